@@ -1,0 +1,12 @@
+// Included first by every file that talks to torch: fixes the oldest torch it runs on, which makes any header outside
+// the stable ABI a compile error. Arguments are validated in Python; the checks here are a seat belt.
+#pragma once
+
+#define TORCH_TARGET_VERSION 0x020a000000000000  // 2.10
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#define CHECK_SIZE(what, got, expected) \
+  STD_TORCH_CHECK((got) == (expected), what, " is ", (got), ", expected ", (expected))

@@ -1,0 +1,12 @@
+"""The kernels: one contract file per op (maths, reference, schema, autograd), implementations beside it."""
+
+if __name__ != "fastdarts.kernels":
+    raise ImportError(
+        f"This folder is the package fastdarts.kernels, not {__name__!r}: install the project "
+        "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
+    )
+
+from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
+from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native
+
+__all__ = ["IMPLEMENTATIONS", "Implementation", "implementations", "memory_format", "mixed_sum", "native"]

@@ -1,0 +1,147 @@
+"""Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
+
+Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
+`fastdarts._C`) and a Triton kernel (CUDA; on CPU tensors under TRITON_INTERPRET=1). All environment variables
+of the kernels are read in this file.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+LIBRARY = torch.library.Library("fastdarts", "DEF")
+STRICT = os.environ.get("FASTDARTS_STRICT", "0") == "1"  # falling to the reference is an error
+INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton's own: kernels run on CPU tensors
+IMPLEMENTATIONS = ("native", "triton", "reference")
+NATIVE_DTYPES = (torch.float32, torch.float64)
+_OPS: dict[str, "Op"] = {}
+
+
+def _load_native() -> str:
+    """Loads fastdarts._C, which registers the C++ kernels; returns why there are none, or ""."""
+    try:
+        importlib.import_module("fastdarts._C")
+    except ModuleNotFoundError:
+        return (
+            "fastdarts was built without its native kernels; with a C++ compiler on PATH, "
+            "`FASTDARTS_BUILD_EXT=1 pip install --no-build-isolation .` in the sources builds them"
+        )
+    except (ImportError, OSError) as error:
+        reason = f"fastdarts._C does not load ({error}); rebuild it with `pip install --no-build-isolation .`"
+        warnings.warn(f"{reason}; until then the slower reference runs.", RuntimeWarning, stacklevel=2)
+        return reason
+    return ""
+
+
+NO_NATIVE = _load_native()
+NO_TRITON = "" if importlib.util.find_spec("triton") else "the package triton is not installed"
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One op: its reference, its dispatcher entry and where its Triton launcher lives ("module:function")."""
+
+    name: str
+    reference: Callable
+    dispatch: Callable
+    triton: str
+
+    def launch(self, *args):
+        """Runs the Triton launcher; Triton is imported here, at the first launch."""
+        return _resolve(self.triton)(*args)
+
+
+@functools.cache
+def _resolve(target: str) -> Callable:
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module, __package__), name)
+
+
+def define(schema: str, reference: Callable, fake: Callable, *, triton: str) -> Op:
+    """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
+
+    A kernel of fastdarts._C, registered for the CPU key, takes precedence over the reference there.
+    """
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
+    op = _OPS[name] = Op(name, reference, getattr(torch.ops.fastdarts, name).default, triton)
+    if not NO_TRITON:
+        LIBRARY.impl(name, op.launch, "CUDA")
+    return op
+
+
+def why_not(implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
+    """Why `implementation` cannot run on `device` ("cpu", "cuda", ...) in `dtype`; "" if it can."""
+    if implementation == "native":
+        if device != "cpu":
+            return f"the native kernels run on CPU tensors, not on {device}"
+        if dtype is not None and dtype not in NATIVE_DTYPES:
+            return f"the native kernels know float32 and float64, not {str(dtype).removeprefix('torch.')}"
+        return NO_NATIVE
+    if implementation == "triton":
+        if device == "cuda" or (device == "cpu" and INTERPRET):
+            return NO_TRITON
+        return f"Triton kernels run on CUDA tensors (on CPU ones under TRITON_INTERPRET=1), not on {device}"
+    return ""
+
+
+def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callable:
+    """The function that runs `op`: `impl` or a raised reason, never another; None: the fastest that can."""
+    if impl is None:
+        impl = "triton" if device == "cuda" else "native"
+        if reason := why_not(impl, device, dtype):
+            if STRICT:
+                raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
+            if device == "cpu" and dtype in NATIVE_DTYPES:
+                _warn_slow(reason)
+            impl = "reference"
+    elif reason := why_not(impl, device, dtype):
+        raise RuntimeError(f"{op.name} cannot run as {impl!r}: {reason}.")
+    if impl == "reference":
+        return op.reference
+    return op.launch if impl == "triton" and device == "cpu" else op.dispatch
+
+
+@functools.cache
+def _warn_slow(reason: str) -> None:
+    warnings.warn(f"Running in plain PyTorch, several times slower: {reason}.", RuntimeWarning, stacklevel=2)
+
+
+class Implementation(NamedTuple):
+    """One row of `fastdarts info`."""
+
+    op: str
+    device: str
+    name: str
+    available: bool
+    reason: str
+
+
+def implementations() -> list[Implementation]:
+    """Every op × device × implementation, whether it can run here, and why (not)."""
+    no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    rows = []
+    for op in _OPS:
+        reason = why_not("native", "cpu")
+        rows.append(Implementation(op, "cpu", "native", not reason, reason or "float32 and float64"))
+        reason = no_gpu or why_not("triton", "cuda")
+        rows.append(Implementation(op, "cuda", "triton", not reason, reason or "every float dtype"))
+        rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))
+    return rows
+
+
+def native() -> dict[str, str | bool]:
+    """State of the extension: loaded, reason (why not), compiler, isa (chosen for this machine)."""
+    if NO_NATIVE:
+        return {"loaded": False, "reason": NO_NATIVE, "compiler": "", "isa": ""}
+    extension = importlib.import_module("fastdarts._C")
+    return {"loaded": True, "reason": "", "compiler": extension.compiler(), "isa": extension.isa()}
