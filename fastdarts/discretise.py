@@ -1,0 +1,96 @@
+"""What the supernet loses when each edge is replaced by its chosen operation, with the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.model_search import Cell, Network
+
+
+class DiscretisedNetwork(nn.Module):
+    r"""A view of a supernet in which every edge runs only its strongest operation other than ``none``, with weight 1.
+
+    All edges stay; the modules, hence the weights, are the supernet's own. An edge whose only candidate is ``none``
+    contributes zero.
+
+    ``forward(input)``: as the supernet's, logits [N, num_classes].
+    """
+
+    def __init__(self, supernet: Network):
+        super().__init__()
+        self.supernet = supernet
+        with torch.no_grad():
+            normal, reduce = (w.cpu() for w in supernet.mixing_weights())
+        self.chosen = {
+            False: [_strongest(w, names) for w, names in zip(normal, supernet.primitives_normal, strict=True)],
+            True: [_strongest(w, names) for w, names in zip(reduce, supernet.primitives_reduce, strict=True)],
+        }
+
+    def _cell(self, cell: Cell, s0: Tensor, s1: Tensor) -> Tensor:
+        states = [cell.preprocess0(s0), cell.preprocess1(s1)]
+        edges = iter(zip(cell._ops, self.chosen[cell.reduction], strict=True))
+        for _ in range(cell._steps):
+            states.append(sum(edge._ops[k](state) for state, (edge, k) in zip(tuple(states), edges, strict=False)))
+        return torch.cat(states[-cell._multiplier :], dim=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        s0 = s1 = self.supernet.stem(input)
+        for cell in self.supernet.cells:
+            s0, s1 = s1, self._cell(cell, s0, s1)
+        return self.supernet.classifier(self.supernet.global_pooling(s1).flatten(1))
+
+
+def _strongest(weights: Tensor, names: tuple[str, ...]) -> int:
+    """The first index of the largest weight among the candidates that are not ``none``; 0 if there is no other."""
+    return max((k for k, name in enumerate(names) if name != "none"), key=lambda k: weights[k].item(), default=0)
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, every BatchNorm normalises with the statistics of its batch and leaves its running statistics alone."""
+    modes = [(m, m.training) for m in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    try:
+        model.eval()
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def discretisation_gap(supernet: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    r"""Accuracy of the supernet minus accuracy of its :class:`DiscretisedNetwork` on the same batches, same weights.
+
+    Both are measured with batch statistics: the running statistics belong to the mixture and would count a mere
+    change of scale as a loss.
+
+    Args:
+        supernet: left as it was.
+        batches: pairs of images [N, C, H, W] and labels [N].
+
+    Returns ``supernet_error_batch_stats`` and ``discretised_error`` in percent, and ``discretisation_gap``, their
+    difference in percentage points (positive: the supernet is better).
+    """
+    discrete = DiscretisedNetwork(supernet)
+    wrong_mixed = wrong_discrete = total = 0
+    with batch_statistics(supernet):
+        for x, y in batches:
+            wrong_mixed += (supernet(x).argmax(1) != y).sum().item()
+            wrong_discrete += (discrete(x).argmax(1) != y).sum().item()
+            total += len(y)
+    mixed, chosen = 100 * wrong_mixed / total, 100 * wrong_discrete / total
+    return {
+        "supernet_error_batch_stats": mixed,
+        "discretised_error": chosen,
+        "discretisation_gap": chosen - mixed,
+    }

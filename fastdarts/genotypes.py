@@ -1,0 +1,366 @@
+"""Discrete architectures: genotypes, their text forms, the published ones, and how one is derived or sampled.
+
+A genotype holds, for the normal and the reduction cell, a flat list of (primitive, source) pairs, two per
+node, and the states that are concatenated into the cell's output. State 0 is the output of the cell before
+the last, state 1 that of the last cell, state j >= 2 is node j - 2.
+"""
+
+import ast
+import json
+import math
+from collections import namedtuple
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError
+from fastdarts.operations import OPS
+
+Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
+
+PRIMITIVES = (  # the order is the column order of alpha
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+Primitives = Sequence[Sequence[str]]
+"""The primitives of each edge: 2 + 3 + ... + (steps + 1) rows, node after node, sources ascending."""
+
+# One line per node. Published lists of consecutive states are written as ranges, as `derive_genotype` does,
+# so that equal architectures compare equal.
+# fmt: off
+NASNet = Genotype(
+    normal=[
+        ("sep_conv_5x5", 1), ("sep_conv_3x3", 0),
+        ("sep_conv_5x5", 0), ("sep_conv_3x3", 0),
+        ("avg_pool_3x3", 1), ("skip_connect", 0),
+        ("avg_pool_3x3", 0), ("avg_pool_3x3", 0),
+        ("sep_conv_3x3", 1), ("skip_connect", 1),
+    ],
+    normal_concat=range(2, 7),
+    reduce=[
+        ("sep_conv_5x5", 1), ("sep_conv_7x7", 0),
+        ("max_pool_3x3", 1), ("sep_conv_7x7", 0),
+        ("avg_pool_3x3", 1), ("sep_conv_5x5", 0),
+        ("skip_connect", 3), ("avg_pool_3x3", 2),
+        ("sep_conv_3x3", 2), ("max_pool_3x3", 1),
+    ],
+    reduce_concat=range(4, 7),
+)
+
+AmoebaNet = Genotype(
+    normal=[
+        ("avg_pool_3x3", 0), ("max_pool_3x3", 1),
+        ("sep_conv_3x3", 0), ("sep_conv_5x5", 2),
+        ("sep_conv_3x3", 0), ("avg_pool_3x3", 3),
+        ("sep_conv_3x3", 1), ("skip_connect", 1),
+        ("skip_connect", 0), ("avg_pool_3x3", 1),
+    ],
+    normal_concat=range(4, 7),
+    reduce=[
+        ("avg_pool_3x3", 0), ("sep_conv_3x3", 1),
+        ("max_pool_3x3", 0), ("sep_conv_7x7", 2),
+        ("sep_conv_7x7", 0), ("avg_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+        ("conv_7x1_1x7", 0), ("sep_conv_3x3", 5),
+    ],
+    reduce_concat=[3, 4, 6],
+)
+
+DARTS_V1 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 0),
+        ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0), ("skip_connect", 2),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+        ("skip_connect", 2), ("max_pool_3x3", 0),
+        ("max_pool_3x3", 0), ("skip_connect", 2),
+        ("skip_connect", 2), ("avg_pool_3x3", 0),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+DARTS_V2 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0),
+        ("skip_connect", 0), ("dil_conv_3x3", 2),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+        ("skip_connect", 2), ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("skip_connect", 2),
+        ("skip_connect", 2), ("max_pool_3x3", 1),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+PC_DARTS_cifar = Genotype(
+    normal=[
+        ("sep_conv_3x3", 1), ("skip_connect", 0),
+        ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
+        ("sep_conv_5x5", 0), ("sep_conv_3x3", 1),
+        ("avg_pool_3x3", 0), ("dil_conv_3x3", 1),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("sep_conv_5x5", 1), ("max_pool_3x3", 0),
+        ("sep_conv_5x5", 1), ("sep_conv_5x5", 2),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 3),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+PC_DARTS_image = Genotype(
+    normal=[
+        ("skip_connect", 1), ("sep_conv_3x3", 0),
+        ("sep_conv_3x3", 0), ("skip_connect", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3),
+        ("sep_conv_3x3", 1), ("dil_conv_5x5", 4),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("sep_conv_3x3", 0), ("skip_connect", 1),
+        ("dil_conv_5x5", 2), ("max_pool_3x3", 1),
+        ("sep_conv_3x3", 2), ("sep_conv_3x3", 1),
+        ("sep_conv_5x5", 0), ("sep_conv_3x3", 3),
+    ],
+    reduce_concat=range(2, 6),
+)
+# fmt: on
+
+DARTS = DARTS_V2
+PCDARTS = PC_DARTS_cifar
+
+NAMED: dict[str, Genotype] = {
+    "NASNet": NASNet,
+    "AmoebaNet": AmoebaNet,
+    "DARTS_V1": DARTS_V1,
+    "DARTS_V2": DARTS_V2,
+    "DARTS": DARTS,
+    "PC_DARTS_cifar": PC_DARTS_cifar,
+    "PC_DARTS_image": PC_DARTS_image,
+    "PCDARTS": PCDARTS,
+}
+
+
+def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:
+    if not isinstance(pairs, list | tuple) or not pairs or len(pairs) % 2:
+        raise FastdartsError(f"{cell} must list two [operation, source] pairs per node, got {pairs!r}")
+    checked = []
+    for position, pair in enumerate(pairs):
+        node = position // 2
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise FastdartsError(f"entry {position} of {cell} must be an [operation, source] pair, got {pair!r}")
+        name, source = pair
+        if not isinstance(name, str) or name not in OPS:
+            raise FastdartsError(
+                f"unknown operation {name!r} in entry {position} of {cell}: use one of {', '.join(OPS)}"
+            )
+        if type(source) is not int or not 0 <= source < node + 2:
+            raise FastdartsError(
+                f"entry {position} of {cell} takes its input from {source!r}, but node {node} can only take"
+                f" states 0 to {node + 1}"
+            )
+        checked.append((name, source))
+    return checked
+
+
+def _check_concat(cell: str, concat: object, steps: int) -> Sequence[int]:
+    if not isinstance(concat, list | tuple | range) or not concat:
+        raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {concat!r}")
+    for state in concat:
+        if type(state) is not int or not 2 <= state < steps + 2:
+            raise FastdartsError(
+                f"{cell}_concat holds {state!r}, but a cell of {steps} nodes has states 2 to {steps + 1}"
+            )
+    states = list(concat)
+    if len(set(states)) != len(states):
+        raise FastdartsError(f"{cell}_concat names a state twice in {states}: name each state once")
+    consecutive = range(states[0], states[0] + len(states))
+    return consecutive if states == list(consecutive) else states
+
+
+def to_dict(genotype: Genotype) -> dict[str, list]:
+    """The genotype as JSON-ready lists: {"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2], ...}."""
+    return {
+        "normal": [[name, source] for name, source in genotype.normal],
+        "normal_concat": list(genotype.normal_concat),
+        "reduce": [[name, source] for name, source in genotype.reduce],
+        "reduce_concat": list(genotype.reduce_concat),
+    }
+
+
+def from_dict(fields: dict[str, object]) -> Genotype:
+    """The genotype of `to_dict`'s fields, in canonical form: pairs as tuples, consecutive states as a range.
+
+    Raises FastdartsError naming the offending field or entry and what is allowed there.
+    """
+    if not isinstance(fields, dict) or sorted(fields) != sorted(Genotype._fields):
+        got = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+        raise FastdartsError(f"a genotype needs exactly the fields {', '.join(Genotype._fields)}, got {got or 'none'}")
+    normal = _check_pairs("normal", fields["normal"])
+    reduce = _check_pairs("reduce", fields["reduce"])
+    return Genotype(
+        normal=normal,
+        normal_concat=_check_concat("normal", fields["normal_concat"], len(normal) // 2),
+        reduce=reduce,
+        reduce_concat=_check_concat("reduce", fields["reduce_concat"], len(reduce) // 2),
+    )
+
+
+def check_genotype(genotype: Genotype) -> Genotype:
+    """`genotype` in canonical form; raises FastdartsError as `from_dict` does."""
+    return from_dict(genotype._asdict())
+
+
+def _literal(node: ast.expr) -> object:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+        return range(*(ast.literal_eval(argument) for argument in node.args))
+    return ast.literal_eval(node)
+
+
+def _from_repr(text: str) -> dict[str, object]:
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError("not Genotype(field=..., ...)")
+        return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise FastdartsError(
+            f"cannot read the genotype {_shorten(text)}: expected Genotype(normal=[('sep_conv_3x3', 0), ...],"
+            " normal_concat=range(2, 6), reduce=[...], reduce_concat=range(2, 6))"
+        ) from error
+
+
+def _from_json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FastdartsError(f"{where} is not valid JSON ({error}): write it as genotype.json of a run") from error
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def parse_genotype(text: str) -> Genotype:
+    """The genotype that `text` names or spells.
+
+    `text` is a name in `NAMED`, inline JSON (`{"normal": ...}`), the repr `Genotype(normal=[...], ...)` that
+    DARTS code prints (lists or ranges; read, never evaluated), or the path of a JSON file such as a run's
+    genotype.json. Raises FastdartsError naming the offence.
+    """
+    text = text.strip()
+    if text in NAMED:
+        return NAMED[text]
+    if text.startswith("{"):
+        return from_dict(_from_json(text, "the genotype"))
+    if text.startswith("Genotype("):
+        return from_dict(_from_repr(text))
+    try:
+        content = Path(text).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise FastdartsError(
+            f"{_shorten(text)} is not a genotype: give one of {', '.join(NAMED)}, a readable JSON file, or"
+            " the JSON or Genotype(...) text itself"
+        ) from error
+    return from_dict(_from_json(content, text))
+
+
+def _offsets(steps: int) -> list[int]:
+    """The first edge of each node; node i has the i + 2 edges from `_offsets(steps)[i]` on."""
+    return [node * (node + 3) // 2 for node in range(steps)]
+
+
+def _concat(steps: int, multiplier: int) -> range:
+    return range(2 + steps - multiplier, steps + 2)
+
+
+def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tuple[str, int]]:
+    expected = (steps * (steps + 3) // 2, len(primitives[0]))
+    if tuple(weights.shape) != expected or len(primitives) != expected[0]:
+        raise FastdartsError(
+            f"a cell of {steps} nodes needs weights of shape {expected} and primitives for {expected[0]}"
+            f" edges, got weights of shape {tuple(weights.shape)} and primitives for {len(primitives)}"
+        )
+    best: list[tuple[float, str]] = []  # of each edge; max() keeps the first of equals
+    for edge, (row, names) in enumerate(zip(weights.detach().cpu().tolist(), primitives, strict=True)):
+        candidates = [(weight, name) for weight, name in zip(row, names, strict=True) if name != "none"]
+        if not candidates or not all(math.isfinite(weight) for weight in row):
+            raise FastdartsError(
+                f"edge {edge} needs finite mixing weights and a primitive other than none, got {row} for"
+                f" {', '.join(map(str, names))}"
+            )
+        best.append(max(candidates, key=lambda candidate: candidate[0]))
+    cell = []
+    for node, offset in enumerate(_offsets(steps)):
+        # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
+        strongest = sorted(range(node + 2), key=lambda source: -best[offset + source][0])[:2]
+        cell += [(best[offset + source][1], source) for source in strongest]
+    return cell
+
+
+def derive_genotype(
+    weights_normal: Tensor,
+    weights_reduce: Tensor,
+    primitives_normal: Primitives,
+    primitives_reduce: Primitives,
+    steps: int = 4,
+    multiplier: int = 4,
+) -> Genotype:
+    """The discrete architecture of a supernet's mixing weights (DARTS, section 2.4).
+
+    Each edge is as strong as its largest weight over primitives other than `none`; each node keeps its two
+    strongest edges, stronger first, each with its strongest such primitive. Ties keep the lower index.
+
+    weights: [edges, K] mixing weights, that is *after* the softmax: a large `none` must weaken its edge.
+    primitives: K names per edge.
+    Raises FastdartsError for a wrong shape, a non-finite weight or an edge that offers nothing but `none`.
+    """
+    concat = _concat(steps, multiplier)
+    return Genotype(
+        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, steps),
+        normal_concat=concat,
+        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, steps),
+        reduce_concat=concat,
+    )
+
+
+def sample_genotype(
+    generator: torch.Generator,
+    primitives_normal: Primitives,
+    primitives_reduce: Primitives,
+    steps: int = 4,
+    multiplier: int = 4,
+) -> Genotype:
+    """A uniformly random architecture: per node two distinct sources, per edge a primitive other than `none`.
+
+    Draws only from `generator` (on the CPU), the normal cell first. Sources are listed in ascending order.
+    """
+
+    def cell(primitives: Primitives) -> list[tuple[str, int]]:
+        pairs = []
+        for node, offset in enumerate(_offsets(steps)):
+            for source in sorted(torch.randperm(node + 2, generator=generator)[:2].tolist()):
+                names = [name for name in primitives[offset + source] if name != "none"]
+                pairs.append((names[int(torch.randint(len(names), (), generator=generator))], source))
+        return pairs
+
+    concat = _concat(steps, multiplier)
+    return Genotype(cell(primitives_normal), concat, cell(primitives_reduce), concat)
