@@ -1,0 +1,132 @@
+"""The published split, and batches that can be started anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fastdarts.errors import FastdartsError
+
+Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
+
+
+def split(n: int, train_portion: float) -> tuple[range, range]:
+    """The published unshuffled split of `n` training samples: the first floor(train_portion * n) train the
+    weights, the rest train the alphas (DARTS, Liu et al. 2019, section 3.1).
+
+    Raises FastdartsError if either part would be empty.
+    """
+    first = math.floor(train_portion * n) if 0 < train_portion < 1 else 0
+    if not 0 < first < n:
+        raise FastdartsError(
+            f"train portion {train_portion} of {n} training images leaves none for the weights or none for "
+            "the alphas: choose a portion between 0 and 1, or more images, so that both get at least one"
+        )
+    return range(first), range(first, n)
+
+
+class Batches:
+    """Batches (x float32 [B, C, H, W], contiguous, and y int64 [B]) of the samples `indices` of `dataset`,
+    whose items are (uint8 tensor [C, H, W], int label).
+
+    Stateless: the permutation of pass p is a function of (seed, p), and what `transform` draws for a sample
+    one of (seed, p, index). So a batch has the same bits whatever came before it and however many `workers`
+    (processes; 0 is this one) load it. The global random state is left untouched; `transform` may draw from
+    torch's CPU generator only. With fewer samples than `batch_size` a batch is all of them.
+
+    Raises FastdartsError for no samples, and for a batch size below 1.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices: Sequence[int],
+        batch_size: int,
+        transform: Callable[[Tensor], Tensor],
+        seed: int,
+        *,
+        workers: int = 0,
+    ) -> None:
+        if len(indices) == 0:
+            raise FastdartsError("got no samples to make batches of: choose at least one")
+        if batch_size < 1:
+            raise FastdartsError(f"got batch size {batch_size}: choose at least 1")
+        self.indices = torch.as_tensor(indices, dtype=torch.int64)
+        self.batch_size = min(batch_size, len(indices))
+        self.seed = seed
+        self._augmented = _Augmented(dataset, transform, seed)
+        self._workers = workers
+
+    def __len__(self) -> int:
+        """Batches per pass of `epoch`."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of shuffled pass `number` from batch `start` on."""
+        return self._load(iter(self._keys(number)[start : len(self)]))
+
+    def endless(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batch `start`, start + 1, ... of a stream without end: pass after pass, each a fresh permutation
+        cut into full batches (what is left of a pass after its last full batch is not used)."""
+        per_pass = len(self.indices) // self.batch_size
+        first, skip = divmod(start, per_pass)
+        passes = (self._keys(number)[:per_pass] for number in itertools.count(first))
+        return self._load(itertools.islice(itertools.chain.from_iterable(passes), skip, None))
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples once, in the order of `indices`, the partial last batch included; a random transform
+        draws as in pass 0."""
+        return self._load((0, part) for part in self.indices.split(self.batch_size))
+
+    def _keys(self, number: int) -> list[Key]:
+        generator = torch.Generator().manual_seed(_hash(self.seed, number))
+        shuffled = self.indices[torch.randperm(len(self.indices), generator=generator)]
+        return [(number, part) for part in shuffled.split(self.batch_size)]
+
+    def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
+        # Without a generator of its own, the loader draws a seed for its workers from the global one.
+        loader = DataLoader(
+            self._augmented,
+            batch_size=None,
+            sampler=keys,
+            num_workers=self._workers,
+            generator=torch.Generator(),
+        )
+        for batch in loader:
+            if isinstance(batch, FastdartsError):
+                raise batch
+            x, y = batch
+            yield x, y
+
+
+class _Augmented(Dataset):
+    """Whole batches by key; an error is returned, since a worker would bury a raised one in its traceback."""
+
+    def __init__(self, dataset: Dataset, transform: Callable[[Tensor], Tensor], seed: int) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | FastdartsError:
+        number, indices = key
+        images, labels = [], []
+        with torch.random.fork_rng(devices=[]):
+            for index in indices.tolist():
+                # Not torch.manual_seed, which would reseed the accelerators too.
+                torch.default_generator.manual_seed(_hash(self.seed, number, index))
+                try:
+                    image, label = self.dataset[index]
+                except FastdartsError as error:
+                    return error
+                images.append(self.transform(image))
+                labels.append(label)
+        return torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+
+
+def _hash(*numbers: int) -> int:
+    """Seed from several numbers. 32 bits: torch's CPU generator ignores the others."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())
