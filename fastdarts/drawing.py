@@ -1,0 +1,291 @@
+"""Pictures of derived cells: SVG for pages and plain text for terminals.
+
+The SVG is a layered drawing from left to right: the inputs, then alternating columns of operations and nodes,
+then the output. An edge that passes a column gets a lane of its own there and bends only between columns, so
+that edges never run through a box and boxes never overlap, whatever the cell.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, pairwise
+from statistics import fmean
+from xml.sax.saxutils import escape
+
+from fastdarts.errors import FastdartsError
+
+Edges = Sequence[tuple[str, int]]
+"""(operation, source state) pairs as in a genotype: two per node, node after node."""
+
+FAMILIES = {  # white text has a contrast of 4.5 or more on each; all stand out from white and black
+    "sep_conv": "#2563eb",
+    "dil_conv": "#8b3fe0",
+    "max_pool": "#c2410c",
+    "avg_pool": "#c2410c",
+    "skip_connect": "#15803d",
+    "conv": "#0e7490",
+    "none": "#64748b",
+}
+OTHER_FAMILY = "#be185d"
+_LINE = "#8a94a6"  # also the colour of bare text: readable on light and dark pages
+_FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
+_LETTER = 7.3  # width of a 12 px monospace letter
+_GUTTER = 52  # between columns: the room in which edges bend
+_GAP = 12  # between boxes of a column
+_MARGIN = 10
+_HEADING = 34
+
+
+def family_colour(op: str) -> str:
+    """The colour of an operation's family: separable, dilated, pooling, skip, convolution, none, other."""
+    return next((colour for name, colour in FAMILIES.items() if op.startswith(name)), OTHER_FAMILY)
+
+
+def state_name(state: int) -> str:
+    """What a state is called in the field's drawings: c_{k-2} and c_{k-1} for the inputs, then 0, 1, ..."""
+    return f"c_{{k-{2 - state}}}" if state < 2 else str(state - 2)
+
+
+def draw_cell(edges: Edges, concat: Sequence[int], title: str) -> str:
+    """A self-contained SVG of a derived cell, for light and dark pages.
+
+    edges: two (operation, source) pairs per node; source 0 is c_{k-2}, 1 is c_{k-1}, j >= 2 is node j - 2.
+    concat: the states that make up the output c_{k}.
+    Raises FastdartsError when an edge or an output refers to a state that does not exist yet.
+    """
+    _check(edges, concat)
+    boxes, routes = _layout(edges, concat)
+    width = boxes[-1].x + boxes[-1].width + _MARGIN
+    height = max(box.y + box.height / 2 for box in boxes) + _MARGIN
+    lines = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}" role="img" font-family="{_FONT}" font-size="12">',
+        f"<title>{xml_text(title)}</title>",
+        f"<desc>{xml_text('; '.join(_sentences(edges, concat)))}</desc>",
+        f'<text x="{_MARGIN}" y="18" fill="{_LINE}" font-weight="bold">{xml_text(title)}</text>',
+        *map(_draw_route, routes),
+        *(_draw_box(box) for box in boxes if box.kind != "lane"),
+        "</svg>\n",
+    )
+    return "\n".join(lines)
+
+
+def cell_text(edges: Edges, concat: Sequence[int], title: str) -> str:
+    """The same cell drawn with characters, one line per edge, for a terminal."""
+    _check(edges, concat)
+    longest = max((len(op) for op, _ in edges), default=0)
+    lines = [title, ""]
+    for index, (op, source) in enumerate(edges):
+        bar = "─" * (longest - len(op))
+        end = f"┴─▶ {index // 2}" if index % 2 else "┐"
+        lines.append(f"  {state_name(source):>7} ── {op} {bar}──{end}")
+    lines += ["", f"  {', '.join(map(state_name, concat))} ── concat ──▶ c_{{k}}"]
+    return "\n".join(lines) + "\n"
+
+
+def xml_text(value: object) -> str:
+    """`value` as text that is safe in XML and HTML, in element content and in quoted attributes."""
+    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", str(value)), {'"': "&quot;"})
+
+
+def _check(edges: Edges, concat: Sequence[int]) -> None:
+    nodes = len(edges) // 2
+    wrong = [f"{op} from state {source}" for i, (op, source) in enumerate(edges) if not 0 <= source < i // 2 + 2]
+    if len(edges) % 2 or not edges or wrong:
+        found = wrong[0] if wrong else f"{len(edges)} edges"
+        raise FastdartsError(f"a cell has two edges per node, each from an earlier state, but this one has {found}")
+    if not concat or not all(0 <= state < nodes + 2 for state in concat):
+        raise FastdartsError(f"the output of a cell of {nodes} nodes cannot be made of states {list(concat)}")
+
+
+def _sentences(edges: Edges, concat: Sequence[int]) -> Iterator[str]:
+    for index in range(0, len(edges), 2):
+        terms = (f"{op}({state_name(source)})" for op, source in edges[index : index + 2])
+        yield f"node {index // 2} = {' + '.join(terms)}"
+    yield f"c_{{k}} = concat({', '.join(map(state_name, concat))})"
+
+
+# ---- layout: columns, order inside a column, then heights -------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Box:
+    kind: str  # "state", "op" or "lane" (where an edge passes a column)
+    label: str
+    column: int
+    width: float
+    height: float
+    colour: str = _LINE
+    note: str = ""
+    x: float = 0.0  # left side
+    y: float = 0.0  # middle
+    inputs: list["_Box"] = field(default_factory=list)
+    outputs: list["_Box"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Route:
+    path: list[_Box]  # from box to box, lanes in between
+    colour: str
+    arrow: bool
+
+
+def _layout(edges: Edges, concat: Sequence[int]) -> tuple[list[_Box], list[_Route]]:
+    depth = [0, 0]  # of a state: inputs 0, a node one more than its deepest source
+    for index in range(0, len(edges), 2):
+        depth.append(1 + max(depth[source] for _, source in edges[index : index + 2]))
+    # Column 0 holds the inputs, 2d the nodes of depth d, 2d - 1 the operations that lead to them.
+    states = [_Box("state", state_name(i), 2 * d, 58 if i < 2 else 34, 34) for i, d in enumerate(depth)]
+    pill = 22 + _LETTER * max((len(op) for op, _ in edges), default=0)
+    boxes, routes = list(states), []
+
+    def connect(source: _Box, target: _Box, colour: str, arrow: bool) -> None:
+        lanes = [_Box("lane", "", column, 0, 2) for column in range(source.column + 1, target.column)]
+        path = [source, *lanes, target]
+        for a, b in pairwise(path):
+            a.outputs.append(b)
+            b.inputs.append(a)
+        boxes.extend(lanes)
+        routes.append(_Route(path, colour, arrow))
+
+    for index, (op, source) in enumerate(edges):
+        target = states[index // 2 + 2]
+        colour = family_colour(op)
+        note = f"{op}: {state_name(source)} → {target.label}"
+        box = _Box("op", op, target.column - 1, pill, 26, colour, note)
+        boxes.append(box)
+        connect(states[source], box, colour, arrow=False)
+        connect(box, target, colour, arrow=True)
+    output = _Box("state", "c_{k}", 2 * max(depth) + 1, 46, max(34, 14 * len(concat) + 6))
+    for state in concat:
+        connect(states[state], output, _LINE, arrow=True)
+    boxes.append(output)
+
+    columns = [[box for box in boxes if box.column == column] for column in range(output.column + 1)]
+    _order(columns)
+    _place(columns)
+    return boxes, routes
+
+
+def _order(columns: list[list[_Box]]) -> None:
+    """Sort each column so that few edges cross: barycentre sweeps, then swaps of neighbours that help."""
+    best, fewest = [list(column) for column in columns], _crossings(columns)
+    for sweep in range(24):
+        forward = sweep % 2 == 0
+        for column in columns if forward else reversed(columns):
+            rank = _ranks(columns)
+            middle = {}
+            for box in column:
+                neighbours = box.inputs if forward else box.outputs
+                middle[box] = fmean(rank[other] for other in neighbours) if neighbours else rank[box]
+            column.sort(key=middle.__getitem__)
+        if (crossings := _crossings(columns)) < fewest:
+            best, fewest = [list(column) for column in columns], crossings
+    columns[:] = best
+    improved = True
+    while improved:
+        improved = False
+        for column in columns:
+            for i in range(len(column) - 1):
+                column[i : i + 2] = column[i + 1], column[i]
+                if (crossings := _crossings(columns)) < fewest:
+                    fewest, improved = crossings, True
+                else:
+                    column[i : i + 2] = column[i + 1], column[i]
+
+
+def _ranks(columns: list[list[_Box]]) -> dict[_Box, int]:
+    return {box: rank for column in columns for rank, box in enumerate(column)}
+
+
+def _crossings(columns: list[list[_Box]]) -> int:
+    rank = _ranks(columns)
+    count = 0
+    for column in columns:
+        links = [(rank[box], rank[other]) for box in column for other in box.outputs]
+        count += sum((a - c) * (b - d) < 0 for (a, b), (c, d) in combinations(links, 2))
+    return count
+
+
+def _place(columns: list[list[_Box]]) -> None:
+    """Set every box's x and y: columns side by side, and boxes near the mean height of their neighbours."""
+    x = float(_MARGIN)
+    for column in columns:
+        width = max(box.width for box in column)
+        for box in column:
+            if box.kind == "lane":
+                box.width = width
+            box.x = x + (width - box.width) / 2
+        x += width + _GUTTER
+        _stack(column, [0.0] * len(column))
+    for sweep in range(40):
+        for column in columns if sweep % 2 else reversed(columns):
+            _stack(column, [_pull(box) for box in column])
+    top = min(box.y - box.height / 2 for column in columns for box in column)
+    for column in columns:
+        for box in column:
+            box.y += _HEADING - top
+
+
+def _pull(box: _Box) -> float:
+    near = box.inputs + box.outputs or [box]
+    # Lanes hold on to each other, so that an edge that passes several columns stays straight.
+    return fmean((b.y for b in near), [8.0 if box.kind == b.kind == "lane" else 1.0 for b in near])
+
+
+def _stack(column: list[_Box], wanted: list[float]) -> None:
+    """Heights closest to `wanted` (least squares) that keep the order and leave gaps: isotonic regression."""
+    offsets = [0.0]
+    for above, below in pairwise(column):
+        offsets.append(offsets[-1] + (above.height + below.height) / 2 + _GAP)
+    blocks: list[list[float]] = []  # runs of boxes that touch: each sits at the mean of what its members want
+    for want, offset in zip(wanted, offsets, strict=True):
+        blocks.append([want - offset])
+        while len(blocks) > 1 and fmean(blocks[-2]) >= fmean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    shifts = (shift for block in blocks for shift in [fmean(block)] * len(block))
+    for box, offset, shift in zip(column, offsets, shifts, strict=True):
+        box.y = shift + offset
+
+
+# ---- shapes ---------------------------------------------------------------------------------------------
+
+
+def _port(box: _Box, other: _Box) -> float:
+    """Where the edge from `other` enters `box`: the edges of a box enter one below the other."""
+    above = sum((o.y, o.x) < (other.y, other.x) for o in box.inputs)
+    return box.y + 14 * (above - (len(box.inputs) - 1) / 2)
+
+
+def _draw_route(route: _Route) -> str:
+    first = route.path[0]
+    x, y = first.x + first.width, first.y
+    path = f"M{x:.1f} {y:.1f}"
+    for a, b in pairwise(route.path):
+        to_x, to_y = b.x, _port(b, a) if b.kind == "state" else b.y
+        if route.arrow and b is route.path[-1]:
+            to_x -= 7
+        bend = (x + to_x) / 2
+        path += f" C{bend:.1f} {y:.1f} {bend:.1f} {to_y:.1f} {to_x:.1f} {to_y:.1f}"
+        x, y = to_x, to_y
+        if b.kind == "lane":
+            x += b.width
+            path += f" H{x:.1f}"
+    head = f'<path d="M{x + 7:.1f} {y:.1f} l-9 -4.5 v9 z" fill="{route.colour}"/>' if route.arrow else ""
+    return f'<path class="edge" d="{path}" fill="none" stroke="{route.colour}" stroke-width="1.8"/>{head}'
+
+
+def _draw_box(box: _Box) -> str:
+    fill, radius = (box.colour, 13) if box.kind == "op" else ("#334155", 8)
+    top = box.y - box.height / 2
+    label = xml_text(box.label)
+    if box.kind == "state":
+        label = re.sub(r"_\{(.*)\}", r'<tspan dy="3" font-size="10">\1</tspan>', label.replace("-", "−"))
+    return (
+        f'<g class="{box.kind}"><title>{xml_text(box.note or box.label)}</title>'
+        f'<rect x="{box.x:.1f}" y="{top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
+        f'rx="{radius}" fill="{fill}" stroke="{_LINE}" stroke-width="{int(box.kind == "state")}"/>'
+        f'<text x="{box.x + box.width / 2:.1f}" y="{box.y + 4:.1f}" text-anchor="middle" fill="#fff">'
+        f"{label}</text></g>"
+    )

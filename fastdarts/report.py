@@ -1,0 +1,282 @@
+"""The report of a run: its folder told in one self-contained page, most important things first."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fastdarts.charts import Line, line_chart, number, primitive_colours, small_chart, span_chart
+from fastdarts.drawing import draw_cell, state_name, xml_text
+from fastdarts.genotypes import Genotype
+from fastdarts.page import html_page
+from fastdarts.recorder import atomic_write
+from fastdarts.records import Records, Row, is_number, last, points, read_records
+
+CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
+BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
+
+
+def write_report(run: Path) -> Path:
+    """Write report.html into the folder `run` of a search or an evaluation, finished or not; return its path.
+
+    Raises FastdartsError when `run` is not such a folder or when one of its files is damaged.
+    """
+    records = read_records(run)
+    path = run / "report.html"
+    atomic_write(path, html_page(f"{run.resolve().name}: fastdarts report", _body(records)).encode())
+    return path
+
+
+def _body(run: Records) -> str:
+    about = ["evaluation" if run.is_evaluation else "search"]
+    about += [run.config.get("method"), run.config.get("dataset"), run.environment.get("started")]
+    sections = {
+        "Cells": _cells(run),
+        "Curves": _curves(run),
+        "Candidates": _candidates(run),
+        "Mixing weights": "".join(_mixing(run, cell) for cell in CELLS),
+        "The genotype over the epochs": _history(run),
+        "Settings and environment": _tables(run),
+    }
+    return "\n".join(
+        (
+            f"<header><h1>{xml_text(run.folder.resolve().name)}</h1> {_status(run)}",
+            f"<p>{' · '.join(xml_text(part) for part in about if part)}</p></header>",
+            f'<div class="cards">{"".join(_cards(run))}</div>',
+            *(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections.items() if content),
+        )
+    )
+
+
+def _status(run: Records) -> str:
+    if run.result:
+        return '<span class="badge good">finished</span>'
+    done = "no epoch is complete yet"
+    if run.rows:
+        part, rows = list(run.trainings().items())[-1]
+        done = f"{len(rows)} of {run.config.get('epochs', '?')} epochs"
+        done = f"{run.parts} {part}, {done}" if run.parts else done
+    return f'<span class="badge">unfinished: {xml_text(done)}</span>'
+
+
+def _cards(run: Records) -> Iterator[str]:
+    def card(label: str, value: str, note: str = "") -> str:
+        value, note = (xml_text(text).replace(" %", "\u00a0%") for text in (value, note))
+        return f"<div><span>{label}</span><strong>{value}</strong><small>{note}</small></div>"
+
+    yield from (card(*facts) for facts in (_test_error(run) if run.is_evaluation else _valid_error(run)))
+    if gaps := points(run.rows, "discretisation_gap"):
+        error = last(run.rows, "discretised_error")
+        note = "" if error is None else f"discretised error {number(error)} %"
+        yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
+    if run.genotype:
+        skips = [sum(op == "skip_connect" for op, _ in getattr(run.genotype, cell)) for cell in CELLS]
+        yield card("Skip connections", f"{skips[0]} + {skips[1]}", "normal + reduction cell")
+    entropies = [value for cell in CELLS if (value := last(run.rows, f"entropy_{cell}")) is not None]
+    if entropies:
+        yield card("Mean entropy", " / ".join(map(number, entropies)), "nats, normal / reduction cell")
+    if changes := _changes(run):
+        count = len(changes) - 1
+        note = f"the last in epoch {changes[-1][0]}" if count else ""
+        yield card("Genotype", f"{count or 'no'} change{'s' * (count != 1)}", note)
+    size = run.environment | run.result
+    if is_number(size.get("parameters")):
+        yield card("Parameters", f"{size['parameters'] / 1e6:.2f} M")
+    if is_number(size.get("macs")):
+        yield card("Multiply-adds", f"{size['macs'] / 1e6:.0f} M", "for one image")
+    if times := points(run.rows, "seconds"):
+        seconds = sum(value for _, value in times)
+        yield card("Time", _duration(seconds), f"{_duration(seconds / len(times))} per epoch")
+
+
+def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
+    error, spread = run.result.get("test_error"), run.result.get("test_error_std")
+    if is_number(error):
+        each = run.result.get("test_errors")
+        each = [number(value) for value in each if is_number(value)] if isinstance(each, list) else []
+        note = "seeds: " + ", ".join(each) if len(each) > 1 else ""
+        yield "Test error", f"{error:.2f}" + (f" ± {spread:.2f}" if is_number(spread) else "") + " %", note
+    elif (error := last(run.rows, "test_error")) is not None:
+        yield "Test error so far", f"{number(error)} %"
+
+
+def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
+    if run.parts and (ranking := run.ranking()):
+        (best, sample), (worst, _) = ranking[0], ranking[-1]
+        note = f"of {len(ranking)} candidates number {sample}; worst {number(worst)} %"
+        yield "Best valid error", f"{number(best)} %", note
+    elif errors := points(run.rows, "valid_error"):
+        epoch, lowest = min(errors, key=lambda point: point[1])
+        yield "Valid error", f"{number(errors[-1][1])} %", f"lowest {number(lowest)} % in epoch {epoch}"
+
+
+def _cells(run: Records) -> str:
+    if not run.genotype:
+        return ""
+    drawings = (
+        draw_cell(getattr(run.genotype, cell), getattr(run.genotype, f"{cell}_concat"), title)
+        for cell, title in CELLS.items()
+    )
+    note = "" if run.result or run.is_evaluation else "<p>As they would be derived now.</p>"
+    shown = "".join(f"<div>{drawing}</div>" for drawing in drawings)
+    text = f'<pre title="A click selects it">{xml_text(run.genotype)}</pre>'
+    return f'{note}<div class="drawings">{shown}</div>{text}'
+
+
+def _curves(run: Records) -> str:
+    test = "test" if run.is_evaluation else "valid"
+    wanted = (
+        ("Loss", "", ("train_loss", "train"), (f"{test}_loss", test), ("arch_loss", "alpha steps")),
+        (
+            "Error",
+            " %",
+            ("train_error", "train"),
+            (f"{test}_error", test),
+            ("discretised_error", "discretised"),
+        ),
+        ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
+        ("Mean entropy of an edge", " nats", ("entropy_normal", "normal"), ("entropy_reduce", "reduction")),
+        ("Skip connections", "", ("skip_normal", "normal"), ("skip_reduce", "reduction")),
+        ("Learning rate", "", ("lr", "weights")),
+        ("Drop path", "", ("drop_path_prob", "probability")),
+    )
+    charts = []
+    for title, unit, *curves in wanted:
+        lines = [
+            line
+            for (key, name), colour in zip(curves, (BLUE, ORANGE, GREEN), strict=False)
+            for line in _lines(run, key, name, colour)
+        ]
+        charts.append(line_chart(title, lines, unit))
+    return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
+
+
+def _lines(run: Records, key: str, name: str, colour: str) -> list[Line]:
+    """The line of a number; of several trainings a faint one each and the best candidate's or the mean."""
+    each = {part: points(rows, key) for part, rows in run.trainings().items()}
+    each = {part: line for part, line in each.items() if line}
+    longest = max(each.values(), key=len, default=[])
+    if all(line == longest[: len(line)] for line in each.values()):  # one training, or a schedule all share
+        return [Line(name, colour, longest)]
+    faint = [Line("", colour, line, faint=True) for line in each.values()]
+    if run.parts == "sample":
+        best = [sample for _, sample in run.ranking()[:1] if sample in each]
+        return faint + [Line(f"{name}, candidate {sample}", colour, each[sample]) for sample in best]
+    at = defaultdict(list)
+    for epoch, value in (point for line in each.values() for point in line):
+        at[epoch].append(value)
+    means = [(epoch, statistics.fmean(at[epoch])) for epoch in sorted(at)]
+    spreads = [(epoch, mean, statistics.stdev(at[epoch])) for epoch, mean in means if len(at[epoch]) > 1]
+    band = [(epoch, mean - spread, mean + spread) for epoch, mean, spread in spreads]
+    return [*faint, Line(f"{name}, mean ± std", colour, means, band=band)]
+
+
+def _candidates(run: Records) -> str:
+    if run.parts != "sample":
+        return ""
+    trainings, lines = run.trainings(), []
+    for error, sample in run.ranking():
+        genotype = trainings[sample][-1].get("genotype")
+        cells = [_formulas(getattr(genotype, cell)) if genotype else "" for cell in CELLS]
+        entries = (xml_text(sample), f"{number(error)} %", *cells)
+        lines.append("".join(f"<td>{entry}</td>" for entry in entries))
+    head = "".join(f"<th>{title}</th>" for title in ("Candidate", "Valid error", *CELLS.values()))
+    rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
+    return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
+
+
+def _formulas(edges: Sequence[tuple[str, int]]) -> str:
+    """A line of HTML per node: sep_conv_3x3(c_{k-2}) + skip_connect(0)."""
+    terms = [xml_text(f"{op}({state_name(source)})") for op, source in edges]
+    return "<br>".join(" + ".join(pair) for pair in zip(terms[::2], terms[1::2], strict=True))
+
+
+def _mixing(run: Records, cell: str) -> str:
+    """One small chart per edge, with a line per primitive: a row of charts per node, a column per source."""
+    weights = run.weights(cell)
+    if not weights or not any(weights[0][1]):
+        return ""
+    epochs = [epoch for epoch, _ in weights]
+    names = _primitives(run, weights[0][1])
+    colours = primitive_colours([name for edge in names for name in edge])
+    every = [weight for _, table in weights for edge in table for weight in edge]
+    lowest, highest = min(every), max(every)
+    kept = {(index // 2, source): op for index, (op, source) in enumerate(getattr(run.genotype, cell, ()))}
+    charts, node, source = [], 0, 0
+    for edge, primitives in enumerate(names):
+        lines = [
+            Line(name, colours[name], [(epoch, table[edge][k]) for epoch, table in weights])
+            for k, name in enumerate(primitives)
+        ]
+        op = kept.get((node, source))
+        chosen = f'<b style="color:{colours.get(op, "inherit")}">{xml_text(op)}</b>' if op else ""
+        charts.append(
+            f'<div class="{"kept" if op else "left"}" style="grid-column:{source + 1}">'
+            f"<span>{xml_text(state_name(source))} → {node}{chosen}</span>"
+            f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}</div>"
+        )
+        node, source = (node, source + 1) if source <= node else (node + 1, 0)
+    legend = "".join(
+        f'<span><i style="background:{colours[name]}"></i>{xml_text(name)}</span>'
+        for name in dict.fromkeys(name for edge in names for name in edge)
+    )
+    columns = max(source, node + 1)
+    return (
+        f"<h3>{CELLS[cell]}</h3><p>Every chart: epochs {epochs[0]} to {epochs[-1]}, weights {lowest:.4g} to "
+        f"{highest:.4g}. Framed: edges of the derived cell, with what they keep.</p>"
+        f'<p class="legend">{legend}</p><div class="wide"><div class="edges" '
+        f'style="grid-template-columns:repeat({columns}, minmax(130px, 1fr))">{"".join(charts)}</div></div>'
+    )
+
+
+def _primitives(run: Records, table: list[list[float]]) -> list[list[str]]:
+    names = run.environment.get("primitives")
+    known = isinstance(names, list) and all(isinstance(edge, list) for edge in names)
+    if known and [len(edge) for edge in names] == [len(edge) for edge in table]:
+        return [[str(name) for name in edge] for edge in names]
+    return [[f"primitive {k}" for k in range(len(edge))] for edge in table]
+
+
+def _derived(run: Records) -> list[Row]:
+    """The rows of a search whose genotype was derived from the weights of that epoch."""
+    return [row for row in run.rows if "genotype" in row and not run.parts]
+
+
+def _changes(run: Records) -> list[tuple[int, Genotype]]:
+    """(epoch, genotype) of the first derived genotype and of each that differs from the one before."""
+    changes: list[tuple[int, Genotype]] = []
+    for row in _derived(run):
+        if not changes or row["genotype"] != changes[-1][1]:
+            changes.append((row["epoch"], row["genotype"]))
+    return changes
+
+
+def _history(run: Records) -> str:
+    rows, charts = _derived(run), []
+    for cell, title in CELLS.items() if rows else ():
+        edges = defaultdict(lambda: [""] * len(rows))
+        for column, row in enumerate(rows):
+            for index, (op, source) in enumerate(getattr(row["genotype"], cell)):
+                edges[index // 2, source][column] = op
+        bars = [(f"{state_name(source)} → {node}", edges[node, source]) for node, source in sorted(edges)]
+        colours = primitive_colours([name for _, values in bars for name in values])
+        charts.append(span_chart(title, bars, colours, first=rows[0]["epoch"]))
+    return f'<div class="spans">{"".join(charts)}</div>' if charts else ""
+
+
+def _tables(run: Records) -> str:
+    tables = ""
+    for title, values in (("config.toml", run.config), ("environment.json", run.environment)):
+        rows = "".join(
+            f"<tr><th>{xml_text(key)}</th><td>{xml_text(value)}</td></tr>"
+            for key, value in values.items()
+            if key != "primitives"
+        )
+        tables += f"<div><h3>{title}</h3><table>{rows}</table></div>" if rows else ""
+    return f'<div class="tables">{tables}</div>' if tables else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{number(seconds)} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
