@@ -1,0 +1,163 @@
+import json
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+from fastdarts.describe import describe_genotype, describe_supernet, describe_text, macs
+from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import DARTS_V1, DARTS_V2, NAMED, PC_DARTS_image, to_dict
+from fastdarts.model import NetworkCIFAR
+from fastdarts.model_search import Network
+
+# parameters, and MACs in millions, of the published networks without auxiliary head
+PUBLISHED = {
+    "DARTS_V1": ((3_169_414, 501.0), (4_510_432, 505.9)),
+    "DARTS_V2": ((3_349_342, 528.4), (4_718_752, 529.9)),
+    "PC_DARTS_cifar": ((3_634_678, 556.7), (5_270_560, 571.1)),
+    "PC_DARTS_image": ((3_721_510, 570.5), (5_342_464, 581.6)),
+    "NASNet": ((3_830_950, 603.5), (5_564_320, 604.0)),
+    "AmoebaNet": ((3_145_078, 488.9), (4_627_360, 526.7)),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_costs(name):
+    cifar = describe_genotype(NAMED[name], 36, 20, 10, 32, 3, auxiliary=True)
+    imagenet = describe_genotype(NAMED[name], 48, 14, 1000, (224, 224), 3, variant="imagenet")
+    found = tuple((d["parameters"], round(d["macs"] / 1e6, 1)) for d in (cifar, imagenet))
+    assert found == PUBLISHED[name]
+
+
+# index, type, channels, output, parameters, MACs of each cell: 16 channels, 8 layers, 10 classes, 32x32
+SUPERNET = [
+    (0, "normal", 16, [64, 32, 32], 45_888, 46_989_312),
+    (1, "normal", 16, [64, 32, 32], 46_144, 47_251_456),
+    (2, "reduction", 32, [128, 16, 16], 144_000, 40_009_728),
+    (3, "normal", 32, [128, 16, 16], 137_856, 35_291_136),
+    (4, "normal", 32, [128, 16, 16], 139_904, 35_815_424),
+    (5, "reduction", 64, [256, 8, 8], 484_608, 34_160_640),
+    (6, "normal", 64, [256, 8, 8], 460_032, 29_442_048),
+    (7, "normal", 64, [256, 8, 8], 468_224, 29_966_336),
+]
+
+
+@pytest.fixture(scope="module")
+def supernet():
+    return describe_supernet(16, 8, 10, 32, 3)
+
+
+def test_the_supernet(supernet):
+    d = supernet
+    assert (d["parameters"], d["macs"]) == (1_930_618, 300_255_744)
+    assert [tuple(cell.values()) for cell in d["cells"]] == SUPERNET
+    assert list(d["cells"][0]) == ["index", "type", "channels", "output", "parameters", "macs"]
+    assert d["primitives"][0] == "none" and "genotype" not in d
+
+
+def test_a_supernet_of_few_primitives_on_grey_images():
+    d = describe_supernet(16, 8, 10, (30, 28), 1, primitives=["skip_connect", "sep_conv_3x3"])
+    assert d["cells"][2]["output"] == [128, 15, 14] and d["cells"][5]["output"] == [256, 8, 7]
+    # the counts of the S2 space in RobustDARTS, less two input channels of the stem's 3x3 convolution
+    assert d["parameters"] == 665_466 - 9 * 2 * 48
+
+
+def test_what_a_description_holds():
+    d = describe_genotype(PC_DARTS_image, 8, 5, 7, 16, 1, auxiliary=True)
+    network = NetworkCIFAR(8, 7, 5, True, PC_DARTS_image, in_channels=1)
+    head = sum(p.numel() for p in network.auxiliary_head.parameters())
+    assert d["parameters"] == sum(p.numel() for p in network.parameters()) - head
+    assert d["auxiliary_parameters"] == head
+    assert d["genotype"] == to_dict(PC_DARTS_image)
+    assert (d["network"], d["channels"], d["layers"], d["classes"]) == ("NetworkCIFAR", 8, 5, 7)
+    assert (d["image_size"], d["in_channels"]) == ([16, 16], 1)
+    assert [cell["type"] for cell in d["cells"]] == ["normal", "reduction", "normal", "reduction", "normal"]
+    assert [cell["output"] for cell in d["cells"]] == [
+        [32, 16, 16],
+        [64, 8, 8],
+        [64, 8, 8],
+        [128, 4, 4],
+        [128, 4, 4],
+    ]
+    for cell, module in zip(d["cells"], network.cells, strict=True):
+        assert cell["parameters"] == sum(p.numel() for p in module.parameters())
+    stem, classifier = 9 * 24 * 16 * 16, 128 * 7
+    assert d["macs"] == sum(cell["macs"] for cell in d["cells"]) + stem + classifier
+    assert json.loads(json.dumps(d)) == d
+
+
+def test_the_auxiliary_head_changes_neither_cost():
+    plain, with_head = (describe_genotype(DARTS_V2, 8, 3, 7, 16, 1, auxiliary=aux) for aux in (False, True))
+    assert plain["auxiliary_parameters"] == 0 < with_head["auxiliary_parameters"]
+    assert all(plain[key] == with_head[key] for key in ("parameters", "macs", "cells"))
+
+
+class TestMacs:
+    def test_by_hand(self):
+        module = nn.Sequential(
+            nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(96, 5)
+        )
+        assert macs(module, (4, 8, 8)) == 4 * 4 * 6 * 2 * 9 + 96 * 5
+        assert macs(nn.ReLU(), (4, 8, 8)) == 0
+
+    @pytest.mark.parametrize("kind", ["supernet", "evaluation"])
+    def test_the_module_is_left_as_it_was(self, kind):
+        torch.manual_seed(0)
+        if kind == "supernet":
+            network = Network(4, 10, 2, nn.CrossEntropyLoss())
+        else:
+            network = NetworkCIFAR(4, 10, 2, True, DARTS_V2)
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        assert macs(network, (3, 8, 8)) > 0
+        assert network.training and not any(m._forward_hooks for m in network.modules())
+        after = network.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert all(p.grad is None and p.device.type == "cpu" for p in network.parameters())
+        assert network(torch.randn(2, 3, 8, 8)) is not None
+
+
+def drawings(d):
+    return [ElementTree.fromstring(d["drawings"][kind]) for kind in ("normal", "reduce")]
+
+
+def texts(svg):
+    return [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_drawings_of_a_genotype_name_its_operations():
+    normal, reduce = drawings(describe_genotype(DARTS_V1, 4, 2, 10, 8, 3))
+    for svg, pairs in ((normal, DARTS_V1.normal), (reduce, DARTS_V1.reduce)):
+        shown = texts(svg)
+        assert sorted(t for t in shown if t in {name for name, _ in pairs}) == sorted(name for name, _ in pairs)
+
+
+def test_drawings_of_the_supernet_show_every_candidate_of_every_edge():
+    d = describe_supernet(4, 3, 10, 8, 3, primitives=["skip_connect", "sep_conv_3x3", "dil_conv_5x5"])
+    for svg, dashed in zip(drawings(d), (0, 8 * 3), strict=True):
+        paths = list(svg.iter("{http://www.w3.org/2000/svg}path"))
+        assert len(paths) == 14 * 3 + 4  # and four nodes lead to the output
+        assert sum("stroke-dasharray" in path.attrib for path in paths) == dashed  # 8 edges have stride 2
+        assert {"c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}", *d["primitives"]} <= set(texts(svg))
+
+
+def test_text_for_people(supernet):
+    text = describe_text(describe_genotype(DARTS_V2, 36, 20, 10, 32, 3, auxiliary=True))
+    assert "NetworkCIFAR: 36 channels, 20 layers, 10 classes, images 3x32x32" in text
+    assert "3,349,342" in text and "528,359,040" in text
+    assert "auxiliary head, not counted above: 476,426 parameters" in text
+    assert "reduce node 1 = skip_connect(0) + max_pool_3x3(c_{k-1})" in text
+    assert sum("reduction" in line for line in text.splitlines()) == 2
+    text = describe_text(supernet)
+    assert "300,255,744" in text and "every edge mixes none, max_pool_3x3" in text
+
+
+def test_what_cannot_be_described():
+    with pytest.raises(FastdartsError, match="unknown network variant 'mnist': use one of cifar, imagenet"):
+        describe_genotype(DARTS_V2, 4, 2, 10, 8, 3, variant="mnist")
+    with pytest.raises(FastdartsError, match="even"):
+        describe_genotype(DARTS_V2, 4, 2, 10, 9, 3)
+    with pytest.raises(FastdartsError, match="even"):
+        describe_supernet(4, 2, 10, 9, 3)
+    with pytest.raises(FastdartsError, match="unknown primitive 'sep_conv_9x9'"):
+        describe_supernet(4, 2, 10, 8, 3, primitives=["sep_conv_9x9"])
