@@ -1,0 +1,5 @@
+"""``python -m fastdarts``."""
+
+from fastdarts.cli import main
+
+main()

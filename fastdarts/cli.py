@@ -1,0 +1,194 @@
+"""The command line: fastdarts search | evaluate | report | describe | info."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, subcommand
+
+from fastdarts.config import DataConfig, EvaluateConfig, SearchConfig, from_toml
+from fastdarts.errors import FastdartsError
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
+
+    settings: OmitArgPrefixes[SearchConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Search and print the genotype, the supernet's validation error and the report's path."""
+        from fastdarts.search import search
+
+        result = search(self.settings)
+        print(f"genotype {json.dumps(result['genotype'])}")
+        print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train a genotype from scratch and test it."""
+
+    settings: OmitArgPrefixes[EvaluateConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Evaluate and print the test error, the network's size and the report's path."""
+        from fastdarts.evaluation import evaluate
+
+        result = evaluate(self.settings)
+        std = result["test_error_std"]
+        spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
+        print(f"test error {result['test_error']:.2f}{spread} %  ({result['seconds']:.1f} s)")
+        print(f"parameters {result['parameters']:,}  macs {result['macs']:,}")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html of a run's folder anew."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+    def run(self) -> None:
+        """Write the report and print its path."""
+        from fastdarts.report import write_report
+
+        print(f"report {write_report(self.folder)}")
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say how large a genotype's network or the supernet is, and draw its cells."""
+
+    genotype: str | None = None
+    """A name (DARTS_V2), a genotype.json, inline JSON, or a printed Genotype(...)."""
+    supernet: bool = False
+    """Describe the search network instead."""
+    variant: Literal["cifar", "imagenet"] = "cifar"
+    """Stem and head of the genotype's network."""
+    channels: int | None = None
+    """Channels of the first cells (genotype: cifar 36, imagenet 48; supernet 16)."""
+    layers: int | None = None
+    """Cells (genotype: cifar 20, imagenet 14; supernet 8)."""
+    classes: int | None = None
+    """Classes (cifar 10, imagenet 1000; supernet 10)."""
+    image_size: int | None = None
+    """Pixels a side of the images (cifar 32, imagenet 224; supernet 32)."""
+    in_channels: int = 3
+    """Channels of the images."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the description."""
+        from fastdarts.describe import describe_genotype, describe_supernet, describe_text
+        from fastdarts.genotypes import parse_genotype
+
+        if self.supernet == (self.genotype is not None):
+            raise FastdartsError("describe needs either --genotype or --supernet: give one of the two")
+        for name in ("channels", "layers", "classes", "image_size", "in_channels"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number above 0")
+        published = {
+            "supernet": (16, 8, 10, 32),
+            "cifar": (36, 20, 10, 32),
+            "imagenet": (48, 14, 1000, 224),
+        }["supernet" if self.supernet else self.variant]
+        asked = (self.channels, self.layers, self.classes, self.image_size)
+        shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
+        if self.supernet:
+            facts = describe_supernet(*shape, self.in_channels)
+        else:
+            facts = describe_genotype(parse_genotype(self.genotype), *shape, self.in_channels, self.variant)
+        print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what runs here: versions, and for each operation and device the implementation and why."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from fastdarts.functional import implementations, native
+        from fastdarts.recorder import environment
+
+        facts = {
+            "environment": {k: v for k, v in environment().items() if k not in ("command", "started")},
+            "native": native(),
+            "implementations": [row._asdict() for row in implementations()],
+        }
+        if self.json:
+            print(json.dumps(facts, indent=2))
+            return
+        for name, value in (facts["environment"] | {f"native {k}": v for k, v in facts["native"].items()}).items():
+            print(f"{name:20} {value}")
+        for row in facts["implementations"]:
+            mark = "yes" if row["available"] else "no"
+            print(f"{row['op']:20} {row['device']:5} {row['name']:10} {mark:4} {row['reason']}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: exit code 0, or 2 with one sentence on stderr for bad input, or 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _parse(arguments).run()
+    except FastdartsError as error:
+        print(f"fastdarts: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("fastdarts: interrupted; a search or an evaluation goes on with --resume DIR", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info:
+    return tyro.cli(
+        Annotated[Search, subcommand("search", prefix_name=False, default=Search(_defaults(arguments, SearchConfig)))]
+        | Annotated[
+            Evaluate, subcommand("evaluate", prefix_name=False, default=Evaluate(_defaults(arguments, EvaluateConfig)))
+        ]
+        | Annotated[Report, subcommand("report", prefix_name=False)]
+        | Annotated[Describe, subcommand("describe", prefix_name=False)]
+        | Annotated[Info, subcommand("info", prefix_name=False)],
+        prog="fastdarts",
+        args=arguments,
+        description="Differentiable architecture search.",
+    )
+
+
+def _defaults(arguments: list[str], kind: type[DataConfig]) -> DataConfig:
+    """What the flags of ``search`` or ``evaluate`` default to: the settings file's, or those of the run to resume."""
+    command = {SearchConfig: "search", EvaluateConfig: "evaluate"}[kind]
+    if not arguments or arguments[0] != command:
+        return kind()
+    config, resume = _value(arguments, "--config"), _value(arguments, "--resume")
+    if config and resume:
+        raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
+    if resume:
+        from fastdarts.runs import stored_config
+
+        return replace(stored_config(Path(resume), command, kind), run=None)
+    return from_toml(Path(config), kind) if config else kind()
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for here, after in zip(arguments, [*arguments[1:], None], strict=True):
+        if here == flag:
+            return after
+        if here.startswith(flag + "="):
+            return here.partition("=")[2]
+    return None

@@ -1,0 +1,275 @@
+"""Settings of a search and of an evaluation: every field is a flag and a TOML key; defaults are the published ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fastdarts.errors import FastdartsError
+
+C = TypeVar("C", bound="DataConfig")
+Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and where the work is done."""
+
+    dataset: Dataset = "digits"
+    """Images to learn from; digits needs no download, folder means one folder of images per class."""
+    data: Path | None = None
+    """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side (even); by default they keep their size."""
+    samples: int | None = None
+    """Use only the first so many training images."""
+    batch_size: int = 64
+    """Images per step."""
+    workers: int = 0
+    """Processes that prepare images; results do not depend on it."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
+    threads: int | None = None
+    """CPU threads; results are bit-identical only for the same number."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
+    run: Path | None = None
+    """Folder for everything the run leaves; by default a new one under runs/."""
+    resume: Path | None = None
+    """Go on with the run in this folder, or of this checkpoint file."""
+
+
+@dataclass(frozen=True)
+class SearchConfig(DataConfig):
+    """Search for a cell. The defaults are those of DARTS (ICLR 2019), section 3.1 and its public code."""
+
+    method: Literal["darts", "joint", "coordinate", "random"] = "darts"
+    """darts: alphas on held-out data, weights on the rest; joint, coordinate: the paper's single-level baselines on
+    all data, in one step or alternating; random: train random cells and keep the best."""
+    unrolled: bool = False
+    """Second order: differentiate through one step of the weights (method darts)."""
+    epochs: int = 50
+    """Passes over the training half (over all images for joint and coordinate; per candidate for random)."""
+    channels: int = 16
+    """Channels of the first cells."""
+    layers: int = 8
+    """Cells."""
+    nodes: int = 4
+    """Intermediate nodes of a cell, all of them concatenated in its output."""
+    learning_rate: float = 0.025
+    """SGD learning rate of the weights at the start."""
+    learning_rate_min: float = 0.001
+    """The same at the end of the cosine."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 3e-4
+    """L2 on the weights."""
+    grad_clip: float = 5.0
+    """Largest norm of the weights' gradient."""
+    arch_learning_rate: float = 3e-4
+    """Adam learning rate of the alphas."""
+    arch_weight_decay: float = 1e-3
+    """L2 on the alphas."""
+    train_portion: float = 0.5
+    """Share of the training images that trains the weights; the rest trains the alphas."""
+    cutout: bool = False
+    """Blank a random square of each training image."""
+    cutout_length: int | None = None
+    """Its side in pixels; by default half the image (16 on CIFAR)."""
+    gap_every: int = 1
+    """Epochs between two measurements of the discretisation gap; 0 means never."""
+    candidates: int = 8
+    """Random cells to train (method random)."""
+    seed: int = 2
+    """Seed of the weights, the alphas, the order of the images and their augmentation."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(DataConfig):
+    """Train a genotype from scratch and test it. Settings left out are the published ones of the variant: CIFAR-10
+    (DARTS, section 3.2) or ImageNet (section 3.3)."""
+
+    genotype: str = ""
+    """A name (DARTS_V2), a genotype.json, inline JSON, or a printed Genotype(...)."""
+    variant: Literal["cifar", "imagenet"] = "cifar"
+    """Which stem, head and recipe; imagenet divides the image by 8 before the first cell."""
+    batch_size: int | None = None
+    """Images per step (cifar 96, imagenet 128)."""
+    epochs: int | None = None
+    """Passes over the training images (cifar 600, imagenet 250)."""
+    channels: int | None = None
+    """Channels of the first cells (cifar 36, imagenet 48)."""
+    layers: int | None = None
+    """Cells (cifar 20, imagenet 14)."""
+    learning_rate: float | None = None
+    """SGD learning rate at the start (cifar 0.025, imagenet 0.1)."""
+    schedule: Literal["cosine", "exponential"] | None = None
+    """How it falls: along a cosine to 0 (cifar), or by the factor gamma after each epoch (imagenet)."""
+    gamma: float = 0.97
+    """The factor of the exponential schedule."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float | None = None
+    """L2 on the weights (cifar 3e-4, imagenet 3e-5)."""
+    grad_clip: float = 5.0
+    """Largest norm of the gradient."""
+    auxiliary: bool = True
+    """Train with an auxiliary head."""
+    auxiliary_weight: float = 0.4
+    """Weight of its loss."""
+    drop_path_prob: float | None = None
+    """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, imagenet 0)."""
+    label_smoothing: float | None = None
+    """Share of the training target that is spread over all classes (cifar 0, imagenet 0.1)."""
+    cutout: bool | None = None
+    """Blank a random square of each training image (cifar yes, imagenet no)."""
+    cutout_length: int | None = None
+    """Its side in pixels; by default half the image (16 on CIFAR)."""
+    seed: int = 0
+    """Seed of the first training."""
+    seeds: int = 1
+    """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "cifar": {
+        "batch_size": 96,
+        "epochs": 600,
+        "channels": 36,
+        "layers": 20,
+        "learning_rate": 0.025,
+        "schedule": "cosine",
+        "weight_decay": 3e-4,
+        "drop_path_prob": 0.2,
+        "label_smoothing": 0.0,
+        "cutout": True,
+    },
+    "imagenet": {
+        "batch_size": 128,
+        "epochs": 250,
+        "channels": 48,
+        "layers": 14,
+        "learning_rate": 0.1,
+        "schedule": "exponential",
+        "weight_decay": 3e-5,
+        "drop_path_prob": 0.0,
+        "label_smoothing": 0.1,
+        "cutout": False,
+    },
+}
+
+
+def resolve(config: EvaluateConfig) -> EvaluateConfig:
+    """``config`` with every setting that was left out filled in from the recipe of its variant."""
+    recipe = RECIPES[config.variant]
+    return dataclasses.replace(config, **{k: v for k, v in recipe.items() if getattr(config, k) is None})
+
+
+# What may differ between a checkpoint and the command that resumes it, because no result depends on it.
+FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes"})
+
+_POSITIVE = {
+    "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
+    "candidates", "seeds", "samples", "threads", "image_size", "cutout_length", "gamma",
+}  # fmt: skip
+_NOT_NEGATIVE = {
+    "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
+    "checkpoint_minutes", "seed",
+}  # fmt: skip
+_SHARE = {"momentum", "drop_path_prob", "label_smoothing"}
+
+
+def validate(config: SearchConfig | EvaluateConfig) -> None:
+    """Raise :class:`FastdartsError` with one sentence for the first field that makes no sense."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), field.name
+        flag = "--" + name.replace("_", "-")
+        if value is None:
+            continue
+        choices = _choices(hints[name])
+        if choices and value not in choices:
+            raise FastdartsError(f"{flag} is {value!r}: expected one of {', '.join(choices)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise FastdartsError(f"{flag} is {value}: expected a finite number")
+        if name in _POSITIVE and not value > 0:
+            raise FastdartsError(f"{flag} is {value}: expected a number above 0")
+        if name in _NOT_NEGATIVE and not value >= 0:
+            raise FastdartsError(f"{flag} is {value}: expected 0 or more")
+        if name in _SHARE and not 0 <= value < 1:
+            raise FastdartsError(f"{flag} is {value}: expected at least 0 and less than 1")
+    if config.image_size is not None and config.image_size % 2:
+        raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
+    if isinstance(config, SearchConfig):
+        if not 0 < config.train_portion < 1:
+            raise FastdartsError(
+                f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
+            )
+        if config.unrolled and config.method != "darts":
+            raise FastdartsError(
+                f"--unrolled goes with --method darts: method {config.method} has no second level to look through"
+            )
+        if config.learning_rate_min > config.learning_rate:
+            raise FastdartsError(
+                f"--learning-rate-min is {config.learning_rate_min}, above --learning-rate {config.learning_rate}: "
+                "the rate must fall; lower the minimum"
+            )
+    elif not config.genotype:
+        raise FastdartsError("no genotype given: name one with --genotype NAME, FILE or JSON")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The strings that a Literal, or a Literal | None, allows; empty for any other type."""
+    parts = _alternatives(hint)
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+
+
+def to_toml(config: SearchConfig | EvaluateConfig) -> str:
+    """The settings as TOML; fields that are None are left out, and so is ``resume``."""
+    import tomli_w
+
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k != "resume"})
+
+
+def from_toml(path: Path, kind: type[C]) -> C:
+    """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
+    wrong type."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FastdartsError(f"{path} is not valid TOML: {error}") from error
+    return from_dict(values, kind, str(path))
+
+
+def from_dict(values: dict[str, Any], kind: type[C], source: str) -> C:
+    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
+    return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
+    parts = _alternatives(hint)
+    kinds = {str if get_origin(part) is Literal else part for part in parts}
+    if type(value) in kinds:
+        return value
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    names = " or ".join(sorted({Path: "str"}.get(k, k.__name__) for k in kinds - {type(None)}))
+    raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

@@ -1,0 +1,77 @@
+"""Evaluation: a genotype trained from scratch and tested, with one seed or several (DARTS, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from fastdarts.batches import Batches
+from fastdarts.config import EvaluateConfig, resolve, validate
+from fastdarts.data import eval_transform, train_transform
+from fastdarts.describe import macs
+from fastdarts.genotypes import parse_genotype, to_dict
+from fastdarts.model import NETWORKS
+from fastdarts.recorder import Progress
+from fastdarts.report import write_report
+from fastdarts.runs import Run, cutout_length, prepare_data, prepare_device
+from fastdarts.training import Job, Recipe, train_all
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    r"""Train ``config.genotype`` with seeds seed, ..., seed + seeds - 1 and report the test error of the last epoch.
+
+    The network of seed s starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e /
+    epochs; the loss is CE(main) + auxiliary_weight * CE(auxiliary). Results are written to the run's folder.
+
+    Returns what result.json holds: ``test_error`` (mean, percent), ``test_error_std`` (sample standard deviation,
+    None for one seed), ``test_errors``, ``parameters`` (without the auxiliary head), ``macs`` (multiply-accumulates
+    of one image), ... Raises :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the
+    genotype is wrong.
+    """
+    validate(config)
+    config = resolve(config)
+    genotype = parse_genotype(config.genotype)
+    data, indices = prepare_data(config)
+    device = prepare_device(config)
+    shape = (data.channels, *data.size)
+    with torch.device("meta"):
+        network = NETWORKS[config.variant](
+            config.channels, len(data.classes), config.layers, False, genotype, in_channels=data.channels
+        )
+    size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape)}
+    recipe = Recipe(
+        learning_rate_min=0.0,
+        **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"},
+    )
+    jobs = [Job(genotype, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
+    augment = train_transform(data, cutout_length(config, data), jitter=config.variant == "imagenet")
+
+    def batches(job: Job) -> tuple[Batches, Batches]:
+        return (
+            Batches(data.train, indices, config.batch_size, augment, job.seed, workers=config.workers),
+            Batches(
+                data.test, range(len(data.test)), config.batch_size, eval_transform(data), 0, workers=config.workers
+            ),
+        )
+
+    with Run(config, "evaluate", config.variant) as run, Progress() as progress:
+        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
+        run.write_genotype(genotype)
+        errors = train_all(jobs, recipe, data, batches, "test", run, progress, device)
+        seconds = sum(row["seconds"] for row in run.rows())
+        result = {
+            "kind": "evaluate",
+            "genotype": to_dict(genotype),
+            "test_error": statistics.mean(errors),
+            "test_error_std": statistics.stdev(errors) if len(errors) > 1 else None,
+            "test_errors": errors,
+            "seeds": [job.seed for job in jobs],
+            **size,
+            "epochs": config.epochs,
+            "seconds": seconds,
+        }
+        run.recorder.write_json("result.json", result)
+        write_report(run.folder)
+    return result | {"run": str(run.folder)}

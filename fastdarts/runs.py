@@ -1,0 +1,165 @@
+"""A run's folder and its surroundings: where it lies, how it is taken up again, on what it computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint
+from fastdarts.config import FREE_ON_RESUME, DataConfig, from_dict, from_toml, to_toml
+from fastdarts.data import ImageData, load_data
+from fastdarts.drawing import draw_cell
+from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import Genotype, to_dict
+from fastdarts.recorder import Recorder, environment, read_metrics
+
+C = TypeVar("C", bound=DataConfig)
+CONFIG = "config.toml"
+
+
+def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
+    """The settings of the run that ``resume`` (its folder or checkpoint) belongs to."""
+    path = find_checkpoint(resume)
+    if resume.is_dir() and not path.exists() and (resume / CONFIG).exists():
+        return from_toml(resume / CONFIG, config_type)  # stopped before its first checkpoint
+    return from_dict(load_checkpoint(path, kind)["config"], config_type, str(path))
+
+
+class Run:
+    """One run: its folder, recorder and checkpoint. Use as a context manager, after everything that can be wrong was
+    checked.
+
+    Args:
+        config: settings; with ``resume`` they must equal the stored ones, but for those no result depends on.
+        kind: "search" or "evaluate", the mark of its checkpoints.
+        label: part of the folder's default name.
+
+    ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
+    of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
+    """
+
+    def __init__(self, config: DataConfig, kind: str, label: str):
+        self.kind = kind
+        self.state: dict[str, Any] | None = None
+        if config.resume is None:
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            self.folder = config.run or Path("runs") / f"{kind}-{config.dataset}-{label}-{stamp}"
+            if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+                raise FastdartsError(
+                    f"{self.folder} exists and is not an empty folder: go on with its run by --resume {self.folder}, "
+                    "or name a new folder with --run"
+                )
+        else:
+            path = find_checkpoint(config.resume)
+            self.folder = path.parent
+            if config.run is not None and config.run.resolve() != self.folder.resolve():
+                raise FastdartsError(
+                    f"--run is {config.run} but the run to resume lies in {self.folder}: leave --run out"
+                )
+            _check_same(config, stored_config(config.resume, kind, type(config)))
+            if path.exists():
+                self.state = load_checkpoint(path, kind)
+        self.config = dataclasses.replace(config, run=self.folder, resume=None)
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Run:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        position = None if self.state is None else self.state["metrics"]
+        if self.state is None and (self.folder / CONFIG).exists():
+            position = 0  # stopped before its first checkpoint: whatever rows it has are written again
+        self.recorder = Recorder(self.folder, resume_at=position)
+        if position is None:
+            self.recorder.write_text(CONFIG, to_toml(self.config))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.recorder.close()
+
+    def describe(self, device: torch.device, **facts: Any) -> None:
+        """Write environment.json."""
+        self.recorder.write_json("environment.json", environment(device) | facts)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the checkpoint; the random state and the place in metrics.jsonl go with it."""
+        config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
+        common = {"config": config, "metrics": self.recorder.position(), "random": _random_state()}
+        save_checkpoint(self.folder / NAME, self.kind, common | state)
+        self._saved = time.monotonic()
+
+    def write_genotype(self, genotype: Genotype) -> None:
+        """Write genotype.json and a drawing of each cell."""
+        self.recorder.write_json("genotype.json", to_dict(genotype))
+        for kind, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
+            svg = draw_cell(getattr(genotype, kind), getattr(genotype, f"{kind}_concat"), title)
+            self.recorder.write_text(f"{kind}.svg", svg)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of metrics.jsonl so far."""
+        return read_metrics(self.folder)
+
+    def due(self) -> bool:
+        """Whether a checkpoint within the epoch is due."""
+        return time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+
+
+def _check_same(config: DataConfig, stored: DataConfig) -> None:
+    for field in dataclasses.fields(config):
+        mine, theirs = getattr(config, field.name), getattr(stored, field.name)
+        if field.name not in FREE_ON_RESUME and mine != theirs:
+            raise FastdartsError(
+                f"--{field.name.replace('_', '-')} is {mine} but the run to resume has {theirs}: leave the flag out, "
+                "or start a new run with --run"
+            )
+
+
+def _random_state() -> list[torch.Tensor]:
+    states = [torch.get_rng_state()]
+    return states + torch.cuda.get_rng_state_all() if torch.cuda.is_available() else states
+
+
+def restore_random_state(states: list[torch.Tensor]) -> None:
+    """Put back what :meth:`Run.save` stored."""
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+def prepare_device(config: DataConfig) -> torch.device:
+    """The device meant by ``config``, with torch set up for repeatable results; raises :class:`FastdartsError` if it
+    is absent."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
+        reason = str(error).splitlines()[0]
+        raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return device
+
+
+def prepare_data(config: DataConfig) -> tuple[ImageData, range]:
+    """The images, and the indices of the training images in use; raises :class:`FastdartsError` on anything wrong
+    with them."""
+    data = load_data(config.dataset, config.data, config.image_size)
+    count = len(data.train) if config.samples is None else config.samples
+    if count > len(data.train):
+        raise FastdartsError(f"--samples is {count}: {config.dataset} has {len(data.train)} training images")
+    return data, range(count)
+
+
+def cutout_length(config: Any, data: ImageData) -> int:
+    """Side of the square to blank, 0 for none; half the image unless set."""
+    if not config.cutout:
+        return 0
+    return min(data.size) // 2 if config.cutout_length is None else config.cutout_length

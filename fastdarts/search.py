@@ -1,0 +1,287 @@
+"""The search: alphas and weights trained in turn, a genotype after every epoch (DARTS, algorithm 1 and section 3.1)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.architect import Architect
+from fastdarts.batches import Batches, split
+from fastdarts.config import SearchConfig, validate
+from fastdarts.data import ImageData, eval_transform, train_transform
+from fastdarts.discretise import discretisation_gap
+from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
+from fastdarts.model_search import Network, edge_primitives
+from fastdarts.recorder import Progress
+from fastdarts.report import write_report
+from fastdarts.runs import Run, cutout_length, prepare_data, prepare_device, restore_random_state
+from fastdarts.training import Job, Meter, Recipe, finite, measure, train_all
+
+
+def search(config: SearchConfig) -> dict[str, Any]:
+    """Search with ``config.method`` and leave the run's folder behind.
+
+    Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
+    epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
+    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it if a
+    loss is not finite.
+    """
+    validate(config)
+    data, indices = prepare_data(config)
+    halves = split(len(indices), config.train_portion)
+    device = prepare_device(config)
+    primitives = [list(edge) for edge in edge_primitives(PRIMITIVES, config.nodes)]
+    with Run(config, "search", config.method) as run, Progress() as progress:
+        run.describe(
+            device,
+            classes=len(data.classes),
+            images=len(indices),
+            image_shape=(data.channels, *data.size),
+            primitives=primitives,
+        )
+        outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
+        seconds = sum(row["seconds"] for row in run.rows())
+        result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
+        run.recorder.write_json("result.json", result)
+        write_report(run.folder)
+    return result | {"run": str(run.folder)}
+
+
+class Supernet:
+    """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation."""
+
+    def __init__(self, config: SearchConfig, data: ImageData, device: torch.device):
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, device
+        self.model = Network(
+            config.channels,
+            len(data.classes),
+            config.layers,
+            nn.CrossEntropyLoss(),
+            config.nodes,
+            config.nodes,
+            in_channels=data.channels,
+        ).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            self.optimizer, config.epochs, eta_min=config.learning_rate_min
+        )
+        self.architect = Architect(self.model, config)
+
+    def step(
+        self,
+        batch: tuple[Tensor, Tensor],
+        arch_batch: tuple[Tensor, Tensor] | None,
+        meter: Meter,
+        epoch: int,
+        step: int,
+    ) -> float:
+        """Alphas first, then weights; or both at once if there is no ``arch_batch``. Returns the loss that moved the
+        alphas."""
+        x, y = (t.to(self.device) for t in batch)
+        if arch_batch is not None:
+            x_arch, y_arch = (t.to(self.device) for t in arch_batch)
+            lr = self.optimizer.param_groups[0]["lr"]
+            loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
+            arch_loss = finite(loss, "architect's", epoch, step)
+        self.optimizer.zero_grad()
+        self.architect.optimizer.zero_grad()
+        logits = self.model(x)
+        loss = self.model._criterion(logits, y)
+        value = finite(loss, "training", epoch, step)
+        loss.backward(inputs=None if arch_batch is None else list(self.model.parameters()))
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        if arch_batch is None:
+            self.architect.optimizer.step()
+            arch_loss = value
+        meter.update(value, logits.detach(), y)
+        return arch_loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but for the random state."""
+        return {
+            "model": self.model.state_dict(),
+            "alphas": [a.detach() for a in self.model.arch_parameters()],
+            "optimizer": self.optimizer.state_dict(),
+            "arch_optimizer": self.architect.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for alpha, stored in zip(self.model.arch_parameters(), state["alphas"], strict=True):
+                alpha.copy_(stored)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.architect.optimizer.load_state_dict(state["arch_optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+
+
+@dataclass(frozen=True)
+class GradientSearch:
+    """Search by gradient descent on the alphas.
+
+    ``held_out``: the alphas learn from images that the weights never see (bilevel), else both learn from all images.
+    ``alternate``: alphas and weights move in turn, each on a batch of its own, else together on one batch.
+    """
+
+    held_out: bool
+    alternate: bool
+
+    def run(
+        self,
+        config: SearchConfig,
+        data: ImageData,
+        halves: tuple[range, range],
+        device: torch.device,
+        run: Run,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Train a supernet; returns the genotype and the supernet's validation error after the last epoch."""
+        whole = range(halves[1].stop)
+        augment = train_transform(data, cutout_length(config, data))
+
+        def batches(indices: range, seed: int) -> Batches:
+            return Batches(data.train, indices, config.batch_size, augment, seed, workers=config.workers)
+
+        train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
+        arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None
+        # As published, validation images are augmented like the others; the draws are the same in every epoch.
+        valid = batches(halves[1], 2 * config.seed + 1)
+
+        supernet = Supernet(config, data, device)
+        state = run.state or {"epoch": 0, "step": 0, "meter": {}, "arch_loss": 0.0, "elapsed": 0.0}
+        if run.state is not None:
+            supernet.load_state_dict(state["supernet"])
+            restore_random_state(state["random"])
+        start, meter, arch_loss, elapsed = (
+            state["step"],
+            Meter(**state["meter"]),
+            state["arch_loss"],
+            state["elapsed"],
+        )
+
+        def save(epoch: int, step: int) -> None:
+            run.save(
+                {
+                    "epoch": epoch,
+                    "step": step,
+                    "meter": asdict(meter),
+                    "arch_loss": arch_loss,
+                    "elapsed": time.monotonic() - begun if step else 0.0,
+                    "supernet": supernet.state_dict(),
+                }
+            )
+
+        for epoch in range(state["epoch"], config.epochs):
+            begun = time.monotonic() - elapsed
+            progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)
+            arch_stream = arch.endless(epoch * len(train) + start) if arch else None
+            for step, batch in enumerate(train.epoch(epoch, start), start):
+                arch_batch = next(arch_stream) if arch_stream else None
+                arch_loss += supernet.step(batch, arch_batch, meter, epoch, step)
+                progress.advance(train_loss=meter.loss / meter.count)
+                if run.due():
+                    save(epoch, step + 1)
+            row = {"epoch": epoch, "lr": supernet.optimizer.param_groups[0]["lr"]} | meter.summary("train")
+            row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, valid.in_order(), device, "valid")
+            if config.gap_every and (epoch + 1) % config.gap_every == 0:
+                on_device = ((x.to(device), y.to(device)) for x, y in valid.in_order())
+                row |= discretisation_gap(supernet.model, on_device)
+            row |= supernet_facts(supernet.model) | {"seconds": time.monotonic() - begun}
+            supernet.scheduler.step()
+            run.recorder.epoch(row)
+            start, meter, arch_loss, elapsed = 0, Meter(), 0.0, 0.0
+            save(epoch + 1, 0)
+            run.write_genotype(supernet.model.genotype())
+            progress.line(_line(row, config.epochs))
+        genotype = supernet.model.genotype()
+        run.write_genotype(genotype)
+        return {"genotype": to_dict(genotype), "valid_error": run.rows()[-1]["valid_error"]}
+
+
+def supernet_facts(model: Network) -> dict[str, Any]:
+    """Mixing weights, their mean entropy per edge in nats, the derived genotype and its skip connections, for
+    metrics.jsonl."""
+    genotype = model.genotype()
+    facts: dict[str, Any] = {"genotype": to_dict(genotype)}
+    with torch.no_grad():
+        for kind, weights in zip(("normal", "reduce"), model.mixing_weights(), strict=True):
+            facts[f"entropy_{kind}"] = -torch.xlogy(weights, weights).sum(1).mean().item()
+            facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in getattr(genotype, kind))
+            facts[f"weights_{kind}"] = weights.tolist()
+    return facts
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    gap = f"  gap {row['discretisation_gap']:+.2f}" if "discretisation_gap" in row else ""
+    return (
+        f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.4g}  train error {row['train_error']:.2f} %  "
+        f"valid error {row['valid_error']:.2f} %{gap}  skips {row['skip_normal']}+{row['skip_reduce']}  "
+        f"{row['seconds']:.1f} s"
+    )
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Draw cells uniformly, train each on the first part of the images, keep the one that does best on the rest."""
+
+    def run(
+        self,
+        config: SearchConfig,
+        data: ImageData,
+        halves: tuple[range, range],
+        device: torch.device,
+        run: Run,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        """Train ``config.candidates`` cells; returns the best genotype and its validation error."""
+        generator = torch.Generator().manual_seed(config.seed)
+        edges = edge_primitives(PRIMITIVES, config.nodes)
+        genotypes = [
+            sample_genotype(generator, edges, edges, config.nodes, config.nodes) for _ in range(config.candidates)
+        ]
+        jobs = [Job(g, config.seed, {"sample": i}) for i, g in enumerate(genotypes)]
+        recipe = Recipe(
+            variant="cifar",
+            schedule="cosine",
+            gamma=1.0,
+            auxiliary=False,
+            auxiliary_weight=0.0,
+            drop_path_prob=0.0,
+            label_smoothing=0.0,
+            **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
+        )
+        augment = train_transform(data, cutout_length(config, data))
+
+        def batches(job: Job) -> tuple[Batches, Batches]:
+            return (
+                Batches(data.train, halves[0], config.batch_size, augment, job.seed, workers=config.workers),
+                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, workers=config.workers),
+            )
+
+        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, device)
+        best = min(range(len(jobs)), key=errors.__getitem__)
+        run.write_genotype(genotypes[best])
+        return {
+            "genotype": to_dict(genotypes[best]),
+            "valid_error": errors[best],
+            "candidates": [{"genotype": to_dict(g), "valid_error": e} for g, e in zip(genotypes, errors, strict=True)],
+        }
+
+
+METHODS: dict[str, GradientSearch | RandomSearch] = {
+    "darts": GradientSearch(held_out=True, alternate=True),
+    "coordinate": GradientSearch(held_out=False, alternate=True),
+    "joint": GradientSearch(held_out=False, alternate=False),
+    "random": RandomSearch(),
+}

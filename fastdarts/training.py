@@ -1,0 +1,239 @@
+"""Training discrete networks, one genotype after another: shared by the evaluation and by random search."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.batches import Batches
+from fastdarts.data import ImageData
+from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import Genotype
+from fastdarts.model import NETWORKS
+from fastdarts.recorder import Progress, atomic_write
+from fastdarts.runs import Run, restore_random_state
+
+
+@dataclass
+class Meter:
+    """Mean loss and error rate over the images seen."""
+
+    loss: float = 0.0
+    wrong: int = 0
+    count: int = 0
+
+    def update(self, loss: float, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: its mean loss, logits [N, classes] and labels [N]."""
+        self.loss += loss * len(target)
+        self.wrong += (logits.argmax(1) != target).sum().item()
+        self.count += len(target)
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """``{prefix}_loss`` and ``{prefix}_error`` (percent)."""
+        return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_error": 100 * self.wrong / self.count}
+
+
+def finite(loss: Tensor, what: str, epoch: int, step: int) -> float:
+    """The value of ``loss``; raises :class:`FastdartsError` if it is NaN or infinite."""
+    value = loss.item()
+    if value != value or value in (float("inf"), float("-inf")):
+        raise FastdartsError(
+            f"the {what} loss is {value} at epoch {epoch}, step {step}: expected a finite number; lower the learning "
+            "rate or look for bad images (the last checkpoint is from before)"
+        )
+    return value
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, prefix: str
+) -> dict[str, float]:
+    """Cross-entropy and error (percent) of ``model`` in evaluation mode; the model is left in training mode."""
+    meter = Meter()
+    model.eval()
+    for x, y in batches:
+        x, y = x.to(device), y.to(device)
+        logits = model(x)
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        meter.update(F.cross_entropy(logits, y).item(), logits, y)
+    model.train()
+    return meter.summary(prefix)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a genotype is built and trained; the fields mean what they mean in
+    :class:`fastdarts.config.EvaluateConfig`."""
+
+    variant: str
+    channels: int
+    layers: int
+    epochs: int
+    learning_rate: float
+    learning_rate_min: float
+    schedule: str
+    gamma: float
+    momentum: float
+    weight_decay: float
+    grad_clip: float
+    auxiliary: bool
+    auxiliary_weight: float
+    drop_path_prob: float
+    label_smoothing: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the genotype, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number)."""
+
+    genotype: Genotype
+    seed: int
+    mark: dict[str, Any] = field(default_factory=dict)
+
+
+class Training:
+    """A genotype's network with its optimizer and schedule, and how far it is."""
+
+    def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device):
+        torch.manual_seed(job.seed)
+        self.recipe, self.device = recipe, device
+        self.model = NETWORKS[recipe.variant](
+            recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary, job.genotype, in_channels=data.channels
+        ).to(device)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        if recipe.schedule == "cosine":
+            self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+                self.optimizer, recipe.epochs, eta_min=recipe.learning_rate_min
+            )
+        else:
+            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
+        self.model.train()
+
+    def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
+        """One SGD step on a batch of images [N, C, H, W] and labels [N]."""
+        recipe = self.recipe
+        x, y = x.to(self.device), y.to(self.device)
+        self.model.drop_path_prob = recipe.drop_path_prob * epoch / recipe.epochs
+        self.optimizer.zero_grad()
+        logits, logits_aux = self.model(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
+        value = finite(loss, "training", epoch, step)
+        if logits_aux is not None:
+            loss = loss + recipe.auxiliary_weight * F.cross_entropy(
+                logits_aux, y, label_smoothing=recipe.label_smoothing
+            )
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
+        self.optimizer.step()
+        meter.update(value, logits.detach(), y)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but for the random state."""
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+
+def train_all(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: ImageData,
+    batches: Callable[[Job], tuple[Batches, Batches]],
+    prefix: str,
+    run: Run,
+    progress: Progress,
+    device: torch.device,
+) -> list[float]:
+    """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
+
+    Args:
+        batches: gives a job's training batches and the batches it is judged on.
+        prefix: names the latter in the rows, "test" or "valid".
+        run: open; goes on from its ``state``.
+
+    Returns the error in percent of each job after its last epoch.
+    """
+    state = run.state or {"errors": [], "training": None}
+    errors = list(state["errors"])
+    for job in jobs[len(errors) :]:
+        training = Training(job, recipe, data, device)
+        error = _train(training, job, errors, state, *batches(job), prefix, run, progress)
+        errors.append(error)
+        weights = io.BytesIO()
+        torch.save(training.model.state_dict(), weights)
+        atomic_write(run.folder / f"weights_{_mark(job, '_')}.pt", weights.getvalue())
+        state = {"errors": errors, "training": None}
+        run.save(state)
+    return errors
+
+
+def _train(
+    training: Training,
+    job: Job,
+    errors: list[float],
+    state: dict[str, Any],
+    train_batches: Batches,
+    judge_batches: Batches,
+    prefix: str,
+    run: Run,
+    progress: Progress,
+) -> float:
+    """One job from where ``state`` left it to its last epoch; returns the error after it."""
+    first, start, meter, elapsed = 0, 0, Meter(), 0.0
+    if state["training"] is not None:
+        training.load_state_dict(state["training"])
+        restore_random_state(state["random"])
+        first, start, meter, elapsed = state["epoch"], state["step"], Meter(**state["meter"]), state["elapsed"]
+
+    def save(epoch: int, step: int) -> None:
+        run.save(
+            {
+                "errors": errors,
+                "training": training.state_dict(),
+                "epoch": epoch,
+                "step": step,
+                "meter": asdict(meter),
+                "elapsed": time.monotonic() - begun if step else 0.0,
+            }
+        )
+
+    epochs = training.recipe.epochs
+    for epoch in range(first, epochs):
+        begun = time.monotonic() - elapsed
+        title = f"{_mark(job, ' ')}  epoch {epoch + 1}/{epochs}"
+        progress.start(title, len(train_batches) - start)
+        for step, (x, y) in enumerate(train_batches.epoch(epoch, start), start):
+            training.step(x, y, meter, epoch, step)
+            progress.advance(train_loss=meter.loss / meter.count)
+            if run.due():
+                save(epoch, step + 1)
+        row = job.mark | {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"]} | meter.summary("train")
+        row |= measure(training.model, judge_batches.in_order(), training.device, prefix)
+        row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
+        training.scheduler.step()
+        run.recorder.epoch(row)
+        progress.line(
+            f"{title}  train error {row['train_error']:.2f} %  {prefix} error {row[f'{prefix}_error']:.2f} %  "
+            f"{row['seconds']:.1f} s"
+        )
+        start, meter, elapsed = 0, Meter(), 0.0
+        if epoch + 1 < epochs:
+            save(epoch + 1, 0)
+    return row[f"{prefix}_error"]
+
+
+def _mark(job: Job, separator: str) -> str:
+    return separator.join(str(part) for pair in job.mark.items() for part in pair)

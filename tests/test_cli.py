@@ -1,0 +1,140 @@
+"""The command line as a user types it: real processes, exit codes, one sentence for each mistake."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastdarts.cli import main
+from fastdarts.recorder import read_metrics
+
+SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
+SMALL = [f"--{name}={value}" for name, value in SMALL.items()]
+
+
+def fastdarts(*arguments, cwd):
+    command = [sys.executable, "-m", "fastdarts", *map(str, arguments)]
+    # A narrow COLUMNS would break sentences into lines.
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"COLUMNS": "500"})
+
+
+def succeeds(*arguments, cwd):
+    done = fastdarts(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_search_evaluate_report_and_resume_end_to_end(tmp_path):
+    done = succeeds("search", *SMALL, "--method", "darts", "--run", "found", cwd=tmp_path)
+    assert re.search(r"^report found/report.html$", done.stdout, re.M)
+    assert "\r" not in done.stderr and "\x1b" not in done.stdout + done.stderr
+    genotype = tmp_path / "found" / "genotype.json"
+    printed = json.loads(re.search(r"^genotype (.*)$", done.stdout, re.M)[1])
+    assert printed == json.loads(genotype.read_text())
+
+    flags = ["--genotype", genotype, "--epochs", 1, "--channels", 4, "--layers", 3, "--samples", 128, "--threads", 1]
+    done = succeeds("evaluate", *flags, "--run", "trained", cwd=tmp_path)
+    result = json.loads((tmp_path / "trained" / "result.json").read_text())
+    assert f"test error {result['test_error']:.2f} %" in done.stdout
+    assert f"parameters {result['parameters']:,}  macs {result['macs']:,}" in done.stdout
+
+    (tmp_path / "trained" / "report.html").unlink()
+    succeeds("report", "trained", cwd=tmp_path)
+    assert (tmp_path / "trained" / "report.html").exists()
+    rows = read_metrics(tmp_path / "trained")
+    succeeds("evaluate", "--resume", tmp_path / "trained" / "checkpoint.pt", cwd=tmp_path)
+    assert read_metrics(tmp_path / "trained") == rows
+
+
+def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
+    (tmp_path / "c.toml").write_text(
+        'channels = 2\nlayers = 3\nnodes = 2\nsamples = 64\nepochs = 1\nrun = "r"\nthreads = 1\n'
+    )
+    succeeds("search", "--config", "c.toml", "--channels", "4", cwd=tmp_path)
+    used = (tmp_path / "r" / "config.toml").read_text()
+    assert "channels = 4" in used and "layers = 3" in used and "samples = 64" in used
+    again = used.replace('run = "r"', 'run = "s"')
+    (tmp_path / "again.toml").write_text(again)
+    succeeds("search", "--config=again.toml", cwd=tmp_path)
+    assert (tmp_path / "s" / "genotype.json").read_text() == (tmp_path / "r" / "genotype.json").read_text()
+
+
+def test_describe_says_the_published_sizes(tmp_path):
+    supernet = json.loads(succeeds("describe", "--supernet", "--json", cwd=tmp_path).stdout)
+    assert (supernet["parameters"], supernet["macs"]) == (1_930_618, 300_255_744)
+    darts = succeeds("describe", "--genotype", "DARTS_V2", "--channels", 36, "--layers", 20, "--json", cwd=tmp_path)
+    assert json.loads(darts.stdout)["parameters"] == 3_349_342
+    assert "3,349,342" in succeeds("describe", "--genotype", "DARTS_V2", cwd=tmp_path).stdout
+    imagenet = succeeds("describe", "--genotype", "DARTS_V2", "--variant", "imagenet", "--json", cwd=tmp_path)
+    assert json.loads(imagenet.stdout)["parameters"] == 4_718_752
+
+
+def test_info_names_every_implementation_and_why(tmp_path):
+    facts = json.loads(succeeds("info", "--json", cwd=tmp_path).stdout)
+    rows = {(r["op"], r["device"], r["name"]): r for r in facts["implementations"]}
+    assert {("mixed_sum", "cpu", "native"), ("mixed_sum", "cuda", "triton"), ("mixed_sum", "any", "reference")} <= set(
+        rows
+    )
+    assert rows["mixed_sum", "any", "reference"]["available"]
+    assert rows["mixed_sum", "cuda", "triton"]["available"] == torch.cuda.is_available()
+    assert all(r["reason"] for r in rows.values())
+    assert facts["environment"]["torch"] == torch.__version__.partition("+")[0]
+    text = succeeds("info", cwd=tmp_path).stdout
+    assert all(f"{row['op']} " in text and row["reason"] in text for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "--learning-rate", "-1"], ["--learning-rate is -1.0", "above 0"]),
+        (["search", "--dataset", "cifar10", "--data", "nowhere"], ["nowhere"]),
+        (["search", "--dataset", "folder", "--data", "images"], ["empty"]),
+        (["search", "--dataset", "digits", "--image-size", "9"], ["--image-size", "even"]),
+        (["search", "--resume", "nowhere"], ["nowhere"]),
+        (["search", "--resume", "notes.txt"], ["notes.txt", "not a fastdarts checkpoint"]),
+        (["search", "--config", "nowhere.toml"], ["nowhere.toml"]),
+        (["search", "--config", "notes.txt"], ["notes.txt", "TOML"]),
+        (["search", "--run", "taken"], ["taken", "--resume"]),
+        (["search", "--device", "warp"], ["warp", "--device cpu"]),
+        (["search", "--samples", "9999"], ["9999", "--samples"]),
+        (["evaluate", "--genotype", "DARTS_V9"], ["DARTS_V9", "DARTS_V2"]),
+        (["evaluate", "--genotype", '{"normal": [["sep_conv_9x9", 0]]}'], ["genotype"]),
+        (["evaluate"], ["--genotype"]),
+        (["describe"], ["--genotype", "--supernet"]),
+        (["describe", "--supernet", "--channels", "0"], ["--channels"]),
+        (["report", "nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd, arguments, words):
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "empty").mkdir(parents=True)
+        (tmp_path / "images" / split / "other").mkdir()
+    (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and lines[0].startswith("fastdarts: "), lines
+    assert all(word in lines[0] for word in words), lines[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["serch"], ["search", "--epochs", "three"], ["search", "--method", "magic"], []])
+def test_unknown_words_are_refused_with_exit_code_2(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
+    done = fastdarts("search", "--learning-rate", "-1", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and not list(tmp_path.iterdir())
+    assert done.stderr == "fastdarts: --learning-rate is -1.0: expected a number above 0\n"

@@ -1,0 +1,105 @@
+"""Settings: published defaults, TOML in and out, one sentence for each mistake."""
+
+import dataclasses
+import tomllib
+
+import pytest
+
+from fastdarts.config import (
+    RECIPES,
+    EvaluateConfig,
+    SearchConfig,
+    from_dict,
+    from_toml,
+    resolve,
+    to_toml,
+    validate,
+)
+from fastdarts.errors import FastdartsError
+
+
+def test_search_defaults_are_the_published_ones():
+    published = {
+        "epochs": 50, "batch_size": 64, "learning_rate": 0.025, "learning_rate_min": 0.001, "momentum": 0.9,
+        "weight_decay": 3e-4, "channels": 16, "layers": 8, "nodes": 4, "cutout": False, "seed": 2, "grad_clip": 5,
+        "train_portion": 0.5, "unrolled": False, "arch_learning_rate": 3e-4, "arch_weight_decay": 1e-3,
+    }  # fmt: skip
+    config = SearchConfig()
+    assert {name: getattr(config, name) for name in published} == published
+
+
+PUBLISHED_RECIPES = {
+    "cifar": {
+        "batch_size": 96, "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "epochs": 600, "channels": 36,
+        "layers": 20, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": True, "drop_path_prob": 0.2, "seed": 0,
+        "grad_clip": 5, "label_smoothing": 0, "schedule": "cosine",
+    },
+    "imagenet": {
+        "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 3e-5, "epochs": 250, "channels": 48,
+        "layers": 14, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": False, "drop_path_prob": 0, "seed": 0,
+        "grad_clip": 5, "label_smoothing": 0.1, "schedule": "exponential", "gamma": 0.97,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("variant", "published"), PUBLISHED_RECIPES.items())
+def test_evaluation_defaults_are_the_published_recipes(variant, published):
+    config = resolve(EvaluateConfig(genotype="DARTS", variant=variant))
+    assert {name: getattr(config, name) for name in published} == published
+    assert resolve(EvaluateConfig(genotype="DARTS", variant=variant, epochs=3)).epochs == 3
+    assert RECIPES.keys() == {"cifar", "imagenet"}
+
+
+def test_toml_round_trip(tmp_path):
+    config = SearchConfig(dataset="folder", data=tmp_path, channels=8, cutout=True, learning_rate=0.1, samples=None)
+    (tmp_path / "c.toml").write_text(to_toml(config))
+    assert from_toml(tmp_path / "c.toml", SearchConfig) == config
+    every = {f.name for f in dataclasses.fields(SearchConfig)}
+    assert set(tomllib.loads(to_toml(config))) <= every
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epochs = ", ["not valid TOML"]),
+        ("epoch = 3", ["'epoch'", "epochs"]),
+        ('epochs = "3"', ["epochs", "'3'", "int"]),
+        ("unrolled = 1", ["unrolled", "bool"]),
+        ("epochs = true", ["epochs", "True", "int"]),
+    ],
+)
+def test_bad_toml_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(FastdartsError) as error:
+        from_toml(tmp_path / "c.toml", SearchConfig)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("config", "flag"),
+    [
+        (SearchConfig(learning_rate=-0.1), "--learning-rate"),
+        (SearchConfig(learning_rate=float("nan")), "--learning-rate"),
+        (SearchConfig(weight_decay=float("inf")), "--weight-decay"),
+        (SearchConfig(epochs=0), "--epochs"),
+        (SearchConfig(seed=-1), "--seed"),
+        (SearchConfig(image_size=9), "--image-size"),
+        (SearchConfig(momentum=1.0), "--momentum"),
+        (SearchConfig(method="genetic"), "--method"),
+        (SearchConfig(method="joint", unrolled=True), "--unrolled"),
+        (SearchConfig(train_portion=1.0), "--train-portion"),
+        (SearchConfig(learning_rate=1e-4), "--learning-rate-min"),
+        (EvaluateConfig(), "--genotype"),
+        (EvaluateConfig(genotype="DARTS", variant="svhn"), "--variant"),
+        (EvaluateConfig(genotype="DARTS", drop_path_prob=1.5), "--drop-path-prob"),
+        (EvaluateConfig(genotype="DARTS", batch_size=-3), "--batch-size"),
+    ],
+)
+def test_nonsense_is_named(config, flag):
+    with pytest.raises(FastdartsError, match=f"{flag} |{flag}$"):
+        validate(config)
+
+
+@pytest.mark.parametrize("config", [SearchConfig(), EvaluateConfig(), resolve(EvaluateConfig(genotype="DARTS"))])
+def test_plain_values_round_trip_as_a_checkpoint_keeps_them(config):
+    assert from_dict(dataclasses.asdict(config), type(config), "here") == config

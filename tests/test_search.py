@@ -1,0 +1,229 @@
+"""Whole searches on real digits: what they leave, that they repeat, that they survive being killed."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fastdarts.checkpoint import load_checkpoint
+from fastdarts.config import EvaluateConfig, SearchConfig
+from fastdarts.errors import FastdartsError
+from fastdarts.evaluation import evaluate
+from fastdarts.genotypes import from_dict
+from fastdarts.recorder import read_metrics
+from fastdarts.search import search
+
+TINY = {
+    "epochs": 2,
+    "channels": 4,
+    "layers": 3,
+    "nodes": 2,
+    "batch_size": 32,
+    "samples": 200,
+    "threads": 1,
+    "device": "cpu",
+}
+FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
+
+
+def outcome(run):
+    """Everything a run determines: rows without the clock, the genotype, weights, alphas, optimizers, random state."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
+    kind = "search" if "search" in (run / "config.toml").name + (run / "result.json").read_text() else "evaluate"
+    state = load_checkpoint(run / "checkpoint.pt", kind)
+    for name in ("config", "metrics", "elapsed"):
+        state.pop(name, None)
+    weights = [torch.load(f) for f in sorted(run.glob("weights*.pt"))]
+    return {"rows": rows, "genotype": (run / "genotype.json").read_text(), "state": state, "weights": weights}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("method", ["darts", "unrolled", "joint", "coordinate", "random"])
+def test_every_method_leaves_a_whole_run(tmp_path, method):
+    settings = {"method": "darts", "unrolled": True} if method == "unrolled" else {"method": method}
+    result = search(SearchConfig(**TINY, **settings, candidates=2, run=tmp_path / "run"))
+    run = tmp_path / "run"
+    files = {f.name for f in run.iterdir()}
+    assert files >= {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "normal.svg", "reduce.svg",
+                     "result.json", "checkpoint.pt", "report.html"}  # fmt: skip
+    assert any(f.startswith("events.out.tfevents") for f in files)
+    rows = read_metrics(run)
+    assert len(rows) == (4 if method == "random" else 2)
+    assert json.loads((run / "genotype.json").read_text()) == result["genotype"]
+    from_dict(result["genotype"])
+    if method == "random":
+        last = [row["valid_error"] for row in rows if row["epoch"] == 1]
+        assert result["valid_error"] == min(last)
+        return
+    assert [row["genotype"] for row in rows][-1] == result["genotype"]
+    # The learning rate is the closed form of the paper's cosine.
+    assert [row["lr"] for row in rows] == pytest.approx(
+        [0.001 + 0.012 * (1 + math.cos(math.pi * e / 2)) for e in range(2)], rel=1e-12
+    )
+    weights = torch.tensor(rows[0]["weights_normal"])
+    assert weights.shape == (5, 8) and torch.allclose(weights.sum(1), torch.ones(5))
+    assert rows[0]["entropy_normal"] == pytest.approx(
+        torch.distributions.Categorical(weights).entropy().mean().item(), rel=1e-5
+    )
+    assert rows[-1]["discretisation_gap"] == pytest.approx(
+        rows[-1]["discretised_error"] - rows[-1]["supernet_error_batch_stats"]
+    )
+
+
+def test_what_each_method_learns_from(tmp_path, monkeypatch):
+    """darts: weights from the first half, alphas from the second; coordinate and joint: all of both."""
+    import fastdarts.search as module
+
+    seen = {}
+
+    class Spy(module.Batches):
+        def _load(self, keys):
+            for key, batch in zip(keys := list_of(keys), super()._load(iter(keys)), strict=False):
+                seen.setdefault(id(self), set()).update(int(i) for i in key[1])
+                yield batch
+
+    def list_of(keys):
+        return [key for key, _ in zip(keys, range(50), strict=False)]
+
+    def part(indices):
+        return "both" if min(indices) < 100 <= max(indices) else "first" if max(indices) < 100 else "second"
+
+    monkeypatch.setattr(module, "Batches", Spy)
+    streams = {  # weights, alphas, validation
+        "darts": ["first", "second", "second"],
+        "coordinate": ["both", "both", "second"],
+        "joint": ["both", "second"],
+    }
+    for method, expected in streams.items():
+        seen.clear()
+        search(SearchConfig(**TINY, method=method, run=tmp_path / method))
+        assert sorted(map(part, seen.values())) == sorted(expected), method
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
+    for name, seed in (("a", 2), ("b", 2), ("c", 3)):
+        search(SearchConfig(**TINY | {"epochs": 1}, seed=seed, run=tmp_path / name))
+    a, b, c = (outcome(tmp_path / name) for name in "abc")
+    assert same(a, b)
+    assert not same(a["state"]["supernet"]["alphas"], c["state"]["supernet"]["alphas"])
+
+
+def start(command, run, *flags):
+    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    arguments = [sys.executable, "-m", "fastdarts", command, *flags]
+    return subprocess.Popen(arguments, cwd=run.parent, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def kill_until_done(command, run, seconds, *flags, kills=3):
+    """Kill the run ``kills`` times with SIGKILL at random moments, each time going on, then let it end."""
+    moments = random.Random()
+    waits = [moments.uniform(0.0, seconds) for _ in range(kills)]
+    process = start(command, run, *flags, f"--run={run}")
+    while not (run / "config.toml").exists():  # before that there is nothing to go on with
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    for wait in waits:
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if (run / "checkpoint.pt").exists():
+            load_checkpoint(run / "checkpoint.pt", command)  # never half written
+        read_metrics(run)
+        process = start(command, run, f"--resume={run}")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, (waits, errors)
+    return waits
+
+
+def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path):
+    begun = time.monotonic()
+    assert start("search", tmp_path / "whole", *FLAGS, f"--run={tmp_path / 'whole'}").wait() == 0
+    waits = kill_until_done("search", tmp_path / "killed", time.monotonic() - begun, *FLAGS, "--checkpoint-minutes=0")
+    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
+
+
+def test_an_evaluation_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path):
+    flags = ["--genotype=DARTS_V2", "--epochs=2", "--channels=4", "--layers=3", "--samples=200", "--seeds=2",
+             "--batch-size=32", "--threads=1", "--device=cpu"]  # fmt: skip
+    begun = time.monotonic()
+    assert start("evaluate", tmp_path / "whole", *flags, f"--run={tmp_path / 'whole'}").wait() == 0
+    waits = kill_until_done("evaluate", tmp_path / "killed", time.monotonic() - begun, *flags, "--checkpoint-minutes=0")
+    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_a_finished_one_stays(tmp_path):
+    run = tmp_path / "run"
+    config = SearchConfig(**TINY | {"epochs": 1}, run=run)
+    search(config)
+    whole = outcome(run)
+    assert search(SearchConfig(**TINY | {"epochs": 1}, resume=run))["genotype"] == json.loads(whole["genotype"])
+    assert same(outcome(run), whole)
+    (run / "checkpoint.pt").unlink()
+    search(SearchConfig(**TINY | {"epochs": 1}, resume=run))
+    assert same(outcome(run), whole)
+
+
+def test_an_unwanted_resume_is_refused_in_a_sentence_and_changes_nothing(tmp_path):
+    run = tmp_path / "run"
+    config = SearchConfig(**TINY | {"epochs": 1}, run=run)
+    search(config)
+    before = {f: f.read_bytes() for f in run.iterdir()}
+
+    def refused(words, **changes):
+        with pytest.raises(FastdartsError) as error:
+            search(SearchConfig(**TINY | {"epochs": 1} | changes))
+        assert all(word in str(error.value) for word in words), error.value
+
+    refused([str(run), "--resume"], run=run)
+    refused(["--epochs is 3", "has 1"], resume=run, epochs=3)
+    refused(["no checkpoint", "nowhere"], resume=tmp_path / "nowhere")
+    refused(["--run"], resume=run, run=tmp_path / "elsewhere")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    refused(["not a fastdarts checkpoint"], resume=tmp_path / "foreign.pt")
+    (tmp_path / "cut.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:5000])
+    refused(["cannot read", "damaged"], resume=tmp_path / "cut.pt")
+    with pytest.raises(FastdartsError, match="'search'"):
+        evaluate(EvaluateConfig(genotype="DARTS", resume=run))
+    assert {f: f.read_bytes() for f in run.iterdir()} == before
+    assert {f.name for f in tmp_path.iterdir()} == {"run", "foreign.pt", "cut.pt"}
+
+
+def test_a_diverging_search_stops_with_the_step_named_and_keeps_its_checkpoint(tmp_path):
+    config = SearchConfig(**TINY, run=tmp_path / "run", learning_rate=1e30, grad_clip=1e30, checkpoint_minutes=0)
+    with pytest.raises(FastdartsError, match=r"loss is (nan|inf) at epoch 0, step \d+"):
+        search(config)
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")
+    assert all(torch.isfinite(a).all() for a in state["supernet"]["alphas"])
+
+
+def test_evaluation_reports_mean_and_deviation_over_seeds(tmp_path):
+    run = tmp_path / "run"
+    result = evaluate(
+        EvaluateConfig(
+            genotype="PC_DARTS_cifar", epochs=1, channels=4, layers=3, samples=200, seeds=3, threads=1, run=run
+        )
+    )
+    errors = [row["test_error"] for row in read_metrics(run)]
+    mean = sum(errors) / 3
+    assert result["test_errors"] == errors and result["test_error"] == pytest.approx(mean)
+    assert result["test_error_std"] == pytest.approx(math.sqrt(sum((e - mean) ** 2 for e in errors) / 2))
+    state = torch.load(run / "weights_seed_1.pt")
+    assert result["parameters"] == sum(
+        v.numel() for k, v in state.items() if "auxiliary" not in k and "running" not in k and "num_batches" not in k
+    )
