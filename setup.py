@@ -31,9 +31,7 @@ def wants_extension() -> bool:
     if shutil.which(compiler):
         return True
     if choice == "1":
-        raise SystemExit(
-            f"FASTDARTS_BUILD_EXT=1, but the C++ compiler {compiler!r} is not on PATH: install it."
-        )
+        raise SystemExit(f"FASTDARTS_BUILD_EXT=1, but the C++ compiler {compiler!r} is not on PATH: install it.")
     print(f"fastdarts: no C++ compiler {compiler!r} on PATH; building the pure Python package (slower).")
     return False
 
@@ -57,6 +55,7 @@ def extension_arguments() -> dict:
     extension = Extension(
         "fastdarts._C",
         sources=sources,
+        depends=["csrc/sources.txt", *map(str, Path("csrc").rglob("*.h"))],
         include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch_cpu"],
@@ -73,9 +72,7 @@ if wants_extension():
     elif "egg_info" in sys.argv:  # the build front end asks what the isolated build environment should hold
         arguments = {"setup_requires": ["torch>=2.10", "ninja"]}
     elif os.environ.get("FASTDARTS_BUILD_EXT") == "1" and "dist_info" not in sys.argv:
-        raise SystemExit(
-            "FASTDARTS_BUILD_EXT=1, but torch cannot be imported here: install torch>=2.10 first."
-        )
+        raise SystemExit("FASTDARTS_BUILD_EXT=1, but torch cannot be imported here: install torch>=2.10 first.")
     else:
         print("fastdarts: torch cannot be imported here; building the pure Python package (slower).")
 

@@ -140,9 +140,7 @@ class _MixedSum(torch.autograd.Function):
         weights, mean, var, *z = ctx.saved_tensors
         _, _, _, _, _, need_weights, *need_z = ctx.needs_input_grad
         run = ctx.run
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph=True: a kernel would be a constant to the second differentiation
+        if torch.is_grad_enabled():  # create_graph=True: a kernel would be a constant to the second differentiation
             run = _backward
             if ctx.training:
                 mean = var = None

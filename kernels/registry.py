@@ -132,7 +132,11 @@ def implementations() -> list[Implementation]:
     rows = []
     for op in _OPS:
         reason = why_not("native", "cpu")
-        rows.append(Implementation(op, "cpu", "native", not reason, reason or "float32 and float64"))
+        rows.append(
+            Implementation(
+                op, "cpu", "native", not reason, reason or "float32 and float64; other dtypes run the reference"
+            )
+        )
         reason = no_gpu or why_not("triton", "cuda")
         rows.append(Implementation(op, "cuda", "triton", not reason, reason or "every float dtype"))
         rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))

@@ -38,9 +38,7 @@ def _offsets(p, c, C, S, LAST: tl.constexpr):
 
 
 @triton.jit
-def _scale(
-    weights, var, c, k: tl.constexpr, row: tl.constexpr, C, P, EPS: tl.constexpr, TRAINING: tl.constexpr
-):
+def _scale(weights, var, c, k: tl.constexpr, row: tl.constexpr, C, P, EPS: tl.constexpr, TRAINING: tl.constexpr):
     """w_k and r_k [BLOCK_C] of a normalised branch."""
     b_var = tl.load(var + row * C + c, mask=c < C, other=1.0)
     if TRAINING:
@@ -258,9 +256,7 @@ def forward(
             mean, var = weights.new_empty(rows, at.C), weights.new_empty(rows, at.C)
             if rows:
                 partial = weights.new_empty(rows, 3, at.chunks, at.C)
-                moments_kernel[at.chunk_grid](
-                    z, partial, at.C, at.S, at.P, at.step, NORMALIZE=mask, **at.tile
-                )
+                moments_kernel[at.chunk_grid](z, partial, at.C, at.S, at.P, at.step, NORMALIZE=mask, **at.tile)
                 grid = (rows, triton.cdiv(at.C, at.reduce["BLOCK_C"]))
                 statistics_kernel[grid](partial, mean, var, at.C, at.P, at.step, at.chunks, **at.reduce)
         else:

@@ -1,0 +1,66 @@
+"""The correctness rule of tests and benchmarks: no worse than twice eager PyTorch's own rounding."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import MixedSumCase
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Largest deviations of one result from the truth, and what eager PyTorch leaves room for."""
+
+    name: str
+    ours: float
+    eager: float
+    ulp: float
+
+    @property
+    def allowed(self) -> float:
+        return 2 * self.eager + 4 * self.ulp
+
+    @property
+    def wrong(self) -> bool:
+        return not self.ours <= self.allowed
+
+
+def deviations(case: MixedSumCase, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
+    """Output, every gradient and the statistics against the eager modules in float64."""
+    eps = torch.finfo(dtype).eps
+    truth = _results(case, None, torch.float64, "cpu", eager=True)
+    eager = _results(case, None, dtype, device, eager=True)
+    ours = _results(case, impl, dtype, device, eager=False)
+
+    def scale(name: str, exact: Tensor) -> float:
+        if name.startswith("mean"):  # the rounding unit of a mean is that of the values, not of what is left of them
+            exact = (exact.square() + truth[name.replace("mean", "var")]).sqrt()
+        return exact.abs().max().item()
+
+    return [
+        Deviation(name, _distance(ours[name], exact), _distance(eager[name], exact), eps * scale(name, exact))
+        for name, exact in truth.items()
+    ]
+
+
+def _results(
+    case: MixedSumCase, impl: str | None, dtype: torch.dtype, device: str, *, eager: bool
+) -> dict[str, Tensor]:
+    weights, branches, grad = case.inputs(dtype, device)
+    if eager:
+        modules = case.eager(dtype, device)
+        out = modules(weights, branches)
+        mean = [norm.running_mean for norm in modules.norms]
+        var = [norm.running_var for norm in modules.norms]
+    else:
+        out, mean, var = case.ours(weights, branches, impl)
+    gradients = torch.autograd.grad(out, (weights, *branches), grad)
+    results = {"out": out, "grad_weights": gradients[0]}
+    results |= {f"grad_z{k}": gradient for k, gradient in enumerate(gradients[1:])}
+    results |= {f"mean{k}": row for k, row in enumerate(mean)} | {f"var{k}": row for k, row in enumerate(var)}
+    return {name: result.detach().double().cpu() for name, result in results.items()}
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return (a - b).abs().max().item() if a.isfinite().all() else float("inf")

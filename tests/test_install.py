@@ -1,0 +1,205 @@
+"""What an installation does: fresh processes without Triton or _C, the wheel, the source distribution."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = (
+    "pyproject.toml setup.py MANIFEST.in CMakeLists.txt .clang-format README.md LICENSE "
+    "csrc kernels fastdarts tests benchmarks"
+)
+
+PREPARE = """
+import sys, warnings
+import torch
+warnings.simplefilter("always")
+def run(dtype=torch.float32):
+    from fastdarts.functional import mixed_sum
+    z = [torch.arange(24.0).view(2, 3, 2, 2).to(dtype).requires_grad_()] * 2
+    out = mixed_sum(z, torch.tensor([0.5, 0.5]), (True, False)).out
+    out.square().sum().backward()
+    return z[0].grad
+"""
+
+
+def python(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a fresh interpreter."""
+    command = [sys.executable, "-c", PREPARE + code]
+    env = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=env)
+
+
+def test_importing_does_not_import_triton() -> None:
+    result = python("run(); print('triton' in sys.modules)")
+    assert result.stdout.split() == ["False"], result.stderr
+
+
+def test_works_where_triton_cannot_be_imported() -> None:
+    result = python("""
+sys.modules["triton"] = None
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "triton" else find(name, *rest)
+run()
+from fastdarts.functional import implementations
+print(*[row.reason for row in implementations() if row.name == "triton"], sep="\\n")
+""")
+    assert result.returncode == 0, result.stderr
+    expected = ("torch sees no CUDA device", "the package triton is not installed")
+    assert all(line in expected for line in result.stdout.splitlines())
+
+
+def test_without_the_extension_it_works_and_says_so_once() -> None:
+    result = python("""
+sys.modules["fastdarts._C"] = None
+import fastdarts.functional
+print("imported", file=sys.stderr)
+without = run()
+assert torch.equal(run(), without)
+assert fastdarts.functional.native()["loaded"] is False
+""")
+    assert result.returncode == 0, result.stderr
+    quiet, loud = result.stderr.split("imported\n")
+    assert not quiet
+    assert loud.count("Warning") == 1
+    assert "without its native kernels" in loud and "FASTDARTS_BUILD_EXT=1 pip install" in loud
+
+
+def test_strict_mode_makes_a_fall_to_the_reference_an_error() -> None:
+    result = python("sys.modules['fastdarts._C'] = None; run()", FASTDARTS_STRICT="1")
+    assert "RuntimeError: FASTDARTS_STRICT=1 forbids the reference of mixed_sum: fastdarts was built" in result.stderr
+    result = python("run(torch.bfloat16)", FASTDARTS_STRICT="1")
+    assert "forbids the reference of mixed_sum: the native kernels know float32 and float64" in result.stderr
+
+
+def test_an_extension_that_does_not_load_warns_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(b"not a shared object")
+    result = python(f"""
+import importlib.util, types
+path = importlib.util.find_spec("fastdarts").submodule_search_locations
+package = sys.modules["fastdarts"] = types.ModuleType("fastdarts")
+package.__path__ = [{str(tmp_path)!r}, *path]  # the broken file comes first
+run()
+""")
+    assert result.returncode == 0, result.stderr
+    assert "fastdarts._C does not load" in result.stderr
+
+
+def test_the_folder_refuses_its_other_name() -> None:
+    result = python("import kernels", cwd=ROOT)
+    assert "ImportError: This folder is the package fastdarts.kernels, not 'kernels'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of the sources, so that builds leave nothing in the tree."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in SOURCES.split():
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    return copy
+
+
+def build(kind: str, source: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Calls the build backend's hook, as pip --no-build-isolation does."""
+    code = f"from setuptools import build_meta; print(build_meta.build_{kind}({str(out)!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=source,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_wheel_without_the_extension_is_pure(checkout: Path, tmp_path: Path) -> None:
+    result = build("wheel", checkout, tmp_path, FASTDARTS_BUILD_EXT="0")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"fastdarts/kernels/registry.py", "fastdarts/kernels/triton/mixed_sum.py"} <= set(names)
+    assert not [name for name in names if name.split("/")[0] in ("kernels", "tests", "benchmarks", "csrc")]
+
+
+def test_the_source_distribution_builds_a_wheel(checkout: Path, tmp_path: Path) -> None:
+    result = build("sdist", checkout, tmp_path, FASTDARTS_BUILD_EXT="0")
+    assert result.returncode == 0, result.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path, filter="data")
+    source = tmp_path / archive.name.removesuffix(".tar.gz")
+    for name in (
+        "csrc/check.h",
+        "csrc/isa.h",
+        "csrc/cpu/layout.h",
+        "csrc/sources.txt",
+        "csrc/cpu/mixed_sum.cpp",
+        "CMakeLists.txt",
+    ):
+        assert (source / name).is_file()
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        pytest.skip("no C++ compiler to build the extension with")
+    result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
+    assert result.returncode == 0, result.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if name.startswith("fastdarts/_C.")]
+
+
+def test_an_isolated_build_asks_for_torch_only_where_it_can_use_it(checkout: Path) -> None:
+    code = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+from setuptools import build_meta
+print(build_meta.get_requires_for_build_wheel())
+"""
+
+    def requirements(**environment: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=checkout,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.splitlines()[-1]
+
+    assert requirements(CXX=sys.executable) == "['torch>=2.10', 'ninja']"
+    assert requirements(CXX=sys.executable, FASTDARTS_BUILD_EXT="0") == "[]"
+    assert requirements(CXX="no-such-compiler") == "[]"
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"FASTDARTS_BUILD_EXT": "yes"}, "FASTDARTS_BUILD_EXT is 'yes'; set it to auto, 0 or 1."),
+        (
+            {"FASTDARTS_BUILD_EXT": "1", "CXX": "no-such-compiler"},
+            "'no-such-compiler' is not on PATH: install it.",
+        ),
+        ({"CXX": "false"}, "set FASTDARTS_BUILD_EXT=0 to go without the native kernels"),
+    ],
+    ids=["unknown-value", "no-compiler", "broken-compiler"],
+)
+def test_a_build_that_cannot_succeed_says_what_to_do(
+    checkout: Path, tmp_path: Path, environment: dict[str, str], says: str
+) -> None:
+    result = build("wheel", checkout, tmp_path, **environment)
+    assert result.returncode != 0
+    assert says in result.stderr
+    assert not list(tmp_path.glob("*.whl"))

@@ -1,0 +1,93 @@
+"""The import direction: fastdarts → functional → kernels → csrc, and nothing the other way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
+PACKAGE = sorted((ROOT / "fastdarts").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of the modules a file imports, `from a import b` as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively; write the full name"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def top_level(path: Path) -> set[str]:
+    """Like `imports`, of the statements that run when the file is imported."""
+    tree = ast.parse(path.read_text())
+    statements = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names]
+    return {*names, *(node.module for node in statements if isinstance(node, ast.ImportFrom))}
+
+
+def test_the_folders_are_where_this_test_looks() -> None:
+    assert ROOT / "kernels" / "mixed_sum.py" in KERNELS
+    assert ROOT / "fastdarts" / "functional.py" in PACKAGE
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_kernels_import_nothing_of_fastdarts_outside_themselves(path: Path) -> None:
+    assert not {
+        name for name in imports(path) if name.startswith("fastdarts") and not name.startswith("fastdarts.kernels")
+    }
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_functional_is_the_only_door_to_the_kernels(path: Path) -> None:
+    through = {name for name in imports(path) if name.startswith("fastdarts.kernels")}
+    assert not through or path.name == "functional.py"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+def test_triton_is_imported_by_its_own_folder_only(path: Path) -> None:
+    if path.parent.name != "triton":
+        assert not {name for name in imports(path) if name.split(".")[0] == "triton"}
+
+
+@pytest.mark.parametrize("path", [*KERNELS, *PACKAGE], ids=lambda path: path.stem)
+def test_environment_of_the_kernels_is_read_in_the_registry(path: Path) -> None:
+    variables = ("FASTDARTS_STRICT", "TRITON_INTERPRET")
+    text = path.read_text()
+    reads = any(f'environ.get("{name}"' in text or f'environ["{name}"' in text for name in variables)
+    assert reads == (path == ROOT / "kernels" / "registry.py")
+
+
+def test_modules_of_fastdarts_form_no_circle() -> None:
+    graph = {
+        f"fastdarts.{path.stem}": {
+            ".".join(name.split(".")[:2]) for name in top_level(path) if name.startswith("fastdarts.")
+        }
+        for path in PACKAGE
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"circle: {' → '.join((*path, module))}"
+        if module not in done:
+            for target in graph.get(module, ()):
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_every_op_has_a_contract_a_cpu_kernel_a_triton_kernel_and_a_case() -> None:
+    sources = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
+    cases = (ROOT / "benchmarks" / "cases.py").read_text()
+    for path in (ROOT / "kernels").glob("*.py"):
+        if path.stem not in ("__init__", "registry"):
+            assert f"cpu/{path.stem}.cpp" in sources
+            assert (ROOT / "csrc" / "cpu" / f"{path.stem}.cpp").is_file()
+            assert (ROOT / "kernels" / "triton" / f"{path.stem}.py").is_file()
+            assert path.stem in cases
