@@ -77,10 +77,8 @@ class SearchConfig(DataConfig):
     """L2 on the alphas."""
     train_portion: float = 0.5
     """Share of the training images that trains the weights; the rest trains the alphas."""
-    cutout: bool = False
-    """Blank a random square of each training image."""
-    cutout_length: int | None = None
-    """Its side in pixels; by default half the image (16 on CIFAR)."""
+    cutout: float = 0.0
+    """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
     gap_every: int = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
     candidates: int = 8
@@ -126,10 +124,8 @@ class EvaluateConfig(DataConfig):
     """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, imagenet 0)."""
     label_smoothing: float | None = None
     """Share of the training target that is spread over all classes (cifar 0, imagenet 0.1)."""
-    cutout: bool | None = None
-    """Blank a random square of each training image (cifar yes, imagenet no)."""
-    cutout_length: int | None = None
-    """Its side in pixels; by default half the image (16 on CIFAR)."""
+    cutout: float | None = None
+    """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; imagenet 0)."""
     seed: int = 0
     """Seed of the first training."""
     seeds: int = 1
@@ -147,7 +143,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 3e-4,
         "drop_path_prob": 0.2,
         "label_smoothing": 0.0,
-        "cutout": True,
+        "cutout": 0.5,
     },
     "imagenet": {
         "batch_size": 128,
@@ -159,7 +155,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "weight_decay": 3e-5,
         "drop_path_prob": 0.0,
         "label_smoothing": 0.1,
-        "cutout": False,
+        "cutout": 0.0,
     },
 }
 
@@ -175,13 +171,13 @@ FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minu
 
 _POSITIVE = {
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
-    "candidates", "seeds", "samples", "threads", "image_size", "cutout_length", "gamma",
+    "candidates", "seeds", "samples", "threads", "image_size", "gamma",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
     "checkpoint_minutes", "seed",
 }  # fmt: skip
-_SHARE = {"momentum", "drop_path_prob", "label_smoothing"}
+_SHARE = {"momentum", "cutout", "drop_path_prob", "label_smoothing"}
 
 
 def validate(config: SearchConfig | EvaluateConfig) -> None:

@@ -15,7 +15,7 @@ from fastdarts.genotypes import parse_genotype, to_dict
 from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
-from fastdarts.runs import Run, cutout_length, prepare_data, prepare_device
+from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.training import Job, Recipe, train_all
 
 
@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"},
     )
     jobs = [Job(genotype, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
-    augment = train_transform(data, cutout_length(config, data), jitter=config.variant == "imagenet")
+    augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
     def batches(job: Job) -> tuple[Batches, Batches]:
         return (

@@ -156,10 +156,3 @@ def prepare_data(config: DataConfig) -> tuple[ImageData, range]:
     if count > len(data.train):
         raise FastdartsError(f"--samples is {count}: {config.dataset} has {len(data.train)} training images")
     return data, range(count)
-
-
-def cutout_length(config: Any, data: ImageData) -> int:
-    """Side of the square to blank, 0 for none; half the image unless set."""
-    if not config.cutout:
-        return 0
-    return min(data.size) // 2 if config.cutout_length is None else config.cutout_length

@@ -19,7 +19,7 @@ from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
-from fastdarts.runs import Run, cutout_length, prepare_data, prepare_device, restore_random_state
+from fastdarts.runs import Run, prepare_data, prepare_device, restore_random_state
 from fastdarts.training import Job, Meter, Recipe, finite, measure, train_all
 
 
@@ -148,7 +148,7 @@ class GradientSearch:
     ) -> dict[str, Any]:
         """Train a supernet; returns the genotype and the supernet's validation error after the last epoch."""
         whole = range(halves[1].stop)
-        augment = train_transform(data, cutout_length(config, data))
+        augment = train_transform(data, round(config.cutout * min(data.size)))
 
         def batches(indices: range, seed: int) -> Batches:
             return Batches(data.train, indices, config.batch_size, augment, seed, workers=config.workers)
@@ -261,7 +261,7 @@ class RandomSearch:
             label_smoothing=0.0,
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
-        augment = train_transform(data, cutout_length(config, data))
+        augment = train_transform(data, round(config.cutout * min(data.size)))
 
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (

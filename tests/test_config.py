@@ -21,7 +21,7 @@ from fastdarts.errors import FastdartsError
 def test_search_defaults_are_the_published_ones():
     published = {
         "epochs": 50, "batch_size": 64, "learning_rate": 0.025, "learning_rate_min": 0.001, "momentum": 0.9,
-        "weight_decay": 3e-4, "channels": 16, "layers": 8, "nodes": 4, "cutout": False, "seed": 2, "grad_clip": 5,
+        "weight_decay": 3e-4, "channels": 16, "layers": 8, "nodes": 4, "cutout": 0, "seed": 2, "grad_clip": 5,
         "train_portion": 0.5, "unrolled": False, "arch_learning_rate": 3e-4, "arch_weight_decay": 1e-3,
     }  # fmt: skip
     config = SearchConfig()
@@ -31,12 +31,12 @@ def test_search_defaults_are_the_published_ones():
 PUBLISHED_RECIPES = {
     "cifar": {
         "batch_size": 96, "learning_rate": 0.025, "momentum": 0.9, "weight_decay": 3e-4, "epochs": 600, "channels": 36,
-        "layers": 20, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": True, "drop_path_prob": 0.2, "seed": 0,
+        "layers": 20, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": 0.5, "drop_path_prob": 0.2, "seed": 0,
         "grad_clip": 5, "label_smoothing": 0, "schedule": "cosine",
     },
     "imagenet": {
         "batch_size": 128, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 3e-5, "epochs": 250, "channels": 48,
-        "layers": 14, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": False, "drop_path_prob": 0, "seed": 0,
+        "layers": 14, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": 0, "drop_path_prob": 0, "seed": 0,
         "grad_clip": 5, "label_smoothing": 0.1, "schedule": "exponential", "gamma": 0.97,
     },
 }  # fmt: skip
@@ -51,7 +51,7 @@ def test_evaluation_defaults_are_the_published_recipes(variant, published):
 
 
 def test_toml_round_trip(tmp_path):
-    config = SearchConfig(dataset="folder", data=tmp_path, channels=8, cutout=True, learning_rate=0.1, samples=None)
+    config = SearchConfig(dataset="folder", data=tmp_path, channels=8, cutout=0.25, learning_rate=0.1, samples=None)
     (tmp_path / "c.toml").write_text(to_toml(config))
     assert from_toml(tmp_path / "c.toml", SearchConfig) == config
     every = {f.name for f in dataclasses.fields(SearchConfig)}
