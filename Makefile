@@ -1,0 +1,40 @@
+# Two commands, each doing all its own set-up on a fresh machine (Python 3.11+ with venv; a C++ compiler makes it fast):
+#   make demo   search on digits, derive a cell, train and test it, report
+#   make test   everything that can be tested without a GPU
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# The combination that is tested; any torch from 2.10 on is meant to work.
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+.PHONY: install demo test lint format
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: $(INSTALLED)
+	@run=runs/demo-$$(date +%Y%m%d-%H%M%S); set -ex; \
+	$(BIN)/fastdarts search --dataset digits --epochs 5 --channels 8 --layers 5 --run $$run/search; \
+	$(BIN)/fastdarts evaluate --dataset digits --genotype $$run/search/genotype.json --epochs 10 --channels 16 --layers 5 \
+	    --cutout 0 --drop-path-prob 0 --run $$run/evaluate; \
+	set +x; echo "search report      $$run/search/report.html"; echo "evaluation report  $$run/evaluate/report.html"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+test: lint
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs
