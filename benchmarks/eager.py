@@ -1,4 +1,4 @@
-"""The supernet as the public DARTS code computes it, operation by operation in plain PyTorch: the truth and the peer."""
+"""The supernet as the public DARTS code computes it, one operation after another in plain PyTorch: truth and peer."""
 
 import torch.nn as nn
 from torch import Tensor

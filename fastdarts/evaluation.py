@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,8 +33,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     genotype is wrong.
     """
     validate(config)
-    config = resolve(config)
     genotype = parse_genotype(config.genotype)
+    # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
+    config = replace(resolve(config), genotype=json.dumps(to_dict(genotype)))
     data, indices = prepare_data(config)
     device = prepare_device(config)
     shape = (data.channels, *data.size)

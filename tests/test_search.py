@@ -1,5 +1,6 @@
 """Whole searches on real digits: what they leave, that they repeat, that they survive being killed."""
 
+import dataclasses
 import json
 import math
 import os
@@ -16,8 +17,9 @@ from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import from_dict
+from fastdarts.genotypes import DARTS_V1, from_dict, parse_genotype, to_dict
 from fastdarts.recorder import read_metrics
+from fastdarts.runs import stored_config
 from fastdarts.search import search
 
 TINY = {
@@ -210,6 +212,17 @@ def test_a_diverging_search_stops_with_the_step_named_and_keeps_its_checkpoint(t
         search(config)
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")
     assert all(torch.isfinite(a).all() for a in state["supernet"]["alphas"])
+
+
+def test_an_evaluation_does_not_depend_on_the_genotype_file_after_its_start(tmp_path):
+    file, run = tmp_path / "g.json", tmp_path / "run"
+    file.write_text(json.dumps(to_dict(DARTS_V1)))
+    config = EvaluateConfig(genotype=str(file), epochs=1, channels=4, layers=3, samples=100, threads=1, run=run)
+    evaluate(config)
+    file.unlink()
+    stored = stored_config(run, "evaluate", EvaluateConfig)
+    assert parse_genotype(stored.genotype) == DARTS_V1
+    assert evaluate(dataclasses.replace(stored, run=None, resume=run))["genotype"] == to_dict(DARTS_V1)
 
 
 def test_evaluation_reports_mean_and_deviation_over_seeds(tmp_path):
