@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -94,7 +95,7 @@ class Architect:
 
     def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> Tensor:
         loss = self.model._loss(input_valid, target_valid)
-        self._write_gradients(torch.autograd.grad(loss, self.model.arch_parameters()))
+        self._write_gradients(self._alpha_gradients(loss))
         return loss.detach()
 
     def _backward_step_unrolled(
@@ -115,12 +116,10 @@ class Architect:
         ahead = self._unrolled_weights(weights, input_train, target_train, eta, network_optimizer)
         # Copies, so that the statistics of the live network do not see the pass at w'.
         buffers = {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
-        alphas = self.model.arch_parameters()
         loss = self._loss_at(ahead, input_valid, target_valid, buffers)
-        gradients = torch.autograd.grad(loss, [*alphas, *ahead.values()])
-        direct, vector = gradients[: len(alphas)], gradients[len(alphas) :]
+        direct, vector = self._alpha_gradients(loss, list(ahead.values()))
         implicit = self._hessian_vector_product(vector, input_train, target_train)
-        self._write_gradients([d - eta * h for d, h in zip(direct, implicit, strict=True)])
+        self._write_gradients([None if d is None else d - eta * h for d, h in zip(direct, implicit, strict=True)])
         return loss.detach()
 
     def _unrolled_weights(
@@ -138,8 +137,8 @@ class Architect:
         return {name: w.requires_grad_() for name, w in zip(weights, ahead, strict=True)}
 
     def _hessian_vector_product(
-        self, vector: list[Tensor], input: Tensor, target: Tensor, r: float = 1e-2
-    ) -> list[Tensor]:
+        self, vector: Sequence[Tensor], input: Tensor, target: Tensor, r: float = 1e-2
+    ) -> list[Tensor | None]:
         r"""Central difference of :math:`\nabla_\alpha L_{train}` along ``vector`` with radius r / ||vector||_2 (eq.
         8)."""
         weights = self._weights()
@@ -153,11 +152,24 @@ class Architect:
             epsilon = (r / norm).item()
             plus = dict(zip(weights, torch._foreach_add(list(weights.values()), vector, alpha=epsilon), strict=True))
             minus = dict(zip(weights, torch._foreach_add(list(weights.values()), vector, alpha=-epsilon), strict=True))
-        alphas = self.model.arch_parameters()
         # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-        above = torch.autograd.grad(self._loss_at(plus, input, target), alphas)
-        below = torch.autograd.grad(self._loss_at(minus, input, target), alphas)
-        return [(p - n) / (2 * epsilon) for p, n in zip(above, below, strict=True)]
+        above = self._alpha_gradients(self._loss_at(plus, input, target))
+        below = self._alpha_gradients(self._loss_at(minus, input, target))
+        return [None if p is None else (p - n) / (2 * epsilon) for p, n in zip(above, below, strict=True)]
+
+    def _alpha_gradients(self, loss: Tensor, weights: Sequence[Tensor] | None = None):
+        """Gradients of the alphas, or the pair (of the alphas, of ``weights``); None for alphas that no cell uses.
+
+        A network of one or two cells has reduction cells only, so that its normal alphas are idle.
+        """
+        alphas = self.model.arch_parameters()
+        gradients = torch.autograd.grad(loss, [*alphas, *(weights or ())], allow_unused=True)
+        if all(g is None for g in gradients[: len(alphas)]):
+            raise FastdartsError(
+                "the loss depends on none of the tensors in arch_parameters(): expected the alphas the network uses; "
+                "if you replaced model.alphas_normal, put the new tensor into model.arch_parameters() too"
+            )
+        return gradients if weights is None else (gradients[: len(alphas)], gradients[len(alphas) :])
 
     def _weights(self) -> dict[str, Tensor]:
         alphas = {id(a) for a in self.model.arch_parameters()}
@@ -169,6 +181,6 @@ class Architect:
         values = {f"model.{name}": w for name, w in weights.items()} | (buffers or {})
         return functional_call(_Loss(self.model), values, (input, target))
 
-    def _write_gradients(self, gradients: list[Tensor] | tuple[Tensor, ...]) -> None:
+    def _write_gradients(self, gradients: Sequence[Tensor | None]) -> None:
         for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
             alpha.grad = gradient

@@ -52,6 +52,8 @@ def existing(name: str, path: Path | None, remedy: str) -> Path:
 
 
 def _digits(path: Path | None) -> Arrays:
+    if path is not None:
+        raise FastdartsError(f"dataset digits is built in and reads nothing from {path}: leave its path out")
     from sklearn.datasets import load_digits  # takes a second, so only when it is needed
 
     bunch = load_digits()

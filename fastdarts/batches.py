@@ -65,7 +65,7 @@ class Batches:
 
     def __len__(self) -> int:
         """Batches per pass of `epoch`."""
-        return -(-len(self.indices) // self.batch_size)
+        return len(self._cut(self.indices))
 
     def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of shuffled pass `number` from batch `start` on."""
@@ -87,7 +87,15 @@ class Batches:
     def _keys(self, number: int) -> list[Key]:
         generator = torch.Generator().manual_seed(_hash(self.seed, number))
         shuffled = self.indices[torch.randperm(len(self.indices), generator=generator)]
-        return [(number, part) for part in shuffled.split(self.batch_size)]
+        return [(number, part) for part in self._cut(shuffled)]
+
+    def _cut(self, indices: Tensor) -> list[Tensor]:
+        """`indices` in batches; a single image left over joins the batch before it, since one image alone has no
+        batch statistics where its feature map is one pixel."""
+        parts = list(indices.split(self.batch_size))
+        if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
 
     def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
         # Without a generator of its own, the loader draws a seed for its workers from the global one.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,19 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             f"{VERSION} of '{kind}'"
         )
     return state
+
+
+@contextmanager
+def taking_up(path: Path) -> Iterator[None]:
+    """Inside, a state that does not fit what takes it up is one sentence about the checkpoint at ``path``."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip() if str(error) else ""
+        raise FastdartsError(
+            f"the checkpoint {path} does not fit this run ({type(error).__name__}: {reason}): it is damaged or was "
+            "edited; resume from another one or start a new run"
+        ) from error
 
 
 def find_checkpoint(resume: Path) -> Path:

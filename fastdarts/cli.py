@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
+from fastdarts import __version__
 from fastdarts.config import DataConfig, EvaluateConfig, SearchConfig, from_toml
 from fastdarts.errors import FastdartsError
 
@@ -99,8 +101,8 @@ class Describe:
             raise FastdartsError("describe needs either --genotype or --supernet: give one of the two")
         for name in ("channels", "layers", "classes", "image_size", "in_channels"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number above 0")
+            if value is not None and not 0 < value <= 100_000:
+                raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
         published = {
             "supernet": (16, 8, 10, 32),
             "cifar": (36, 20, 10, 32),
@@ -145,13 +147,24 @@ class Info:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0, or 2 with one sentence on stderr for bad input, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"fastdarts {__version__}")
+        return
     try:
         _parse(arguments).run()
+        sys.stdout.flush()
     except FastdartsError as error:
         print(f"fastdarts: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        reason = f"{error.strerror or error}: free it or name another place"
+        print(f"fastdarts: cannot read or write{where}, {reason}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
-        print("fastdarts: interrupted; a search or an evaluation goes on with --resume DIR", file=sys.stderr)
+        print("fastdarts: interrupted; go on with --resume and the run's folder", file=sys.stderr)
         sys.exit(130)
 
 
@@ -186,9 +199,10 @@ def _defaults(arguments: list[str], kind: type[DataConfig]) -> DataConfig:
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
+    found = None
     for here, after in zip(arguments, [*arguments[1:], None], strict=True):
         if here == flag:
-            return after
-        if here.startswith(flag + "="):
-            return here.partition("=")[2]
-    return None
+            found = after
+        elif here.startswith(flag + "="):
+            found = here.partition("=")[2]
+    return found  # the last one, as the flags themselves have it

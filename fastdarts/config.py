@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def resolve(config: EvaluateConfig) -> EvaluateConfig:
     return dataclasses.replace(config, **{k: v for k, v in recipe.items() if getattr(config, k) is None})
 
 
-# What may differ between a checkpoint and the command that resumes it, because no result depends on it.
+# What may differ between a checkpoint and the command that resumes it: where things lie and how often they are saved.
 FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes"})
 
 _POSITIVE = {
@@ -199,6 +200,11 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(f"{flag} is {value}: expected 0 or more")
         if name in _SHARE and not 0 <= value < 1:
             raise FastdartsError(f"{flag} is {value}: expected at least 0 and less than 1")
+    if config.seed >= 2**31:
+        raise FastdartsError(f"--seed is {config.seed}: expected less than {2**31}")
+    cores = os.cpu_count() or 1
+    if config.threads is not None and config.threads > 4 * cores:
+        raise FastdartsError(f"--threads is {config.threads}: expected at most {4 * cores} on {cores} cores")
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
     if isinstance(config, SearchConfig):
@@ -230,11 +236,11 @@ def _choices(hint: Any) -> tuple[str, ...]:
 
 
 def to_toml(config: SearchConfig | EvaluateConfig) -> str:
-    """The settings as TOML; fields that are None are left out, and so is ``resume``."""
+    """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
     import tomli_w
 
     values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k != "resume"})
+    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
 
 
 def from_toml(path: Path, kind: type[C]) -> C:
@@ -246,6 +252,8 @@ def from_toml(path: Path, kind: type[C]) -> C:
         raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FastdartsError(f"{path} is not valid TOML: {error}") from error
+    if "resume" in values:
+        raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
     return from_dict(values, kind, str(path))
 
 

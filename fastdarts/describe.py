@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdarts.drawing import draw_cell, family_colour, state_name, xml_text
+from fastdarts.drawing import cell_text, draw_cell, family_colour, state_name, xml_text
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import PRIMITIVES, Genotype, check_genotype, to_dict
 from fastdarts.model import NETWORKS
@@ -106,10 +106,8 @@ def describe_text(description: dict[str, Any]) -> str:
     if "primitives" in d:
         lines.append(f"every edge mixes {', '.join(d['primitives'])}")
     else:
-        for kind in ("normal", "reduce"):
-            pairs = [f"{name}({state_name(source)})" for name, source in d["genotype"][kind]]
-            for node in range(len(pairs) // 2):
-                lines.append(f"{kind} node {node} = {pairs[2 * node]} + {pairs[2 * node + 1]}")
+        for kind, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
+            lines.append(cell_text(d["genotype"][kind], d["genotype"][f"{kind}_concat"], title))
     return "\n".join(lines) + "\n"
 
 

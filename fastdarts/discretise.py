@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.errors import FastdartsError
 from fastdarts.model_search import Cell, Network
 
 
@@ -88,6 +89,8 @@ def discretisation_gap(supernet: Network, batches: Iterable[tuple[Tensor, Tensor
             wrong_mixed += (supernet(x).argmax(1) != y).sum().item()
             wrong_discrete += (discrete(x).argmax(1) != y).sum().item()
             total += len(y)
+    if not total:
+        raise FastdartsError("discretisation_gap got no batches: expected at least one to measure both networks on")
     mixed, chosen = 100 * wrong_mixed / total, 100 * wrong_discrete / total
     return {
         "supernet_error_batch_stats": mixed,

@@ -62,6 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     with Run(config, "evaluate", config.variant) as run, Progress() as progress:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(genotype)
+        progress.line(f"run {run.folder}")
         errors = train_all(jobs, recipe, data, batches, "test", run, progress, device)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {

@@ -17,13 +17,19 @@ from fastdarts.errors import FastdartsError
 HEADERS = 10_000  # files that are opened before any work, evenly spaced if there are more
 
 
+class _Classes(datasets.ImageFolder):
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        names = [name for name in super().find_classes(directory)[0] if not name.startswith(".")]  # .ipynb_checkpoints
+        return names, {name: index for index, name in enumerate(names)}
+
+
 def class_folders(path: Path) -> datasets.ImageFolder:
     """The image files in `path`/<class>/.
 
     Raises FastdartsError for fewer than two classes and for a class without images.
     """
     try:
-        images = datasets.ImageFolder(path, allow_empty=True)
+        images = _Classes(path, allow_empty=True)
     except FileNotFoundError:
         raise FastdartsError(f"{path} holds no class folders: put the images of each class into one") from None
     if len(images.classes) < 2:

@@ -20,7 +20,7 @@ from fastdarts.operations import OPS
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
 
-PRIMITIVES = (  # the order is the column order of alpha
+PRIMITIVES = [  # the order is the column order of alpha
     "none",
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -29,7 +29,7 @@ PRIMITIVES = (  # the order is the column order of alpha
     "sep_conv_5x5",
     "dil_conv_3x3",
     "dil_conv_5x5",
-)
+]
 
 Primitives = Sequence[Sequence[str]]
 """The primitives of each edge: 2 + 3 + ... + (steps + 1) rows, node after node, sources ascending."""
@@ -263,8 +263,8 @@ def parse_genotype(text: str) -> Genotype:
     """The genotype that `text` names or spells.
 
     `text` is a name in `NAMED`, inline JSON (`{"normal": ...}`), the repr `Genotype(normal=[...], ...)` that
-    DARTS code prints (lists or ranges; read, never evaluated), or the path of a JSON file such as a run's
-    genotype.json. Raises FastdartsError naming the offence.
+    DARTS code prints (lists or ranges; read, never evaluated), the path of a JSON file, or a run's folder.
+    Raises FastdartsError naming the offence.
     """
     text = text.strip()
     if text in NAMED:
@@ -274,7 +274,8 @@ def parse_genotype(text: str) -> Genotype:
     if text.startswith("Genotype("):
         return from_dict(_from_repr(text))
     try:
-        content = Path(text).read_text(encoding="utf-8")
+        path = Path(text)
+        content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise FastdartsError(
             f"{_shorten(text)} is not a genotype: give one of {', '.join(NAMED)}, a readable JSON file, or"

@@ -40,23 +40,29 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
 def _split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | None:
     """``op`` as (what gives its raw output, its closing BatchNorm), or None if it has to be called as a whole.
 
-    Only exact types are taken apart, and only while nobody listens: a subclass may have its own forward, and a hook
-    on the operation or on its BatchNorm expects to be called.
+    Only exact types are taken apart, and only while nobody watches: a subclass has a forward of its own, and a hook
+    expects to be called.
     """
     kind = type(op)
     if kind is FactorizedReduce:
-        body, bn = op.raw, op.bn
+        inner, body, bn = op, op.raw, op.bn
     elif kind in (SepConv, DilConv, ReLUConvBN, nn.Sequential):
-        layers = list(op if kind is nn.Sequential else op.op)
-        body, bn = layers[:-1], layers[-1] if layers else None
+        inner = op if kind is nn.Sequential else op.op
+        if type(inner) is not nn.Sequential or not len(inner):
+            return None
+        *body, bn = inner
     else:
         return None
-    if type(bn) is not nn.BatchNorm2d or bn.affine or bn.momentum is None:
+    plain = type(bn) is nn.BatchNorm2d and not bn.affine and bn.momentum is not None
+    if not plain or (bn.track_running_stats and bn.num_batches_tracked is None):
         return None
-    for module in (op, bn):
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-            return None
-    return body, bn
+    return None if any(map(_watched, (op, inner, bn))) else (body, bn)
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more than its class's forward: it has hooks, or a forward set on the instance."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in module.__dict__
 
 
 def _run(body: Callable[[Tensor], Tensor] | list[nn.Module], x: Tensor) -> Tensor:
@@ -87,11 +93,15 @@ class MixedOp(nn.Module):
 
     def __init__(self, C: int, stride: int, primitives: Sequence[Primitive] = PRIMITIVES):
         super().__init__()
-        if not primitives:
-            raise FastdartsError("a MixedOp got an empty list of primitives: expected at least one candidate")
+        if C < 1 or stride not in (1, 2):
+            raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
+        if not primitives or isinstance(primitives, str):
+            raise FastdartsError(f"a MixedOp got primitives {primitives!r}: expected a list of at least one candidate")
         self._ops = nn.ModuleList(build_candidate(p, C, stride) for p in primitives)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        if not isinstance(weights, Tensor) or not weights.is_floating_point():
+            weights = torch.as_tensor(weights, dtype=x.dtype, device=x.device)  # a list, or an integer one-hot
         if weights.shape != (len(self._ops),):
             raise FastdartsError(
                 f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
@@ -100,7 +110,7 @@ class MixedOp(nn.Module):
         rows, branches, norms = [], [], []
         mode = None
         for k, op in enumerate(self._ops):
-            if type(op) is Zero:
+            if type(op) is Zero and not _watched(op):
                 continue
             rows.append(k)
             parts = _split(op)
@@ -135,6 +145,7 @@ def _normalise_and_sum(branches: list[Tensor], weights: Tensor, norms: list[nn.B
     out, mean, var = mixed_sum(branches, weights, normalize, eps=first.eps)
     tracked = [k for k, bn in enumerate(used) if bn.training and bn.track_running_stats]
     if tracked:
+        mean, var = mean.to(first.running_mean.dtype), var.to(first.running_mean.dtype)
         with torch.no_grad():
             # Three calls for all candidates: as many as one BatchNorm module would make.
             torch._foreach_lerp_([used[k].running_mean for k in tracked], [mean[k] for k in tracked], first.momentum)
@@ -206,7 +217,9 @@ def edge_primitives(
     a matrix).
     """
     edges = edge_count(steps)
-    nested = bool(primitives) and not isinstance(primitives[0], str) and isinstance(primitives[0], Sequence)
+    if not primitives or isinstance(primitives, str):
+        raise FastdartsError(f"got primitives {primitives!r}: expected a list of candidates, or one list per edge")
+    nested = not isinstance(primitives[0], str) and isinstance(primitives[0], Sequence)
     table = tuple(tuple(p) for p in primitives) if nested else (tuple(primitives),) * edges
     if len(table) != edges:
         raise FastdartsError(
@@ -254,6 +267,12 @@ class Network(nn.Module):
         primitives_reduce: Sequence[str] | Sequence[Sequence[str]] | None = None,
     ):
         super().__init__()
+        if min(C, num_classes, layers, steps, stem_multiplier, in_channels) < 1 or not 1 <= multiplier <= steps:
+            raise FastdartsError(
+                f"a Network got C={C}, num_classes={num_classes}, layers={layers}, steps={steps}, "
+                f"multiplier={multiplier}, stem_multiplier={stem_multiplier}, in_channels={in_channels}: expected all "
+                "of them at least 1 and multiplier at most steps"
+            )
         self._C = C
         self._num_classes = num_classes
         self._layers = layers
@@ -296,7 +315,12 @@ class Network(nn.Module):
         super()._apply(fn, recurse)
         alphas = {id(a): a for a in (self.alphas_normal, self.alphas_reduce, *self._arch_parameters)}
         for alpha in alphas.values():
-            alpha.data = fn(alpha.data)  # in place, so that optimizers built before keep their hold
+            # In place, so that optimizers built before keep their hold.
+            moved = fn(alpha.data)
+            if torch._has_compatible_shallow_copy_type(alpha, moved):
+                alpha.data = moved
+            else:  # to or from the meta device
+                torch.utils.swap_tensors(alpha, moved.requires_grad_(alpha.requires_grad))
         return self
 
     def arch_parameters(self) -> list[Tensor]:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint
+from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import FREE_ON_RESUME, DataConfig, from_dict, from_toml, to_toml
 from fastdarts.data import ImageData, load_data
 from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import Genotype, to_dict
 from fastdarts.recorder import Recorder, environment, read_metrics
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
 
 C = TypeVar("C", bound=DataConfig)
 CONFIG = "config.toml"
@@ -27,7 +35,10 @@ def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
     path = find_checkpoint(resume)
     if resume.is_dir() and not path.exists() and (resume / CONFIG).exists():
         return from_toml(resume / CONFIG, config_type)  # stopped before its first checkpoint
-    return from_dict(load_checkpoint(path, kind)["config"], config_type, str(path))
+    state = load_checkpoint(path, kind)
+    with taking_up(path):
+        config = state["config"]
+    return from_dict(config, config_type, str(path))
 
 
 class Run:
@@ -64,25 +75,44 @@ class Run:
             _check_same(config, stored_config(config.resume, kind, type(config)))
             if path.exists():
                 self.state = load_checkpoint(path, kind)
+            elif read_metrics(self.folder) or (self.folder / "result.json").exists():
+                raise FastdartsError(
+                    f"{self.folder} has results but no {NAME} to go on from: put it back, or start a new run with --run"
+                )
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._saved = time.monotonic()
 
     def __enter__(self) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
-        position = None if self.state is None else self.state["metrics"]
-        if self.state is None and (self.folder / CONFIG).exists():
-            position = 0  # stopped before its first checkpoint: whatever rows it has are written again
-        self.recorder = Recorder(self.folder, resume_at=position)
-        if position is None:
-            self.recorder.write_text(CONFIG, to_toml(self.config))
+        with ExitStack() as stack:
+            stack.enter_context(_alone_in(self.folder))
+            position = None
+            if self.state is not None:
+                with taking_up(self.folder / NAME):
+                    position = self.state["metrics"]
+            elif (self.folder / CONFIG).exists():
+                position = 0  # stopped before its first checkpoint
+            self.recorder = stack.enter_context(Recorder(self.folder, resume_at=position))
+            if position is None:
+                self.recorder.write_text(CONFIG, to_toml(self.config))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.recorder.close()
+        self._open.close()
+
+    @contextmanager
+    def taking_up(self) -> Iterator[dict[str, Any] | None]:
+        """The last checkpoint's state, None at the beginning; a state that does not fit is one sentence."""
+        with taking_up(self.folder / NAME):
+            yield self.state
+            if self.state is not None:
+                restore_random_state(self.state["random"])
 
     def describe(self, device: torch.device, **facts: Any) -> None:
-        """Write environment.json."""
-        self.recorder.write_json("environment.json", environment(device) | facts)
+        """Write environment.json, at the beginning of a run only."""
+        if self.state is None:
+            self.recorder.write_json("environment.json", environment(device) | facts)
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint; the random state and the place in metrics.jsonl go with it."""
@@ -105,6 +135,24 @@ class Run:
     def due(self) -> bool:
         """Whether a checkpoint within the epoch is due."""
         return time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of ``folder`` until this one leaves or dies (not on Windows: no such locks there)."""
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise FastdartsError(
+            f"another process is working in {folder}: wait for it or stop it before you go on with the run"
+        ) from None
+    finally:
+        os.close(held)
 
 
 def _check_same(config: DataConfig, stored: DataConfig) -> None:
@@ -139,7 +187,7 @@ def prepare_device(config: DataConfig) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
         reason = str(error).splitlines()[0]
         raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error

@@ -19,7 +19,7 @@ from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
-from fastdarts.runs import Run, prepare_data, prepare_device, restore_random_state
+from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.training import Job, Meter, Recipe, finite, measure, train_all
 
 
@@ -44,6 +44,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
             image_shape=(data.channels, *data.size),
             primitives=primitives,
         )
+        progress.line(f"run {run.folder}")
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
@@ -159,16 +160,12 @@ class GradientSearch:
         valid = batches(halves[1], 2 * config.seed + 1)
 
         supernet = Supernet(config, data, device)
-        state = run.state or {"epoch": 0, "step": 0, "meter": {}, "arch_loss": 0.0, "elapsed": 0.0}
-        if run.state is not None:
-            supernet.load_state_dict(state["supernet"])
-            restore_random_state(state["random"])
-        start, meter, arch_loss, elapsed = (
-            state["step"],
-            Meter(**state["meter"]),
-            state["arch_loss"],
-            state["elapsed"],
-        )
+        first, start, meter, arch_loss, elapsed = 0, 0, Meter(), 0.0, 0.0
+        with run.taking_up() as state:
+            if state is not None:
+                supernet.load_state_dict(state["supernet"])
+                first, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
+                arch_loss, elapsed = state["arch_loss"], state["elapsed"]
 
         def save(epoch: int, step: int) -> None:
             run.save(
@@ -182,7 +179,7 @@ class GradientSearch:
                 }
             )
 
-        for epoch in range(state["epoch"], config.epochs):
+        for epoch in range(first, config.epochs):
             begun = time.monotonic() - elapsed
             progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)
             arch_stream = arch.endless(epoch * len(train) + start) if arch else None

@@ -19,7 +19,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import Genotype
 from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress, atomic_write
-from fastdarts.runs import Run, restore_random_state
+from fastdarts.runs import Run
 
 
 @dataclass
@@ -47,7 +47,7 @@ def finite(loss: Tensor, what: str, epoch: int, step: int) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise FastdartsError(
             f"the {what} loss is {value} at epoch {epoch}, step {step}: expected a finite number; lower the learning "
-            "rate or look for bad images (the last checkpoint is from before)"
+            "rate or look for bad images"
         )
     return value
 
@@ -119,11 +119,14 @@ class Training:
             self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
         self.model.train()
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch: drop path with probability drop_path_prob * epoch / epochs."""
+        self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
+
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
         """One SGD step on a batch of images [N, C, H, W] and labels [N]."""
         recipe = self.recipe
         x, y = x.to(self.device), y.to(self.device)
-        self.model.drop_path_prob = recipe.drop_path_prob * epoch / recipe.epochs
         self.optimizer.zero_grad()
         logits, logits_aux = self.model(x)
         loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
@@ -166,8 +169,9 @@ def train_all(
 
     Returns the error in percent of each job after its last epoch.
     """
-    state = run.state or {"errors": [], "training": None}
-    errors = list(state["errors"])
+    with run.taking_up() as state:
+        state = state or {"errors": [], "training": None}
+        errors = list(state["errors"])
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
         error = _train(training, job, errors, state, *batches(job), prefix, run, progress)
@@ -194,9 +198,9 @@ def _train(
     """One job from where ``state`` left it to its last epoch; returns the error after it."""
     first, start, meter, elapsed = 0, 0, Meter(), 0.0
     if state["training"] is not None:
-        training.load_state_dict(state["training"])
-        restore_random_state(state["random"])
-        first, start, meter, elapsed = state["epoch"], state["step"], Meter(**state["meter"]), state["elapsed"]
+        with run.taking_up():
+            training.load_state_dict(state["training"])
+            first, start, meter, elapsed = state["epoch"], state["step"], Meter(**state["meter"]), state["elapsed"]
 
     def save(epoch: int, step: int) -> None:
         run.save(
@@ -213,6 +217,7 @@ def _train(
     epochs = training.recipe.epochs
     for epoch in range(first, epochs):
         begun = time.monotonic() - elapsed
+        training.begin_epoch(epoch)
         title = f"{_mark(job, ' ')}  epoch {epoch + 1}/{epochs}"
         progress.start(title, len(train_batches) - start)
         for step, (x, y) in enumerate(train_batches.epoch(epoch, start), start):

@@ -160,6 +160,21 @@ def test_alphas_that_are_parameters_are_not_weights():
     assert model.w.item() == 0.7
 
 
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_idle_alphas_stay_and_replaced_ones_are_missed(unrolled):
+    torch.manual_seed(0)
+    model = Network(2, 5, 2, nn.CrossEntropyLoss(), 2, 2)  # two cells, both reductions
+    optimizer = torch.optim.SGD(model.parameters(), ETA)
+    batch = torch.randn(4, 3, 8, 8), torch.arange(4)
+    before = [a.detach().clone() for a in model.arch_parameters()]
+    Architect(model, ARGS).step(*batch, *batch, ETA, optimizer, unrolled=unrolled)
+    moved = [not torch.equal(a, b) for a, b in zip(model.arch_parameters(), before, strict=True)]
+    assert moved == [False, True]
+    model.alphas_reduce = before[1].requires_grad_()
+    with pytest.raises(FastdartsError, match="none of the tensors in arch_parameters"):
+        Architect(model, ARGS).step(*batch, *batch, ETA, optimizer, unrolled=unrolled)
+
+
 def test_unrolled_without_an_optimizer_or_with_a_vanishing_gradient_is_refused(setting):
     model, _, batches = setting
     architect = Architect(model, ARGS)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 import torch
@@ -57,9 +58,7 @@ def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
     succeeds("search", "--config", "c.toml", "--channels", "4", cwd=tmp_path)
     used = (tmp_path / "r" / "config.toml").read_text()
     assert "channels = 4" in used and "layers = 3" in used and "samples = 64" in used
-    again = used.replace('run = "r"', 'run = "s"')
-    (tmp_path / "again.toml").write_text(again)
-    succeeds("search", "--config=again.toml", cwd=tmp_path)
+    succeeds("search", "--config=r/config.toml", "--run=s", cwd=tmp_path)  # a run's own settings start another
     assert (tmp_path / "s" / "genotype.json").read_text() == (tmp_path / "r" / "genotype.json").read_text()
 
 
@@ -106,7 +105,14 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["evaluate"], ["--genotype"]),
         (["describe"], ["--genotype", "--supernet"]),
         (["describe", "--supernet", "--channels", "0"], ["--channels"]),
+        (["describe", "--supernet", "--image-size", "100000000000"], ["--image-size", "100000"]),
         (["report", "nowhere"], ["nowhere"]),
+        (["search", "--run", "notes.txt/run"], ["notes.txt"]),
+        (["search", "--config", "resume.toml"], ["resume.toml", "--resume"]),
+        (["search", "--seed", "99999999999999999999999"], ["--seed"]),
+        (["search", "--threads", "100000"], ["--threads"]),
+        (["search", "--device", "meta"], ["meta", "--device cpu"]),
+        (["search", "--data", "images"], ["images", "digits", "built in"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd, arguments, words):
@@ -114,6 +120,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
         (tmp_path / "images" / split / "empty").mkdir(parents=True)
         (tmp_path / "images" / split / "other").mkdir()
     (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML")
+    (tmp_path / "resume.toml").write_text('resume = "taken"')
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")
     before = sorted(tmp_path.rglob("*"))
@@ -138,3 +145,14 @@ def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
     done = fastdarts("search", "--learning-rate", "-1", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == "" and not list(tmp_path.iterdir())
     assert done.stderr == "fastdarts: --learning-rate is -1.0: expected a number above 0\n"
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error(tmp_path):
+    command = f"{sys.executable} -m fastdarts describe --genotype DARTS_V2 --json | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "{\n0\n" and done.stderr == ""
+
+
+def test_the_version_is_the_installed_one(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"fastdarts {metadata.version('fastdarts')}\n"

@@ -495,3 +495,22 @@ def test_split_is_the_published_one():
     assert split(7, 0.8) == (range(5), range(5, 7))
     for n, portion in ((1, 0.5), (10, 0.0), (10, 1.0), (10, 0.05), (10, float("nan")), (10, -1.0)):
         sentence(lambda n=n, portion=portion: split(n, portion), f"train portion {portion} of {n}")
+
+
+def test_a_single_image_left_over_joins_the_batch_before_it():
+    batches = Batches(Numbered(), range(97), 32, lambda image: image.float(), 0)
+    assert len(batches) == 3 and [len(y) for _, y in batches.epoch(0)] == [32, 32, 33]
+    assert sorted(y.item() for _, part in batches.epoch(0) for y in part) == list(range(97))
+    ones = Batches(Numbered(), range(3), 1, lambda image: image.float(), 0)
+    assert [len(y) for _, y in ones.epoch(0)] == [1, 1, 1]
+
+
+def test_hidden_folders_are_no_classes_and_digits_read_nothing(tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b", ".ipynb_checkpoints"):
+            (tmp_path / part / name).mkdir(parents=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    assert load_data("folder", tmp_path).classes == ("a", "b")
+    with pytest.raises(FastdartsError, match="built in"):
+        load_data("digits", tmp_path)

@@ -2,10 +2,11 @@
 
 import copy
 
+import pytest
 import torch
 import torch.nn as nn
 
-from fastdarts import PRIMITIVES, Network
+from fastdarts import PRIMITIVES, FastdartsError, Network
 from fastdarts.discretise import DiscretisedNetwork, batch_statistics, discretisation_gap
 
 
@@ -74,3 +75,8 @@ def test_batch_statistics_restores_every_mode_even_after_an_error():
         pass
     assert [m.training for m in model.modules()] == modes
     assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_no_batches_is_refused():
+    with pytest.raises(FastdartsError, match="no batches"):
+        discretisation_gap(supernet(), [])

@@ -27,7 +27,7 @@ NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
 
 
 def test_the_order_of_the_primitives():
-    assert PRIMITIVES == (
+    assert PRIMITIVES == [
         "none",
         "max_pool_3x3",
         "avg_pool_3x3",
@@ -36,7 +36,7 @@ def test_the_order_of_the_primitives():
         "sep_conv_5x5",
         "dil_conv_3x3",
         "dil_conv_5x5",
-    )
+    ]
 
 
 def test_published_names():
@@ -274,3 +274,8 @@ def test_a_json_file_that_holds_something_else_is_named(tmp_path):
         parse_genotype(str(file))
     with pytest.raises(FastdartsError, match="is not a genotype"):
         parse_genotype(str(tmp_path))
+
+
+def test_a_run_folder_stands_for_its_genotype(tmp_path):
+    (tmp_path / "genotype.json").write_text(json.dumps(to_dict(genotypes.DARTS_V1)))
+    assert parse_genotype(str(tmp_path)) == genotypes.DARTS_V1

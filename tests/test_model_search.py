@@ -96,6 +96,91 @@ def test_values_gradients_and_running_statistics_equal_the_eager_supernet(size, 
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def modules_in_published_order(C=4, layers=3):
+    """(key, module) for everything that draws an initial value, created in the order the structure reads."""
+
+    def conv(key, *args, **kwargs):
+        return key, nn.Conv2d(*args, bias=False, **kwargs)
+
+    def factorized(key, C_in, C_out):
+        for half in ("conv_1", "conv_2"):
+            yield conv(f"{key}.{half}.weight", C_in, C_out // 2, 1, stride=2)
+
+    yield conv("stem.0.weight", 3, 3 * C, 3, padding=1)
+    before, last, width, reduced = 3 * C, 3 * C, C, False
+    for i in range(layers):
+        reduction = i in (layers // 3, 2 * layers // 3)
+        width *= 2 if reduction else 1
+        cell = f"cells.{i}"
+        if reduced:
+            yield from factorized(f"{cell}.preprocess0", before, width)
+        else:
+            yield conv(f"{cell}.preprocess0.op.1.weight", before, width, 1)
+        yield conv(f"{cell}.preprocess1.op.1.weight", last, width, 1)
+        edges = [(node, source) for node in range(4) for source in range(node + 2)]
+        for edge, (_, source) in enumerate(edges):
+            ops = f"{cell}._ops.{edge}._ops"
+            if reduction and source < 2:
+                yield from factorized(f"{ops}.3", width, width)
+            for k, size in ((4, 3), (5, 5)):
+                for depthwise, pointwise in ((1, 2), (5, 6)):
+                    yield conv(f"{ops}.{k}.op.{depthwise}.weight", width, width, size, groups=width)
+                    yield conv(f"{ops}.{k}.op.{pointwise}.weight", width, width, 1)
+            for k, size in ((6, 3), (7, 5)):
+                yield conv(f"{ops}.{k}.op.1.weight", width, width, size, groups=width)
+                yield conv(f"{ops}.{k}.op.2.weight", width, width, 1)
+        before, last, reduced = last, 4 * width, reduction
+    yield "classifier.weight", nn.Linear(last, 10)
+
+
+def test_a_seed_gives_the_initial_weights_and_alphas_of_the_published_order():
+    torch.manual_seed(0)
+    expected = {key: module.weight for key, module in modules_in_published_order()}
+    alphas = [1e-3 * torch.randn(14, 8) for _ in range(2)]
+    model = network()
+    mine = {name: p for name, p in model.named_parameters() if name not in ("stem.1.weight", "stem.1.bias")}
+    assert [*mine] == [*expected, "classifier.bias"]
+    assert all(torch.equal(mine[key], weight) for key, weight in expected.items())
+    assert all(torch.equal(a, b) for a, b in zip(model.arch_parameters(), alphas, strict=True))
+
+
+@pytest.mark.parametrize("k", [0, 1, 3, 4, 6], ids=["none", "pool", "factorized", "sep", "dil"])
+@pytest.mark.parametrize("watch", ["hook", "hook inside", "hook on bn", "patched", "patched bn"])
+def test_whoever_watches_a_candidate_sees_it_called(k, watch):
+    mixed = MixedOp(4, 2)
+    op = mixed._ops[k]
+    inner = op.op if hasattr(op, "op") else op
+    bn = op.bn if hasattr(op, "bn") else inner[-1] if isinstance(inner, nn.Sequential) else op
+    target = {"hook inside": inner, "hook on bn": bn, "patched bn": bn}.get(watch, op)
+    if "patched" in watch:
+        forward = target.forward
+        target.forward = lambda x: 3 * forward(x) + 1
+    else:
+        target.register_forward_hook(lambda module, inputs, output: 3 * output + 1)
+    x, w = torch.randn(3, 4, 6, 6), torch.softmax(torch.randn(8), 0)
+    torch.testing.assert_close(mixed(x, w), make_eager(nn.ModuleList([mixed]))[0](x, w))
+
+
+def test_weights_may_be_a_list_or_an_integer_one_hot():
+    mixed, x = MixedOp(4, 1), torch.randn(2, 4, 6, 6)
+    expected = mixed._ops[1](x)
+    for weights in ([0, 1, 0, 0, 0, 0, 0, 0], F.one_hot(torch.tensor(1), 8)):
+        torch.testing.assert_close(mixed(x, weights), expected)
+
+
+def test_half_precision_and_the_meta_device():
+    model = network().bfloat16()
+    alphas = model.arch_parameters()
+    model._loss(torch.randn(4, 3, 8, 8, dtype=torch.bfloat16), torch.arange(4)).backward()
+    assert alphas[0].grad.dtype == torch.bfloat16 and model.cells[0].preprocess1.op[2].running_mean.any()
+    model = network().to("meta")
+    assert {a.device.type for a in model.arch_parameters()} == {"meta"}
+    assert model(torch.empty(2, 3, 8, 8, device="meta")).shape == (2, 10)
+    model.to_empty(device="cpu")
+    assert model.alphas_normal.device.type == "cpu" and model.alphas_normal.requires_grad
+    assert model.arch_parameters()[0] is model.alphas_normal
+
+
 def test_hooks_and_subclasses_and_custom_candidates_are_called():
     calls = []
 
@@ -199,7 +284,11 @@ def test_mixed_weights_are_the_softmax_over_the_candidates():
         (lambda: network()(torch.randn(3, 8, 8)), ["(3, 8, 8)"]),
         (lambda: MixedOp(4, 1)(torch.randn(2, 4, 8, 8), torch.ones(7)), ["(7,)", "(8,)"]),
         (lambda: MixedOp(4, 1, ["sep_conv_9x9"]), ["sep_conv_9x9", "sep_conv_3x3"]),
-        (lambda: MixedOp(4, 1, []), ["empty"]),
+        (lambda: MixedOp(4, 1, []), ["[]", "at least one"]),
+        (lambda: MixedOp(4, 1, "sep_conv_3x3"), ["'sep_conv_3x3'", "list"]),
+        (lambda: MixedOp(4, 3), ["stride=3"]),
+        (lambda: network(layers=0), ["layers=0"]),
+        (lambda: network(primitives="none"), ["'none'", "list"]),
         (lambda: network(primitives=[["none"]] * 13), ["13", "14"]),
         (lambda: network(primitives=[["none"]] * 13 + [["none", "skip_connect"]]), ["[1, 2]"]),
     ],

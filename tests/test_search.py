@@ -1,6 +1,7 @@
 """Whole searches on real digits: what they leave, that they repeat, that they survive being killed."""
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -13,8 +14,11 @@ import time
 import pytest
 import torch
 
+from fastdarts.architect import Architect
+from fastdarts.batches import Batches
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import EvaluateConfig, SearchConfig
+from fastdarts.data import load_data, train_transform
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import DARTS_V1, from_dict, parse_genotype, to_dict
@@ -38,22 +42,28 @@ FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
 def outcome(run):
     """Everything a run determines: rows without the clock, the genotype, weights, alphas, optimizers, random state."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
-    kind = "search" if "search" in (run / "config.toml").name + (run / "result.json").read_text() else "evaluate"
-    state = load_checkpoint(run / "checkpoint.pt", kind)
+    state = load_checkpoint(run / "checkpoint.pt", json.loads((run / "result.json").read_text())["kind"])
     for name in ("config", "metrics", "elapsed"):
         state.pop(name, None)
     weights = [torch.load(f) for f in sorted(run.glob("weights*.pt"))]
     return {"rows": rows, "genotype": (run / "genotype.json").read_text(), "state": state, "weights": weights}
 
 
-def same(a, b):
+def difference(a, b, place=""):
+    """Where two outcomes differ first, bit for bit; empty if nowhere."""
     if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
+        return "" if torch.equal(a, b) else f"{place}: {(a - b).abs().max()}"
     if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+        if a.keys() != b.keys():
+            return f"{place}: {sorted(map(str, a.keys() ^ b.keys()))}"
+        return next(filter(None, (difference(a[k], b[k], f"{place}.{k}") for k in a)), "")
     if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
+        if len(a) != len(b):
+            return f"{place}: {len(a)} != {len(b)}"
+        return next(
+            filter(None, (difference(*pair, f"{place}[{i}]") for i, pair in enumerate(zip(a, b, strict=True)))), ""
+        )
+    return "" if a == b else f"{place}: {a} != {b}"
 
 
 @pytest.mark.parametrize("method", ["darts", "unrolled", "joint", "coordinate", "random"])
@@ -88,42 +98,55 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
     )
 
 
-def test_what_each_method_learns_from(tmp_path, monkeypatch):
-    """darts: weights from the first half, alphas from the second; coordinate and joint: all of both."""
-    import fastdarts.search as module
+@pytest.mark.parametrize(
+    ("method", "train", "arch"),
+    [("darts", range(100), range(100, 200)), ("coordinate", range(200), range(200)), ("joint", range(200), None)],
+)
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, arch, unrolled):
+    """Weights see a pass over their images per epoch, alphas an endless stream over theirs, eta is the cosine's."""
+    if unrolled and method != "darts":
+        return
+    architect_steps, criterion_labels = [], []
+    step = Architect.step
 
-    seen = {}
+    def spy(self, *arguments, **keywords):
+        architect_steps.append((*arguments, *keywords.values()))
+        return step(self, *arguments, **keywords)
 
-    class Spy(module.Batches):
-        def _load(self, keys):
-            for key, batch in zip(keys := list_of(keys), super()._load(iter(keys)), strict=False):
-                seen.setdefault(id(self), set()).update(int(i) for i in key[1])
-                yield batch
+    monkeypatch.setattr(Architect, "step", spy)
+    forward = torch.nn.CrossEntropyLoss.forward
+    monkeypatch.setattr(
+        torch.nn.CrossEntropyLoss, "forward", lambda self, x, y: criterion_labels.append(y) or forward(self, x, y)
+    )
+    search(SearchConfig(**TINY, method=method, unrolled=unrolled, gap_every=0, run=tmp_path / "run"))
 
-    def list_of(keys):
-        return [key for key, _ in zip(keys, range(50), strict=False)]
-
-    def part(indices):
-        return "both" if min(indices) < 100 <= max(indices) else "first" if max(indices) < 100 else "second"
-
-    monkeypatch.setattr(module, "Batches", Spy)
-    streams = {  # weights, alphas, validation
-        "darts": ["first", "second", "second"],
-        "coordinate": ["both", "both", "second"],
-        "joint": ["both", "second"],
-    }
-    for method, expected in streams.items():
-        seen.clear()
-        search(SearchConfig(**TINY, method=method, run=tmp_path / method))
-        assert sorted(map(part, seen.values())) == sorted(expected), method
+    data = load_data("digits")
+    labels = [label for _, label in data.train]
+    weights = Batches(data.train, train, 32, train_transform(data), 2 * SearchConfig().seed)
+    expected = [batch for epoch in range(2) for batch in weights.epoch(epoch)]
+    assert sorted(y.item() for _, part in expected[: len(weights)] for y in part) == sorted(labels[i] for i in train)
+    if arch is None:
+        assert not architect_steps and all(map(torch.equal, criterion_labels, (y for _, y in expected)))
+        return
+    alphas = Batches(data.train, arch, 32, train_transform(data), 2 * SearchConfig().seed + 1).endless()
+    assert len(architect_steps) == len(expected)
+    for number, ((x, y), (x_arch, y_arch), seen) in enumerate(zip(expected, alphas, architect_steps, strict=False)):
+        assert all(map(torch.equal, seen[:4], (x, y, x_arch, y_arch)))
+        epoch = number // len(weights)
+        assert seen[4] == pytest.approx(0.001 + 0.012 * (1 + math.cos(math.pi * epoch / 2)), rel=1e-12)
+        assert isinstance(seen[5], torch.optim.SGD) and seen[6] is unrolled
+    # Each step asks for the loss of the alphas first (four times if unrolled) and for that of the weights last.
+    losses = 5 if unrolled else 2
+    assert all(map(torch.equal, criterion_labels[losses - 1 :: losses], (y for _, y in expected)))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     for name, seed in (("a", 2), ("b", 2), ("c", 3)):
         search(SearchConfig(**TINY | {"epochs": 1}, seed=seed, run=tmp_path / name))
     a, b, c = (outcome(tmp_path / name) for name in "abc")
-    assert same(a, b)
-    assert not same(a["state"]["supernet"]["alphas"], c["state"]["supernet"]["alphas"])
+    assert not difference(a, b)
+    assert difference(a["state"]["supernet"]["alphas"], c["state"]["supernet"]["alphas"])
 
 
 def start(command, run, *flags):
@@ -157,7 +180,7 @@ def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_pa
     begun = time.monotonic()
     assert start("search", tmp_path / "whole", *FLAGS, f"--run={tmp_path / 'whole'}").wait() == 0
     waits = kill_until_done("search", tmp_path / "killed", time.monotonic() - begun, *FLAGS, "--checkpoint-minutes=0")
-    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
+    assert not difference(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
 
 
 def test_an_evaluation_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path):
@@ -166,19 +189,96 @@ def test_an_evaluation_killed_at_random_moments_and_resumed_ends_bit_identical(t
     begun = time.monotonic()
     assert start("evaluate", tmp_path / "whole", *flags, f"--run={tmp_path / 'whole'}").wait() == 0
     waits = kill_until_done("evaluate", tmp_path / "killed", time.monotonic() - begun, *flags, "--checkpoint-minutes=0")
-    assert same(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
+    assert not difference(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_a_finished_one_stays(tmp_path):
-    run = tmp_path / "run"
+    run, other = tmp_path / "run", tmp_path / "other"
     config = SearchConfig(**TINY | {"epochs": 1}, run=run)
     search(config)
     whole = outcome(run)
-    assert search(SearchConfig(**TINY | {"epochs": 1}, resume=run))["genotype"] == json.loads(whole["genotype"])
-    assert same(outcome(run), whole)
+    resumed = dataclasses.replace(config, run=None, resume=run)
+    assert search(resumed)["genotype"] == json.loads(whole["genotype"])
+    assert not difference(outcome(run), whole)
+    other.mkdir()
+    (other / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    (other / "metrics.jsonl").write_text('{"epoch": 0')  # torn
+    search(dataclasses.replace(resumed, resume=other))
+    assert not difference(outcome(other), whole)
     (run / "checkpoint.pt").unlink()
-    search(SearchConfig(**TINY | {"epochs": 1}, resume=run))
-    assert same(outcome(run), whole)
+    with pytest.raises(FastdartsError, match=r"has results but no checkpoint.pt"):
+        search(resumed)
+    assert read_metrics(run)
+
+
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
+def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_row_goes_on_the_same(tmp_path, monkeypatch, kind):
+    if kind == "search":
+        work, module, config = search, "fastdarts.search", SearchConfig(**TINY, checkpoint_minutes=0)
+    else:
+        work, module = evaluate, "fastdarts.training"
+        settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
+        config = EvaluateConfig(genotype="DARTS_V2", checkpoint_minutes=0, **settings)
+    work(dataclasses.replace(config, run=tmp_path / "whole"))
+
+    module = importlib.import_module(module)
+    measure, calls = module.measure, []
+
+    def stops_at_the_second_epoch(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "measure", stops_at_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        work(dataclasses.replace(config, run=tmp_path / "stopped"))
+    work(dataclasses.replace(config, resume=tmp_path / "stopped"))
+    assert not difference(outcome(tmp_path / "stopped"), outcome(tmp_path / "whole"))
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path):
+    run = tmp_path / "run"
+    process = start("search", run, *FLAGS, "--epochs=40", f"--run={run}")
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    with pytest.raises(FastdartsError, match=f"another process is working in {run}"):
+        search(dataclasses.replace(stored_config(run, "search", SearchConfig), run=None, resume=run))
+    process.kill()
+    process.communicate()
+    epochs = [row["epoch"] for row in read_metrics(run)]
+    assert epochs == list(range(len(epochs)))
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_sentence_and_changes_nothing(tmp_path):
+    run = tmp_path / "run"
+    config = SearchConfig(**TINY | {"epochs": 1}, run=run)
+    search(config)
+    whole = torch.load(run / "checkpoint.pt")
+    bad = {f"without {key}": {k: v for k, v in whole.items() if k != key} for key in whole if key != "elapsed"}
+    supernet = whole["supernet"]
+    wrong_shape = supernet["model"] | {"stem.0.weight": torch.zeros(1)}
+    bad["wrong shape"] = whole | {"supernet": supernet | {"model": wrong_shape}}
+    bad["foreign optimizer"] = whole | {"supernet": supernet | {"optimizer": {"state": {}, "param_groups": []}}}
+    for name, state in bad.items():
+        torch.save(state, run / "checkpoint.pt")
+        before = {f: f.read_bytes() for f in run.iterdir() if "tfevents" not in f.name}
+        with pytest.raises(FastdartsError) as error:
+            search(dataclasses.replace(config, run=None, resume=run))
+        assert "checkpoint.pt" in str(error.value) and "\n" not in str(error.value), name
+        assert {f: f.read_bytes() for f in run.iterdir() if "tfevents" not in f.name} == before, name
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_network_of_reductions_only_can_be_searched(tmp_path, layers):
+    result = search(SearchConfig(**TINY | {"epochs": 1, "layers": layers}, run=tmp_path / "run"))
+    assert len(result["genotype"]["reduce"]) == 4
+
+
+def test_one_image_left_over_does_not_stop_an_evaluation(tmp_path):
+    settings = {"epochs": 1, "channels": 4, "layers": 3, "samples": 33, "batch_size": 32, "threads": 1}
+    assert evaluate(EvaluateConfig(genotype="DARTS_V2", run=tmp_path / "run", **settings))["test_errors"]
 
 
 def test_an_unwanted_resume_is_refused_in_a_sentence_and_changes_nothing(tmp_path):

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from fastdarts.config import RECIPES, SearchConfig
@@ -13,7 +12,7 @@ from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import DARTS_V1
 from fastdarts.search import Supernet
-from fastdarts.training import Job, Meter, Recipe, Training, finite
+from fastdarts.training import Job, Meter, Recipe, Training, finite, measure
 
 CPU = torch.device("cpu")
 COMMON = {"learning_rate_min": 0.0, "gamma": 0.97, "momentum": 0.9, "grad_clip": 5.0, "auxiliary_weight": 0.4}
@@ -43,36 +42,125 @@ def test_learning_rates_of_the_published_recipes():
     assert (rates[0], rates[49]) == (0.025, pytest.approx(1.023679e-3, rel=1e-6))  # as users' logs have them
 
 
-def test_a_step_is_clipped_sgd_on_the_smoothed_loss_with_the_auxiliary_head():
-    mine = training(label_smoothing=0.1, grad_clip=0.5, drop_path_prob=0.0)
-    x, y = torch.randn(6, 1, 8, 8), torch.randint(10, (6,))
-    network = copy.deepcopy(mine.model)
-    logits, logits_aux = network(x)
+class Sgd:
+    """Momentum SGD with L2 and clipping, from its definition."""
 
-    def smoothed(scores):
+    def __init__(self, clip):
+        self.clip, self.buffers = clip, None
+
+    def step(self, parameters, gradients, lr):
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        scale = min(1.0, self.clip / (norm.item() + 1e-6))
+        gradients = [g * scale + 3e-4 * p for p, g in zip(parameters, gradients, strict=True)]
+        old = self.buffers or [torch.zeros_like(g) for g in gradients]
+        self.buffers = [0.9 * b + g for b, g in zip(old, gradients, strict=True)]
+        with torch.no_grad():
+            for p, b in zip(parameters, self.buffers, strict=True):
+                p -= lr * b
+        return norm.item()
+
+
+class Adam:
+    """Adam with betas 0.5, 0.999 and L2 in the gradient, from its definition (Kingma and Ba 2015, algorithm 1)."""
+
+    def __init__(self):
+        self.t, self.m, self.v = 0, None, None
+
+    def step(self, parameters, gradients, lr):
+        self.t += 1
+        gradients = [g + 1e-3 * p.detach() for p, g in zip(parameters, gradients, strict=True)]
+        zeros = [torch.zeros_like(g) for g in gradients]
+        self.m = [0.5 * m + 0.5 * g for m, g in zip(self.m or zeros, gradients, strict=True)]
+        self.v = [0.999 * v + 0.001 * g * g for v, g in zip(self.v or zeros, gradients, strict=True)]
+        with torch.no_grad():
+            for p, m, v in zip(parameters, self.m, self.v, strict=True):
+                p -= lr * (m / (1 - 0.5**self.t)) / ((v / (1 - 0.999**self.t)).sqrt() + 1e-8)
+
+
+def batches(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    draw = [(torch.randn(6, 1, 8, 8, generator=generator), torch.randint(10, (6,), generator=generator))
+            for _ in range(count)]  # fmt: skip
+    return [(x.double(), y) for x, y in draw]
+
+
+def agree(mine, truth):
+    for a, b in zip(mine, truth, strict=True):
+        torch.testing.assert_close(a.detach(), b.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_steps_are_clipped_momentum_sgd_on_the_smoothed_loss_with_the_auxiliary_head():
+    mine = training(label_smoothing=0.1, grad_clip=2.0, drop_path_prob=0.0)
+    mine.model.double()
+    network, sgd, meter, norms, wrong = copy.deepcopy(mine.model), Sgd(2.0), Meter(), [], 0
+
+    def smoothed(scores, y):
         target = torch.full_like(scores, 0.1 / 10).scatter_(1, y[:, None], 0.9 + 0.1 / 10)
         return -(target * F.log_softmax(scores, 1)).sum(1).mean()
 
-    (smoothed(logits) + 0.4 * smoothed(logits_aux)).backward()
-    gradients = [p.grad for p in network.parameters()]
-    norm = torch.cat([g.flatten() for g in gradients]).norm()
-    assert norm > 0.5  # so that clipping shows
-    expected = [p - 0.025 * (g * 0.5 / norm + 3e-4 * p) for p, g in zip(network.parameters(), gradients, strict=True)]
-    meter = Meter()
-    mine.step(x, y, meter, epoch=0, step=0)
-    for after, truth in zip(mine.model.parameters(), expected, strict=True):
-        torch.testing.assert_close(after, truth, rtol=1e-4, atol=1e-6)
-    assert meter.summary("train") == {
-        "train_loss": pytest.approx(smoothed(logits).item(), rel=1e-5),
-        "train_error": 100 * (logits.argmax(1) != y).sum().item() / 6,
-    }
+    losses = []
+    for step, (x, y) in enumerate(batches(3)):
+        logits, logits_aux = network(x)
+        losses.append(smoothed(logits, y).item())
+        wrong += (logits.argmax(1) != y).sum().item()
+        weights = list(network.parameters())
+        loss = smoothed(logits, y) + 0.4 * smoothed(logits_aux, y)
+        norms.append(sgd.step(weights, torch.autograd.grad(loss, weights), 0.025))
+        mine.step(x, y, meter, epoch=0, step=step)
+        agree(mine.model.parameters(), weights)
+    assert max(norms) > 2.0  # so that clipping shows
+    assert meter.summary("train") == {"train_loss": pytest.approx(sum(losses) / 3), "train_error": 100 * wrong / 18}
+
+
+@pytest.mark.parametrize("alternate", [True, False], ids=["darts", "joint"])
+def test_search_steps_are_adam_on_the_alphas_and_clipped_momentum_sgd_on_the_weights(alternate):
+    clip = 0.5
+    config = SearchConfig(channels=2, layers=3, nodes=2, grad_clip=clip, arch_learning_rate=0.01)
+    mine = Supernet(config, load_data("digits"), CPU)
+    mine.model.double()
+    model, sgd, adam, norms = copy.deepcopy(mine.model), Sgd(clip), Adam(), []
+    weights, alphas = list(model.parameters()), model.arch_parameters()
+    for step, (batch, arch_batch) in enumerate(zip(batches(3), batches(3, seed=1), strict=True)):
+        if alternate:
+            arch_loss = model._loss(*arch_batch)
+            adam.step(alphas, torch.autograd.grad(arch_loss, alphas), 0.01)
+        loss = model._loss(*batch)
+        gradients = torch.autograd.grad(loss, [*weights, *alphas])
+        norms.append(sgd.step(weights, gradients[: len(weights)], 0.025))
+        if not alternate:
+            arch_loss = loss
+            adam.step(alphas, gradients[len(weights) :], 0.01)
+        seen = mine.step(batch, arch_batch if alternate else None, Meter(), 0, step)
+        assert seen == pytest.approx(arch_loss.item(), rel=1e-9)
+        agree(mine.model.parameters(), weights)
+        agree(mine.model.arch_parameters(), alphas)
+    assert max(norms) > clip
+    agree([*mine.model.buffers()], [*model.buffers()])
+
+
+def test_measuring_uses_running_statistics_and_leaves_the_network_training():
+    mine = training()
+    mine.model.double()
+    (x, y), other = batches(2)
+    for step in range(3):
+        mine.step(x, y, Meter(), 0, step)
+    reference = copy.deepcopy(mine.model).eval()
+    losses, wrong = [], 0
+    with torch.no_grad():
+        for images, labels in ((x, y), other):
+            logits, _ = reference(images)
+            losses.append(F.cross_entropy(logits, labels).item())
+            wrong += (logits.argmax(1) != labels).sum().item()
+    seen = measure(mine.model, [(x, y), other], CPU, "test")
+    assert seen == {"test_loss": pytest.approx(sum(losses) / 2), "test_error": 100 * wrong / 12}
+    assert mine.model.training
 
 
 def test_drop_path_rises_linearly_with_the_epoch():
     mine = training(epochs=4, drop_path_prob=0.2)
     seen = []
     for epoch in range(4):
-        mine.step(torch.randn(4, 1, 8, 8), torch.arange(4), Meter(), epoch, 0)
+        mine.begin_epoch(epoch)
         seen.append(mine.model.drop_path_prob)
     assert seen == pytest.approx([0.0, 0.05, 0.1, 0.15])
 
@@ -89,20 +177,3 @@ def test_a_loss_that_is_not_finite_is_named_with_epoch_and_step(value):
     with pytest.raises(FastdartsError, match=rf"training loss is {value} at epoch 3, step 7"):
         finite(torch.tensor(value), "training", 3, 7)
     assert finite(torch.tensor(0.5), "training", 0, 0) == 0.5
-
-
-def test_one_joint_step_moves_weights_and_alphas_by_one_gradient():
-    config = SearchConfig(method="joint", channels=2, layers=3, nodes=2)
-    supernet = Supernet(config, load_data("digits"), CPU)
-    twin = copy.deepcopy(supernet.model)
-    x, y = torch.randn(8, 1, 8, 8), torch.randint(10, (8,))
-    loss = nn.functional.cross_entropy(twin(x), y)
-    loss.backward()
-    norm = torch.cat([p.grad.flatten() for p in twin.parameters()]).norm()
-    clip = min(1.0, 5 / norm.item())
-    assert supernet.step((x, y), None, Meter(), 0, 0) == pytest.approx(loss.item(), rel=1e-5)
-    for after, before in zip(supernet.model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(after, before - 0.025 * (clip * before.grad + 3e-4 * before), rtol=1e-4, atol=1e-6)
-    for after, before in zip(supernet.model.arch_parameters(), twin.arch_parameters(), strict=True):
-        g = before.grad + 1e-3 * before
-        torch.testing.assert_close(after, before - 3e-4 * g / (g.abs() + 1e-8), rtol=1e-2, atol=1e-7)
