@@ -32,13 +32,22 @@ CONFIG = "config.toml"
 
 def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
     """The settings of the run that ``resume`` (its folder or checkpoint) belongs to."""
+    return _stored(resume, kind, config_type)[0]
+
+
+def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str, Any] | None]:
+    """The settings of a run and its last state, None if it was stopped before its first checkpoint."""
     path = find_checkpoint(resume)
     if resume.is_dir() and not path.exists() and (resume / CONFIG).exists():
-        return from_toml(resume / CONFIG, config_type)  # stopped before its first checkpoint
+        if read_metrics(resume) or (resume / "result.json").exists():
+            raise FastdartsError(
+                f"{resume} has results but no {NAME} to go on from: put it back, or start a new run with --run"
+            )
+        return from_toml(resume / CONFIG, config_type), None
     state = load_checkpoint(path, kind)
     with taking_up(path):
         config = state["config"]
-    return from_dict(config, config_type, str(path))
+    return from_dict(config, config_type, str(path)), state
 
 
 class Run:
@@ -66,19 +75,13 @@ class Run:
                     "or name a new folder with --run"
                 )
         else:
-            path = find_checkpoint(config.resume)
-            self.folder = path.parent
+            self.folder = find_checkpoint(config.resume).parent
             if config.run is not None and config.run.resolve() != self.folder.resolve():
                 raise FastdartsError(
                     f"--run is {config.run} but the run to resume lies in {self.folder}: leave --run out"
                 )
-            _check_same(config, stored_config(config.resume, kind, type(config)))
-            if path.exists():
-                self.state = load_checkpoint(path, kind)
-            elif read_metrics(self.folder) or (self.folder / "result.json").exists():
-                raise FastdartsError(
-                    f"{self.folder} has results but no {NAME} to go on from: put it back, or start a new run with --run"
-                )
+            stored, self.state = _stored(config.resume, kind, type(config))
+            _check_same(config, stored)
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._saved = time.monotonic()
 
@@ -145,12 +148,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
         return
     held = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FastdartsError(
+                f"another process is working in {folder}: wait for it or stop it before you go on with the run"
+            ) from None
         yield
-    except BlockingIOError:
-        raise FastdartsError(
-            f"another process is working in {folder}: wait for it or stop it before you go on with the run"
-        ) from None
     finally:
         os.close(held)
 

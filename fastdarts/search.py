@@ -179,6 +179,8 @@ class GradientSearch:
                 }
             )
 
+        if run.state is None:
+            save(0, 0)  # from here on a run without a checkpoint has lost it
         for epoch in range(first, config.epochs):
             begun = time.monotonic() - elapsed
             progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)

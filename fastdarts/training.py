@@ -170,7 +170,9 @@ def train_all(
     Returns the error in percent of each job after its last epoch.
     """
     with run.taking_up() as state:
-        state = state or {"errors": [], "training": None}
+        if state is None:
+            state = {"errors": [], "training": None}
+            run.save(state)  # from here on a run without a checkpoint has lost it
         errors = list(state["errors"])
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
