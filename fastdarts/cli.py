@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
@@ -145,7 +146,7 @@ class Info:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exit code 0, or 2 with one sentence on stderr for bad input, or 130 after Ctrl-C."""
+    """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         print(f"fastdarts {__version__}")
@@ -155,6 +156,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.flush()
     except FastdartsError as error:
         print(f"fastdarts: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        print("fastdarts: out of memory: lower --batch-size, --channels or --layers", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

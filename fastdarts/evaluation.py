@@ -13,6 +13,7 @@ from fastdarts.batches import Batches
 from fastdarts.config import EvaluateConfig, resolve, validate
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
+from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import parse_genotype, to_dict
 from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress
@@ -37,6 +38,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
     config = replace(resolve(config), genotype=json.dumps(to_dict(genotype)))
     data, indices = prepare_data(config)
+    if config.auxiliary and min(config.batch_size, len(indices)) == 1:
+        raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
     device = prepare_device(config)
     shape = (data.channels, *data.size)
     with torch.device("meta"):

@@ -103,6 +103,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["evaluate", "--genotype", "DARTS_V9"], ["DARTS_V9", "DARTS_V2"]),
         (["evaluate", "--genotype", '{"normal": [["sep_conv_9x9", 0]]}'], ["genotype"]),
         (["evaluate"], ["--genotype"]),
+        (["evaluate", "--genotype", "DARTS_V2", "--batch-size", "1"], ["--batch-size", "--no-auxiliary"]),
         (["describe"], ["--genotype", "--supernet"]),
         (["describe", "--supernet", "--channels", "0"], ["--channels"]),
         (["describe", "--supernet", "--image-size", "100000000000"], ["--image-size", "100000"]),
@@ -156,3 +157,12 @@ def test_output_that_nobody_reads_to_the_end_is_no_error(tmp_path):
 def test_the_version_is_the_installed_one(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"fastdarts {metadata.version('fastdarts')}\n"
+
+
+def test_no_memory_is_one_sentence(tmp_path):
+    limited = "ulimit -v 12000000; exec " + " ".join(
+        [sys.executable, "-m", "fastdarts", "search", *SMALL, "--batch-size=128", "--image-size=2000", "--run=big"]
+    )
+    done = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1] == "fastdarts: out of memory: lower --batch-size, --channels or --layers"
