@@ -203,3 +203,24 @@ def test_a_build_that_cannot_succeed_says_what_to_do(
     assert result.returncode != 0
     assert says in result.stderr
     assert not list(tmp_path.glob("*.whl"))
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not on PATH")
+def test_cmake_builds_the_same_extension_from_the_same_list(tmp_path: Path) -> None:
+    options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O0"]
+    for command in (
+        ["cmake", "-S", str(ROOT), "-B", str(tmp_path), *options],
+        ["cmake", "--build", str(tmp_path), "--parallel", "2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    [library] = tmp_path.glob("_C*.so")
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("_C", {str(library)!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.compiler())
+"""
+    result = python(code)
+    assert result.returncode == 0 and result.stdout.strip(), result.stderr
