@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MixedSumCase
+from benchmarks.cases import MixedSumCase, SepConvCase
+
+Case = MixedSumCase | SepConvCase
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Deviation:
         return not self.ours <= self.allowed
 
 
-def deviations(case: MixedSumCase, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
+def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
     """Output, every gradient and the statistics against the eager modules in float64."""
     eps = torch.finfo(dtype).eps
     truth = _results(case, None, torch.float64, "cpu", eager=True)
@@ -44,9 +46,13 @@ def deviations(case: MixedSumCase, impl: str | None, dtype: torch.dtype, device:
     ]
 
 
-def _results(
-    case: MixedSumCase, impl: str | None, dtype: torch.dtype, device: str, *, eager: bool
-) -> dict[str, Tensor]:
+def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, eager: bool) -> dict[str, Tensor]:
+    if isinstance(case, SepConvCase):
+        tensors, grad = case.inputs(dtype, device)
+        out = case.eager(*tensors) if eager else case.ours(*tensors, impl)
+        names = ("out", "grad_x", "grad_depthwise", "grad_pointwise")
+        results = (out, *torch.autograd.grad(out, tensors, grad))
+        return {name: result.detach().double().cpu() for name, result in zip(names, results, strict=True)}
     weights, branches, grad = case.inputs(dtype, device)
     if eager:
         modules = case.eager(dtype, device)

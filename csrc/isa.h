@@ -9,3 +9,59 @@
 #else
 #define FASTDARTS_CLONES
 #endif
+
+namespace fastdarts {
+
+// For kernels whose tiles depend on the register file, clones are not enough: they are templates over one of these.
+// `kBytes` is the width of a register, `kTile` how many accumulators fit; `call` runs an inlined kernel as a function
+// of that instruction set.
+struct Baseline {
+  static constexpr int kBytes = 16, kTile = 8;
+  template <typename Kernel>
+  __attribute__((noinline)) static void call(const Kernel& kernel) {
+    kernel();
+  }
+};
+
+#if defined(__x86_64__) && defined(__linux__)
+struct Avx2 {
+  static constexpr int kBytes = 32, kTile = 8;
+  static bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+  template <typename Kernel>
+  __attribute__((noinline, target("avx2,fma"))) static void call(const Kernel& kernel) {
+    kernel();
+  }
+};
+
+struct Avx512 {
+  static constexpr int kBytes = 64, kTile = 16;
+  static bool available() {
+    return Avx2::available() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  }
+  template <typename Kernel>
+  __attribute__((noinline, target("avx512f,avx512vl,avx512dq,avx512bw,fma"))) static void call(const Kernel& kernel) {
+    kernel();
+  }
+};
+
+// body(instruction set): the best one of this machine.
+template <typename Body>
+void with_best_isa(const Body& body) {
+  static const int best = Avx512::available() ? 2 : Avx2::available() ? 1 : 0;
+  if (best == 2) {
+    body(Avx512{});
+  } else if (best == 1) {
+    body(Avx2{});
+  } else {
+    body(Baseline{});
+  }
+}
+#else
+template <typename Body>
+void with_best_isa(const Body& body) {
+  body(Baseline{});
+}
+#endif
+
+}  // namespace fastdarts

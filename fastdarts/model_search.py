@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import mixed_sum
+from fastdarts.functional import mixed_sum, runs_natively, sep_conv
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
 from fastdarts.operations import OPS, DilConv, FactorizedReduce, ReLUConvBN, SepConv, Zero, check_images
 
@@ -59,6 +59,11 @@ def _split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] |
     return None if any(map(_watched, (op, inner, bn))) else (body, bn)
 
 
+def _takes_any_format(body: Callable[[Tensor], Tensor] | list[nn.Module]) -> bool:
+    """Whether `body` is made of modules known to work in channels-last: a custom one may call view()."""
+    return callable(body) or all(type(layer).__module__.startswith("torch.nn.modules.") for layer in body)
+
+
 def _watched(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its class's forward: it has hooks, or a forward set on the instance."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
@@ -68,9 +73,46 @@ def _watched(module: nn.Module) -> bool:
 def _run(body: Callable[[Tensor], Tensor] | list[nn.Module], x: Tensor) -> Tensor:
     if callable(body):
         return body(x)
-    for layer in body:
-        x = layer(x)
+    at = 0
+    while at < len(body):
+        triple = body[at : at + 3]
+        if _is_separable(triple) and _fits(triple, x):
+            depthwise, pointwise = triple[1:]
+            stride, dilation = depthwise.stride[0], depthwise.dilation[0]
+            x = sep_conv(x, depthwise.weight, pointwise.weight, stride=stride, dilation=dilation)
+            at += 3
+        else:
+            x = body[at](x)
+            at += 1
     return x
+
+
+def _is_separable(layers: list[nn.Module]) -> bool:
+    """Whether these are the ReLU, depthwise and 1x1 convolution that `sep_conv` computes, and nobody watches them."""
+    if [*map(type, layers)] != [nn.ReLU, nn.Conv2d, nn.Conv2d] or any(map(_watched, layers)):
+        return False
+    relu, depthwise, pointwise = layers
+    k, stride, dilation = depthwise.kernel_size[0], depthwise.stride[0], depthwise.dilation[0]
+    return (
+        not relu.inplace
+        and depthwise.bias is None
+        and pointwise.bias is None
+        and depthwise.groups == depthwise.in_channels == depthwise.out_channels
+        and (k in (3, 5, 7) and stride in (1, 2) and dilation in (1, 2))
+        and (depthwise.kernel_size, depthwise.stride, depthwise.dilation) == ((k, k), (stride,) * 2, (dilation,) * 2)
+        and depthwise.padding == (dilation * (k - 1) // 2,) * 2
+        and depthwise.padding_mode == "zeros"
+        and (pointwise.kernel_size, pointwise.stride, pointwise.padding) == ((1, 1), (1, 1), (0, 0))
+        and pointwise.groups == 1
+        and pointwise.in_channels == depthwise.out_channels
+    )
+
+
+def _fits(layers: list[nn.Module], x: Tensor) -> bool:
+    """Whether the native kernel takes `x` and these weights; if not, the modules run as they are, errors included."""
+    _, depthwise, pointwise = layers
+    shaped = x.dim() == 4 and x.shape[1] == depthwise.in_channels and x.numel() > 0
+    return shaped and runs_natively(x, depthwise.weight, pointwise.weight)
 
 
 class MixedOp(nn.Module):
@@ -109,6 +151,8 @@ class MixedOp(nn.Module):
             )
         rows, branches, norms = [], [], []
         mode = None
+        native = x.dim() == 4 and runs_natively(x)
+        last = x.contiguous(memory_format=torch.channels_last) if native else x  # once, not in every candidate
         for k, op in enumerate(self._ops):
             if type(op) is Zero and not _watched(op):
                 continue
@@ -119,7 +163,7 @@ class MixedOp(nn.Module):
                 own = (bn.training or bn.running_mean is None, bn.eps, bn.momentum)
                 mode = mode or own
                 if own == mode:
-                    branches.append(_run(body, x))
+                    branches.append(_run(body, last if _takes_any_format(body) else x))
                     norms.append(bn)
                     continue
             branches.append(op(x))
@@ -129,7 +173,8 @@ class MixedOp(nn.Module):
         if len(rows) < len(self._ops):
             in_a_row = rows[-1] - rows[0] + 1 == len(rows)
             weights = weights[rows[0] : rows[-1] + 1] if in_a_row else weights[rows]
-        return _normalise_and_sum(branches, weights, norms)
+        out = _normalise_and_sum(branches, weights, norms)
+        return out.contiguous() if native and x.is_contiguous() else out
 
 
 def _normalise_and_sum(branches: list[Tensor], weights: Tensor, norms: list[nn.BatchNorm2d | None]) -> Tensor:

@@ -7,6 +7,19 @@ if __name__ != "fastdarts.kernels":
     )
 
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
-from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native
+from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, why_not
+from fastdarts.kernels.sep_conv import DILATIONS, KERNELS, STRIDES, sep_conv
 
-__all__ = ["IMPLEMENTATIONS", "Implementation", "implementations", "memory_format", "mixed_sum", "native"]
+__all__ = [
+    "DILATIONS",
+    "IMPLEMENTATIONS",
+    "KERNELS",
+    "STRIDES",
+    "Implementation",
+    "implementations",
+    "memory_format",
+    "mixed_sum",
+    "native",
+    "sep_conv",
+    "why_not",
+]

@@ -1,8 +1,8 @@
 """Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
 
 Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
-`fastdarts._C`) and a Triton kernel (CUDA; on CPU tensors under TRITON_INTERPRET=1). All environment variables
-of the kernels are read in this file.
+`fastdarts._C`) and, unless it was defined with triton=None, a Triton kernel (CUDA; on CPU tensors under
+TRITON_INTERPRET=1). All environment variables of the kernels are read in this file.
 """
 
 import functools
@@ -46,12 +46,18 @@ NO_TRITON = "" if importlib.util.find_spec("triton") else "the package triton is
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op: its reference, its dispatcher entry and where its Triton launcher lives ("module:function")."""
+    """One op: its reference, its dispatcher entry, where its Triton launcher lives ("module:function", or None)."""
 
     name: str
     reference: Callable
     dispatch: Callable
-    triton: str
+    triton: str | None
+
+    def why_not(self, implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
+        """Why `implementation` of this op cannot run on `device` in `dtype`; "" if it can."""
+        if implementation == "triton" and self.triton is None:
+            return f"{self.name} has no Triton kernel yet"
+        return why_not(implementation, device, dtype)
 
     def launch(self, *args):
         """Runs the Triton launcher; Triton is imported here, at the first launch."""
@@ -64,8 +70,8 @@ def _resolve(target: str) -> Callable:
     return getattr(importlib.import_module(module, __package__), name)
 
 
-def define(schema: str, reference: Callable, fake: Callable, *, triton: str) -> Op:
-    """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
+def define(schema: str, reference: Callable, fake: Callable, *, triton: str | None) -> Op:
+    """Registers `fastdarts::<schema>`: the reference for every device, Triton (if any) for CUDA, shapes for tracing.
 
     A kernel of fastdarts._C, registered for the CPU key, takes precedence over the reference there.
     """
@@ -74,7 +80,7 @@ def define(schema: str, reference: Callable, fake: Callable, *, triton: str) -> 
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
     op = _OPS[name] = Op(name, reference, getattr(torch.ops.fastdarts, name).default, triton)
-    if not NO_TRITON:
+    if triton and not NO_TRITON:
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
 
@@ -98,13 +104,13 @@ def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callabl
     """The function that runs `op`: `impl` or a raised reason, never another; None: the fastest that can."""
     if impl is None:
         impl = "triton" if device == "cuda" else "native"
-        if reason := why_not(impl, device, dtype):
+        if reason := op.why_not(impl, device, dtype):
             if STRICT:
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
             if device == "cpu" and dtype in NATIVE_DTYPES:
                 _warn_slow(reason)
             impl = "reference"
-    elif reason := why_not(impl, device, dtype):
+    elif reason := op.why_not(impl, device, dtype):
         raise RuntimeError(f"{op.name} cannot run as {impl!r}: {reason}.")
     if impl == "reference":
         return op.reference
@@ -130,14 +136,15 @@ def implementations() -> list[Implementation]:
     """Every op × device × implementation, whether it can run here, and why (not)."""
     no_gpu = "" if torch.cuda.is_available() else "torch sees no CUDA device"
     rows = []
-    for op in _OPS:
-        reason = why_not("native", "cpu")
+    for op, defined in _OPS.items():
+        reason = defined.why_not("native", "cpu")
         rows.append(
             Implementation(
                 op, "cpu", "native", not reason, reason or "float32 and float64; other dtypes run the reference"
             )
         )
-        reason = no_gpu or why_not("triton", "cuda")
+        reason = defined.why_not("triton", "cuda")
+        reason = reason if defined.triton is None else no_gpu or reason
         rows.append(Implementation(op, "cuda", "triton", not reason, reason or "every float dtype"))
         rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))
     return rows
