@@ -141,19 +141,23 @@ struct DepthwiseData {
           const T* m = mask + b * mask_plane + (y * mask_pitch + x * B) * S;
           T* o = out + (y * width + x) * S * channels + b * B;
           const int64_t lanes = channels - b * B;
-          unroll<R>(EACH(r) {
-            unroll<Q>(EACH(q) {
-              if (y + r < rows && x + q < columns) {
-                const V v = at(m + (r * mask_pitch + q * B) * S) <= T(0) ? V{} : acc[r * Q + q];
-                T* to = o + (r * width + q) * S * channels;
-                if (lanes >= B) {
-                  loose(to) = v;
-                } else {
-                  for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
+          if (lanes >= B && y + R <= rows && x + Q <= columns) {
+            unroll<R * Q>(EACH(i) {
+              const V& v = at(m + (i / Q * mask_pitch + i % Q * B) * S);
+              loose(o + (i / Q * width + i % Q) * S * channels) = v <= T(0) ? V{} : acc[i];
+            });
+          } else {
+            alignas(64) T kept[R * Q * B];
+            unroll<R * Q>(EACH(i) { at(kept + i * B) = acc[i]; });
+            for (int64_t r = 0; r < R && y + r < rows; ++r) {
+              for (int64_t q = 0; q < Q && x + q < columns; ++q) {
+                for (int64_t i = 0; i < B && i < lanes; ++i) {
+                  const bool off = m[(r * mask_pitch + q * B) * S + i] <= T(0);
+                  o[(r * width + q) * S * channels + i] = off ? T(0) : kept[(r * Q + q) * B + i];
                 }
               }
-            });
-          });
+            }
+          }
         }
       }
     }
@@ -167,14 +171,12 @@ struct ToTensor {
   T* data;
   int64_t channels;
 
+  FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    T* to = data + pixel * channels + block * B;
-    const int64_t lanes = channels - block * B;
-    if (lanes >= B) {
-      loose(to) = v;
-    } else {
-      for (int64_t i = 0; i < lanes; ++i) to[i] = v[i];
-    }
+    loose(data + pixel * channels + block * B) = v;
+  }
+  FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
+    for (int64_t i = 0; i < B && block * B + i < channels; ++i) data[pixel * channels + block * B + i] = v[i];
   }
 };
 
@@ -185,9 +187,11 @@ struct ToBuffer {
   int64_t plane;
   const int64_t* where;  // offset of every pixel
 
+  FASTDARTS_INLINE bool whole(int64_t) const { return true; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
     at(data + block * plane + where[pixel]) = v;
   }
+  FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const { (*this)(pixel, block, at(v)); }
 };
 
 // out[pixel][o] = Σ_i strip[pixel][i] · weight[o][i].
@@ -219,9 +223,15 @@ struct Pointwise {
           });
         }
       }
-      unroll<J>(EACH(j) {
-        if (pixel + j < pixels) unroll<N>(EACH(n) { store(pixel + j, block + n, acc[j * N + n]); });
-      });
+      if (pixel + J <= pixels && store.whole(block + N)) {
+        unroll<J * N>(EACH(i) { store(pixel + i / N, block + i % N, acc[i]); });
+      } else {
+        alignas(64) T kept[J * N * B];
+        unroll<J * N>(EACH(i) { at(kept + i * B) = acc[i]; });
+        for (int64_t j = 0; j < J && pixel + j < pixels; ++j) {
+          for (int64_t n = 0; n < N; ++n) store.part(pixel + j, block + n, kept + (j * N + n) * B);
+        }
+      }
     }
   }
 
