@@ -295,11 +295,14 @@ struct DepthwiseWeights {
   FASTDARTS_INLINE void of(int64_t block, int64_t ky, int64_t begin, int64_t end) const {
     V acc[G * K];
     unroll<G * K>(EACH(i) { acc[i] = V{}; });
+    const int64_t width = columns, step = pitch;
     for (int64_t y = begin; y < end; ++y) {
-      const T *g = grad + block * grad_plane + y * grad_pitch, *p = source + block * plane + (y * S + ky * D) * pitch;
-      for (int64_t x = 0; x < columns; ++x, g += B, p += S * B) {
+      const T* g = grad + block * grad_plane + y * grad_pitch;
+      const T* p = source + block * plane + (y * S + ky * D) * step;
+      for (int64_t x = 0; x < width; ++x, g += B, p += S * B) {
+        asm volatile("" ::: "memory");  // else GCC carries loads over to the next pixel and spills accumulators
         const V v = at(g);
-        unroll<G * K>(EACH(i) { acc[i] += v * at(p + i / K * D * pitch + i % K * D * B); });
+        unroll<G * K>(EACH(i) { acc[i] += v * at(p + i / K * D * step + i % K * D * B); });
       }
     }
     T* out = sums + (block * K + ky) * K * B;
