@@ -35,8 +35,8 @@ struct Forward : SepConv<Isa, T, B, R, Q> {
         load(x + n * plan.height * plan.width * plan.inputs, relu);
         T* z = out + n * plan.pixels() * plan.outputs;
         plan.strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
-          strip(relu, window, dw, y, x, rows, columns, t);
           T* to = z + (y * plan.columns() + x) * plan.outputs;
+          strip(relu, window, dw, y, x, rows, columns, t);
           Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{
               t, plan.strip_plane, plan.inputs, pw, plan.out_blocks, rows * columns, {to, plan.outputs}});
         });

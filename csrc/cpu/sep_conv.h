@@ -29,7 +29,7 @@ struct Shape {
   int64_t columns() const { return (width - 1) / stride + 1; }
   int64_t pixels() const { return rows() * columns(); }
   int64_t taps() const { return kernel * kernel; }
-  int64_t chunks() const { return std::min(samples, kChunks); }
+  int64_t chunks() const { return std::max<int64_t>(1, std::min({samples, kChunks, samples * pixels() / 256})); }
   int64_t chunk(int64_t i) const { return samples * i / chunks(); }  // its first sample
   int64_t grain(int64_t items) const {  // a thread gets at least this many: small work stays where it is
     const int64_t work = samples * pixels() * inputs * (taps() + outputs) / items;

@@ -63,12 +63,12 @@ struct Backward : SepConv<Isa, T, B, R, Q> {
       std::memset(sums, 0, sizeof(T) * sums_size);
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         double* total = partial + chunk * sums_size;
-        std::memset(total, 0, sizeof(double) * sums_size);
         int64_t summed = 0;
+        bool first_time = true;
         const auto flush = [&] {
-          for (int64_t i = 0; i < sums_size; ++i) total[i] += sums[i];
+          Isa::call(AddTo<T>{sums, total, sums_size, first_time});
           std::memset(sums, 0, sizeof(T) * sums_size);
-          summed = 0;
+          summed = 0, first_time = false;
         };
         for (int64_t n = plan.chunk(chunk); n < plan.chunk(chunk + 1); ++n) {
           load(x + n * plan.height * plan.width * plan.inputs, relu);
@@ -122,11 +122,11 @@ struct Backward : SepConv<Isa, T, B, R, Q> {
   void data_class(const T* dt, const T* relu, const T* dw, const std::vector<Tap>& taps, int64_t cy, int64_t cx,
                   T* dx) const {
     const int64_t rows = (plan.height - cy + S - 1) / S, columns = (plan.width - cx + S - 1) / S;
+    T* to = dx + (cy * plan.width + cx) * plan.inputs;
     const T* mask = relu + (plan.border() + cy) * plan.pitch + (plan.border() + cx) * B;
     Isa::call(DepthwiseData<T, B, R, Q, S>{dt, plan.grad_pitch, plan.grad_plane, plan.in_blocks, taps.data(),
                                            static_cast<int64_t>(taps.size()), dw, plan.taps() * B, mask, plan.pitch,
-                                           plan.plane, dx + (cy * plan.width + cx) * plan.inputs, rows, columns,
-                                           plan.width, plan.inputs});
+                                           plan.plane, to, rows, columns, plan.width, plan.inputs});
   }
 
   void data(const T* dt, const T* relu, const T* dw, const std::vector<Tap> (&classes)[2][2], T* dx) const {
@@ -160,28 +160,26 @@ struct Backward : SepConv<Isa, T, B, R, Q> {
     depthwise_weights_of<7>(dt, relu, sums);
   }
 
-  void reduce(const double* partial, int64_t size, const Gradients<T>& want) const {
+  void reduce(double* partial, int64_t size, const Gradients<T>& want) const {  // into its first chunk
+    constexpr int64_t kPiece = 1024;
+    torch::stable::parallel_for(0, up(size, kPiece) / kPiece, 4, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kPiece, count = std::min(end * kPiece, size) - first;
+      for (int64_t chunk = 1; chunk < plan.chunks(); ++chunk) {
+        Isa::call(AddTo<double>{partial + chunk * size + first, partial + first, count, false});
+      }
+    });
     const int64_t inputs = plan.in_blocks * B, taps = plan.taps();
-    const auto sum = [&](int64_t i) {
-      double total = 0;
-      for (int64_t chunk = 0; chunk < plan.chunks(); ++chunk) total += partial[chunk * size + i];
-      return static_cast<T>(total);
-    };
     if (want.depthwise) {
       for (int64_t i = 0; i < plan.inputs * taps; ++i) {
         const int64_t c = i / taps;
-        want.depthwise[i] = sum((c / B * taps + i % taps) * B + c % B);
+        want.depthwise[i] = partial[(c / B * taps + i % taps) * B + c % B];
       }
+      partial += taps * inputs;
     }
     if (want.pointwise) {
-      const int64_t offset = want.depthwise ? taps * inputs : 0;
-      torch::stable::parallel_for(0, plan.outputs, std::max<int64_t>(1, 16384 / (plan.inputs * plan.chunks())),
-                                  [&](int64_t begin, int64_t end) {
-                                    for (int64_t o = begin; o < end; ++o) {
-                                      for (int64_t i = 0; i < plan.inputs; ++i)
-                                        want.pointwise[o * plan.inputs + i] = sum(offset + o * inputs + i);
-                                    }
-                                  });
+      for (int64_t o = 0; o < plan.outputs; ++o) {
+        for (int64_t i = 0; i < plan.inputs; ++i) want.pointwise[o * plan.inputs + i] = partial[o * inputs + i];
+      }
     }
   }
 };

@@ -72,6 +72,25 @@ struct Tap {
   int64_t source, weight;  // offsets of one kernel element in its source plane and its weight block
 };
 
+// to += from, and the first time to = from.
+template <typename From>
+struct AddTo {
+  const From* from;
+  double* to;
+  int64_t size;
+  bool first;
+
+  FASTDARTS_INLINE void operator()() const {
+    if (first) {
+#pragma omp simd
+      for (int64_t i = 0; i < size; ++i) to[i] = from[i];
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+    }
+  }
+};
+
 // acc[r·Q + q] = Σ_taps weight · source[(r·pitch + q·B)·S]: R rows of Q pixels of one channel block.
 template <typename T, int B, int R, int Q, int S>
 struct Tile {
