@@ -9,6 +9,8 @@
 //
 #include <tuple>
 
+#include "cpu/sep_conv_backward_kernels.h"
+
 namespace fastdarts {
 
 // What backward wants; null where it is not wanted.
