@@ -146,8 +146,9 @@ def test_text_for_people(supernet):
     assert "NetworkCIFAR: 36 channels, 20 layers, 10 classes, images 3x32x32" in text
     assert "3,349,342" in text and "528,359,040" in text
     assert "auxiliary head, not counted above: 476,426 parameters" in text
-    assert "reduce node 1 = skip_connect(0) + max_pool_3x3(c_{k-1})" in text
-    assert sum("reduction" in line for line in text.splitlines()) == 2
+    drawn = text[text.index("reduction cell\n") :].splitlines()
+    assert "0 ── skip_connect" in drawn[4] and "c_{k-1} ── max_pool_3x3" in drawn[5] and drawn[5].endswith("▶ 1")
+    assert sum(" reduction " in line for line in text.splitlines()) == 2
     text = describe_text(supernet)
     assert "300,255,744" in text and "every edge mixes none, max_pool_3x3" in text
 
