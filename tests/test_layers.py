@@ -66,7 +66,9 @@ def modules_of(path: Path) -> set[str]:
     return found - {path.stem}
 
 
-NETWORKS = {"errors", "functional", "operations", "genotypes", "model", "model_search", "architect", "discretise"}
+NETWORKS = {
+    "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "discretise",
+}  # fmt: skip
 
 
 def test_networks_know_nothing_of_runs_and_nobody_but_main_knows_the_command_line() -> None:
