@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.cases import CONTIGUOUS, LAST, SEP_CONV_TEST_CASES, SepConvCase
 from benchmarks.compare import deviations
 from benchmarks.eager import make_eager
-from fastdarts import model_search
+from fastdarts import fusion
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, native, sep_conv
 from fastdarts.kernels import registry
@@ -210,7 +210,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list:
         calls.append(options)
         return sep_conv(*args, **options)
 
-    monkeypatch.setattr(model_search, "sep_conv", counting)
+    monkeypatch.setattr(fusion, "sep_conv", counting)
     return calls
 
 
