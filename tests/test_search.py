@@ -99,14 +99,16 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
 
 
 @pytest.mark.parametrize(
-    ("method", "train", "arch"),
-    [("darts", range(100), range(100, 200)), ("coordinate", range(200), range(200)), ("joint", range(200), None)],
+    ("method", "unrolled", "train", "arch"),
+    [
+        ("darts", False, range(100), range(100, 200)),
+        ("darts", True, range(100), range(100, 200)),
+        ("coordinate", False, range(200), range(200)),
+        ("joint", False, range(200), None),
+    ],
 )
-@pytest.mark.parametrize("unrolled", [False, True])
 def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, arch, unrolled):
     """Weights see a pass over their images per epoch, alphas an endless stream over theirs, eta is the cosine's."""
-    if unrolled and method != "darts":
-        return
     architect_steps, criterion_labels = [], []
     step = Architect.step
 
