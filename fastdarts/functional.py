@@ -1,5 +1,6 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,20 @@ from fastdarts import kernels
 from fastdarts.errors import FastdartsError
 from fastdarts.kernels import Implementation, implementations, native
 
-__all__ = ["Implementation", "MixedSum", "implementations", "mixed_sum", "native", "runs_natively", "sep_conv"]
+__all__ = [
+    "Candidate",
+    "Implementation",
+    "MixedOpResult",
+    "MixedSum",
+    "implementations",
+    "mixed_op",
+    "mixed_sum",
+    "native",
+    "runs_natively",
+    "sep_conv",
+]
+
+MEMORY = ("store", "recompute")
 
 
 class MixedSum(NamedTuple):
@@ -186,6 +200,186 @@ def _check_sep_conv(x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: int
             raise FastdartsError(f"{name} must be floating point, got {tensor.dtype}: convert it first.")
         dtype = torch.promote_types(dtype, tensor.dtype)
     return [x.to(dtype), depthwise.to(dtype), pointwise.to(dtype)]
+
+
+class Candidate(NamedTuple):
+    """One candidate of `mixed_op`: the edge it is on, its kind, and its convolutions' weights in their order.
+
+    "skip"               no weights; stride 1
+    "max_pool"           no weights; 3×3
+    "avg_pool"           no weights; 3×3, padding is not counted
+    "factorized_reduce"  [C'/2, C, 1, 1] of the even pixels, the same of the odd ones; stride 2
+    "dil_conv"           depthwise [C, 1, k, k] and pointwise [C', C, 1, 1], after a ReLU
+    "sep_conv"           two such pairs, BatchNorm between; the stride is in the first
+    "relu_conv"          [C', C, 1, 1], after a ReLU; stride 1
+
+    k is 3, 5 or 7. `dilation` is 1 or 2 in "dil_conv" and 1 in all others.
+    """
+
+    edge: int
+    kind: str
+    weights: Sequence[Tensor] = ()
+    dilation: int = 1
+
+
+class MixedOpResult(NamedTuple):
+    """Result of `mixed_op`: one output per edge and the statistics to fold into the running ones."""
+
+    out: list[Tensor]
+    mean: Tensor
+    var: Tensor
+
+
+def mixed_op(
+    x: Tensor,
+    candidates: Sequence[Candidate],
+    gain: Tensor,
+    offset: Tensor | None = None,
+    *,
+    base: Sequence[Tensor] = (),
+    edges: int = 1,
+    stride: int = 1,
+    running: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+    memory: str = "store",
+    impl: str | None = None,
+) -> MixedOpResult:
+    """All mixed operations that leave one state: convolutions, pools, batch normalisation and weighted sums in one op.
+
+    out_e = base_e + Σ over the rows r of edge e of (gain_r (z_r − μ_r) / √(σ²_r + eps) + offset_r), with z_r the raw
+    output of a candidate; for "skip" gain_r x + offset_r. The middle row of a separable convolution is what its second
+    half reads. Gradients flow to x, gain, offset, base and all weights, twice if asked (create_graph=True); the
+    statistics get none.
+
+    x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it
+    candidates: at least one per edge, sorted by edge
+    gain: [R, C'], one row per candidate and two per "sep_conv", in their order: mixing weight times BatchNorm weight;
+        in a middle row the BatchNorm weight. C' = C but where all are "factorized_reduce", "dil_conv" or "relu_conv"
+    offset: None or [R, C'], the same of the BatchNorm biases
+    base: nothing, or one [N, C', H', W'] per edge, to which its candidates are added
+    stride: 1 or 2; H' = ⌈H/stride⌉
+    running: None normalises by batch statistics (training); a pair (mean, var), each [R, C'], by these (evaluation).
+        Rows of "skip" are not read
+    memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again
+    impl: "native", "triton" (none yet) or "reference" insists on an implementation; None takes the fastest that can run
+
+    All tensors are of the dtype and on the device of x. Returns out, one [N, C', H', W'] per edge in channels-last,
+    and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip".
+
+    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
+    Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3.
+    """
+    if impl not in (None, *kernels.IMPLEMENTATIONS):
+        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
+    if memory not in MEMORY:
+        raise FastdartsError(f"memory is {memory!r}: choose one of {', '.join(MEMORY)}.")
+    if x.dim() != 4 or not x.numel() or not x.is_floating_point():
+        raise FastdartsError(
+            f"x must be a non-empty, floating point [N, C, H, W] tensor, got {[*x.shape]} in {x.dtype}."
+        )
+    if stride not in kernels.STRIDES:
+        raise FastdartsError(f"stride must be 1 or 2, got {stride!r}.")
+    if gain.dim() != 2:
+        raise FastdartsError(f"gain must be [R, C'], got {[*gain.shape]}.")
+    (n, c_in, height, width), c_out = x.shape, gain.shape[1]
+    table, weights = _flatten(candidates, edges, stride, c_in, c_out)
+    rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
+    size = (n, c_out, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    if running is None and n * size[2] * size[3] == 1 and any(c.kind != "skip" for c in candidates):
+        raise FastdartsError(
+            f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
+            "use a larger batch or pass running statistics."
+        )
+    if len(base) not in (0, edges):
+        raise FastdartsError(f"base must hold nothing or one tensor per edge, got {len(base)} for {edges} edges.")
+    tables = {"gain": gain, "offset": offset} | dict(zip(("running mean", "running var"), running or (), strict=False))
+    for name, tensor in tables.items():
+        if tensor is not None:
+            _check_like(x, name, tensor, (rows, c_out))
+    for e, tensor in enumerate(base):
+        _check_like(x, f"base {e}", tensor, size)
+    for k, w in enumerate(weights):
+        if w.dtype is not x.dtype or w.device != x.device:
+            _check_like(x, f"weight {k}", w, w.shape)
+    last = torch.channels_last
+    return MixedOpResult(
+        *kernels.mixed_op(
+            x.contiguous(memory_format=last),
+            [tensor.contiguous(memory_format=last) for tensor in base],
+            gain,
+            offset,
+            [w.contiguous() for w in weights],
+            table,
+            edges,
+            stride,
+            running,
+            eps,
+            memory == "store",
+            impl,
+        )
+    )
+
+
+def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int, c_out: int) -> tuple:
+    """The candidates as the op takes them, four integers each, and all their weights."""
+    table, weights, expected = [], [], 0
+    for edge, kind, own, dilation in candidates:
+        if edge not in (expected, expected - 1) or edge < 0:
+            break
+        expected = edge + 1
+        kernel = own[0].shape[-1] if own and own[0].dim() else 0
+        number, size, shapes = _geometry(kind, kernel, dilation, stride, c_in, c_out)
+        if [w.shape for w in own] != shapes:
+            raise FastdartsError(
+                f"The weights of {kind!r} from {c_in} to {c_out} channels must be {[[*shape] for shape in shapes]}, "
+                f"got {[[*w.shape] for w in own]}."
+            )
+        table += (edge, number, size, dilation if size else 0)
+        weights += own
+    else:
+        if expected == edges > 0:
+            return table, weights
+    raise FastdartsError(
+        f"Candidates must be sorted by edge, one or more for each of the {edges} edges from 0 on, got them for edges "
+        f"{[candidate.edge for candidate in candidates]}."
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_out: int) -> tuple:
+    """(number of the kind, kernel size, shapes of the weights), or the reason why there is no such candidate."""
+    if kind not in kernels.KINDS:
+        raise FastdartsError(f"A candidate is of kind {kind!r}: choose one of {', '.join(kernels.KINDS)}.")
+    needed = {"skip": 1, "relu_conv": 1, "factorized_reduce": 2}.get(kind, stride)
+    if stride != needed:
+        raise FastdartsError(f"{kind!r} exists at stride {needed} only, got stride {stride}.")
+    if dilation not in (kernels.DILATIONS if kind == "dil_conv" else (1,)):
+        raise FastdartsError(f"The dilation of {kind!r} must be 1{' or 2' * (kind == 'dil_conv')}, got {dilation!r}.")
+    if c_in != c_out and kind not in ("factorized_reduce", "dil_conv", "relu_conv"):
+        raise FastdartsError(f"{kind!r} keeps the channels of x, got x of {c_in} and gain of {c_out} channels.")
+    if kind == "factorized_reduce":
+        if c_out % 2:
+            raise FastdartsError(f"{kind!r} needs an even number of output channels, got gain of {c_out}.")
+        return kernels.KINDS.index(kind), 1, [(c_out // 2, c_in, 1, 1)] * 2
+    if kind in ("dil_conv", "sep_conv"):
+        if kernel not in kernels.KERNELS:
+            raise FastdartsError(
+                f"The first weight of {kind!r} must be [C, 1, k, k] with k = 3, 5 or 7, got k = {kernel}."
+            )
+        pair = [(c_in, 1, kernel, kernel), (c_out, c_in, 1, 1)]
+        return kernels.KINDS.index(kind), kernel, pair * (2 if kind == "sep_conv" else 1)
+    if kind == "relu_conv":
+        return kernels.KINDS.index(kind), 1, [(c_out, c_in, 1, 1)]
+    return kernels.KINDS.index(kind), 0 if kind == "skip" else 3, []
+
+
+def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise FastdartsError(f"{name} must be {[*shape]}, got {[*tensor.shape]}.")
+    if tensor.dtype is not x.dtype or tensor.device != x.device:
+        raise FastdartsError(
+            f"{name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}: convert one of them."
+        )
 
 
 def runs_natively(*tensors: Tensor) -> bool:

@@ -6,6 +6,7 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
+from fastdarts.kernels.mixed_op import KINDS, SEP_CONV, mixed_op
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, why_not
 from fastdarts.kernels.sep_conv import DILATIONS, KERNELS, STRIDES, sep_conv
@@ -14,10 +15,13 @@ __all__ = [
     "DILATIONS",
     "IMPLEMENTATIONS",
     "KERNELS",
+    "KINDS",
+    "SEP_CONV",
     "STRIDES",
     "Implementation",
     "implementations",
     "memory_format",
+    "mixed_op",
     "mixed_sum",
     "native",
     "sep_conv",

@@ -1,0 +1,249 @@
+"""mixed_op: the candidates of all edges that leave one state, their normalisation, weighting and sums, in one op.
+
+Every candidate has one row of the tables `gain` and `offset`, a separable convolution two: its middle BatchNorm, then
+its final one. With z_r the raw output of row r, μ_r and σ²_r its batch statistics per channel (or the running ones),
+M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = x for a skip connection, which nothing normalises):
+
+    out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)
+    the second half of a separable convolution reads max(0, gain_m ẑ_m + offset_m), m its middle row
+
+    doffset_r = Σ g     dgain_r = Σ g ẑ_r     per channel, g the gradient of out_e (of what the second half reads)
+    dL/dz_r = gain_r ρ_r (g − doffset_r/M − ẑ_r dgain_r/M)     (batch statistics; else gain_r ρ_r g)
+
+and on through the convolutions, pools and ReLUs to x. gain is the mixing weight times the BatchNorm's weight, offset
+the mixing weight times its bias: mixed operation, Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; batch
+normalisation, Ioffe and Szegedy 2015, section 3.
+
+`candidates` holds four integers per candidate, sorted by edge: edge, kind, kernel, dilation. The kinds:
+
+    0 skip               x itself (stride 1)                                      no weights, kernel = dilation = 0
+    1 max_pool           3×3, padding 1                                           no weights
+    2 avg_pool           3×3, padding 1, padding not counted                      no weights
+    3 factorized_reduce  1×1 of max(0, x) at even pixels, 1×1 at odd ones         [C'/2, C, 1, 1] twice
+    4 dil_conv           ReLU, depthwise k×k, 1×1                                 [C, 1, k, k], [C', C, 1, 1]
+    5 sep_conv           the same and BatchNorm, twice; the first half strides    the same, twice
+    6 relu_conv          ReLU, 1×1 (stride 1)                                     [C', C, 1, 1]
+
+Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean and
+var [R, C']. `var` is the unbiased estimate, as running statistics want it. Kept for backward if `keep`: z, the raw
+outputs of rows that end in a convolution; pools, ReLUs and depthwise outputs are always computed again.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.kernels.registry import define, select
+
+LAST = torch.channels_last
+KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv")
+SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV = range(len(KINDS))
+WEIGHTS = (0, 0, 0, 2, 2, 4, 1)  # of one candidate, by kind
+KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
+
+
+def _raw(kind: int, x: Tensor, weights: Sequence[Tensor], kernel: int, dilation: int, stride: int) -> Tensor:
+    """What a row normalises."""
+    if kind == MAX_POOL:
+        return F.max_pool2d(x, 3, stride, 1)
+    if kind == AVG_POOL:
+        return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    r = F.relu(x)
+    if kind == FACTORIZED_REDUCE:
+        height, width = x.shape[2:]
+        odd = F.pad(r[:, :, 1:, 1:], (0, width % 2, 0, height % 2))
+        return torch.cat([F.conv2d(half, w, stride=2) for half, w in zip((r, odd), weights, strict=True)], 1)
+    *depthwise, pointwise = weights
+    for w in depthwise:
+        r = F.conv2d(r, w, None, stride, dilation * (kernel - 1) // 2, dilation, groups=x.shape[1])
+    return F.conv2d(r, pointwise)
+
+
+def _forward(
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    candidates: Sequence[int],
+    edges: int,
+    stride: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    keep: bool,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    training = running_mean is None
+    out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
+    for at in range(0, len(candidates), 4):
+        edge, kind, kernel, dilation = candidates[at : at + 4]
+        own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
+        for half in (own[:2], own[2:]) if kind == SEP_CONV else (own,):
+            row = len(means)
+            scale, shift = gain[row], None if offset is None else offset[row]
+            mean, var = scale.new_zeros(len(scale)), scale.new_ones(len(scale))
+            if kind == SKIP:
+                y = x * scale.view(-1, 1, 1)
+                y = y if shift is None else y + shift.view(-1, 1, 1)
+            else:
+                raw = _raw(kind, y, half, kernel, dilation, step)
+                if own and keep:
+                    z.append(raw.contiguous(memory_format=LAST))
+                if not training:
+                    mean, var = running_mean[row], running_var[row]
+                # momentum 1 leaves the statistics of this very batch in mean and var
+                y, step = F.batch_norm(raw, mean, var, scale, shift, training, 1.0, eps), 1
+            means.append(mean)
+            variances.append(var)
+        out[edge] = y if out[edge] is None else out[edge] + y
+    return [y.contiguous(memory_format=LAST) for y in out], z, torch.stack(means), torch.stack(variances)
+
+
+def _forward_fake(x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep):
+    height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
+
+    def empty() -> Tensor:
+        return x.new_empty(x.shape[0], gain.shape[1], height, width).to(memory_format=LAST)
+
+    kinds = candidates[1::4] if keep else ()
+    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds)
+    return (
+        [empty() for _ in range(edges)],
+        [empty() for _ in range(stored)],
+        gain.new_empty(gain.shape),
+        gain.new_empty(gain.shape),
+    )
+
+
+def _backward(
+    grad: Sequence[Tensor],
+    x: Tensor,
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    candidates: Sequence[int],
+    stride: int,
+    z: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    need_x: bool,
+    need_weights: bool,
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Differentiates the reference of forward, which computes everything again; what is not wanted is empty.
+
+    With create_graph the gradients are differentiable in grad, x, gain, offset and weights.
+    """
+
+    def leaf(tensor: Tensor, need: bool) -> Tensor:
+        # a view stops the first differentiation here, and the second goes on through it
+        return tensor.view_as(tensor) if create_graph and tensor.requires_grad else tensor.detach().requires_grad_(need)
+
+    with torch.enable_grad():
+        x, gain = leaf(x, need_x), leaf(gain, True)
+        offset = None if offset is None else leaf(offset, True)
+        weights = [leaf(w, need_weights) for w in weights]
+        running = (None, None) if training else (mean, var)
+        out, *_ = _forward(x, [], gain, offset, weights, candidates, len(grad), stride, *running, eps, False)
+        wanted = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
+        gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+        dgain = next(gradients)
+        doffset = gain.new_empty(0) if offset is None else next(gradients)
+        dx = next(gradients).contiguous(memory_format=LAST) if need_x else x.new_empty(0)
+    return dx, dgain, doffset, [g.contiguous() for g in gradients]
+
+
+def _backward_fake(
+    grad, x, gain, offset, weights, candidates, stride, z, mean, var, training, eps, need_x, need_weights
+):
+    return (
+        x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
+        gain.new_empty(gain.shape),
+        gain.new_empty(0 if offset is None else offset.shape),
+        [w.new_empty(w.shape) for w in weights] if need_weights else [],
+    )
+
+
+forward_op = define(
+    "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, int[] candidates, int edges,"
+    " int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep)"
+    " -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var)",
+    _forward,
+    _forward_fake,
+    triton=None,
+)
+backward_op = define(
+    "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, int[] candidates,"
+    " int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, bool need_x, bool need_weights)"
+    " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
+    _backward,
+    _backward_fake,
+    triton=None,
+)
+
+
+class _MixedOp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, impl, candidates, edges, stride, eps, keep, running_mean, running_var, x, gain, offset, *rest):
+        device, dtype = x.device.type, x.dtype
+        count = sum(WEIGHTS[kind] for kind in candidates[1::4])
+        base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
+        run = select(forward_op, impl, device, dtype)
+        out, z, mean, var = run(
+            x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep
+        )
+        ctx.run = select(backward_op, impl, device, dtype)
+        ctx.candidates, ctx.stride, ctx.eps, ctx.training = candidates, stride, eps, running_mean is None
+        ctx.count, ctx.has_base = count, bool(base)
+        ctx.save_for_backward(x, gain, offset, mean, var, *weights, *z)
+        ctx.mark_non_differentiable(mean, var)
+        return (*out, mean, var)
+
+    @staticmethod
+    def backward(ctx, *grad):
+        x, gain, offset, mean, var, *rest = ctx.saved_tensors
+        weights, z = rest[: ctx.count], rest[ctx.count :]
+        needs = ctx.needs_input_grad
+        need_x, need_gain, need_offset, *need_rest = needs[8:]
+        need_weights = need_rest[len(need_rest) - ctx.count :]
+        grad = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
+        # create_graph=True: a kernel would be a constant to the second differentiation
+        run, graph = (_backward, (True,)) if torch.is_grad_enabled() else (ctx.run, ())
+        dx, dgain, doffset, dweights = run(
+            grad, x, gain, offset, weights, ctx.candidates, ctx.stride, z, mean, var, ctx.training, ctx.eps,
+            need_x, any(need_weights), *graph,
+        )  # fmt: skip
+        return (
+            *(None,) * 8,
+            dx if need_x else None,
+            dgain if need_gain else None,
+            doffset if need_offset else None,
+            *(grad if ctx.has_base else ()),
+            *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
+        )
+
+
+def mixed_op(
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    candidates: Sequence[int],
+    edges: int,
+    stride: int,
+    running: tuple[Tensor, Tensor] | None,
+    eps: float,
+    keep: bool,
+    impl: str | None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous."""
+    keep = keep and torch.is_grad_enabled()
+    *out, mean, var = _MixedOp.apply(
+        impl, candidates, edges, stride, eps, keep, *(running or (None, None)), x, gain, offset, *base, *weights
+    )
+    return out, mean, var
