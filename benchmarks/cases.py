@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from fastdarts.functional import MixedSum, mixed_sum, sep_conv
+from fastdarts.functional import Candidate, MixedOpResult, MixedSum, mixed_op, mixed_sum, sep_conv
+from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 EDGE = (True, True, False, True, True, True, True)  # 2 pools, skip, 4 convolutions: a DARTS edge less `none`
@@ -206,3 +208,226 @@ SEP_CONV_BENCHMARK_CASES = [  # the convolutions of the search network in the pa
         ("sep5-stride2", 5, 2, 1),
     )
 ] + [SepConvCase("C4-32x32-N64-sep3", (64, 4, 32, 32), 4), SepConvCase("C8-16x16-N64-sep3", (64, 8, 16, 16), 8)]
+
+
+SEARCHED = (
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+)
+
+
+@dataclass(frozen=True)
+class MixedOpCase:
+    """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, relu_conv_1x1 or dil1_conv_kxk.
+
+    The last is a dil_conv of dilation 1, which DARTS has not and the op knows.
+    """
+
+    id: str
+    shape: tuple[int, int, int, int]
+    edges: tuple[tuple[str, ...], ...] = (SEARCHED,)
+    stride: int = 1
+    outputs: int | None = None  # C', by default C
+    base: bool = False
+    affine: bool = False
+    training: bool = True
+    memory_format: torch.memory_format = LAST
+    sliced: bool = False  # x is a strided view
+    mean: float = 0.0
+    integers: bool = False  # few different values in x: pools meet ties
+    mixing: float = 1.0  # 0 switches every candidate off
+    eps: float = 1e-5
+
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[dict[str, Tensor], list[Tensor]]:
+        """All inputs by name and the gradient of every output; the same float32 values, rounded to `dtype`."""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        modules = EagerEdges(self)
+        x = draw(*self.shape) + self.mean
+        x = (x.round() if self.integers else x).to(memory_format=self.memory_format)
+        rows = len(modules.middle)
+        mixing = self.mixing * torch.softmax(draw(rows, 1), 0)
+        gain = torch.where(torch.tensor(modules.middle)[:, None], 1.0, mixing).expand(rows, modules.channels)
+        tensors = {"x": torch.stack([x, x], -1)[..., 0] if self.sliced else x, "gain": gain}
+        if self.affine:
+            tensors |= {"gain": gain * (1 + draw(*gain.shape) / 4), "offset": draw(*gain.shape) / 4}
+        n, _, *size = self.shape
+        out = (n, modules.channels, *((side - 1) // self.stride + 1 for side in size))
+        outputs = [draw(*out).to(memory_format=LAST) for _ in range(2 * len(self.edges))]
+        if self.base:
+            tensors |= {f"base{e}": outputs.pop() for e in range(len(self.edges))}
+        tensors |= {name: draw(*p.shape) / p[0].numel() ** 0.5 for name, p in modules.named_parameters()}
+        tensors = {name: tensor.to(device, dtype).requires_grad_() for name, tensor in tensors.items()}
+        return tensors, [grad.to(device, dtype) for grad in outputs[: len(self.edges)]]
+
+    def running(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor] | None:
+        """The running statistics [R, C'] of an evaluation case."""
+        if self.training:
+            return None
+        generator = torch.Generator().manual_seed(1)
+        modules = EagerEdges(self)
+        size = (len(modules.middle), modules.channels)
+        mean, var = torch.randn(size, generator=generator), torch.rand(size, generator=generator) + 0.5
+        return (mean + self.mean).to(device, dtype), var.to(device, dtype)
+
+    def eager(self, tensors: dict[str, Tensor]) -> MixedOpResult:
+        """The modules of the public code."""
+        x = tensors["x"]
+        modules = EagerEdges(self).to(x.device, x.dtype)
+        weights = {name: tensors[name] for name, _ in modules.named_parameters()}
+        base = [tensors[f"base{e}"] for e in range(len(self.edges))] if self.base else []
+        running = self.running(x.dtype, x.device)
+        return functional_call(modules, weights, (x, tensors["gain"], tensors.get("offset"), base, running))
+
+    def ours(self, tensors: dict[str, Tensor], impl: str | None = None, memory: str = "store") -> MixedOpResult:
+        """The op under test."""
+        weights = (tensor for name, tensor in tensors.items() if name.startswith("branches"))
+        candidates = []
+        for edge, name in ((e, name) for e, names in enumerate(self.edges) for name in names):
+            skip = "skip" if self.stride == 1 else "factorized_reduce"
+            kind = skip if name == "skip_connect" else name[:-4].replace("dil1", "dil")
+            count = {"sep_conv": 4, "dil_conv": 2, "factorized_reduce": 2, "relu_conv": 1}.get(kind, 0)
+            dilation = 2 if name.startswith("dil_") else 1
+            candidates.append(Candidate(edge, kind, [next(weights) for _ in range(count)], dilation))
+        x = tensors["x"]
+        base = [tensors[f"base{e}"] for e in range(len(self.edges))] if self.base else []
+        running = self.running(x.dtype, x.device)
+        options = {"edges": len(self.edges), "stride": self.stride, "eps": self.eps, "memory": memory, "impl": impl}
+        return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
+
+
+class EagerEdges(nn.Module):
+    """The candidates as modules of the public code; gain and offset are applied after every BatchNorm."""
+
+    def __init__(self, case: MixedOpCase):
+        super().__init__()
+        self.channels = case.outputs or case.shape[1]
+        self.branches = nn.ModuleList(
+            nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
+        )
+        rows = [(row is branch[-1], row) for edge in self.branches for branch in edge for row in branch if _is_row(row)]
+        self.middle = [not last for last, _ in rows]
+        self.norms = [row for _, row in rows]
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = case.eps, 1.0
+
+    def _layers(self, name: str, case: MixedOpCase) -> list[nn.Module]:
+        c_in, c_out, stride = case.shape[1], self.channels, case.stride
+        if name == "relu_conv_1x1":
+            return [*ReLUConvBN(c_in, c_out, 1, 1, 0, affine=False).op]
+        if name.startswith("dil"):
+            k, dilation = int(name[-1]), 1 if name.startswith("dil1") else 2
+            return [*DilConv(c_in, c_out, k, stride, dilation * (k - 1) // 2, dilation, affine=False).op]
+        op = (
+            FactorizedReduce(c_in, c_out, False)
+            if (name, stride) == ("skip_connect", 2)
+            else OPS[name](c_in, stride, False)
+        )
+        if isinstance(op, FactorizedReduce):
+            norm, op.bn = op.bn, nn.Identity()
+            return [op, norm]
+        if isinstance(op, Identity):
+            return [op]
+        return [*op.op] if name.startswith("sep") else [op, nn.BatchNorm2d(c_in, affine=False)]
+
+    def forward(self, x, gain, offset, base, running) -> MixedOpResult:
+        if running:
+            for norm, mean, var in zip(self.norms, *running, strict=True):
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean, norm.running_var = mean, var
+        self.train(running is None)
+        out, row = list(base) or [0] * len(self.branches), 0
+        for e, edge in enumerate(self.branches):
+            for branch in edge:
+                y = x
+                for layer in branch:
+                    y = layer(y)
+                    if _is_row(layer):
+                        y = gain[row].view(-1, 1, 1) * y
+                        y = y if offset is None else y + offset[row].view(-1, 1, 1)
+                        row += 1
+                out[e] = out[e] + y
+        zero, one = torch.zeros_like(gain[0]), torch.ones_like(gain[0])
+        mean = torch.stack([getattr(norm, "running_mean", zero) for norm in self.norms])
+        return MixedOpResult(out, mean, torch.stack([getattr(norm, "running_var", one) for norm in self.norms]))
+
+
+def _is_row(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.BatchNorm2d, Identity))
+
+
+def _kinds(*names: str, **options) -> list[MixedOpCase]:
+    return [
+        MixedOpCase(f"{name}-stride{stride}", (3, 16, 8, 8), ((name,),), stride, **options)
+        for name in names
+        for stride in (1, 2)
+        if stride == 1 or name != "relu_conv_1x1"
+    ]
+
+
+NORMAL, FEW, CHEAP = SEARCHED, ("sep_conv_3x3", "dil_conv_3x3"), ("skip_connect", "avg_pool_3x3")
+MIXED_OP_TEST_CASES = [
+    *_kinds(
+        *SEARCHED, "sep_conv_7x7", "dil_conv_7x7", "dil1_conv_3x3", "dil1_conv_5x5", "dil1_conv_7x7", "relu_conv_1x1"
+    ),
+    *(MixedOpCase(f"edge-C{c}-stride{s}", (2, c, 7, 9), stride=s) for c in (4, 8, 12, 16, 20, 32, 64) for s in (1, 2)),
+    *(MixedOpCase(f"edge-C{c}", (2, c, 6, 5)) for c in (1, 3)),
+    MixedOpCase("edge-C2-stride2", (3, 2, 5, 8), stride=2),
+    *(
+        MixedOpCase(f"cell-{name}-stride{stride}", (3, 8, 8, 8), (NORMAL, FEW, CHEAP, NORMAL[::-1]), stride, **options)
+        for stride in (1, 2)
+        for name, options in {
+            "plain": {},
+            "base": {"base": True},
+            "affine-base": {"affine": True, "base": True},
+            "evaluation": {"training": False, "affine": True, "base": True},
+            "evaluation-plain": {"training": False},
+        }.items()
+    ),
+    MixedOpCase("two-edges", (1, 16, 8, 8), (NORMAL, NORMAL), base=True),
+    MixedOpCase("two-edges-stride2", (3, 16, 9, 7), (FEW, NORMAL), 2),
+    MixedOpCase("one-row", (2, 8, 1, 19)),
+    MixedOpCase("one-column", (2, 8, 19, 1)),
+    MixedOpCase("one-row-stride2", (2, 8, 1, 19), stride=2),
+    MixedOpCase("one-column-stride2", (2, 8, 19, 1), stride=2),
+    MixedOpCase("one-pixel", (9, 8, 1, 1)),
+    MixedOpCase("one-pixel-stride2", (9, 8, 1, 1), stride=2),
+    MixedOpCase("three-by-three", (2, 16, 3, 3), (("dil_conv_7x7", *NORMAL),)),
+    MixedOpCase("wide", (1, 4, 5, 141)),
+    MixedOpCase("wide-stride2", (1, 4, 67, 141), stride=2),
+    MixedOpCase("large-map", (1, 16, 70, 66)),
+    MixedOpCase("C64-8x8", (3, 64, 8, 8)),
+    MixedOpCase("many-samples", (70, 4, 3, 3)),
+    MixedOpCase("nchw", (3, 8, 7, 11), memory_format=CONTIGUOUS),
+    MixedOpCase("sliced", (3, 8, 6, 5), sliced=True),
+    MixedOpCase("sliced-nchw-stride2", (3, 8, 6, 5), stride=2, memory_format=CONTIGUOUS, sliced=True),
+    MixedOpCase("large-mean", (3, 16, 9, 9), mean=10.0),
+    MixedOpCase("large-mean-stride2", (3, 16, 9, 9), stride=2, mean=10.0),
+    MixedOpCase("ties", (3, 8, 8, 8), (("max_pool_3x3", "skip_connect"),), integers=True),
+    MixedOpCase("ties-stride2", (3, 8, 9, 8), (("max_pool_3x3",),), 2, integers=True),
+    MixedOpCase("mixing-zero", (3, 8, 6, 6), mixing=0.0),
+    MixedOpCase("large-eps", (2, 8, 4, 4), eps=0.1),
+    MixedOpCase("evaluation-one-value", (1, 8, 1, 1), training=False),
+    MixedOpCase("relu-conv-5-to-16", (3, 5, 8, 7), (("relu_conv_1x1",),), outputs=16, affine=True),
+    MixedOpCase("relu-conv-64-to-16", (3, 64, 8, 8), (("relu_conv_1x1",),), outputs=16),
+    MixedOpCase("factorized-reduce-12-to-20", (3, 12, 7, 8), (("skip_connect",),), 2, outputs=20),
+    MixedOpCase("dil-conv-12-to-20", (2, 12, 7, 8), (("dil_conv_5x5",),), 2, outputs=20, affine=True),
+    MixedOpCase("dil-conv-20-to-3", (2, 20, 7, 8), (("dil_conv_3x3",),), outputs=3, training=False, affine=True),
+]
+
+MIXED_OP_BENCHMARK_CASES = [  # what leaves an input of a cell of the search network in the paper's CIFAR-10 setting
+    MixedOpCase(
+        f"C{c}-{size}x{size}-N64-{edges}-edges-stride{stride}", (64, c, size, size), (SEARCHED,) * edges, stride
+    )
+    for c, size, stride in ((16, 32, 1), (32, 32, 2), (32, 16, 1), (64, 8, 1))
+    for edges in (1, 4)
+]

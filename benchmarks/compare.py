@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MixedSumCase, SepConvCase
+from benchmarks.cases import MixedOpCase, MixedSumCase, SepConvCase
 
-Case = MixedSumCase | SepConvCase
+Case = MixedSumCase | SepConvCase | MixedOpCase
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,14 @@ def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, e
         names = ("out", "grad_x", "grad_depthwise", "grad_pointwise")
         results = (out, *torch.autograd.grad(out, tensors, grad))
         return {name: result.detach().double().cpu() for name, result in zip(names, results, strict=True)}
+    if isinstance(case, MixedOpCase):
+        tensors, grads = case.inputs(dtype, device)
+        out, mean, var = case.eager(tensors) if eager else case.ours(tensors, impl)
+        gradients = torch.autograd.grad(out, [*tensors.values()], grads)
+        results = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
+        results |= {f"out{e}": out_e for e, out_e in enumerate(out)}
+        results |= {f"mean{r}": row for r, row in enumerate(mean)} | {f"var{r}": row for r, row in enumerate(var)}
+        return {name: result.detach().double().cpu() for name, result in results.items()}
     weights, branches, grad = case.inputs(dtype, device)
     if eager:
         modules = case.eager(dtype, device)

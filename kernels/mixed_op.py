@@ -82,7 +82,8 @@ def _forward(
         own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
         for half in (own[:2], own[2:]) if kind == SEP_CONV else (own,):
             row = len(means)
-            scale, shift = gain[row], None if offset is None else offset[row]
+            # contiguous, because batch_norm's backward reads past a channels-last weight of stride 0
+            scale, shift = gain[row].contiguous(), None if offset is None else offset[row].contiguous()
             mean, var = scale.new_zeros(len(scale)), scale.new_ones(len(scale))
             if kind == SKIP:
                 y = x * scale.view(-1, 1, 1)
