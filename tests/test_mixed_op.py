@@ -119,11 +119,13 @@ def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tupl
 
 @pytest.mark.parametrize("case", SMALL[::2], ids=lambda case: case.id)
 def test_opcheck(case: MixedOpCase) -> None:
+    # the reference of backward runs autograd, which the dispatch modes of the other tests switch off
+    options = {} if NATIVE else {"test_utils": "test_autograd_registration"}
     for keep in (True, False):
         _, forward, backward = arguments(case, keep=keep)
         torch.library.opcheck(forward_op.dispatch, forward)
         for needs in [(True, True), (True, False), (False, True), (False, False)]:
-            torch.library.opcheck(backward_op.dispatch, (*backward, *needs))
+            torch.library.opcheck(backward_op.dispatch, (*backward, *needs), **options)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
