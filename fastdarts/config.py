@@ -80,6 +80,8 @@ class SearchConfig(DataConfig):
     """Share of the training images that trains the weights; the rest trains the alphas."""
     cutout: float = 0.0
     """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
+    memory: Literal["store", "recompute"] = "store"
+    """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again."""
     gap_every: int = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
     candidates: int = 8

@@ -1,23 +1,283 @@
-"""How a candidate of an edge is taken apart for the fused kernels, and when it must not be."""
+"""How modules are taken apart for the fused kernels, and when they must not be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.functional import mixed_sum, runs_natively, sep_conv
-from fastdarts.operations import DilConv, FactorizedReduce, ReLUConvBN, SepConv
+from fastdarts.functional import Candidate, mixed_op, mixed_sum, runs_natively
+from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN, SepConv, Zero
+
+LAST = torch.channels_last
+HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
+LAYERS = {
+    (nn.MaxPool2d, nn.BatchNorm2d): "max_pool",
+    (nn.AvgPool2d, nn.BatchNorm2d): "avg_pool",
+    (nn.ReLU, nn.Conv2d, nn.BatchNorm2d): "relu_conv",
+    HALF: "dil_conv",
+    HALF * 2: "sep_conv",
+}
 
 
-def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | None:
-    """``op`` as (what gives its raw output, its closing BatchNorm), or None if it has to be called as a whole.
+class Part(NamedTuple):
+    """A module as `mixed_op` knows it."""
+
+    kind: str
+    stride: int = 1
+    dilation: int = 1
+    weights: Sequence[Tensor] = ()
+    norms: Sequence[nn.BatchNorm2d | None] = (None,)  # one per row, None for what is not normalised
+
+    @property
+    def mode(self) -> tuple[bool, float] | None:
+        """(whether batch statistics normalise, eps), common to all parts of a call; None if nothing is normalised."""
+        bn = self.norms[0]
+        return None if bn is None else _mode(bn)
+
+
+def take_apart(op: nn.Module, x: Tensor) -> Part | None:
+    """``op`` as `mixed_op` computes it on ``x``, or None if it has to be called.
 
     Only exact types are taken apart, and only while nobody watches: a subclass has a forward of its own, and a hook
     expects to be called.
     """
+    kind = type(op)
+    if kind is Identity:
+        return None if watched(op) else Part("skip")
+    if kind is FactorizedReduce:
+        layers = [*op._modules.values()]
+        name = "factorized_reduce" if tuple(map(type, layers)) == HALF else None
+    else:
+        inner = op if kind is nn.Sequential else op.op if kind in (SepConv, DilConv, ReLUConvBN) else None
+        if type(inner) is not nn.Sequential or watched(inner):
+            return None
+        layers = [*inner._modules.values()]
+        name = LAYERS.get(tuple(map(type, layers)))
+    if name is None or watched(op) or any(map(watched, layers)):
+        return None
+    norms = [layer for layer in layers if type(layer) is nn.BatchNorm2d]
+    if not all(map(_is_plain, norms)) or len({*map(_mode, norms)}) > 1:
+        return None
+    channels, width = x.shape[1], norms[-1].num_features
+    if name in ("max_pool", "avg_pool"):
+        pool = layers[0]
+        fits = _is_pool(pool) and width == channels
+        return Part(name, pool.stride, norms=norms) if fits else None
+    convs = [layer for layer in layers if type(layer) is nn.Conv2d]
+    if any(relu.inplace for relu in layers if type(relu) is nn.ReLU):
+        return None
+    if name == "factorized_reduce":
+        stride, dilation = 2, 1
+        fits = all(_is_pointwise(conv, channels, width / 2, 2) for conv in convs)
+    else:
+        *_, pointwise = convs
+        stride, dilation = (convs[0].stride[0], convs[0].dilation[0]) if len(convs) > 1 else (1, 1)
+        fits = _is_pointwise(pointwise, channels, width)
+        fits = fits and all(map(_is_depthwise, convs[:-1:2], [channels] * 2, (stride, 1), [dilation] * 2))
+        if name == "sep_conv":
+            same = convs[0].kernel_size == convs[2].kernel_size and norms[0].num_features == width == channels
+            fits = fits and same and dilation == 1 and _is_pointwise(convs[1], channels, channels)
+    return Part(name, stride, dilation, [conv.weight for conv in convs], norms) if fits else None
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether calling ``module`` does more than its class's forward: it has hooks, or a forward set on the instance."""
+    own = module.__dict__
+    return bool(
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
+    )
+
+
+def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
+    return bn.training or bn.running_mean is None, bn.eps
+
+
+def _is_plain(bn: nn.BatchNorm2d) -> bool:
+    """Whether the layer has all running statistics or none, and both affine parameters or none."""
+    buffers = [buffer is not None for buffer in bn._buffers.values()]
+    affine = [parameter is not None for parameter in bn._parameters.values()]
+    return buffers == [bool(bn.track_running_stats)] * 3 and affine[0] == affine[1]
+
+
+def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
+    if (pool.kernel_size, pool.padding, pool.ceil_mode) != (3, 1, False):
+        return False
+    if type(pool) is nn.MaxPool2d:
+        return (pool.dilation, pool.return_indices) == (1, False)
+    return (pool.count_include_pad, pool.divisor_override) == (False, None)
+
+
+def _is_pointwise(conv: nn.Conv2d, c_in: int, c_out: float, stride: int = 1) -> bool:
+    return (
+        (conv.in_channels, conv.out_channels, conv.groups, conv.bias) == (c_in, c_out, 1, None)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (stride, stride), (0, 0))
+    )  # fmt: skip
+
+
+def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) -> bool:
+    k = conv.kernel_size[0]
+    padding = dilation * (k - 1) // 2
+    return (
+        k in (3, 5, 7)
+        and stride in (1, 2)
+        and dilation in (1, 2)
+        and (conv.in_channels, conv.out_channels, conv.groups, conv.bias) == (channels, channels, channels, None)
+        and (conv.kernel_size, conv.stride, conv.dilation) == ((k, k), (stride, stride), (dilation, dilation))
+        and (conv.padding, conv.padding_mode) == ((padding, padding), "zeros")
+    )
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether `mixed_op` has a native kernel for ``x``."""
+    return x.dim() == 4 and x.numel() > 0 and runs_natively(x)
+
+
+def run(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)``, in one native op and channels-last if ``module`` can be taken apart."""
+    if not fuses(x):
+        return module(x)
+    part = take_apart(module, x)
+    if part is None or part.kind == "skip":
+        return module(in_a_format_for(module, x))
+    return _mixed([(0, 0, part)], x, x.new_ones(1), part.stride, [], "store")[0]
+
+
+def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
+    """``x``, but contiguous for a custom module where fusion prefers channels-last: the module may call view()."""
+    known = all(type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) for m in op.modules())
+    return x if known or not fuses(x) else x.contiguous()
+
+
+def mix(
+    edges: Sequence[tuple[Sequence[nn.Module], int]],
+    x: Tensor,
+    weights: Tensor,
+    stride: int,
+    base: Sequence[Tensor],
+    memory: str,
+) -> list[Tensor]:
+    """base_e + Σ_k w_k o_k(x) for edges e that leave x, in one native op but for candidates it does not know.
+
+    edges: candidates of each and the place of the first one's weight in weights.flatten(); base: empty or one per edge.
+    Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
+    """
+    x = x.contiguous(memory_format=LAST)
+    weights = weights.to(x.dtype).flatten()
+    out, parts, mode = [*base] or [None] * len(edges), [], None
+    for e, (ops, first) in enumerate(edges):
+        others, found = [], len(parts)
+        for k, op in enumerate(ops):
+            part = None if is_none(op) else take_apart(op, x)
+            same = part is not None and part.stride == stride and part.mode in (None, mode or part.mode)
+            if same and (not part.weights or _channels(part) == x.shape[1]):
+                mode = mode or part.mode
+                parts.append((e, first + k, part))
+            elif not is_none(op):
+                others.append(k)
+        if others or found == len(parts):
+            some = [ops[k] for k in others] or [ops[0]]
+            own = weights[first : first + len(ops)]
+            rest = mix_modules(some, x, own[others or [0]])
+            out[e] = rest if out[e] is None else out[e] + rest
+    joined = list(dict.fromkeys(e for e, _, _ in parts))
+    if joined:
+        base = [out[e] for e in joined]
+        given = next((b for b in base if b is not None), None)
+        base = [] if given is None else [torch.zeros_like(given) if b is None else b for b in base]
+        parts = [(joined.index(e), k, part) for e, k, part in parts]
+        for e, y in zip(joined, _mixed(parts, x, weights, stride, base, memory), strict=True):
+            out[e] = y
+    return out
+
+
+def is_none(op: nn.Module) -> bool:
+    """Whether ``op`` is the operation `none`, which need not be computed."""
+    return type(op) is Zero and not watched(op)
+
+
+def _channels(part: Part) -> int:
+    return part.norms[-1].num_features
+
+
+def _mixed(
+    parts: Sequence[tuple[int, int, Part]], x: Tensor, weights: Tensor, stride: int, base: list[Tensor], memory: str
+) -> list[Tensor]:
+    """`mixed_op` of (edge, place of the weight, part), and what the BatchNorms would have done to their statistics."""
+    candidates = [Candidate(edge, part.kind, part.weights, part.dilation) for edge, _, part in parts]
+    norms = [bn for _, _, part in parts for bn in part.norms]
+    one = len(weights)
+    places = [place for _, k, part in parts for place in ([one, k] if part.kind == "sep_conv" else [k])]
+    gain = torch.cat([weights, weights.new_ones(1)]).index_select(0, torch.tensor(places))[:, None]
+    channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1])
+    offset = None
+    if any(bn is not None and bn.weight is not None for bn in norms):
+        plain = x.new_ones(channels), x.new_zeros(channels)
+        affine = [plain if bn is None or bn.weight is None else (bn.weight, bn.bias) for bn in norms]
+        scale, shift = map(torch.stack, zip(*affine, strict=True))
+        gain, offset = gain * scale, gain * shift
+    gain = gain.expand(-1, channels)
+    first = next((bn for bn in norms if bn is not None), None)
+    eps, running = 1e-5 if first is None else first.eps, None
+    if first is not None and not _mode(first)[0]:
+        skip = x.new_zeros(channels)
+        running = tuple(
+            torch.stack([skip if bn is None else bn._buffers[name] for bn in norms])
+            for name in ("running_mean", "running_var")
+        )
+    options = {"edges": parts[-1][0] + 1, "stride": stride, "running": running, "eps": eps, "memory": memory}
+    out, mean, var = mixed_op(x, candidates, gain, offset, base=base, **options)
+    track(norms, mean, var)
+    return out
+
+
+def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> None:
+    """What each BatchNorm would have done to its running statistics, given those of this batch, one row each."""
+    rows = [r for r, bn in enumerate(norms) if bn is not None and bn.training and bn.track_running_stats]
+    if not rows:
+        return
+    norms, mean, var = [norms[r] for r in rows], mean.unbind(0), var.unbind(0)
+    with torch.no_grad():
+        # Three calls for all candidates: as many as one BatchNorm module would make.
+        torch._foreach_add_([bn.num_batches_tracked for bn in norms], 1)
+        momenta = [1 / bn.num_batches_tracked.item() if bn.momentum is None else bn.momentum for bn in norms]
+        torch._foreach_lerp_([bn.running_mean for bn in norms], [mean[r] for r in rows], momenta)
+        torch._foreach_lerp_([bn.running_var for bn in norms], [var[r] for r in rows], momenta)
+
+
+def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
+    """Σ_k w_k o_k(x), modules called one by one; the BatchNorms that close them and the sum are one op."""
+    branches, norms, mode = [], [], None
+    for op in ops:
+        body, bn = split(op) or (op, None)
+        if bn is not None and mode in (None, _mode(bn)):
+            mode = _mode(bn)
+        else:
+            body, bn = op, None
+        branches.append(body(in_a_format_for(op, x)))
+        norms.append(bn)
+    normalize = [bn is not None for bn in norms]
+    used = [bn for bn in norms if bn is not None]
+    if not used:
+        return mixed_sum(branches, weights, normalize).out
+    if not mode[0]:
+        running = (torch.stack([bn.running_mean for bn in used]), torch.stack([bn.running_var for bn in used]))
+        return mixed_sum(branches, weights, normalize, running=running, eps=mode[1]).out
+    out, mean, var = mixed_sum(branches, weights, normalize, eps=mode[1])
+    kept = next((bn.running_mean.dtype for bn in used if bn.running_mean is not None), mean.dtype)
+    track(used, mean.to(kept), var.to(kept))
+    return out
+
+
+def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | None:
+    """``op`` as (what gives its raw output, its closing affine-free BatchNorm), or None if it has to be called."""
     kind = type(op)
     if kind is FactorizedReduce:
         inner, body, bn = op, op.raw, op.bn
@@ -25,88 +285,14 @@ def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | 
         inner = op if kind is nn.Sequential else op.op
         if type(inner) is not nn.Sequential or not len(inner):
             return None
-        *body, bn = inner
+        bn = inner[-1]
+
+        def body(x: Tensor) -> Tensor:
+            for layer in inner[:-1]:
+                x = layer(x)
+            return x
     else:
         return None
-    plain = type(bn) is nn.BatchNorm2d and not bn.affine and bn.momentum is not None
-    if not plain or (bn.track_running_stats and bn.num_batches_tracked is None):
+    if type(bn) is not nn.BatchNorm2d or bn.affine or not _is_plain(bn):
         return None
     return None if any(map(watched, (op, inner, bn))) else (body, bn)
-
-
-def takes_any_format(body: Callable[[Tensor], Tensor] | list[nn.Module]) -> bool:
-    """Whether `body` is made of modules known to work in channels-last: a custom one may call view()."""
-    return callable(body) or all(type(layer).__module__.startswith("torch.nn.modules.") for layer in body)
-
-
-def watched(module: nn.Module) -> bool:
-    """Whether calling ``module`` does more than its class's forward: it has hooks, or a forward set on the instance."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in module.__dict__
-
-
-def run(body: Callable[[Tensor], Tensor] | list[nn.Module], x: Tensor) -> Tensor:
-    if callable(body):
-        return body(x)
-    at = 0
-    while at < len(body):
-        triple = body[at : at + 3]
-        if _is_separable(triple) and _fits(triple, x):
-            depthwise, pointwise = triple[1:]
-            stride, dilation = depthwise.stride[0], depthwise.dilation[0]
-            x = sep_conv(x, depthwise.weight, pointwise.weight, stride=stride, dilation=dilation)
-            at += 3
-        else:
-            x = body[at](x)
-            at += 1
-    return x
-
-
-def _is_separable(layers: list[nn.Module]) -> bool:
-    """Whether these are the ReLU, depthwise and 1x1 convolution that `sep_conv` computes, and nobody watches them."""
-    if [*map(type, layers)] != [nn.ReLU, nn.Conv2d, nn.Conv2d] or any(map(watched, layers)):
-        return False
-    relu, depthwise, pointwise = layers
-    k, stride, dilation = depthwise.kernel_size[0], depthwise.stride[0], depthwise.dilation[0]
-    return (
-        not relu.inplace
-        and depthwise.bias is None
-        and pointwise.bias is None
-        and depthwise.groups == depthwise.in_channels == depthwise.out_channels
-        and (k in (3, 5, 7) and stride in (1, 2) and dilation in (1, 2))
-        and (depthwise.kernel_size, depthwise.stride, depthwise.dilation) == ((k, k), (stride,) * 2, (dilation,) * 2)
-        and depthwise.padding == (dilation * (k - 1) // 2,) * 2
-        and depthwise.padding_mode == "zeros"
-        and (pointwise.kernel_size, pointwise.stride, pointwise.padding) == ((1, 1), (1, 1), (0, 0))
-        and pointwise.groups == 1
-        and pointwise.in_channels == depthwise.out_channels
-    )
-
-
-def _fits(layers: list[nn.Module], x: Tensor) -> bool:
-    """Whether the native kernel takes `x` and these weights; if not, the modules run as they are, errors included."""
-    _, depthwise, pointwise = layers
-    shaped = x.dim() == 4 and x.shape[1] == depthwise.in_channels and x.numel() > 0
-    return shaped and runs_natively(x, depthwise.weight, pointwise.weight)
-
-
-def normalise_and_sum(branches: list[Tensor], weights: Tensor, norms: list[nn.BatchNorm2d | None]) -> Tensor:
-    """The fused sum, and what the BatchNorm modules would have done to their running statistics."""
-    normalize = [bn is not None for bn in norms]
-    used = [bn for bn in norms if bn is not None]
-    if not used:
-        return mixed_sum(branches, weights, normalize).out
-    first = used[0]
-    if not first.training and first.running_mean is not None:
-        running = (torch.stack([bn.running_mean for bn in used]), torch.stack([bn.running_var for bn in used]))
-        return mixed_sum(branches, weights, normalize, running=running, eps=first.eps).out
-    out, mean, var = mixed_sum(branches, weights, normalize, eps=first.eps)
-    tracked = [k for k, bn in enumerate(used) if bn.training and bn.track_running_stats]
-    if tracked:
-        mean, var = mean.to(first.running_mean.dtype), var.to(first.running_mean.dtype)
-        with torch.no_grad():
-            # Three calls for all candidates: as many as one BatchNorm module would make.
-            torch._foreach_lerp_([used[k].running_mean for k in tracked], [mean[k] for k in tracked], first.momentum)
-            torch._foreach_lerp_([used[k].running_var for k in tracked], [var[k] for k in tracked], first.momentum)
-            torch._foreach_add_([used[k].num_batches_tracked for k in tracked], 1)
-    return out

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdarts.fusion import fuses, run
 from fastdarts.genotypes import Genotype, check_genotype
 from fastdarts.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path
 
@@ -47,17 +48,18 @@ class Cell(nn.Module):
         self._indices = tuple(source for _, source in pairs)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_prob: float) -> Tensor:
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
         for node in range(self._steps):
             incoming = []
             for edge in (2 * node, 2 * node + 1):
                 op = self._ops[edge]
-                out = op(states[self._indices[edge]])
+                out = run(op, states[self._indices[edge]])
                 if self.training and drop_prob > 0 and not isinstance(op, Identity):
                     out = drop_path(out, drop_prob)
                 incoming.append(out)
             states.append(incoming[0] + incoming[1])
-        return torch.cat([states[i] for i in self._concat], dim=1)
+        out = torch.cat([states[i] for i in self._concat], dim=1)
+        return out.contiguous() if s1.is_contiguous() else out
 
 
 class _PoolTo2x2(nn.Module):
@@ -156,6 +158,8 @@ class _Network(nn.Module):
 
     def _classify(self, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor | None]:
         logits_aux = None
+        if fuses(s1):  # cells compute in channels-last
+            s0, s1 = (s.contiguous(memory_format=torch.channels_last) for s in (s0, s1))
         for i, cell in enumerate(self.cells):
             s0, s1 = s1, cell(s0, s1, self.drop_path_prob)
             if i == 2 * self._layers // 3 and self._auxiliary and self.training:

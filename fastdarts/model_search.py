@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import runs_natively
-from fastdarts.fusion import normalise_and_sum, run, split, takes_any_format, watched
+from fastdarts.functional import MEMORY
+from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, watched
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
-from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN, SepConv, Zero, check_images
+from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images
 
 Primitive = str | nn.Module | Callable[[int, int, bool], nn.Module]
 """A candidate of an edge: a name in ``OPS``, a module, or a builder ``(C, stride, affine) -> module``."""
@@ -41,8 +41,9 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
 class MixedOp(nn.Module):
     r"""One edge of the supernet, :math:`\bar o(x) = \sum_k w_k\, o_k(x)`  (DARTS, eq. 2).
 
-    Candidates that end in a BatchNorm hand over their raw outputs; normalisation, weighting and the sum over all
-    candidates are one fused operation (:func:`fastdarts.functional.mixed_sum`), exact in value and gradient. A custom
+    On the CPU the known candidates, their BatchNorms, the weighting and the sum are one native op
+    (:func:`fastdarts.functional.mixed_op`). Elsewhere, and for custom candidates that end in a BatchNorm, one op takes
+    their raw outputs (:func:`fastdarts.functional.mixed_sum`). Both are exact in value and gradient. Any other
     candidate takes part with its plain output. ``none`` is not computed: it contributes zero (the public code
     multiplies x by zero, which turns an infinite x into NaN; here it does not).
 
@@ -51,17 +52,22 @@ class MixedOp(nn.Module):
         stride: 1 or 2.
         primitives: candidates in the order of the weights: names in ``OPS``, modules, or builders
             ``(C, stride, affine) -> module``.
+        memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
 
     ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed; returns [N, C, ceil(H/stride),
     ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K].
     """
 
-    def __init__(self, C: int, stride: int, primitives: Sequence[Primitive] = PRIMITIVES):
+    def __init__(self, C: int, stride: int, primitives: Sequence[Primitive] = PRIMITIVES, *, memory: str = "store"):
         super().__init__()
         if C < 1 or stride not in (1, 2):
             raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
         if not primitives or isinstance(primitives, str):
             raise FastdartsError(f"a MixedOp got primitives {primitives!r}: expected a list of at least one candidate")
+        if memory not in MEMORY:
+            raise FastdartsError(f"a MixedOp got memory={memory!r}: expected one of {', '.join(MEMORY)}")
+        self.stride = stride
+        self.memory = memory
         self._ops = nn.ModuleList(build_candidate(p, C, stride) for p in primitives)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
@@ -72,32 +78,13 @@ class MixedOp(nn.Module):
                 f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
                 "candidate of the edge"
             )
-        rows, branches, norms = [], [], []
-        mode = None
-        native = x.dim() == 4 and runs_natively(x)
-        last = x.contiguous(memory_format=torch.channels_last) if native else x  # once, not in every candidate
-        for k, op in enumerate(self._ops):
-            if type(op) is Zero and not watched(op):
-                continue
-            rows.append(k)
-            parts = split(op)
-            if parts is not None:
-                body, bn = parts
-                own = (bn.training or bn.running_mean is None, bn.eps, bn.momentum)
-                mode = mode or own
-                if own == mode:
-                    branches.append(run(body, last if takes_any_format(body) else x))
-                    norms.append(bn)
-                    continue
-            branches.append(op(x))
-            norms.append(None)
+        if fuses(x):
+            (out,) = mix([(self._ops, 0)], x, weights, self.stride, (), self.memory)
+            return out.contiguous() if x.is_contiguous() else out
+        rows = [k for k, op in enumerate(self._ops) if not is_none(op)]
         if not rows:
             return self._ops[0](x)
-        if len(rows) < len(self._ops):
-            in_a_row = rows[-1] - rows[0] + 1 == len(rows)
-            weights = weights[rows[0] : rows[-1] + 1] if in_a_row else weights[rows]
-        out = normalise_and_sum(branches, weights, norms)
-        return out.contiguous() if native and x.is_contiguous() else out
+        return mix_modules([self._ops[k] for k in rows], x, weights if len(rows) == len(weights) else weights[rows])
 
 
 class Cell(nn.Module):
@@ -105,6 +92,8 @@ class Cell(nn.Module):
 
     Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
     strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
+    On the CPU all edges that leave a state are one native op, which adds to the nodes they lead to. ``memory`` is that
+    of :class:`MixedOp`.
 
     ``forward(s0, s1, weights)``: the outputs of the two previous cells and the mixing weights [E, K]; returns
     [N, multiplier * C, H', W'].
@@ -120,9 +109,12 @@ class Cell(nn.Module):
         reduction: bool,
         reduction_prev: bool,
         primitives: Sequence[Primitive] | Sequence[Sequence[Primitive]] = PRIMITIVES,
+        *,
+        memory: str = "store",
     ):
         super().__init__()
         self.reduction = reduction
+        self.memory = memory
         if reduction_prev:
             self.preprocess0 = FactorizedReduce(C_prev_prev, C, affine=False)
         else:
@@ -134,19 +126,34 @@ class Cell(nn.Module):
         self._ops = nn.ModuleList()
         for i in range(steps):
             for j in range(2 + i):
-                self._ops.append(MixedOp(C, 2 if reduction and j < 2 else 1, next(edges)))
+                self._ops.append(MixedOp(C, 2 if reduction and j < 2 else 1, next(edges), memory=memory))
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
-        rows = weights.unbind(0)
-        offset = 0
-        for _ in range(self._steps):
-            node = self._ops[offset](states[0], rows[offset])
-            for j, state in enumerate(states[1:], start=1):
-                node = node + self._ops[offset + j](state, rows[offset + j])
-            offset += len(states)
-            states.append(node)
-        return torch.cat(states[-self._multiplier :], dim=1)
+        states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
+        nodes: list[Tensor | None] = [None] * self._steps
+        for j in range(self._steps + 1):  # nothing leaves the last node
+            targets = range(max(0, j - 1), self._steps)
+            rows = [i * (i + 3) // 2 + j for i in targets]
+            base = [nodes[i] for i in targets] if j else []
+            for i, out in zip(targets, self._leave(states[j], rows, weights, base), strict=True):
+                nodes[i] = out
+            states += nodes[j - 1 : j]
+        out = torch.cat(states[-self._multiplier :], dim=1)
+        return out.contiguous() if s1.is_contiguous() else out
+
+    def _leave(self, x: Tensor, rows: Sequence[int], weights: Tensor, base: Sequence[Tensor]) -> list[Tensor]:
+        """The edges of these rows at x, added to `base`: as one op if all of them are plain and alike."""
+        edges = [self._ops[row] for row in rows]
+        K = weights.shape[-1]
+        alike = all(
+            type(edge) is MixedOp and not watched(edge) and (edge.stride, len(edge._ops)) == (edges[0].stride, K)
+            for edge in edges
+        )
+        if alike and weights.shape == (len(self._ops), K) and fuses(x):
+            table = [(edge._ops, row * K) for edge, row in zip(edges, rows, strict=True)]
+            return mix(table, x, weights, edges[0].stride, base, self.memory)
+        outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
+        return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
 
 
 def edge_count(steps: int) -> int:
@@ -193,6 +200,7 @@ class Network(nn.Module):
         in_channels: channels of the images.
         primitives: candidates of every edge (names in ``OPS``), or one list per edge.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
+        memory: what is kept for backward, see :class:`MixedOp`.
 
     ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
     :class:`FastdartsError` on other shapes.
@@ -211,6 +219,7 @@ class Network(nn.Module):
         in_channels: int = 3,
         primitives: Sequence[str] | Sequence[Sequence[str]] = PRIMITIVES,
         primitives_reduce: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        memory: str = "store",
     ):
         super().__init__()
         if min(C, num_classes, layers, steps, stem_multiplier, in_channels) < 1 or not 1 <= multiplier <= steps:
@@ -227,6 +236,7 @@ class Network(nn.Module):
         self._multiplier = multiplier
         self._stem_multiplier = stem_multiplier
         self._in_channels = in_channels
+        self._memory = memory
         self.primitives_normal = edge_primitives(primitives, steps)
         self.primitives_reduce = edge_primitives(primitives_reduce or primitives, steps)
 
@@ -240,7 +250,8 @@ class Network(nn.Module):
             if reduction:
                 C_curr *= 2
             table = self.primitives_reduce if reduction else self.primitives_normal
-            self.cells.append(Cell(steps, multiplier, C_prev_prev, C_prev, C_curr, reduction, reduction_prev, table))
+            sizes = C_prev_prev, C_prev, C_curr
+            self.cells.append(Cell(steps, multiplier, *sizes, reduction, reduction_prev, table, memory=memory))
             reduction_prev = reduction
             C_prev_prev, C_prev = C_prev, multiplier * C_curr
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
@@ -279,20 +290,13 @@ class Network(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         check_images(input, self._in_channels)
-        if runs_natively(input) and self._takes_any_format():
-            # The step takes 0.93 of the time (8 cells, C=16, batch 32, one thread): edges need no copies of their own.
-            input = input.contiguous(memory_format=torch.channels_last)
         normal, reduce = self.mixing_weights()
         s0 = s1 = self.stem(input)
+        if fuses(s1):  # cells compute in channels-last: neither they nor their edges need copies of their own
+            s0 = s1 = s1.contiguous(memory_format=torch.channels_last)
         for cell in self.cells:
             s0, s1 = s1, cell(s0, s1, reduce if cell.reduction else normal)
         return self.classifier(self.global_pooling(s1).flatten(1))
-
-    def _takes_any_format(self) -> bool:
-        """Whether no edge has a custom candidate, which may call view() on what it is given."""
-        known = {SepConv, DilConv, FactorizedReduce, Identity, Zero}
-        candidates = (op for cell in self.cells for edge in cell._ops for op in getattr(edge, "_ops", ()))
-        return all(type(op) in known or (type(op) is nn.Sequential and takes_any_format(list(op))) for op in candidates)
 
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
@@ -310,6 +314,7 @@ class Network(nn.Module):
             in_channels=self._in_channels,
             primitives=self.primitives_normal,
             primitives_reduce=self.primitives_reduce,
+            memory=self._memory,
         ).to(self.classifier.weight)
         for mine, theirs in zip(self.arch_parameters(), twin.arch_parameters(), strict=True):
             theirs.data.copy_(mine.data)

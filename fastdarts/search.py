@@ -67,6 +67,7 @@ class Supernet:
             config.nodes,
             config.nodes,
             in_channels=data.channels,
+            memory=config.memory,
         ).to(device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
