@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.cases import BENCHMARK_CASES, CONTIGUOUS, SEP_CONV_BENCHMARK_CASES, MixedSumCase, SepConvCase
+from benchmarks.cases import BENCHMARK_CASES, CONTIGUOUS, MIXED_OP_BENCHMARK_CASES, MixedOpCase, MixedSumCase
 from benchmarks.compare import deviations
 
 
@@ -30,19 +30,23 @@ def bench_mixed_sum(benchmark, measure, device: str, case: MixedSumCase, work: s
         measure(lambda: torch.autograd.grad(forward(), (weights, *branches), grad))
 
 
-@pytest.mark.parametrize("side", ["eager-nchw", "eager-last", "fastdarts"])
+@pytest.mark.parametrize("side", ["eager-nchw", "eager-last", "fastdarts", "fastdarts-recompute"])
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
-@pytest.mark.parametrize("case", SEP_CONV_BENCHMARK_CASES, ids=lambda case: case.id)
-def bench_sep_conv(benchmark, measure, device: str, case: SepConvCase, work: str, side: str) -> None:
-    benchmark.group = f"sep_conv {case.id} {work}"
+@pytest.mark.parametrize("case", MIXED_OP_BENCHMARK_CASES, ids=lambda case: case.id)
+def bench_mixed_op(benchmark, measure, device: str, case: MixedOpCase, work: str, side: str) -> None:
+    benchmark.group = f"mixed_op {case.id} {work}"
     if wrong := [deviation for deviation in deviations(case, None, torch.float32, device) if deviation.wrong]:
         pytest.fail(f"not timed, the results are wrong: {wrong}")
     if side == "eager-nchw":
         case = replace(case, memory_format=CONTIGUOUS)
-    tensors, grad = case.inputs(torch.float32, device)
-    forward = case.ours if side == "fastdarts" else case.eager
+    tensors, grads = case.inputs(torch.float32, device)
+    memory = "recompute" if side.endswith("recompute") else "store"
+
+    def forward() -> list[torch.Tensor]:
+        return (case.ours(tensors, memory=memory) if side.startswith("fastdarts") else case.eager(tensors)).out
+
     if work == "forward":
         with torch.no_grad():
-            measure(lambda: forward(*tensors))
+            measure(forward)
     else:
-        measure(lambda: torch.autograd.grad(forward(*tensors), tensors, grad))
+        measure(lambda: torch.autograd.grad(forward(), [*tensors.values()], grads))

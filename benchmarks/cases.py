@@ -7,12 +7,11 @@ public DARTS code, which in float64 are the truth.
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastdarts.functional import Candidate, MixedOpResult, MixedSum, mixed_op, mixed_sum, sep_conv
-from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
+from benchmarks.eager import EagerEdges
+from fastdarts.functional import Candidate, MixedOpResult, MixedSum, mixed_op, mixed_sum
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 EDGE = (True, True, False, True, True, True, True)  # 2 pools, skip, 4 convolutions: a DARTS edge less `none`
@@ -126,90 +125,6 @@ BENCHMARK_CASES = [  # the edges of the search network in the paper's CIFAR-10 s
 ]
 
 
-@dataclass(frozen=True)
-class SepConvCase:
-    """x of `shape` [N, C, H, W] through ReLU, a depthwise and a pointwise convolution to `outputs` channels."""
-
-    id: str
-    shape: tuple[int, int, int, int]
-    outputs: int
-    kernel: int = 3
-    stride: int = 1
-    dilation: int = 1
-    memory_format: torch.memory_format = LAST
-    sliced: bool = False  # x is a strided view
-
-    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """(x, depthwise, pointwise) and the gradient of the output; the same float32 values, rounded to `dtype`."""
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(device, dtype)
-
-        n, c, *size = self.shape
-        x = draw(*self.shape).to(memory_format=self.memory_format)
-        if self.sliced:
-            x = torch.stack([x, x], -1)[..., 0]
-        depthwise = draw(c, 1, self.kernel, self.kernel) / self.kernel
-        pointwise = draw(self.outputs, c, 1, 1) / c**0.5
-        height, width = ((s - 1) // self.stride + 1 for s in size)
-        grad = draw(n, self.outputs, height, width).to(memory_format=self.memory_format)
-        return (x.requires_grad_(), depthwise.requires_grad_(), pointwise.requires_grad_()), grad
-
-    def eager(self, x: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
-        """The three modules of the public code."""
-        padding = self.dilation * (self.kernel - 1) // 2
-        t = F.conv2d(F.relu(x), depthwise, None, self.stride, padding, self.dilation, groups=self.shape[1])
-        return F.conv2d(t, pointwise)
-
-    def ours(self, x: Tensor, depthwise: Tensor, pointwise: Tensor, impl: str | None = None) -> Tensor:
-        """The op under test."""
-        return sep_conv(x, depthwise, pointwise, stride=self.stride, dilation=self.dilation, impl=impl)
-
-
-SEP_CONV_TEST_CASES = [
-    *(
-        SepConvCase(f"{name}{k}-stride{stride}", (3, 16, 8, 8), 16, k, stride, dilation)
-        for k in (3, 5, 7)
-        for stride in (1, 2)
-        for name, dilation in (("sep", 1), ("dil", 2))
-    ),
-    SepConvCase("C4", (2, 4, 9, 7), 4, 5),
-    SepConvCase("C8", (2, 8, 7, 9), 8, 3, 2),
-    SepConvCase("C3-to-5", (2, 3, 7, 11), 5),
-    SepConvCase("C5-to-3", (2, 5, 7, 11), 3, 5, 2, 2),
-    SepConvCase("C20-to-40", (2, 20, 6, 6), 40, 3),
-    SepConvCase("C40-to-7", (2, 40, 5, 6), 7, 5, 1, 2),
-    SepConvCase("C1", (2, 1, 6, 5), 1),
-    SepConvCase("C300", (2, 300, 3, 3), 17),
-    SepConvCase("C64", (4, 64, 8, 8), 64, 5),
-    SepConvCase("large-map", (1, 6, 70, 90), 8, 5),
-    SepConvCase("large-map-stride2", (1, 16, 45, 141), 16, 7, 2),
-    SepConvCase("one-row", (2, 16, 1, 19), 16, 5),
-    SepConvCase("one-column", (2, 16, 19, 1), 16, 3, 2, 2),
-    SepConvCase("one-pixel", (9, 6, 1, 1), 6, 3),
-    SepConvCase("one-pixel-stride2", (9, 16, 1, 1), 16, 7, 2, 2),
-    SepConvCase("one-sample", (1, 16, 12, 12), 16),
-    SepConvCase("many-samples", (70, 4, 3, 3), 4),
-    SepConvCase("nchw", (3, 5, 7, 11), 6, 3, memory_format=CONTIGUOUS),
-    SepConvCase("nchw-stride2", (3, 16, 8, 8), 16, 5, 2, memory_format=CONTIGUOUS),
-    SepConvCase("sliced", (3, 4, 6, 5), 4, sliced=True),
-    SepConvCase("sliced-nchw", (3, 4, 6, 5), 4, memory_format=CONTIGUOUS, sliced=True),
-]
-
-SEP_CONV_BENCHMARK_CASES = [  # the convolutions of the search network in the paper's CIFAR-10 setting
-    SepConvCase(f"C{c}-{size}x{size}-N64-{name}", (64, c, size, size), c, k, stride, dilation)
-    for c, size in ((16, 32), (32, 16), (64, 8))
-    for name, k, stride, dilation in (
-        ("sep3", 3, 1, 1),
-        ("sep5", 5, 1, 1),
-        ("dil3", 3, 1, 2),
-        ("dil5", 5, 1, 2),
-        ("sep5-stride2", 5, 2, 1),
-    )
-] + [SepConvCase("C4-32x32-N64-sep3", (64, 4, 32, 32), 4), SepConvCase("C8-16x16-N64-sep3", (64, 8, 16, 16), 8)]
-
-
 SEARCHED = (
     "max_pool_3x3",
     "avg_pool_3x3",
@@ -302,67 +217,6 @@ class MixedOpCase:
         running = self.running(x.dtype, x.device)
         options = {"edges": len(self.edges), "stride": self.stride, "eps": self.eps, "memory": memory, "impl": impl}
         return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
-
-
-class EagerEdges(nn.Module):
-    """The candidates as modules of the public code; gain and offset are applied after every BatchNorm."""
-
-    def __init__(self, case: MixedOpCase):
-        super().__init__()
-        self.channels = case.outputs or case.shape[1]
-        self.branches = nn.ModuleList(
-            nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
-        )
-        rows = [(row is branch[-1], row) for edge in self.branches for branch in edge for row in branch if _is_row(row)]
-        self.middle = [not last for last, _ in rows]
-        self.norms = [row for _, row in rows]
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = case.eps, 1.0
-
-    def _layers(self, name: str, case: MixedOpCase) -> list[nn.Module]:
-        c_in, c_out, stride = case.shape[1], self.channels, case.stride
-        if name == "relu_conv_1x1":
-            return [*ReLUConvBN(c_in, c_out, 1, 1, 0, affine=False).op]
-        if name.startswith("dil"):
-            k, dilation = int(name[-1]), 1 if name.startswith("dil1") else 2
-            return [*DilConv(c_in, c_out, k, stride, dilation * (k - 1) // 2, dilation, affine=False).op]
-        op = (
-            FactorizedReduce(c_in, c_out, False)
-            if (name, stride) == ("skip_connect", 2)
-            else OPS[name](c_in, stride, False)
-        )
-        if isinstance(op, FactorizedReduce):
-            norm, op.bn = op.bn, nn.Identity()
-            return [op, norm]
-        if isinstance(op, Identity):
-            return [op]
-        return [*op.op] if name.startswith("sep") else [op, nn.BatchNorm2d(c_in, affine=False)]
-
-    def forward(self, x, gain, offset, base, running) -> MixedOpResult:
-        if running:
-            for norm, mean, var in zip(self.norms, *running, strict=True):
-                if isinstance(norm, nn.BatchNorm2d):
-                    norm.running_mean, norm.running_var = mean, var
-        self.train(running is None)
-        out, row = list(base) or [0] * len(self.branches), 0
-        for e, edge in enumerate(self.branches):
-            for branch in edge:
-                y = x
-                for layer in branch:
-                    y = layer(y)
-                    if _is_row(layer):
-                        y = gain[row].view(-1, 1, 1) * y
-                        y = y if offset is None else y + offset[row].view(-1, 1, 1)
-                        row += 1
-                out[e] = out[e] + y
-        zero, one = torch.zeros_like(gain[0]), torch.ones_like(gain[0])
-        mean = torch.stack([getattr(norm, "running_mean", zero) for norm in self.norms])
-        return MixedOpResult(out, mean, torch.stack([getattr(norm, "running_var", one) for norm in self.norms]))
-
-
-def _is_row(layer: nn.Module) -> bool:
-    return isinstance(layer, (nn.BatchNorm2d, Identity))
 
 
 def _kinds(*names: str, **options) -> list[MixedOpCase]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MixedOpCase, MixedSumCase, SepConvCase
+from benchmarks.cases import MixedOpCase, MixedSumCase
 
-Case = MixedSumCase | SepConvCase | MixedOpCase
+Case = MixedSumCase | MixedOpCase
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,6 @@ def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "
 
 
 def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, eager: bool) -> dict[str, Tensor]:
-    if isinstance(case, SepConvCase):
-        tensors, grad = case.inputs(dtype, device)
-        out = case.eager(*tensors) if eager else case.ours(*tensors, impl)
-        names = ("out", "grad_x", "grad_depthwise", "grad_pointwise")
-        results = (out, *torch.autograd.grad(out, tensors, grad))
-        return {name: result.detach().double().cpu() for name, result in zip(names, results, strict=True)}
     if isinstance(case, MixedOpCase):
         tensors, grads = case.inputs(dtype, device)
         out, mean, var = case.eager(tensors) if eager else case.ours(tensors, impl)

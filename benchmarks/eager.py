@@ -1,10 +1,19 @@
 """The supernet as the public DARTS code computes it, one operation after another in plain PyTorch: truth and peer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.functional import MixedOpResult
 from fastdarts.model_search import Cell, MixedOp
+from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
+
+if TYPE_CHECKING:
+    from benchmarks.cases import MixedOpCase
 
 
 class EagerMixedOp(MixedOp):
@@ -32,3 +41,64 @@ def make_eager(model: nn.Module) -> nn.Module:
     for module in model.modules():
         module.__class__ = eager.get(type(module), type(module))
     return model
+
+
+class EagerEdges(nn.Module):
+    """The candidates as modules of the public code; gain and offset are applied after every BatchNorm."""
+
+    def __init__(self, case: MixedOpCase):
+        super().__init__()
+        self.channels = case.outputs or case.shape[1]
+        self.branches = nn.ModuleList(
+            nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
+        )
+        rows = [(row is branch[-1], row) for edge in self.branches for branch in edge for row in branch if _is_row(row)]
+        self.middle = [not last for last, _ in rows]
+        self.norms = [row for _, row in rows]
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps, module.momentum = case.eps, 1.0
+
+    def _layers(self, name: str, case: MixedOpCase) -> list[nn.Module]:
+        c_in, c_out, stride = case.shape[1], self.channels, case.stride
+        if name == "relu_conv_1x1":
+            return [*ReLUConvBN(c_in, c_out, 1, 1, 0, affine=False).op]
+        if name.startswith("dil"):
+            k, dilation = int(name[-1]), 1 if name.startswith("dil1") else 2
+            return [*DilConv(c_in, c_out, k, stride, dilation * (k - 1) // 2, dilation, affine=False).op]
+        op = (
+            FactorizedReduce(c_in, c_out, False)
+            if (name, stride) == ("skip_connect", 2)
+            else OPS[name](c_in, stride, False)
+        )
+        if isinstance(op, FactorizedReduce):
+            norm, op.bn = op.bn, nn.Identity()
+            return [op, norm]
+        if isinstance(op, Identity):
+            return [op]
+        return [*op.op] if name.startswith("sep") else [op, nn.BatchNorm2d(c_in, affine=False)]
+
+    def forward(self, x, gain, offset, base, running) -> MixedOpResult:
+        if running:
+            for norm, mean, var in zip(self.norms, *running, strict=True):
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.running_mean, norm.running_var = mean, var
+        self.train(running is None)
+        out, row = list(base) or [0] * len(self.branches), 0
+        for e, edge in enumerate(self.branches):
+            for branch in edge:
+                y = x
+                for layer in branch:
+                    y = layer(y)
+                    if _is_row(layer):
+                        y = gain[row].view(-1, 1, 1) * y
+                        y = y if offset is None else y + offset[row].view(-1, 1, 1)
+                        row += 1
+                out[e] = out[e] + y
+        zero, one = torch.zeros_like(gain[0]), torch.ones_like(gain[0])
+        mean = torch.stack([getattr(norm, "running_mean", zero) for norm in self.norms])
+        return MixedOpResult(out, mean, torch.stack([getattr(norm, "running_var", one) for norm in self.norms]))
+
+
+def _is_row(layer: nn.Module) -> bool:
+    return isinstance(layer, (nn.BatchNorm2d, Identity))

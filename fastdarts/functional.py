@@ -21,7 +21,6 @@ __all__ = [
     "mixed_sum",
     "native",
     "runs_natively",
-    "sep_conv",
 ]
 
 MEMORY = ("store", "recompute")
@@ -131,75 +130,6 @@ def _check_running(running: tuple[Tensor, Tensor], rows: int, first: Tensor, wid
                 f"The running {name} is on {statistic.device} but the branches on {first.device}: move one of them."
             )
     return tuple(statistic.to(wide).contiguous() for statistic in running)
-
-
-def sep_conv(
-    x: Tensor,
-    depthwise: Tensor,
-    pointwise: Tensor,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    impl: str | None = None,
-) -> Tensor:
-    """ReLU, depthwise k × k convolution and 1×1 convolution in one pass: half a separable convolution of DARTS.
-
-    z = pointwise * (depthwise * max(x, 0)), zero padding dilation·(k − 1)/2. Gradients flow to all three tensors,
-    twice if asked (create_graph=True); only x and the kernels are kept for backward.
-
-    x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it, its gradient and the
-        output are copied back: about three more passes over memory
-    depthwise: [C, 1, k, k] with k = 3, 5 or 7
-    pointwise: [C', C, 1, 1]
-    stride, dilation: 1 or 2
-    impl: "native", "triton" (none yet) or "reference" insists on an implementation; None takes the fastest that can run
-
-    Returns [N, C', ceil(H/stride), ceil(W/stride)] in the promoted dtype and the format of x.
-
-    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
-    Source: Chollet 2017 (Xception), section 3; Liu et al. 2019 (DARTS), section 3.1.1.
-    """
-    if impl not in (None, *kernels.IMPLEMENTATIONS):
-        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
-    tensors = _check_sep_conv(x, depthwise, pointwise, stride, dilation)
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    x, depthwise, pointwise = tensors
-    z = kernels.sep_conv(
-        x.contiguous(memory_format=torch.channels_last),
-        depthwise.contiguous(),
-        pointwise.contiguous(),
-        stride,
-        dilation,
-        impl,
-    )
-    return z if last else z.contiguous()
-
-
-def _check_sep_conv(x: Tensor, depthwise: Tensor, pointwise: Tensor, stride: int, dilation: int) -> list[Tensor]:
-    """The three tensors in one dtype, or the reason why they do not fit together."""
-    if x.dim() != 4 or not x.numel():
-        raise FastdartsError(f"x must be a non-empty [N, C, H, W] tensor, got shape {[*x.shape]}.")
-    channels, k = x.shape[1], depthwise.shape[-1] if depthwise.dim() else 0
-    if k not in kernels.KERNELS or depthwise.shape != (channels, 1, k, k):
-        raise FastdartsError(
-            f"depthwise must be [{channels}, 1, k, k] with k = 3, 5 or 7 for x of {channels} channels, "
-            f"got {[*depthwise.shape]}."
-        )
-    if pointwise.dim() != 4 or pointwise.shape[1:] != (channels, 1, 1) or not len(pointwise):
-        raise FastdartsError(
-            f"pointwise must be [C', {channels}, 1, 1] for x of {channels} channels, got {[*pointwise.shape]}."
-        )
-    for name, value, known in (("stride", stride, kernels.STRIDES), ("dilation", dilation, kernels.DILATIONS)):
-        if value not in known:
-            raise FastdartsError(f"{name} must be 1 or 2, got {value!r}.")
-    dtype = x.dtype
-    for name, tensor in (("x", x), ("depthwise", depthwise), ("pointwise", pointwise)):
-        if tensor.device != x.device:
-            raise FastdartsError(f"{name} is on {tensor.device} but x on {x.device}: move one of them.")
-        if not tensor.is_floating_point():
-            raise FastdartsError(f"{name} must be floating point, got {tensor.dtype}: convert it first.")
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return [x.to(dtype), depthwise.to(dtype), pointwise.to(dtype)]
 
 
 class Candidate(NamedTuple):

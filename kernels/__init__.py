@@ -6,10 +6,9 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
-from fastdarts.kernels.mixed_op import KINDS, SEP_CONV, mixed_op
+from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, SEP_CONV, STRIDES, mixed_op
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, why_not
-from fastdarts.kernels.sep_conv import DILATIONS, KERNELS, STRIDES, sep_conv
 
 __all__ = [
     "DILATIONS",
@@ -24,6 +23,5 @@ __all__ = [
     "mixed_op",
     "mixed_sum",
     "native",
-    "sep_conv",
     "why_not",
 ]

@@ -1,0 +1,251 @@
+"""What the fused path takes apart and what it leaves alone: cells and networks against eager twins."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.cases import CONTIGUOUS, LAST
+from benchmarks.eager import make_eager
+from fastdarts import FastdartsError, fusion, model
+from fastdarts.functional import mixed_op, native
+from fastdarts.genotypes import Genotype
+from fastdarts.kernels import registry
+from fastdarts.model import NetworkCIFAR
+from fastdarts.model_search import Cell, MixedOp, Network
+
+pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
+
+CONVOLUTIONS = ("sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3", "dil_conv_5x5")
+KINDS = ["sep_conv"] * 3 + ["dil_conv"] * 2
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The kinds of candidates of every call of `mixed_op`, and its options."""
+    calls = []
+
+    def counting(x, candidates, *args, **options):
+        calls.append([candidate.kind for candidate in candidates])
+        return mixed_op(x, candidates, *args, **options)
+
+    monkeypatch.setattr(fusion, "mixed_op", counting)
+    return calls
+
+
+def compare(ours: nn.Module, eager: nn.Module, *inputs: torch.Tensor) -> None:
+    """Outputs, gradients of inputs and parameters, and buffers, after two passes that leave different statistics."""
+    for scale in (1.0, 0.5):
+        leaves = [[(scale * i).detach().requires_grad_() for i in inputs] for _ in range(2)]
+        outs = [module(*own) for module, own in zip((ours, eager), leaves, strict=True)]
+        torch.testing.assert_close(*outs, rtol=1e-9, atol=1e-10)
+        grad = torch.randn_like(outs[1])
+        gradients = [
+            torch.autograd.grad(out, (*own, *module.parameters()), grad, allow_unused=True)
+            for module, own, out in zip((ours, eager), leaves, outs, strict=True)
+        ]
+        for mine, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-9)
+        for mine, theirs in zip(ours.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def simplex(*shape: int) -> torch.Tensor:
+    return torch.softmax(torch.randn(*shape, dtype=torch.float64), -1)
+
+
+@pytest.mark.parametrize("memory_format", [CONTIGUOUS, LAST], ids=["nchw", "last"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_mixed_operation_is_one_op_and_equals_the_public_one(stride: int, memory_format, calls) -> None:
+    op = MixedOp(6, stride, (*CONVOLUTIONS, "none", "max_pool_3x3", "skip_connect", "conv_7x1_1x7")).double()
+    x = torch.randn(3, 6, 9, 8, dtype=torch.float64).to(memory_format=memory_format)
+    compare(op, make_eager(copy.deepcopy(op)), x, simplex(9))
+    assert calls == [[*KINDS, "max_pool", "skip" if stride == 1 else "factorized_reduce"]] * 2
+    assert op(x, simplex(9)).is_contiguous(memory_format=memory_format)
+
+
+class Scaled(nn.Module):
+    """A custom candidate with a parameter."""
+
+    def __init__(self, C: int, stride: int, affine: bool):
+        super().__init__()
+        self.stride, self.scale = stride, nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x[:, :, :: self.stride, :: self.stride] * self.scale
+
+
+class Flat(nn.Module):
+    """A custom candidate that is impossible in channels-last."""
+
+    def forward(self, x):
+        return x.view(-1).view(x.shape)
+
+
+PER_EDGE = [["skip_connect", "sep_conv_3x3"], ["none", "none"], ["max_pool_3x3", "dil_conv_3x3"], [Scaled, "none"]]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("reduction", [False, True], ids=["normal", "reduction"])
+@pytest.mark.parametrize("memory", ["store", "recompute"])
+@pytest.mark.parametrize(
+    "primitives",
+    [
+        ["none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5"],
+        ["skip_connect", Scaled, "conv_7x1_1x7", "sep_conv_5x5"],
+        [Scaled, "conv_7x1_1x7"],
+        (PER_EDGE * 3)[:9],
+    ],
+    ids=["published", "custom", "unknown", "per-edge"],
+)
+def test_a_cell_equals_the_public_one(primitives: list, memory: str, reduction: bool, training: bool) -> None:
+    cell = Cell(3, 2, 6, 5, 4, reduction, True, primitives, memory=memory).double()
+    assert all(edge.memory == memory for edge in cell._ops)
+    s0, s1 = torch.randn(2, 6, 16, 14, dtype=torch.float64), torch.randn(2, 5, 8, 7, dtype=torch.float64)
+    eager = make_eager(copy.deepcopy(cell))
+    compare(cell, eager, s0, s1, simplex(9, len(cell._ops[0]._ops)))
+    cell.train(training), eager.train(training)
+    compare(cell, eager, s0.to(memory_format=LAST), s1.to(memory_format=LAST), simplex(9, len(cell._ops[0]._ops)))
+
+
+def test_a_cell_is_one_call_per_state_and_one_per_preprocessing(calls) -> None:
+    cell = Cell(4, 4, 6, 5, 4, False, False, ["none", "skip_connect", "sep_conv_3x3"])
+    cell(torch.randn(2, 6, 8, 8), torch.randn(2, 5, 8, 8), torch.rand(14, 3))
+    edge = ["skip", "sep_conv"]
+    assert calls == [["relu_conv"]] * 2 + [edge * 4, edge * 4, edge * 3, edge * 2, edge]
+
+
+@pytest.mark.parametrize("how", ["hook", "subclass"])
+def test_an_edge_that_is_not_plain_is_called(how: str, calls) -> None:
+    seen = []
+    cell = Cell(2, 2, 4, 4, 4, False, False, ["skip_connect", "sep_conv_3x3"])
+    if how == "hook":
+        cell._ops[2].register_forward_hook(lambda *_: seen.append(1))
+    else:
+        forward = {"forward": lambda *args: seen.append(1) or MixedOp.forward(*args)}
+        cell._ops[2].__class__ = type("Mine", (MixedOp,), forward)
+    inputs = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.rand(5, 2)
+    out = cell(*inputs)
+    assert seen == [1] and [len(call) for call in calls[2:]] == [2, 2, 4, 2]  # the first state's edges one by one
+    torch.testing.assert_close(out, make_eager(cell)(*inputs), rtol=1e-4, atol=1e-4)
+
+
+def randomise(module: nn.Module) -> None:
+    """Affine parameters and running statistics that differ from one BatchNorm to the next."""
+    with torch.no_grad():
+        for bn in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+            for tensor in (bn.weight, bn.bias, bn.running_mean, bn.running_var):
+                if tensor is not None:
+                    tensor.copy_(torch.rand(tensor.shape) + 0.5)
+
+
+def test_batchnorms_of_their_own_momentum_and_affine_parameters_in_a_mixed_operation() -> None:
+    op = MixedOp(4, 1, [*CONVOLUTIONS, "skip_connect", "max_pool_3x3"]).double()
+    op._ops[0] = fusion.SepConv(4, 4, 3, 1, 1, affine=True).double()
+    op._ops[6][1] = nn.BatchNorm2d(4, momentum=None).double()
+    op._ops[3].op[3].momentum = 0.7
+    op._ops[4].op[3].track_running_stats = False  # not plain any more: it runs by itself
+    op._ops[1].op[3].eps = 0.1
+    randomise(op)
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 5, dtype=torch.float64), simplex(7))
+
+
+GENOTYPE = Genotype(
+    normal=[("sep_conv_3x3", 0), ("dil_conv_5x5", 1), ("skip_connect", 0), ("conv_7x1_1x7", 2)],
+    normal_concat=[2, 3],
+    reduce=[("max_pool_3x3", 0), ("sep_conv_5x5", 1), ("skip_connect", 1), ("avg_pool_3x3", 2)],
+    reduce_concat=[2, 3],
+)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_an_evaluation_network_equals_the_public_one(training: bool, calls, monkeypatch) -> None:
+    network = NetworkCIFAR(4, 10, 3, False, GENOTYPE).double().train(training)
+    randomise(network)
+    eager = copy.deepcopy(network)
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    ours = network(x)[0]
+    assert {kind for call in calls for kind in call} == {"relu_conv", "sep_conv", "dil_conv", "factorized_reduce"}
+    monkeypatch.setattr(model, "run", lambda module, x: module(x))
+    truth = eager(x)[0]
+    torch.testing.assert_close(ours, truth, rtol=1e-9, atol=1e-10)
+    grad = torch.randn_like(truth)
+    pairs = [torch.autograd.grad(o, [*n.parameters()], grad) for o, n in ((ours, network), (truth, eager))]
+    torch.testing.assert_close(*pairs, rtol=1e-8, atol=1e-9)
+    for mine, theirs in zip(network.buffers(), eager.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_network_carries_the_memory_option_and_its_twin_has_it_too() -> None:
+    network = Network(4, 10, 2, nn.CrossEntropyLoss(), 1, 1, memory="recompute")
+    for twin in (network, network.new()):
+        assert {m.memory for m in twin.modules() if isinstance(m, (Cell, MixedOp))} == {"recompute"}
+    with pytest.raises(FastdartsError, match="memory='disk': expected one of store, recompute"):
+        Network(4, 10, 2, nn.CrossEntropyLoss(), 1, 1, memory="disk")
+
+
+@pytest.mark.parametrize("inside", [0, 1, 2])
+@pytest.mark.parametrize("how", ["hook", "pre-hook", "patched", "subclass", "bias"])
+def test_whoever_watches_or_changes_a_module_inside_sees_it_called(inside: int, how: str, calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3",))
+    layers, seen = op._ops[0].op, []
+    layer = layers[inside]
+    if how == "hook":
+        layer.register_forward_hook(lambda *_: seen.append(1))
+    elif how == "pre-hook":
+        layer.register_forward_pre_hook(lambda *_: seen.append(1))
+    elif how == "patched":
+        forward = layer.forward
+        layer.forward = lambda x: seen.append(1) or forward(x)
+    elif how == "subclass":
+        kind = type(layer)
+        layer.__class__ = type("Mine", (kind,), {"forward": lambda self, x: seen.append(1) or kind.forward(self, x)})
+    elif inside:
+        layer.bias = nn.Parameter(torch.ones(4))
+        seen.append(1)
+    else:
+        layer.inplace = True
+        seen.append(1)
+    x = torch.randn(2, 4, 5, 5)
+    out = op(x.clone(), torch.ones(1))
+    assert seen == [1] and not calls
+    torch.testing.assert_close(out, make_eager(op)(x.clone(), torch.ones(1)))
+
+
+@pytest.mark.parametrize("change", [{"padding": 0}, {"padding_mode": "circular"}, {"groups": 2}, {"stride": (1, 2)}])
+def test_other_convolutions_run_as_they_are(change: dict, calls) -> None:
+    options = {"padding": 1, "groups": 4, "bias": False} | change
+    body = nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, **options), nn.Conv2d(4, 4, 1, bias=False))
+    op = MixedOp(4, 1, (nn.Sequential(*body, nn.BatchNorm2d(4, affine=False)),))
+    x = torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(op(x, torch.ones(1)), make_eager(op)(x, torch.ones(1)))
+    assert not calls
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 1, 1, ceil_mode=True), nn.MaxPool2d(5, 1, 2), nn.AvgPool2d(3, 1, 1)])
+def test_other_pools_run_as_they_are(pool: nn.Module, calls) -> None:
+    op, x = MixedOp(4, 1, (nn.Sequential(pool, nn.BatchNorm2d(4, affine=False)),)), torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(op(x, torch.ones(1)), make_eager(op)(x, torch.ones(1)))
+    assert not calls
+
+
+def test_where_the_native_kernel_cannot_run_the_modules_do(calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    op, x = MixedOp(4, 1, ("sep_conv_3x3", "max_pool_3x3")), torch.randn(2, 4, 6, 6)
+    op.bfloat16()(x.bfloat16(), torch.ones(2))
+    op.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        op(x, torch.ones(2))
+    with pytest.raises(RuntimeError, match="expected input"):  # PyTorch's own message
+        op(torch.randn(2, 5, 6, 6), torch.ones(2))
+    monkeypatch.setattr(registry, "NO_NATIVE", "no compiler")
+    op(x, torch.ones(2))
+    assert not calls
+
+
+@pytest.mark.parametrize("memory_format", [CONTIGUOUS, LAST], ids=["nchw", "last"])
+def test_a_custom_candidate_may_call_view(memory_format: torch.memory_format) -> None:
+    x = torch.randn(2, 4, 5, 5).to(memory_format=memory_format)
+    candidates = ["sep_conv_3x3", Flat(), nn.Sequential(Flat(), nn.BatchNorm2d(4, affine=False))]
+    MixedOp(4, 1, candidates)(x, torch.ones(3))
+    Cell(2, 2, 4, 4, 4, False, False, candidates)(x, x, torch.rand(5, 3))
