@@ -52,7 +52,7 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
         layers = [*op._modules.values()]
         name = "factorized_reduce" if tuple(map(type, layers)) == HALF else None
     else:
-        inner = op if kind is nn.Sequential else op.op if kind in (SepConv, DilConv, ReLUConvBN) else None
+        inner = op if kind is nn.Sequential else op._modules["op"] if kind in (SepConv, DilConv, ReLUConvBN) else None
         if type(inner) is not nn.Sequential or watched(inner):
             return None
         layers = [*inner._modules.values()]
@@ -81,7 +81,7 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
         if name == "sep_conv":
             same = convs[0].kernel_size == convs[2].kernel_size and norms[0].num_features == width == channels
             fits = fits and same and dilation == 1 and _is_pointwise(convs[1], channels, channels)
-    return Part(name, stride, dilation, [conv.weight for conv in convs], norms) if fits else None
+    return Part(name, stride, dilation, [conv._parameters["weight"] for conv in convs], norms) if fits else None
 
 
 def watched(module: nn.Module) -> bool:
@@ -97,14 +97,14 @@ def watched(module: nn.Module) -> bool:
 
 
 def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
-    return bn.training or bn.running_mean is None, bn.eps
+    return bn.training or bn._buffers["running_mean"] is None, bn.eps
 
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
     """Whether the layer has all running statistics or none, and both affine parameters or none."""
-    buffers = [buffer is not None for buffer in bn._buffers.values()]
-    affine = [parameter is not None for parameter in bn._parameters.values()]
-    return buffers == [bool(bn.track_running_stats)] * 3 and affine[0] == affine[1]
+    (weight, bias), (mean, var, count) = bn._parameters.values(), bn._buffers.values()
+    none = not bn.track_running_stats
+    return (weight is None) == (bias is None) and (mean is None) == (var is None) == (count is None) == none
 
 
 def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
@@ -117,7 +117,8 @@ def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
 
 def _is_pointwise(conv: nn.Conv2d, c_in: int, c_out: float, stride: int = 1) -> bool:
     return (
-        (conv.in_channels, conv.out_channels, conv.groups, conv.bias) == (c_in, c_out, 1, None)
+        conv._parameters["bias"] is None
+        and (conv.in_channels, conv.out_channels, conv.groups) == (c_in, c_out, 1)
         and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (stride, stride), (0, 0))
     )  # fmt: skip
 
@@ -129,7 +130,8 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
         k in (3, 5, 7)
         and stride in (1, 2)
         and dilation in (1, 2)
-        and (conv.in_channels, conv.out_channels, conv.groups, conv.bias) == (channels, channels, channels, None)
+        and conv._parameters["bias"] is None
+        and (conv.in_channels, conv.out_channels, conv.groups) == (channels, channels, channels)
         and (conv.kernel_size, conv.stride, conv.dilation) == ((k, k), (stride, stride), (dilation, dilation))
         and (conv.padding, conv.padding_mode) == ((padding, padding), "zeros")
     )
