@@ -179,7 +179,7 @@ def mix(
         for k, op in enumerate(ops):
             part = None if is_none(op) else take_apart(op, x)
             same = part is not None and part.stride == stride and part.mode in (None, mode or part.mode)
-            if same and (not part.weights or _channels(part) == x.shape[1]):
+            if same and (not part.weights or part.norms[-1].num_features == x.shape[1]):
                 mode = mode or part.mode
                 parts.append((e, first + k, part))
             elif not is_none(op):
@@ -203,10 +203,6 @@ def mix(
 def is_none(op: nn.Module) -> bool:
     """Whether ``op`` is the operation `none`, which need not be computed."""
     return type(op) is Zero and not watched(op)
-
-
-def _channels(part: Part) -> int:
-    return part.norms[-1].num_features
 
 
 def _mixed(
