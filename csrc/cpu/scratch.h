@@ -1,44 +1,76 @@
 // Memory that a thread keeps between calls, so that kernels in steady state take no page faults.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <vector>
 
 namespace fastdarts {
 
-enum class Scratch { kCall, kWorker };  // shared by the threads of one call, or private to one of them
+// What the threads of one call share, or what one of its threads has for itself (the calling thread has both).
+enum class Scratch { kCall, kWorker };
 
-// `count` elements, 64-byte aligned, uninitialised; valid until this thread asks for the same kind again. Grows only.
-template <Scratch kind, typename T>
-T* scratch(int64_t count) {
-  struct Memory {
-    void* data = nullptr;
-    size_t size = 0;
-    ~Memory() { std::free(data); }
-  };
-  static thread_local Memory memory;
-  const size_t wanted = (static_cast<size_t>(count) * sizeof(T) + 4095) / 4096 * 4096;
-  if (memory.size < wanted) {
-    std::free(memory.data);
-    memory.size = 0;
-    memory.data = std::aligned_alloc(4096, wanted);
-    if (!memory.data) throw std::bad_alloc();
-    memory.size = wanted;
+template <Scratch kind>
+class Arena {
+ public:
+  // This thread's, emptied: what was taken from it before is invalid from here on.
+  static Arena& fresh() {
+    static thread_local Arena arena;
+    arena.merge();
+    return arena;
   }
-  return static_cast<T*>(memory.data);
-}
 
-// Cuts one piece of scratch memory into aligned arrays; run once with null to learn the size.
-template <typename T>
-struct Cutter {
-  T* data;
-  int64_t used = 0;
+  // `count` elements, 64-byte aligned, uninitialised.
+  template <typename T>
+  T* take(int64_t count) {
+    const size_t size = (std::max<int64_t>(count, 1) * sizeof(T) + 63) / 64 * 64;
+    if (pieces_.empty() || pieces_.back().used + size > pieces_.back().size) grow(size);
+    Piece& piece = pieces_.back();
+    piece.used += size;
+    return reinterpret_cast<T*>(piece.data + piece.used - size);
+  }
 
-  T* operator()(int64_t count) {
-    T* piece = data ? data + used : nullptr;
-    used += (count + 15) / 16 * 16;  // 64 bytes and more
-    return piece;
+  template <typename T>
+  T* zeros(int64_t count) {
+    T* data = take<T>(count);
+    std::fill(data, data + count, T(0));
+    return data;
+  }
+
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+
+ private:
+  struct Piece {
+    char* data;
+    size_t size, used;
+  };
+  std::vector<Piece> pieces_;
+
+  Arena() = default;
+  ~Arena() {
+    for (const Piece& piece : pieces_) std::free(piece.data);
+  }
+
+  void grow(size_t size) {
+    size = (std::max<size_t>(size, 1 << 20) + 4095) / 4096 * 4096;
+    char* data = static_cast<char*>(std::aligned_alloc(4096, size));
+    if (!data) throw std::bad_alloc();
+    pieces_.push_back({data, size, 0});
+  }
+
+  void merge() {  // one piece, large enough for what was taken last time
+    size_t total = 0;
+    for (Piece& piece : pieces_) {
+      total += piece.size;
+      piece.used = 0;
+    }
+    if (pieces_.size() < 2) return;
+    for (const Piece& piece : pieces_) std::free(piece.data);
+    pieces_.clear();
+    grow(total);
   }
 };
 

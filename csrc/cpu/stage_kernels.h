@@ -1,49 +1,23 @@
-// The inner loops of sep_conv, each a function object that Isa::call compiles for its instruction set.
+// The inner loops of a stage (ReLU, depthwise convolution, 1×1 convolution), each a function object that Isa::call
+// compiles for its instruction set.
 //
 // Private buffers hold feature maps as [channel block][row][column][B] with a border of zeros and channels padded to
 // whole blocks of B; a strip is [channel block][pixel][B]. One register holds the B channels of a pixel, a tile of
-// Isa::kTile pixels (or pixels × blocks) is accumulated in registers. Loads of the moving operand fold into the FMA,
-// so every access has a compile-time displacement.
+// Isa::kTile pixels (or pixels × blocks) is accumulated in registers.
 #pragma once
 
-#include <cstdint>
-#include <utility>
-
-#include "isa.h"
+#include "cpu/vectors.h"
 
 namespace fastdarts {
 
-template <typename T, int B>
-struct Block {
-  typedef T Aligned __attribute__((vector_size(B * sizeof(T)), may_alias));
-  typedef T Loose __attribute__((vector_size(B * sizeof(T)), aligned(alignof(T)), may_alias));
-};
-
-#define FASTDARTS_VECTORS                                                                               \
-  using V = typename Block<T, B>::Aligned;                                                              \
-  using Loose = typename Block<T, B>::Loose;                                                            \
-  static FASTDARTS_INLINE const V& at(const T* p) { return *reinterpret_cast<const V*>(p); }            \
-  static FASTDARTS_INLINE V& at(T* p) { return *reinterpret_cast<V*>(p); }                              \
-  static FASTDARTS_INLINE const Loose& loose(const T* p) { return *reinterpret_cast<const Loose*>(p); } \
-  static FASTDARTS_INLINE Loose& loose(T* p) { return *reinterpret_cast<Loose*>(p); }
-
-// f(0), ..., f(N - 1) with compile-time arguments: only these keep an array of accumulators in registers.
-template <int N, typename F>
-FASTDARTS_INLINE void unroll(const F& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, I>{}), ...);
-  }(std::make_integer_sequence<int, N>{});
-}
-
-#define EACH(i) [&](auto i) __attribute__((always_inline))
-
-// NHWC pixels to channel blocks, through ReLU if asked: NaN passes, as in PyTorch.
-template <typename T, int B, bool relu>
+// NHWC pixels to channel blocks: max(0, x), or max(0, scale (x − mean) + offset). NaN passes, as in PyTorch.
+template <typename T, int B, bool affine>
 struct Load {
   FASTDARTS_VECTORS
   const T* source;  // [rows, columns, channels]
   int64_t rows, columns, channels;
-  T* target;  // its first pixel
+  const T *scale, *mean, *offset;  // [blocks, B], zero in the padding
+  T* target;                       // its first pixel
   int64_t pitch, plane;
 
   FASTDARTS_INLINE void operator()() const {
@@ -53,12 +27,14 @@ struct Load {
       T* o = target + y * pitch;
       for (int64_t x = 0; x < columns; ++x, p += channels, o += B) {
         for (int64_t b = 0; b < whole; ++b) {
-          const V v = loose(p + b * B);
-          at(o + b * plane) = relu ? (v <= T(0) ? V{} : v) : v;
+          V v = loose(p + b * B);
+          if constexpr (affine) v = at(scale + b * B) * (v - at(mean + b * B)) + at(offset + b * B);
+          at(o + b * plane) = v <= T(0) ? V{} : v;
         }
-        for (int64_t i = 0; i < tail; ++i) {
-          const T v = p[whole * B + i];
-          o[whole * plane + i] = relu && v <= T(0) ? T(0) : v;
+        for (int64_t c = whole * B; c < channels; ++c) {
+          T v = p[c];
+          if constexpr (affine) v = scale[c] * (v - mean[c]) + offset[c];
+          o[whole * plane + c % B] = v <= T(0) ? T(0) : v;
         }
         if (tail) {
           for (int64_t i = tail; i < B; ++i) o[whole * plane + i] = T(0);
@@ -68,35 +44,37 @@ struct Load {
   }
 };
 
-struct Tap {
-  int64_t source, weight;  // offsets of one kernel element in its source plane and its weight block
-};
-
-// acc[r·Q + q] = Σ_taps weight · source[(r·pitch + q·B)·S]: R rows of Q pixels of one channel block.
-template <typename T, int B, int R, int Q, int S>
-struct Tile {
+// acc[r·Q + q] += Σ weight[ky][kx] · source[(r·S + ky·D)·pitch + (q·S + kx·D)·B]. A pixel is loaded once for all the
+// outputs of its row that it takes part in.
+template <typename T, int B, int R, int Q, int K, int S, int D>
+struct Window {
   FASTDARTS_VECTORS
-  static FASTDARTS_INLINE void run(const T* source, const Tap* taps, int64_t count, const T* weight, int64_t pitch,
-                                   V (&acc)[R * Q]) {
-    unroll<R * Q>(EACH(i) { acc[i] = V{}; });
-    for (int64_t k = 0; k < count; ++k) {
-      const V w = at(weight + taps[k].weight);
-      const T* p = source + taps[k].source;
-      unroll<R * Q>(EACH(i) { acc[i] += w * at(p + i / Q * S * pitch + i % Q * S * B); });
+  static FASTDARTS_INLINE void run(const T* source, int64_t pitch, const T* weight, V (&acc)[R * Q]) {
+    for (int64_t ky = 0; ky < K; ++ky) {
+      V w[K];
+      unroll<K>(EACH(kx) { w[kx] = at(weight + (ky * K + kx) * B); });
+      unroll<R>(EACH(r) {
+        const T* p = source + (r * S + ky * D) * pitch;
+        unroll<(Q - 1) * S + (K - 1) * D + 1>(EACH(j) {
+          const V v = at(p + j * B);
+          unroll<K>(EACH(kx) {
+            constexpr int q = j - kx * D;
+            if constexpr (q >= 0 && q % S == 0 && q / S < Q) acc[r * Q + q / S] += w[kx] * v;
+          });
+        });
+      });
     }
   }
 };
 
 // Depthwise convolution of a strip of whole rows (or of a part of one row). A tile that is wider than what is left of
 // a row spills into the pixels of the next one, which are written later; R > 1 needs columns <= Q for that.
-template <typename T, int B, int R, int Q, int S>
+template <typename T, int B, int R, int Q, int K, int S, int D>
 struct Depthwise {
   FASTDARTS_VECTORS
   const T* source;  // the first pixel's window in the first plane
   int64_t pitch, plane, blocks;
-  const Tap* taps;
-  int64_t count;
-  const T* weight;  // [block][count][B]
+  const T* weight;  // [block][K·K][B]
   int64_t rows, columns;
   T* strip;
   int64_t strip_plane;
@@ -106,14 +84,42 @@ struct Depthwise {
       for (int64_t y = 0; y < rows; y += R) {
         for (int64_t x = 0; x < columns; x += Q) {
           V acc[R * Q];
-          Tile<T, B, R, Q, S>::run(source + b * plane + y * S * pitch + x * S * B, taps, count, weight + b * count * B,
-                                   pitch, acc);
+          unroll<R * Q>(EACH(i) { acc[i] = V{}; });
+          Window<T, B, R, Q, K, S, D>::run(source + b * plane + y * S * pitch + x * S * B, pitch,
+                                           weight + b * K * K * B, acc);
           T* out = strip + b * strip_plane + (y * columns + x) * B;
           unroll<R>(EACH(r) { unroll<Q>(EACH(q) { at(out + (r * columns + q) * B) = acc[r * Q + q]; }); });
         }
       }
     }
   }
+};
+
+// Copies every S-th pixel, for stages without a depthwise convolution.
+template <typename T, int B>
+struct Gather {
+  FASTDARTS_VECTORS
+  const T* source;
+  int64_t pitch, plane, blocks, stride, rows, columns;
+  T* strip;
+  int64_t strip_plane;
+
+  FASTDARTS_INLINE void operator()() const {
+    for (int64_t b = 0; b < blocks; ++b) {
+      T* out = strip + b * strip_plane;
+      for (int64_t y = 0; y < rows; ++y) {
+        const T* p = source + b * plane + y * stride * pitch;
+        for (int64_t x = 0; x < columns; ++x, out += B) at(out) = at(p + x * stride * B);
+      }
+    }
+  }
+};
+
+// Σ d and Σ d² per channel, d = z − shift, [blocks, B]; null where not wanted.
+template <typename T>
+struct Moments {
+  const T* shift;
+  T *first, *second;
 };
 
 // Where a pointwise product goes: NHWC rows of a tensor, or a bordered private buffer.
@@ -146,7 +152,7 @@ struct ToBuffer {
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const { (*this)(pixel, block, at(v)); }
 };
 
-// out[pixel][o] = Σ_i strip[pixel][i] · weight[o][i].
+// out[pixel][o] = Σ_i strip[pixel][i] · weight[o][i], and its moments.
 template <typename Isa, typename T, int B, typename Store>
 struct Pointwise {
   FASTDARTS_VECTORS
@@ -155,6 +161,7 @@ struct Pointwise {
   const T* weight;  // [output block][input][B]
   int64_t blocks, pixels;
   Store store;
+  Moments<T> moments;
 
   template <int N>  // output blocks at a time
   FASTDARTS_INLINE void of(int64_t block) const {
@@ -177,11 +184,33 @@ struct Pointwise {
       }
       if (pixel + J <= pixels && store.whole(block + N)) {
         unroll<J * N>(EACH(i) { store(pixel + i / N, block + i % N, acc[i]); });
+        if (moments.shift) {
+          unroll<N>(EACH(n) {
+            const int64_t to = (block + n) * B;
+            const V shift = at(moments.shift + to);
+            V first[4] = {}, second[4] = {};  // short chains: a quarter of the error of one
+            unroll<J>(EACH(j) {
+              const V d = acc[j * N + n] - shift;
+              first[j % 4] += d;
+              second[j % 4] += d * d;
+            });
+            at(moments.first + to) += (first[0] + first[1]) + (first[2] + first[3]);
+            at(moments.second + to) += (second[0] + second[1]) + (second[2] + second[3]);
+          });
+        }
       } else {
         alignas(64) T kept[J * N * B];
         unroll<J * N>(EACH(i) { at(kept + i * B) = acc[i]; });
         for (int64_t j = 0; j < J && pixel + j < pixels; ++j) {
-          for (int64_t n = 0; n < N; ++n) store.part(pixel + j, block + n, kept + (j * N + n) * B);
+          for (int64_t n = 0; n < N; ++n) {
+            store.part(pixel + j, block + n, kept + (j * N + n) * B);
+            if (moments.shift) {
+              const int64_t to = (block + n) * B;
+              const V d = at(kept + (j * N + n) * B) - at(moments.shift + to);
+              at(moments.first + to) += d;
+              at(moments.second + to) += d * d;
+            }
+          }
         }
       }
     }

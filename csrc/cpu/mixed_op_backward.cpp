@@ -1,0 +1,525 @@
+// Backward of mixed_op on the CPU; the maths stands in kernels/mixed_op.py.
+//
+// One pass over the outputs' gradients and the raw outputs gives every sum that the mixing weights and the BatchNorms
+// want; two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw
+// output exists as a strip of up to 64 pixels in L1, the gradient of a depthwise output as one sample in a private
+// buffer; the depthwise output itself is computed anew. All stages add up the gradient of the state in one private
+// buffer per sample.
+//
+// Numerics: a float32 chain of a weight gradient is at most about 1024 pixels long, then it is added up in float64;
+// chunks of samples are added in a fixed order.
+#include <tuple>
+
+#include "cpu/engine.h"
+#include "cpu/stage_backward_kernels.h"
+
+namespace fastdarts {
+
+template <typename T>
+void recompute(const Program& program, const T* x, const std::vector<const T*>& weights, Tables& tables,
+               const std::vector<T*>& raw);
+
+template <typename T>
+struct BackwardOperands {
+  std::vector<const T*> grad, raw;
+  const Tables& tables;
+  bool training;
+  std::vector<T*> middle;  // of a raw output's size, one per second stage: scratch
+  T* dx;                   // null where not wanted, as are weights
+  std::vector<T*> weights;
+  double *gain, *offset;  // [rows, channels], zero
+};
+
+// dL/dz = scale (g − shift) + slope (z − mean) of one row, per channel.
+struct RawCoefficients {
+  std::vector<double> scale, shift, slope;
+};
+
+template <typename Isa, typename T, int B, int R, int Q>
+struct Backward : Engine<Isa, T, B, R, Q> {
+  using Base = Engine<Isa, T, B, R, Q>;
+  using Base::blocked, Base::entry, Base::fill, Base::first_pixel, Base::flat, Base::in_blocks, Base::load,
+      Base::middle, Base::out_blocks, Base::out_columns, Base::out_pitch, Base::out_plane, Base::out_rows,
+      Base::pack_depthwise, Base::pack_pointwise, Base::pool_shape, Base::pools, Base::program, Base::stage_blocks,
+      Base::strip_plane, Base::strips, Base::width, Base::with_kernel, Base::x;
+  using Memory = Arena<Scratch::kCall>;
+  using Own = Arena<Scratch::kWorker>;
+
+  struct Packed {
+    const Stage& stage;
+    typename Base::Middle middle;
+    const T *scale, *shift, *slope, *mean;  // of the gradient of its raw output
+    const T *depthwise, *turned, *pointwise;
+    std::vector<Tap> classes[2][2];
+    int64_t depthwise_size, size, sums;  // of its weight gradients, in blocks; where they lie among all stages'
+  };
+
+  void run(const BackwardOperands<T>& to) const {
+    Memory& memory = Memory::fresh();
+    std::vector<RawCoefficients> rows(program.rows);
+    sums(to, memory, rows);
+    if (!to.dx && to.weights.empty() && program.second.empty()) return;
+    int64_t* where = memory.take<int64_t>(program.pixels());
+    for (int64_t i = 0; i < program.pixels(); ++i) {
+      where[i] = (i / out_columns + program.border) * out_pitch + (i % out_columns + program.border) * B;
+    }
+    second_pass(to, memory, where, rows);  // its middle BatchNorms have gains too
+    if (to.dx || !to.weights.empty()) first_pass(to, memory, where, rows);
+  }
+
+  // From Σ g and Σ g (z − mean) of a row: the gradients of its gain and offset, the coefficients of dL/dz.
+  RawCoefficients coefficients(const BackwardOperands<T>& to, int64_t row, const double* first,
+                               const double* second) const {
+    RawCoefficients result;
+    const Tables& t = to.tables;
+    const double count = static_cast<double>(program.samples * program.pixels());
+    for (int64_t c = 0; c < program.outputs; ++c) {
+      const int64_t i = row * program.outputs + c;
+      to.gain[i] = second[c] * t.rstd[i];
+      to.offset[i] = first[c];
+      result.scale.push_back(t.scale(i));
+      result.shift.push_back(to.training ? first[c] / count : 0);
+      result.slope.push_back(to.training ? -t.scale(i) * t.rstd[i] * t.rstd[i] * second[c] / count : 0);
+    }
+    return result;
+  }
+
+  // One pass over everything that the edges add up.
+  void sums(const BackwardOperands<T>& to, Memory& memory, std::vector<RawCoefficients>& rows) const {
+    const int64_t C = program.outputs, finals = program.finals.size(), size = (program.edges + finals) * C;
+    double* partial = memory.zeros<double>(program.chunks() * size);
+    std::vector<const T*> means;
+    for (const Final& f : program.finals) {
+      means.push_back(flat(memory, f.row, [&](int64_t i) { return to.tables.mean[i]; }));
+    }
+    this->samples([&](Own& own) {
+      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* scratch = own.take<T>(2 * program.width * program.inputs);
+      T* table = own.take<T>(width);
+      return [=, this, &to, &means](int64_t chunk, int64_t n) {
+        if (max || avg) pools(n, max, avg, scratch);
+        const int64_t at = n * program.out_size();
+        std::vector<Stream<T>> streams;
+        double* result = partial + chunk * size;
+        for (int64_t e = 0, i = 0; e < program.edges; ++e) {
+          streams.clear();
+          for (; i < finals && program.finals[i].edge == e; ++i) {
+            const Final& f = program.finals[i];
+            const T* data = f.kind == kSkip      ? x + n * program.in_size()
+                            : f.kind == kMaxPool ? max
+                            : f.kind == kAvgPool ? avg
+                                                 : to.raw[f.z] + at;
+            streams.push_back({data, nullptr, means[i]});
+          }
+          const int64_t count = streams.size();
+          Isa::call(
+              GradientSums<T>{to.grad[e] + at, streams.data(), count, C, width, program.out_size(), table, result});
+          result += (1 + count) * C;
+        }
+      };
+    });
+    for (int64_t i = size; i < program.chunks() * size; ++i) partial[i % size] += partial[i];
+    for (int64_t e = 0, i = 0; e < program.edges; ++e) {
+      const double* first = partial;
+      partial += C;
+      for (; i < finals && program.finals[i].edge == e; ++i, partial += C) {
+        const int64_t row = program.finals[i].row;
+        rows[row] = coefficients(to, row, first, partial);
+      }
+    }
+  }
+
+  std::vector<Packed> pack(const BackwardOperands<T>& to, Memory& memory, const std::vector<Stage>& stages,
+                           const std::vector<RawCoefficients>& rows, int64_t& size) const {
+    std::vector<Packed> result;
+    size = 0;
+    for (const Stage& s : stages) {
+      const auto table = [&](const std::vector<double>& values) {
+        return blocked(memory, 0, [&](int64_t c) { return values[c]; });
+      };
+      const RawCoefficients& k = rows[s.row];
+      const int64_t depthwise = s.groups ? 0 : in_blocks * s.taps() * B,
+                    pointwise = stage_blocks(s) * B * out_blocks * B;
+      result.push_back({s,
+                        s.source < 0 ? typename Base::Middle{} : middle(memory, to.tables, s.source),
+                        table(k.scale),
+                        table(k.shift),
+                        table(k.slope),
+                        blocked(
+                            memory, s.row, [&](int64_t i) { return to.tables.mean[i]; }),
+                        pack_depthwise(memory, s, false),
+                        pack_depthwise(memory, s, true),
+                        pack_pointwise(memory, s, true),
+                        {},
+                        depthwise,
+                        depthwise + pointwise,
+                        size});
+      if (!to.weights.empty()) size += result.back().size;
+      for (int64_t cy = 0; cy < s.stride; ++cy) {
+        for (int64_t cx = 0; cx < s.stride; ++cx) result.back().classes[cy][cx] = transposed_taps(s, cy, cx);
+      }
+    }
+    return result;
+  }
+
+  // Kernel elements through which the gradient reaches the pixels (cy + S·j, cx + S·i).
+  std::vector<Tap> transposed_taps(const Stage& s, int64_t cy, int64_t cx) const {
+    std::vector<Tap> result;
+    for (int64_t k = 0; k < s.taps(); ++k) {
+      const int64_t y = cy + s.border() - k / s.kernel * s.dilation;
+      const int64_t x = cx + s.border() - k % s.kernel * s.dilation;
+      if (y % s.stride || x % s.stride) continue;
+      result.push_back({(y / s.stride + program.border) * out_pitch + (x / s.stride + program.border) * B, k * B});
+    }
+    return result;
+  }
+
+  // What a thread needs for stages.
+  struct Buffers {
+    Canvas<T> dt;     // gradient of the depthwise output
+    T *strip, *dz;    // the depthwise output, the gradient of the raw output
+    T* sums;          // weight gradients of all stages, in T
+    int64_t* summed;  // how many pixels each stage has in them
+    double* partial;  // [chunks, size]
+    int64_t size;
+    const int64_t* where;
+
+    void done(const Packed& p, int64_t stage, int64_t chunk, int64_t pixels, bool last) const {
+      summed[stage] += pixels;
+      if (!size || (summed[stage] < kFlush && !last)) return;
+      Isa::call(AddTo<T>{sums + p.sums, partial + chunk * size + p.sums, p.size, false});
+      std::memset(sums + p.sums, 0, sizeof(T) * p.size);
+      summed[stage] = 0;
+    }
+  };
+
+  Buffers buffers(Own& own, int64_t stages, double* partial, int64_t size, const int64_t* where) const {
+    const int64_t blocks = in_blocks * program.groups();
+    return {this->out_canvas(own, std::max(blocks, out_blocks)),
+            own.zeros<T>(blocks * strip_plane),
+            own.zeros<T>(out_blocks * strip_plane),
+            own.zeros<T>(size),
+            own.zeros<int64_t>(stages),
+            partial,
+            size,
+            where};
+  }
+
+  // Weight gradients of a stage for one sample, and the gradient of its depthwise output if that is wanted.
+  void run_stage(const BackwardOperands<T>& to, const Packed& p, const Buffers& b, const Canvas<T>& canvas,
+                 const T* grad, const T* z, bool data) const {
+    const Stage& s = p.stage;
+    const bool weights = !to.weights.empty();
+    strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+      const int64_t first = y * out_columns + x, pixels = rows * columns, at = first * program.outputs;
+      Isa::call(RawGradient<T, B>{grad + at, z + at, pixels, program.outputs, p.scale, p.shift, p.slope, p.mean, b.dz,
+                                  strip_plane});
+      if (weights) {
+        fill(s, canvas, p.depthwise, y, x, rows, columns, b.strip);
+        Isa::call(PointwiseWeights<Isa, T, B>{b.dz, b.strip, strip_plane, pixels, out_blocks * B, stage_blocks(s),
+                                              b.sums + p.sums + p.depthwise_size});
+      }
+      if (data || (weights && !s.groups)) {
+        Isa::call(Pointwise<Isa, T, B, ToBuffer<T, B>>{b.dz,
+                                                       strip_plane,
+                                                       program.outputs,
+                                                       p.pointwise,
+                                                       stage_blocks(s),
+                                                       pixels,
+                                                       {b.dt.data, out_plane, b.where + first},
+                                                       {nullptr, nullptr, nullptr}});
+      }
+    });
+    if (!weights || s.groups) return;
+    with_kernel(s, [&]<int K, int D>() {
+      const auto run = [&]<int S>() {
+        Isa::call(DepthwiseWeights<Isa, T, B, K, S, D>{first_pixel(b.dt), out_pitch, out_plane, this->window(s, canvas),
+                                                       canvas.pitch, canvas.plane, in_blocks, out_rows, out_columns,
+                                                       b.sums + p.sums});
+      };
+      s.stride == 1 ? run.template operator()<1>() : run.template operator()<2>();
+    });
+  }
+
+  void second_pass(const BackwardOperands<T>& to, Memory& memory, const int64_t* where,
+                   std::vector<RawCoefficients>& rows) const {
+    const int64_t C = program.outputs, count = program.second.size();
+    if (!count) return;
+    int64_t size;
+    const std::vector<Packed> stages = pack(to, memory, program.second, rows, size);
+    double* weights = memory.zeros<double>(program.chunks() * size);
+    double* partial = memory.zeros<double>(program.chunks() * count * 2 * C);
+    // Where max(0, y) with y = scale (z − mean) is at hand, Σ d (z − mean) is Σ d y / scale; else it takes a pass.
+    std::vector<const T*> means(count, nullptr);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = program.second[i].source;
+      bool direct = true;
+      for (int64_t c = row * C; c < (row + 1) * C; ++c) direct &= to.tables.offset[c] == 0 && to.tables.scale(c) != 0;
+      if (!direct) means[i] = flat(memory, row, [&](int64_t j) { return to.tables.mean[j]; });
+    }
+    this->samples([&](Own& own) {
+      const Canvas<T> canvas = this->out_canvas(own, out_blocks);
+      const Buffers b = buffers(own, count, weights, size, where);
+      T* sums = own.take<T>(2 * out_blocks * B);
+      T* table = own.take<T>(width);
+      return [=, this, &to, &stages, &means](int64_t chunk, int64_t n) {
+        const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
+        for (int64_t i = 0; i < count; ++i) {
+          const Packed& p = stages[i];
+          const Stage& s = p.stage;
+          const T* z = to.raw[s.z - 1] + at;
+          T* out = to.middle[i] + at;
+          load(z, p.middle, canvas);
+          run_stage(to, p, b, canvas, to.grad[s.edge] + at, to.raw[s.z] + at, true);
+          std::fill(sums, sums + 2 * out_blocks * B, T(0));
+          const ThroughReLU<T, B, R, Q> sink{
+              first_pixel(canvas),  canvas.pitch, canvas.plane, out, out_rows, out_columns, C, sums,
+              sums + out_blocks * B};
+          const auto data = [&]<int K>() {
+            Isa::call(DepthwiseData<T, B, R, Q, K, 1, ThroughReLU<T, B, R, Q>>{
+                this->window(s, b.dt), out_pitch, out_plane, in_blocks, p.turned, out_rows, out_columns, sink});
+          };
+          s.kernel == 3   ? data.template operator()<3>()
+          : s.kernel == 5 ? data.template operator()<5>()
+                          : data.template operator()<7>();
+          double* total = partial + (chunk * count + i) * 2 * C;
+          if (means[i]) {
+            const Stream<T> stream{z, nullptr, means[i]};
+            Isa::call(GradientSums<T>{out, &stream, 1, C, width, program.out_size(), table, total});
+          } else {
+            for (int64_t k = 0; k < 2; ++k) Isa::call(AddTo<T>{sums + k * out_blocks * B, total + k * C, C, false});
+          }
+          b.done(p, i, chunk, program.pixels(), n == last);
+        }
+      };
+    });
+    for (int64_t i = count * 2 * C; i < program.chunks() * count * 2 * C; ++i)
+      partial[i % (count * 2 * C)] += partial[i];
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = program.second[i].source;
+      double* total = partial + i * 2 * C;
+      for (int64_t c = 0; c < C && !means[i]; ++c) total[C + c] /= to.tables.scale(row * C + c);
+      rows[row] = coefficients(to, row, total, total + C);
+    }
+    reduce(to, stages, weights, size);
+  }
+
+  void first_pass(const BackwardOperands<T>& to, Memory& memory, const int64_t* where,
+                  const std::vector<RawCoefficients>& rows) const {
+    int64_t size;
+    const std::vector<Packed> stages = pack(to, memory, program.first, rows, size);
+    const int64_t count = stages.size(), S = program.stride;
+    double* weights = memory.zeros<double>(program.chunks() * size);
+    const Rest rest = pack_rest(to, memory, rows);
+    this->samples([&](Own& own) {
+      const Canvas<T> canvas = this->state_canvas(own);
+      const int64_t pitch = S * up(out_columns, Q) * B, plane = S * up(out_rows, R) * pitch;
+      const Canvas<T> dx{own.take<T>(to.dx ? in_blocks * plane : 0), pitch, plane};
+      const Buffers b = buffers(own, count, weights, size, where);
+      const bool other = to.dx && (program.skip || program.max_pool || program.avg_pool);
+      T* sum = other ? own.take<T>(program.in_size()) : nullptr;
+      T* pool[4];
+      for (T*& p : pool) p = own.take<T>(other ? program.out_size() : 0);
+      T* scratch = own.take<T>(2 * program.width * program.inputs);
+      return [=, this, &to, &stages, &rest](int64_t chunk, int64_t n) {
+        const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
+        if (count) load(n, canvas);
+        if (to.dx) std::memset(dx.data, 0, sizeof(T) * in_blocks * plane);
+        for (int64_t i = 0; i < count; ++i) {
+          const Packed& p = stages[i];
+          const T* grad = middle_of(p.stage) < 0 ? to.grad[p.stage.edge] : to.middle[middle_of(p.stage)];
+          run_stage(to, p, b, canvas, grad + at, to.raw[p.stage.z] + at, to.dx);
+          b.done(p, i, chunk, program.pixels(), n == last);
+          if (to.dx) add_data(p, b, dx);
+        }
+        if (!to.dx) return;
+        if (other) add_rest(to, rest, n, sum, pool, scratch);
+        Isa::call(Finish<T, B>{first_pixel(canvas), canvas.pitch, canvas.plane, dx.data, pitch, plane, sum,
+                               program.height, program.width, program.inputs, to.dx + n * program.in_size()});
+      };
+    });
+    reduce(to, stages, weights, size);
+  }
+
+  int64_t middle_of(const Stage& s) const {  // the second stage that reads it, or -1
+    for (size_t i = 0; i < program.second.size(); ++i) {
+      if (program.second[i].source == s.row) return i;
+    }
+    return -1;
+  }
+
+  // Adds what a stage of the first pass sends back to the state, before the ReLU.
+  void add_data(const Packed& p, const Buffers& b, const Canvas<T>& dx) const {
+    const Stage& s = p.stage;
+    for (int64_t group = 0; group < s.groups; ++group) {
+      Isa::call(Scatter<T, B>{first_pixel(b.dt) + group * in_blocks * out_plane, out_pitch, out_plane, in_blocks,
+                              out_rows, out_columns, dx.data + group * (dx.pitch + B), dx.pitch, dx.plane, s.stride});
+    }
+    if (s.groups) return;
+    if (s.stride == 1) {
+      with_kernel(s, [&]<int K, int D>() {
+        Isa::call(DepthwiseData<T, B, R, Q, K, D, AddToBuffer<T, B, R, Q, 1>>{this->window(s, b.dt),
+                                                                              out_pitch,
+                                                                              out_plane,
+                                                                              in_blocks,
+                                                                              p.turned,
+                                                                              out_rows,
+                                                                              out_columns,
+                                                                              {dx.data, dx.pitch, dx.plane}});
+      });
+      return;
+    }
+    for (int64_t cy = 0; cy < 2; ++cy) {
+      for (int64_t cx = 0; cx < 2; ++cx) {
+        const std::vector<Tap>& taps = p.classes[cy][cx];
+        Isa::call(StridedData<T, B, R, Q, AddToBuffer<T, B, R, Q, 2>>{
+            b.dt.data,
+            out_pitch,
+            out_plane,
+            in_blocks,
+            taps.data(),
+            static_cast<int64_t>(taps.size()),
+            p.depthwise,
+            s.taps() * B,
+            (program.height - cy + 1) / 2,
+            (program.width - cx + 1) / 2,
+            {dx.data + cy * dx.pitch + cx * B, dx.pitch, dx.plane}});
+      }
+    }
+  }
+
+  // What does not pass the ReLU: terms of the gradients of the state (skip) and of both pools' outputs.
+  struct Rest {
+    struct Term {
+      int64_t edge;  // -1: the pool's own output
+      const T *scale, *mean;
+    };
+    std::vector<Term> terms[3];  // by kind: skip, max, avg
+    const T* zero;
+  };
+
+  Rest pack_rest(const BackwardOperands<T>& to, Memory& memory, const std::vector<RawCoefficients>& rows) const {
+    Rest result;
+    result.zero = flat(memory, 0, [](int64_t) { return 0; });
+    for (int64_t kind : {kSkip, kMaxPool, kAvgPool}) {
+      std::vector<double> slope(program.outputs);
+      const T* mean = nullptr;
+      for (const Final& f : program.finals) {
+        if (f.kind != kind) continue;
+        const RawCoefficients& k = rows[f.row];
+        result.terms[kind].push_back(
+            {f.edge, flat(memory, 0, [&](int64_t c) { return k.scale[c]; }),
+             kind == kSkip ? result.zero : flat(memory, 0, [&](int64_t c) { return k.shift[c]; })});
+        mean = flat(memory, f.row, [&](int64_t i) { return to.tables.mean[i]; });
+        for (int64_t c = 0; c < program.outputs; ++c) slope[c] += k.slope[c];
+      }
+      if (mean && kind != kSkip) {
+        result.terms[kind].push_back({-1, flat(memory, 0, [&](int64_t c) { return slope[c]; }), mean});
+      }
+    }
+    return result;
+  }
+
+  void add_rest(const BackwardOperands<T>& to, const Rest& rest, int64_t n, T* sum, T* const (&pool)[4],
+                T* scratch) const {
+    T* max = program.max_pool ? pool[0] : nullptr;
+    T* avg = program.avg_pool ? pool[1] : nullptr;
+    if (max || avg) pools(n, max, avg, scratch);
+    const auto add_up = [&](Kind kind, const T* own, T* out) {
+      std::vector<Stream<T>> streams;
+      for (const auto& term : rest.terms[kind]) {
+        const T* data = term.edge < 0 ? own : to.grad[term.edge] + n * program.out_size();
+        streams.push_back({data, term.scale, term.mean});
+      }
+      Isa::call(WeightedSum<T>{streams.data(), static_cast<int64_t>(streams.size()), rest.zero, width,
+                               program.out_size(), out});
+    };
+    if (program.skip) {
+      add_up(kSkip, nullptr, sum);
+    } else {
+      std::memset(sum, 0, sizeof(T) * program.in_size());
+    }
+    if (!max && !avg) return;
+    if (max) add_up(kMaxPool, max, pool[2]);
+    if (avg) add_up(kAvgPool, avg, pool[3]);
+    Isa::call(PoolsBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
+                               avg ? pool[3] : nullptr, sum});
+  }
+
+  // Adds the chunks of the weight gradients into the first and unpacks it.
+  void reduce(const BackwardOperands<T>& to, const std::vector<Packed>& stages, double* partial, int64_t size) const {
+    if (to.weights.empty()) return;
+    torch::stable::parallel_for(0, stages.size(), 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Packed& p = stages[i];
+        double* sums = partial + p.sums;
+        for (int64_t chunk = 1; chunk < program.chunks(); ++chunk) {
+          Isa::call(AddTo<double>{sums + chunk * size, sums, p.size, false});
+        }
+        const Stage& s = p.stage;
+        const int64_t taps = s.taps(), padded = stage_blocks(s) * B;
+        for (int64_t j = 0; j < program.inputs * taps && !s.groups; ++j) {
+          const int64_t c = j / taps;
+          to.weights[s.weight][j] = static_cast<T>(sums[(c / B * taps + j % taps) * B + c % B]);
+        }
+        sums += p.depthwise_size;
+        for (int64_t o = 0; o < program.outputs; ++o) {
+          for (int64_t c = 0; c < this->stage_inputs(s); ++c) {
+            if (T* w = entry(to.weights, s, o, c)) *w = static_cast<T>(sums[o * padded + c]);
+          }
+        }
+      }
+    });
+  }
+};
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
+    std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
+    std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean, Tensor var, bool training,
+    double eps, bool need_x, bool need_weights) {
+  const Program program(x, weights, candidates, gain.size(1), grad.size(), stride);
+  std::vector<Tensor> others = weights, outputs = grad;
+  others.insert(others.end(), {gain, mean, var});
+  outputs.insert(outputs.end(), z.begin(), z.end());
+  check(program, x, outputs, others);
+  const bool again = z.empty();
+  const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
+  for (int64_t i = 0; i < program.raw && again; ++i) z.push_back(map());
+  CHECK_SIZE("number of raw outputs", static_cast<int64_t>(z.size()), program.raw);
+  std::vector<Tensor> middle, dweights;
+  for (size_t i = 0; i < program.second.size(); ++i) middle.push_back(map());
+  for (size_t i = 0; i < weights.size() && need_weights; ++i) {
+    dweights.push_back(torch::stable::empty_like(weights[i]));
+  }
+  Tensor dx = need_x ? new_map(x, program.inputs, program.height, program.width) : torch::stable::new_empty(x, {0});
+  const std::vector<int64_t> shape{program.rows, program.outputs};
+  Tensor dgain = torch::stable::new_empty(gain, shape);
+  Tensor doffset = torch::stable::new_empty(gain, offset ? shape : std::vector<int64_t>{0});
+  const auto run = [&]<typename T>() {
+    Tables t = tables<T>(program, gain, offset);
+    const double count = static_cast<double>(program.samples * program.pixels());
+    take_statistics<T>(program, mean, var, training ? (count - 1) / count : 1.0, eps, t);
+    const std::vector<const T*> w = addresses<T>(std::as_const(weights));
+    if (again) recompute<T>(program, x.const_data_ptr<T>(), w, t, addresses<T>(z));
+    std::vector<double> g(t.gain.size()), o(t.gain.size());
+    const BackwardOperands<T> operands{addresses<T>(std::as_const(grad)),
+                                       addresses<T>(std::as_const(z)),
+                                       t,
+                                       training,
+                                       addresses<T>(middle),
+                                       need_x ? dx.mutable_data_ptr<T>() : nullptr,
+                                       addresses<T>(dweights),
+                                       g.data(),
+                                       o.data()};
+    specialised<Backward, T>(program, x.const_data_ptr<T>(), w, operands);
+    std::copy(g.begin(), g.end(), dgain.mutable_data_ptr<T>());
+    if (offset) std::copy(o.begin(), o.end(), doffset.mutable_data_ptr<T>());
+  };
+  x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
+  return {dx, dgain, doffset, dweights};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastdarts, CPU, m) { m.impl("mixed_op_backward", TORCH_BOX(&mixed_op_backward)); }
+
+}  // namespace fastdarts

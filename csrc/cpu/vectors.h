@@ -1,0 +1,37 @@
+// Vectors of one register, and loops that keep arrays of them in registers.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "isa.h"
+
+namespace fastdarts {
+
+template <typename T, int B>
+struct Block {
+  typedef T Aligned __attribute__((vector_size(B * sizeof(T)), may_alias));
+  typedef T Loose __attribute__((vector_size(B * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+
+#define FASTDARTS_VECTORS                                                                               \
+  using V = typename Block<T, B>::Aligned;                                                              \
+  using Loose = typename Block<T, B>::Loose;                                                            \
+  static FASTDARTS_INLINE const V& at(const T* p) { return *reinterpret_cast<const V*>(p); }            \
+  static FASTDARTS_INLINE V& at(T* p) { return *reinterpret_cast<V*>(p); }                              \
+  static FASTDARTS_INLINE const Loose& loose(const T* p) { return *reinterpret_cast<const Loose*>(p); } \
+  static FASTDARTS_INLINE Loose& loose(T* p) { return *reinterpret_cast<Loose*>(p); }
+
+// f(0), ..., f(N - 1) with compile-time arguments: only these keep an array of accumulators in registers.
+template <int N, typename F>
+FASTDARTS_INLINE void unroll(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
+#define EACH(i) [&](auto i) __attribute__((always_inline))
+
+constexpr int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace fastdarts
