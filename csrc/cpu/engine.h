@@ -177,7 +177,7 @@ struct Engine {
 
   // The input of the 1×1 convolution for a strip of pixels.
   void fill(const Stage& s, const Canvas<T>& canvas, const T* depthwise, int64_t y, int64_t x, int64_t rows,
-            int64_t columns, T* strip) const {
+            int64_t columns, T* strip, const T* ahead) const {
     const T* from = window(s, canvas) + s.stride * (y * canvas.pitch + x * B);
     for (int64_t group = 0; group < s.groups; ++group) {
       Isa::call(Gather<T, B>{from + group * (canvas.pitch + B), canvas.pitch, canvas.plane, in_blocks, s.stride, rows,
@@ -187,7 +187,7 @@ struct Engine {
     with_kernel(s, [&]<int K, int D>() {
       const auto run = [&]<int S>() {
         Isa::call(Depthwise<T, B, R, Q, K, S, D>{from, canvas.pitch, canvas.plane, in_blocks, depthwise, rows, columns,
-                                                 strip, strip_plane});
+                                                 strip, strip_plane, ahead});
       };
       s.stride == 1 ? run.template operator()<1>() : run.template operator()<2>();
     });

@@ -66,15 +66,18 @@ struct Forward : Engine<Isa, T, B, R, Q> {
     return partial ? partial + (chunk * program.rows + row) * 3 * program.outputs : nullptr;
   }
 
-  // One sample of one stage. `total` null: no moments; `shifted`: whether its shift is known already.
-  void run_stage(const Packed& p, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total, bool shifted) const {
+  // One sample of one stage. `total` null: no moments; `shifted`: whether its shift is known already; `ahead`: what the
+  // next one will read, if nobody else fetches it.
+  void run_stage(const Packed& p, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total, bool shifted,
+                 const T* ahead) const {
     const Stage& s = p.stage;
     const int64_t size = out_blocks * B;
     T* shift = sums + 2 * size;
     if (total && shifted) std::copy(total, total + program.outputs, shift);
     strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
-      fill(s, canvas, p.depthwise, y, x, rows, columns, strip);
-      T* to = z + (y * out_columns + x) * program.outputs;
+      const int64_t at = (y * out_columns + x) * program.outputs;
+      T* to = z + at;
+      fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
       const auto product = [&](const Moments<T>& moments) {
         Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
                                                        strip_plane,
@@ -83,7 +86,8 @@ struct Forward : Engine<Isa, T, B, R, Q> {
                                                        out_blocks,
                                                        rows * columns,
                                                        {to, program.outputs},
-                                                       moments});
+                                                       moments,
+                                                       {to + rows * columns * program.outputs, nullptr}});
       };
       if (!total) return product({nullptr, nullptr, nullptr});
       if (!shifted) {  // about the mean of the first strip, which has to be computed first
@@ -120,7 +124,8 @@ struct Forward : Engine<Isa, T, B, R, Q> {
         if (!stages.empty()) load(n, canvas);
         for (const Packed& p : stages) {
           run_stage(p, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
-                    moments(partial, chunk, p.stage.row), !first);
+                    moments(partial, chunk, p.stage.row), !first,
+                    &p == &stages[0] ? x + (n + 1) * program.in_size() : nullptr);
         }
         if (!pooled) return;
         pools(n, pool[0], pool[1], scratch);
@@ -154,8 +159,10 @@ struct Forward : Engine<Isa, T, B, R, Q> {
         const bool first = n == program.chunk(chunk);
         for (const Packed& p : stages) {
           const int64_t at = n * program.out_size();
+          const bool last = &p == &stages.back();
           load(to.raw[p.stage.z - 1] + at, p.middle, canvas);
-          run_stage(p, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first);
+          run_stage(p, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
+                    to.raw[(last ? stages.front() : *(&p + 1)).stage.z - 1] + at + (last ? program.out_size() : 0));
         }
       };
     });

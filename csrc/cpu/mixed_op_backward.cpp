@@ -206,17 +206,19 @@ struct Backward : Engine<Isa, T, B, R, Q> {
             where};
   }
 
-  // Weight gradients of a stage for one sample, and the gradient of its depthwise output if that is wanted.
+  // Weight gradients of a stage for one sample, and the gradient of its depthwise output if that is wanted. The rest is
+  // what to prefetch: the next map to load, the first strips that the next stage or sample will read.
   void run_stage(const BackwardOperands<T>& to, const Packed& p, const Buffers& b, const Canvas<T>& canvas,
-                 const T* grad, const T* z, bool data) const {
+                 const T* grad, const T* z, bool data, const T* ahead, const T* next_grad, const T* next_z) const {
     const Stage& s = p.stage;
     const bool weights = !to.weights.empty();
     strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
       const int64_t first = y * out_columns + x, pixels = rows * columns, at = first * program.outputs;
+      const bool end = first + pixels == program.pixels();
       Isa::call(RawGradient<T, B>{grad + at, z + at, pixels, program.outputs, p.scale, p.shift, p.slope, p.mean, b.dz,
                                   strip_plane});
       if (weights) {
-        fill(s, canvas, p.depthwise, y, x, rows, columns, b.strip);
+        fill(s, canvas, p.depthwise, y, x, rows, columns, b.strip, ahead ? ahead + at : nullptr);
         Isa::call(PointwiseWeights<Isa, T, B>{b.dz, b.strip, strip_plane, pixels, out_blocks * B, stage_blocks(s),
                                               b.sums + p.sums + p.depthwise_size});
       }
@@ -228,7 +230,9 @@ struct Backward : Engine<Isa, T, B, R, Q> {
                                                        stage_blocks(s),
                                                        pixels,
                                                        {b.dt.data, out_plane, b.where + first},
-                                                       {nullptr, nullptr, nullptr}});
+                                                       {nullptr, nullptr, nullptr},
+                                                       {end ? next_grad : grad + at + pixels * program.outputs,
+                                                        end ? next_z : z + at + pixels * program.outputs}});
       }
     });
     if (!weights || s.groups) return;
@@ -271,7 +275,10 @@ struct Backward : Engine<Isa, T, B, R, Q> {
           const T* z = to.raw[s.z - 1] + at;
           T* out = to.middle[i] + at;
           load(z, p.middle, canvas);
-          run_stage(to, p, b, canvas, to.grad[s.edge] + at, to.raw[s.z] + at, true);
+          const Stage& next = stages[(i + 1) % count].stage;
+          const int64_t then = at + (i + 1 < count ? 0 : program.out_size());
+          run_stage(to, p, b, canvas, to.grad[s.edge] + at, to.raw[s.z] + at, true, to.raw[next.z - 1] + then,
+                    to.grad[next.edge] + then, to.raw[next.z] + then);
           std::fill(sums, sums + 2 * out_blocks * B, T(0));
           const ThroughReLU<T, B, R, Q> sink{
               first_pixel(canvas),  canvas.pitch, canvas.plane, out, out_rows, out_columns, C, sums,
@@ -328,8 +335,10 @@ struct Backward : Engine<Isa, T, B, R, Q> {
         if (to.dx) std::memset(dx.data, 0, sizeof(T) * in_blocks * plane);
         for (int64_t i = 0; i < count; ++i) {
           const Packed& p = stages[i];
-          const T* grad = middle_of(p.stage) < 0 ? to.grad[p.stage.edge] : to.middle[middle_of(p.stage)];
-          run_stage(to, p, b, canvas, grad + at, to.raw[p.stage.z] + at, to.dx);
+          const Stage& next = stages[(i + 1) % count].stage;
+          const int64_t then = at + (i + 1 < count ? 0 : program.out_size());
+          run_stage(to, p, b, canvas, gradient(to, p.stage) + at, to.raw[p.stage.z] + at, to.dx,
+                    i ? nullptr : x + (n + 1) * program.in_size(), gradient(to, next) + then, to.raw[next.z] + then);
           b.done(p, i, chunk, program.pixels(), n == last);
           if (to.dx) add_data(p, b, dx);
         }
@@ -342,11 +351,12 @@ struct Backward : Engine<Isa, T, B, R, Q> {
     reduce(to, stages, weights, size);
   }
 
-  int64_t middle_of(const Stage& s) const {  // the second stage that reads it, or -1
+  // Of a stage's output normalised, or of that of the second stage which reads it.
+  const T* gradient(const BackwardOperands<T>& to, const Stage& s) const {
     for (size_t i = 0; i < program.second.size(); ++i) {
-      if (program.second[i].source == s.row) return i;
+      if (program.second[i].source == s.row) return to.middle[i];
     }
-    return -1;
+    return to.grad[s.edge];
   }
 
   // Adds what a stage of the first pass sends back to the state, before the ReLU.

@@ -6,9 +6,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "isa.h"
+#include "cpu/vectors.h"
 
 namespace fastdarts {
+
+template <typename T>
+constexpr int64_t kAhead = 2048 / sizeof(T);  // elements that are prefetched before they are read
 
 template <typename T>
 struct Stream {  // contributes scale · (data − mean)
@@ -27,6 +30,10 @@ struct WeightedSum {
   template <int N>
   FASTDARTS_INLINE void add(const Stream<T>* s, int64_t at, int64_t length, const T* from) const {
     T* o = out + at;
+    for (int64_t j = 0; j < length; j += 64 / sizeof(T)) {
+      for (int k = 0; k < N; ++k) prefetch<1>(s[k].data + at + kAhead<T> + j);
+      prefetch<1, true>(o + kAhead<T> + j);
+    }
 #pragma omp simd
     for (int64_t j = 0; j < length; ++j) {
       T sum = from[j];
@@ -72,6 +79,8 @@ struct GradientSums {
         for (int64_t at = first; at < last; at += width) {
           const int64_t length = width < last - at ? width : last - at;
           const T* g = grad + at;
+          const T* next = (k < 0 ? g : streams[k].data + at) + kAhead<T>;
+          for (int64_t j = 0; j < length; j += 64 / sizeof(T)) prefetch<1>(next + j);
           if (k < 0) {
 #pragma omp simd
             for (int64_t j = 0; j < length; ++j) table[j] += g[j];

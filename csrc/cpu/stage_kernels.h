@@ -49,8 +49,13 @@ struct Load {
 template <typename T, int B, int R, int Q, int K, int S, int D>
 struct Window {
   FASTDARTS_VECTORS
-  static FASTDARTS_INLINE void run(const T* source, int64_t pitch, const T* weight, V (&acc)[R * Q]) {
+  static constexpr int kLines = R * Q * B * sizeof(T) / 64;  // of a tile
+
+  static FASTDARTS_INLINE void run(const T* source, int64_t pitch, const T* weight, V (&acc)[R * Q],
+                                   const T* ahead = nullptr) {
     for (int64_t ky = 0; ky < K; ++ky) {
+      constexpr int kShare = (kLines + K - 1) / K;
+      if (ahead) prefetch<kShare>(ahead + ky * kShare * 64 / sizeof(T));
       V w[K];
       unroll<K>(EACH(kx) { w[kx] = at(weight + (ky * K + kx) * B); });
       unroll<R>(EACH(r) {
@@ -78,15 +83,17 @@ struct Depthwise {
   int64_t rows, columns;
   T* strip;
   int64_t strip_plane;
+  const T* ahead;  // what to prefetch meanwhile, as much as the strip
 
   FASTDARTS_INLINE void operator()() const {
+    const T* next = ahead;
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t y = 0; y < rows; y += R) {
-        for (int64_t x = 0; x < columns; x += Q) {
+        for (int64_t x = 0; x < columns; x += Q, next += R * Q * B) {
           V acc[R * Q];
           unroll<R * Q>(EACH(i) { acc[i] = V{}; });
           Window<T, B, R, Q, K, S, D>::run(source + b * plane + y * S * pitch + x * S * B, pitch,
-                                           weight + b * K * K * B, acc);
+                                           weight + b * K * K * B, acc, next);
           T* out = strip + b * strip_plane + (y * columns + x) * B;
           unroll<R>(EACH(r) { unroll<Q>(EACH(q) { at(out + (r * columns + q) * B) = acc[r * Q + q]; }); });
         }
@@ -126,6 +133,7 @@ struct Moments {
 template <typename T, int B>
 struct ToTensor {
   FASTDARTS_VECTORS
+  static constexpr bool kWrites = true;  // what it prefetches: the next strip's place
   T* data;
   int64_t channels;
 
@@ -141,6 +149,7 @@ struct ToTensor {
 template <typename T, int B>
 struct ToBuffer {
   FASTDARTS_VECTORS
+  static constexpr bool kWrites = false;
   T* data;
   int64_t plane;
   const int64_t* where;  // offset of every pixel
@@ -162,12 +171,14 @@ struct Pointwise {
   int64_t blocks, pixels;
   Store store;
   Moments<T> moments;
+  const T* ahead[2];  // what to prefetch meanwhile, each as much as the output of the strip
 
   template <int N>  // output blocks at a time
   FASTDARTS_INLINE void of(int64_t block) const {
     constexpr int J = Isa::kTile / N;
     const T* panel = weight + block * inputs * B;
     for (int64_t pixel = 0; pixel < pixels; pixel += J) {  // the strip has room for a last partial tile
+      const int64_t tile = (block * up(pixels, J) + pixel * N) * B;
       V acc[J * N];
       unroll<J * N>(EACH(i) { acc[i] = V{}; });
       for (int64_t first = 0; first < inputs; first += B) {
@@ -176,6 +187,10 @@ struct Pointwise {
         for (int64_t c = 0; c < count; ++c) {
           V w[N];
           unroll<N>(EACH(n) { w[n] = at(panel + (n * inputs + first + c) * B); });
+          if (!first) {  // a tile's worth in B steps
+            prefetch<1, Store::kWrites>(ahead[0] + tile + c * Isa::kTile);
+            if constexpr (!Store::kWrites) prefetch<1>(ahead[1] + tile + c * Isa::kTile);
+          }
           unroll<J>(EACH(j) {
             const T s = p[j * B + c];
             unroll<N>(EACH(n) { acc[j * N + n] += w[n] * s; });
