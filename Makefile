@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# The combination that is tested; any torch from 2.10 on is meant to work.
+# The combination that is tested; any torch from 2.11 on is meant to work.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
 .PHONY: install demo test lint format

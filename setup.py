@@ -59,7 +59,7 @@ def extension_arguments() -> dict:
         include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch_cpu"],
-        extra_compile_args=["-O3", "-fopenmp-simd", "-fvisibility=hidden", "-g0"],
+        extra_compile_args=["-std=c++20", "-O3", "-fopenmp-simd", "-fvisibility=hidden", "-g0"],
         language="c++",
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
@@ -70,9 +70,9 @@ if wants_extension():
     if find_spec("torch"):
         arguments = extension_arguments()
     elif "egg_info" in sys.argv:  # the build front end asks what the isolated build environment should hold
-        arguments = {"setup_requires": ["torch>=2.10", "ninja"]}
+        arguments = {"setup_requires": ["torch>=2.11", "ninja"]}
     elif os.environ.get("FASTDARTS_BUILD_EXT") == "1" and "dist_info" not in sys.argv:
-        raise SystemExit("FASTDARTS_BUILD_EXT=1, but torch cannot be imported here: install torch>=2.10 first.")
+        raise SystemExit("FASTDARTS_BUILD_EXT=1, but torch cannot be imported here: install torch>=2.11 first.")
     else:
         print("fastdarts: torch cannot be imported here; building the pure Python package (slower).")
 

@@ -2,7 +2,7 @@
 // the stable ABI a compile error. Arguments are validated in Python; the checks here are a seat belt.
 #pragma once
 
-#define TORCH_TARGET_VERSION 0x020a000000000000  // 2.10
+#define TORCH_TARGET_VERSION 0x020b000000000000  // 2.11
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

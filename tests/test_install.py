@@ -184,7 +184,7 @@ print(build_meta.get_requires_for_build_wheel())
         assert result.returncode == 0, result.stderr
         return result.stdout.splitlines()[-1]
 
-    assert requirements(CXX=sys.executable) == "['torch>=2.10', 'ninja']"
+    assert requirements(CXX=sys.executable) == "['torch>=2.11', 'ninja']"
     assert requirements(CXX=sys.executable, FASTDARTS_BUILD_EXT="0") == "[]"
     assert requirements(CXX="no-such-compiler") == "[]"
 
