@@ -2,7 +2,10 @@
 // runs on. No torch header here: tensors travel through the dispatcher, never through pybind11.
 #include <pybind11/pybind11.h>
 
+#include "cpu/memory.h"
 #include "isa.h"
+
+using pybind11::literals::operator""_a;
 
 namespace {
 
@@ -29,4 +32,12 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastdarts, registered with torch on import.";
   m.def("compiler", [] { return kCompiler; }, "Name and version of the compiler that built the kernels.");
   m.def("isa", [] { return isa(); }, "Instruction set chosen for the kernels on this machine.");
+  m.def(
+      "memory",
+      [] {
+        const auto use = fastdarts::memory::use();
+        return pybind11::dict("live"_a = use.live, "cached"_a = use.cached, "peak"_a = use.peak);
+      },
+      "Bytes of large tensors returned by kernels: live, kept for reuse, and the most that were live at once.");
+  m.def("release_memory", &fastdarts::memory::release, "Gives the memory kept for reuse back to the system.");
 }
