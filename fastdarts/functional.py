@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.kernels import Implementation, implementations, native
+from fastdarts.kernels import Implementation, implementations, native, release_memory
 
 __all__ = [
     "Candidate",
@@ -20,6 +20,7 @@ __all__ = [
     "mixed_op",
     "mixed_sum",
     "native",
+    "release_memory",
     "runs_natively",
 ]
 

@@ -18,6 +18,7 @@ from fastdarts.config import FREE_ON_RESUME, DataConfig, from_dict, from_toml, t
 from fastdarts.data import ImageData, load_data
 from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
+from fastdarts.functional import release_memory
 from fastdarts.genotypes import Genotype, to_dict
 from fastdarts.recorder import Recorder, environment, read_metrics
 
@@ -103,6 +104,7 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+        release_memory()
 
     @contextmanager
     def taking_up(self) -> Iterator[dict[str, Any] | None]:

@@ -8,7 +8,7 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, SEP_CONV, STRIDES, mixed_op
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
-from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, why_not
+from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory, why_not
 
 __all__ = [
     "DILATIONS",
@@ -23,5 +23,6 @@ __all__ = [
     "mixed_op",
     "mixed_sum",
     "native",
+    "release_memory",
     "why_not",
 ]

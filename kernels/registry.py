@@ -156,3 +156,9 @@ def native() -> dict[str, str | bool]:
         return {"loaded": False, "reason": NO_NATIVE, "compiler": "", "isa": ""}
     extension = importlib.import_module("fastdarts._C")
     return {"loaded": True, "reason": "", "compiler": extension.compiler(), "isa": extension.isa()}
+
+
+def release_memory() -> None:
+    """Gives the memory that the native kernels keep for reuse back to the system; more is kept as more is computed."""
+    if not NO_NATIVE:
+        importlib.import_module("fastdarts._C").release_memory()
