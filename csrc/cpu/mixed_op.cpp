@@ -117,8 +117,8 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       T* pool[2] = {program.max_pool && pooled ? own.take<T>(program.out_size()) : nullptr,
                     program.avg_pool && pooled ? own.take<T>(program.out_size()) : nullptr};
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      T* shift = own.take<T>(width);
-      double* flat_sums = own.take<double>(2 * width);
+      T* shift = own.take<T>(2 * width);
+      double* flat_sums = own.take<double>(4 * width);
       return [=, this, &to, &stages](int64_t chunk, int64_t n) {
         const bool first = n == program.chunk(chunk);
         if (!stages.empty()) load(n, canvas);
@@ -135,19 +135,25 @@ struct Forward : Engine<Isa, T, B, R, Q> {
           const int64_t row = std::find_if(program.finals.begin(), program.finals.end(), [&](const Final& f) {
                                 return f.kind == kind;
                               })->row;
-          pool_moments(pool[i], moments(partial, chunk, row), shift, flat_sums, first);
+          pool_moments(pool[i], moments(partial, chunk, row), shift + i * width, flat_sums + i * 2 * width, first,
+                       n + 1 == program.chunk(chunk + 1));
         }
       };
     });
   }
 
-  void pool_moments(const T* data, double* total, T* shift, double* sums, bool first) const {
+  // `sums`: two tables, folded into `total` after the chunk's last sample.
+  void pool_moments(const T* data, double* total, T* shift, double* sums, bool first, bool last) const {
     const int64_t C = program.outputs;
-    if (first) std::copy(data, data + C, total);
-    for (int64_t j = 0; j < width; ++j) shift[j] = total[j % C];
-    std::fill(sums, sums + 2 * width, 0.0);
+    if (first) {
+      std::copy(data, data + C, total);
+      for (int64_t j = 0; j < width; j += C) std::copy(data, data + C, shift + j);
+      std::fill(sums, sums + 2 * width, 0.0);
+    }
     Isa::call(FlatMoments<T>{data, shift, width, program.out_size(), sums, sums + width});
-    for (int64_t j = 0; j < 2 * width; ++j) total[(1 + j / width) * C + j % width % C] += sums[j];
+    for (int64_t j = 0; j < 2 * width && last; j += C) {
+      for (int64_t c = 0; c < C; ++c) total[(1 + j / width) * C + c] += sums[j + c];
+    }
   }
 
   void second_pass(const ForwardOperands<T>& to, const std::vector<Packed>& stages, double* partial) const {

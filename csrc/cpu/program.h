@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/pooled.h"
 #include "cpu/vectors.h"
 
 namespace fastdarts {
@@ -198,8 +199,7 @@ std::vector<const T*> addresses(const std::vector<Tensor>& tensors) {
 }
 
 inline Tensor new_map(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
-  return torch::stable::empty({x.size(0), channels, height, width}, x.scalar_type(), std::nullopt, x.device(),
-                              std::nullopt, torch::headeronly::MemoryFormat::ChannelsLast);
+  return pooled_last({x.size(0), channels, height, width}, x.scalar_type());
 }
 
 }  // namespace fastdarts
