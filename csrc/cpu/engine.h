@@ -72,7 +72,8 @@ struct Engine {
   }
   void pools(int64_t n, T* max, T* avg, T* scratch) const {
     const T* sample = x + n * program.in_size();
-    Isa::call(Pools<T>{pool_shape(), sample, max, avg, scratch, scratch + program.width * program.inputs});
+    Isa::call(Pools<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, max, avg, scratch,
+                                                scratch + program.width * program.inputs});
   }
 
   void load(int64_t n, const Canvas<T>& canvas) const {

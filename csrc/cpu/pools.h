@@ -2,9 +2,7 @@
 // sample, both ways. Rows are flat arrays: at stride 1 a step of one pixel is a step of `channels` elements.
 #pragma once
 
-#include <cstdint>
-
-#include "isa.h"
+#include "cpu/vectors.h"
 
 namespace fastdarts {
 
@@ -24,82 +22,92 @@ struct PoolShape {
   }
 };
 
-// The larger one. NaN wins, as in PyTorch, at four times the price; `fast` is for numbers.
-template <bool fast, typename T>
-FASTDARTS_INLINE T larger(T a, T b) {
+// The larger one, of numbers or of vectors of them. NaN wins, as in PyTorch, at four times the price; `fast` is for
+// maps without.
+template <bool fast, typename V>
+FASTDARTS_INLINE V larger(const V& a, const V& b) {
   return fast ? (b > a ? b : a) : ((b > a) | (b != b) ? b : a);
 }
 
-template <typename T>
+template <typename T, int B>
 struct Pools {
+  FASTDARTS_VECTORS
   PoolShape shape;
   const T* x;
   T *max, *avg;   // [rows, columns, channels]; null where not wanted
   T *tops, *all;  // scratch of one input row each
 
-  // Maxima and sums of `Rows` rows from a on; whether there is a NaN among them.
-  template <int Rows, bool fast>
-  FASTDARTS_INLINE bool down(const T* a, int64_t length) const {
-    const T *b = a + (Rows > 1 ? length : 0), *c = b + (Rows > 2 ? length : 0);
-    int bad = 0;
-#pragma omp simd reduction(| : bad)
-    for (int64_t i = 0; i < length; ++i) {
-      T top = a[i], sum = a[i];
-      if constexpr (Rows > 1) top = larger<fast>(top, b[i]), sum += b[i];
-      if constexpr (Rows > 2) top = larger<fast>(top, c[i]), sum += c[i];
-      tops[i] = top;
-      all[i] = sum;
-      bad |= sum != sum;
+  // body(i, read, write) for vectors, then single elements, of [0, size).
+  template <typename Body>
+  static FASTDARTS_INLINE void each(int64_t size, const Body& body) {
+    int64_t i = 0;
+    for (; i + B <= size; i += B) {
+      body([&](const T* p) __attribute__((always_inline)) { return static_cast<V>(loose(p + i)); },
+           [&](T* p, const V& v) __attribute__((always_inline)) { loose(p + i) = v; });
     }
-    return bad;
+    for (; i < size; ++i) {
+      body([&](const T* p) __attribute__((always_inline)) { return p[i]; },
+           [&](T* p, T v) __attribute__((always_inline)) { p[i] = v; });
+    }
   }
 
-  template <bool fast>
-  FASTDARTS_INLINE bool down(int64_t rows, const T* a, int64_t length) const {
-    if (rows == 3) return down<3, fast>(a, length);
-    return rows == 2 ? down<2, fast>(a, length) : down<1, fast>(a, length);
-  }
-
-  template <bool fast>
-  FASTDARTS_INLINE void across(int64_t y, int64_t rows) const {
-    const int64_t C = shape.channels;
-    shape.windows([&](int64_t o, int64_t run, int64_t from, int64_t n) __attribute__((always_inline)) {
-      const int64_t to = (y * shape.columns + o) * C, size = run * C;
-      const T *p = tops + from * C, *s = all + from * C;
-      const T scale = T(1) / T(n * rows);
-      if (max) {
-        T* out = max + to;
-        if (n == 3) {
-#pragma omp simd
-          for (int64_t i = 0; i < size; ++i) out[i] = larger<fast>(larger<fast>(p[i], p[i + C]), p[i + 2 * C]);
-        } else {
-          for (int64_t i = 0; i < size; ++i) out[i] = n == 2 ? larger<fast>(p[i], p[i + C]) : p[i];
-        }
-      }
-      if (avg) {
-        T* out = avg + to;
-        if (n == 3) {
-#pragma omp simd
-          for (int64_t i = 0; i < size; ++i) out[i] = (s[i] + s[i + C] + s[i + 2 * C]) * scale;
-        } else {
-          for (int64_t i = 0; i < size; ++i) out[i] = (n == 2 ? s[i] + s[i + C] : s[i]) * scale;
-        }
-      }
+  // Maxima and sums of `Rows` rows from a on.
+  template <int Rows, bool fast>
+  FASTDARTS_INLINE void down(const T* a, int64_t length) const {
+    each(length, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
+      auto top = read(a), sum = top;
+      unroll<Rows - 1>(EACH(r) {
+        const auto next = read(a + (r + 1) * length);
+        top = larger<fast>(top, next);
+        sum += next;
+      });
+      write(tops, top);
+      write(all, sum);
     });
   }
 
-  FASTDARTS_INLINE void operator()() const {
-    const int64_t length = shape.width * shape.channels;
+  template <int Columns, bool fast>
+  FASTDARTS_INLINE void across(int64_t from, int64_t to, int64_t size, T scale) const {
+    const int64_t C = shape.channels;
+    each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
+      auto top = read(tops + from), sum = read(all + from);
+      unroll<Columns - 1>(EACH(c) {
+        top = larger<fast>(top, read(tops + from + (c + 1) * C));
+        sum += read(all + from + (c + 1) * C);
+      });
+      if (max) write(max + to, top);
+      if (avg) write(avg + to, sum * scale);
+    });
+  }
+
+  template <bool fast>
+  FASTDARTS_INLINE void run() const {
+    const int64_t C = shape.channels, length = shape.width * C;
     for (int64_t y = 0; y < shape.rows; ++y) {
       const int64_t top = y * shape.stride - 1 < 0 ? 0 : y * shape.stride - 1;
       const int64_t bottom = y * shape.stride + 2 < shape.height ? y * shape.stride + 2 : shape.height;
-      if (down<true>(bottom - top, x + top * length, length)) {
-        down<false>(bottom - top, x + top * length, length);
-        across<false>(y, bottom - top);
-      } else {
-        across<true>(y, bottom - top);
-      }
+      const int64_t rows = bottom - top;
+      const T* a = x + top * length;
+      rows == 3 ? down<3, fast>(a, length) : rows == 2 ? down<2, fast>(a, length) : down<1, fast>(a, length);
+      shape.windows([&](int64_t o, int64_t run, int64_t from, int64_t n) __attribute__((always_inline)) {
+        const int64_t to = (y * shape.columns + o) * C;
+        const T scale = T(1) / T(n * rows);
+        n == 3   ? across<3, fast>(from * C, to, run * C, scale)
+        : n == 2 ? across<2, fast>(from * C, to, run * C, scale)
+                 : across<1, fast>(from * C, to, run * C, scale);
+      });
     }
+  }
+
+  FASTDARTS_INLINE void operator()() const {
+    const int64_t size = shape.height * shape.width * shape.channels;
+    V sums[4] = {};  // NaN if there is one, or if infinities of both signs meet: then the slow way is right as well
+    int64_t i = 0;
+    for (; i + 4 * B <= size; i += 4 * B) unroll<4>(EACH(j) { sums[j] += loose(x + i + j * B); });
+    T sum = 0;
+    for (; i < size; ++i) sum += x[i];
+    for (int j = 0; j < B; ++j) sum += sums[0][j] + sums[1][j] + sums[2][j] + sums[3][j];
+    sum != sum ? run<false>() : run<true>();
   }
 };
 
