@@ -15,6 +15,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 PACKAGES = {
     "fastdarts": "fastdarts",
+    "fastdarts.bench": "fastdarts/bench",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
     "fastdarts.kernels.triton": "kernels/triton",
 }

@@ -7,8 +7,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from benchmarks.eager import make_eager
 from fastdarts import OPS, PRIMITIVES, FastdartsError, MixedOp, Network
+from fastdarts.bench.eager import make_eager
 from fastdarts.genotypes import Genotype
 
 

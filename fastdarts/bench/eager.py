@@ -1,0 +1,145 @@
+"""The supernet as the public DARTS code computes it, one operation after another in plain PyTorch: truth and peer."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.architect import Architect
+from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.search import Supernet
+from fastdarts.training import Meter
+
+
+class EagerMixedOp(MixedOp):
+    """The same modules, the published forward: sum over k of weights[k] * op_k(x), from left to right."""
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        return sum(w * op(x) for w, op in zip(weights, self._ops, strict=True))
+
+
+class EagerCell(Cell):
+    """Every edge on its own, every node the sum of its edges."""
+
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
+        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        offset = 0
+        for _ in range(self._steps):
+            node = sum(self._ops[offset + j](state, weights[offset + j]) for j, state in enumerate(states))
+            offset += len(states)
+            states.append(node)
+        return torch.cat(states[-self._multiplier :], dim=1)
+
+
+class EagerNetwork(Network):
+    """The memory format of the images is that of every feature map: nothing is converted."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        s0 = s1 = self.stem(input)
+        for cell in self.cells:
+            weights = F.softmax(self.alphas_reduce if cell.reduction else self.alphas_normal, dim=-1)
+            s0, s1 = s1, cell(s0, s1, weights)
+        return self.classifier(self.global_pooling(s1).flatten(1))
+
+
+def make_eager(model: nn.Module) -> nn.Module:
+    """Give every MixedOp, Cell and Network of ``model`` the published forward, in place."""
+    published = {MixedOp: EagerMixedOp, Cell: EagerCell, Network: EagerNetwork}
+    for module in model.modules():
+        module.__class__ = published.get(type(module), type(module))
+    return model
+
+
+def make_compiled(model: nn.Module) -> nn.Module:
+    """:func:`make_eager`, with the forward of every mixed operation through torch.compile, in place.
+
+    One operation at a time, because a cell of 14 of them takes many times as long to compile. A class, because
+    ``module.compile()`` does not survive the copy that the second order makes. What cannot be compiled raises.
+    """
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64  # one for each width, stride and set of gradients that is asked for
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    forward = torch.compile(EagerMixedOp.forward, dynamic=False)
+    compiled = type("CompiledMixedOp", (EagerMixedOp,), {"forward": forward})
+    for module in make_eager(model).modules():
+        if type(module) is EagerMixedOp:
+            module.__class__ = compiled
+    return model
+
+
+class EagerArchitect(Architect):
+    """The published algorithm: all gradients of the validation loss, a second network at w', weights moved in place."""
+
+    def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> Tensor:
+        loss = self.model._loss(input_valid, target_valid)
+        loss.backward()
+        return loss.detach()
+
+    def _backward_step_unrolled(
+        self,
+        input_train: Tensor,
+        target_train: Tensor,
+        input_valid: Tensor,
+        target_valid: Tensor,
+        eta: float,
+        network_optimizer: torch.optim.Optimizer,
+    ) -> Tensor:
+        weights, alphas = list(self.model.parameters()), self.model.arch_parameters()
+        gradients = torch.autograd.grad(self.model._loss(input_train, target_train), weights)
+        self.model.zero_grad()
+        unrolled = copy.deepcopy(self.model)
+        with torch.no_grad():  # w' = w - ξ (μ m + ∇L_train(w) + λ w)
+            for ahead, w, gradient in zip(unrolled.parameters(), weights, gradients, strict=True):
+                momentum = network_optimizer.state.get(w, {}).get("momentum_buffer", torch.zeros_like(w))
+                step = self.network_momentum * momentum + gradient + self.network_weight_decay * w
+                ahead.sub_(step, alpha=eta)
+        loss = unrolled._loss(input_valid, target_valid)
+        loss.backward()
+        vector = [ahead.grad for ahead in unrolled.parameters()]  # ∇_w' L_val(w', α)
+        epsilon = 0.01 / torch.cat([v.flatten() for v in vector]).norm().item()
+
+        def alpha_gradients(shift: float) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                for w, v in zip(weights, vector, strict=True):
+                    w.add_(v, alpha=shift)
+            return torch.autograd.grad(self.model._loss(input_train, target_train), alphas)
+
+        above, below = alpha_gradients(epsilon), alpha_gradients(-2 * epsilon)
+        with torch.no_grad():
+            for w, v in zip(weights, vector, strict=True):
+                w.add_(v, alpha=epsilon)
+        for alpha, ahead, plus, minus in zip(alphas, unrolled.arch_parameters(), above, below, strict=True):
+            alpha.grad = ahead.grad - eta * (plus - minus) / (2 * epsilon)
+        return loss.detach()
+
+
+class EagerSupernet(Supernet):
+    """A published step, which computes the gradients of the alphas along with those of the weights."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        make_eager(self.model)
+        self.architect = EagerArchitect(self.model, self.config)
+
+    def step(
+        self,
+        batch: tuple[Tensor, Tensor],
+        arch_batch: tuple[Tensor, Tensor],
+        meter: Meter,
+        epoch: int,
+        step: int,
+    ) -> float:
+        eta = self.optimizer.param_groups[0]["lr"]
+        arch_loss = self.architect.step(*batch, *arch_batch, eta, self.optimizer, self.config.unrolled)
+        self.optimizer.zero_grad()
+        logits = self.model(batch[0])
+        loss = self.model._criterion(logits, batch[1])
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        meter.update(loss.item(), logits.detach(), batch[1])
+        return arch_loss.item()
