@@ -1,0 +1,136 @@
+"""What is measured and how: times in turn, page faults, memory, and the machine's own peak."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+ROUNDS = 3, 101  # at least, at most
+
+
+class Timing(NamedTuple):
+    """Seconds of each round, and page faults per call in their median round."""
+
+    seconds: list[float]
+    faults: int
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
+    """Time the sides in turn (A B C A B C ...) for about ``seconds``, after two turns that are not timed.
+
+    What disturbs the machine disturbs all sides alike, so that their ratios count where the times alone do not.
+    """
+    for run in [*sides.values()] * 2:  # the first call builds what is built once, and lets the heap grow
+        run()
+    times, faults = ({name: [] for name in sides} for _ in range(2))
+    rounds, begun = 0, time.perf_counter()
+    gc.collect()
+    while rounds < ROUNDS[0] or (rounds < ROUNDS[1] and time.perf_counter() - begun < seconds):
+        for name, run in sides.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            start = time.perf_counter()
+            run()
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+            faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        rounds += 1
+    return {name: Timing(times[name], int(statistics.median(faults[name]))) for name in sides}
+
+
+def pin_malloc() -> bool:
+    """Make glibc's malloc keep what it has for the rest of this process; False where there is no such malloc.
+
+    Under its defaults fresh buffers of several MiB come from the kernel and page-fault at every call, which slows eager
+    PyTorch up to four times. From outside the same is
+    MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=67108864.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(
+        [mallopt(mmap_max, 0), mallopt(trim_threshold, -1), mallopt(top_pad, 64 * 2**20)]
+    )
+
+
+def saved_bytes(forward: Callable[[], Tensor], *apart: Tensor) -> int:
+    """Bytes that one forward pass keeps for its backward pass, each storage once, those of ``apart`` not at all."""
+    known = {tensor.untyped_storage().data_ptr() for tensor in apart}
+    kept = {}  # the storages themselves, so that none is freed and its address given to the next
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object) -> int:
+    """Bytes by which the peak of a whole process exceeds its size before, over one call of ``prepare(*args)``.
+
+    The process is a fresh one under malloc's defaults; ``prepare`` is a function of a module, as it is sent there.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([prepare.__module__])
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_peak_memory, torch.get_num_threads(), prepare, args).result()
+
+
+def _peak_memory(threads: int, prepare: Callable[..., Callable[[], object]], args: tuple) -> int:
+    torch.set_num_threads(threads)
+    run = prepare(*args)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM falls to VmRSS
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def sgemm_peak(size: int = 2048) -> float:
+    """Floating-point operations per second of torch.mm on square float32 matrices."""
+    a, b, out = (torch.randn(size, size) for _ in range(3))
+    timing = interleave({"mm": lambda: torch.mm(a, b, out=out)}, seconds=1.0)
+    return 2 * size**3 / timing["mm"].median
+
+
+def conv_flops(model: nn.Module, forward: Callable[[], object]) -> int:
+    """Floating-point operations of the convolutions in one forward pass: 2 · outputs · C_in / groups · k²."""
+    total = 0
+
+    def count(conv: nn.Conv2d, _: tuple, out: Tensor) -> None:
+        nonlocal total
+        total += 2 * out.numel() * conv.weight[0].numel()
+
+    hooks = [conv.register_forward_hook(count) for conv in model.modules() if isinstance(conv, nn.Conv2d)]
+    try:
+        with torch.no_grad():
+            forward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
