@@ -1,31 +1,12 @@
-"""The correctness rule of tests and benchmarks: no worse than twice eager PyTorch's own rounding."""
-
-from dataclasses import dataclass
+"""The results of an op's case: by fastdarts and by eager PyTorch, both held against float64."""
 
 import torch
 from torch import Tensor
 
 from benchmarks.cases import MixedOpCase, MixedSumCase
+from fastdarts.bench.check import Deviation
 
 Case = MixedSumCase | MixedOpCase
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """Largest deviations of one result from the truth, and what eager PyTorch leaves room for."""
-
-    name: str
-    ours: float
-    eager: float
-    ulp: float
-
-    @property
-    def allowed(self) -> float:
-        return 2 * self.eager + 4 * self.ulp
-
-    @property
-    def wrong(self) -> bool:
-        return not self.ours <= self.allowed
 
 
 def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:

@@ -1,0 +1,163 @@
+"""What is timed: a mixed operation or a whole step of the search, computed by the public code or by fastdarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.bench.eager import EagerSupernet, make_compiled, make_eager
+from fastdarts.bench.measure import conv_flops
+from fastdarts.config import SearchConfig
+from fastdarts.genotypes import PRIMITIVES
+from fastdarts.model_search import MixedOp
+from fastdarts.search import Supernet
+from fastdarts.training import Meter
+
+EAGER, LAST, COMPILED, OURS = SIDES = ("eager NCHW", "eager channels-last", "torch.compile", "fastdarts")
+CHANNELS_LAST = (LAST, COMPILED)
+
+
+class Work(NamedTuple):
+    """One side of a case: a forward pass, and the whole of what is timed, which returns its results by name."""
+
+    model: nn.Module
+    x: Tensor
+    forward: Callable[[], Tensor]
+    run: Callable[[], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class EdgeCase:
+    """One mixed operation, forward and backward: gradients of x, the mixing weights and all parameters."""
+
+    channels: int
+    size: int
+    batch: int = 64
+    stride: int = 1
+    primitives: tuple[str, ...] = tuple(PRIMITIVES)
+    seed: int = 0
+
+    def __str__(self) -> str:
+        what = "MixedOp" if len(self.primitives) > 1 else self.primitives[0]
+        stride = " stride 2" if self.stride == 2 else ""
+        return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}"
+
+    def work(self, side: str, dtype: torch.dtype = torch.float32) -> Work:
+        torch.manual_seed(self.seed)
+        op = MixedOp(self.channels, self.stride, self.primitives).to(dtype)
+        if side != OURS:
+            op = make_compiled(op) if side == COMPILED else make_eager(op)
+        form = torch.contiguous_format if side == EAGER else torch.channels_last
+        x = torch.randn(self.batch, self.channels, self.size, self.size).to(dtype, memory_format=form)
+        grad = torch.randn(self.batch, self.channels, *[self.size // self.stride] * 2).to(dtype, memory_format=form)
+        weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(dtype).requires_grad_()
+        wanted = {"x": x.requires_grad_(), "mixing weights": weights, **dict(op.named_parameters())}
+
+        def run() -> dict[str, Tensor]:
+            out = op(x, weights)
+            gradients = torch.autograd.grad(out, list(wanted.values()), grad)
+            return {"out": out} | {f"grad of {name}": g for name, g in zip(wanted, gradients, strict=True)}
+
+        return Work(op, x, lambda: op(x, weights), run)
+
+    def flops(self) -> int:
+        """Nominal: the convolutions of three forward passes, one forward and two backward (of data and of weights)."""
+        work = self.work(EAGER)
+        return 3 * conv_flops(work.model, work.forward)
+
+    def edges(self) -> list[EdgeCase]:
+        """The kinds of edges in it."""
+        return [self]
+
+    def exact(self) -> EdgeCase:
+        """What is compared in float64."""
+        return self
+
+    def rough(self) -> EdgeCase:
+        """What is compared in float32."""
+        return self
+
+
+@dataclass(frozen=True)
+class StepCase:
+    """A step of the search, alphas then weights, with the published optimizers and gradient clipping."""
+
+    unrolled: bool
+    channels: int = 16
+    layers: int = 8
+    batch: int = 8
+    size: int = 32
+
+    def __str__(self) -> str:
+        return f"{'second' if self.unrolled else 'first'}-order step C{self.channels} {self.layers} cells N{self.batch}"
+
+    def work(self, side: str, dtype: torch.dtype = torch.float32) -> Work:
+        config = SearchConfig(channels=self.channels, layers=self.layers, unrolled=self.unrolled)
+        shape = SimpleNamespace(classes=range(10), channels=3)
+        supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device("cpu"))
+        model = supernet.model.to(dtype)
+        form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
+        model.to(memory_format=form)
+        if side == COMPILED:
+            make_compiled(model)
+        torch.manual_seed(0)
+        train, valid = (
+            (
+                torch.randn(self.batch, 3, self.size, self.size).to(dtype, memory_format=form),
+                torch.randint(10, (self.batch,)),
+            )
+            for _ in range(2)
+        )
+
+        def run() -> dict[str, Tensor]:
+            arch_loss = supernet.step(train, valid, Meter(), 0, 0)
+            # After the first step the optimizers hold its gradients: of the alphas, and of the weights when clipped.
+            adam, sgd = supernet.architect.optimizer.state, supernet.optimizer.state
+            return {
+                "validation loss": torch.tensor(arch_loss, dtype=dtype),
+                "grad of alphas_normal": adam[model.alphas_normal]["exp_avg"],
+                "grad of alphas_reduce": adam[model.alphas_reduce]["exp_avg"],
+            } | {f"grad of {name}": sgd[p]["momentum_buffer"] for name, p in model.named_parameters()}
+
+        return Work(model, train[0], lambda: model._loss(*train), run)
+
+    def flops(self) -> int:
+        """Nominal: the convolutions of three forward passes for each loss that is differentiated, 2 or 5 of them."""
+        work = replace(self, batch=2).work(EAGER)
+        losses = 5 if self.unrolled else 2
+        return 3 * losses * conv_flops(work.model, work.forward) * self.batch // 2
+
+    def edges(self) -> list[EdgeCase]:
+        """The kinds of edges in it."""
+        widths = [(self.channels << level, self.size >> level) for level in range(3)]
+        reducing = [EdgeCase(c, 2 * size, self.batch, stride=2) for c, size in widths[1:]]
+        return [EdgeCase(c, size, self.batch) for c, size in widths] + reducing
+
+    def exact(self) -> StepCase:
+        """What is compared in float64, which takes its time."""
+        return replace(self, batch=2)
+
+    def rough(self) -> StepCase:
+        """What is compared in float32: the first order, as the second divides differences by a small number."""
+        return replace(self, batch=2, unrolled=False)
+
+
+Case = EdgeCase | StepCase
+WIDTHS = ((16, 32), (32, 16), (64, 8))  # channels and pixels a side of the supernet in the paper's CIFAR-10 setting
+STAGES = [(primitive, 1) for primitive in PRIMITIVES if primitive not in ("none", "skip_connect")]
+SUITES: dict[str, list[Case]] = {
+    "ops": [
+        EdgeCase(c, size, stride=stride, primitives=(primitive,))
+        for primitive, stride in [*STAGES, ("skip_connect", 2)]
+        for c, size in WIDTHS
+    ],
+    "mixed-op": [EdgeCase(c, size) for c, size in WIDTHS],
+    "pc-darts": [EdgeCase(c // 4, size, batch=256) for c, size in WIDTHS],
+    "step": [StepCase(unrolled) for unrolled in (False, True)],
+}

@@ -1,0 +1,129 @@
+"""Correct before fast: the rule of tests and benchmarks, and the refusal to time what breaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count, islice
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastdarts.bench.cases import EAGER, LAST, OURS, Case, EdgeCase
+from fastdarts.errors import FastdartsError
+
+MARGIN = 4e-6  # several times what float32 rounds the input of a ReLU by
+DRAWS = 3
+
+
+class Wrong(FastdartsError):
+    """The results of a case are wrong, or not those of fastdarts' own kernels: it is not timed."""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Largest deviations of one result from the truth, and what eager PyTorch leaves room for."""
+
+    name: str
+    ours: float
+    eager: float
+    ulp: float
+
+    @property
+    def allowed(self) -> float:
+        return 2 * self.eager + 4 * self.ulp
+
+    @property
+    def wrong(self) -> bool:
+        return not self.ours <= self.allowed
+
+
+def check(case: Case) -> None:
+    """Compare outputs and all gradients with the public code; raises :class:`Wrong` if they must not be timed.
+
+    Every edge in float32 against the truth in float64, no worse than twice the public code. The whole in float64,
+    where both agree closely, and in float32, where a ReLU whose input rounds to the other side of zero shows.
+    """
+    for edge in case.edges():
+        _twice_eager(edge)
+    _same(case.exact(), torch.float64, 1e-8)
+    _same(case.rough(), torch.float32, 2e-2)
+
+
+def _twice_eager(edge: EdgeCase) -> None:
+    """The largest deviations over a few draws: those of a single number, such as one mixing weight, are luck.
+
+    The room is that of the worse memory format: in channels-last PyTorch's BatchNorm rounds several times as much.
+    """
+    ours, eager, ulp = ({} for _ in range(3))
+    for case in islice(_smooth(edge), DRAWS):
+        truth = case.work(EAGER, torch.float64).run()
+        _widen(ours, _ours(case, torch.float32), truth)
+        for side in (EAGER, LAST):
+            _widen(eager, case.work(side).run(), truth)
+        for name, exact in truth.items():
+            ulp[name] = max(ulp.get(name, 0.0), torch.finfo(torch.float32).eps * exact.abs().max().item())
+    for name in ours:
+        found = Deviation(name, ours[name], eager[name], ulp[name])
+        if found.wrong:
+            raise Wrong(f"{name} of {edge} is off by {found.ours:.2g}, where {found.allowed:.2g} is allowed")
+
+
+def _widen(deviations: dict[str, float], results: dict[str, Tensor], truth: dict[str, Tensor]) -> None:
+    for name, exact in truth.items():
+        result = results[name]
+        off = (result.double() - exact).abs().max().item() if result.isfinite().all() else float("inf")
+        deviations[name] = max(deviations.get(name, 0.0), off)
+
+
+def _smooth(edge: EdgeCase) -> Iterator[EdgeCase]:
+    """Small draws whose truth passes no ReLU near its kink: what rounds to the other side has another gradient.
+
+    The ReLUs that read x itself do not count, x being the same in every type.
+    """
+    for seed in count():
+        case = replace(edge, batch=2, seed=seed)
+        work, distances = case.work(EAGER, torch.float64), []
+
+        def note(_: nn.Module, inputs: tuple[Tensor], x: Tensor = work.x, distances: list = distances) -> None:
+            if inputs[0] is not x:
+                distances.append(inputs[0].abs().min().item())
+
+        for module in work.model.modules():
+            if isinstance(module, nn.ReLU):
+                module.register_forward_pre_hook(note)
+        work.forward()
+        if all(distance > MARGIN for distance in distances):
+            yield case
+
+
+def _same(case: Case, dtype: torch.dtype, tolerance: float) -> None:
+    eager, ours = case.work(EAGER, dtype).run(), _ours(case, dtype)
+    for name, expected in eager.items():
+        off = (ours[name] - expected).norm() / expected.norm()
+        if expected.norm() > 0 and not off <= tolerance:
+            raise Wrong(f"{name} of {case} is off by {off:.2g} of its size in {dtype}, where {tolerance} is allowed")
+
+
+def _ours(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    work = case.work(OURS, dtype)
+    with _Kernels() as kernels:
+        results = work.run()
+    if not kernels.seen:
+        raise Wrong(f"{case} runs no kernel of fastdarts")
+    return results
+
+
+class _Kernels(TorchDispatchMode):
+    """Notes which ops of fastdarts are dispatched: none if the plain modules run instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "fastdarts":
+            self.seen.add(op.name())
+        return op(*args, **(kwargs or {}))
