@@ -1,4 +1,4 @@
-"""The command line: fastdarts search | evaluate | report | describe | info."""
+"""The command line: fastdarts search | evaluate | report | describe | info | bench."""
 
 from __future__ import annotations
 
@@ -145,6 +145,32 @@ class Info:
             print(f"{row['op']:20} {row['device']:5} {row['name']:10} {mark:4} {row['reason']}")
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Time fastdarts beside the public DARTS code on this machine's CPU, once their results agree."""
+
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step"], ...] = ("mixed-op", "step")
+    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search."""
+    threads: int | None = None
+    """CPU threads."""
+    batch: int | None = None
+    """Images per call (64; pc-darts 256; step 8, published are 64)."""
+    seconds: float = 5.0
+    """Time for each case; every side gets three rounds at least."""
+    compile: bool = False
+    """Time torch.compile of the public code too: about a minute per case to compile, several for a step."""
+    default_malloc: bool = False
+    """Leave malloc alone: fresh buffers then page-fault at every call, as they do where nobody set it up."""
+    json: Path | None = None
+    """Write everything measured to this file."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from fastdarts.bench.run import bench
+
+        bench(**vars(self))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -174,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info:
+def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info | Bench:
     return tyro.cli(
         Annotated[Search, subcommand("search", prefix_name=False, default=Search(_defaults(arguments, SearchConfig)))]
         | Annotated[
@@ -182,7 +208,8 @@ def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info
         ]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
-        | Annotated[Info, subcommand("info", prefix_name=False)],
+        | Annotated[Info, subcommand("info", prefix_name=False)]
+        | Annotated[Bench, subcommand("bench", prefix_name=False)],
         prog="fastdarts",
         args=arguments,
         description="Differentiable architecture search.",

@@ -114,6 +114,10 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--threads", "100000"], ["--threads"]),
         (["search", "--device", "meta"], ["meta", "--device cpu"]),
         (["search", "--data", "images"], ["images", "digits", "built in"]),
+        (["bench", "--threads", "0"], ["--threads is 0"]),
+        (["bench", "--batch", "-1"], ["--batch is -1"]),
+        (["bench", "--seconds", "nan"], ["--seconds is nan"]),
+        (["bench", "--json", "nowhere/bench.json"], ["--json", "nowhere", "exists"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd, arguments, words):
@@ -134,7 +138,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [["serch"], ["search", "--epochs", "three"], ["search", "--method", "magic"], []])
+@pytest.mark.parametrize("arguments", [["serch"], ["search", "--epochs", "three"], ["bench", "--suite", "magic"], []])
 def test_unknown_words_are_refused_with_exit_code_2(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:

@@ -135,7 +135,8 @@ def test_a_wheel_without_the_extension_is_pure(checkout: Path, tmp_path: Path) -
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.endswith("-py3-none-any.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"fastdarts/kernels/registry.py", "fastdarts/kernels/triton/mixed_sum.py"} <= set(names)
+    modules = ("bench/run.py", "kernels/registry.py", "kernels/triton/mixed_sum.py")
+    assert {f"fastdarts/{name}" for name in modules} <= set(names)
     assert not [name for name in names if name.split("/")[0] in ("kernels", "tests", "benchmarks", "csrc")]
 
 

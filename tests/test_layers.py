@@ -54,16 +54,22 @@ def test_environment_of_the_kernels_is_read_in_the_registry(path: Path) -> None:
     assert reads == (path == ROOT / "kernels" / "registry.py")
 
 
+def module(path: Path) -> str:
+    """The name of a file of fastdarts below the package: cli, bench.cases."""
+    return ".".join(path.relative_to(ROOT / "fastdarts").with_suffix("").parts)
+
+
 def modules_of(path: Path) -> set[str]:
     """The modules of fastdarts a file imports, anywhere in it."""
-    stems = {other.stem for other in PACKAGE}
+    known = {module(other) for other in PACKAGE}
     found = set()
     for name in imports(path):
-        package, _, rest = name.partition(".")
+        package, *parts = name.split(".")
         if package == "fastdarts":
-            module = rest.split(".")[0]
-            found.add(module if module in stems else "functional" if module == "kernels" else "__init__")
-    return found - {path.stem}
+            names = (".".join(parts[:2]), *parts[:1])
+            elsewhere = "functional" if parts[:1] == ["kernels"] else "__init__"
+            found.add(next((candidate for candidate in names if candidate in known), elsewhere))
+    return found - {module(path)}
 
 
 NETWORKS = {
@@ -79,19 +85,26 @@ def test_networks_know_nothing_of_runs_and_nobody_but_main_knows_the_command_lin
             assert "cli" not in modules_of(path), path
 
 
+def test_only_the_command_line_knows_the_benchmarks() -> None:
+    for path in PACKAGE:
+        if path.parent.name != "bench" and path.stem != "cli":
+            assert not {name for name in modules_of(path) if name.startswith("bench")}, path
+    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli.py")
+
+
 def test_modules_of_fastdarts_form_no_circle() -> None:
-    graph = {path.stem: modules_of(path) for path in PACKAGE if path.stem != "__init__"}
+    graph = {module(path): modules_of(path) for path in PACKAGE if path.stem != "__init__"}
     done: set[str] = set()
 
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"circle: {' → '.join((*path, module))}"
-        if module not in done:
-            for target in graph.get(module, ()):
-                visit(target, (*path, module))
-            done.add(module)
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circle: {' → '.join((*path, name))}"
+        if name not in done:
+            for target in graph.get(name, ()):
+                visit(target, (*path, name))
+            done.add(name)
 
-    for module in graph:
-        visit(module, ())
+    for name in graph:
+        visit(name, ())
 
 
 def test_every_op_has_a_contract_a_cpu_kernel_a_case_and_a_triton_kernel_or_says_it_has_none() -> None:
