@@ -1,52 +1,39 @@
-"""Each op beside the eager modules it replaces, forward and forward+backward (all gradients)."""
+"""Each op beside the eager modules it replaces: single candidates of an edge, and the sum over them."""
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from benchmarks.cases import BENCHMARK_CASES, CONTIGUOUS, MIXED_OP_BENCHMARK_CASES, MixedOpCase, MixedSumCase
+from benchmarks.cases import BENCHMARK_CASES, MixedSumCase
 from benchmarks.compare import deviations
+from fastdarts.bench.cases import SUITES, Case
+from fastdarts.bench.measure import interleave
 
 
-@pytest.mark.parametrize("side", ["eager", "fastdarts"])
+@pytest.mark.parametrize("case", SUITES["ops"], ids=str)
+def bench_candidate(compare: Callable, case: Case) -> None:
+    compare(case)
+
+
 @pytest.mark.parametrize("work", ["forward", "forward+backward"])
 @pytest.mark.parametrize("case", BENCHMARK_CASES, ids=lambda case: case.id)
-def bench_mixed_sum(benchmark, measure, device: str, case: MixedSumCase, work: str, side: str) -> None:
-    benchmark.group = f"mixed_sum {case.id} {work}"
-    wrong = [deviation for deviation in deviations(case, None, torch.float32, device) if deviation.wrong]
-    if wrong:
+def bench_mixed_sum(record: Callable, request, device: str, case: MixedSumCase, work: str) -> None:
+    if wrong := [deviation for deviation in deviations(case, None, torch.float32, device) if deviation.wrong]:
         pytest.fail(f"not timed, the results are wrong: {wrong}")
     weights, branches, grad = case.inputs(torch.float32, device)
     modules = case.eager(torch.float32, device)
+    forward = {
+        "eager": lambda: modules(weights, branches),
+        "fastdarts": lambda: case.ours(weights, branches).out,
+    }
 
-    def forward() -> torch.Tensor:
-        return modules(weights, branches) if side == "eager" else case.ours(weights, branches).out
+    def step(side: str) -> None:
+        with torch.set_grad_enabled(work != "forward"):
+            out = forward[side]()
+        if work != "forward":
+            torch.autograd.grad(out, (weights, *branches), grad)
 
-    if work == "forward":
-        with torch.no_grad():
-            measure(forward)
-    else:
-        measure(lambda: torch.autograd.grad(forward(), (weights, *branches), grad))
-
-
-@pytest.mark.parametrize("side", ["eager-nchw", "eager-last", "fastdarts", "fastdarts-recompute"])
-@pytest.mark.parametrize("work", ["forward", "forward+backward"])
-@pytest.mark.parametrize("case", MIXED_OP_BENCHMARK_CASES, ids=lambda case: case.id)
-def bench_mixed_op(benchmark, measure, device: str, case: MixedOpCase, work: str, side: str) -> None:
-    benchmark.group = f"mixed_op {case.id} {work}"
-    if wrong := [deviation for deviation in deviations(case, None, torch.float32, device) if deviation.wrong]:
-        pytest.fail(f"not timed, the results are wrong: {wrong}")
-    if side == "eager-nchw":
-        case = replace(case, memory_format=CONTIGUOUS)
-    tensors, grads = case.inputs(torch.float32, device)
-    memory = "recompute" if side.endswith("recompute") else "store"
-
-    def forward() -> list[torch.Tensor]:
-        return (case.ours(tensors, memory=memory) if side.startswith("fastdarts") else case.eager(tensors)).out
-
-    if work == "forward":
-        with torch.no_grad():
-            measure(forward)
-    else:
-        measure(lambda: torch.autograd.grad(forward(), [*tensors.values()], grads))
+    sides = {side: lambda side=side: step(side) for side in forward}
+    for side, timing in interleave(sides, request.config.getoption("--seconds")).items():
+        record(f"mixed_sum {case.id} {work}", side, timing.seconds, {"page_faults": timing.faults})

@@ -277,11 +277,3 @@ MIXED_OP_TEST_CASES = [
     MixedOpCase("dil-conv-12-to-20", (2, 12, 7, 8), (("dil_conv_5x5",),), 2, outputs=20, affine=True),
     MixedOpCase("dil-conv-20-to-3", (2, 20, 7, 8), (("dil_conv_3x3",),), outputs=3, training=False, affine=True),
 ]
-
-MIXED_OP_BENCHMARK_CASES = [  # what leaves an input of a cell of the search network in the paper's CIFAR-10 setting
-    MixedOpCase(
-        f"C{c}-{size}x{size}-N64-{edges}-edges-stride{stride}", (64, c, size, size), (SEARCHED,) * edges, stride
-    )
-    for c, size, stride in ((16, 32, 1), (32, 32, 2), (32, 16, 1), (64, 8, 1))
-    for edges in (1, 4)
-]

@@ -1,22 +1,34 @@
-"""What every benchmark shares: strict mode, the device, the machine's record, and no timing of wrong results.
+"""What every benchmark shares: options, strict mode, malloc, and sides that take turns.
 
-Fresh buffers of several MiB page-fault on every call under malloc's defaults, which slows eager PyTorch up to
-four times. To compare arithmetic only, pin malloc for both sides; page faults per call are on record:
-
-    MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=67108864 \
-        python -m pytest benchmarks/bench_ops.py
+`fastdarts bench` prints the same measurements as a table; here they go through pytest-benchmark, which stores and
+compares them.
 """
 
-import platform
-import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
-import fastdarts
-from fastdarts.functional import native
+from fastdarts.bench.cases import Case
+from fastdarts.bench.check import Wrong
+from fastdarts.bench.measure import pin_malloc
+from fastdarts.bench.run import machine, measure
 from fastdarts.kernels import registry
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastdarts")
+    group.addoption("--seconds", type=float, default=5.0, help="time for each case")
+    group.addoption("--batch", type=int, help="images per call, if not those of the case")
+    group.addoption("--compile", action="store_true", help="time torch.compile of the public code too")
+    group.addoption("--default-malloc", action="store_true", help="do not keep malloc from giving memory back")
+
+
+@pytest.fixture(scope="session")
+def computer(request: pytest.FixtureRequest) -> dict:
+    """What the numbers hold for; malloc is pinned from here on."""
+    return machine(not request.config.getoption("--default-malloc") and pin_malloc())
 
 
 @pytest.fixture(autouse=True)
@@ -25,32 +37,38 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "STRICT", True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture
-def measure(benchmark, device: str) -> Callable:
-    """measure(function) times it after a warm-up, synchronised, with machine and page faults on record."""
+def record(benchmark, computer: dict) -> Iterator[Callable]:
+    """record(group, side, seconds, facts) adds a side, already timed, to pytest-benchmark's results."""
 
-    def run(function: Callable[[], object], rounds: int = 11) -> None:
-        def synchronised() -> None:
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
+    def add(group: str, side: str, seconds: list[float], facts: dict) -> None:
+        benchmark.group, benchmark.name, benchmark.extra_info = group, side, computer | facts
+        # pedantic() knows one function at a time, and sides that are timed one after another cannot be compared.
+        benchmark._mode = "record"
+        stats = benchmark._make_stats(1)
+        for value in seconds:
+            stats.update(value)
 
-        synchronised()
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        synchronised()
-        benchmark.extra_info |= {
-            "faults": resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults,
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor(),
-            "threads": torch.get_num_threads(),
-            "isa": native()["isa"],
-            "fastdarts": fastdarts.__version__,
-            "torch": torch.__version__,
-        }
-        benchmark.pedantic(synchronised, rounds=rounds, warmup_rounds=1)
+    return add
+
+
+@pytest.fixture
+def compare(request: pytest.FixtureRequest, record: Callable, computer: dict) -> Callable[[Case], None]:
+    """compare(case) measures every side; a case with wrong results fails and is not timed."""
+    option = request.config.getoption
+
+    def run(case: Case) -> None:
+        case = replace(case, batch=option("--batch") or case.batch)
+        try:
+            row = measure(case, option("--seconds"), option("--compile"), computer["sgemm_gflops"])
+        except Wrong as error:
+            pytest.fail(f"not timed: {error}", pytrace=False)
+        for side, facts in row["sides"].items():
+            record(str(case), side, [ms / 1e3 for ms in facts.pop("rounds_ms", ())], facts)
 
     return run

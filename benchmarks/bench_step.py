@@ -1,0 +1,12 @@
+"""Whole steps of a search, alphas and weights, first and second order."""
+
+from collections.abc import Callable
+
+import pytest
+
+from fastdarts.bench.cases import SUITES, Case
+
+
+@pytest.mark.parametrize("case", SUITES["step"], ids=str)
+def bench_step(compare: Callable, case: Case) -> None:
+    compare(case)
