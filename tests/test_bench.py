@@ -1,0 +1,215 @@
+"""The benchmarks themselves: what they measure, whom they compare with, and what they refuse to time."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from fastdarts.bench import run
+from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, StepCase
+from fastdarts.bench.check import Wrong, check
+from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
+from fastdarts.model_search import MixedOp
+
+ROOT = Path(__file__).parent.parent
+EDGE = EdgeCase(4, 8, batch=2)
+STEP = StepCase(unrolled=True, channels=4, layers=3, batch=2, size=8)
+TINY = ("--suite=pc-darts", "--batch=2", "--threads=1", "--seconds=0")
+
+
+def bench(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """`fastdarts bench` in a process that runs the line `before` first."""
+    code = f"import sys; {before}\nfrom fastdarts.cli import main; main(['bench', *sys.argv[1:]])"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"COLUMNS": "500"})
+
+
+def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
+    done = bench(*TINY, "--json", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["machine"]["threads"] == 1 and report["machine"]["malloc"] == "pinned"
+    assert [row["case"] for row in report["cases"]] == [
+        "MixedOp C4 32×32 N2",
+        "MixedOp C8 16×16 N2",
+        "MixedOp C16 8×8 N2",
+    ]
+    table = [re.split(r" *\| *", line.strip("| ")) for line in done.stdout.splitlines() if line.startswith("| MixedOp")]
+    for row, cells in zip(report["cases"], table, strict=True):
+        sides = row["sides"]
+        assert [*sides] == [EAGER, LAST, OURS]
+        medians = [sorted(values["rounds_ms"])[1] for values in sides.values()]  # of three rounds
+        assert medians == pytest.approx([values["ms"] for values in sides.values()])
+        speed_ups = " / ".join(f"{peer / medians[2]:.1f}×" for peer in medians[:2])
+        assert cells[:5] == [row["case"], *map(run.number, medians), speed_ups]
+        # Every branch of the public code keeps several maps of the size of x, and takes memory for them.
+        for kind in ("saved_per_byte", "peak_mib"):
+            assert sides[EAGER][kind] > sides[OURS][kind] > 0
+        shares = [values["sgemm_share"] * values["ms"] for values in sides.values()]
+        assert shares == pytest.approx([row["gflop"] / report["machine"]["sgemm_gflops"] * 1e3] * 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("lambda self, x, w: right(self, x, w) * 1.0001", "out of MixedOp C4 32×32"),
+        ("lambda self, x, w: right(self, x + 1e-3 * (x - x.detach()), w)", "grad of x of MixedOp C4 32×32"),
+        ("lambda self, x, w: right(self, x, w + (w - w.detach()))", "grad of mixing weights of MixedOp C4 32×32"),
+        ("EagerMixedOp.forward", "runs no kernel of fastdarts"),
+    ],
+)
+def test_wrong_results_are_not_timed(tmp_path: Path, fault: str, named: str) -> None:
+    before = (
+        "from fastdarts.model_search import MixedOp; from fastdarts.bench.eager import EagerMixedOp; "
+        f"right = MixedOp.forward; MixedOp.forward = {fault}"
+    )
+    done = bench(*TINY, "--json", str(tmp_path / "bench.json"), before=before)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("fastdarts: 3 cases were not timed") and named in done.stderr
+    assert done.stdout.count("not timed, ") == 3
+    rows = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    assert len(rows) == 3 and all("wrong" in row and "sides" not in row for row in rows)
+
+
+def test_without_native_kernels_nothing_is_timed() -> None:
+    done = bench(*TINY, before="sys.modules['fastdarts._C'] = None")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "fastdarts: nothing to time, fastdarts was built without its native kernels" in done.stderr
+
+
+def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(function: Callable, **_: object) -> Callable:
+        def forward(*_: object) -> None:
+            raise RuntimeError("no compiler\nhere")
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", fail)
+    row = run.measure(EDGE, seconds=0, compile=True, sgemm_gflops=100.0)
+    assert row["sides"][COMPILED] == {"failed": "RuntimeError: no compiler"}
+    facts = dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts", "malloc", "compiler"), "x")
+    run.print_report({"machine": facts | {"sgemm_gflops": 100.0}, "cases": [row]})
+    printed = capsys.readouterr().out
+    assert "| failed " in printed and f"{EDGE}, torch.compile: RuntimeError: no compiler" in printed
+
+
+@pytest.mark.parametrize("side", SIDES[:2])
+def test_the_public_code_runs_in_its_memory_format_from_the_images_on(side: str) -> None:
+    work = STEP.work(side)
+    seen = []
+    for name, conv in work.model.named_modules():
+        if isinstance(conv, nn.Conv2d) and not name.endswith("conv_2"):  # that of FactorizedReduce reads a slice
+            conv.register_forward_pre_hook(lambda conv, inputs: seen.append(inputs[0]))
+    work.forward()
+    form = torch.channels_last if side == LAST else torch.contiguous_format
+    assert len(seen) > 100 and all(x.is_contiguous(memory_format=form) for x in seen)
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_both_sides_of_a_step_are_the_same_step(unrolled: bool) -> None:
+    case = replace(STEP, unrolled=unrolled)
+    check(case)
+    eager, ours = (case.work(side, torch.float64) for side in (EAGER, OURS))
+    for _ in range(2):  # the second has momentum
+        expected, found = eager.run(), ours.run()
+    for (name, a), (_, b) in zip(eager.model.named_parameters(), ours.model.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9, msg=name)
+    assert expected.keys() == found.keys() and len(found) == 3 + len([*ours.model.parameters()])
+    for name in expected:
+        torch.testing.assert_close(expected[name], found[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_a_step_with_a_wrong_edge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = MixedOp.forward
+    monkeypatch.setattr(MixedOp, "forward", lambda op, x, w: right(op, x, w) + (op._ops[0].stride == 2) * 1e-4)
+    with pytest.raises(Wrong, match=r"out of MixedOp C8 8×8 N2 stride 2 is off by"):
+        check(STEP)
+
+
+def test_sides_take_turns() -> None:
+    calls = []
+    timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, seconds=0)
+    assert "".join(calls) == "abc" * (2 + 3)
+    assert all(len(timing.seconds) == 3 for timing in timings.values())
+
+
+def test_saved_bytes_of_a_convolution_and_of_batch_norm() -> None:
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    weight = torch.randn(5, 3, 1, 1, requires_grad=True)
+    assert saved_bytes(lambda: F.conv2d(x, weight), x, weight) == 0
+    assert saved_bytes(lambda: F.conv2d(F.relu(x), weight), x, weight) == x.nbytes  # kept by both, counted once
+    statistics = 2 * 3 * 4  # mean and 1/√var
+    assert saved_bytes(lambda: F.batch_norm(x + 1, None, None, training=True), x) == x.nbytes + statistics
+
+
+def test_nominal_operations_of_known_convolutions() -> None:
+    convs = nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1, groups=4), nn.Conv2d(4, 6, 1))
+    pixels = 2 * 4 * 4  # of two images, after the stride
+    assert conv_flops(convs, lambda: convs(torch.randn(2, 4, 8, 8))) == 2 * pixels * (4 * 9 + 6 * 4)
+    two_sep_convs_twice_and_two_dil_convs = 2 * (2 * 2) * 64 * 4 * 4 + 2 * 2 * 64 * 4 * 4
+    depthwise = 2 * 2 * 64 * 4 * (2 * 9 + 2 * 25 + 9 + 25)
+    assert EDGE.flops() == 3 * (2 * two_sep_convs_twice_and_two_dil_convs + depthwise)
+    assert STEP.flops() == 2.5 * replace(STEP, unrolled=False).flops()
+
+
+def hold(mib: int) -> Callable[[], int]:
+    """Lives in a module, so that another process finds it."""
+    return lambda: torch.ones(mib, 2**18).sum().item()
+
+
+def test_peak_memory_is_that_of_the_whole_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    assert peak_memory(hold, 256) == pytest.approx(256 * 2**20, rel=0.05)
+
+
+def test_pinned_malloc_takes_no_fresh_pages() -> None:
+    code = """
+import resource, sys, torch
+from fastdarts.bench.measure import pin_malloc
+torch.set_num_threads(1)
+assert sys.argv[1:] == [] or pin_malloc()
+for turn in range(40):
+    if turn == 36:  # by then the heap has grown
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16, 2**20)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    if not pin_malloc():
+        pytest.skip("this C library has no mallopt")
+    default, pinned = (
+        int(subprocess.run([sys.executable, "-c", code, *argument], capture_output=True, text=True, check=True).stdout)
+        for argument in ([], ["pin"])
+    )
+    assert default > 1000 > 10 > pinned
+
+
+def test_the_suites_of_pytest_benchmark_record_every_side(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "benchmarks/bench_mixed_op.py",
+        "-k",
+        "C4",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    options = ["--batch=2", "--seconds=0", f"--benchmark-json={tmp_path / 'bench.json'}"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT, timeout=600)
+    assert done.returncode == 0 and "not used" not in done.stdout, done.stdout
+    results = json.loads((tmp_path / "bench.json").read_text())["benchmarks"]
+    assert [(r["group"], r["name"]) for r in results] == [("MixedOp C4 32×32 N2", side) for side in (EAGER, LAST, OURS)]
+    for result in results:
+        assert result["stats"]["rounds"] == 3
+        assert result["stats"]["median"] == pytest.approx(result["extra_info"]["ms"] / 1e3)
+        assert {"cpu", "isa", "threads", "malloc", "peak_mib"} <= result["extra_info"].keys()
