@@ -196,7 +196,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"fastdarts: cannot read or write{where}, {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("fastdarts: interrupted; go on with --resume and the run's folder", file=sys.stderr)
+        resumable = arguments[:1] in (["search"], ["evaluate"])
+        how = "; go on with --resume and the run's folder" if resumable else ""
+        print(f"fastdarts: interrupted{how}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -138,7 +138,7 @@ def test_a_step_with_a_wrong_edge_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 def test_sides_take_turns() -> None:
     calls = []
     timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, seconds=0)
-    assert "".join(calls) == "abc" * (2 + 3)
+    assert "".join(calls) == "abc" * (1 + 3)
     assert all(len(timing.seconds) == 3 for timing in timings.values())
 
 

@@ -32,12 +32,15 @@ class Timing(NamedTuple):
 
 
 def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """Time the sides in turn (A B C A B C ...) for about ``seconds``, after two turns that are not timed.
+    """Time the sides in turn (A B C A B C ...) for about ``seconds``, after a turn or two that are not timed.
 
     What disturbs the machine disturbs all sides alike, so that their ratios count where the times alone do not.
     """
-    for run in [*sides.values()] * 2:  # the first call builds what is built once, and lets the heap grow
-        run()
+    begun = time.perf_counter()
+    for turn in range(2):  # the first builds what is built once, the second lets the heap grow to its size
+        if not turn or time.perf_counter() - begun < seconds:
+            for run in sides.values():
+                run()
     times, faults = ({name: [] for name in sides} for _ in range(2))
     rounds, begun = 0, time.perf_counter()
     gc.collect()

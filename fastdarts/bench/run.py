@@ -45,18 +45,20 @@ def bench(
         torch.set_num_threads(threads)
     pinned = not default_malloc and pin_malloc()
     report = {"machine": machine(pinned), "cases": []}
-    for name in suite:
-        for case in SUITES[name]:
-            case = replace(case, batch=batch or case.batch)
-            print(f"{name}: {case} ...", file=sys.stderr)
-            try:
-                row = measure(case, seconds, compile, report["machine"]["sgemm_gflops"])
-            except Wrong as error:
-                row = {"case": str(case), "wrong": str(error)}
-            report["cases"].append({"suite": name} | row)
-    print_report(report)
-    if json is not None:
-        atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+    try:
+        for name in suite:
+            for case in SUITES[name]:
+                case = replace(case, batch=batch or case.batch)
+                print(f"{name}: {case} ...", file=sys.stderr)
+                try:
+                    row = measure(case, seconds, compile, report["machine"]["sgemm_gflops"])
+                except Wrong as error:
+                    row = {"case": str(case), "wrong": str(error)}
+                report["cases"].append({"suite": name} | row)
+    finally:  # whoever has waited enough gets what there is
+        print_report(report)
+        if json is not None:
+            atomic_write(json, jsonlib.dumps(report, indent=1).encode())
     if wrong := [row for row in report["cases"] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
