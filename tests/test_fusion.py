@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks.cases import CONTIGUOUS, LAST
-from benchmarks.eager import make_eager
 from fastdarts import FastdartsError, fusion, model
+from fastdarts.bench.eager import make_eager
 from fastdarts.functional import mixed_op, native
 from fastdarts.genotypes import Genotype
 from fastdarts.kernels import registry
