@@ -136,13 +136,18 @@ struct Engine {
     }
     return packed;
   }
+  // [output block][input][B], or turned [input block][output][B].
   T* pack_pointwise(Arena<Scratch::kCall>& arena, const Stage& s, bool turned) const {
-    const int64_t inputs = stage_inputs(s), outputs = program.outputs;  // [output block][input][B]; turned: of inputs
+    const int64_t inputs = stage_inputs(s), outputs = program.outputs;
     T* packed = arena.zeros<T>(turned ? stage_blocks(s) * outputs * B : out_blocks * inputs * B);
     for (int64_t o = 0; o < outputs; ++o) {
-      for (int64_t i = 0; i < inputs; ++i) {
-        const T* w = entry(weights, s, o, i);
-        if (w) packed[turned ? (i / B * outputs + o) * B + i % B : (o / B * inputs + i) * B + o % B] = *w;
+      for (int64_t block = 0; block < stage_blocks(s); ++block) {
+        const int64_t count = std::min<int64_t>(B, inputs - block * B);
+        const T* w = entry(weights, s, o, block * B);  // of one group, hence in a row
+        if (!w || count < 1) continue;
+        const int64_t valid = std::min<int64_t>(count, program.inputs - block % in_blocks * B);
+        T* to = turned ? packed + (block * outputs + o) * B : packed + (o / B * inputs + block * B) * B + o % B;
+        for (int64_t i = 0; i < valid; ++i) to[turned ? i : i * B] = w[i];
       }
     }
     return packed;

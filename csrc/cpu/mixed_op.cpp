@@ -78,29 +78,30 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       const int64_t at = (y * out_columns + x) * program.outputs;
       T* to = z + at;
       fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
-      const auto product = [&](const Moments<T>& moments) {
+      const auto product = [&](int64_t pixels, const Moments<T>& moments) {
         Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
                                                        strip_plane,
                                                        stage_inputs(s),
                                                        p.pointwise,
                                                        out_blocks,
-                                                       rows * columns,
+                                                       pixels,
                                                        {to, program.outputs},
                                                        moments,
                                                        {to + rows * columns * program.outputs, nullptr}});
       };
-      if (!total) return product({nullptr, nullptr, nullptr});
-      if (!shifted) {  // about the mean of the first strip, which has to be computed first
-        product({nullptr, nullptr, nullptr});
+      if (!total) return product(rows * columns, {nullptr, nullptr, nullptr});
+      if (!shifted) {  // about the mean of the first pixels, which have to be computed first
+        const int64_t few = std::min<int64_t>(16, rows * columns);
+        product(few, {nullptr, nullptr, nullptr});
         for (int64_t c = 0; c < program.outputs; ++c) {
-          for (int64_t i = 0; i < rows * columns; ++i) total[c] += to[i * program.outputs + c];
-          shift[c] = static_cast<T>(total[c] / static_cast<double>(rows * columns));
+          for (int64_t i = 0; i < few; ++i) total[c] += to[i * program.outputs + c];
+          shift[c] = static_cast<T>(total[c] / static_cast<double>(few));
           total[c] = shift[c];
         }
         shifted = true;
       }
       std::fill(sums, sums + 2 * size, T(0));
-      product({shift, sums, sums + size});
+      product(rows * columns, {shift, sums, sums + size});
       for (int64_t i = 0; i < 2; ++i) {
         Isa::call(AddTo<T>{sums + i * size, total + (1 + i) * program.outputs, program.outputs, false});
       }

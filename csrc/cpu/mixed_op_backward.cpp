@@ -185,6 +185,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
     int64_t size;
     const int64_t* where;
 
+    void begin(int64_t chunk) const { std::memset(partial + chunk * size, 0, sizeof(double) * size); }
     void done(const Packed& p, int64_t stage, int64_t chunk, int64_t pixels, bool last) const {
       summed[stage] += pixels;
       if (!size || (summed[stage] < kFlush && !last)) return;
@@ -252,7 +253,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
     if (!count) return;
     int64_t size;
     const std::vector<Packed> stages = pack(to, memory, program.second, rows, size);
-    double* weights = memory.zeros<double>(program.chunks() * size);
+    double* weights = memory.take<double>(program.chunks() * size);
     double* partial = memory.zeros<double>(program.chunks() * count * 2 * C);
     // Where max(0, y) with y = scale (z − mean) is at hand, Σ d (z − mean) is Σ d y / scale; else it takes a pass.
     std::vector<const T*> means(count, nullptr);
@@ -269,6 +270,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
       T* table = own.take<T>(width);
       return [=, this, &to, &stages, &means](int64_t chunk, int64_t n) {
         const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
+        if (n == program.chunk(chunk)) b.begin(chunk);
         for (int64_t i = 0; i < count; ++i) {
           const Packed& p = stages[i];
           const Stage& s = p.stage;
@@ -317,7 +319,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
     int64_t size;
     const std::vector<Packed> stages = pack(to, memory, program.first, rows, size);
     const int64_t count = stages.size(), S = program.stride;
-    double* weights = memory.zeros<double>(program.chunks() * size);
+    double* weights = memory.take<double>(program.chunks() * size);
     const Rest rest = pack_rest(to, memory, rows);
     this->samples([&](Own& own) {
       const Canvas<T> canvas = this->state_canvas(own);
@@ -331,6 +333,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       return [=, this, &to, &stages, &rest](int64_t chunk, int64_t n) {
         const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
+        if (n == program.chunk(chunk)) b.begin(chunk);
         if (count) load(n, canvas);
         if (to.dx) std::memset(dx.data, 0, sizeof(T) * in_blocks * plane);
         for (int64_t i = 0; i < count; ++i) {
