@@ -93,12 +93,13 @@ class StepCase:
     layers: int = 8
     batch: int = 8
     size: int = 32
+    seed: int = 0
 
     def __str__(self) -> str:
         return f"{'second' if self.unrolled else 'first'}-order step C{self.channels} {self.layers} cells N{self.batch}"
 
     def work(self, side: str, dtype: torch.dtype = torch.float32) -> Work:
-        config = SearchConfig(channels=self.channels, layers=self.layers, unrolled=self.unrolled)
+        config = SearchConfig(channels=self.channels, layers=self.layers, unrolled=self.unrolled, seed=self.seed)
         shape = SimpleNamespace(classes=range(10), channels=3)
         supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device("cpu"))
         model = supernet.model.to(dtype)
@@ -106,7 +107,7 @@ class StepCase:
         model.to(memory_format=form)
         if side == COMPILED:
             make_compiled(model)
-        torch.manual_seed(0)
+        torch.manual_seed(self.seed)
         train, valid = (
             (
                 torch.randn(self.batch, 3, self.size, self.size).to(dtype, memory_format=form),

