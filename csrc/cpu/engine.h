@@ -15,9 +15,10 @@ namespace fastdarts {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kStrip = 64;    // pixels of a strip
-constexpr int64_t kWidth = 256;   // elements that a table aims at
-constexpr int64_t kFlush = 1024;  // pixels that a weight gradient adds up in T
+constexpr int64_t kStrip = 64;       // pixels of a strip
+constexpr int64_t kWidth = 256;      // elements that a table aims at
+constexpr int64_t kPast = 32 << 20;  // bytes of raw outputs from which on they are written past the caches
+constexpr int64_t kFlush = 1024;     // pixels that a weight gradient adds up in T
 
 template <typename T>
 struct Canvas {  // a bordered private buffer
@@ -33,6 +34,7 @@ struct Engine {
   const std::vector<const T*>& weights;
   int64_t in_blocks, out_blocks, out_rows, out_columns, width;  // width: of the flat tables
   int64_t strip_rows, strip_columns, strip_plane;
+  bool past;                                   // whether maps are written past the caches
   int64_t pitch, plane, out_pitch, out_plane;  // of ReLU(state), of maps of the output's size
 
   Engine(const Program& p, const T* x, const std::vector<const T*>& weights) : program(p), x(x), weights(weights) {
@@ -43,6 +45,7 @@ struct Engine {
     strip_rows = up(std::max<int64_t>(1, kStrip / strip_columns), R);
     strip_rows = strip_columns < out_columns ? 1 : std::min(strip_rows, up(out_rows, R));
     strip_plane = (strip_rows * strip_columns + Q + 16) * B;
+    past = p.outputs % B == 0 && p.samples * p.out_size() * p.raw * sizeof(T) >= kPast;
     const int64_t r = up(out_rows, R), q = up(out_columns, Q), edge = 2 * p.border;
     out_pitch = (q + edge) * B, out_plane = (r + edge) * out_pitch;
     pitch = std::max(p.width + edge, (q - 1) * p.stride + edge + 1) * B;
@@ -178,6 +181,7 @@ struct Engine {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         for (int64_t n = p.chunk(chunk); n < p.chunk(chunk + 1); ++n) body(chunk, n);
       }
+      fence();
     });
   }
 

@@ -28,8 +28,8 @@ template <typename Isa, typename T, int B, int R, int Q>
 struct Forward : Engine<Isa, T, B, R, Q> {
   using Base = Engine<Isa, T, B, R, Q>;
   using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
-      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::pools, Base::program, Base::stage_blocks,
-      Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
+      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::past, Base::pools, Base::program,
+      Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
 
@@ -79,15 +79,16 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       T* to = z + at;
       fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
       const auto product = [&](int64_t pixels, const Moments<T>& moments) {
-        Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
-                                                       strip_plane,
-                                                       stage_inputs(s),
-                                                       p.pointwise,
-                                                       out_blocks,
-                                                       pixels,
-                                                       {to, program.outputs},
-                                                       moments,
-                                                       {to + rows * columns * program.outputs, nullptr}});
+        Isa::call(
+            Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
+                                                 strip_plane,
+                                                 stage_inputs(s),
+                                                 p.pointwise,
+                                                 out_blocks,
+                                                 pixels,
+                                                 {to, program.outputs, past},
+                                                 moments,
+                                                 {past ? nullptr : to + rows * columns * program.outputs, nullptr}});
       };
       if (!total) return product(rows * columns, {nullptr, nullptr, nullptr});
       if (!shifted) {  // about the mean of the first pixels, which have to be computed first
@@ -247,8 +248,8 @@ struct Forward : Engine<Isa, T, B, R, Q> {
                                                  : terms[i].data + at;
             streams.push_back({data, terms[i].scale, terms[i].mean});
           }
-          Isa::call(WeightedSum<T>{streams.data(), static_cast<int64_t>(streams.size()), start[e], width,
-                                   program.out_size(), to.out[e] + at});
+          Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
+                                                            start[e], width, program.out_size(), to.out[e] + at});
         }
       };
     });

@@ -96,7 +96,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
       T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
       T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      T* table = own.take<T>(width);
+      T* table = own.take<T>(2 * width);
       return [=, this, &to, &means](int64_t chunk, int64_t n) {
         if (max || avg) pools(n, max, avg, scratch);
         const int64_t at = n * program.out_size();
@@ -113,8 +113,8 @@ struct Backward : Engine<Isa, T, B, R, Q> {
             streams.push_back({data, nullptr, means[i]});
           }
           const int64_t count = streams.size();
-          Isa::call(
-              GradientSums<T>{to.grad[e] + at, streams.data(), count, C, width, program.out_size(), table, result});
+          Isa::call(GradientSums<T, Isa::kBytes / sizeof(T)>{to.grad[e] + at, streams.data(), count, C, width,
+                                                             program.out_size(), table, result});
           result += (1 + count) * C;
         }
       };
@@ -267,7 +267,7 @@ struct Backward : Engine<Isa, T, B, R, Q> {
       const Canvas<T> canvas = this->out_canvas(own, out_blocks);
       const Buffers b = buffers(own, count, weights, size, where);
       T* sums = own.take<T>(2 * out_blocks * B);
-      T* table = own.take<T>(width);
+      T* table = own.take<T>(2 * width);
       return [=, this, &to, &stages, &means](int64_t chunk, int64_t n) {
         const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
         if (n == program.chunk(chunk)) b.begin(chunk);
@@ -295,7 +295,8 @@ struct Backward : Engine<Isa, T, B, R, Q> {
           double* total = partial + (chunk * count + i) * 2 * C;
           if (means[i]) {
             const Stream<T> stream{z, nullptr, means[i]};
-            Isa::call(GradientSums<T>{out, &stream, 1, C, width, program.out_size(), table, total});
+            Isa::call(
+                GradientSums<T, Isa::kBytes / sizeof(T)>{out, &stream, 1, C, width, program.out_size(), table, total});
           } else {
             for (int64_t k = 0; k < 2; ++k) Isa::call(AddTo<T>{sums + k * out_blocks * B, total + k * C, C, false});
           }
@@ -445,8 +446,8 @@ struct Backward : Engine<Isa, T, B, R, Q> {
         const T* data = term.edge < 0 ? own : to.grad[term.edge] + n * program.out_size();
         streams.push_back({data, term.scale, term.mean});
       }
-      Isa::call(WeightedSum<T>{streams.data(), static_cast<int64_t>(streams.size()), rest.zero, width,
-                               program.out_size(), out});
+      Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()), rest.zero,
+                                                        width, program.out_size(), out});
     };
     if (program.skip) {
       add_up(kSkip, nullptr, sum);

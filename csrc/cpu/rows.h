@@ -19,8 +19,9 @@ struct Stream {  // contributes scale · (data − mean)
 };
 
 // out = start + Σ_k scale_k (data_k − mean_k). The mean is taken off first: safe for |mean| >> std.
-template <typename T>
+template <typename T, int B>
 struct WeightedSum {
+  FASTDARTS_VECTORS
   const Stream<T>* streams;
   int64_t count;
   const T* start;  // a table
@@ -28,16 +29,22 @@ struct WeightedSum {
   T* out;
 
   template <int N>
-  FASTDARTS_INLINE void add(const Stream<T>* s, int64_t at, int64_t length, const T* from) const {
+  FASTDARTS_INLINE void add(const Stream<T>* streams, int64_t at, int64_t length, const T* from) const {
     T* o = out + at;
-    for (int64_t j = 0; j < length; j += 64 / sizeof(T)) {
-      for (int k = 0; k < N; ++k) prefetch<1>(s[k].data + at + kAhead<T> + j);
-      prefetch<1, true>(o + kAhead<T> + j);
+    const T *p[N], *s[N], *m[N];
+    unroll<N>(EACH(k) { p[k] = streams[k].data + at, s[k] = streams[k].scale, m[k] = streams[k].mean; });
+    int64_t j = 0;
+    for (; j + B <= length; j += B) {
+      V sum = loose(from + j);
+      unroll<N>(EACH(k) {
+        prefetch<1>(p[k] + j + kAhead<T>);
+        sum += loose(s[k] + j) * (loose(p[k] + j) - loose(m[k] + j));
+      });
+      loose(o + j) = sum;
     }
-#pragma omp simd
-    for (int64_t j = 0; j < length; ++j) {
+    for (; j < length; ++j) {
       T sum = from[j];
-      for (int k = 0; k < N; ++k) sum += s[k].scale[j] * (s[k].data[at + j] - s[k].mean[j]);
+      unroll<N>(EACH(k) { sum += s[k][j] * (p[k][j] - m[k][j]); });
       o[j] = sum;
     }
   }
@@ -55,18 +62,46 @@ struct WeightedSum {
 };
 
 // sums[0] += Σ grad, sums[1 + k] += Σ grad (data_k − mean_k), per channel. Chains of float32 are a few elements long.
-template <typename T>
+template <typename T, int B>
 struct GradientSums {
+  FASTDARTS_VECTORS
   const T* grad;
   const Stream<T>* streams;
   int64_t count, channels, width, size;
-  T* table;      // of `width`, scratch
+  T* table;      // of two times `width`, scratch
   double* sums;  // [1 + count, channels]
 
-  FASTDARTS_INLINE void fold(double* sum) const {
+  FASTDARTS_INLINE void fold(const T* from, double* sum) const {
     for (int64_t j = 0; j < width; j += channels) {
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) sum[c] += table[j + c];
+      for (int64_t c = 0; c < channels; ++c) sum[c] += from[j + c];
+    }
+  }
+
+  template <int N>  // streams at a time; none: the gradient itself
+  FASTDARTS_INLINE void add(const Stream<T>* streams, int64_t first, int64_t last) const {
+    constexpr int kTables = N ? N : 1;
+    for (int64_t j = 0; j < kTables * width; ++j) table[j] = T(0);
+    for (int64_t at = first; at < last; at += width) {
+      const int64_t length = width < last - at ? width : last - at;
+      const T *g = grad + at, *p[kTables], *m[kTables];
+      unroll<N>(EACH(k) { p[k] = streams[k].data + at, m[k] = streams[k].mean; });
+      int64_t j = 0;
+      for (; j + B <= length; j += B) {
+        const V v = loose(g + j);
+        if constexpr (N == 0) {
+          prefetch<1>(g + j + kAhead<T>);
+          loose(table + j) += v;
+        }
+        unroll<N>(EACH(k) {
+          prefetch<1>(p[k] + j + kAhead<T>);
+          loose(table + k * width + j) += v * (loose(p[k] + j) - loose(m[k] + j));
+        });
+      }
+      for (; j < length; ++j) {
+        if constexpr (N == 0) table[j] += g[j];
+        unroll<N>(EACH(k) { table[k * width + j] += g[j] * (p[k][j] - m[k][j]); });
+      }
     }
   }
 
@@ -74,23 +109,17 @@ struct GradientSums {
     const int64_t step = 16 * width;
     for (int64_t first = 0; first < size; first += step) {
       const int64_t last = first + step < size ? first + step : size;
-      for (int64_t k = -1; k < count; ++k) {
-        for (int64_t j = 0; j < width; ++j) table[j] = T(0);
-        for (int64_t at = first; at < last; at += width) {
-          const int64_t length = width < last - at ? width : last - at;
-          const T* g = grad + at;
-          const T* next = (k < 0 ? g : streams[k].data + at) + kAhead<T>;
-          for (int64_t j = 0; j < length; j += 64 / sizeof(T)) prefetch<1>(next + j);
-          if (k < 0) {
-#pragma omp simd
-            for (int64_t j = 0; j < length; ++j) table[j] += g[j];
-          } else {
-            const T *z = streams[k].data + at, *m = streams[k].mean;
-#pragma omp simd
-            for (int64_t j = 0; j < length; ++j) table[j] += g[j] * (z[j] - m[j]);
-          }
-        }
-        fold(sums + (1 + k) * channels);
+      add<0>(nullptr, first, last);
+      fold(table, sums);
+      int64_t k = 0;
+      for (; k + 2 <= count; k += 2) {
+        add<2>(streams + k, first, last);
+        fold(table, sums + (1 + k) * channels);
+        fold(table + width, sums + (2 + k) * channels);
+      }
+      if (k < count) {
+        add<1>(streams + k, first, last);
+        fold(table, sums + (1 + k) * channels);
       }
     }
   }

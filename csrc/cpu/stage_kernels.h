@@ -136,10 +136,11 @@ struct ToTensor {
   static constexpr bool kWrites = true;  // what it prefetches: the next strip's place
   T* data;
   int64_t channels;
+  bool past;  // past the caches; `data` and its rows are whole lines then
 
   FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    loose(data + pixel * channels + block * B) = v;
+    store(&loose(data + pixel * channels + block * B), v, past);
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
     for (int64_t i = 0; i < B && block * B + i < channels; ++i) data[pixel * channels + block * B + i] = v[i];
@@ -187,7 +188,7 @@ struct Pointwise {
         for (int64_t c = 0; c < count; ++c) {
           V w[N];
           unroll<N>(EACH(n) { w[n] = at(panel + (n * inputs + first + c) * B); });
-          if (!first) {  // a tile's worth in B steps
+          if (!first && ahead[0]) {  // a tile's worth in B steps
             prefetch<1, Store::kWrites>(ahead[0] + tile + c * Isa::kTile);
             if constexpr (!Store::kWrites) prefetch<1>(ahead[1] + tile + c * Isa::kTile);
           }

@@ -40,6 +40,27 @@ FASTDARTS_INLINE void prefetch(const void* p) {
   unroll<Lines>(EACH(i) { __builtin_prefetch(static_cast<const char*>(p) + i * 64, write, 3); });
 }
 
+// Writes a whole line past the caches if `past`, which saves reading it first: for maps too large to stay there.
+template <typename V, typename Loose>
+FASTDARTS_INLINE void store(Loose* p, const V& v, bool past) {
+#if defined(__x86_64__)
+  if constexpr (sizeof(V) == 64) {
+    if (past) {
+      asm volatile("vmovntps %1, %0" : "=m"(*p) : "v"(v));
+      return;
+    }
+  }
+#endif
+  *p = v;
+}
+
+// Makes what was written past the caches visible to the other threads.
+inline void fence() {
+#if defined(__x86_64__)
+  asm volatile("sfence" ::: "memory");
+#endif
+}
+
 constexpr int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace fastdarts
