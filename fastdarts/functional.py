@@ -221,9 +221,15 @@ def mixed_op(
             f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
             "use a larger batch or pass running statistics."
         )
+    if running is not None and (
+        not isinstance(running, tuple | list) or len(running) != 2 or not all(isinstance(t, Tensor) for t in running)
+    ):
+        raise FastdartsError("running must be None or a pair of tensors (mean, var).")
     if len(base) not in (0, edges):
         raise FastdartsError(f"base must hold nothing or one tensor per edge, got {len(base)} for {edges} edges.")
-    tables = {"gain": gain, "offset": offset} | dict(zip(("running mean", "running var"), running or (), strict=False))
+    tables = {"gain": gain, "offset": offset} | dict(
+        zip(("running mean", "running var"), running or (None, None), strict=True)
+    )
     for name, tensor in tables.items():
         if tensor is not None:
             _check_like(x, name, tensor, (rows, c_out))

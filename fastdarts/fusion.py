@@ -60,13 +60,17 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
     if name is None or watched(op) or any(map(watched, layers)):
         return None
     norms = [layer for layer in layers if type(layer) is nn.BatchNorm2d]
+    if any(
+        set(layer._parameters) != {"weight", "bias"} for layer in layers if type(layer) in (nn.Conv2d, nn.BatchNorm2d)
+    ):
+        return None  # parameters were taken out, as by functional code
     if not all(map(_is_plain, norms)) or len({*map(_mode, norms)}) > 1:
         return None
     channels, width = x.shape[1], norms[-1].num_features
     if name in ("max_pool", "avg_pool"):
         pool = layers[0]
         fits = _is_pool(pool) and width == channels
-        return Part(name, pool.stride, norms=norms) if fits else None
+        return Part(name, pool.stride, norms=norms) if fits and pool.stride in (1, 2) else None
     convs = [layer for layer in layers if type(layer) is nn.Conv2d]
     if any(relu.inplace for relu in layers if type(relu) is nn.ReLU):
         return None
@@ -102,6 +106,8 @@ def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
     """Whether the layer has all running statistics or none, and both affine parameters or none."""
+    if set(bn._buffers) != {"running_mean", "running_var", "num_batches_tracked"}:
+        return False
     (weight, bias), (mean, var, count) = bn._parameters.values(), bn._buffers.values()
     none = not bn.track_running_stats
     return (weight is None) == (bias is None) and (mean is None) == (var is None) == (count is None) == none
@@ -139,6 +145,8 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
 
 def fuses(x: Tensor) -> bool:
     """Whether `mixed_op` has a native kernel for ``x``."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # torch.func transforms: by the modules
+        return False
     return x.dim() == 4 and x.numel() > 0 and runs_natively(x)
 
 

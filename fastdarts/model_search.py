@@ -58,6 +58,8 @@ class MixedOp(nn.Module):
     ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K].
     """
 
+    memory = "store"  # of modules that were pickled without
+
     def __init__(self, C: int, stride: int, primitives: Sequence[Primitive] = PRIMITIVES, *, memory: str = "store"):
         super().__init__()
         if C < 1 or stride not in (1, 2):

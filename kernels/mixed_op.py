@@ -208,12 +208,13 @@ class _MixedOp(torch.autograd.Function):
         needs = ctx.needs_input_grad
         need_x, need_gain, need_offset, *need_rest = needs[8:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
+        wanted = any(need_weights) and (torch.compiler.is_compiling() or _wanted(ctx.next_functions[-ctx.count :]))
         grad = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         run, graph = (_backward, (True,)) if torch.is_grad_enabled() else (ctx.run, ())
         dx, dgain, doffset, dweights = run(
             grad, x, gain, offset, weights, ctx.candidates, ctx.stride, z, mean, var, ctx.training, ctx.eps,
-            need_x, any(need_weights), *graph,
+            need_x, wanted, *graph,
         )  # fmt: skip
         return (
             *(None,) * 8,
@@ -223,6 +224,17 @@ class _MixedOp(torch.autograd.Function):
             *(grad if ctx.has_base else ()),
             *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
         )
+
+
+def _wanted(edges: Sequence[tuple]) -> bool:
+    """Whether this backward pass goes on to any of the nodes; True where the engine does not say.
+
+    It says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these.
+    """
+    try:
+        return any(torch._C._will_engine_execute_node(node) for node, _ in edges if node is not None)
+    except RuntimeError:
+        return True
 
 
 def mixed_op(

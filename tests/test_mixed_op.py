@@ -263,3 +263,29 @@ def test_bad_input_gets_one_sentence(args: tuple, options: dict, says: str) -> N
     with pytest.raises(FastdartsError, match=says) as error:
         mixed_op(*args, **options)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+@pytest.mark.parametrize("running", [(torch.ones(1, 8), None), (torch.ones(1, 8),), torch.ones(2, 1, 8)], ids=str)
+def test_running_statistics_are_a_pair(running) -> None:
+    with pytest.raises(FastdartsError, match="pair of tensors"):
+        mixed_op(torch.randn(2, 8, 5, 5), [Candidate(0, "max_pool")], torch.ones(1, 8), running=running)
+
+
+@needs_native
+def test_weight_gradients_are_computed_only_where_somebody_wants_them() -> None:
+    x, gain = torch.randn(2, 4, 5, 5), torch.ones(1, 4, requires_grad=True)
+    weights = [torch.randn(4, 1, 3, 3, requires_grad=True), torch.randn(4, 4, 1, 1, requires_grad=True)]
+    asked = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+            if op is torch.ops.fastdarts.mixed_op_backward.default:
+                asked.append(args[-1])
+            return op(*args, **(kwargs or {}))
+
+    for wanted, expected in (([gain], False), ([gain, weights[1]], True), (weights, True)):
+        (out,) = mixed_op(x, [Candidate(0, "dil_conv", weights)], gain).out
+        with Watch():
+            gradients = torch.autograd.grad(out.square().sum(), wanted)
+        assert asked.pop() is expected
+        assert all(g.abs().max() > 0 for g in gradients)

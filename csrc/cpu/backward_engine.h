@@ -124,6 +124,7 @@ struct BackwardEngine : Engine<Isa, T, B, R, Q> {
                  const T* grad, const T* z, bool data, const T* ahead, const T* next_grad, const T* next_z) const {
     const Stage& s = p.stage;
     const bool weights = !to.weights.empty();
+    if (!to.training) z = grad;  // its slope is zero, but zero times an infinite z would not be
     strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
       const int64_t first = y * out_columns + x, pixels = rows * columns, at = first * program.outputs;
       const bool end = first + pixels == program.pixels();

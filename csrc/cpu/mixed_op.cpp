@@ -273,7 +273,14 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor> mixed_op(
   const Program program(x, weights, candidates, gain.size(1), edges, stride);
   std::vector<Tensor> others = weights;
   others.push_back(gain);
+  for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {
+    if (!t) continue;
+    others.push_back(*t);
+    STD_TORCH_CHECK(t->dim() == 2 && t->size(0) == program.rows && t->size(1) == program.outputs,
+                    "expected tables of as many rows and channels as gain");
+  }
   check(program, x, base, others);
+  STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "expected both running statistics or none");
   if (!base.empty()) CHECK_SIZE("number of bases", static_cast<int64_t>(base.size()), edges);
   const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
   std::vector<Tensor> out, z;

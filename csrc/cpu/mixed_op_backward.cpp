@@ -245,7 +245,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
         mean = flat(memory, f.row, [&](int64_t i) { return to.tables.mean[i]; });
         for (int64_t c = 0; c < program.outputs; ++c) slope[c] += k.slope[c];
       }
-      if (mean && kind != kSkip) {
+      if (mean && kind != kSkip && to.training) {
         result.terms[kind].push_back({-1, flat(memory, 0, [&](int64_t c) { return slope[c]; }), mean});
       }
     }
@@ -286,6 +286,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   const Program program(x, weights, candidates, gain.size(1), grad.size(), stride);
   std::vector<Tensor> others = weights, outputs = grad;
   others.insert(others.end(), {gain, mean, var});
+  if (offset) others.push_back(*offset);
   outputs.insert(outputs.end(), z.begin(), z.end());
   check(program, x, outputs, others);
   const bool again = z.empty();
