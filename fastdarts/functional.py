@@ -66,6 +66,7 @@ def mixed_sum(
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
+    _check_eps(eps)
     z = _common(branches)
     first = z[0]
     _check_weights(weights, normalize, first, len(z))
@@ -210,8 +211,10 @@ def mixed_op(
         )
     if stride not in kernels.STRIDES:
         raise FastdartsError(f"stride must be 1 or 2, got {stride!r}.")
-    if gain.dim() != 2:
-        raise FastdartsError(f"gain must be [R, C'], got {[*gain.shape]}.")
+    if not isinstance(gain, Tensor) or gain.dim() != 2:
+        got = [*gain.shape] if isinstance(gain, Tensor) else type(gain).__name__
+        raise FastdartsError(f"gain must be a tensor [R, C'], got {got}.")
+    _check_eps(eps)
     (n, c_in, height, width), c_out = x.shape, gain.shape[1]
     table, weights = _flatten(candidates, edges, stride, c_in, c_out)
     rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
@@ -310,7 +313,14 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
     return kernels.KINDS.index(kind), 0 if kind == "skip" else 3, []
 
 
+def _check_eps(eps: float) -> None:
+    if not 0 <= eps < float("inf"):
+        raise FastdartsError(f"eps must be a finite number, at least 0, got {eps}.")
+
+
 def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise FastdartsError(f"{name} must be a tensor, got {type(tensor).__name__}.")
     if tensor.shape != shape:
         raise FastdartsError(f"{name} must be {[*shape]}, got {[*tensor.shape]}.")
     if tensor.dtype is not x.dtype or tensor.device != x.device:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from fastdarts.functional import Candidate, mixed_op, mixed_sum, runs_natively
 from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN, SepConv, Zero
@@ -144,8 +146,11 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
 
 
 def fuses(x: Tensor) -> bool:
-    """Whether `mixed_op` has a native kernel for ``x``."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # torch.func transforms: by the modules
+    """Whether `mixed_op` has a native kernel for ``x`` and nobody expects to see the modules called."""
+    # torch.func's transforms and forward mode differentiate the modules
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return False
+    if _has_any_global_hook():
         return False
     return x.dim() == 4 and x.numel() > 0 and runs_natively(x)
 
@@ -248,6 +253,10 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     """What each BatchNorm would have done to its running statistics, given those of this batch, one row each."""
     rows = [r for r, bn in enumerate(norms) if bn is not None and bn.training and bn.track_running_stats]
     if not rows:
+        return
+    if len({id(norms[r]) for r in rows}) < len(rows):  # a layer that serves several candidates moves once for each
+        for r in rows:
+            track(norms[r : r + 1], mean[r : r + 1], var[r : r + 1])
         return
     norms, mean, var = [norms[r] for r in rows], mean.unbind(0), var.unbind(0)
     with torch.no_grad():

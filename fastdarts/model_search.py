@@ -101,6 +101,8 @@ class Cell(nn.Module):
     [N, multiplier * C, H', W'].
     """
 
+    memory = "store"  # of modules that were pickled without
+
     def __init__(
         self,
         steps: int,
@@ -207,6 +209,8 @@ class Network(nn.Module):
     ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
     :class:`FastdartsError` on other shapes.
     """
+
+    _memory = "store"  # of modules that were pickled without
 
     def __init__(
         self,

@@ -1,10 +1,12 @@
 """What the fused path takes apart and what it leaves alone: cells and networks against eager twins."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from benchmarks.cases import CONTIGUOUS, LAST
 from fastdarts import FastdartsError, fusion, model
@@ -213,6 +215,70 @@ def test_whoever_watches_or_changes_a_module_inside_sees_it_called(inside: int, 
     torch.testing.assert_close(out, make_eager(op)(x.clone(), torch.ones(1)))
 
 
+def test_a_hook_on_all_modules_sees_them_called(calls) -> None:
+    op, x, seen = MixedOp(4, 1, ("dil_conv_3x3", "max_pool_3x3")), torch.randn(2, 4, 5, 5), []
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module)))
+    try:
+        out = op(x, torch.ones(2))
+    finally:
+        hook.remove()
+    assert not calls and {nn.ReLU, nn.Conv2d, nn.MaxPool2d, MixedOp} <= set(seen)
+    torch.testing.assert_close(op(x, torch.ones(2)), out)
+    assert len(calls) == 1
+
+
+def test_a_layer_whose_weight_is_no_parameter_any_more_is_called(calls) -> None:
+    op, x = MixedOp(4, 1, ("dil_conv_3x3",)), torch.randn(2, 4, 5, 5)
+    pointwise = op._ops[0].op[2]
+    weight = pointwise._parameters.pop("weight")
+    pointwise.weight = 2 * weight.detach()  # as functional code does
+    torch.testing.assert_close(op(x, torch.ones(1)), make_eager(op)(x, torch.ones(1)))
+    assert not calls
+
+
+@pytest.mark.parametrize("momentum", [0.3, None], ids=["exponential", "cumulative"])
+def test_one_batchnorm_behind_two_candidates_moves_twice(momentum: float | None, calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3", "sep_conv_3x3", "dil_conv_5x5")).double()
+    op._ops[0].op[3].momentum = momentum
+    op._ops[2].op[3] = op._ops[0].op[3]
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(3, 4, 6, 5, dtype=torch.float64), simplex(3))
+    assert len(calls) == 2 and op._ops[0].op[3].num_batches_tracked == 4
+
+
+def test_modules_pickled_before_they_had_a_memory_option_store() -> None:
+    network = Network(4, 10, 2, nn.CrossEntropyLoss(), 1, 1)
+    for module in network.modules():
+        module.__dict__.pop("memory", None), module.__dict__.pop("_memory", None)
+    restored = pickle.loads(pickle.dumps(network))
+    assert restored(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+    assert {m.memory for m in restored.new().modules() if isinstance(m, (Cell, MixedOp))} == {"store"}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_functional_transforms_of_an_evaluation_network(training: bool, calls) -> None:
+    network = NetworkCIFAR(4, 10, 3, False, GENOTYPE).double().train(training)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    x, grad = torch.randn(2, 3, 16, 16, dtype=torch.float64), torch.randn(2, 10, dtype=torch.float64)
+
+    def loss(values):
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        named = dict(zip(names, values, strict=True))
+        return (torch.func.functional_call(network, named | buffers, (x,))[0] * grad).sum()
+
+    reverse = torch.autograd.grad(loss(parameters), parameters)
+    assert calls
+    calls.clear()
+    values = tuple(p.detach() for p in parameters)
+    torch.testing.assert_close(torch.func.grad(loss)(values), reverse, rtol=1e-8, atol=1e-9)
+    tangents = tuple(map(torch.randn_like, values))
+    slope = sum((g * t).sum() for g, t in zip(reverse, tangents, strict=True))
+    torch.testing.assert_close(torch.func.jvp(loss, (values,), (tangents,))[1], slope, rtol=1e-8, atol=1e-9)
+    with forward_ad.dual_level():
+        dual = tuple(map(forward_ad.make_dual, values, tangents))
+        torch.testing.assert_close(forward_ad.unpack_dual(loss(dual)).tangent, slope, rtol=1e-8, atol=1e-9)
+    assert not calls
+
+
 @pytest.mark.parametrize("change", [{"padding": 0}, {"padding_mode": "circular"}, {"groups": 2}, {"stride": (1, 2)}])
 def test_other_convolutions_run_as_they_are(change: dict, calls) -> None:
     options = {"padding": 1, "groups": 4, "bias": False} | change
@@ -223,7 +289,9 @@ def test_other_convolutions_run_as_they_are(change: dict, calls) -> None:
     assert not calls
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 1, 1, ceil_mode=True), nn.MaxPool2d(5, 1, 2), nn.AvgPool2d(3, 1, 1)])
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(3, 1, 1, ceil_mode=True), nn.MaxPool2d(5, 1, 2), nn.MaxPool2d(3, 3, 1), nn.AvgPool2d(3, 1, 1)]
+)
 def test_other_pools_run_as_they_are(pool: nn.Module, calls) -> None:
     op, x = MixedOp(4, 1, (nn.Sequential(pool, nn.BatchNorm2d(4, affine=False)),)), torch.randn(2, 4, 6, 6)
     torch.testing.assert_close(op(x, torch.ones(1)), make_eager(op)(x, torch.ones(1)))

@@ -240,6 +240,7 @@ STAT = torch.ones(2, 3)
         (([X, X], W, YES), {"running": (STAT[:1], STAT)}, r"running mean must be \[2, 3\].*got \[1, 3\]"),
         (([X, X], W, YES), {"running": (STAT, STAT.T)}, r"running var must be \[2, 3\].*got \[3, 2\]"),
         (([X, X], W, YES), {"running": (STAT.to("meta"), STAT)}, "running mean is on meta"),
+        (([X, X], W, YES), {"eps": -1.0}, "eps must be a finite number, at least 0, got -1.0"),
         (([X, X], W, YES), {"impl": "cuda"}, "impl is 'cuda': choose one of native, triton, reference"),
     ],
 )
