@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,11 +137,17 @@ def test_a_step_with_a_wrong_edge_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         check(STEP)
 
 
-def test_sides_take_turns() -> None:
+def test_sides_take_turns_and_short_ones_begin_with_a_call_that_is_not_timed() -> None:
     calls = []
-    timings = interleave({name: lambda name=name: calls.append(name) for name in "abc"}, seconds=0)
-    assert "".join(calls) == "abc" * (1 + 3)
-    assert all(len(timing.seconds) == 3 for timing in timings.values())
+
+    def side(name: str) -> None:
+        calls.append(name)
+        time.sleep(1.1 * (name == "b"))
+
+    timings = interleave({name: partial(side, name) for name in "abc"}, seconds=0)
+    assert "".join(calls) == "abc" + "aabcc" * 3
+    assert [len(timing.seconds) for timing in timings.values()] == [3, 3, 3]
+    assert min(timings["b"].seconds) > 1.1 > 1 > max(timings["a"].seconds)
 
 
 def test_saved_bytes_of_a_convolution_and_of_batch_norm() -> None:

@@ -174,10 +174,11 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 LEGEND = """\
-Median ms of rounds in which the sides take turns. Columns with an arrow: the public code in NCHW / in channels-last →
-fastdarts. Of sgemm peak: 2 · outputs · C_in / groups · k² operations for each convolution of a forward pass, thrice
-for forward and backward, per second, as a share of torch.mm's. Saved / x: bytes that a forward pass keeps for its
-backward, per byte of its input. Peak: of a whole process over one call, less its size before, malloc's defaults."""
+Median ms of rounds in which the sides take turns; a short side's turn begins with a call that is not timed. Columns
+with an arrow: the public code in NCHW / in channels-last → fastdarts. Of sgemm peak: 2 · outputs · C_in / groups · k²
+operations for each convolution of a forward pass, thrice for forward and backward, per second, as a share of what
+torch.mm does. Saved / x: bytes that a forward pass keeps for its backward, per byte of its input. Peak: of a whole
+process over one call, less its size before, malloc's defaults."""
 
 
 def number(value: float | None) -> str:
