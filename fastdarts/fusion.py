@@ -16,6 +16,8 @@ from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 LAST = torch.channels_last
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
+PARAMETERS = ("weight", "bias")  # of a convolution and of a BatchNorm, in their order
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 LAYERS = {
     (nn.MaxPool2d, nn.BatchNorm2d): "max_pool",
     (nn.AvgPool2d, nn.BatchNorm2d): "avg_pool",
@@ -59,23 +61,28 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
             return None
         layers = [*inner._modules.values()]
         name = LAYERS.get(tuple(map(type, layers)))
-    if name is None or watched(op) or any(map(watched, layers)):
+    if name is None or watched(op):
         return None
-    norms = [layer for layer in layers if type(layer) is nn.BatchNorm2d]
-    if any(
-        set(layer._parameters) != {"weight", "bias"} for layer in layers if type(layer) in (nn.Conv2d, nn.BatchNorm2d)
-    ):
-        return None  # parameters were taken out, as by functional code
-    if not all(map(_is_plain, norms)) or len({*map(_mode, norms)}) > 1:
+    convs, norms = [], []
+    for layer in layers:
+        kind = type(layer)
+        if watched(layer) or (kind is nn.ReLU and layer.inplace):
+            return None
+        if kind is nn.Conv2d:
+            if (*layer._parameters,) != PARAMETERS:
+                return None  # taken out, as by functional code
+            convs.append(layer)
+        elif kind is nn.BatchNorm2d:
+            if not _is_plain(layer):
+                return None
+            norms.append(layer)
+    if len(norms) > 1 and _mode(norms[0]) != _mode(norms[1]):
         return None
     channels, width = x.shape[1], norms[-1].num_features
     if name in ("max_pool", "avg_pool"):
         pool = layers[0]
         fits = _is_pool(pool) and width == channels
         return Part(name, pool.stride, norms=norms) if fits and pool.stride in (1, 2) else None
-    convs = [layer for layer in layers if type(layer) is nn.Conv2d]
-    if any(relu.inplace for relu in layers if type(relu) is nn.ReLU):
-        return None
     if name == "factorized_reduce":
         stride, dilation = 2, 1
         fits = all(_is_pointwise(conv, channels, width / 2, 2) for conv in convs)
@@ -108,7 +115,7 @@ def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
     """Whether the layer has all running statistics or none, and both affine parameters or none."""
-    if set(bn._buffers) != {"running_mean", "running_var", "num_batches_tracked"}:
+    if (*bn._buffers,) != BUFFERS or (*bn._parameters,) != PARAMETERS:
         return False
     (weight, bias), (mean, var, count) = bn._parameters.values(), bn._buffers.values()
     none = not bn.track_running_stats
@@ -259,12 +266,14 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
             track(norms[r : r + 1], mean[r : r + 1], var[r : r + 1])
         return
     norms, mean, var = [norms[r] for r in rows], mean.unbind(0), var.unbind(0)
-    with torch.no_grad():
-        # Three calls for all candidates: as many as one BatchNorm module would make.
-        torch._foreach_add_([bn.num_batches_tracked for bn in norms], 1)
-        momenta = [1 / bn.num_batches_tracked.item() if bn.momentum is None else bn.momentum for bn in norms]
-        torch._foreach_lerp_([bn.running_mean for bn in norms], [mean[r] for r in rows], momenta)
-        torch._foreach_lerp_([bn.running_var for bn in norms], [var[r] for r in rows], momenta)
+    # Three calls for all candidates: as many as one BatchNorm module would make.
+    means, variances, counts = zip(*(bn._buffers.values() for bn in norms), strict=True)
+    torch._foreach_add_(counts, 1)
+    momenta = [
+        1 / count.item() if bn.momentum is None else bn.momentum for bn, count in zip(norms, counts, strict=True)
+    ]
+    torch._foreach_lerp_(means, [mean[r] for r in rows], momenta)
+    torch._foreach_lerp_(variances, [var[r] for r in rows], momenta)
 
 
 def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:

@@ -98,8 +98,9 @@ class Supernet:
         logits = self.model(x)
         loss = self.model._criterion(logits, y)
         value = finite(loss, "training", epoch, step)
-        loss.backward(inputs=None if arch_batch is None else list(self.model.parameters()))
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
+        loss.backward(inputs=None if arch_batch is None else weights)
+        nn.utils.clip_grad_norm_(weights, self.config.grad_clip)
         self.optimizer.step()
         if arch_batch is None:
             self.architect.optimizer.step()
