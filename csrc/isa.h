@@ -1,22 +1,21 @@
-// Instruction sets: one source, compiled several times, the fastest the machine has chosen at load time.
+// Instruction sets: one source, compiled several times; which one runs is chosen when the kernels are loaded, by CPU
+// features, never by CPU model name.
 #pragma once
 
-// FASTDARTS_CLONES marks a kernel; the dynamic linker picks the clone by CPU features, never by CPU model name.
-// What a kernel calls must be FASTDARTS_INLINE to be compiled for the clone it is called from.
+#include <string_view>
+#include <vector>
+
+// What a kernel calls must be FASTDARTS_INLINE to be compiled for the instruction set it is called from.
 #define FASTDARTS_INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__) && defined(__linux__)
-#define FASTDARTS_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define FASTDARTS_CLONES
-#endif
 
 namespace fastdarts {
 
-// For kernels whose tiles depend on the register file, clones are not enough: they are templates over one of these.
-// `kBytes` is the width of a register, `kTile` how many accumulators fit; `call` runs an inlined kernel as a function
-// of that instruction set.
+// `kBytes` is the width of a register, `kTile` how many accumulators fit; `call` runs an inlined kernel, a function
+// object, as a function of that instruction set.
 struct Baseline {
+  static constexpr std::string_view kName = "baseline";
   static constexpr int kBytes = 16, kTile = 8;
+  static bool available() { return true; }
   template <typename Kernel>
   __attribute__((noinline)) static void call(const Kernel& kernel) {
     const Kernel own = kernel;  // in registers, as no store can be to it: the members are not read again in the loops
@@ -26,6 +25,7 @@ struct Baseline {
 
 #if defined(__x86_64__) && defined(__linux__)
 struct Avx2 {
+  static constexpr std::string_view kName = "avx2";
   static constexpr int kBytes = 32, kTile = 8;
   static bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
   template <typename Kernel>
@@ -36,6 +36,7 @@ struct Avx2 {
 };
 
 struct Avx512 {
+  static constexpr std::string_view kName = "avx512f";
   static constexpr int kBytes = 64, kTile = 16;
   static bool available() {
     return Avx2::available() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -47,24 +48,48 @@ struct Avx512 {
     own();
   }
 };
+#endif
 
-// body(instruction set): the best one of this machine.
+// body(instruction set) for all that are compiled, the best first.
 template <typename Body>
-void with_best_isa(const Body& body) {
-  static const int best = Avx512::available() ? 2 : Avx2::available() ? 1 : 0;
-  if (best == 2) {
-    body(Avx512{});
-  } else if (best == 1) {
-    body(Avx2{});
-  } else {
-    body(Baseline{});
-  }
-}
-#else
-template <typename Body>
-void with_best_isa(const Body& body) {
+void each_isa(const Body& body) {
+#if defined(__x86_64__) && defined(__linux__)
+  body(Avx512{});
+  body(Avx2{});
+#endif
   body(Baseline{});
 }
-#endif
+
+// Those that this machine has, the best first.
+inline std::vector<std::string_view> available_isas() {
+  std::vector<std::string_view> names;
+  each_isa([&](auto isa) {
+    if (isa.available()) names.push_back(isa.kName);
+  });
+  return names;
+}
+
+// The one that runs: the best unless set otherwise.
+inline std::string_view& chosen_isa() {
+  static std::string_view name = available_isas().front();
+  return name;
+}
+
+// Whether it could be set, which is to be done before any kernel has run.
+inline bool set_isa(std::string_view name) {
+  bool found = false;
+  each_isa([&](auto isa) {
+    if (isa.kName == name && isa.available()) chosen_isa() = isa.kName, found = true;
+  });
+  return found;
+}
+
+// body(the chosen instruction set).
+template <typename Body>
+void with_isa(const Body& body) {
+  each_isa([&](auto isa) {
+    if (isa.kName == chosen_isa()) body(isa);
+  });
+}
 
 }  // namespace fastdarts

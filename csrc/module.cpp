@@ -1,6 +1,7 @@
 // fastdarts._C: importing it registers the kernels with torch; the module itself tells how it was built and what it
 // runs on. No torch header here: tensors travel through the dispatcher, never through pybind11.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "cpu/memory.h"
 #include "isa.h"
@@ -8,15 +9,6 @@
 using pybind11::literals::operator""_a;
 
 namespace {
-
-// Resolved by the same mechanism as FASTDARTS_CLONES, hence always the truth about the kernels.
-#if defined(__x86_64__) && defined(__linux__)
-__attribute__((target("default"))) const char* isa() { return "baseline x86-64"; }
-__attribute__((target("avx2"))) const char* isa() { return "avx2"; }
-__attribute__((target("avx512f"))) const char* isa() { return "avx512f"; }
-#else
-const char* isa() { return "baseline"; }
-#endif
 
 #if defined(__clang__)
 constexpr const char* kCompiler = "clang " __clang_version__;
@@ -31,7 +23,10 @@ constexpr const char* kCompiler = "unknown";
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastdarts, registered with torch on import.";
   m.def("compiler", [] { return kCompiler; }, "Name and version of the compiler that built the kernels.");
-  m.def("isa", [] { return isa(); }, "Instruction set chosen for the kernels on this machine.");
+  m.def("isas", &fastdarts::available_isas, "Instruction sets that the kernels know and this machine has, best first.");
+  m.def("isa", [] { return fastdarts::chosen_isa(); }, "Instruction set that the kernels use.");
+  m.def("set_isa", &fastdarts::set_isa, "name"_a,
+        "Sets the instruction set, before any kernel has run; False if it is none of isas().");
   m.def(
       "memory",
       [] {

@@ -27,7 +27,7 @@ _OPS: dict[str, "Op"] = {}
 def _load_native() -> str:
     """Loads fastdarts._C, which registers the C++ kernels; returns why there are none, or ""."""
     try:
-        importlib.import_module("fastdarts._C")
+        extension = importlib.import_module("fastdarts._C")
     except ModuleNotFoundError:
         return (
             "fastdarts was built without its native kernels; with a C++ compiler on PATH, "
@@ -37,6 +37,12 @@ def _load_native() -> str:
         reason = f"fastdarts._C does not load ({error}); rebuild it with `pip install --no-build-isolation .`"
         warnings.warn(f"{reason}; until then the slower reference runs.", RuntimeWarning, stacklevel=2)
         return reason
+    isa = os.environ.get("FASTDARTS_ISA", "")  # of the native kernels; read here only, before any of them can run
+    if isa and not extension.set_isa(isa):
+        raise ValueError(
+            f"FASTDARTS_ISA is {isa!r}, but on this machine the kernels can run as {', '.join(extension.isas())}: "
+            "set it to one of these, or unset it for the first."
+        )
     return ""
 
 
@@ -151,7 +157,7 @@ def implementations() -> list[Implementation]:
 
 
 def native() -> dict[str, str | bool]:
-    """State of the extension: loaded, reason (why not), compiler, isa (chosen for this machine)."""
+    """State of the extension: loaded, reason (why not), compiler, isa (that runs)."""
     if NO_NATIVE:
         return {"loaded": False, "reason": NO_NATIVE, "compiler": "", "isa": ""}
     extension = importlib.import_module("fastdarts._C")

@@ -48,7 +48,7 @@ def test_triton_is_imported_by_its_own_folder_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*KERNELS, *PACKAGE], ids=lambda path: path.stem)
 def test_environment_of_the_kernels_is_read_in_the_registry(path: Path) -> None:
-    variables = ("FASTDARTS_STRICT", "TRITON_INTERPRET")
+    variables = ("FASTDARTS_ISA", "FASTDARTS_STRICT", "TRITON_INTERPRET")
     text = path.read_text()
     reads = any(f'environ.get("{name}"' in text or f'environ["{name}"' in text for name in variables)
     assert reads == (path == ROOT / "kernels" / "registry.py")

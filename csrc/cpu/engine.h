@@ -208,7 +208,7 @@ struct Engine {
 template <template <typename, typename, int, int, int> typename Pass, typename T, typename... Arguments>
 void specialised(const Program& program, const T* x, const std::vector<const T*>& weights,
                  const Arguments&... arguments) {
-  with_best_isa([&](auto isa) {
+  with_isa([&](auto isa) {
     using Isa = decltype(isa);
     constexpr int B = Isa::kBytes / sizeof(T), A = Isa::kTile;
     const auto run = [&]<int Width, int R, int Q>() {

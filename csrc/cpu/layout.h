@@ -1,4 +1,4 @@
-// What the CPU kernels share: how feature maps lie in memory, and passes over them, cloned per instruction set.
+// What the CPU kernels share: how feature maps lie in memory, and passes over them.
 #pragma once
 
 #include "check.h"
@@ -72,21 +72,27 @@ inline Layout layout_of(const Tensor& t) {
   return {t.size(0), channels, pixels, channels * std::max<int64_t>(1, kRow / channels), true};
 }
 
-// One entry per pass and type for the clones: templates cannot be cloned, so the passes are inlined into these.
-#define FASTDARTS_PASS(Pass)                                                        \
-  FASTDARTS_CLONES void run(const Pass<float>& pass, int64_t begin, int64_t end) {  \
-    for (int64_t i = begin; i < end; ++i) pass(i);                                  \
-  }                                                                                 \
-  FASTDARTS_CLONES void run(const Pass<double>& pass, int64_t begin, int64_t end) { \
-    for (int64_t i = begin; i < end; ++i) pass(i);                                  \
+// Some items of a pass, as one kernel.
+template <typename Pass>
+struct Items {
+  const Pass& pass;
+  int64_t begin, end;
+
+  FASTDARTS_INLINE void operator()() const {
+    for (int64_t i = begin; i < end; ++i) pass(i);
   }
+};
+
 // Small tensors stay on the calling thread: a thread gets at least `kGrain` elements.
 template <typename Pass>
 void in_parallel(const Pass& pass, int64_t items) {
   constexpr int64_t kGrain = 32768;
   const int64_t elements = pass.layout.samples * pass.layout.size() * static_cast<int64_t>(pass.z.size());
   const int64_t grain = std::max<int64_t>(1, kGrain * items / std::max<int64_t>(1, elements));
-  torch::stable::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) { run(pass, begin, end); });
+  with_isa([&](auto isa) {
+    torch::stable::parallel_for(0, items, grain,
+                                [&](int64_t begin, int64_t end) { isa.call(Items<Pass>{pass, begin, end}); });
+  });
 }
 
 template <typename T>

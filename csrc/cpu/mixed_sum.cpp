@@ -19,6 +19,8 @@ namespace fastdarts {
 
 using torch::headeronly::ScalarType;
 
+namespace {  // mixed_op has kernels of the same names
+
 // Σ d and Σ d² per channel, d = z − shift, of one branch and one chunk; item = branch · chunks + chunk.
 template <typename T>
 struct Moments {
@@ -169,11 +171,6 @@ struct BranchGradients {
     });
   }
 };
-
-FASTDARTS_PASS(Moments)
-FASTDARTS_PASS(WeightedSum)
-FASTDARTS_PASS(GradientSums)
-FASTDARTS_PASS(BranchGradients)
 
 template <typename T>
 std::vector<double> values(const Tensor& t) {  // of a vector of any stride
@@ -340,6 +337,8 @@ std::tuple<std::vector<Tensor>, Tensor> mixed_sum_backward(Tensor grad, std::vec
   const auto run = weights.scalar_type() == ScalarType::Double ? backward<double> : backward<float>;
   return run(grad, z, weights, normalize, mean, var, training, eps, need_z, need_weights);
 }
+
+}  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fastdarts, CPU, m) {
   m.impl("mixed_sum", TORCH_BOX(&mixed_sum));
