@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # The combination that is tested; any torch from 2.11 on is meant to work.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: install demo test lint format
+.PHONY: install demo test sanitize lint format
 
 install: $(INSTALLED)
 
@@ -38,3 +38,17 @@ format: $(INSTALLED)
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs
+
+# The kernels' tests on every instruction set of this machine with every array between closed gaps (needs gcc and cmake);
+# the first report ends it, and what nobody has written is NaN.
+sanitize: $(INSTALLED)
+	cmake -S . -B build/sanitize -DFASTDARTS_SANITIZE=ON -DPython3_EXECUTABLE=$(abspath $(BIN))/python
+	cmake --build build/sanitize --parallel 1
+	@for isa in $$($(BIN)/python -c "from fastdarts import _C; print(*_C.isas())"); do \
+	    echo "sanitized: $$isa"; \
+	    OMP_WAIT_POLICY=PASSIVE FASTDARTS_ISA=$$isa UBSAN_OPTIONS=print_stacktrace=1 \
+	    ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \
+	    LD_PRELOAD=$$(for name in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$name.so; done | paste -sd:) \
+	    $(BIN)/python -m pytest -q --capture=sys -p tests.sanitized -k "not reference" \
+	    tests/test_mixed_op.py tests/test_kernels.py tests/test_memory.py || exit 1; \
+	done

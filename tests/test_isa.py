@@ -12,7 +12,7 @@ _C = pytest.importorskip("fastdarts._C", reason="no native kernels: fastdarts wa
 ROOT = Path(__file__).parent.parent
 COMPILED = ("avx512f", "avx2", "baseline")
 # Every kind, both strides, all kernels; C = 1 to 64 and maps of 1 to 141 columns, which choose among all tiles.
-CASES = "native and not large-map and (test_no_worse_than_twice_eager or test_recomputing or test_nan_passes)"
+CASES = "test_leftovers or native and (test_no_worse_than_twice_eager or test_recomputing or test_nan_passes)"
 
 
 def python(code: str, isa: str) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.cases import LAST, MIXED_OP_TEST_CASES, MixedOpCase
+from benchmarks.cases import LAST, MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, implementations, mixed_op
@@ -39,6 +39,25 @@ def results(case: MixedOpCase, impl: str | None, memory: str = "store", dtype=to
 def test_recomputing_gives_the_same_bits_as_storing(case: MixedOpCase, impl: str) -> None:
     pairs = zip(results(case, impl), results(case, impl, "recompute"), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+LEFTOVERS = [  # 1 to 20 samples, rows and columns, every kernel, channels for every tile
+    MixedOpCase(f"{n}x{c}x{h}x{w}-stride{s}", (n, c, h, w), (edge, ("dil_conv_5x5", "sep_conv_7x7")), s, base=True)
+    for s, edge in ((1, (*SEARCHED, "dil_conv_7x7")), (2, (*SEARCHED, "dil1_conv_3x3")))
+    for n in range(1, 21)
+    for c, h, w in [((4, 6, 16, 20, 34)[n % 5], 1 + 7 * n % 20, 21 - n)]
+]
+
+
+@needs_native
+@pytest.mark.parametrize("case", LEFTOVERS, ids=lambda case: case.id)
+def test_leftovers_of_samples_rows_columns_and_channels(case: MixedOpCase) -> None:
+    truth = results(case, "reference", dtype=torch.float64)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-3)):
+        stored, again = (results(case, "native", memory, dtype) for memory in ("store", "recompute"))
+        for ours, same, exact in zip(stored, again, truth, strict=True):
+            assert torch.equal(ours, same)
+            assert (ours - exact).abs().max() <= tolerance * max(1, exact.abs().max())
 
 
 ALL_KINDS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")

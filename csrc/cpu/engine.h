@@ -15,10 +15,14 @@ namespace fastdarts {
 
 using torch::headeronly::ScalarType;
 
-constexpr int64_t kStrip = 64;       // pixels of a strip
-constexpr int64_t kWidth = 256;      // elements that a table aims at
+constexpr int64_t kStrip = 64;    // pixels of a strip
+constexpr int64_t kWidth = 256;   // elements that a table aims at
+constexpr int64_t kFlush = 1024;  // pixels that a weight gradient adds up in T
+#ifdef FASTDARTS_SANITIZE
+constexpr int64_t kPast = 0;  // small maps check what large ones do
+#else
 constexpr int64_t kPast = 32 << 20;  // bytes of raw outputs from which on they are written past the caches
-constexpr int64_t kFlush = 1024;     // pixels that a weight gradient adds up in T
+#endif
 
 template <typename T>
 struct Canvas {  // a bordered private buffer

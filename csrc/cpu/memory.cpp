@@ -11,6 +11,8 @@
 #include <new>
 #include <vector>
 
+#include "cpu/poison.h"
+
 namespace fastdarts::memory {
 namespace {
 
@@ -28,11 +30,15 @@ size_t rounded(size_t bytes) {
 void* map(size_t size) {
   static size_t count = 0;
   void* page = mmap(nullptr, size + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return page == MAP_FAILED ? nullptr : static_cast<char*>(page) + count++ % 8 * (kPage / 8);
+  if (page == MAP_FAILED) return nullptr;
+  poison::close(page, size + kPage);
+  return static_cast<char*>(page) + count++ % 8 * (kPage / 8);
 }
 
 void unmap(void* data, size_t size) {
-  munmap(static_cast<char*>(data) - reinterpret_cast<uintptr_t>(data) % kPage, size + kPage);
+  void* page = static_cast<char*>(data) - reinterpret_cast<uintptr_t>(data) % kPage;
+  poison::open(page, size + kPage);
+  munmap(page, size + kPage);
 }
 
 struct Block {
@@ -114,12 +120,15 @@ Cache& cache() {
 
 void* take(size_t bytes) {
   const std::lock_guard lock(cache().mutex);
-  return cache().take(rounded(bytes));
+  void* data = cache().take(rounded(bytes));
+  poison::take(data, bytes);
+  return data;
 }
 
 void give(void* data, size_t bytes) {
   const size_t size = rounded(bytes);
   const std::lock_guard lock(cache().mutex);
+  poison::close(data, size);
   cache().blocks.push_back({data, size});
   cache().use.live -= size;
   cache().use.cached += size;

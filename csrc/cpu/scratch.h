@@ -7,6 +7,8 @@
 #include <new>
 #include <vector>
 
+#include "cpu/poison.h"
+
 namespace fastdarts {
 
 // What the threads of one call share, or what one of its threads has for itself (the calling thread has both).
@@ -25,11 +27,13 @@ class Arena {
   // `count` elements, 64-byte aligned, uninitialised.
   template <typename T>
   T* take(int64_t count) {
-    const size_t size = (std::max<int64_t>(count, 1) * sizeof(T) + 63) / 64 * 64;
+    const size_t bytes = std::max<int64_t>(count, 1) * sizeof(T), size = (bytes + 63) / 64 * 64 + poison::kGap;
     if (pieces_.empty() || pieces_.back().used + size > pieces_.back().size) grow(size);
     Piece& piece = pieces_.back();
+    char* data = piece.data + piece.used;
     piece.used += size;
-    return reinterpret_cast<T*>(piece.data + piece.used - size);
+    poison::take(data, bytes);
+    return reinterpret_cast<T*>(data);
   }
 
   template <typename T>
@@ -51,13 +55,19 @@ class Arena {
 
   Arena() = default;
   ~Arena() {
-    for (const Piece& piece : pieces_) std::free(piece.data);
+    for (const Piece& piece : pieces_) release(piece);
+  }
+
+  static void release(const Piece& piece) {
+    poison::open(piece.data, piece.size);
+    std::free(piece.data);
   }
 
   void grow(size_t size) {
     size = (std::max<size_t>(size, 1 << 20) + 4095) / 4096 * 4096;
     char* data = static_cast<char*>(std::aligned_alloc(4096, size));
     if (!data) throw std::bad_alloc();
+    poison::close(data, size);
     pieces_.push_back({data, size, 0});
   }
 
@@ -66,9 +76,10 @@ class Arena {
     for (Piece& piece : pieces_) {
       total += piece.size;
       piece.used = 0;
+      poison::close(piece.data, piece.size);
     }
     if (pieces_.size() < 2) return;
-    for (const Piece& piece : pieces_) std::free(piece.data);
+    for (const Piece& piece : pieces_) release(piece);
     pieces_.clear();
     grow(total);
   }

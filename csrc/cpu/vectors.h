@@ -40,13 +40,18 @@ FASTDARTS_INLINE void prefetch(const void* p) {
   unroll<Lines>(EACH(i) { __builtin_prefetch(static_cast<const char*>(p) + i * 64, write, 3); });
 }
 
-// Writes a whole line past the caches if `past`, which saves reading it first: for maps too large to stay there.
+// Writes a whole line past the caches if `past`, which saves reading it first: for maps too large to stay there. A
+// sanitized build, blind to assembly, checks the address instead.
 template <typename V, typename Loose>
 FASTDARTS_INLINE void store(Loose* p, const V& v, bool past) {
 #if defined(__x86_64__)
   if constexpr (sizeof(V) == 64) {
     if (past) {
+#ifdef FASTDARTS_SANITIZE
+      *reinterpret_cast<V*>(p) = v;
+#else
       asm volatile("vmovntps %1, %0" : "=m"(*p) : "v"(v));
+#endif
       return;
     }
   }
