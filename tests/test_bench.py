@@ -150,6 +150,22 @@ def test_sides_take_turns_and_short_ones_begin_with_a_call_that_is_not_timed() -
     assert min(timings["b"].seconds) > 1.1 > 1 > max(timings["a"].seconds)
 
 
+def test_what_is_not_used_any_more_goes_back_to_the_system_between_cases() -> None:
+    code = """
+import torch
+from fastdarts.bench.measure import _status, give_back, pin_malloc
+assert pin_malloc()
+tensors = [torch.ones(2**18) for _ in range(200)]
+full = _status("VmRSS")
+del tensors
+kept = _status("VmRSS")
+give_back()
+print(full - kept < 2**20, kept - _status("VmRSS") > 190 * 2**20)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ["True", "True"], result.stdout + result.stderr
+
+
 def test_saved_bytes_of_a_convolution_and_of_batch_norm() -> None:
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     weight = torch.randn(5, 3, 1, 1, requires_grad=True)

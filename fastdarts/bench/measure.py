@@ -17,6 +17,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.functional import release_memory
+
 ROUNDS = 3, 101  # at least, at most
 SHORT = 1.0  # seconds: what takes longer does not notice how it finds the caches
 
@@ -79,6 +81,15 @@ def pin_malloc() -> bool:
     )
 
 
+def give_back() -> None:
+    """Return the memory of what is not used any more to the system, which a pinned malloc never does by itself."""
+    gc.collect()
+    release_memory()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def saved_bytes(forward: Callable[[], Tensor], *apart: Tensor) -> int:
     """Bytes that one forward pass keeps for its backward pass, each storage once, those of ``apart`` not at all."""
     known = {tensor.untyped_storage().data_ptr() for tensor in apart}
@@ -109,8 +120,7 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object) -> 
 def _peak_memory(threads: int, prepare: Callable[..., Callable[[], object]], args: tuple) -> int:
     torch.set_num_threads(threads)
     run = prepare(*args)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM falls to VmRSS
     before = _status("VmRSS")
     run()

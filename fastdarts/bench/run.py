@@ -18,7 +18,7 @@ from rich.table import Table
 
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, SUITES, Case
 from fastdarts.bench.check import Wrong, check
-from fastdarts.bench.measure import interleave, peak_memory, pin_malloc, saved_bytes, sgemm_peak
+from fastdarts.bench.measure import give_back, interleave, peak_memory, pin_malloc, saved_bytes, sgemm_peak
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
 from fastdarts.recorder import atomic_write, environment
@@ -55,10 +55,11 @@ def bench(
                 except Wrong as error:
                     row = {"case": str(case), "wrong": str(error)}
                 report["cases"].append({"suite": name} | row)
+                if json is not None:  # after every case: a large one may be killed for want of memory
+                    atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+                give_back()
     finally:  # whoever has waited enough gets what there is
         print_report(report)
-        if json is not None:
-            atomic_write(json, jsonlib.dumps(report, indent=1).encode())
     if wrong := [row for row in report["cases"] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
