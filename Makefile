@@ -44,7 +44,8 @@ test: lint
 sanitize: $(INSTALLED)
 	cmake -S . -B build/sanitize -DFASTDARTS_SANITIZE=ON -DPython3_EXECUTABLE=$(abspath $(BIN))/python
 	cmake --build build/sanitize --parallel 1
-	@for isa in $$($(BIN)/python -c "from fastdarts import _C; print(*_C.isas())"); do \
+	@isas=$$($(BIN)/python -c "from fastdarts import _C; print(*_C.isas())") || exit 1; \
+	for isa in $$isas; do \
 	    echo "sanitized: $$isa"; \
 	    OMP_WAIT_POLICY=PASSIVE FASTDARTS_ISA=$$isa UBSAN_OPTIONS=print_stacktrace=1 \
 	    ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \

@@ -108,6 +108,8 @@ def _common(branches: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, count: int) -> None:
+    if not isinstance(weights, Tensor):
+        raise FastdartsError(f"weights must be a tensor [{count}], got {type(weights).__name__}.")
     if weights.shape != (count,):
         raise FastdartsError(
             f"weights must be [{count}], one per branch, got {[*weights.shape]}: pass the row of one edge."
@@ -205,6 +207,8 @@ def mixed_op(
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
     if memory not in MEMORY:
         raise FastdartsError(f"memory is {memory!r}: choose one of {', '.join(MEMORY)}.")
+    if not isinstance(x, Tensor):
+        raise FastdartsError(f"x must be a tensor [N, C, H, W], got {type(x).__name__}.")
     if x.dim() != 4 or not x.numel() or not x.is_floating_point():
         raise FastdartsError(
             f"x must be a non-empty, floating point [N, C, H, W] tensor, got {[*x.shape]} in {x.dtype}."
@@ -228,6 +232,8 @@ def mixed_op(
         not isinstance(running, tuple | list) or len(running) != 2 or not all(isinstance(t, Tensor) for t in running)
     ):
         raise FastdartsError("running must be None or a pair of tensors (mean, var).")
+    if not isinstance(base, Sequence):
+        raise FastdartsError(f"base must be a sequence of tensors, got {type(base).__name__}.")
     if len(base) not in (0, edges):
         raise FastdartsError(f"base must hold nothing or one tensor per edge, got {len(base)} for {edges} edges.")
     tables = {"gain": gain, "offset": offset} | dict(
@@ -314,8 +320,8 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
 
 
 def _check_eps(eps: float) -> None:
-    if not 0 <= eps < float("inf"):
-        raise FastdartsError(f"eps must be a finite number, at least 0, got {eps}.")
+    if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
+        raise FastdartsError(f"eps must be a finite number, at least 0, got {eps!r}.")
 
 
 def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

@@ -16,8 +16,8 @@ from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 LAST = torch.channels_last
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
-PARAMETERS = ("weight", "bias")  # of a convolution and of a BatchNorm, in their order
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+PARAMETERS = {"weight", "bias"}  # of a convolution and of a BatchNorm
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 LAYERS = {
     (nn.MaxPool2d, nn.BatchNorm2d): "max_pool",
     (nn.AvgPool2d, nn.BatchNorm2d): "avg_pool",
@@ -69,7 +69,7 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
         if watched(layer) or (kind is nn.ReLU and layer.inplace):
             return None
         if kind is nn.Conv2d:
-            if (*layer._parameters,) != PARAMETERS:
+            if layer._parameters.keys() != PARAMETERS:
                 return None  # taken out, as by functional code
             convs.append(layer)
         elif kind is nn.BatchNorm2d:
@@ -115,9 +115,11 @@ def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
     """Whether the layer has all running statistics or none, and both affine parameters or none."""
-    if (*bn._buffers,) != BUFFERS or (*bn._parameters,) != PARAMETERS:
+    parameters, buffers = bn._parameters, bn._buffers
+    if buffers.keys() != set(STATISTICS) or parameters.keys() != PARAMETERS:
         return False
-    (weight, bias), (mean, var, count) = bn._parameters.values(), bn._buffers.values()
+    weight, bias = parameters["weight"], parameters["bias"]
+    mean, var, count = (buffers[name] for name in STATISTICS)
     none = not bn.track_running_stats
     return (weight is None) == (bias is None) and (mean is None) == (var is None) == (count is None) == none
 
@@ -222,7 +224,7 @@ def mix(
 
 def is_none(op: nn.Module) -> bool:
     """Whether ``op`` is the operation `none`, which need not be computed."""
-    return type(op) is Zero and not watched(op)
+    return type(op) is Zero and not watched(op) and not _has_any_global_hook()
 
 
 def _mixed(
@@ -261,13 +263,15 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     rows = [r for r, bn in enumerate(norms) if bn is not None and bn.training and bn.track_running_stats]
     if not rows:
         return
-    if len({id(norms[r]) for r in rows}) < len(rows):  # a layer that serves several candidates moves once for each
+    buffers = [[norms[r]._buffers[name] for r in rows] for name in STATISTICS]
+    if any(len({*map(id, column)}) < len(rows) for column in buffers):  # what serves several candidates moves once each
         for r in rows:
             track(norms[r : r + 1], mean[r : r + 1], var[r : r + 1])
         return
+    # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
+    means, variances, counts = ([buffer.data for buffer in column] for column in buffers)
     norms, mean, var = [norms[r] for r in rows], mean.unbind(0), var.unbind(0)
     # Three calls for all candidates: as many as one BatchNorm module would make.
-    means, variances, counts = zip(*(bn._buffers.values() for bn in norms), strict=True)
     torch._foreach_add_(counts, 1)
     momenta = [
         1 / count.item() if bn.momentum is None else bn.momentum for bn, count in zip(norms, counts, strict=True)
@@ -302,6 +306,8 @@ def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
 
 def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | None:
     """``op`` as (what gives its raw output, its closing affine-free BatchNorm), or None if it has to be called."""
+    if _has_any_global_hook():
+        return None
     kind = type(op)
     if kind is FactorizedReduce:
         inner, body, bn = op, op.raw, op.bn
@@ -317,6 +323,6 @@ def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | 
             return x
     else:
         return None
-    if type(bn) is not nn.BatchNorm2d or bn.affine or not _is_plain(bn):
+    if type(bn) is not nn.BatchNorm2d or not _is_plain(bn) or bn._parameters["weight"] is not None:
         return None
     return None if any(map(watched, (op, inner, bn))) else (body, bn)

@@ -26,9 +26,14 @@ _OPS: dict[str, "Op"] = {}
 
 def _load_native() -> str:
     """Loads fastdarts._C, which registers the C++ kernels; returns why there are none, or ""."""
+    isa = os.environ.get("FASTDARTS_ISA", "")  # of the native kernels; read here only, before any of them can run
     try:
         extension = importlib.import_module("fastdarts._C")
     except ModuleNotFoundError:
+        if isa:
+            raise ValueError(
+                f"FASTDARTS_ISA is {isa!r}, but there are no native kernels: build them or unset it."
+            ) from None
         return (
             "fastdarts was built without its native kernels; with a C++ compiler on PATH, "
             "`FASTDARTS_BUILD_EXT=1 pip install --no-build-isolation .` in the sources builds them"
@@ -37,7 +42,6 @@ def _load_native() -> str:
         reason = f"fastdarts._C does not load ({error}); rebuild it with `pip install --no-build-isolation .`"
         warnings.warn(f"{reason}; until then the slower reference runs.", RuntimeWarning, stacklevel=2)
         return reason
-    isa = os.environ.get("FASTDARTS_ISA", "")  # of the native kernels; read here only, before any of them can run
     if isa and not extension.set_isa(isa):
         raise ValueError(
             f"FASTDARTS_ISA is {isa!r}, but on this machine the kernels can run as {', '.join(extension.isas())}: "

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
+from torch.nn.utils import prune
 
 from benchmarks.cases import CONTIGUOUS, LAST
 from fastdarts import FastdartsError, fusion, model
@@ -215,16 +216,74 @@ def test_whoever_watches_or_changes_a_module_inside_sees_it_called(inside: int, 
     torch.testing.assert_close(out, make_eager(op)(x.clone(), torch.ones(1)))
 
 
-def test_a_hook_on_all_modules_sees_them_called(calls) -> None:
-    op, x, seen = MixedOp(4, 1, ("dil_conv_3x3", "max_pool_3x3")), torch.randn(2, 4, 5, 5), []
-    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module)))
+def test_a_hook_on_all_modules_sees_and_changes_what_it_would_in_the_public_code(calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3", "max_pool_3x3", "none", "sep_conv_3x3"))
+    x, weights, eager, seen = torch.randn(2, 4, 5, 5), torch.rand(4), make_eager(copy.deepcopy(op)), []
+
+    def double(module: nn.Module, _: tuple, out: torch.Tensor) -> torch.Tensor | None:
+        seen.append(type(module))
+        return 2 * out if isinstance(module, nn.BatchNorm2d) else None
+
+    hook = nn.modules.module.register_module_forward_hook(double)
     try:
-        out = op(x, torch.ones(2))
+        outs, orders = [], []
+        for module in (op, eager):
+            outs.append(module(x, weights))
+            orders.append([kind for kind in seen if "MixedOp" not in kind.__name__])
+            seen.clear()
     finally:
         hook.remove()
-    assert not calls and {nn.ReLU, nn.Conv2d, nn.MaxPool2d, MixedOp} <= set(seen)
-    torch.testing.assert_close(op(x, torch.ones(2)), out)
+    assert orders[0] == orders[1] and not calls
+    torch.testing.assert_close(*outs)
+    op(x, weights)
     assert len(calls) == 1
+
+
+def test_affine_parameters_given_to_a_batchnorm_that_was_made_without(calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3", "dil_conv_5x5")).double()
+    op._ops[1].op[3].eps = 1e-3  # this candidate is called
+    for candidate in op._ops:
+        candidate.op[3].weight = nn.Parameter(torch.full((4,), 3.0, dtype=torch.float64))
+        candidate.op[3].bias = nn.Parameter(torch.ones(4, dtype=torch.float64))
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 5, dtype=torch.float64), simplex(2))
+    assert calls == [["dil_conv"]] * 2
+
+
+def test_parameters_and_buffers_registered_anew_in_another_order_are_fused(calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3",)).double()
+    prune.remove(prune.random_unstructured(op._ops[0].op[2], "weight", 0.5), "weight")
+    bn = op._ops[0].op[3]
+    bn._buffers["running_mean"] = bn._buffers.pop("running_mean")  # now the last
+    assert next(iter(op._ops[0].op[2]._parameters)) == "bias" and next(iter(bn._buffers)) == "running_var"
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 5, dtype=torch.float64), simplex(1))
+    assert len(calls) == 2
+
+
+class Normalised(nn.Module):
+    """A custom candidate that keeps its BatchNorm's buffers for its backward."""
+
+    def __init__(self, bn: nn.BatchNorm2d):
+        super().__init__()
+        self.bn = bn
+
+    def forward(self, x):
+        return self.bn(x * x)
+
+
+def test_a_batchnorm_shared_with_a_candidate_that_is_called(calls) -> None:
+    op = MixedOp(4, 1, ("skip_connect", "dil_conv_3x3")).double()
+    op._ops[0] = Normalised(op._ops[1].op[3])
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 5, dtype=torch.float64), simplex(2))
+    assert len(calls) == 2
+
+
+def test_batchnorms_that_share_their_buffers_only(calls) -> None:
+    op = MixedOp(4, 1, ("dil_conv_3x3", "dil_conv_5x5")).double()
+    first, second = (candidate.op[3] for candidate in op._ops)
+    first.momentum = second.momentum = None
+    second._buffers.update(first._buffers)
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 5, dtype=torch.float64), simplex(2))
+    assert len(calls) == 2 and first.num_batches_tracked == 4
 
 
 def test_a_layer_whose_weight_is_no_parameter_any_more_is_called(calls) -> None:

@@ -233,6 +233,7 @@ STAT = torch.ones(2, 3)
         (([X, X.long()], W, YES), {}, "branch 1 is torch.int64"),
         (([X, X], torch.ones(3), YES), {}, r"weights must be \[2\].*got \[3\]"),
         (([X, X], torch.ones(1, 2), YES), {}, r"weights must be \[2\].*got \[1, 2\]"),
+        (([X, X], [0.5, 0.5], YES), {}, r"weights must be a tensor \[2\], got list"),
         (([X, X], W.long(), YES), {}, "weights must be floating point, got torch.int64"),
         (([X, X], W.to("meta"), YES), {}, "weights are on meta but the branches on cpu"),
         (([X, X], W, (True,)), {}, "got 1 for 2 branches"),

@@ -41,6 +41,11 @@ def bench(
     work; and at the end, if results were wrong, for the cases that were not timed.
     """
     _validate(threads, batch, seconds, json)
+    if json is not None:
+        try:
+            atomic_write(json, b"{}")
+        except OSError as error:
+            raise FastdartsError(f"--json is {json}: it cannot be written ({error})") from error
     if threads is not None:
         torch.set_num_threads(threads)
     pinned = not default_malloc and pin_malloc()
