@@ -136,6 +136,9 @@ SEARCHED = (
 )
 
 
+WIDE = dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)  # the dtype of the tables of mixed_op
+
+
 @dataclass(frozen=True)
 class MixedOpCase:
     """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, relu_conv_1x1 or dil1_conv_kxk.
@@ -159,7 +162,10 @@ class MixedOpCase:
     eps: float = 1e-5
 
     def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[dict[str, Tensor], list[Tensor]]:
-        """All inputs by name and the gradient of every output; the same float32 values, rounded to `dtype`."""
+        """All inputs by name and the gradient of every output; the same float32 values, rounded to `dtype`.
+
+        The tables of half precision are float32.
+        """
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
@@ -180,7 +186,8 @@ class MixedOpCase:
         if self.base:
             tensors |= {f"base{e}": outputs.pop() for e in range(len(self.edges))}
         tensors |= {name: draw(*p.shape) / p[0].numel() ** 0.5 for name, p in modules.named_parameters()}
-        tensors = {name: tensor.to(device, dtype).requires_grad_() for name, tensor in tensors.items()}
+        types = dict.fromkeys(("gain", "offset"), WIDE.get(dtype, dtype))
+        tensors = {name: t.to(device, types.get(name, dtype)).requires_grad_() for name, t in tensors.items()}
         return tensors, [grad.to(device, dtype) for grad in outputs[: len(self.edges)]]
 
     def running(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, Tensor] | None:
@@ -191,7 +198,7 @@ class MixedOpCase:
         modules = EagerEdges(self)
         size = (len(modules.middle), modules.channels)
         mean, var = torch.randn(size, generator=generator), torch.rand(size, generator=generator) + 0.5
-        return (mean + self.mean).to(device, dtype), var.to(device, dtype)
+        return tuple(table.to(device, WIDE.get(dtype, dtype)) for table in (mean + self.mean, var))
 
     def eager(self, tensors: dict[str, Tensor]) -> MixedOpResult:
         """The modules of the public code."""

@@ -63,12 +63,15 @@ class EagerEdges(nn.Module):
                     y = layer(y)
                     if _is_row(layer):
                         y = gain[row].view(-1, 1, 1) * y
-                        y = y if offset is None else y + offset[row].view(-1, 1, 1)
+                        y = (y if offset is None else y + offset[row].view(-1, 1, 1)).to(x.dtype)
                         row += 1
                 out[e] = out[e] + y
         zero, one = torch.zeros_like(gain[0]), torch.ones_like(gain[0])
-        mean = torch.stack([getattr(norm, "running_mean", zero) for norm in self.norms])
-        return MixedOpResult(out, mean, torch.stack([getattr(norm, "running_var", one) for norm in self.norms]))
+        mean, var = (
+            torch.stack([getattr(norm, name, none).to(gain.dtype) for norm in self.norms])
+            for name, none in (("running_mean", zero), ("running_var", one))
+        )
+        return MixedOpResult(out, mean, var)
 
 
 def _is_row(layer: nn.Module) -> bool:

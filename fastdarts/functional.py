@@ -16,12 +16,12 @@ __all__ = [
     "Implementation",
     "MixedOpResult",
     "MixedSum",
+    "has_kernel",
     "implementations",
     "mixed_op",
     "mixed_sum",
     "native",
     "release_memory",
-    "runs_natively",
 ]
 
 MEMORY = ("store", "recompute")
@@ -195,9 +195,10 @@ def mixed_op(
     running: None normalises by batch statistics (training); a pair (mean, var), each [R, C'], by these (evaluation).
         Rows of "skip" are not read
     memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again
-    impl: "native", "triton" (none yet) or "reference" insists on an implementation; None takes the fastest that can run
+    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
-    All tensors are of the dtype and on the device of x. Returns out, one [N, C', H', W'] per edge in channels-last,
+    All tensors are on the device of x and of its dtype; the tables [R, C'] in float32 if that is bfloat16 or float16.
+    Returns out, one [N, C', H', W'] per edge in channels-last,
     and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip".
 
     Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
@@ -239,9 +240,10 @@ def mixed_op(
     tables = {"gain": gain, "offset": offset} | dict(
         zip(("running mean", "running var"), running or (None, None), strict=True)
     )
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     for name, tensor in tables.items():
         if tensor is not None:
-            _check_like(x, name, tensor, (rows, c_out))
+            _check_like(x, name, tensor, (rows, c_out), wide)
     for e, tensor in enumerate(base):
         _check_like(x, f"base {e}", tensor, size)
     for k, w in enumerate(weights):
@@ -324,20 +326,21 @@ def _check_eps(eps: float) -> None:
         raise FastdartsError(f"eps must be a finite number, at least 0, got {eps!r}.")
 
 
-def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
+    dtype = dtype or x.dtype
     if not isinstance(tensor, Tensor):
         raise FastdartsError(f"{name} must be a tensor, got {type(tensor).__name__}.")
     if tensor.shape != shape:
         raise FastdartsError(f"{name} must be {[*shape]}, got {[*tensor.shape]}.")
-    if tensor.dtype is not x.dtype or tensor.device != x.device:
+    if tensor.dtype is not dtype or tensor.device != x.device:
+        wanted = "" if dtype is x.dtype else f" and {name} must be {dtype}"
         raise FastdartsError(
-            f"{name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}: convert one of them."
+            f"{name} is {tensor.dtype} on {tensor.device} but x is {x.dtype} on {x.device}{wanted}: "
+            "convert one of them."
         )
 
 
-def runs_natively(*tensors: Tensor) -> bool:
-    """Whether the native kernels take these tensors as they are: one dtype they know, on the CPU, no autocast."""
-    dtype = tensors[0].dtype
-    if any(tensor.dtype is not dtype or tensor.device.type != "cpu" for tensor in tensors):
-        return False
-    return not kernels.why_not("native", "cpu", dtype) and not torch.is_autocast_enabled("cpu")
+def has_kernel(x: Tensor) -> bool:
+    """Whether a kernel of `mixed_op`, not its reference, takes ``x`` as it is: its device, its dtype, no autocast."""
+    device = x.device.type
+    return not kernels.why_no_kernel(device, x.dtype) and not torch.is_autocast_enabled(device)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastdarts.functional import Candidate, mixed_op, mixed_sum, runs_natively
+from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum
 from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN, SepConv, Zero
 
 LAST = torch.channels_last
@@ -155,23 +157,23 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
 
 
 def fuses(x: Tensor) -> bool:
-    """Whether `mixed_op` has a native kernel for ``x`` and nobody expects to see the modules called."""
+    """Whether `mixed_op` has a kernel for ``x`` and nobody expects to see the modules called."""
     # torch.func's transforms and forward mode differentiate the modules
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
     if _has_any_global_hook():
         return False
-    return x.dim() == 4 and x.numel() > 0 and runs_natively(x)
+    return x.dim() == 4 and x.numel() > 0 and has_kernel(x)
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:
-    """``module(x)``, in one native op and channels-last if ``module`` can be taken apart."""
+    """``module(x)``, in one op and channels-last if ``module`` can be taken apart."""
     if not fuses(x):
         return module(x)
     part = take_apart(module, x)
     if part is None or part.kind == "skip":
         return module(in_a_format_for(module, x))
-    return _mixed([(0, 0, part)], x, x.new_ones(1), part.stride, [], "store")[0]
+    return _mixed([(0, 0, part)], x, x.new_ones(1, dtype=_wide(x)), part.stride, [], "store")[0]
 
 
 def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
@@ -188,13 +190,13 @@ def mix(
     base: Sequence[Tensor],
     memory: str,
 ) -> list[Tensor]:
-    """base_e + Σ_k w_k o_k(x) for edges e that leave x, in one native op but for candidates it does not know.
+    """base_e + Σ_k w_k o_k(x) for edges e that leave x, in one op but for candidates it does not know.
 
     edges: candidates of each and the place of the first one's weight in weights.flatten(); base: empty or one per edge.
     Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
     """
     x = x.contiguous(memory_format=LAST)
-    weights = weights.to(x.dtype).flatten()
+    weights = weights.to(_wide(x)).flatten()
     out, parts, mode = [*base] or [None] * len(edges), [], None
     for e, (ops, first) in enumerate(edges):
         others, found = [], len(parts)
@@ -222,6 +224,11 @@ def mix(
     return out
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype of mixing weights and statistics."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
 def is_none(op: nn.Module) -> bool:
     """Whether ``op`` is the operation `none`, which need not be computed."""
     return type(op) is Zero and not watched(op) and not _has_any_global_hook()
@@ -235,13 +242,15 @@ def _mixed(
     norms = [bn for _, _, part in parts for bn in part.norms]
     one = len(weights)
     places = [place for _, k, part in parts for place in ([one, k] if part.kind == "sep_conv" else [k])]
-    gain = torch.cat([weights, weights.new_ones(1)]).index_select(0, torch.tensor(places))[:, None]
+    # A copy from the host at every call would stall the GPU and forbid CUDA graphs.
+    index = _on_device(tuple(places), x.device) if x.is_cuda and not is_fake(x) else torch.tensor(places)
+    gain = torch.cat([weights, weights.new_ones(1)]).index_select(0, index.to(x.device))[:, None]
     channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1])
     offset = None
     if any(bn is not None and bn.weight is not None for bn in norms):
         plain = x.new_ones(channels), x.new_zeros(channels)
         affine = [plain if bn is None or bn.weight is None else (bn.weight, bn.bias) for bn in norms]
-        scale, shift = map(torch.stack, zip(*affine, strict=True))
+        scale, shift = (torch.stack(table).to(gain.dtype) for table in zip(*affine, strict=True))
         gain, offset = gain * scale, gain * shift
     gain = gain.expand(-1, channels)
     first = next((bn for bn in norms if bn is not None), None)
@@ -249,13 +258,18 @@ def _mixed(
     if first is not None and not _mode(first)[0]:
         skip = x.new_zeros(channels)
         running = tuple(
-            torch.stack([skip if bn is None else bn._buffers[name] for bn in norms])
+            torch.stack([skip if bn is None else bn._buffers[name] for bn in norms]).to(gain.dtype)
             for name in ("running_mean", "running_var")
         )
     options = {"edges": parts[-1][0] + 1, "stride": stride, "running": running, "eps": eps, "memory": memory}
     out, mean, var = mixed_op(x, candidates, gain, offset, base=base, **options)
     track(norms, mean, var)
     return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _on_device(places: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(places, device=device)
 
 
 def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> None:
@@ -270,7 +284,8 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
         return
     # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
     means, variances, counts = ([buffer.data for buffer in column] for column in buffers)
-    norms, mean, var = [norms[r] for r in rows], mean.unbind(0), var.unbind(0)
+    norms = [norms[r] for r in rows]
+    mean, var = mean.to(means[0].dtype).unbind(0), var.to(means[0].dtype).unbind(0)
     # Three calls for all candidates: as many as one BatchNorm module would make.
     torch._foreach_add_(counts, 1)
     momenta = [
@@ -299,8 +314,7 @@ def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
         running = (torch.stack([bn.running_mean for bn in used]), torch.stack([bn.running_var for bn in used]))
         return mixed_sum(branches, weights, normalize, running=running, eps=mode[1]).out
     out, mean, var = mixed_sum(branches, weights, normalize, eps=mode[1])
-    kept = next((bn.running_mean.dtype for bn in used if bn.running_mean is not None), mean.dtype)
-    track(used, mean.to(kept), var.to(kept))
+    track(used, mean, var)
     return out
 
 

@@ -41,7 +41,7 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
 class MixedOp(nn.Module):
     r"""One edge of the supernet, :math:`\bar o(x) = \sum_k w_k\, o_k(x)`  (DARTS, eq. 2).
 
-    On the CPU the known candidates, their BatchNorms, the weighting and the sum are one native op
+    Where there is a kernel, the known candidates, their BatchNorms, the weighting and the sum are one op
     (:func:`fastdarts.functional.mixed_op`). Elsewhere, and for custom candidates that end in a BatchNorm, one op takes
     their raw outputs (:func:`fastdarts.functional.mixed_sum`). Both are exact in value and gradient. Any other
     candidate takes part with its plain output. ``none`` is not computed: it contributes zero (the public code
@@ -94,8 +94,8 @@ class Cell(nn.Module):
 
     Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
     strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
-    On the CPU all edges that leave a state are one native op, which adds to the nodes they lead to. ``memory`` is that
-    of :class:`MixedOp`.
+    Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
+    is that of :class:`MixedOp`.
 
     ``forward(s0, s1, weights)``: the outputs of the two previous cells and the mixing weights [E, K]; returns
     [N, multiplier * C, H', W'].

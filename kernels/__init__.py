@@ -6,9 +6,9 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
-from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, SEP_CONV, STRIDES, mixed_op
+from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, SEP_CONV, STRIDES, mixed_op, why_no_kernel
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
-from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory, why_not
+from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
 __all__ = [
     "DILATIONS",
@@ -24,5 +24,5 @@ __all__ = [
     "mixed_sum",
     "native",
     "release_memory",
-    "why_not",
+    "why_no_kernel",
 ]

@@ -24,9 +24,10 @@ normalisation, Ioffe and Szegedy 2015, section 3.
     5 sep_conv           the same and BatchNorm, twice; the first half strides    the same, twice
     6 relu_conv          ReLU, 1×1 (stride 1)                                     [C', C, 1, 1]
 
-Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean and
-var [R, C']. `var` is the unbiased estimate, as running statistics want it. Kept for backward if `keep`: z, the raw
-outputs of rows that end in a convolution; pools, ReLUs and depthwise outputs are always computed again.
+Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean
+and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
+Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs and depthwise outputs
+are always computed again.
 """
 
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_c
 SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV = range(len(KINDS))
 WEIGHTS = (0, 0, 0, 2, 2, 4, 1)  # of one candidate, by kind
 KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
 
 
 def _raw(kind: int, x: Tensor, weights: Sequence[Tensor], kernel: int, dilation: int, stride: int) -> Tensor:
@@ -80,7 +82,8 @@ def _forward(
     for at in range(0, len(candidates), 4):
         edge, kind, kernel, dilation = candidates[at : at + 4]
         own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
-        for half in (own[:2], own[2:]) if kind == SEP_CONV else (own,):
+        halves = (own[:2], own[2:]) if kind == SEP_CONV else (own,)
+        for half in halves:
             row, mean, var = len(means), gain.new_zeros(gain.shape[1]), gain.new_ones(gain.shape[1])
             if kind != SKIP:
                 y = _raw(kind, y, half, kernel, dilation, step)
@@ -93,10 +96,11 @@ def _forward(
                 y, step = F.batch_norm(y.contiguous(), mean, var, training=training, momentum=1.0, eps=eps), 1
             y = y * gain[row].view(-1, 1, 1)
             y = y if offset is None else y + offset[row].view(-1, 1, 1)
+            y = y.to(x.dtype) if half is not halves[-1] else y  # what a convolution reads
             means.append(mean)
             variances.append(var)
         out[edge] = y if out[edge] is None else out[edge] + y
-    return [y.contiguous(memory_format=LAST) for y in out], z, torch.stack(means), torch.stack(variances)
+    return [y.to(x.dtype).contiguous(memory_format=LAST) for y in out], z, torch.stack(means), torch.stack(variances)
 
 
 def _forward_fake(x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep):
@@ -172,7 +176,8 @@ forward_op = define(
     " -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var)",
     _forward,
     _forward_fake,
-    triton=None,
+    triton=".triton.mixed_op:forward",
+    triton_dtypes=TRITON_DTYPES,
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, int[] candidates,"
@@ -180,7 +185,8 @@ backward_op = define(
     " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
-    triton=None,
+    triton=".triton.mixed_op:backward",
+    triton_dtypes=TRITON_DTYPES,
 )
 
 
@@ -224,6 +230,11 @@ class _MixedOp(torch.autograd.Function):
             *(grad if ctx.has_base else ()),
             *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
         )
+
+
+def why_no_kernel(device: str, dtype: torch.dtype) -> str:
+    """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
+    return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
 
 
 def _wanted(edges: Sequence[tuple]) -> bool:

@@ -1,8 +1,8 @@
 """Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
 
 Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
-`fastdarts._C`) and, unless it was defined with triton=None, a Triton kernel (CUDA; on CPU tensors under
-TRITON_INTERPRET=1). All environment variables of the kernels are read in this file.
+`fastdarts._C`) and a Triton kernel (CUDA; on CPU tensors under TRITON_INTERPRET=1). All environment variables of the
+kernels are read in this file.
 """
 
 import functools
@@ -20,7 +20,10 @@ LIBRARY = torch.library.Library("fastdarts", "DEF")
 STRICT = os.environ.get("FASTDARTS_STRICT", "0") == "1"  # falling to the reference is an error
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton's own: kernels run on CPU tensors
 IMPLEMENTATIONS = ("native", "triton", "reference")
-NATIVE_DTYPES = (torch.float32, torch.float64)
+DTYPES = {  # that the kernels of an implementation know, where an op says nothing else
+    "native": (torch.float32, torch.float64),
+    "triton": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+}
 _OPS: dict[str, "Op"] = {}
 
 
@@ -56,18 +59,30 @@ NO_TRITON = "" if importlib.util.find_spec("triton") else "the package triton is
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op: its reference, its dispatcher entry, where its Triton launcher lives ("module:function", or None)."""
+    """One op: its reference, its dispatcher entry, where its Triton launcher lives ("module:function"), its dtypes."""
 
     name: str
     reference: Callable
     dispatch: Callable
-    triton: str | None
+    triton: str
+    dtypes: dict[str, tuple[torch.dtype, ...]]
 
     def why_not(self, implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
         """Why `implementation` of this op cannot run on `device` in `dtype`; "" if it can."""
-        if implementation == "triton" and self.triton is None:
-            return f"{self.name} has no Triton kernel yet"
-        return why_not(implementation, device, dtype)
+        if implementation == "reference":
+            return ""
+        if implementation == "native" and device != "cpu":
+            return f"the native kernels run on CPU tensors, not on {device}"
+        if implementation == "triton" and device != "cuda" and not (device == "cpu" and INTERPRET):
+            return f"Triton kernels run on CUDA tensors (on CPU ones under TRITON_INTERPRET=1), not on {device}"
+        if dtype is not None and dtype not in self.dtypes[implementation]:
+            kernels = "the native kernels" if implementation == "native" else f"the Triton kernels of {self.name}"
+            return f"{kernels} know {self.known(implementation)}, not {_short(dtype)}"
+        return NO_NATIVE if implementation == "native" else NO_TRITON
+
+    def known(self, implementation: str) -> str:
+        """Its dtypes, in words."""
+        return " and ".join(", ".join(map(_short, self.dtypes[implementation])).rsplit(", ", 1))
 
     def launch(self, *args):
         """Runs the Triton launcher; Triton is imported here, at the first launch."""
@@ -80,8 +95,15 @@ def _resolve(target: str) -> Callable:
     return getattr(importlib.import_module(module, __package__), name)
 
 
-def define(schema: str, reference: Callable, fake: Callable, *, triton: str | None) -> Op:
-    """Registers `fastdarts::<schema>`: the reference for every device, Triton (if any) for CUDA, shapes for tracing.
+def define(
+    schema: str,
+    reference: Callable,
+    fake: Callable,
+    *,
+    triton: str,
+    triton_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
+) -> Op:
+    """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
 
     A kernel of fastdarts._C, registered for the CPU key, takes precedence over the reference there.
     """
@@ -89,25 +111,16 @@ def define(schema: str, reference: Callable, fake: Callable, *, triton: str | No
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
-    op = _OPS[name] = Op(name, reference, getattr(torch.ops.fastdarts, name).default, triton)
-    if triton and not NO_TRITON:
+    op = _OPS[name] = Op(
+        name, reference, getattr(torch.ops.fastdarts, name).default, triton, DTYPES | {"triton": triton_dtypes}
+    )
+    if not NO_TRITON:
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
 
 
-def why_not(implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
-    """Why `implementation` cannot run on `device` ("cpu", "cuda", ...) in `dtype`; "" if it can."""
-    if implementation == "native":
-        if device != "cpu":
-            return f"the native kernels run on CPU tensors, not on {device}"
-        if dtype is not None and dtype not in NATIVE_DTYPES:
-            return f"the native kernels know float32 and float64, not {str(dtype).removeprefix('torch.')}"
-        return NO_NATIVE
-    if implementation == "triton":
-        if device == "cuda" or (device == "cpu" and INTERPRET):
-            return NO_TRITON
-        return f"Triton kernels run on CUDA tensors (on CPU ones under TRITON_INTERPRET=1), not on {device}"
-    return ""
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callable:
@@ -117,7 +130,7 @@ def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callabl
         if reason := op.why_not(impl, device, dtype):
             if STRICT:
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
-            if device == "cpu" and dtype in NATIVE_DTYPES:
+            if device == "cpu" and dtype in op.dtypes["native"]:
                 _warn_slow(reason)
             impl = "reference"
     elif reason := op.why_not(impl, device, dtype):
@@ -148,14 +161,10 @@ def implementations() -> list[Implementation]:
     rows = []
     for op, defined in _OPS.items():
         reason = defined.why_not("native", "cpu")
-        rows.append(
-            Implementation(
-                op, "cpu", "native", not reason, reason or "float32 and float64; other dtypes run the reference"
-            )
-        )
-        reason = defined.why_not("triton", "cuda")
-        reason = reason if defined.triton is None else no_gpu or reason
-        rows.append(Implementation(op, "cuda", "triton", not reason, reason or "every float dtype"))
+        known = {name: f"{defined.known(name)}; other dtypes run the reference" for name in DTYPES}
+        rows.append(Implementation(op, "cpu", "native", not reason, reason or known["native"]))
+        reason = no_gpu or defined.why_not("triton", "cuda")
+        rows.append(Implementation(op, "cuda", "triton", not reason, reason or known["triton"]))
         rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))
     return rows
 

@@ -6,7 +6,7 @@ import torch
 from benchmarks.cases import LAST, MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import Candidate, implementations, mixed_op
+from fastdarts.functional import Candidate, mixed_op
 from fastdarts.kernels import registry
 from fastdarts.kernels.mixed_op import backward_op, forward_op
 
@@ -231,13 +231,26 @@ def test_compiles_as_one_graph() -> None:
     torch.testing.assert_close(ours, torch.autograd.grad(loss(*values), values))
 
 
-def test_no_triton_kernel_is_said_and_strict_mode_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = [row for row in implementations() if (row.op, row.name) == ("mixed_op", "triton")]
-    assert not row.available and row.reason == "mixed_op has no Triton kernel yet"
-    assert registry.select(forward_op, None, "cuda", torch.float32) is forward_op.reference
+def test_what_triton_does_not_know_is_said_and_strict_mode_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not registry.NO_TRITON:
+        assert registry.select(forward_op, None, "cuda", torch.float32) is forward_op.dispatch
+    assert registry.select(forward_op, None, "cuda", torch.float64) is forward_op.reference
     monkeypatch.setattr(registry, "STRICT", True)
-    with pytest.raises(RuntimeError, match="forbids the reference of mixed_op: mixed_op has no Triton kernel yet"):
-        registry.select(forward_op, None, "cuda", torch.float32)
+    says = (
+        "forbids the reference of mixed_op: the Triton kernels of mixed_op know float32, bfloat16 and float16, not fl"
+    )
+    with pytest.raises(RuntimeError, match=says):
+        registry.select(forward_op, None, "cuda", torch.float64)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
+)
+@CASES
+def test_triton_on_a_gpu(case: MixedOpCase, dtype: torch.dtype) -> None:
+    for deviation in deviations(case, "triton", dtype, device="cuda"):
+        assert not deviation.wrong, deviation
 
 
 X, G = torch.zeros(2, 4, 4, 4), torch.zeros(1, 4)

@@ -1,0 +1,336 @@
+"""mixed_op on the GPU: 6 launches forward, 10 backward, whatever the number of edges and candidates.
+
+Forward: first halves; moments of the pools; statistics; second halves; statistics; mix. Backward: sums of final rows;
+totals; data gradients of the stages that end in a final row; middle gradients of separable convolutions; totals; data
+gradients of their first halves; gradients of the pools; of the state; partial weight gradients; their totals. The
+maths stands in kernels/mixed_op.py; what a program works on is data, in small tables that are made once per kind of
+call. Sums over pixels are partial sums that a second kernel adds in a fixed order: no atomics, the same bits always.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastdarts.kernels.mixed_op import AVG_POOL, DIL_CONV, FACTORIZED_REDUCE, MAX_POOL, RELU_CONV, SKIP, WEIGHTS
+from fastdarts.kernels.registry import INTERPRET
+from fastdarts.kernels.triton import mix, stages, stages_backward
+from fastdarts.kernels.triton.tiles import FIELDS
+
+MAX_CHUNKS = 64  # partial results of a sum over pixels
+DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+TAPS = stages_backward.TAPS.value
+OF_CONV, OF_SKIP, OF_MAX, OF_AVG = range(4)  # kinds of final rows in kernels/triton/mix.py
+
+
+class Tables(NamedTuple):
+    """One call's candidates as the kernels read them, in int32 on the device."""
+
+    stages: Tensor  # [S, FIELDS]: second halves, other stages of final rows, first halves of separable convolutions
+    seconds: int
+    singles: int
+    firsts: int
+    finals: Tensor  # [F, 3]: kind, row, raw output
+    starts: Tensor  # [edges + 1] of each edge in finals
+    pooled: Tensor  # [pools, 3]: row, kind, edge
+    skips: Tensor  # [skips, 2]: row, edge
+    first_rows: Tensor  # normalised rows that need no second half before them; ~row for a skip connection
+    second_rows: Tensor  # final rows of separable convolutions
+    final_rows: Tensor
+    final_skips: Tensor  # 1 for a skip connection among them
+    middle_rows: Tensor
+    middle_skips: Tensor
+    rows: int
+    raws: int
+
+
+@functools.lru_cache(maxsize=256)
+def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> Tables:
+    seconds, singles, firsts, finals, pooled, skips = [], [], [], [], [], []
+    edges = candidates[-4] + 1
+    counts, weight, raw, row = [0] * edges, 0, 0, 0
+    for edge, kind, kernel, dilation in zip(*(candidates[i::4] for i in range(4)), strict=True):
+        counts[edge] += 1
+        if kind == SKIP:
+            finals.append((OF_SKIP, row, 0))
+            skips.append((row, edge))
+        elif kind in (MAX_POOL, AVG_POOL):
+            finals.append((OF_MAX if kind == MAX_POOL else OF_AVG, row, 0))
+            pooled.append((row, finals[-1][0], edge))
+        elif kind == FACTORIZED_REDUCE:
+            finals.append((OF_CONV, row, raw))
+            half = outputs // 2
+            for odd in (0, 1):
+                singles.append((1, 1, odd, -1, weight + odd, raw, row, edge, odd * half, half, -1))
+        elif kind == RELU_CONV:
+            finals.append((OF_CONV, row, raw))
+            singles.append((1, 1, 0, -1, weight, raw, row, edge, 0, outputs, -1))
+        elif kind == DIL_CONV:
+            finals.append((OF_CONV, row, raw))
+            singles.append((kernel, dilation, 0, weight, weight + 1, raw, row, edge, 0, outputs, -1))
+        else:
+            middle = edges + len(firsts)  # where its gradient stands behind those of the edges
+            firsts.append((kernel, 1, 0, weight, weight + 1, raw, row, middle, 0, outputs, -1))
+            raw, row = raw + 1, row + 1
+            finals.append((OF_CONV, row, raw))
+            seconds.append((kernel, 1, 0, weight + 2, weight + 3, raw, row, edge, 0, outputs, raw - 1))
+        weight, row = weight + WEIGHTS[kind], row + 1
+        raw += WEIGHTS[kind] > 0
+
+    def table(values: Sequence, width: int = 0) -> Tensor:
+        values = torch.tensor(values, dtype=torch.int32, device=device)
+        return values.view(-1, width) if width else values
+
+    middle_rows = [stage[6] for stage in firsts]
+    second_rows = [stage[6] for stage in seconds]
+    final_rows = [row for _, row, _ in finals]
+    normalised = [row for kind, row, _ in finals if kind != OF_SKIP and row not in second_rows]
+    starts = [sum(counts[:e]) for e in range(edges + 1)]
+    return Tables(
+        table(seconds + singles + firsts, FIELDS.value),
+        len(seconds),
+        len(singles),
+        len(firsts),
+        table(finals, 3),
+        table(starts),
+        table(pooled, 3),
+        table(skips, 2),
+        table(middle_rows + normalised + [~row for row, _ in skips]),
+        table(second_rows),
+        table(final_rows),
+        table([int(kind == OF_SKIP) for kind, _, _ in finals]),
+        table(middle_rows),
+        table([0] * len(middle_rows)),
+        row,
+        raw,
+    )
+
+
+def _tile(channels: int, outputs: int) -> dict[str, dict[str, int]]:
+    """Block sizes and options by kernel, few and by class of shape; chosen so that none spills a register."""
+    block_c = min(32, max(16, triton.next_power_of_2(channels)))
+    block_o = min(64, max(16, triton.next_power_of_2(outputs)))
+    gemm = {"BLOCK_P": 64, "BLOCK_C": block_c, "BLOCK_O": block_o}
+    return {
+        "stages": gemm,
+        "stages_data": gemm | {"BLOCK_O": min(32, block_o), "num_stages": 1},  # it forms dL/dz in registers
+        "pointwise_weights": gemm | {"BLOCK_P": 32, "num_warps": 8},
+        "maps": {"BLOCK_P": 64, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs))), "num_warps": 8},
+    }
+
+
+class _Launch:
+    """Sizes, tables, tiles and grids shared by the launches of a call."""
+
+    def __init__(self, x: Tensor, weights: Sequence[Tensor], gain: Tensor, candidates: Sequence[int], stride: int):
+        n, self.channels, self.height, self.width = x.shape
+        self.outputs = gain.shape[1]
+        self.out_height, self.out_width = ((size - 1) // stride + 1 for size in (self.height, self.width))
+        self.P, self.pixels = n * self.out_height * self.out_width, n * self.height * self.width
+        if self.pixels >= 2**30:
+            raise ValueError(f"The Triton kernels take fewer than 2^30 values per channel, got {self.pixels}.")
+        self.shape = (n, self.outputs, self.out_height, self.out_width)
+        self.table = _tables(tuple(candidates), self.outputs, x.device)
+        self.x, self.gain, self.stride = x, gain, stride
+        self.weights = tuple(weights) or (x,)  # no kernel takes an empty tuple; nothing is read from it
+        self.tile = _tile(self.channels, self.outputs)
+        self.tiles = triton.cdiv(self.P, 64)
+        self.step = 64 * max(1, triton.cdiv(self.tiles, MAX_CHUNKS))
+        self.chunks = triton.cdiv(self.P, self.step)
+        self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
+        tf32 = x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32
+        # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
+        self.precision = {"PRECISION": "tf32" if tf32 else "ieee", "DOT": DOT[torch.float32 if INTERPRET else x.dtype]}
+
+    def maps(self, count: int) -> list[Tensor]:
+        """Empty maps of the outputs' size, channels-last."""
+        form = torch.channels_last
+        return [self.x.new_empty(self.shape).to(memory_format=form) for _ in range(count)]
+
+    def partial(self, sums: int, parts: int) -> Tensor:
+        """Of every row: `sums` per channel, each in `parts` parts."""
+        return self.x.new_empty(self.table.rows, sums, parts, self.outputs, dtype=torch.float32)
+
+    def blocks(self, kernel: str) -> int:
+        """Blocks of channels, of the inputs in the kernels of stages."""
+        channels = max(self.channels, self.outputs) if kernel == "maps" else self.channels
+        return triton.cdiv(channels, self.tile[kernel]["BLOCK_C"])
+
+    def run_stages(self, first: int, count: int, z, tables, partial, **options) -> None:
+        """Raw outputs of `count` stages of the table from `first` on."""
+        if count:
+            stages.stages_kernel[(self.tiles, triton.cdiv(self.outputs, self.tile["stages"]["BLOCK_O"]), count)](
+                self.x, self.weights, z, *tables, partial, self.table.stages[first:],
+                *self.sizes, self.outputs, self.P,
+                STRIDE=self.stride, **options, **self.precision, **self.tile["stages"],
+            )  # fmt: skip
+
+    def run_statistics(self, rows: Tensor, partial: Tensor, mean: Tensor, var: Tensor) -> None:
+        if len(rows):
+            stages.statistics_kernel[(len(rows), triton.cdiv(self.outputs, 16))](
+                partial, mean, var, rows, self.outputs, self.P, self.tiles, BLOCK_P=64, BLOCK_T=64, BLOCK_C=16
+            )
+
+
+def forward(
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    candidates: Sequence[int],
+    edges: int,
+    stride: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    keep: bool,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Launcher of the op `mixed_op`."""
+    at = _Launch(x, weights, gain, candidates, stride)
+    table, training = at.table, running_mean is None
+    gain = gain.contiguous()
+    offset = None if offset is None else offset.contiguous()
+    flags = {"EPS": eps, "TRAINING": training, "HAS_OFFSET": offset is not None}
+    with torch.cuda.device_of(x):
+        if training:
+            mean, var = torch.empty_like(gain), torch.empty_like(gain)
+        else:
+            mean, var = running_mean.clone(), running_var.clone()
+            if len(table.skips):
+                rows = table.skips[:, 0].long()
+                mean.index_fill_(0, rows, 0.0), var.index_fill_(0, rows, 1.0)
+        z = at.maps(table.raws)
+        raw, tables = tuple(z) or (x,), (gain, gain if offset is None else offset, mean, var)
+        partial = at.partial(3, at.tiles) if training else gain
+        at.run_stages(table.seconds, table.singles + table.firsts, raw, tables, partial, MOMENTS=training, **flags)
+        if training and len(table.pooled):
+            mix.pool_moments_kernel[(at.tiles, at.blocks("maps"))](
+                x, partial, table.pooled, *at.sizes, at.P, len(table.pooled), STRIDE=stride, **at.tile["maps"]
+            )
+        if training:
+            at.run_statistics(table.first_rows, partial, mean, var)
+        at.run_stages(0, table.seconds, raw, tables, partial, MOMENTS=training, **flags)
+        if training:
+            at.run_statistics(table.second_rows, partial, mean, var)
+        out = at.maps(edges)
+        mix.mix_kernel[(at.tiles, at.blocks("maps"))](
+            x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals, table.starts, *at.sizes, at.outputs, at.P,
+            STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, HAS_BASE=len(base) > 0,
+            **flags, **at.tile["maps"],
+        )  # fmt: skip
+    return out, z if keep else [], mean, var
+
+
+def backward(
+    grad: Sequence[Tensor],
+    x: Tensor,
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    candidates: Sequence[int],
+    stride: int,
+    z: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    need_x: bool,
+    need_weights: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Launcher of the op `mixed_op_backward`."""
+    at = _Launch(x, weights, gain, candidates, stride)
+    table = at.table
+    gain, mean, var = gain.contiguous(), mean.contiguous(), var.contiguous()
+    offset = None if offset is None else offset.contiguous()
+    tables = (gain, gain if offset is None else offset, mean, var)
+    flags = {"EPS": eps, "TRAINING": training}
+    with torch.cuda.device_of(x):
+        raw = tuple(z)
+        if table.raws and not raw:
+            raw = tuple(at.maps(table.raws))
+            for first, count in ((table.seconds, table.singles + table.firsts), (0, table.seconds)):
+                at.run_stages(first, count, raw, tables, gain, MOMENTS=False, HAS_OFFSET=offset is not None, **flags)
+        raw = raw or (x,)
+        middle = tuple(at.maps(table.firsts))
+        gradients = (*grad, *middle)
+        dgain, doffset = (torch.empty_like(gain, dtype=torch.float32) for _ in range(2))
+        partial = at.partial(2, at.chunks)
+        mix.gradient_sums_kernel[(at.chunks, at.blocks("maps"))](
+            x, raw, tuple(grad), mean, partial, table.finals, table.starts, *at.sizes, at.outputs, at.P, at.step,
+            STRIDE=stride, **at.tile["maps"],
+        )  # fmt: skip
+
+        def totals(rows: Tensor, skips: Tensor) -> None:
+            if len(rows):
+                mix.gradient_totals_kernel[(len(rows), triton.cdiv(at.outputs, 16))](
+                    partial, rows, skips, var, dgain, doffset, at.outputs, at.P, at.chunks,
+                    BLOCK_T=MAX_CHUNKS, BLOCK_C=16, **flags,
+                )  # fmt: skip
+
+        totals(table.final_rows, table.final_skips)
+        count = table.seconds + table.singles + table.firsts
+        t = x.new_empty(count, at.P, at.channels)
+        taps = x.new_empty(count, at.chunks, TAPS, at.channels, dtype=torch.float32) if need_weights else gain
+        has_offset = {"HAS_OFFSET": offset is not None}
+
+        def data(first: int, count: int) -> None:
+            if count:
+                stages_backward.stages_data_kernel[(at.chunks, at.blocks("stages_data"), count)](
+                    x, at.weights, raw, gradients, *tables, dgain, doffset, t[first:], taps[first:],
+                    table.stages[first:], *at.sizes, at.outputs, at.P, at.step,
+                    STRIDE=stride, WEIGHTS=need_weights, **flags, **has_offset, **at.precision,
+                    **at.tile["stages_data"],
+                )  # fmt: skip
+
+        data(0, table.seconds + (table.singles if need_x or need_weights else 0))
+        if table.seconds:
+            stages_backward.middle_gradients_kernel[(at.chunks, at.blocks("maps"), table.seconds)](
+                x, at.weights, raw, middle, *tables, t, partial, table.stages, *at.sizes, at.P, at.step,
+                **flags, **has_offset, **at.tile["maps"],
+            )  # fmt: skip
+            totals(table.middle_rows, table.middle_skips)
+        if need_x or need_weights:
+            data(table.seconds + table.singles, table.firsts)
+        dx = _state_gradient(at, grad, tables, dgain, doffset, t, flags) if need_x else x.new_empty(0)
+        dweights = [torch.empty_like(w) for w in weights] if need_weights else []
+        if dweights:
+            products = x.new_empty(count, at.chunks, at.outputs, at.channels, dtype=torch.float32)
+            tile, blocks = at.tile["pointwise_weights"], at.blocks("pointwise_weights")
+            stages_backward.pointwise_weights_kernel[
+                (at.chunks, blocks * triton.cdiv(at.outputs, tile["BLOCK_O"]), count)
+            ](
+                x, at.weights, raw, gradients, *tables, dgain, doffset, products, table.stages,
+                *at.sizes, at.outputs, at.P, at.step, blocks,
+                STRIDE=stride, **flags, **has_offset, **at.precision, **tile,
+            )  # fmt: skip
+            largest = at.channels * max(at.outputs, TAPS)
+            stages_backward.weight_totals_kernel[(triton.cdiv(largest, 256), count)](
+                taps, products, tuple(dweights), table.stages, at.channels, at.outputs, at.chunks, BLOCK=256
+            )
+    return dx, dgain.to(gain.dtype), doffset.to(gain.dtype) if offset is not None else gain.new_empty(0), dweights
+
+
+def _state_gradient(at: _Launch, grad, tables, dgain: Tensor, doffset: Tensor, t: Tensor, flags: dict) -> Tensor:
+    x, table = at.x, at.table
+    gain, _, mean, var = tables
+    dmax = davg = which = x
+    if len(table.pooled):
+        dmax, davg = (x.new_empty(at.P, at.channels, dtype=torch.float32) for _ in range(2))
+        which = x.new_empty(at.P, at.channels, dtype=torch.int8)
+        stages_backward.pool_gradients_kernel[(at.tiles, at.blocks("maps"))](
+            x, tuple(grad), gain, mean, var, dgain, doffset, dmax, davg, which, table.pooled, *at.sizes, at.P,
+            len(table.pooled), MAX=OF_MAX, STRIDE=at.stride, **flags, **at.tile["maps"],
+        )  # fmt: skip
+    dx = torch.empty_like(x)
+    firsts = table.singles + table.firsts
+    stages_backward.state_gradient_kernel[(triton.cdiv(at.pixels, 64), at.blocks("maps"))](
+        x, at.weights, tuple(grad), gain, t[table.seconds :], dmax, davg, which, dx, table.stages[table.seconds :],
+        table.skips, *at.sizes, at.P, at.pixels, firsts, len(table.skips),
+        STRIDE=at.stride, POOLS=len(table.pooled) > 0, **at.tile["maps"],
+    )  # fmt: skip
+    return dx

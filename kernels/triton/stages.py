@@ -1,0 +1,172 @@
+"""Stages of mixed_op: ReLU, depthwise k×k and 1×1 convolution in one kernel, the BatchNorm moments in its epilogue.
+
+A second half of a separable convolution normalises what it reads on load. Depthwise outputs live in registers only. All
+stages of a state are one launch: which kernel, dilation and weights a program has is data, read from a table.
+"""
+
+import triton
+import triton.language as tl
+
+from fastdarts.kernels.triton.tiles import (
+    COUNT,
+    DEPTHWISE,
+    DILATION,
+    FIELDS,
+    FIRST,
+    KERNEL,
+    POINTWISE,
+    RAW,
+    READS,
+    ROW,
+    SHIFT,
+    entry,
+    inverse,
+    pick,
+    position,
+    wide,
+    window,
+)
+
+
+@triton.jit
+def source(
+    x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, M,
+    STRIDE: tl.constexpr, EPS: tl.constexpr, TRAINING: tl.constexpr, HAS_OFFSET: tl.constexpr,
+):  # fmt: skip
+    """What a stage reads: map, its size, stride, and (mean, scale, offset) of the BatchNorm before its ReLU."""
+    reads = tl.load(stage + READS)
+    p_x, h, w, stride = x, height, width, STRIDE
+    b_mean = tl.zeros([c.shape[0]], tl.float32)
+    b_scale = tl.full([c.shape[0]], 1.0, tl.float32)
+    b_offset = tl.zeros([c.shape[0]], tl.float32)
+    if reads >= 0:
+        row = tl.load(stage + ROW) - 1  # the middle row
+        p_x, h, w, stride = pick(z, reads), out_height, out_width, 1
+        b_mean = entry(mean, row, c, channels)
+        b_scale = entry(gain, row, c, channels) * inverse(var, row, c, channels, M, EPS, TRAINING)
+        if HAS_OFFSET:
+            b_offset = entry(offset, row, c, channels)
+    return p_x, h, w, stride, b_mean, b_scale, b_offset
+
+
+@triton.jit
+def read(p_x, b_mean, b_scale, b_offset, n, y, x_, c, height, width, channels, ok):
+    """max(0, what a stage reads) at (n, y, x_), and 0 outside."""
+    b_x, inside = window(p_x, n, y, x_, c, height, width, channels, ok)
+    b_x = (b_x - b_mean[None, :]) * b_scale[None, :] + b_offset[None, :]
+    return tl.where(inside, tl.where(b_x < 0, 0.0, b_x), 0.0)  # NaN stays NaN
+
+
+@triton.jit
+def depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, height, width, stride, channels, ok):
+    """Depthwise output of a stage at output pixels (n, y, x_)."""
+    kernel, dilation, shift = tl.load(stage + KERNEL), tl.load(stage + DILATION), tl.load(stage + SHIFT)
+    p_w = pick(weights, tl.load(stage + DEPTHWISE))
+    out = tl.zeros([n.shape[0], c.shape[0]], tl.float32)
+    for tap in range(kernel * kernel):
+        i = y * stride + (tap // kernel - kernel // 2) * dilation + shift
+        j = x_ * stride + (tap % kernel - kernel // 2) * dilation + shift
+        b_x = read(p_x, b_mean, b_scale, b_offset, n, i, j, c, height, width, channels, ok)
+        b_w = tl.full([c.shape[0]], 1.0, tl.float32)
+        if kernel > 1:
+            b_w = tl.load(p_w + c * kernel * kernel + tap, mask=c < channels, other=0.0).to(tl.float32)
+        out += b_x * b_w[None, :]
+    return out
+
+
+@triton.jit
+def stages_kernel(
+    x, weights, z, gain, offset, mean, var, partial, table,
+    height, width, channels, out_height, out_width, outputs, P,
+    STRIDE: tl.constexpr, EPS: tl.constexpr, TRAINING: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    MOMENTS: tl.constexpr, PRECISION: tl.constexpr, DOT: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_O: tl.constexpr,
+):  # fmt: skip
+    """z of one stage, one tile; partial [R, 3, tiles, outputs]: its moments."""
+    i_p = tl.program_id(0)
+    stage = table + tl.program_id(2) * FIELDS
+    first, count, row = tl.load(stage + FIRST), tl.load(stage + COUNT), tl.load(stage + ROW)
+    p_w = pick(weights, tl.load(stage + POINTWISE))
+    p = i_p * BLOCK_P + tl.arange(0, BLOCK_P)
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    n, y, x_ = position(p, out_height, out_width)
+    acc = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+    for i_c in range(0, channels, BLOCK_C):
+        c = i_c + tl.arange(0, BLOCK_C)
+        p_x, h, w, stride, b_mean, b_scale, b_offset = source(
+            x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, P,
+            STRIDE, EPS, TRAINING, HAS_OFFSET,
+        )  # fmt: skip
+        b_d = depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, h, w, stride, channels, p < P)
+        m_w = (c < channels)[:, None] & (o < count)[None, :]
+        b_w = tl.load(p_w + o[None, :] * channels + c[:, None], mask=m_w, other=0.0)
+        acc = product(b_d, b_w, acc, PRECISION, DOT)
+    m_z = (p < P)[:, None] & (o < count)[None, :]
+    p_z = pick(z, tl.load(stage + RAW))
+    o_z = p.to(tl.int64)[:, None] * outputs + first + o[None, :]
+    tl.store(p_z + o_z, acc.to(p_z.dtype.element_ty), mask=m_z)
+    if MOMENTS:
+        moments(acc, m_z, partial, row, i_p, tl.num_programs(0), first + o, o < count, outputs, BLOCK_P, P)
+
+
+@triton.jit
+def product(a, b, acc, PRECISION: tl.constexpr, DOT: tl.constexpr):
+    """acc + a · b in the precision of the weights b, to which a is rounded as the published modules store it."""
+    return tl.dot(a.to(b.dtype).to(DOT), b.to(DOT), acc, input_precision=PRECISION)
+
+
+@triton.jit
+def moments(values, mask, partial, row, i_p, tiles, c, ok, channels, BLOCK_P: tl.constexpr, P):
+    """A number near the mean, what is missing to the mean, and Σ (value − mean)² of a tile, into partial [R, 3, tiles,
+    channels]: means of tiles differ by little, and in one number each that would be lost."""
+    count = tl.minimum(BLOCK_P, P - i_p * BLOCK_P).to(tl.float32)
+    about = tl.sum(tl.where(mask, values, 0.0), 0) / count
+    d = tl.where(mask, values - about[None, :], 0.0)
+    shift = tl.sum(d, 0) / count
+    p_partial = partial + wide(row * 3 * tiles + i_p) * channels + c
+    plane = wide(tiles) * channels
+    tl.store(p_partial, about, mask=ok)
+    tl.store(p_partial + plane, shift, mask=ok)
+    tl.store(p_partial + 2 * plane, tl.sum(d * d, 0) - shift * shift * count, mask=ok)
+
+
+@triton.jit
+def statistics_kernel(
+    partial, mean, var, rows, channels, P, tiles,
+    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """mean and var (unbiased) of the rows in `rows` from the moments of their tiles, in order; 0 and 1 for ~row."""
+    row = tl.load(rows + tl.program_id(0))
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    lanes = tl.arange(0, BLOCK_T)
+    total = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
+    second = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
+    about = tl.zeros([BLOCK_C], tl.float32)
+    skips = row < 0
+    row = tl.where(skips, ~row, row)
+    if not skips:
+        plane = wide(tiles) * channels
+        p_row = partial + row * 3 * plane + c[None, :]
+        about = tl.load(partial + row * 3 * plane + c, mask=c < channels, other=0.0)
+        for i_t in range(0, tiles, BLOCK_T):
+            t = i_t + lanes
+            m_t = (t < tiles)[:, None] & (c < channels)[None, :]
+            count = tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32)
+            o_t = t.to(tl.int64)[:, None] * channels
+            b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
+            b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
+            total += tl.where(m_t, (b_about - about[None, :] + b_shift) * count[:, None], 0.0)
+        shift = tl.sum(total, 0) / P
+        for i_t in range(0, tiles, BLOCK_T):
+            t = i_t + lanes
+            m_t = (t < tiles)[:, None] & (c < channels)[None, :]
+            count = tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32)
+            o_t = t.to(tl.int64)[:, None] * channels
+            b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
+            b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
+            b_second = tl.load(p_row + 2 * plane + o_t, mask=m_t, other=0.0)
+            d = (b_about - about[None, :] + b_shift) - shift[None, :]
+            second += tl.where(m_t, b_second + count[:, None] * d * d, 0.0)
+    b_var = tl.where(skips, 1.0, tl.sum(second, 0) / (P - 1))
+    tl.store(mean + row * channels + c, about + tl.sum(total, 0) / P, mask=c < channels)
+    tl.store(var + row * channels + c, b_var, mask=c < channels)

@@ -1,0 +1,101 @@
+"""Compiles every Triton kernel for GPUs that are not here and says what each needs; --write records it.
+
+    python tests/ahead_of_time.py [--write] [sm ...]
+
+The record, tests/triton_resources.json, holds registers a thread and bytes of shared memory a block, by kernel, type
+and generation; test_triton.py fails where more is needed, and at any spill.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from fastdarts.kernels.triton import mix, mixed_op, mixed_sum, stages, stages_backward
+
+RECORD = Path(__file__).with_name("triton_resources.json")
+TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16}
+EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
+INTEGERS = "height width channels out_height out_width outputs P pixels step chunks tiles blocks stages skip_rows C S"
+
+
+def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
+    """(name, kernel, types of its arguments, its constants) for every kernel and tile."""
+    pointer = f"*{dtype}"
+    types = dict.fromkeys(("x", "t", "dx"), pointer) | dict.fromkeys(INTEGERS.split(), "i32")
+    types |= dict.fromkeys(("table", "finals", "starts", "pooled", "skips"), "*i32") | {"which": "*i8"}
+    ours = types | {"z": (pointer,) * RAWS} | dict.fromkeys(("weights", "dweights"), (pointer,) * CONVOLUTIONS)
+    ours |= dict.fromkeys(("base", "out", "grad"), (pointer,) * EDGES) | {"middle": (pointer,) * 4}
+    flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "HAS_BASE": True, "MOMENTS": True}
+    flags |= {"WEIGHTS": True, "POOLS": True, "SKIPS": True, "MAX": mix.MAX.value, "BLOCK": 256, "BLOCK_T": 64}
+    flags |= {"PRECISION": "tf32" if dtype == "fp32" else "ieee", "DOT": TYPES[dtype], "BLOCK_P": 64}
+    for module in (mix, stages, stages_backward):
+        for name in sorted(name for name in vars(module) if name.endswith("_kernel")):
+            kernel = vars(module)[name]
+            rows = "*i32" if name in ("statistics_kernel", "gradient_totals_kernel") else "i32"
+            for channels in (16, 64):
+                tiles = mixed_op._tile(channels, channels)
+                tile = tiles.get(name.removesuffix("_kernel"), tiles["maps"])
+                tile = tile if "BLOCK_P" in kernel.arg_names else {"BLOCK_C": 16}  # sums of partial results
+                if channels == 16 or "BLOCK_O" in tile:
+                    yield f"{name}[C{channels}]", kernel, ours | {"rows": rows}, flags | tile
+    sums = types | dict.fromkeys(("z", "grad_z"), (pointer,) * 7) | dict.fromkeys(("grad", "out"), pointer)
+    flags = {"NORMALIZE": 0b1111011, "NEED": 0b1111111, "TRAINING": True, "EPS": 1e-5, "ACC": tl.float32, "K": 7}
+    flags |= {"MAX_CHUNKS": mixed_sum.MAX_CHUNKS}
+    forms = {
+        "nchw": {"LAST": False, "BLOCK_P": 1024, "BLOCK_C": 1},
+        "last": {"LAST": True, "BLOCK_P": 64, "BLOCK_C": 16},
+    }
+    for name in sorted(name for name in vars(mixed_sum) if name.endswith("_kernel")):
+        kernel = vars(mixed_sum)[name]
+        for form, tile in forms.items():
+            if form == "last" or "LAST" in kernel.arg_names:
+                yield f"mixed_sum.{name}[{form}]", kernel, sums, flags | tile
+
+
+def resources(kernel, types: dict, constants: dict, arch: int) -> dict[str, int]:
+    """Registers a thread, shared memory a block, and spilled or stacked bytes a thread."""
+    values = {name: value for name, value in constants.items() if name in kernel.arg_names and name != "C"}
+    signature = {n: "constexpr" if n in values else types.get(n, "*fp32") for n in kernel.arg_names}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values)
+    options = {"num_warps": 4} | {name: constants[name] for name in ("num_stages", "num_warps") if name in constants}
+    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder, "kernel.cubin")
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.check_output([tool, "--dump-resource-usage", cubin], text=True)
+    [line] = [line for line in usage.splitlines() if "REG:" in line]
+    used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}
+    return {
+        "threads": 32 * options["num_warps"],
+        "registers": used["REG"],
+        "shared": compiled.metadata.shared,
+        "spilled": used["STACK"] + used["LOCAL"],
+    }
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    found = {
+        f"{name} {dtype} sm_{arch}": resources(kernel, types, constants, arch)
+        for arch in [int(a) for a in arguments if a != "--write"] or (80, 90, 100)
+        for dtype in TYPES
+        for name, kernel, types, constants in kernels(dtype)
+    }
+    text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(used)}" for name, used in found.items()) + "\n}\n"
+    if "--write" in arguments:
+        RECORD.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
