@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
 
 from benchmarks.cases import MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
@@ -56,6 +58,40 @@ def test_many_chunks_and_blocks_of_channels() -> None:
         for name, exact in truth.items():
             scale = max(1.0, exact.abs().max().item())
             torch.testing.assert_close(ours[name].double(), exact, rtol=0, atol=3e-5 * scale)
+
+
+class Ops(TorchDispatchMode):
+    """The names of PyTorch's operations that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        self.names.add(op.overloadpacket.__name__)
+        return op(*args, **(kwargs or {}))
+
+
+def test_six_launches_forward_ten_backward_and_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    launches, run = [], GridExecutor.__call__
+
+    def counting(self: GridExecutor, *args, **kwargs) -> None:
+        launches.append(self.fn.__name__)
+        run(self, *args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", counting)
+    for edges in ((MIXED,), (MIXED, MIXED)):
+        case = MixedOpCase("launches", (2, 4, 4, 3), edges, affine=True)
+        tensors, grads = case.inputs(torch.float32)
+        case.ours(tensors, "triton")  # makes the tables
+        launches.clear()
+        with Ops() as ops:
+            out = case.ours(tensors, "triton").out
+            assert len(launches) == 6, launches
+            torch.autograd.grad(out, [*tensors.values()], grads)
+        assert len(launches) == 16, launches
+        # (the interpreter itself calls copy_)
+        assert not ops.names & {"clone", "_to_copy", "fill_", "zero_", "zeros_like", "cat", "stack"}, ops.names
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -148,8 +148,8 @@ class _Launch:
 
     def maps(self, count: int) -> list[Tensor]:
         """Empty maps of the outputs' size, channels-last."""
-        form = torch.channels_last
-        return [self.x.new_empty(self.shape).to(memory_format=form) for _ in range(count)]
+        options = {"dtype": self.x.dtype, "device": self.x.device, "memory_format": torch.channels_last}
+        return [torch.empty(self.shape, **options) for _ in range(count)]
 
     def partial(self, sums: int, parts: int) -> Tensor:
         """Of every row: `sums` per channel, each in `parts` parts."""
