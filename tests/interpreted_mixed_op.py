@@ -16,6 +16,7 @@ SLOW = (
     "sliced",
     "large-eps",
     "three-by",
+    "large-mean-stride2",
     "large-map",
     "many-samples",
     "C64-8x8",

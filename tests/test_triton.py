@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,25 +24,46 @@ from fastdarts.model_search import Network
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 
 HERE = Path(__file__).parent
+OPS = ("mixed_op", "mixed_sum")
+ARCHITECTURES = (80, 90, 100)
 REGISTERS = 65536  # of a multiprocessor, on all three generations
 
 
-@pytest.mark.parametrize("op", ["mixed_op", "mixed_sum"])
-def test_under_the_interpreter(op: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", str(HERE / f"interpreted_{op}.py")]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "passed" in result.stdout and "skipped" not in result.stdout, result.stdout
+@pytest.fixture(scope="module")
+def started() -> Iterator[dict[str, subprocess.Popen]]:
+    """All of them at once, as each is one thread of Python."""
+    interpreted = {f"interpreted_{op}": ["-m", "pytest", "-q", str(HERE / f"interpreted_{op}.py")] for op in OPS}
+    compiled = {f"sm_{arch}": [str(HERE / "ahead_of_time.py"), str(arch)] for arch in ARCHITECTURES}
+    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1"}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, *arguments],
+            env=plain | {"TRITON_INTERPRET": "1"} if name in interpreted else plain,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, arguments in (interpreted | compiled).items()
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
 
 
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_compiles_ahead_of_time_within_the_recorded_resources(arch: int) -> None:
-    command = [sys.executable, str(HERE / "ahead_of_time.py"), str(arch)]
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+@pytest.mark.parametrize("op", OPS)
+def test_under_the_interpreter(op: str, started: dict[str, subprocess.Popen]) -> None:
+    process = started[f"interpreted_{op}"]
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, out + err
+    assert "passed" in out and "skipped" not in out, out
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_compiles_ahead_of_time_within_the_recorded_resources(arch: int, started: dict[str, subprocess.Popen]) -> None:
+    process = started[f"sm_{arch}"]
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    found = json.loads(out)
     record = json.loads((HERE / "triton_resources.json").read_text())
     assert found.keys() == {name for name in record if name.endswith(f"sm_{arch}")}
     for name, used in found.items():
