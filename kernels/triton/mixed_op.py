@@ -135,7 +135,7 @@ class _Launch:
             raise ValueError(f"The Triton kernels take fewer than 2^30 values per channel, got {self.pixels}.")
         self.shape = (n, self.outputs, self.out_height, self.out_width)
         self.table = _tables(tuple(candidates), self.outputs, x.device)
-        self.x, self.gain, self.stride = x, gain, stride
+        self.x, self.stride = x, stride
         self.weights = tuple(weights) or (x,)  # no kernel takes an empty tuple; nothing is read from it
         self.tile = _tile(self.channels, self.outputs)
         self.tiles = triton.cdiv(self.P, 64)

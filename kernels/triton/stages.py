@@ -19,10 +19,12 @@ from fastdarts.kernels.triton.tiles import (
     READS,
     ROW,
     SHIFT,
+    displacement,
     entry,
     inverse,
     pick,
     position,
+    tap_weights,
     wide,
     window,
 )
@@ -64,13 +66,10 @@ def depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, heigh
     p_w = pick(weights, tl.load(stage + DEPTHWISE))
     out = tl.zeros([n.shape[0], c.shape[0]], tl.float32)
     for tap in range(kernel * kernel):
-        i = y * stride + (tap // kernel - kernel // 2) * dilation + shift
-        j = x_ * stride + (tap % kernel - kernel // 2) * dilation + shift
+        down, right = displacement(tap, kernel, dilation, shift)
+        i, j = y * stride + down, x_ * stride + right
         b_x = read(p_x, b_mean, b_scale, b_offset, n, i, j, c, height, width, channels, ok)
-        b_w = tl.full([c.shape[0]], 1.0, tl.float32)
-        if kernel > 1:
-            b_w = tl.load(p_w + c * kernel * kernel + tap, mask=c < channels, other=0.0).to(tl.float32)
-        out += b_x * b_w[None, :]
+        out += b_x * tap_weights(p_w, tap, kernel, c, channels)[None, :]
     return out
 
 
@@ -131,6 +130,19 @@ def moments(values, mask, partial, row, i_p, tiles, c, ok, channels, BLOCK_P: tl
 
 
 @triton.jit
+def tile_means(
+    p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr
+):  # fmt: skip
+    """Means of BLOCK_T tiles less `about`, their counts, their places in a plane of partial, and which there are."""
+    t = i_t + tl.arange(0, BLOCK_T)
+    m_t = (t < tiles)[:, None] & (c < channels)[None, :]
+    o_t = t.to(tl.int64)[:, None] * channels
+    b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
+    b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
+    return b_about - about[None, :] + b_shift, tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32), o_t, m_t
+
+
+@triton.jit
 def statistics_kernel(
     partial, mean, var, rows, channels, P, tiles,
     BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -138,7 +150,6 @@ def statistics_kernel(
     """mean and var (unbiased) of the rows in `rows` from the moments of their tiles, in order; 0 and 1 for ~row."""
     row = tl.load(rows + tl.program_id(0))
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    lanes = tl.arange(0, BLOCK_T)
     total = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     about = tl.zeros([BLOCK_C], tl.float32)
@@ -149,23 +160,13 @@ def statistics_kernel(
         p_row = partial + row * 3 * plane + c[None, :]
         about = tl.load(partial + row * 3 * plane + c, mask=c < channels, other=0.0)
         for i_t in range(0, tiles, BLOCK_T):
-            t = i_t + lanes
-            m_t = (t < tiles)[:, None] & (c < channels)[None, :]
-            count = tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32)
-            o_t = t.to(tl.int64)[:, None] * channels
-            b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
-            b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
-            total += tl.where(m_t, (b_about - about[None, :] + b_shift) * count[:, None], 0.0)
+            d, count, o_t, m_t = tile_means(p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P, BLOCK_T)
+            total += tl.where(m_t, d * count[:, None], 0.0)
         shift = tl.sum(total, 0) / P
         for i_t in range(0, tiles, BLOCK_T):
-            t = i_t + lanes
-            m_t = (t < tiles)[:, None] & (c < channels)[None, :]
-            count = tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32)
-            o_t = t.to(tl.int64)[:, None] * channels
-            b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
-            b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
+            d, count, o_t, m_t = tile_means(p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P, BLOCK_T)
+            d -= shift[None, :]
             b_second = tl.load(p_row + 2 * plane + o_t, mask=m_t, other=0.0)
-            d = (b_about - about[None, :] + b_shift) - shift[None, :]
             second += tl.where(m_t, b_second + count[:, None] * d * d, 0.0)
     b_var = tl.where(skips, 1.0, tl.sum(second, 0) / (P - 1))
     tl.store(mean + row * channels + c, about + tl.sum(total, 0) / P, mask=c < channels)

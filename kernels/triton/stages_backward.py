@@ -19,11 +19,13 @@ from fastdarts.kernels.triton.tiles import (
     RAW,
     ROW,
     SHIFT,
+    displacement,
     entry,
     inverse,
     pick,
     pools,
     position,
+    tap_weights,
     wide,
     window,
 )
@@ -99,12 +101,13 @@ def stages_data_kernel(
         tl.store(p_t, acc.to(t.dtype.element_ty), mask=m_t)
         if WEIGHTS:
             for tap in range(tl.where(kernel > 1, kernel * kernel, 0)):
-                i = y * stride + (tap // kernel - kernel // 2) * dilation + shift
-                j = x_ * stride + (tap % kernel - kernel // 2) * dilation + shift
+                down, right = displacement(tap, kernel, dilation, shift)
+                i, j = y * stride + down, x_ * stride + right
                 b_x = read(p_x, b_mean, b_scale, b_offset, n, i, j, c, h, w, channels, p < end)
                 # nobody else has this place of `partial`: no atomics, the same sum every time
                 before = tl.load(p_partial + tap * channels, mask=(c < channels) & (i_p > begin), other=0.0)
                 tl.store(p_partial + tap * channels, before + tl.sum(acc * b_x, 0), mask=c < channels)
+            tl.debug_barrier()  # the next tile's loads may be other threads' than these stores
 
 
 @triton.jit
@@ -175,14 +178,11 @@ def depthwise_data(stage, i_s, weights, t, n, y, x_, c, out_height, out_width, c
     p_t = t + wide(i_s) * P * channels
     out = tl.zeros([n.shape[0], c.shape[0]], tl.float32)
     for tap in range(kernel * kernel):
-        i = y - (tap // kernel - kernel // 2) * dilation - shift
-        j = x_ - (tap % kernel - kernel // 2) * dilation - shift
+        down, right = displacement(tap, kernel, dilation, shift)
+        i, j = y - down, x_ - right
         meets = ok & (i >= 0) & (j >= 0) & (i % stride == 0) & (j % stride == 0)
         b_t, _ = window(p_t, n, i // stride, j // stride, c, out_height, out_width, channels, meets)
-        b_w = tl.full([c.shape[0]], 1.0, tl.float32)
-        if kernel > 1:
-            b_w = tl.load(p_w + c * kernel * kernel + tap, mask=c < channels, other=0.0).to(tl.float32)
-        out += b_t * b_w[None, :]
+        out += b_t * tap_weights(p_w, tap, kernel, c, channels)[None, :]
     return out
 
 

@@ -11,7 +11,6 @@ import triton.language as tl
 KERNEL, DILATION, SHIFT, DEPTHWISE, POINTWISE, RAW, ROW, EDGE, FIRST, COUNT, READS, FIELDS = map(
     tl.constexpr, range(12)
 )
-NO_RAW = tl.constexpr(-1)
 
 
 @triton.jit
@@ -57,6 +56,21 @@ def window(x, n, y, x_, c, height, width, channels, ok):
     inside = (ok & (y >= 0) & (y < height) & (x_ >= 0) & (x_ < width))[:, None] & (c < channels)[None, :]
     o = ((n * height + y) * width + x_).to(tl.int64)[:, None] * channels + c[None, :]
     return tl.load(x + o, mask=inside, other=0.0).to(tl.float32), inside
+
+
+@triton.jit
+def displacement(tap, kernel, dilation, shift):
+    """(down, right) from the pixel that a window is about to its tap."""
+    return (tap // kernel - kernel // 2) * dilation + shift, (tap % kernel - kernel // 2) * dilation + shift
+
+
+@triton.jit
+def tap_weights(p_w, tap, kernel, c, channels):
+    """The depthwise weights of a tap; 1 where there is no depthwise convolution (kernel 1)."""
+    b_w = tl.full([c.shape[0]], 1.0, tl.float32)
+    if kernel > 1:
+        b_w = tl.load(p_w + c * kernel * kernel + tap, mask=c < channels, other=0.0).to(tl.float32)
+    return b_w
 
 
 @triton.jit
