@@ -24,7 +24,7 @@ from fastdarts.kernels.triton import mix, mixed_op, mixed_sum, stages, stages_ba
 RECORD = Path(__file__).with_name("triton_resources.json")
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16}
 EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
-INTEGERS = "height width channels out_height out_width outputs P pixels step chunks tiles blocks stages skip_rows C S"
+INTEGERS = "height width channels out_height out_width outputs P pixels step chunks stages skip_rows C S"
 
 
 def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
@@ -34,8 +34,9 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
     types |= dict.fromkeys(("table", "finals", "starts", "pooled", "skips"), "*i32") | {"which": "*i8"}
     ours = types | {"z": (pointer,) * RAWS} | dict.fromkeys(("weights", "dweights"), (pointer,) * CONVOLUTIONS)
     ours |= dict.fromkeys(("base", "out", "grad"), (pointer,) * EDGES) | {"middle": (pointer,) * 4}
-    flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "HAS_BASE": True, "MOMENTS": True}
-    flags |= {"WEIGHTS": True, "POOLS": True, "SKIPS": True, "MAX": mix.MAX.value, "BLOCK": 256, "BLOCK_T": 64}
+    flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "HAS_BASE": True}
+    flags |= dict.fromkeys(("MOMENTS", "WEIGHTS", "TOTALS", "POOLS", "SKIPS"), True)
+    flags |= {"MAX": mix.MAX.value, "BLOCK": 256, "BLOCK_T": 64}
     flags |= {"PRECISION": "tf32" if dtype == "fp32" else "ieee", "DOT": TYPES[dtype], "BLOCK_P": 64}
     for module in (mix, stages, stages_backward):
         for name in sorted(name for name in vars(module) if name.endswith("_kernel")):

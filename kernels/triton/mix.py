@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastdarts.kernels.triton.stages import moments
+from fastdarts.kernels.triton.stages import add_moments, no_moments, store_moments
 from fastdarts.kernels.triton.tiles import entry, inverse, pick, pools, position, wide, window
 
 # of a final row, in the table of finals
@@ -13,20 +13,33 @@ CONV, SKIP, MAX, AVG = map(tl.constexpr, range(4))
 
 @triton.jit
 def pool_moments_kernel(
-    x, partial, pooled, height, width, channels, out_height, out_width, P, rows,
+    x, partial, pooled, height, width, channels, out_height, out_width, P, step, rows, MAX: tl.constexpr,
     STRIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Moments of both pools, for every row of `pooled` = (row, kind, edge), into partial [R, 3, tiles, channels]."""
-    i_p = tl.program_id(0)
-    p = i_p * BLOCK_P + tl.arange(0, BLOCK_P)
+    """Moments of both pools, for every row of `pooled` = (row, kind, edge), into partial [R, 3, chunks, channels]."""
+    i_chunk, chunks = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    n, y, x_ = position(p, out_height, out_width)
-    b_max, b_avg, _ = pools(x, n, y, x_, c, height, width, channels, p < P, STRIDE)
-    mask = (p < P)[:, None] & (c < channels)[None, :]
+    begin = i_chunk * step
+    end = tl.minimum(begin + step, P)
+    max_about, max_shift, max_second = no_moments(BLOCK_C)
+    avg_about, avg_shift, avg_second = no_moments(BLOCK_C)
+    for i_p in range(begin, end, BLOCK_P):
+        p = i_p + tl.arange(0, BLOCK_P)
+        n, y, x_ = position(p, out_height, out_width)
+        b_max, b_avg, _which = pools(x, n, y, x_, c, height, width, channels, p < end, STRIDE)
+        mask = (p < end)[:, None] & (c < channels)[None, :]
+        done, left = i_p - begin, end - i_p
+        max_about, max_shift, max_second = add_moments(
+            max_about, max_shift, max_second, b_max, mask, done, BLOCK_P, left
+        )
+        avg_about, avg_shift, avg_second = add_moments(
+            avg_about, avg_shift, avg_second, b_avg, mask, done, BLOCK_P, left
+        )
     for i in range(rows):
-        b_z = tl.where(tl.load(pooled + 3 * i + 1) == MAX, b_max, b_avg)
-        row = tl.load(pooled + 3 * i)
-        moments(b_z, mask, partial, row, i_p, tl.num_programs(0), c, c < channels, channels, BLOCK_P, P)
+        row, is_max = tl.load(pooled + 3 * i), tl.load(pooled + 3 * i + 1) == MAX
+        about, shift = tl.where(is_max, max_about, avg_about), tl.where(is_max, max_shift, avg_shift)
+        second = tl.where(is_max, max_second, avg_second)
+        store_moments(about, shift, second, partial, row, i_chunk, chunks, c, c < channels, channels)
 
 
 @triton.jit
@@ -132,14 +145,11 @@ def gradient_sums_kernel(
 
 
 @triton.jit
-def gradient_totals_kernel(
-    partial, rows, skips, var, dgain, doffset, outputs, P, chunks,
+def row_totals(
+    partial, row, skips, var, dgain, doffset, c, outputs, P, chunks,
     TRAINING: tl.constexpr, EPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dgain = Σ g ẑ and doffset = Σ g of the rows in `rows`; ẑ = z where `skips`."""
-    i = tl.program_id(0)
-    row = tl.load(rows + i)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    """dgain = Σ g ẑ and doffset = Σ g of a row from partial [R, 2, chunks, outputs]; ẑ = z where `skips`."""
     first = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     p_row = partial + wide(row * 2 * chunks) * outputs + c[None, :]
@@ -150,7 +160,21 @@ def gradient_totals_kernel(
         first += tl.load(p_row + o_t, mask=m_t, other=0.0)
         second += tl.load(p_row + wide(chunks) * outputs + o_t, mask=m_t, other=0.0)
     slope = tl.sum(second, 0)
-    if tl.load(skips + i) == 0:
+    if not skips:
         slope *= inverse(var, row, c, outputs, P, EPS, TRAINING)
     tl.store(dgain + row * outputs + c, slope, mask=c < outputs)
     tl.store(doffset + row * outputs + c, tl.sum(first, 0), mask=c < outputs)
+
+
+@triton.jit
+def gradient_totals_kernel(
+    partial, rows, skips, var, dgain, doffset, outputs, P, chunks,
+    TRAINING: tl.constexpr, EPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """dgain and doffset of the rows in `rows`."""
+    i = tl.program_id(0)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row_totals(
+        partial, tl.load(rows + i), tl.load(skips + i) > 0, var, dgain, doffset, c, outputs, P, chunks,
+        TRAINING, EPS, BLOCK_T, BLOCK_C,
+    )  # fmt: skip

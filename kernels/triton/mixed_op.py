@@ -1,10 +1,10 @@
-"""mixed_op on the GPU: 6 launches forward, 10 backward, whatever the number of edges and candidates.
+"""mixed_op on the GPU: 6 launches forward, 8 backward, whatever the number of edges and candidates.
 
 Forward: first halves; moments of the pools; statistics; second halves; statistics; mix. Backward: sums of final rows;
-totals; data gradients of the stages that end in a final row; middle gradients of separable convolutions; totals; data
-gradients of their first halves; gradients of the pools; of the state; partial weight gradients; their totals. The
-maths stands in kernels/mixed_op.py; what a program works on is data, in small tables that are made once per kind of
-call. Sums over pixels are partial sums that a second kernel adds in a fixed order: no atomics, the same bits always.
+totals; gradients of the stages that end in a final row; middle gradients of separable convolutions; gradients of their
+first halves; of the pools; of the state; totals of the weight gradients. The maths stands in kernels/mixed_op.py; what
+a program works on is data, in small tables that are made once per kind of call. Sums over pixels are parts, one per
+chunk of pixels, that whoever needs them adds in a fixed order: no atomics, the same bits always.
 """
 
 import functools
@@ -21,7 +21,9 @@ from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
 from fastdarts.kernels.triton.tiles import FIELDS
 
-MAX_CHUNKS = 64  # partial results of a sum over pixels
+# Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
+MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel
+MAX_WEIGHT_CHUNKS = 64  # of weight gradients, outputs × inputs numbers; and of what each of their programs adds
 DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 TAPS = stages_backward.TAPS.value
 OF_CONV, OF_SKIP, OF_MAX, OF_AVG = range(4)  # kinds of final rows in kernels/triton/mix.py
@@ -111,14 +113,13 @@ def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> 
 
 
 def _tile(channels: int, outputs: int) -> dict[str, dict[str, int]]:
-    """Block sizes and options by kernel, few and by class of shape; chosen so that none spills a register."""
+    """Block sizes and options by kernel, few and by class of shape; no register spills and two blocks or more fit."""
+    pixels = 64 if max(channels, outputs) <= 16 else 32
     block_c = min(32, max(16, triton.next_power_of_2(channels)))
     block_o = min(64, max(16, triton.next_power_of_2(outputs)))
-    gemm = {"BLOCK_P": 64, "BLOCK_C": block_c, "BLOCK_O": block_o}
     return {
-        "stages": gemm,
-        "stages_data": gemm | {"BLOCK_O": min(32, block_o), "num_stages": 1},  # it forms dL/dz in registers
-        "pointwise_weights": gemm | {"BLOCK_P": 32, "num_warps": 8},
+        "stages": {"BLOCK_P": pixels, "BLOCK_C": 16, "BLOCK_O": block_o},
+        "stages_gradients": {"BLOCK_P": pixels, "BLOCK_C": block_c, "BLOCK_O": 16, "num_stages": 1},
         "maps": {"BLOCK_P": 64, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs))), "num_warps": 8},
     }
 
@@ -139,8 +140,12 @@ class _Launch:
         self.weights = tuple(weights) or (x,)  # no kernel takes an empty tuple; nothing is read from it
         self.tile = _tile(self.channels, self.outputs)
         self.tiles = triton.cdiv(self.P, 64)
-        self.step = 64 * max(1, triton.cdiv(self.tiles, MAX_CHUNKS))
+        self.step = 64 * triton.cdiv(self.tiles, MAX_CHUNKS)
         self.chunks = triton.cdiv(self.P, self.step)
+        # at least 2 C' pixels, for a part of the weight gradients to be smaller than what it is a sum of
+        fewest = max(triton.cdiv(self.tiles, MAX_WEIGHT_CHUNKS), triton.cdiv(self.outputs, 32))
+        self.weight_step = 64 * fewest
+        self.weight_chunks = triton.cdiv(self.P, self.weight_step)
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
         tf32 = x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32
         # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
@@ -163,16 +168,16 @@ class _Launch:
     def run_stages(self, first: int, count: int, z, tables, partial, **options) -> None:
         """Raw outputs of `count` stages of the table from `first` on."""
         if count:
-            stages.stages_kernel[(self.tiles, triton.cdiv(self.outputs, self.tile["stages"]["BLOCK_O"]), count)](
+            stages.stages_kernel[(self.chunks, triton.cdiv(self.outputs, self.tile["stages"]["BLOCK_O"]), count)](
                 self.x, self.weights, z, *tables, partial, self.table.stages[first:],
-                *self.sizes, self.outputs, self.P,
+                *self.sizes, self.outputs, self.P, self.step,
                 STRIDE=self.stride, **options, **self.precision, **self.tile["stages"],
             )  # fmt: skip
 
     def run_statistics(self, rows: Tensor, partial: Tensor, mean: Tensor, var: Tensor) -> None:
         if len(rows):
             stages.statistics_kernel[(len(rows), triton.cdiv(self.outputs, 16))](
-                partial, mean, var, rows, self.outputs, self.P, self.tiles, BLOCK_P=64, BLOCK_T=64, BLOCK_C=16
+                partial, mean, var, rows, self.outputs, self.P, self.step, self.chunks, BLOCK_T=64, BLOCK_C=16
             )
 
 
@@ -206,12 +211,13 @@ def forward(
                 mean.index_fill_(0, rows, 0.0), var.index_fill_(0, rows, 1.0)
         z = at.maps(table.raws)
         raw, tables = tuple(z) or (x,), (gain, gain if offset is None else offset, mean, var)
-        partial = at.partial(3, at.tiles) if training else gain
+        partial = at.partial(3, at.chunks) if training else gain
         at.run_stages(table.seconds, table.singles + table.firsts, raw, tables, partial, MOMENTS=training, **flags)
         if training and len(table.pooled):
-            mix.pool_moments_kernel[(at.tiles, at.blocks("maps"))](
-                x, partial, table.pooled, *at.sizes, at.P, len(table.pooled), STRIDE=stride, **at.tile["maps"]
-            )
+            mix.pool_moments_kernel[(at.chunks, at.blocks("maps"))](
+                x, partial, table.pooled, *at.sizes, at.P, at.step, len(table.pooled),
+                MAX=OF_MAX, STRIDE=stride, **at.tile["maps"],
+            )  # fmt: skip
         if training:
             at.run_statistics(table.first_rows, partial, mean, var)
         at.run_stages(0, table.seconds, raw, tables, partial, MOMENTS=training, **flags)
@@ -265,52 +271,49 @@ def backward(
             STRIDE=stride, **at.tile["maps"],
         )  # fmt: skip
 
-        def totals(rows: Tensor, skips: Tensor) -> None:
-            if len(rows):
-                mix.gradient_totals_kernel[(len(rows), triton.cdiv(at.outputs, 16))](
-                    partial, rows, skips, var, dgain, doffset, at.outputs, at.P, at.chunks,
-                    BLOCK_T=MAX_CHUNKS, BLOCK_C=16, **flags,
-                )  # fmt: skip
+        def totals(partial: Tensor, chunks: int, rows: Tensor, skips: Tensor) -> None:
+            mix.gradient_totals_kernel[(len(rows), triton.cdiv(at.outputs, 16))](
+                partial, rows, skips, var, dgain, doffset, at.outputs, at.P, chunks, BLOCK_T=64, BLOCK_C=16, **flags
+            )
 
-        totals(table.final_rows, table.final_skips)
+        totals(partial, at.chunks, table.final_rows, table.final_skips)
         count = table.seconds + table.singles + table.firsts
+        partial = at.partial(2, at.weight_chunks)
         t = x.new_empty(count, at.P, at.channels)
-        taps = x.new_empty(count, at.chunks, TAPS, at.channels, dtype=torch.float32) if need_weights else gain
+        taps = products = gain
+        if need_weights:
+            taps, products = (
+                x.new_empty(count, at.weight_chunks, rows, at.channels, dtype=torch.float32)
+                for rows in (TAPS, at.outputs)
+            )
         has_offset = {"HAS_OFFSET": offset is not None}
 
-        def data(first: int, count: int) -> None:
+        def stage_gradients(first: int, count: int, **options) -> None:
             if count:
-                stages_backward.stages_data_kernel[(at.chunks, at.blocks("stages_data"), count)](
-                    x, at.weights, raw, gradients, *tables, dgain, doffset, t[first:], taps[first:],
-                    table.stages[first:], *at.sizes, at.outputs, at.P, at.step,
-                    STRIDE=stride, WEIGHTS=need_weights, **flags, **has_offset, **at.precision,
-                    **at.tile["stages_data"],
+                stages_backward.stages_gradients_kernel[(at.weight_chunks, at.blocks("stages_gradients"), count)](
+                    x, at.weights, raw, gradients, *tables, partial, dgain, doffset, t[first:], taps[first:],
+                    products[first:], table.stages[first:], *at.sizes, at.outputs, at.P, at.weight_step,
+                    STRIDE=stride, WEIGHTS=need_weights, **options, **flags, **has_offset, **at.precision,
+                    **at.tile["stages_gradients"],
                 )  # fmt: skip
 
-        data(0, table.seconds + (table.singles if need_x or need_weights else 0))
+        through = need_x or need_weights
+        stage_gradients(0, table.seconds + (table.singles if through else 0), TOTALS=False)
         if table.seconds:
-            stages_backward.middle_gradients_kernel[(at.chunks, at.blocks("maps"), table.seconds)](
-                x, at.weights, raw, middle, *tables, t, partial, table.stages, *at.sizes, at.P, at.step,
+            stages_backward.middle_gradients_kernel[(at.weight_chunks, at.blocks("maps"), table.seconds)](
+                x, at.weights, raw, middle, *tables, t, partial, table.stages, *at.sizes, at.P, at.weight_step,
                 **flags, **has_offset, **at.tile["maps"],
             )  # fmt: skip
-            totals(table.middle_rows, table.middle_skips)
-        if need_x or need_weights:
-            data(table.seconds + table.singles, table.firsts)
+            if through:
+                stage_gradients(table.seconds + table.singles, table.firsts, TOTALS=True)
+            else:
+                totals(partial, at.weight_chunks, table.middle_rows, table.middle_skips)
         dx = _state_gradient(at, grad, tables, dgain, doffset, t, flags) if need_x else x.new_empty(0)
         dweights = [torch.empty_like(w) for w in weights] if need_weights else []
         if dweights:
-            products = x.new_empty(count, at.chunks, at.outputs, at.channels, dtype=torch.float32)
-            tile, blocks = at.tile["pointwise_weights"], at.blocks("pointwise_weights")
-            stages_backward.pointwise_weights_kernel[
-                (at.chunks, blocks * triton.cdiv(at.outputs, tile["BLOCK_O"]), count)
-            ](
-                x, at.weights, raw, gradients, *tables, dgain, doffset, products, table.stages,
-                *at.sizes, at.outputs, at.P, at.step, blocks,
-                STRIDE=stride, **flags, **has_offset, **at.precision, **tile,
-            )  # fmt: skip
             largest = at.channels * max(at.outputs, TAPS)
             stages_backward.weight_totals_kernel[(triton.cdiv(largest, 256), count)](
-                taps, products, tuple(dweights), table.stages, at.channels, at.outputs, at.chunks, BLOCK=256
+                taps, products, tuple(dweights), table.stages, at.channels, at.outputs, at.weight_chunks, BLOCK=256
             )
     return dx, dgain.to(gain.dtype), doffset.to(gain.dtype) if offset is not None else gain.new_empty(0), dweights
 

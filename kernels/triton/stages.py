@@ -76,36 +76,42 @@ def depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, heigh
 @triton.jit
 def stages_kernel(
     x, weights, z, gain, offset, mean, var, partial, table,
-    height, width, channels, out_height, out_width, outputs, P,
+    height, width, channels, out_height, out_width, outputs, P, step,
     STRIDE: tl.constexpr, EPS: tl.constexpr, TRAINING: tl.constexpr, HAS_OFFSET: tl.constexpr,
     MOMENTS: tl.constexpr, PRECISION: tl.constexpr, DOT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """z of one stage, one tile; partial [R, 3, tiles, outputs]: its moments."""
-    i_p = tl.program_id(0)
+    """z of one stage, one chunk of `step` pixels; partial [R, 3, chunks, outputs]: its moments."""
+    i_chunk = tl.program_id(0)
     stage = table + tl.program_id(2) * FIELDS
     first, count, row = tl.load(stage + FIRST), tl.load(stage + COUNT), tl.load(stage + ROW)
-    p_w = pick(weights, tl.load(stage + POINTWISE))
-    p = i_p * BLOCK_P + tl.arange(0, BLOCK_P)
+    p_w, p_z = pick(weights, tl.load(stage + POINTWISE)), pick(z, tl.load(stage + RAW))
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    n, y, x_ = position(p, out_height, out_width)
-    acc = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
-    for i_c in range(0, channels, BLOCK_C):
-        c = i_c + tl.arange(0, BLOCK_C)
-        p_x, h, w, stride, b_mean, b_scale, b_offset = source(
-            x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, P,
-            STRIDE, EPS, TRAINING, HAS_OFFSET,
-        )  # fmt: skip
-        b_d = depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, h, w, stride, channels, p < P)
-        m_w = (c < channels)[:, None] & (o < count)[None, :]
-        b_w = tl.load(p_w + o[None, :] * channels + c[:, None], mask=m_w, other=0.0)
-        acc = product(b_d, b_w, acc, PRECISION, DOT)
-    m_z = (p < P)[:, None] & (o < count)[None, :]
-    p_z = pick(z, tl.load(stage + RAW))
-    o_z = p.to(tl.int64)[:, None] * outputs + first + o[None, :]
-    tl.store(p_z + o_z, acc.to(p_z.dtype.element_ty), mask=m_z)
+    begin = i_chunk * step
+    end = tl.minimum(begin + step, P)
+    about, shift, second = no_moments(BLOCK_O)
+    for i_p in range(begin, end, BLOCK_P):
+        p = i_p + tl.arange(0, BLOCK_P)
+        n, y, x_ = position(p, out_height, out_width)
+        acc = tl.zeros([BLOCK_P, BLOCK_O], tl.float32)
+        for i_c in range(0, channels, BLOCK_C):
+            c = i_c + tl.arange(0, BLOCK_C)
+            p_x, h, w, stride, b_mean, b_scale, b_offset = source(
+                x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, P,
+                STRIDE, EPS, TRAINING, HAS_OFFSET,
+            )  # fmt: skip
+            b_d = depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, h, w, stride, channels, p < P)
+            m_w = (c < channels)[:, None] & (o < count)[None, :]
+            b_w = tl.load(p_w + o[None, :] * channels + c[:, None], mask=m_w, other=0.0)
+            acc = product(b_d, b_w, acc, PRECISION, DOT)
+        m_z = (p < end)[:, None] & (o < count)[None, :]
+        o_z = p.to(tl.int64)[:, None] * outputs + first + o[None, :]
+        tl.store(p_z + o_z, acc.to(p_z.dtype.element_ty), mask=m_z)
+        if MOMENTS:
+            about, shift, second = add_moments(about, shift, second, acc, m_z, i_p - begin, BLOCK_P, end - i_p)
     if MOMENTS:
-        moments(acc, m_z, partial, row, i_p, tl.num_programs(0), first + o, o < count, outputs, BLOCK_P, P)
+        chunks = tl.num_programs(0)
+        store_moments(about, shift, second, partial, row, i_chunk, chunks, first + o, o < count, outputs)
 
 
 @triton.jit
@@ -115,39 +121,51 @@ def product(a, b, acc, PRECISION: tl.constexpr, DOT: tl.constexpr):
 
 
 @triton.jit
-def moments(values, mask, partial, row, i_p, tiles, c, ok, channels, BLOCK_P: tl.constexpr, P):
-    """A number near the mean, what is missing to the mean, and Σ (value − mean)² of a tile, into partial [R, 3, tiles,
-    channels]: means of tiles differ by little, and in one number each that would be lost."""
-    count = tl.minimum(BLOCK_P, P - i_p * BLOCK_P).to(tl.float32)
-    about = tl.sum(tl.where(mask, values, 0.0), 0) / count
-    d = tl.where(mask, values - about[None, :], 0.0)
-    shift = tl.sum(d, 0) / count
-    p_partial = partial + wide(row * 3 * tiles + i_p) * channels + c
-    plane = wide(tiles) * channels
-    tl.store(p_partial, about, mask=ok)
-    tl.store(p_partial + plane, shift, mask=ok)
-    tl.store(p_partial + 2 * plane, tl.sum(d * d, 0) - shift * shift * count, mask=ok)
+def no_moments(BLOCK_C: tl.constexpr):
+    """Moments of nothing: (a number near the mean, what is missing to the mean, Σ (value − mean)²). Means of chunks
+    differ by little, and in one number each that would be lost."""
+    zeros = tl.zeros([BLOCK_C], tl.float32)
+    return zeros, zeros, zeros
 
 
 @triton.jit
-def tile_means(
-    p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr
-):  # fmt: skip
-    """Means of BLOCK_T tiles less `about`, their counts, their places in a plane of partial, and which there are."""
+def add_moments(about, shift, second, values, mask, before, BLOCK_P: tl.constexpr, left):
+    """Moments of `before` pixels and a tile of the next min(BLOCK_P, left) (Chan, Golub and LeVeque 1979)."""
+    count = tl.minimum(BLOCK_P, left).to(tl.float32)
+    about = tl.where(before > 0, about, tl.sum(tl.where(mask, values, 0.0), 0) / count)
+    d = tl.where(mask, values - about[None, :], 0.0)
+    own = tl.sum(d, 0) / count
+    d = tl.where(mask, d - own[None, :], 0.0)
+    apart, part = own - shift, count / (before + count)
+    return about, shift + apart * part, second + tl.sum(d * d, 0) + apart * apart * part * before
+
+
+@triton.jit
+def store_moments(about, shift, second, partial, row, i_chunk, chunks, c, ok, channels):
+    """Moments of a chunk into partial [R, 3, chunks, channels]."""
+    p_partial = partial + wide(row * 3 * chunks + i_chunk) * channels + c
+    plane = wide(chunks) * channels
+    tl.store(p_partial, about, mask=ok)
+    tl.store(p_partial + plane, shift, mask=ok)
+    tl.store(p_partial + 2 * plane, second, mask=ok)
+
+
+@triton.jit
+def chunk_means(p_row, about, i_t, chunks, plane, c, channels, P, step, BLOCK_T: tl.constexpr):
+    """Means of BLOCK_T chunks less `about`, their counts, their places in a plane of partial, and which there are."""
     t = i_t + tl.arange(0, BLOCK_T)
-    m_t = (t < tiles)[:, None] & (c < channels)[None, :]
+    m_t = (t < chunks)[:, None] & (c < channels)[None, :]
     o_t = t.to(tl.int64)[:, None] * channels
     b_about = tl.load(p_row + o_t, mask=m_t, other=0.0)
     b_shift = tl.load(p_row + plane + o_t, mask=m_t, other=0.0)
-    return b_about - about[None, :] + b_shift, tl.minimum(BLOCK_P, P - t * BLOCK_P).to(tl.float32), o_t, m_t
+    return b_about - about[None, :] + b_shift, tl.minimum(step, P - t * step).to(tl.float32), o_t, m_t
 
 
 @triton.jit
 def statistics_kernel(
-    partial, mean, var, rows, channels, P, tiles,
-    BLOCK_P: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+    partial, mean, var, rows, channels, P, step, chunks, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """mean and var (unbiased) of the rows in `rows` from the moments of their tiles, in order; 0 and 1 for ~row."""
+    """mean and var (unbiased) of the rows in `rows` from the moments of their chunks, in order; 0 and 1 for ~row."""
     row = tl.load(rows + tl.program_id(0))
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
@@ -156,15 +174,15 @@ def statistics_kernel(
     skips = row < 0
     row = tl.where(skips, ~row, row)
     if not skips:
-        plane = wide(tiles) * channels
+        plane = wide(chunks) * channels
         p_row = partial + row * 3 * plane + c[None, :]
         about = tl.load(partial + row * 3 * plane + c, mask=c < channels, other=0.0)
-        for i_t in range(0, tiles, BLOCK_T):
-            d, count, o_t, m_t = tile_means(p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P, BLOCK_T)
+        for i_t in range(0, chunks, BLOCK_T):
+            d, count, o_t, m_t = chunk_means(p_row, about, i_t, chunks, plane, c, channels, P, step, BLOCK_T)
             total += tl.where(m_t, d * count[:, None], 0.0)
         shift = tl.sum(total, 0) / P
-        for i_t in range(0, tiles, BLOCK_T):
-            d, count, o_t, m_t = tile_means(p_row, about, i_t, tiles, plane, c, channels, P, BLOCK_P, BLOCK_T)
+        for i_t in range(0, chunks, BLOCK_T):
+            d, count, o_t, m_t = chunk_means(p_row, about, i_t, chunks, plane, c, channels, P, step, BLOCK_T)
             d -= shift[None, :]
             b_second = tl.load(p_row + 2 * plane + o_t, mask=m_t, other=0.0)
             second += tl.where(m_t, b_second + count[:, None] * d * d, 0.0)

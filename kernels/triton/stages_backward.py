@@ -6,7 +6,8 @@ t = dL/d(depthwise output), the only map that a stage stores here: its 3×3 to 7
 import triton
 import triton.language as tl
 
-from fastdarts.kernels.triton.stages import depthwise, product, read, source
+from fastdarts.kernels.triton.mix import row_totals
+from fastdarts.kernels.triton.stages import product, read, source
 from fastdarts.kernels.triton.tiles import (
     COUNT,
     DEPTHWISE,
@@ -62,20 +63,27 @@ def stage_raw_gradient(
 
 
 @triton.jit
-def stages_data_kernel(
-    x, weights, z, grad, gain, offset, mean, var, dgain, doffset, t, partial, table,
+def stages_gradients_kernel(
+    x, weights, z, grad, gain, offset, mean, var, sums, dgain, doffset, t, taps, products, table,
     height, width, channels, out_height, out_width, outputs, P, step,
     STRIDE: tl.constexpr, EPS: tl.constexpr, TRAINING: tl.constexpr, HAS_OFFSET: tl.constexpr,
-    WEIGHTS: tl.constexpr, PRECISION: tl.constexpr, DOT: tl.constexpr,
+    TOTALS: tl.constexpr, WEIGHTS: tl.constexpr, PRECISION: tl.constexpr, DOT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """t of one stage, one chunk of pixels and BLOCK_C inputs; partial [stages, chunks, TAPS, channels]: its depthwise
-    weight gradients."""
-    i_chunk, i_s = tl.program_id(0), tl.program_id(2)
+    """t of one stage, one chunk of pixels and BLOCK_C inputs, and the chunk's part of the weight gradients:
+    taps [stages, chunks, TAPS, channels] and products [stages, chunks, outputs, channels]."""
+    i_chunk, chunks, i_s = tl.program_id(0), tl.num_programs(0), tl.program_id(2)
     stage = table + i_s * FIELDS
     kernel, dilation, shift = tl.load(stage + KERNEL), tl.load(stage + DILATION), tl.load(stage + SHIFT)
     count = tl.load(stage + COUNT)
-    p_w = pick(weights, tl.load(stage + POINTWISE))
+    if TOTALS:  # 64 parts of `sums` are added sooner than by a launch of its own; all programs write the same bits
+        for i_o in range(0, outputs, 16):
+            o = i_o + tl.arange(0, 16)
+            row_totals(
+                sums, tl.load(stage + ROW), False, var, dgain, doffset, o, outputs, P, chunks, TRAINING, EPS, 64, 16
+            )
+        tl.debug_barrier()
+    p_w, p_taps_w = pick(weights, tl.load(stage + POINTWISE)), pick(weights, tl.load(stage + DEPTHWISE))
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     p_x, h, w, stride, b_mean, b_scale, b_offset = source(
         x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, P,
@@ -83,7 +91,8 @@ def stages_data_kernel(
     )  # fmt: skip
     begin = i_chunk * step
     end = tl.minimum(begin + step, P)
-    p_partial = partial + wide(i_s * tl.num_programs(0) + i_chunk) * TAPS * channels + c
+    p_taps = taps + wide(i_s * chunks + i_chunk) * TAPS * channels + c
+    p_products = products + wide(i_s * chunks + i_chunk) * outputs * channels
     for i_p in range(begin, end, BLOCK_P):
         p = i_p + tl.arange(0, BLOCK_P)
         n, y, x_ = position(p, out_height, out_width)
@@ -100,46 +109,28 @@ def stages_data_kernel(
         p_t = t + (wide(i_s) * P + p)[:, None] * channels + c[None, :]
         tl.store(p_t, acc.to(t.dtype.element_ty), mask=m_t)
         if WEIGHTS:
-            for tap in range(tl.where(kernel > 1, kernel * kernel, 0)):
+            # Nobody else has these places of `taps` and `products`: no atomics, the same sums every time.
+            later = i_p > begin
+            b_d = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
+            for tap in range(kernel * kernel):
                 down, right = displacement(tap, kernel, dilation, shift)
                 i, j = y * stride + down, x_ * stride + right
                 b_x = read(p_x, b_mean, b_scale, b_offset, n, i, j, c, h, w, channels, p < end)
-                # nobody else has this place of `partial`: no atomics, the same sum every time
-                before = tl.load(p_partial + tap * channels, mask=(c < channels) & (i_p > begin), other=0.0)
-                tl.store(p_partial + tap * channels, before + tl.sum(acc * b_x, 0), mask=c < channels)
+                b_d += b_x * tap_weights(p_taps_w, tap, kernel, c, channels)[None, :]
+                if kernel > 1:
+                    before = tl.load(p_taps + tap * channels, mask=(c < channels) & later, other=0.0)
+                    tl.store(p_taps + tap * channels, before + tl.sum(acc * b_x, 0), mask=c < channels)
+            b_d = b_d.to(x.dtype.element_ty)  # as the published modules store it
+            for i_o in range(0, count, BLOCK_O):  # dz again, out of L1: kept, it would take the registers of the taps
+                o = i_o + tl.arange(0, BLOCK_O)
+                b_dz = stage_raw_gradient(
+                    stage, grad, z, gain, mean, var, dgain, doffset, p, o, outputs, P, p < end, TRAINING, EPS
+                )
+                m_w = (o < count)[:, None] & (c < channels)[None, :]
+                o_w = o[:, None] * channels + c[None, :]
+                before = tl.load(p_products + o_w, mask=m_w & later, other=0.0)
+                tl.store(p_products + o_w, product(tl.trans(b_dz), b_d, before, PRECISION, DOT), mask=m_w)
             tl.debug_barrier()  # the next tile's loads may be other threads' than these stores
-
-
-@triton.jit
-def pointwise_weights_kernel(
-    x, weights, z, grad, gain, offset, mean, var, dgain, doffset, partial, table,
-    height, width, channels, out_height, out_width, outputs, P, step, blocks,
-    STRIDE: tl.constexpr, EPS: tl.constexpr, TRAINING: tl.constexpr, HAS_OFFSET: tl.constexpr,
-    PRECISION: tl.constexpr, DOT: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_O: tl.constexpr,
-):  # fmt: skip
-    """partial [stages, chunks, outputs, channels]: Σ dz ⊗ depthwise output of one stage over a chunk of pixels."""
-    i_chunk, i_s = tl.program_id(0), tl.program_id(2)
-    stage = table + i_s * FIELDS
-    c = tl.program_id(1) % blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    o = tl.program_id(1) // blocks * BLOCK_O + tl.arange(0, BLOCK_O)
-    p_x, h, w, stride, b_mean, b_scale, b_offset = source(
-        x, z, gain, offset, mean, var, stage, c, height, width, out_height, out_width, channels, P,
-        STRIDE, EPS, TRAINING, HAS_OFFSET,
-    )  # fmt: skip
-    begin = i_chunk * step
-    end = tl.minimum(begin + step, P)
-    acc = tl.zeros([BLOCK_O, BLOCK_C], tl.float32)
-    for i_p in range(begin, end, BLOCK_P):
-        p = i_p + tl.arange(0, BLOCK_P)
-        n, y, x_ = position(p, out_height, out_width)
-        b_d = depthwise(stage, weights, p_x, b_mean, b_scale, b_offset, n, y, x_, c, h, w, stride, channels, p < end)
-        b_dz = stage_raw_gradient(
-            stage, grad, z, gain, mean, var, dgain, doffset, p, o, outputs, P, p < end, TRAINING, EPS
-        )
-        acc = product(tl.trans(b_dz), b_d.to(x.dtype.element_ty), acc, PRECISION, DOT)
-    p_partial = partial + wide(i_s * tl.num_programs(0) + i_chunk) * outputs * channels
-    mask = (o < tl.load(stage + COUNT))[:, None] & (c < channels)[None, :]
-    tl.store(p_partial + o[:, None] * channels + c[None, :], acc, mask=mask)
 
 
 @triton.jit
