@@ -60,7 +60,15 @@ def extension_arguments() -> dict:
         include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch_cpu"],
-        extra_compile_args=["-std=c++20", "-O3", "-fopenmp-simd", "-Wno-psabi", "-fvisibility=hidden", "-g0"],
+        extra_compile_args=[
+            "-std=c++20",
+            "-O3",
+            "-fopenmp-simd",
+            "-fno-math-errno",
+            "-Wno-psabi",
+            "-fvisibility=hidden",
+            "-g0",
+        ],
         language="c++",
     )
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.eager import EagerEdges
+from benchmarks.eager import NOISE_SEEDS, EagerEdges
 from fastdarts.functional import Candidate, MixedOpResult, MixedSum, mixed_op, mixed_sum
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
@@ -141,7 +141,7 @@ WIDE = dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)  # the dtyp
 
 @dataclass(frozen=True)
 class MixedOpCase:
-    """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, relu_conv_1x1 or dil1_conv_kxk.
+    """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, noise, relu_conv_1x1, dil1_conv_kxk.
 
     The last is a dil_conv of dilation 1, which DARTS has not and the op knows.
     """
@@ -215,14 +215,23 @@ class MixedOpCase:
         candidates = []
         for edge, name in ((e, name) for e, names in enumerate(self.edges) for name in names):
             skip = "skip" if self.stride == 1 else "factorized_reduce"
-            kind = skip if name == "skip_connect" else name[:-4].replace("dil1", "dil")
+            kind = {"skip_connect": skip, "noise": name}.get(name, name[:-4].replace("dil1", "dil"))
             count = {"sep_conv": 4, "dil_conv": 2, "factorized_reduce": 2, "relu_conv": 1}.get(kind, 0)
             dilation = 2 if name.startswith("dil_") else 1
             candidates.append(Candidate(edge, kind, [next(weights) for _ in range(count)], dilation))
         x = tensors["x"]
         base = [tensors[f"base{e}"] for e in range(len(self.edges))] if self.base else []
         running = self.running(x.dtype, x.device)
-        options = {"edges": len(self.edges), "stride": self.stride, "eps": self.eps, "memory": memory, "impl": impl}
+        noises = sum(names.count("noise") for names in self.edges)
+        seeds = torch.tensor(NOISE_SEEDS[:noises], device=x.device) if noises else None
+        options = {
+            "seeds": seeds,
+            "edges": len(self.edges),
+            "stride": self.stride,
+            "eps": self.eps,
+            "memory": memory,
+            "impl": impl,
+        }
         return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
 
 
@@ -256,6 +265,15 @@ MIXED_OP_TEST_CASES = [
     ),
     MixedOpCase("two-edges", (1, 16, 8, 8), (NORMAL, NORMAL), base=True),
     MixedOpCase("two-edges-stride2", (3, 16, 9, 7), (FEW, NORMAL), 2),
+    MixedOpCase("noise", (3, 8, 5, 7), (("noise",),)),
+    MixedOpCase(
+        "noise-affine-base",
+        (3, 5, 7, 3),
+        (("noise", "sep_conv_3x3"), CHEAP, ("noise", "noise")),
+        affine=True,
+        base=True,
+    ),
+    MixedOpCase("noise-evaluation-stride2", (2, 16, 9, 6), (("noise", "sep_conv_3x3"),), stride=2, training=False),
     MixedOpCase("one-row", (2, 8, 1, 19)),
     MixedOpCase("one-column", (2, 8, 19, 1)),
     MixedOpCase("one-row-stride2", (2, 8, 1, 19), stride=2),

@@ -35,7 +35,7 @@ def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, e
     if isinstance(case, MixedOpCase):
         tensors, grads = case.inputs(dtype, device)
         out, mean, var = case.eager(tensors) if eager else case.ours(tensors, impl)
-        gradients = torch.autograd.grad(out, [*tensors.values()], grads)
+        gradients = torch.autograd.grad(out, [*tensors.values()], grads, materialize_grads=True)
         results = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
         results |= {f"out{e}": out_e for e, out_e in enumerate(out)}
         results |= {f"mean{r}": row for r, row in enumerate(mean)} | {f"var{r}": row for r, row in enumerate(var)}

@@ -8,10 +8,14 @@ import torch
 import torch.nn as nn
 
 from fastdarts.functional import MixedOpResult
+from fastdarts.kernels.noise import standard_normal
 from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 if TYPE_CHECKING:
     from benchmarks.cases import MixedOpCase
+
+
+NOISE_SEEDS = (0, -1, 0x123456789ABCDEF0)
 
 
 class EagerEdges(nn.Module):
@@ -24,6 +28,8 @@ class EagerEdges(nn.Module):
             nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
         )
         rows = [(row is branch[-1], row) for edge in self.branches for branch in edge for row in branch if _is_row(row)]
+        for noise, seed in zip([row for _, row in rows if isinstance(row, Noise)], NOISE_SEEDS, strict=False):
+            noise.seed = seed
         self.middle = [not last for last, _ in rows]
         self.norms = [row for _, row in rows]
         for module in self.modules():
@@ -32,6 +38,8 @@ class EagerEdges(nn.Module):
 
     def _layers(self, name: str, case: MixedOpCase) -> list[nn.Module]:
         c_in, c_out, stride = case.shape[1], self.channels, case.stride
+        if name == "noise":
+            return [Noise(stride)]
         if name == "relu_conv_1x1":
             return [*ReLUConvBN(c_in, c_out, 1, 1, 0, affine=False).op]
         if name.startswith("dil"):
@@ -74,5 +82,19 @@ class EagerEdges(nn.Module):
         return MixedOpResult(out, mean, var)
 
 
+class Noise(nn.Module):
+    """The numbers of a seed in the shape of the output; like a skip connection, it has a row and no statistics."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride, self.seed = stride, 0
+
+    def forward(self, x):
+        n, channels, *size = x[:, :, :: self.stride, :: self.stride].shape
+        wide = torch.promote_types(x.dtype, torch.float32)
+        seed = torch.tensor(self.seed, device=x.device)
+        return standard_normal(seed, (n, *size, channels), wide).permute(0, 3, 1, 2)
+
+
 def _is_row(layer: nn.Module) -> bool:
-    return isinstance(layer, (nn.BatchNorm2d, Identity))
+    return isinstance(layer, (nn.BatchNorm2d, Identity, Noise))

@@ -53,6 +53,7 @@ def mixed_sum(
         are promoted, mixed formats follow the first branch
     weights: [K] mixing weights
     normalize: K flags; True applies affine-free batch normalisation to the branch, False adds it as it is
+    seeds: None, or int64 [number of "noise" candidates], in their order: the same seed is the same noise
     running: None normalises by batch statistics (training); a pair (mean, var), each [B, C] with one row per
         normalised branch, by these (evaluation)
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
@@ -146,6 +147,7 @@ class Candidate(NamedTuple):
     "dil_conv"           depthwise [C, 1, k, k] and pointwise [C', C, 1, 1], after a ReLU
     "sep_conv"           two such pairs, BatchNorm between; the stride is in the first
     "relu_conv"          [C', C, 1, 1], after a ReLU; stride 1
+    "noise"              no weights; standard normal numbers, of its seed, in the shape of the output
 
     k is 3, 5 or 7. `dilation` is 1 or 2 in "dil_conv" and 1 in all others.
     """
@@ -173,6 +175,7 @@ def mixed_op(
     base: Sequence[Tensor] = (),
     edges: int = 1,
     stride: int = 1,
+    seeds: Tensor | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     eps: float = 1e-5,
     memory: str = "store",
@@ -181,9 +184,9 @@ def mixed_op(
     """All mixed operations that leave one state: convolutions, pools, batch normalisation and weighted sums in one op.
 
     out_e = base_e + Σ over the rows r of edge e of (gain_r (z_r − μ_r) / √(σ²_r + eps) + offset_r), with z_r the raw
-    output of a candidate; for "skip" gain_r x + offset_r. The middle row of a separable convolution is what its second
-    half reads. Gradients flow to x, gain, offset, base and all weights, twice if asked (create_graph=True); the
-    statistics get none.
+    output of a candidate; for "skip" gain_r x + offset_r, for "noise" the same of random numbers. The middle row of a
+    separable convolution is what its second half reads. Gradients flow to x, gain, offset, base and all weights, twice
+    if asked (create_graph=True); the statistics get none.
 
     x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it
     candidates: at least one per edge, sorted by edge
@@ -192,14 +195,16 @@ def mixed_op(
     offset: None or [R, C'], the same of the BatchNorm biases
     base: nothing, or one [N, C', H', W'] per edge, to which its candidates are added
     stride: 1 or 2; H' = ⌈H/stride⌉
+    seeds: None, or int64 [number of "noise" candidates], in their order: the same seed is the same noise
     running: None normalises by batch statistics (training); a pair (mean, var), each [R, C'], by these (evaluation).
-        Rows of "skip" are not read
+        Rows of "skip" and "noise" are not read
     memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
     All tensors are on the device of x and of its dtype; the tables [R, C'] in float32 if that is bfloat16 or float16.
     Returns out, one [N, C', H', W'] per edge in channels-last,
-    and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip".
+    and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip" and
+    "noise".
 
     Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
     Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3.
@@ -224,7 +229,7 @@ def mixed_op(
     table, weights = _flatten(candidates, edges, stride, c_in, c_out)
     rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
     size = (n, c_out, (height - 1) // stride + 1, (width - 1) // stride + 1)
-    if running is None and n * size[2] * size[3] == 1 and any(c.kind != "skip" for c in candidates):
+    if running is None and n * size[2] * size[3] == 1 and any(c.kind not in ("skip", "noise") for c in candidates):
         raise FastdartsError(
             f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
             "use a larger batch or pass running statistics."
@@ -249,6 +254,9 @@ def mixed_op(
     for k, w in enumerate(weights):
         if w.dtype is not x.dtype or w.device != x.device:
             _check_like(x, f"weight {k}", w, w.shape)
+    noises = table[1::4].count(kernels.NOISE)
+    if seeds is not None or noises:
+        _check_seeds(seeds, noises, x)
     last = torch.channels_last
     return MixedOpResult(
         *kernels.mixed_op(
@@ -257,6 +265,7 @@ def mixed_op(
             gain,
             offset,
             [w.contiguous() for w in weights],
+            None if seeds is None else seeds.contiguous(),
             table,
             edges,
             stride,
@@ -266,6 +275,17 @@ def mixed_op(
             impl,
         )
     )
+
+
+def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:
+    """Their values are nobody's business here: to look at them would make a GPU wait."""
+    if not isinstance(seeds, Tensor):
+        raise FastdartsError(f"seeds must be an int64 tensor [{noises}], one per noise, got {type(seeds).__name__}.")
+    if seeds.shape != (noises,) or seeds.dtype is not torch.int64 or seeds.device != x.device or not noises:
+        raise FastdartsError(
+            f"seeds must be int64 [{noises}] on {x.device}, one per noise candidate and None without any, "
+            f"got {seeds.dtype} {[*seeds.shape]} on {seeds.device}."
+        )
 
 
 def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int, c_out: int) -> tuple:
@@ -318,7 +338,7 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
         return kernels.KINDS.index(kind), kernel, pair * (2 if kind == "sep_conv" else 1)
     if kind == "relu_conv":
         return kernels.KINDS.index(kind), 1, [(c_out, c_in, 1, 1)]
-    return kernels.KINDS.index(kind), 0 if kind == "skip" else 3, []
+    return kernels.KINDS.index(kind), 0 if kind in ("skip", "noise") else 3, []
 
 
 def _check_eps(eps: float) -> None:

@@ -6,7 +6,7 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
-from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, SEP_CONV, STRIDES, mixed_op, why_no_kernel
+from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, NOISE, SEP_CONV, STRIDES, mixed_op, why_no_kernel
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
@@ -15,6 +15,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "KERNELS",
     "KINDS",
+    "NOISE",
     "SEP_CONV",
     "STRIDES",
     "Implementation",

@@ -2,7 +2,7 @@
 
 Every candidate has one row of the tables `gain` and `offset`, a separable convolution two: its middle BatchNorm, then
 its final one. With z_r the raw output of row r, μ_r and σ²_r its batch statistics per channel (or the running ones),
-M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = x for a skip connection, which nothing normalises):
+M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = z for skip and noise, which nothing normalises):
 
     out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)
     the second half of a separable convolution reads max(0, gain_m ẑ_m + offset_m), m its middle row
@@ -23,11 +23,12 @@ normalisation, Ioffe and Szegedy 2015, section 3.
     4 dil_conv           ReLU, depthwise k×k, 1×1                                 [C, 1, k, k], [C', C, 1, 1]
     5 sep_conv           the same and BatchNorm, twice; the first half strides    the same, twice
     6 relu_conv          ReLU, 1×1 (stride 1)                                     [C', C, 1, 1]
+    7 noise              standard normal, of nothing but seed and place           no weights, kernel = dilation = 0
 
 Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean
 and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
-Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs and depthwise outputs
-are always computed again.
+Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
+and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
 """
 
 from collections.abc import Sequence
@@ -36,12 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.registry import define, select
 
 LAST = torch.channels_last
-KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv")
-SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV = range(len(KINDS))
-WEIGHTS = (0, 0, 0, 2, 2, 4, 1)  # of one candidate, by kind
+KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
+SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE = range(len(KINDS))
+WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0)  # of one candidate, by kind
 KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
 
@@ -69,6 +71,7 @@ def _forward(
     gain: Tensor,
     offset: Tensor | None,
     weights: Sequence[Tensor],
+    seeds: Tensor | None,
     candidates: Sequence[int],
     edges: int,
     stride: int,
@@ -79,13 +82,17 @@ def _forward(
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     training = running_mean is None
     out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
+    noises = iter(() if seeds is None else seeds.unbind())
+    size = (len(x), *((side - 1) // stride + 1 for side in x.shape[2:]), gain.shape[1])
     for at in range(0, len(candidates), 4):
         edge, kind, kernel, dilation = candidates[at : at + 4]
         own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
         halves = (own[:2], own[2:]) if kind == SEP_CONV else (own,)
         for half in halves:
             row, mean, var = len(means), gain.new_zeros(gain.shape[1]), gain.new_ones(gain.shape[1])
-            if kind != SKIP:
+            if kind == NOISE:
+                y = standard_normal(next(noises), size, gain.dtype).permute(0, 3, 1, 2)
+            elif kind != SKIP:
                 y = _raw(kind, y, half, kernel, dilation, step)
                 if own and keep:
                     z.append(y.contiguous(memory_format=LAST))
@@ -103,7 +110,9 @@ def _forward(
     return [y.to(x.dtype).contiguous(memory_format=LAST) for y in out], z, torch.stack(means), torch.stack(variances)
 
 
-def _forward_fake(x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep):
+def _forward_fake(
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
+):
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
 
     def empty() -> Tensor:
@@ -125,6 +134,7 @@ def _backward(
     gain: Tensor,
     offset: Tensor | None,
     weights: Sequence[Tensor],
+    seeds: Tensor | None,
     candidates: Sequence[int],
     stride: int,
     z: Sequence[Tensor],
@@ -150,9 +160,9 @@ def _backward(
         offset = None if offset is None else leaf(offset, True)
         weights = [leaf(w, need_weights) for w in weights]
         running = (None, None) if training else (mean, var)
-        out, *_ = _forward(x, [], gain, offset, weights, candidates, len(grad), stride, *running, eps, False)
+        out, *_ = _forward(x, [], gain, offset, weights, seeds, candidates, len(grad), stride, *running, eps, False)
         wanted = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
-        gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph))
+        gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph, materialize_grads=True))
         dgain = next(gradients)
         doffset = gain.new_empty(0) if offset is None else next(gradients)
         dx = next(gradients).contiguous(memory_format=LAST) if need_x else x.new_empty(0)
@@ -160,7 +170,7 @@ def _backward(
 
 
 def _backward_fake(
-    grad, x, gain, offset, weights, candidates, stride, z, mean, var, training, eps, need_x, need_weights
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights
 ):
     return (
         x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
@@ -171,8 +181,8 @@ def _backward_fake(
 
 
 forward_op = define(
-    "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, int[] candidates, int edges,"
-    " int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep)"
+    "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
+    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep)"
     " -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var)",
     _forward,
     _forward_fake,
@@ -180,9 +190,9 @@ forward_op = define(
     triton_dtypes=TRITON_DTYPES,
 )
 backward_op = define(
-    "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, int[] candidates,"
-    " int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, bool need_x, bool need_weights)"
-    " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
+    "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
+    " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, bool need_x,"
+    " bool need_weights) -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
     triton=".triton.mixed_op:backward",
@@ -192,38 +202,40 @@ backward_op = define(
 
 class _MixedOp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, impl, candidates, edges, stride, eps, keep, running_mean, running_var, x, gain, offset, *rest):
+    def forward(
+        ctx, impl, candidates, edges, stride, eps, keep, seeds, running_mean, running_var, x, gain, offset, *rest
+    ):
         device, dtype = x.device.type, x.dtype
         count = sum(WEIGHTS[kind] for kind in candidates[1::4])
         base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
         run = select(forward_op, impl, device, dtype)
         out, z, mean, var = run(
-            x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep
+            x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
         )
         ctx.run = select(backward_op, impl, device, dtype)
         ctx.candidates, ctx.stride, ctx.eps, ctx.training = candidates, stride, eps, running_mean is None
         ctx.count, ctx.has_base = count, bool(base)
-        ctx.save_for_backward(x, gain, offset, mean, var, *weights, *z)
+        ctx.save_for_backward(x, gain, offset, seeds, mean, var, *weights, *z)
         ctx.mark_non_differentiable(mean, var)
         return (*out, mean, var)
 
     @staticmethod
     def backward(ctx, *grad):
-        x, gain, offset, mean, var, *rest = ctx.saved_tensors
+        x, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
         weights, z = rest[: ctx.count], rest[ctx.count :]
         needs = ctx.needs_input_grad
-        need_x, need_gain, need_offset, *need_rest = needs[8:]
+        need_x, need_gain, need_offset, *need_rest = needs[9:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
         wanted = any(need_weights) and (torch.compiler.is_compiling() or _wanted(ctx.next_functions[-ctx.count :]))
         grad = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         run, graph = (_backward, (True,)) if torch.is_grad_enabled() else (ctx.run, ())
         dx, dgain, doffset, dweights = run(
-            grad, x, gain, offset, weights, ctx.candidates, ctx.stride, z, mean, var, ctx.training, ctx.eps,
+            grad, x, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var, ctx.training, ctx.eps,
             need_x, wanted, *graph,
         )  # fmt: skip
         return (
-            *(None,) * 8,
+            *(None,) * 9,
             dx if need_x else None,
             dgain if need_gain else None,
             doffset if need_offset else None,
@@ -254,6 +266,7 @@ def mixed_op(
     gain: Tensor,
     offset: Tensor | None,
     weights: Sequence[Tensor],
+    seeds: Tensor | None,
     candidates: Sequence[int],
     edges: int,
     stride: int,
@@ -265,6 +278,6 @@ def mixed_op(
     """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous."""
     keep = keep and torch.is_grad_enabled()
     *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, keep, *(running or (None, None)), x, gain, offset, *base, *weights
+        impl, candidates, edges, stride, eps, keep, seeds, *(running or (None, None)), x, gain, offset, *base, *weights
     )
     return out, mean, var

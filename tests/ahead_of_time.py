@@ -6,6 +6,7 @@ The record, tests/triton_resources.json, holds registers a thread and bytes of s
 and generation; test_triton.py fails where more is needed, and at any spill.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -31,7 +32,8 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
     """(name, kernel, types of its arguments, its constants) for every kernel and tile."""
     pointer = f"*{dtype}"
     types = dict.fromkeys(("x", "t", "dx"), pointer) | dict.fromkeys(INTEGERS.split(), "i32")
-    types |= dict.fromkeys(("table", "finals", "starts", "pooled", "skips"), "*i32") | {"which": "*i8"}
+    types |= dict.fromkeys(("table", "finals", "starts", "pooled", "skips", "plain"), "*i32")
+    types |= {"which": "*i8", "seeds": "*i64"}
     ours = types | {"z": (pointer,) * RAWS} | dict.fromkeys(("weights", "dweights"), (pointer,) * CONVOLUTIONS)
     ours |= dict.fromkeys(("base", "out", "grad"), (pointer,) * EDGES) | {"middle": (pointer,) * 4}
     flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "HAS_BASE": True}
@@ -42,12 +44,13 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
         for name in sorted(name for name in vars(module) if name.endswith("_kernel")):
             kernel = vars(module)[name]
             rows = "*i32" if name in ("statistics_kernel", "gradient_totals_kernel") else "i32"
-            for channels in (16, 64):
-                tiles = mixed_op._tile(channels, channels)
-                tile = tiles.get(name.removesuffix("_kernel"), tiles["maps"])
-                tile = tile if "BLOCK_P" in kernel.arg_names else {"BLOCK_C": 16}  # sums of partial results
-                if channels == 16 or "BLOCK_O" in tile:
-                    yield f"{name}[C{channels}]", kernel, ours | {"rows": rows}, flags | tile
+            sums = "BLOCK_P" not in kernel.arg_names  # of partial results
+            for channels, noises in itertools.product((16, 64), (False, True)):
+                if noises <= ("NOISES" in kernel.arg_names) and not (sums and channels > 16):
+                    tiles = mixed_op._tile(channels, channels)
+                    tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
+                    variant = f"{name}[C{channels}{' noise' * noises}]"
+                    yield variant, kernel, ours | {"rows": rows}, flags | tile | {"NOISES": noises}
     sums = types | dict.fromkeys(("z", "grad_z"), (pointer,) * 7) | dict.fromkeys(("grad", "out"), pointer)
     flags = {"NORMALIZE": 0b1111011, "NEED": 0b1111111, "TRAINING": True, "EPS": 1e-5, "ACC": tl.float32, "K": 7}
     flags |= {"MAX_CHUNKS": mixed_sum.MAX_CHUNKS}

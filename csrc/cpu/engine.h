@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/noise.h"
 #include "cpu/pools.h"
 #include "cpu/rows.h"
 #include "cpu/scratch.h"
@@ -81,6 +82,17 @@ struct Engine {
     const T* sample = x + n * program.in_size();
     Isa::call(Pools<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, max, avg, scratch,
                                                 scratch + program.width * program.inputs});
+  }
+
+  // What a final row adds up for sample n: given its raw output there, pools of the state, room for all noises.
+  const T* term(const Final& f, int64_t n, const T* raw, const T* max, const T* avg, T* noises) const {
+    if (f.kind == kSkip) return x + n * program.in_size();
+    if (f.kind == kMaxPool) return max;
+    if (f.kind == kAvgPool) return avg;
+    if (f.kind != kNoise) return raw;
+    T* noise = noises + f.z * program.out_size();
+    Isa::call(StandardNormal<T>{program.seeds[f.z], n * program.out_size(), program.out_size(), noise});
+    return noise;
   }
 
   void load(int64_t n, const Canvas<T>& canvas) const {

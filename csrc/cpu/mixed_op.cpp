@@ -214,7 +214,7 @@ struct Forward : Engine<Isa, T, B, R, Q> {
     std::vector<T*> start(program.edges);
     const Tables& t = to.tables;
     for (const Final& f : program.finals) {
-      terms.push_back({f.z < 0 ? nullptr : to.raw[f.z],
+      terms.push_back({f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z],
                        flat(
                            memory, f.row, [&](int64_t i) { return t.scale(i); }),
                        flat(memory, f.row, [&](int64_t i) { return t.mean[i]; })});
@@ -232,6 +232,7 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
       T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
+      T* noises = own.take<T>(program.seeds.size() * program.out_size());
       return [=, this, &to, &terms, &start](int64_t, int64_t n) {
         if (max || avg) pools(n, max, avg, scratch);
         const int64_t at = n * program.out_size();
@@ -242,10 +243,7 @@ struct Forward : Engine<Isa, T, B, R, Q> {
           for (size_t i = 0; i < terms.size(); ++i) {
             const Final& f = program.finals[i];
             if (f.edge != e) continue;
-            const T* data = f.kind == kSkip      ? x + n * program.in_size()
-                            : f.kind == kMaxPool ? max
-                            : f.kind == kAvgPool ? avg
-                                                 : terms[i].data + at;
+            const T* data = this->term(f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, noises);
             streams.push_back({data, terms[i].scale, terms[i].mean});
           }
           Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
@@ -268,9 +266,9 @@ template void recompute(const Program&, const double*, const std::vector<const d
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
-    std::vector<int64_t> candidates, int64_t edges, int64_t stride, std::optional<Tensor> running_mean,
-    std::optional<Tensor> running_var, double eps, bool keep) {
-  const Program program(x, weights, candidates, gain.size(1), edges, stride);
+    std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, bool keep) {
+  const Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   std::vector<Tensor> others = weights;
   others.push_back(gain);
   for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {

@@ -71,6 +71,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
       T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       T* table = own.take<T>(2 * width);
+      T* noises = own.take<T>(program.seeds.size() * program.out_size());
       return [=, this, &to, &means](int64_t chunk, int64_t n) {
         if (max || avg) pools(n, max, avg, scratch);
         const int64_t at = n * program.out_size();
@@ -80,11 +81,8 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
           streams.clear();
           for (; i < finals && program.finals[i].edge == e; ++i) {
             const Final& f = program.finals[i];
-            const T* data = f.kind == kSkip      ? x + n * program.in_size()
-                            : f.kind == kMaxPool ? max
-                            : f.kind == kAvgPool ? avg
-                                                 : to.raw[f.z] + at;
-            streams.push_back({data, nullptr, means[i]});
+            const T* raw = f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z] + at;
+            streams.push_back({this->term(f, n, raw, max, avg, noises), nullptr, means[i]});
           }
           const int64_t count = streams.size();
           Isa::call(GradientSums<T, Isa::kBytes / sizeof(T)>{to.grad[e] + at, streams.data(), count, C, width,
@@ -281,9 +279,9 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
-    std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean, Tensor var, bool training,
-    double eps, bool need_x, bool need_weights) {
-  const Program program(x, weights, candidates, gain.size(1), grad.size(), stride);
+    std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
+    Tensor var, bool training, double eps, bool need_x, bool need_weights) {
+  const Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
   std::vector<Tensor> others = weights, outputs = grad;
   others.insert(others.end(), {gain, mean, var});
   if (offset) others.push_back(*offset);

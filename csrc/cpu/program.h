@@ -18,7 +18,7 @@ namespace fastdarts {
 
 using torch::stable::Tensor;
 
-enum Kind : int64_t { kSkip, kMaxPool, kAvgPool, kFactorizedReduce, kDilConv, kSepConv, kReLUConv };
+enum Kind : int64_t { kSkip, kMaxPool, kAvgPool, kFactorizedReduce, kDilConv, kSepConv, kReLUConv, kNoise };
 
 struct Stage {
   int64_t edge, row;  // the row of its output
@@ -35,18 +35,21 @@ struct Stage {
 struct Final {  // one term of an edge's sum
   int64_t edge, row;
   Kind kind;
-  int64_t z;
+  int64_t z;  // its raw output; of noise, its seed
+
+  bool plain() const { return kind == kSkip || kind == kNoise; }  // nothing normalises it
 };
 
 struct Program {
   int64_t samples, inputs, outputs, height, width, stride, edges;
   int64_t rows = 0, raw = 0, weights = 0, border = 0;
+  std::vector<uint64_t> seeds;
   bool max_pool = false, avg_pool = false, skip = false;
   std::vector<Stage> first, second;
   std::vector<Final> finals;
 
-  Program(const Tensor& x, const std::vector<Tensor>& weight, const std::vector<int64_t>& candidates, int64_t channels,
-          int64_t edges, int64_t stride)
+  Program(const Tensor& x, const std::vector<Tensor>& weight, const std::optional<Tensor>& seed,
+          const std::vector<int64_t>& candidates, int64_t channels, int64_t edges, int64_t stride)
       : samples(x.size(0)),
         inputs(x.size(1)),
         outputs(channels),
@@ -58,6 +61,12 @@ struct Program {
     CHECK_SIZE("length of candidates modulo 4", candidates.size() % 4, size_t{0});
     for (size_t i = 0; i < candidates.size(); i += 4) {
       add(candidates[i], static_cast<Kind>(candidates[i + 1]), candidates[i + 2], candidates[i + 3], weight);
+    }
+    CHECK_SIZE("number of seeds", seed ? seed->numel() : 0, noises);
+    if (seed) {
+      STD_TORCH_CHECK(seed->is_contiguous(), "expected contiguous seeds");
+      const int64_t* p = seed->const_data_ptr<int64_t>();
+      seeds.assign(p, p + noises);
     }
     CHECK_SIZE("number of weights", static_cast<int64_t>(weight.size()), weights);
   }
@@ -75,6 +84,8 @@ struct Program {
   int64_t chunk(int64_t i) const { return samples * i / chunks(); }  // its first sample
 
  private:
+  int64_t noises = 0;
+
   void add(int64_t edge, Kind kind, int64_t kernel, int64_t dilation, const std::vector<Tensor>& weight) {
     STD_TORCH_CHECK(0 <= edge && edge < edges, "edge ", edge, " of ", edges);
     STD_TORCH_CHECK(finals.empty() || finals.back().edge <= edge, "expected candidates sorted by edge");
@@ -85,6 +96,10 @@ struct Program {
     if (kind == kSkip) CHECK_SIZE("stride of a skip connection", stride, 1);
     if (pool || kind == kSkip) {
       finals.push_back({edge, rows++, kind, -1});
+      return;
+    }
+    if (kind == kNoise) {
+      finals.push_back({edge, rows++, kind, noises++});
       return;
     }
     const auto take = [&](int64_t size, const char* what) {
@@ -150,13 +165,13 @@ Tables tables(const Program& program, const Tensor& gain, const std::optional<Te
           std::vector<double>(size), std::vector<double>(size, 1.0)};
 }
 
-// Takes mean and var of all rows but skip connections, which stay (0, 1); `copy` gets the same of var.
+// Takes mean and var of all rows but plain ones, which stay (0, 1); `copy` gets the same of var.
 template <typename T>
 void take_statistics(const Program& program, const Tensor& mean, const Tensor& var, double correction, double eps,
                      Tables& to, T* copy = nullptr) {
   std::vector<double> means = doubles<T>(mean), vars = doubles<T>(var);
   std::vector<bool> plain(program.rows);
-  for (const Final& f : program.finals) plain[f.row] = f.kind == kSkip;
+  for (const Final& f : program.finals) plain[f.row] = f.plain();
   for (int64_t i = 0; i < program.rows * program.outputs; ++i) {
     if (plain[i / program.outputs]) continue;
     to.mean[i] = means[i];

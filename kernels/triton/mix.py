@@ -3,12 +3,13 @@
 import triton
 import triton.language as tl
 
+from fastdarts.kernels.triton.noise import standard_normal
 from fastdarts.kernels.triton.stages import add_moments, no_moments, store_moments
 from fastdarts.kernels.triton.tiles import entry, inverse, pick, pools, position, wide, window
 
 # of a final row, in the table of finals
 KIND, ROW, RAW, FIELDS = map(tl.constexpr, range(4))
-CONV, SKIP, MAX, AVG = map(tl.constexpr, range(4))
+CONV, SKIP, MAX, AVG, NOISE = map(tl.constexpr, range(5))
 
 
 @triton.jit
@@ -43,9 +44,7 @@ def pool_moments_kernel(
 
 
 @triton.jit
-def final(
-    z, i, finals, b_max, b_avg, b_x, o_z, mask,
-):  # fmt: skip
+def final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES: tl.constexpr):
     """Raw values of the final row i."""
     kind = tl.load(finals + i * FIELDS + KIND)
     b_z = b_x
@@ -55,6 +54,9 @@ def final(
         b_z = b_max
     if kind == AVG:
         b_z = b_avg
+    if NOISES:  # noqa: SIM102 (one at compile time, one at run time)
+        if kind == NOISE:
+            b_z = standard_normal(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
     return b_z, kind
 
 
@@ -75,10 +77,11 @@ def state_values(
 
 @triton.jit
 def mix_kernel(
-    x, z, base, out, gain, offset, mean, var, finals, starts,
+    x, z, base, out, gain, offset, mean, var, seeds, finals, starts,
     height, width, channels, out_height, out_width, outputs, P,
-    STRIDE: tl.constexpr, POOLS: tl.constexpr, SKIPS: tl.constexpr, HAS_BASE: tl.constexpr, HAS_OFFSET: tl.constexpr,
-    TRAINING: tl.constexpr, EPS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STRIDE: tl.constexpr, POOLS: tl.constexpr, SKIPS: tl.constexpr, NOISES: tl.constexpr,
+    HAS_BASE: tl.constexpr, HAS_OFFSET: tl.constexpr, TRAINING: tl.constexpr, EPS: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """out_e = base_e + Σ over its rows of (gain (z − μ) / √(σ² + eps) + offset), one tile of all edges."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -92,10 +95,10 @@ def mix_kernel(
         if HAS_BASE:
             acc = tl.load(base[e] + o_z, mask=mask, other=0.0).to(tl.float32)
         for i in range(tl.load(starts + e), tl.load(starts + e + 1)):
-            b_z, kind = final(z, i, finals, b_max, b_avg, b_x, o_z, mask)
+            b_z, kind = final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES)
             row = tl.load(finals + i * FIELDS + ROW)
             scale = entry(gain, row, c, outputs)
-            if kind != SKIP:
+            if (kind != SKIP) & (kind != NOISE):
                 scale *= inverse(var, row, c, outputs, P, EPS, TRAINING)
                 b_z -= entry(mean, row, c, outputs)[None, :]
             acc += scale[None, :] * b_z
@@ -106,9 +109,9 @@ def mix_kernel(
 
 @triton.jit
 def gradient_sums_kernel(
-    x, z, grad, mean, partial, finals, starts,
+    x, z, grad, mean, seeds, partial, finals, starts,
     height, width, channels, out_height, out_width, outputs, P, step,
-    STRIDE: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STRIDE: tl.constexpr, NOISES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial [R, 2, chunks, outputs]: Σ g and Σ g (z − μ) of every final row, per chunk of `step` pixels."""
     i_chunk = tl.program_id(0)
@@ -133,9 +136,11 @@ def gradient_sums_kernel(
                     b_z = tl.load(p_z + o_z, mask=mask, other=0.0).to(tl.float32)
                 elif kind == SKIP:
                     b_z, _inside = window(x, n, y, x_, c, height, width, channels, p < end)
-                else:
+                elif kind != NOISE:
                     b_max, b_avg, _which = pools(x, n, y, x_, c, height, width, channels, p < end, STRIDE)
                     b_z = tl.where(kind == MAX, b_max, b_avg)
+                elif NOISES:
+                    b_z = standard_normal(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
                 b_g = tl.load(grad[e] + o_z, mask=mask, other=0.0).to(tl.float32)
                 first += b_g
                 second += tl.where(mask, b_g * (b_z - b_mean[None, :]), 0.0)
@@ -146,10 +151,10 @@ def gradient_sums_kernel(
 
 @triton.jit
 def row_totals(
-    partial, row, skips, var, dgain, doffset, c, outputs, P, chunks,
+    partial, row, plain, var, dgain, doffset, c, outputs, P, chunks,
     TRAINING: tl.constexpr, EPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """dgain = Σ g ẑ and doffset = Σ g of a row from partial [R, 2, chunks, outputs]; ẑ = z where `skips`."""
+    """dgain = Σ g ẑ and doffset = Σ g of a row from partial [R, 2, chunks, outputs]; ẑ = z where `plain`."""
     first = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     p_row = partial + wide(row * 2 * chunks) * outputs + c[None, :]
@@ -160,7 +165,7 @@ def row_totals(
         first += tl.load(p_row + o_t, mask=m_t, other=0.0)
         second += tl.load(p_row + wide(chunks) * outputs + o_t, mask=m_t, other=0.0)
     slope = tl.sum(second, 0)
-    if not skips:
+    if not plain:
         slope *= inverse(var, row, c, outputs, P, EPS, TRAINING)
     tl.store(dgain + row * outputs + c, slope, mask=c < outputs)
     tl.store(doffset + row * outputs + c, tl.sum(first, 0), mask=c < outputs)
@@ -168,13 +173,13 @@ def row_totals(
 
 @triton.jit
 def gradient_totals_kernel(
-    partial, rows, skips, var, dgain, doffset, outputs, P, chunks,
+    partial, rows, plain, var, dgain, doffset, outputs, P, chunks,
     TRAINING: tl.constexpr, EPS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dgain and doffset of the rows in `rows`."""
     i = tl.program_id(0)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     row_totals(
-        partial, tl.load(rows + i), tl.load(skips + i) > 0, var, dgain, doffset, c, outputs, P, chunks,
+        partial, tl.load(rows + i), tl.load(plain + i) > 0, var, dgain, doffset, c, outputs, P, chunks,
         TRAINING, EPS, BLOCK_T, BLOCK_C,
     )  # fmt: skip

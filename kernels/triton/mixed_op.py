@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op import AVG_POOL, DIL_CONV, FACTORIZED_REDUCE, MAX_POOL, RELU_CONV, SKIP, WEIGHTS
+from fastdarts.kernels.mixed_op import AVG_POOL, DIL_CONV, FACTORIZED_REDUCE, MAX_POOL, NOISE, RELU_CONV, SKIP, WEIGHTS
 from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
 from fastdarts.kernels.triton.tiles import FIELDS
@@ -26,7 +26,7 @@ MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel
 MAX_WEIGHT_CHUNKS = 64  # of weight gradients, outputs × inputs numbers; and of what each of their programs adds
 DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 TAPS = stages_backward.TAPS.value
-OF_CONV, OF_SKIP, OF_MAX, OF_AVG = range(4)  # kinds of final rows in kernels/triton/mix.py
+OF_CONV, OF_SKIP, OF_MAX, OF_AVG, OF_NOISE = range(5)  # kinds of final rows in kernels/triton/mix.py
 
 
 class Tables(NamedTuple):
@@ -36,16 +36,18 @@ class Tables(NamedTuple):
     seconds: int
     singles: int
     firsts: int
-    finals: Tensor  # [F, 3]: kind, row, raw output
+    finals: Tensor  # [F, 3]: kind, row, raw output or seed
     starts: Tensor  # [edges + 1] of each edge in finals
     pooled: Tensor  # [pools, 3]: row, kind, edge
     skips: Tensor  # [skips, 2]: row, edge
-    first_rows: Tensor  # normalised rows that need no second half before them; ~row for a skip connection
+    plain: Tensor  # rows that nothing normalises: skip connections and noise
+    noises: int
+    first_rows: Tensor  # normalised rows that need no second half before them; ~row for a plain one
     second_rows: Tensor  # final rows of separable convolutions
     final_rows: Tensor
-    final_skips: Tensor  # 1 for a skip connection among them
+    final_plain: Tensor  # 1 for a plain one among them
     middle_rows: Tensor
-    middle_skips: Tensor
+    middle_plain: Tensor
     rows: int
     raws: int
 
@@ -54,12 +56,15 @@ class Tables(NamedTuple):
 def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> Tables:
     seconds, singles, firsts, finals, pooled, skips = [], [], [], [], [], []
     edges = candidates[-4] + 1
-    counts, weight, raw, row = [0] * edges, 0, 0, 0
+    counts, weight, raw, row, noises = [0] * edges, 0, 0, 0, 0
     for edge, kind, kernel, dilation in zip(*(candidates[i::4] for i in range(4)), strict=True):
         counts[edge] += 1
         if kind == SKIP:
             finals.append((OF_SKIP, row, 0))
             skips.append((row, edge))
+        elif kind == NOISE:
+            finals.append((OF_NOISE, row, noises))
+            noises += 1
         elif kind in (MAX_POOL, AVG_POOL):
             finals.append((OF_MAX if kind == MAX_POOL else OF_AVG, row, 0))
             pooled.append((row, finals[-1][0], edge))
@@ -90,7 +95,8 @@ def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> 
     middle_rows = [stage[6] for stage in firsts]
     second_rows = [stage[6] for stage in seconds]
     final_rows = [row for _, row, _ in finals]
-    normalised = [row for kind, row, _ in finals if kind != OF_SKIP and row not in second_rows]
+    plain = [row for kind, row, _ in finals if kind in (OF_SKIP, OF_NOISE)]
+    normalised = [row for row in final_rows if row not in second_rows + plain]
     starts = [sum(counts[:e]) for e in range(edges + 1)]
     return Tables(
         table(seconds + singles + firsts, FIELDS.value),
@@ -101,10 +107,12 @@ def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> 
         table(starts),
         table(pooled, 3),
         table(skips, 2),
-        table(middle_rows + normalised + [~row for row, _ in skips]),
+        table(plain).long(),
+        noises,
+        table(middle_rows + normalised + [~row for row in plain]),
         table(second_rows),
         table(final_rows),
-        table([int(kind == OF_SKIP) for kind, _, _ in finals]),
+        table([int(row in plain) for row in final_rows]),
         table(middle_rows),
         table([0] * len(middle_rows)),
         row,
@@ -120,7 +128,7 @@ def _tile(channels: int, outputs: int) -> dict[str, dict[str, int]]:
     return {
         "stages": {"BLOCK_P": pixels, "BLOCK_C": 16, "BLOCK_O": block_o},
         "stages_gradients": {"BLOCK_P": pixels, "BLOCK_C": block_c, "BLOCK_O": 16, "num_stages": 1},
-        "maps": {"BLOCK_P": 64, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs))), "num_warps": 8},
+        "maps": {"BLOCK_P": pixels, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs))), "num_warps": 8},
     }
 
 
@@ -139,11 +147,11 @@ class _Launch:
         self.x, self.stride = x, stride
         self.weights = tuple(weights) or (x,)  # no kernel takes an empty tuple; nothing is read from it
         self.tile = _tile(self.channels, self.outputs)
-        self.tiles = triton.cdiv(self.P, 64)
-        self.step = 64 * triton.cdiv(self.tiles, MAX_CHUNKS)
+        tiles = triton.cdiv(self.P, 64)
+        self.step = 64 * triton.cdiv(tiles, MAX_CHUNKS)
         self.chunks = triton.cdiv(self.P, self.step)
         # at least 2 C' pixels, for a part of the weight gradients to be smaller than what it is a sum of
-        fewest = max(triton.cdiv(self.tiles, MAX_WEIGHT_CHUNKS), triton.cdiv(self.outputs, 32))
+        fewest = max(triton.cdiv(tiles, MAX_WEIGHT_CHUNKS), triton.cdiv(self.outputs, 32))
         self.weight_step = 64 * fewest
         self.weight_chunks = triton.cdiv(self.P, self.weight_step)
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
@@ -164,6 +172,10 @@ class _Launch:
         """Blocks of channels, of the inputs in the kernels of stages."""
         channels = max(self.channels, self.outputs) if kernel == "maps" else self.channels
         return triton.cdiv(channels, self.tile[kernel]["BLOCK_C"])
+
+    def map_tiles(self, pixels: int) -> tuple[int, int]:
+        """The grid of a kernel with a program for every tile of a map."""
+        return triton.cdiv(pixels, self.tile["maps"]["BLOCK_P"]), self.blocks("maps")
 
     def run_stages(self, first: int, count: int, z, tables, partial, **options) -> None:
         """Raw outputs of `count` stages of the table from `first` on."""
@@ -187,6 +199,7 @@ def forward(
     gain: Tensor,
     offset: Tensor | None,
     weights: Sequence[Tensor],
+    seeds: Tensor | None,
     candidates: Sequence[int],
     edges: int,
     stride: int,
@@ -206,9 +219,8 @@ def forward(
             mean, var = torch.empty_like(gain), torch.empty_like(gain)
         else:
             mean, var = running_mean.clone(), running_var.clone()
-            if len(table.skips):
-                rows = table.skips[:, 0].long()
-                mean.index_fill_(0, rows, 0.0), var.index_fill_(0, rows, 1.0)
+            if len(table.plain):
+                mean.index_fill_(0, table.plain, 0.0), var.index_fill_(0, table.plain, 1.0)
         z = at.maps(table.raws)
         raw, tables = tuple(z) or (x,), (gain, gain if offset is None else offset, mean, var)
         partial = at.partial(3, at.chunks) if training else gain
@@ -224,10 +236,11 @@ def forward(
         if training:
             at.run_statistics(table.second_rows, partial, mean, var)
         out = at.maps(edges)
-        mix.mix_kernel[(at.tiles, at.blocks("maps"))](
-            x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals, table.starts, *at.sizes, at.outputs, at.P,
-            STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, HAS_BASE=len(base) > 0,
-            **flags, **at.tile["maps"],
+        mix.mix_kernel[at.map_tiles(at.P)](
+            x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals if seeds is None else seeds,
+            table.finals, table.starts, *at.sizes, at.outputs, at.P,
+            STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, NOISES=table.noises > 0,
+            HAS_BASE=len(base) > 0, **flags, **at.tile["maps"],
         )  # fmt: skip
     return out, z if keep else [], mean, var
 
@@ -238,6 +251,7 @@ def backward(
     gain: Tensor,
     offset: Tensor | None,
     weights: Sequence[Tensor],
+    seeds: Tensor | None,
     candidates: Sequence[int],
     stride: int,
     z: Sequence[Tensor],
@@ -267,16 +281,16 @@ def backward(
         dgain, doffset = (torch.empty_like(gain, dtype=torch.float32) for _ in range(2))
         partial = at.partial(2, at.chunks)
         mix.gradient_sums_kernel[(at.chunks, at.blocks("maps"))](
-            x, raw, tuple(grad), mean, partial, table.finals, table.starts, *at.sizes, at.outputs, at.P, at.step,
-            STRIDE=stride, **at.tile["maps"],
+            x, raw, tuple(grad), mean, table.finals if seeds is None else seeds, partial, table.finals, table.starts,
+            *at.sizes, at.outputs, at.P, at.step, STRIDE=stride, NOISES=table.noises > 0, **at.tile["maps"],
         )  # fmt: skip
 
-        def totals(partial: Tensor, chunks: int, rows: Tensor, skips: Tensor) -> None:
+        def totals(partial: Tensor, chunks: int, rows: Tensor, plain: Tensor) -> None:
             mix.gradient_totals_kernel[(len(rows), triton.cdiv(at.outputs, 16))](
-                partial, rows, skips, var, dgain, doffset, at.outputs, at.P, chunks, BLOCK_T=64, BLOCK_C=16, **flags
+                partial, rows, plain, var, dgain, doffset, at.outputs, at.P, chunks, BLOCK_T=64, BLOCK_C=16, **flags
             )
 
-        totals(partial, at.chunks, table.final_rows, table.final_skips)
+        totals(partial, at.chunks, table.final_rows, table.final_plain)
         count = table.seconds + table.singles + table.firsts
         partial = at.partial(2, at.weight_chunks)
         t = x.new_empty(count, at.P, at.channels)
@@ -307,7 +321,7 @@ def backward(
             if through:
                 stage_gradients(table.seconds + table.singles, table.firsts, TOTALS=True)
             else:
-                totals(partial, at.weight_chunks, table.middle_rows, table.middle_skips)
+                totals(partial, at.weight_chunks, table.middle_rows, table.middle_plain)
         dx = _state_gradient(at, grad, tables, dgain, doffset, t, flags) if need_x else x.new_empty(0)
         dweights = [torch.empty_like(w) for w in weights] if need_weights else []
         if dweights:
@@ -325,13 +339,13 @@ def _state_gradient(at: _Launch, grad, tables, dgain: Tensor, doffset: Tensor, t
     if len(table.pooled):
         dmax, davg = (x.new_empty(at.P, at.channels, dtype=torch.float32) for _ in range(2))
         which = x.new_empty(at.P, at.channels, dtype=torch.int8)
-        stages_backward.pool_gradients_kernel[(at.tiles, at.blocks("maps"))](
+        stages_backward.pool_gradients_kernel[at.map_tiles(at.P)](
             x, tuple(grad), gain, mean, var, dgain, doffset, dmax, davg, which, table.pooled, *at.sizes, at.P,
             len(table.pooled), MAX=OF_MAX, STRIDE=at.stride, **flags, **at.tile["maps"],
         )  # fmt: skip
     dx = torch.empty_like(x)
     firsts = table.singles + table.firsts
-    stages_backward.state_gradient_kernel[(triton.cdiv(at.pixels, 64), at.blocks("maps"))](
+    stages_backward.state_gradient_kernel[at.map_tiles(at.pixels)](
         x, at.weights, tuple(grad), gain, t[table.seconds :], dmax, davg, which, dx, table.stages[table.seconds :],
         table.skips, *at.sizes, at.P, at.pixels, firsts, len(table.skips),
         STRIDE=at.stride, POOLS=len(table.pooled) > 0, **at.tile["maps"],

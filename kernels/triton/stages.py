@@ -171,9 +171,9 @@ def statistics_kernel(
     total = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     second = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
     about = tl.zeros([BLOCK_C], tl.float32)
-    skips = row < 0
-    row = tl.where(skips, ~row, row)
-    if not skips:
+    plain = row < 0
+    row = tl.where(plain, ~row, row)
+    if not plain:
         plane = wide(chunks) * channels
         p_row = partial + row * 3 * plane + c[None, :]
         about = tl.load(partial + row * 3 * plane + c, mask=c < channels, other=0.0)
@@ -186,6 +186,6 @@ def statistics_kernel(
             d -= shift[None, :]
             b_second = tl.load(p_row + 2 * plane + o_t, mask=m_t, other=0.0)
             second += tl.where(m_t, b_second + count[:, None] * d * d, 0.0)
-    b_var = tl.where(skips, 1.0, tl.sum(second, 0) / (P - 1))
+    b_var = tl.where(plain, 1.0, tl.sum(second, 0) / (P - 1))
     tl.store(mean + row * channels + c, about + tl.sum(total, 0) / P, mask=c < channels)
     tl.store(var + row * channels + c, b_var, mask=c < channels)
