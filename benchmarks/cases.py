@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.eager import NOISE_SEEDS, EagerEdges
-from fastdarts.functional import Candidate, MixedOpResult, MixedSum, mixed_op, mixed_sum
+from fastdarts.functional import (
+    Candidate,
+    MixedOpResult,
+    MixedSum,
+    flat_hypergradient,
+    flat_norm,
+    flat_perturb,
+    flat_sgd,
+    flat_unroll,
+    mixed_op,
+    mixed_sum,
+)
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 EDGE = (True, True, False, True, True, True, True)  # 2 pools, skip, 4 convolutions: a DARTS edge less `none`
@@ -301,4 +312,87 @@ MIXED_OP_TEST_CASES = [
     MixedOpCase("factorized-reduce-12-to-20", (3, 12, 7, 8), (("skip_connect",),), 2, outputs=20),
     MixedOpCase("dil-conv-12-to-20", (2, 12, 7, 8), (("dil_conv_5x5",),), 2, outputs=20, affine=True),
     MixedOpCase("dil-conv-20-to-3", (2, 20, 7, 8), (("dil_conv_3x3",),), outputs=3, training=False, affine=True),
+]
+
+
+@dataclass(frozen=True)
+class FlatCase:
+    """All flat updates of `size` weights that begin `offset` elements into their buffers."""
+
+    id: str
+    size: int
+    offset: int = 0
+    momentum: bool = True
+    max_norm: float = 5.0  # clips from about 30 elements on
+    lr: float = 0.025
+    mu: float = 0.9
+    weight_decay: float = 3e-4
+    radius: float = 1e-2
+
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+        """All inputs by name; the same float32 values, rounded to `dtype`."""
+        generator = torch.Generator().manual_seed(0)
+        names = ("w", "grad", "v", "above", "below") + ("momentum",) * self.momentum
+        drawn = {name: torch.randn(self.size + self.offset, generator=generator) for name in names}
+        return {name: t.to(device, dtype)[self.offset :] for name, t in drawn.items()}
+
+    def eager(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """torch.optim.SGD after clip_grad_norm_, and the formulas of the architect."""
+        w, grad, v, above, below = (tensors[name] for name in ("w", "grad", "v", "above", "below"))
+        momentum = tensors.get("momentum")
+        step = grad.add(w, alpha=self.weight_decay)
+        unrolled = w.add(step if momentum is None else step.add(momentum, alpha=self.mu), alpha=-self.lr)
+        epsilon = (self.radius / torch.linalg.vector_norm(v)).item()
+        p = nn.Parameter(w.clone())
+        p.grad = grad.clone()
+        mu = 0.0 if momentum is None else self.mu
+        optimizer = torch.optim.SGD([p], self.lr, momentum=mu, weight_decay=self.weight_decay)
+        if momentum is not None:
+            optimizer.state[p]["momentum_buffer"] = momentum.clone()
+        nn.utils.clip_grad_norm_([p], self.max_norm)
+        optimizer.step()
+        results = {
+            "norm": torch.linalg.vector_norm(v),
+            "unrolled": unrolled,
+            "above": w.add(v, alpha=epsilon),
+            "below": w.add(v, alpha=-epsilon),
+            "hypergradient": grad - self.lr * ((above - below) / (2 * epsilon)),
+            "w": p.detach(),
+        }
+        return results if momentum is None else results | {"momentum": optimizer.state[p]["momentum_buffer"]}
+
+    def ours(self, tensors: dict[str, Tensor], impl: str | None = None) -> dict[str, Tensor]:
+        """The ops under test."""
+        w, grad, v, above, below = (tensors[name] for name in ("w", "grad", "v", "above", "below"))
+        momentum = tensors.get("momentum")
+        rates = {"lr": self.lr, "mu": self.mu, "weight_decay": self.weight_decay, "impl": impl}
+        norm = flat_norm(v, impl=impl)
+        stepped = {"w": aside(w)} | ({} if momentum is None else {"momentum": aside(momentum)})
+        clipped = {"norm": flat_norm(grad, impl=impl), "max_norm": self.max_norm}
+        flat_sgd(grad=grad, **stepped, **clipped, **rates)
+        return {
+            "norm": norm,
+            "unrolled": flat_unroll(w, grad, momentum, **rates, out=aside(w)),
+            "above": flat_perturb(w, v, norm, self.radius, impl=impl, out=aside(w)),
+            "below": flat_perturb(w, v, norm, -self.radius, impl=impl, out=aside(w)),
+            "hypergradient": flat_hypergradient(grad, above, below, norm, self.radius, lr=self.lr, impl=impl),
+        } | stepped
+
+
+def aside(t: Tensor) -> Tensor:
+    """A copy that begins as far into its buffer as ``t``."""
+    return torch.cat([t.new_zeros(t.storage_offset()), t])[t.storage_offset() :]
+
+
+FLAT_TEST_CASES = [
+    FlatCase("one", 1),
+    FlatCase("few", 5),
+    FlatCase("few-plain", 7, momentum=False),
+    FlatCase("one-tile", 1024),
+    FlatCase("odd", 1023),
+    FlatCase("odd-plain", 2051, momentum=False),
+    FlatCase("loops", 40003),
+    FlatCase("loops-plain", 32768, momentum=False),
+    FlatCase("offset-1", 40003, offset=1),
+    FlatCase("offset-3-plain", 2049, offset=3, momentum=False),
 ]

@@ -1,9 +1,11 @@
 """The results of an op's case: by fastdarts and by eager PyTorch, both held against float64."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from benchmarks.cases import MixedOpCase, MixedSumCase
+from benchmarks.cases import FlatCase, MixedOpCase, MixedSumCase
 from fastdarts.bench.check import Deviation
 
 Case = MixedSumCase | MixedOpCase
@@ -27,6 +29,23 @@ def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "
 
     return [
         Deviation(name, _distance(ours[name], exact), _distance(eager[name], exact), eps * scale(name, exact))
+        for name, exact in truth.items()
+    ]
+
+
+def flat_deviations(case: FlatCase, ours: Callable, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
+    """What ``ours(tensors)`` computes against eager PyTorch in float64, from the same rounded values."""
+    tensors = case.inputs(dtype, device)
+    truth = case.eager({name: t.double() for name, t in tensors.items()})
+    eager, found = case.eager(tensors), ours(tensors)
+    assert found.keys() == truth.keys()
+    return [
+        Deviation(
+            name,
+            _distance(found[name].double(), exact),
+            _distance(eager[name].double(), exact),
+            torch.finfo(dtype).eps * exact.abs().max().item(),
+        )
         for name, exact in truth.items()
     ]
 

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <vector>
+
 #include "cpu/memory.h"
 #include "isa.h"
 
@@ -18,11 +20,20 @@ constexpr const char* kCompiler = "gcc " __VERSION__;
 constexpr const char* kCompiler = "unknown";
 #endif
 
+#ifdef FASTDARTS_CUDA  // 80,90,100
+const std::vector<int> kCuda = {FASTDARTS_CUDA};
+#else
+const std::vector<int> kCuda = {};
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastdarts, registered with torch on import.";
   m.def("compiler", [] { return kCompiler; }, "Name and version of the compiler that built the kernels.");
+  m.def(
+      "cuda", [] { return kCuda; },
+      "Architectures that the CUDA kernels were compiled for: 90 for sm_90; none without.");
   m.def("isas", &fastdarts::available_isas, "Instruction sets that the kernels know and this machine has, best first.");
   m.def("isa", [] { return fastdarts::chosen_isa(); }, "Instruction set that the kernels use.");
   m.def("set_isa", &fastdarts::set_isa, "name"_a,

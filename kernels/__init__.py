@@ -6,12 +6,15 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
+from fastdarts.kernels import flat
+from fastdarts.kernels.flat import FLAT_IMPLEMENTATIONS, run_flat
 from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, NOISE, SEP_CONV, STRIDES, mixed_op, why_no_kernel
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
 __all__ = [
     "DILATIONS",
+    "FLAT_IMPLEMENTATIONS",
     "IMPLEMENTATIONS",
     "KERNELS",
     "KINDS",
@@ -19,11 +22,13 @@ __all__ = [
     "SEP_CONV",
     "STRIDES",
     "Implementation",
+    "flat",
     "implementations",
     "memory_format",
     "mixed_op",
     "mixed_sum",
     "native",
     "release_memory",
+    "run_flat",
     "why_no_kernel",
 ]

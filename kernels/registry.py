@@ -1,8 +1,9 @@
 """Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
 
 Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
-`fastdarts._C`) and a Triton kernel (CUDA; on CPU tensors under TRITON_INTERPRET=1). All environment variables of the
-kernels are read in this file.
+`fastdarts._C`) and one GPU kernel (CUDA tensors): in Triton (on CPU tensors under TRITON_INTERPRET=1), or in CUDA C++,
+which is in the extension if it was built where CUDA_HOME was set. All environment variables of the kernels are read
+in this file.
 """
 
 import functools
@@ -19,10 +20,11 @@ import torch
 LIBRARY = torch.library.Library("fastdarts", "DEF")
 STRICT = os.environ.get("FASTDARTS_STRICT", "0") == "1"  # falling to the reference is an error
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton's own: kernels run on CPU tensors
-IMPLEMENTATIONS = ("native", "triton", "reference")
+IMPLEMENTATIONS = ("native", "triton", "reference")  # of an op whose GPU kernel is in Triton
 DTYPES = {  # that the kernels of an implementation know, where an op says nothing else
     "native": (torch.float32, torch.float64),
     "triton": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "cuda": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
 _OPS: dict[str, "Op"] = {}
 
@@ -57,15 +59,36 @@ NO_NATIVE = _load_native()
 NO_TRITON = "" if importlib.util.find_spec("triton") else "the package triton is not installed"
 
 
+def _why_no_cuda() -> str:
+    if NO_NATIVE or importlib.import_module("fastdarts._C").cuda():
+        return NO_NATIVE
+    return (
+        "fastdarts was built without CUDA kernels: set CUDA_HOME to the folder of a CUDA toolkit and "
+        "`FASTDARTS_BUILD_EXT=1 pip install --no-build-isolation .` in the sources builds them"
+    )
+
+
+MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op: its reference, its dispatcher entry, where its Triton launcher lives ("module:function"), its dtypes."""
+    """One op: its reference, its dispatcher entry, its dtypes, and what its GPU kernel is written in.
+
+    `triton` says where the Triton launcher lives ("module:function"), of an op that has one.
+    """
 
     name: str
     reference: Callable
     dispatch: Callable
     triton: str
+    gpu: str
     dtypes: dict[str, tuple[torch.dtype, ...]]
+
+    @property
+    def implementations(self) -> tuple[str, ...]:
+        """What can be asked for."""
+        return "native", self.gpu, "reference"
 
     def why_not(self, implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
         """Why `implementation` of this op cannot run on `device` in `dtype`; "" if it can."""
@@ -75,10 +98,16 @@ class Op:
             return f"the native kernels run on CPU tensors, not on {device}"
         if implementation == "triton" and device != "cuda" and not (device == "cpu" and INTERPRET):
             return f"Triton kernels run on CUDA tensors (on CPU ones under TRITON_INTERPRET=1), not on {device}"
+        if implementation == "cuda" and device != "cuda":
+            return f"the CUDA kernels run on CUDA tensors, not on {device}"
         if dtype is not None and dtype not in self.dtypes[implementation]:
-            kernels = "the native kernels" if implementation == "native" else f"the Triton kernels of {self.name}"
-            return f"{kernels} know {self.known(implementation)}, not {_short(dtype)}"
-        return NO_NATIVE if implementation == "native" else NO_TRITON
+            kernels = {
+                "native": "the native kernels",
+                "triton": f"the Triton kernels of {self.name}",
+                "cuda": f"the CUDA kernels of {self.name}",
+            }
+            return f"{kernels[implementation]} know {self.known(implementation)}, not {_short(dtype)}"
+        return MISSING[implementation]
 
     def known(self, implementation: str) -> str:
         """Its dtypes, in words."""
@@ -100,21 +129,23 @@ def define(
     reference: Callable,
     fake: Callable,
     *,
-    triton: str,
+    gpu: str = "triton",
+    triton: str = "",
     triton_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
 ) -> Op:
     """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
 
-    A kernel of fastdarts._C, registered for the CPU key, takes precedence over the reference there.
+    A kernel of fastdarts._C, registered for the CPU key or, of an op whose `gpu` is "cuda", for the CUDA key, takes
+    precedence over the reference there.
     """
     name = schema.partition("(")[0]
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
     op = _OPS[name] = Op(
-        name, reference, getattr(torch.ops.fastdarts, name).default, triton, DTYPES | {"triton": triton_dtypes}
+        name, reference, getattr(torch.ops.fastdarts, name).default, triton, gpu, DTYPES | {"triton": triton_dtypes}
     )
-    if not NO_TRITON:
+    if gpu == "triton" and not NO_TRITON:
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
 
@@ -126,7 +157,7 @@ def _short(dtype: torch.dtype) -> str:
 def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callable:
     """The function that runs `op`: `impl` or a raised reason, never another; None: the fastest that can."""
     if impl is None:
-        impl = "triton" if device == "cuda" else "native"
+        impl = op.gpu if device == "cuda" else "native"
         if reason := op.why_not(impl, device, dtype):
             if STRICT:
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
@@ -163,18 +194,19 @@ def implementations() -> list[Implementation]:
         reason = defined.why_not("native", "cpu")
         known = {name: f"{defined.known(name)}; other dtypes run the reference" for name in DTYPES}
         rows.append(Implementation(op, "cpu", "native", not reason, reason or known["native"]))
-        reason = no_gpu or defined.why_not("triton", "cuda")
-        rows.append(Implementation(op, "cuda", "triton", not reason, reason or known["triton"]))
+        reason = defined.why_not(defined.gpu, "cuda") or no_gpu
+        rows.append(Implementation(op, "cuda", defined.gpu, not reason, reason or known[defined.gpu]))
         rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))
     return rows
 
 
 def native() -> dict[str, str | bool]:
-    """State of the extension: loaded, reason (why not), compiler, isa (that runs)."""
+    """State of the extension: loaded, reason (why not), compiler, isa (that runs), cuda (architectures)."""
     if NO_NATIVE:
-        return {"loaded": False, "reason": NO_NATIVE, "compiler": "", "isa": ""}
+        return {"loaded": False, "reason": NO_NATIVE, "compiler": "", "isa": "", "cuda": ""}
     extension = importlib.import_module("fastdarts._C")
-    return {"loaded": True, "reason": "", "compiler": extension.compiler(), "isa": extension.isa()}
+    cuda = ", ".join(f"sm_{architecture}" for architecture in extension.cuda())
+    return {"loaded": True, "reason": "", "compiler": extension.compiler(), "isa": extension.isa(), "cuda": cuda}
 
 
 def release_memory() -> None:
