@@ -9,6 +9,8 @@ INSTALLED := $(VENV)/.installed
 # The combination that is tested; any torch from 2.11 on is meant to work.
 TORCH := torch==2.14.1 torchvision==0.29.1
 
+NATIVE := '*.cpp' '*.h' '*.cu'
+
 .PHONY: install demo test sanitize lint format
 
 install: $(INSTALLED)
@@ -29,12 +31,12 @@ demo: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files $(NATIVE))
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/clang-format -i $$(git ls-files $(NATIVE))
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs

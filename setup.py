@@ -2,10 +2,13 @@
 
 FASTDARTS_BUILD_EXT = auto (default): build the extension if a C++ compiler is found, else a pure Python
 package; 0: never; 1: fail where it cannot be built.
+CUDA_HOME = the folder of a CUDA toolkit: the extension has CUDA kernels too; unset or empty (default): it has none.
+Whether there is a GPU does not matter, and the extension loads with a torch for CPUs as well.
 """
 
 import os
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+ARCHITECTURES = (80, 90, 100)  # A100 and what else is 8.x, H100, B200; PTX for what comes later
 PACKAGES = {
     "fastdarts": "fastdarts",
     "fastdarts.bench": "fastdarts/bench",
@@ -37,12 +41,74 @@ def wants_extension() -> bool:
     return False
 
 
+class Toolkit:
+    """The CUDA toolkit at CUDA_HOME. It is driven here, as torch's own builder takes none but that of its own release.
+
+    The kernels see no header of torch, so that any release fits that knows the architectures.
+    """
+
+    def __init__(self, home: Path):
+        self.home, self.nvcc = home, home / "bin" / "nvcc"
+        if not os.access(self.nvcc, os.X_OK):
+            raise SystemExit(
+                f"CUDA_HOME is {str(home)!r}, which has no bin/nvcc: set it to the folder of a CUDA toolkit, or unset "
+                "it to go without CUDA kernels."
+            )
+        runtimes = [home / lib / "libcudart_static.a" for lib in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        self.runtime = next(filter(Path.exists, runtimes), None)
+        if self.runtime is None:
+            raise SystemExit(
+                f"CUDA_HOME is {str(home)!r}, which has no lib64/libcudart_static.a: install the toolkit's runtime "
+                "(cuda-cudart-dev), or unset CUDA_HOME to go without CUDA kernels."
+            )
+        known = subprocess.check_output([self.nvcc, "--list-gpu-code"], text=True).split()
+        self.architectures = [a for a in ARCHITECTURES if f"sm_{a}" in known]
+        if not self.architectures:
+            raise SystemExit(
+                f"{self.nvcc} knows none of sm_{', sm_'.join(map(str, ARCHITECTURES))}: take a newer toolkit, or "
+                "unset CUDA_HOME to go without CUDA kernels."
+            )
+
+    def compile(self, source: str, target: Path) -> None:
+        """One .cu file for all architectures."""
+        newest = self.architectures[-1]
+        generate = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.architectures]
+        generate += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+        flags = [
+            "-std=c++20",
+            "-O3",
+            "-Werror=all-warnings",
+            "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall",
+            "--threads=0",
+        ]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [self.nvcc, *flags, *generate, f"-I{ROOT / 'csrc'}", "-c", source, "-o", target]
+        print(*command)
+        if subprocess.call(command):
+            raise SystemExit(
+                f"nvcc failed on {source}: mend what it reports above, or unset CUDA_HOME to go without CUDA kernels."
+            )
+
+
 def extension_arguments() -> dict:
     """The extension and its builder; torch can be imported by now (under isolation by setup_requires)."""
+    import torch
     from torch.utils import cpp_extension
+
+    home = os.environ.get("CUDA_HOME", "")
+    toolkit = Toolkit(Path(home)) if home else None
+    if toolkit and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+        raise SystemExit(
+            f"The CUDA kernels need torch 2.13, here is {torch.__version__}: update it, or unset CUDA_HOME to go "
+            "without them."
+        )
 
     class BuildExtension(cpp_extension.BuildExtension):
         def build_extensions(self) -> None:
+            for source in cuda_sources:
+                target = Path(self.build_temp, source).with_suffix(".cu.o")
+                toolkit.compile(source, target)
+                extension.extra_objects.append(str(target))
             try:
                 super().build_extensions()
             except Exception as error:
@@ -52,11 +118,13 @@ def extension_arguments() -> dict:
                 ) from error
 
     lines = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
-    sources = [f"csrc/{line}" for line in map(str.strip, lines) if line.endswith(".cpp") and line[0] != "#"]
+    files = [f"csrc/{line}" for line in map(str.strip, lines) if line and line[0] != "#"]
+    sources = [file for file in files if file.endswith(".cpp") and (toolkit or not file.startswith("csrc/cuda/"))]
+    cuda_sources = [file for file in files if file.endswith(".cu") and toolkit]
     extension = Extension(
         "fastdarts._C",
         sources=sources,
-        depends=["csrc/sources.txt", *map(str, Path("csrc").rglob("*.h"))],
+        depends=["csrc/sources.txt", *cuda_sources, *map(str, Path("csrc").rglob("*.h"))],
         include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
         library_dirs=cpp_extension.library_paths(),
         libraries=["c10", "torch_cpu"],
@@ -71,6 +139,10 @@ def extension_arguments() -> dict:
         ],
         language="c++",
     )
+    if toolkit:
+        extension.define_macros.append(("FASTDARTS_CUDA", ",".join(map(str, toolkit.architectures))))
+        extension.include_dirs.append(str(toolkit.home / "include"))
+        extension.extra_link_args += [str(toolkit.runtime), "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lrt"]
     return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
 
 

@@ -149,6 +149,7 @@ def test_the_source_distribution_builds_a_wheel(checkout: Path, tmp_path: Path) 
         "csrc/check.h",
         "csrc/isa.h",
         "csrc/cpu/layout.h",
+        "csrc/cuda/flat.cu",
         "csrc/sources.txt",
         "csrc/cpu/mixed_sum.cpp",
         "CMakeLists.txt",
@@ -197,8 +198,12 @@ print(build_meta.get_requires_for_build_wheel())
             "'no-such-compiler' is not on PATH: install it.",
         ),
         ({"CXX": "false"}, "set FASTDARTS_BUILD_EXT=0 to go without the native kernels"),
+        (
+            {"CUDA_HOME": "/no/toolkit"},
+            "CUDA_HOME is '/no/toolkit', which has no bin/nvcc: set it to the folder of a CUDA",
+        ),
     ],
-    ids=["unknown-value", "no-compiler", "broken-compiler"],
+    ids=["unknown-value", "no-compiler", "broken-compiler", "no-toolkit"],
 )
 def test_a_build_that_cannot_succeed_says_what_to_do(
     checkout: Path, tmp_path: Path, environment: dict[str, str], says: str
@@ -207,6 +212,32 @@ def test_a_build_that_cannot_succeed_says_what_to_do(
     assert result.returncode != 0
     assert says in result.stderr
     assert not list(tmp_path.glob("*.whl"))
+
+
+@pytest.mark.skipif(not os.environ.get("CUDA_HOME"), reason="CUDA_HOME is not set")
+def test_with_a_toolkit_the_extension_has_cuda_kernels_and_needs_no_cuda_library(
+    checkout: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkout, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    some = ["module.cpp", "cpu/memory.cpp", "cuda/flat.cpp", "cuda/flat.cu"]  # the others take their time
+    (source / "csrc" / "sources.txt").write_text("\n".join(some))
+    result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        [name] = [name for name in wheel.namelist() if name.startswith("fastdarts/_C.")]
+        library = wheel.extract(name, tmp_path)
+    needed = subprocess.check_output(["readelf", "--dynamic", library], text=True)
+    assert "libtorch_cpu.so" in needed and "cuda" not in needed
+    result = python(f"""
+torch.library.Library("fastdarts", "DEF").define("flat_norm(Tensor x) -> Tensor")
+import importlib.util
+spec = importlib.util.spec_from_file_location("_C", {library!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.cuda(), torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::flat_norm", "CUDA"))
+""")
+    assert result.stdout.split("\n")[0].endswith("100] True"), result.stdout + result.stderr
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not on PATH")

@@ -107,13 +107,17 @@ def test_modules_of_fastdarts_form_no_circle() -> None:
         visit(name, ())
 
 
-def test_every_op_has_a_contract_a_cpu_kernel_a_triton_kernel_and_a_case() -> None:
+def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case() -> None:
     sources = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
     cases = (ROOT / "benchmarks" / "cases.py").read_text()
     for path in (ROOT / "kernels").glob("*.py"):
         if path.stem not in ("__init__", "registry"):
             assert f"cpu/{path.stem}.cpp" in sources
             assert (ROOT / "csrc" / "cpu" / f"{path.stem}.cpp").is_file()
-            assert (ROOT / "kernels" / "triton" / f"{path.stem}.py").is_file()
-            assert (ROOT / "tests" / f"interpreted_{path.stem}.py").is_file()
+            if f"cuda/{path.stem}.cu" in sources:
+                assert (ROOT / "csrc" / "cuda" / f"{path.stem}.cu").is_file()
+                assert f"cuda/{path.stem}.cpp" in sources
+            else:
+                assert (ROOT / "kernels" / "triton" / f"{path.stem}.py").is_file()
+                assert (ROOT / "tests" / f"interpreted_{path.stem}.py").is_file()
             assert path.stem in cases
