@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdarts.batches import Batches
 from fastdarts.data import ImageData
 from fastdarts.errors import FastdartsError
+from fastdarts.flat import SGD
 from fastdarts.genotypes import Genotype
 from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress, atomic_write
@@ -108,8 +109,8 @@ class Training:
         self.model = NETWORKS[recipe.variant](
             recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary, job.genotype, in_channels=data.channels
         ).to(device)
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        self.optimizer = SGD(
+            self.model.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.grad_clip
         )
         if recipe.schedule == "cosine":
             self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
@@ -136,7 +137,6 @@ class Training:
                 logits_aux, y, label_smoothing=recipe.label_smoothing
             )
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.grad_clip)
         self.optimizer.step()
         meter.update(value, logits.detach(), y)
 

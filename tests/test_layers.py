@@ -74,6 +74,7 @@ def modules_of(path: Path) -> set[str]:
 
 NETWORKS = {
     "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "discretise",
+    "flat",
 }  # fmt: skip
 
 

@@ -124,6 +124,8 @@ class EagerSupernet(Supernet):
         super().__init__(*args)
         make_eager(self.model)
         self.architect = EagerArchitect(self.model, self.config)
+        options = {"momentum": self.config.momentum, "weight_decay": self.config.weight_decay}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), self.config.learning_rate, **options)
 
     def step(
         self,

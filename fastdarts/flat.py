@@ -1,0 +1,186 @@
+"""Flat parameters: all weights of a network in one buffer, updated in single passes, and SGD over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import flat_norm, flat_sgd
+
+ALIGNMENT = 64  # bytes: where a tensor begins, as from an allocator, for the kernels that read it
+
+
+class Flat:
+    """Parameters of one dtype and device that lie in one buffer, one after another, each in its own memory format.
+
+    The parameters become views of ``weights``, in place: they stay the objects they were, for modules, optimizers and
+    state dicts. What is between them is zero. Moving or converting them ends it: see :meth:`intact`.
+
+    Args:
+        parameters: at least one, all of one dtype and device.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = list(parameters)
+        first, step = self.parameters[0], ALIGNMENT // self.parameters[0].element_size()
+        self.starts = [0]
+        for p in self.parameters:
+            self.starts.append(self.starts[-1] + -(-p.numel() // step) * step)
+        self._strides = [torch.empty_like(p, device="meta").stride() for p in self.parameters]
+        self.weights = torch.zeros(self.starts[-1], dtype=first.dtype, device=first.device)
+        views = self.views(self.weights)
+        with torch.no_grad():
+            torch._foreach_copy_(views, self.parameters)
+        for p, view in zip(self.parameters, views, strict=True):
+            p.data = view
+        self._addresses = [view.data_ptr() for view in views]
+
+    def intact(self) -> bool:
+        """Whether the parameters are still views of the buffer; not after ``module.to(...)`` or ``p.data = ...``."""
+        return self._addresses == [p.data_ptr() for p in self.parameters]
+
+    def empty(self) -> Tensor:
+        """Another buffer for as many tensors, of zeros."""
+        return torch.zeros_like(self.weights)
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """The tensors in a buffer, each with the shape and strides of its parameter."""
+        layout = zip(self.parameters, self._strides, self.starts[:-1], strict=True)
+        return [buffer.as_strided(p.shape, strides, start) for p, strides, start in layout]
+
+    @contextmanager
+    def kept(self) -> Iterator[Tensor]:
+        """Whatever is written to the weights inside, they are as before afterwards, bit for bit, also after an error.
+
+        Gives a copy of the weights, which nobody may write to.
+        """
+        saved = self.weights.clone()
+        try:
+            yield saved
+        finally:
+            self.weights.copy_(saved)
+
+
+class _Updated(Flat):
+    """Parameters with one learning rate, and the buffers of their gradients and momentum."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], options: dict[str, Any], state: dict[Tensor, dict]):
+        super().__init__(parameters)
+        self.options, self.state = options, state
+        self.gradients = self.empty()
+        self.gradient_views = self.views(self.gradients)
+        self.momentum = self.empty() if options["momentum"] else None
+        self.momentum_views = self.views(self.momentum) if options["momentum"] else []
+        self._strangers = set()  # parameters whose momentum the optimizer's state has not, as it is zero
+        for i, view in enumerate(self.momentum_views):
+            known = state.get(self.parameters[i], {}).get("momentum_buffer")
+            if known is None:
+                self._strangers.add(i)
+            else:
+                state[self.parameters[i]]["momentum_buffer"] = view.copy_(known)
+
+    def intact(self) -> bool:
+        """The same, and whether there is a momentum buffer if one is needed."""
+        return super().intact() and bool(self.options["momentum"]) == (self.momentum is not None)
+
+    def gather(self) -> None:
+        """Copies all gradients into their buffer; those that are missing become zero."""
+        self._there = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        if len(self._there) < len(self.parameters):
+            self.gradients.zero_()
+        if self._there:
+            found = [self.parameters[i].grad for i in self._there]
+            torch._foreach_copy_([self.gradient_views[i] for i in self._there], found)
+
+    def update(self, norm: Tensor | None, max_norm: float) -> None:
+        """One step for each run of neighbours that had gradients when they were gathered: usually all."""
+        for _, run in groupby(enumerate(self._there), lambda pair: pair[1] - pair[0]):
+            (_, first), *rest = run
+            last = rest[-1][1] if rest else first
+            stretch = slice(self.starts[first], self.starts[last + 1])
+            flat_sgd(
+                self.weights[stretch],
+                self.gradients[stretch],
+                None if self.momentum is None else self.momentum[stretch],
+                norm,
+                max_norm=max_norm,
+                lr=self.options["lr"],
+                mu=self.options["momentum"],
+                weight_decay=self.options["weight_decay"],
+            )
+        for i in sorted(self._strangers.intersection(self._there)):
+            self.state[self.parameters[i]]["momentum_buffer"] = self.momentum_views[i]
+        self._strangers.difference_update(self._there)
+
+
+class SGD(torch.optim.SGD):
+    """torch.optim.SGD after torch.nn.utils.clip_grad_norm_, in one pass over flat parameters.
+
+    The numbers are those of the two up to rounding, and so is the state dict, which either takes from the other. The
+    gradients themselves are not clipped. The parameters become views of one buffer at the first step (:class:`Flat`),
+    and again after they were moved or converted; saving one of them alone saves the buffer.
+
+    Args:
+        params, lr, momentum, weight_decay: as of torch.optim.SGD.
+        max_norm: largest norm of all gradients together; infinite clips nothing.
+    """
+
+    def __init__(
+        self, params: Any, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, max_norm: float = float("inf")
+    ):
+        self._flats: list[_Updated] = []
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay)
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if not self._flats or not all(flat.intact() for flat in self._flats):
+            self._flatten()
+        norm = None
+        for flat in self._flats:
+            flat.gather()
+        if self.max_norm != float("inf"):
+            norms = [flat_norm(flat.gradients) for flat in self._flats]
+            norm = (
+                norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+            )
+        for flat in self._flats:
+            wide = torch.float64 if flat.weights.dtype is torch.float64 else torch.float32
+            flat.update(None if norm is None else norm.to(flat.weights.device, wide), self.max_norm)
+        return loss
+
+    def _flatten(self) -> None:
+        kinds: dict[tuple, list[nn.Parameter]] = {}
+        for number, options in enumerate(self.param_groups):
+            if unknown := [name for name in ("dampening", "nesterov", "maximize") if options.get(name)]:
+                raise FastdartsError(
+                    f"the optimizer's settings have {unknown[0]} = {options[unknown[0]]!r}: expected none of it; use "
+                    "torch.optim.SGD for that"
+                )
+            for p in options["params"]:
+                kinds.setdefault((number, p.dtype, p.device), []).append(p)
+        self._flats = [_Updated(ps, self.param_groups[number], self.state) for (number, *_), ps in kinds.items()]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As of torch.optim.SGD."""
+        super().add_param_group(param_group)
+        self._flats = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"max_norm": self.max_norm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # by load_state_dict too, which replaces the momentum
+        super().__setstate__(state)
+        self._flats = []
