@@ -149,8 +149,8 @@ class Info:
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine's CPU, once their results agree."""
 
-    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step"], ...] = ("mixed-op", "step")
-    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search."""
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "flat"], ...] = ("mixed-op", "step")
+    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, flat updates."""
     threads: int | None = None
     """CPU threads."""
     batch: int | None = None

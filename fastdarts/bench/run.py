@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, SUITES, Case
 from fastdarts.bench.check import Wrong, check
+from fastdarts.bench.flat import Weights, cases, measure_flat, print_flat
 from fastdarts.bench.measure import give_back, interleave, peak_memory, pin_malloc, saved_bytes, sgemm_peak
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
@@ -52,7 +53,11 @@ def bench(
     report = {"machine": machine(pinned), "cases": []}
     try:
         for name in suite:
-            for case in SUITES[name]:
+            if name == "flat":
+                report["flat"] = _flat(seconds)
+                if json is not None:
+                    atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+            for case in SUITES.get(name, ()):
                 case = replace(case, batch=batch or case.batch)
                 print(f"{name}: {case} ...", file=sys.stderr)
                 try:
@@ -64,9 +69,21 @@ def bench(
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
                 give_back()
     finally:  # whoever has waited enough gets what there is
-        print_report(report)
+        if report["cases"] or "flat" not in report:
+            print_report(report)
+        if "flat" in report:
+            print_flat(report["flat"])
     if wrong := [row for row in report["cases"] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
+
+
+def _flat(seconds: float) -> list[dict[str, Any]]:
+    weights = Weights()
+    rows = []
+    for case in cases(weights):
+        print(f"flat: {case} ...", file=sys.stderr)
+        rows.append(measure_flat(case, weights, seconds))
+    return rows
 
 
 def _validate(threads: int | None, batch: int | None, seconds: float, json: Path | None) -> None:
