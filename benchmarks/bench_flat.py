@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from fastdarts.bench.flat import Weights, cases, measure_flat
+from fastdarts.bench.updates import Weights, cases, measure_flat
 
 NAMES = [case.name for case in cases(Weights(channels=2, layers=3))]
 

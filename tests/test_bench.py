@@ -20,6 +20,7 @@ from fastdarts.bench import run
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, StepCase
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
+from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
 from fastdarts.model_search import MixedOp
 
 ROOT = Path(__file__).parent.parent
@@ -237,3 +238,15 @@ def test_the_suites_of_pytest_benchmark_record_every_side(tmp_path: Path) -> Non
         assert result["stats"]["rounds"] == 3
         assert result["stats"]["median"] == pytest.approx(result["extra_info"]["ms"] / 1e3)
         assert {"cpu", "isa", "threads", "malloc", "peak_mib"} <= result["extra_info"].keys()
+
+
+def test_flat_updates_are_timed_once_they_agree(capsys: pytest.CaptureFixture) -> None:
+    weights = Weights(channels=2, layers=3)
+    rows = [measure_flat(case, weights, 0.0) for case in cases(weights)]
+    assert all(side["ms"] > 0 and side["copy_share"] > 0 for row in rows for side in row["sides"].values())
+    print_flat(rows, dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts", "compiler", "malloc"), "known"))
+    out = capsys.readouterr().out
+    assert f"{weights.w.numel():,} weights" in out and all(row["case"] in out for row in rows)
+    wrong = FlatCase("wrong", 1, {"a": lambda: [torch.ones(2)], "b": lambda: [torch.zeros(2)]})
+    with pytest.raises(Wrong, match="wrong is off by 1 from torch's"):
+        measure_flat(wrong, weights, 0.0)

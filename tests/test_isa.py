@@ -33,7 +33,7 @@ import sys, pytest
 from fastdarts.functional import native
 assert native()["isa"] == {isa!r}, native()
 options = ["-q", "-p", "no:cacheprovider", "-k", {CASES!r}]
-sys.exit(pytest.main([*options, "tests/test_mixed_op.py", "tests/test_kernels.py"]))
+sys.exit(pytest.main([*options, "tests/test_mixed_op.py", "tests/test_kernels.py", "tests/test_flat.py"]))
 """,
         isa,
     )

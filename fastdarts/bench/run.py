@@ -18,8 +18,8 @@ from rich.table import Table
 
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, SUITES, Case
 from fastdarts.bench.check import Wrong, check
-from fastdarts.bench.flat import Weights, cases, measure_flat, print_flat
 from fastdarts.bench.measure import give_back, interleave, peak_memory, pin_malloc, saved_bytes, sgemm_peak
+from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
 from fastdarts.recorder import atomic_write, environment
@@ -72,7 +72,7 @@ def bench(
         if report["cases"] or "flat" not in report:
             print_report(report)
         if "flat" in report:
-            print_flat(report["flat"])
+            print_flat(report["flat"], report["machine"])
     if wrong := [row for row in report["cases"] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 

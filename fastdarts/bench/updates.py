@@ -152,8 +152,8 @@ def measure_flat(case: FlatCase, weights: Weights, seconds: float) -> dict[str, 
     }
 
 
-def print_flat(rows: list[dict[str, Any]]) -> None:
-    """The table in Markdown, and what its columns mean."""
+def print_flat(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """The machine, the table in Markdown, and what its columns mean."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
@@ -166,6 +166,10 @@ def print_flat(rows: list[dict[str, Any]]) -> None:
             " / ".join(f"{sides[peer]['ms'] / sides[OURS]['ms']:.1f}×" for peer in peers),
             f"{sides[OURS]['copy_share']:.0%}",
         )
+    console.print(
+        f"{facts['cpu']} ({facts['isa']}), {facts['threads']} threads, torch {facts['torch']}, fastdarts "
+        f"{facts['fastdarts']} ({facts['compiler']}), malloc {facts['malloc']}\n"
+    )
     console.print(table)
     copies = " to ".join(f"{f(row['copy_gb_s'] for row in rows):.1f}" for f in (min, max))
     console.print(
