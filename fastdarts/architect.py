@@ -8,9 +8,18 @@ from typing import Protocol
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.func import functional_call
 
-from fastdarts.errors import FastdartsError
+from fastdarts.hypergradient import (
+    Batch,
+    Descent,
+    FirstOrder,
+    Gradients,
+    Passes,
+    Strategy,
+    Unrolled,
+    difference_error,
+    difference_product,
+)
 
 
 class ArchitectArgs(Protocol):
@@ -20,17 +29,6 @@ class ArchitectArgs(Protocol):
     weight_decay: float
     arch_learning_rate: float
     arch_weight_decay: float
-
-
-class _Loss(nn.Module):
-    """``model._loss`` as a module's forward, so that functional_call can evaluate it at other weights."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return self.model._loss(input, target)
 
 
 class Architect:
@@ -43,7 +41,7 @@ class Architect:
 
     with :math:`w' = w - \xi(\mu m + \nabla_w L_{train} + \lambda w)`, :math:`w^\pm = w \pm \epsilon v`,
     :math:`v = \nabla_{w'} L_{val}` and :math:`\epsilon = 0.01 / \|v\|_2`; m is the momentum buffer of the network
-    optimizer (zero while any is missing).
+    optimizer (zero while any is missing). :mod:`fastdarts.hypergradient` has other strategies.
 
     The numbers are those of the public code, with these differences, all on the side of the caller: the weights are
     never written, so they are the same bit for bit after a step, also if the loss raises; no second network is built,
@@ -55,12 +53,18 @@ class Architect:
         model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
             counted among the weights.
         args: ``momentum``, ``weight_decay`` (of the network optimizer), ``arch_learning_rate``, ``arch_weight_decay``.
+        strategy: how the gradient is found; by default ``unrolled`` of every step says which of the published ones.
+        side_effects: False leaves running statistics and the random state as they are in all passes of a step.
     """
 
-    def __init__(self, model: nn.Module, args: ArchitectArgs):
+    def __init__(
+        self, model: nn.Module, args: ArchitectArgs, strategy: Strategy | None = None, side_effects: bool = True
+    ):
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
         self.model = model
+        self.strategy = strategy
+        self.side_effects = side_effects
         self.optimizer = torch.optim.Adam(
             model.arch_parameters(),
             lr=args.arch_learning_rate,
@@ -81,22 +85,28 @@ class Architect:
         """Update the alphas once and return the validation loss (at w, or at w' if unrolled), detached.
 
         ``eta`` is the learning rate of the weights and ``network_optimizer`` holds their momentum; both, and the
-        training batch, are read only if ``unrolled``.
+        training batch, are read by every strategy but the first order. ``unrolled`` counts if no strategy was given.
         """
         self.optimizer.zero_grad()
-        if unrolled:
-            loss = self._backward_step_unrolled(
-                input_train, target_train, input_valid, target_valid, eta, network_optimizer
-            )
+        train, valid = (input_train, target_train), (input_valid, target_valid)
+        if self.strategy is not None:
+            loss = self._backward(self.strategy, train, valid, eta, network_optimizer)
+        elif unrolled:
+            loss = self._backward_step_unrolled(*train, *valid, eta, network_optimizer)
         else:
-            loss = self._backward_step(input_valid, target_valid)
+            loss = self._backward_step(*valid)
         self.optimizer.step()
         return loss
 
+    def difference_error(
+        self, train: Batch, valid: Batch, eta: float, network_optimizer: torch.optim.Optimizer
+    ) -> dict[str, float]:
+        """:func:`fastdarts.hypergradient.difference_error` of the step that these batches would make."""
+        radius = self.strategy.radius if isinstance(self.strategy, Unrolled) else Unrolled.radius
+        return difference_error(self._passes(), train, valid, self._descent(eta, network_optimizer), radius)
+
     def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> Tensor:
-        loss = self.model._loss(input_valid, target_valid)
-        self._write_gradients(self._alpha_gradients(loss))
-        return loss.detach()
+        return self._backward(FirstOrder(), (None, None), (input_valid, target_valid), None, None)
 
     def _backward_step_unrolled(
         self,
@@ -107,80 +117,31 @@ class Architect:
         eta: float,
         network_optimizer: torch.optim.Optimizer,
     ) -> Tensor:
-        if eta is None or network_optimizer is None:
-            raise FastdartsError(
-                "an unrolled step got no eta or no network_optimizer: expected the learning rate and the SGD "
-                "optimizer of the weights"
-            )
-        weights = self._weights()
-        ahead = self._unrolled_weights(weights, input_train, target_train, eta, network_optimizer)
-        # Copies, so that the statistics of the live network do not see the pass at w'.
-        buffers = {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
-        loss = self._loss_at(ahead, input_valid, target_valid, buffers)
-        direct, vector = self._alpha_gradients(loss, list(ahead.values()))
-        implicit = self._hessian_vector_product(vector, input_train, target_train)
-        self._write_gradients([None if d is None else d - eta * h for d, h in zip(direct, implicit, strict=True)])
-        return loss.detach()
+        train, valid = (input_train, target_train), (input_valid, target_valid)
+        return self._backward(Unrolled(), train, valid, eta, network_optimizer)
 
-    def _unrolled_weights(
-        self, weights: dict[str, Tensor], input: Tensor, target: Tensor, eta: float, optimizer: torch.optim.Optimizer
-    ) -> dict[str, Tensor]:
-        """w' = w - eta * (momentum * buffer + gradient + weight_decay * w), one SGD step without gradient clipping."""
-        parameters = list(weights.values())
-        gradients = torch.autograd.grad(self.model._loss(input, target), parameters)
-        buffers = [optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters]
-        with torch.no_grad():
-            step = torch._foreach_add(gradients, parameters, alpha=self.network_weight_decay)
-            if all(b is not None for b in buffers):
-                torch._foreach_add_(step, buffers, alpha=self.network_momentum)
-            ahead = torch._foreach_add(parameters, step, alpha=-eta)
-        return {name: w.requires_grad_() for name, w in zip(weights, ahead, strict=True)}
+    def _backward(
+        self,
+        strategy: Strategy,
+        train: Batch,
+        valid: Batch,
+        eta: float | None,
+        network_optimizer: torch.optim.Optimizer | None,
+    ) -> Tensor:
+        loss, gradients = strategy(self._passes(), train, valid, self._descent(eta, network_optimizer))
+        for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
+            alpha.grad = gradient
+        return loss
 
     def _hessian_vector_product(
         self, vector: Sequence[Tensor], input: Tensor, target: Tensor, r: float = 1e-2
-    ) -> list[Tensor | None]:
+    ) -> Gradients:
         r"""Central difference of :math:`\nabla_\alpha L_{train}` along ``vector`` with radius r / ||vector||_2 (eq.
         8)."""
-        weights = self._weights()
-        with torch.no_grad():
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
-            if not norm > 0 or not torch.isfinite(norm):
-                raise FastdartsError(
-                    f"the gradient of the validation loss at the unrolled weights has norm {norm.item()}: expected a "
-                    "positive finite number; lower the learning rate or check the data for NaN"
-                )
-            epsilon = (r / norm).item()
-            plus = dict(zip(weights, torch._foreach_add(list(weights.values()), vector, alpha=epsilon), strict=True))
-            minus = dict(zip(weights, torch._foreach_add(list(weights.values()), vector, alpha=-epsilon), strict=True))
-        # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-        above = self._alpha_gradients(self._loss_at(plus, input, target))
-        below = self._alpha_gradients(self._loss_at(minus, input, target))
-        return [None if p is None else (p - n) / (2 * epsilon) for p, n in zip(above, below, strict=True)]
+        return difference_product(self._passes(), vector, (input, target), r)
 
-    def _alpha_gradients(self, loss: Tensor, weights: Sequence[Tensor] | None = None):
-        """Gradients of the alphas, or the pair (of the alphas, of ``weights``); None for alphas that no cell uses.
+    def _passes(self) -> Passes:
+        return Passes(self.model, self.side_effects)
 
-        A network of one or two cells has reduction cells only, so that its normal alphas are idle.
-        """
-        alphas = self.model.arch_parameters()
-        gradients = torch.autograd.grad(loss, [*alphas, *(weights or ())], allow_unused=True)
-        if all(g is None for g in gradients[: len(alphas)]):
-            raise FastdartsError(
-                "the loss depends on none of the tensors in arch_parameters(): expected the alphas the network uses; "
-                "if you replaced model.alphas_normal, put the new tensor into model.arch_parameters() too"
-            )
-        return gradients if weights is None else (gradients[: len(alphas)], gradients[len(alphas) :])
-
-    def _weights(self) -> dict[str, Tensor]:
-        alphas = {id(a) for a in self.model.arch_parameters()}
-        return {name: p for name, p in self.model.named_parameters() if id(p) not in alphas}
-
-    def _loss_at(
-        self, weights: dict[str, Tensor], input: Tensor, target: Tensor, buffers: dict[str, Tensor] | None = None
-    ) -> Tensor:
-        values = {f"model.{name}": w for name, w in weights.items()} | (buffers or {})
-        return functional_call(_Loss(self.model), values, (input, target))
-
-    def _write_gradients(self, gradients: Sequence[Tensor | None]) -> None:
-        for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
-            alpha.grad = gradient
+    def _descent(self, eta: float | None, optimizer: torch.optim.Optimizer | None) -> Descent:
+        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay)

@@ -53,7 +53,19 @@ class SearchConfig(DataConfig):
     """darts: alphas on held-out data, weights on the rest; joint, coordinate: the paper's single-level baselines on
     all data, in one step or alternating; random: train random cells and keep the best."""
     unrolled: bool = False
-    """Second order: differentiate through one step of the weights (method darts)."""
+    """Second order: differentiate through one step of the weights (method darts); --hypergradient unrolled."""
+    hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
+    """How the alphas' gradient is found (method darts; first-order by default). unrolled: through one step of the
+    weights, by finite differences as published; exact: the same by double backward, many times the memory; neumann:
+    through weights that have converged, by a Neumann series."""
+    difference_radius: float | None = None
+    """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
+    neumann_terms: int | None = None
+    """Terms of the series (neumann; 3)."""
+    arch_side_effects: bool = True
+    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
+    product_error_every: int = 0
+    """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
     epochs: int = 50
     """Passes over the training half (over all images for joint and coordinate; per candidate for random)."""
     channels: int = 16
@@ -174,11 +186,11 @@ FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minu
 
 _POSITIVE = {
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
-    "candidates", "seeds", "samples", "threads", "image_size", "gamma",
+    "candidates", "seeds", "samples", "threads", "image_size", "gamma", "difference_radius", "neumann_terms",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
-    "checkpoint_minutes", "seed",
+    "checkpoint_minutes", "seed", "product_error_every",
 }  # fmt: skip
 _SHARE = {"momentum", "cutout", "drop_path_prob", "label_smoothing"}
 
@@ -214,10 +226,7 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
             )
-        if config.unrolled and config.method != "darts":
-            raise FastdartsError(
-                f"--unrolled goes with --method darts: method {config.method} has no second level to look through"
-            )
+        _validate_hypergradient(config)
         if config.learning_rate_min > config.learning_rate:
             raise FastdartsError(
                 f"--learning-rate-min is {config.learning_rate_min}, above --learning-rate {config.learning_rate}: "
@@ -225,6 +234,34 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             )
     elif not config.genotype:
         raise FastdartsError("no genotype given: name one with --genotype NAME, FILE or JSON")
+
+
+def hypergradient(config: SearchConfig) -> str:
+    """The strategy that ``config`` means by ``hypergradient`` and ``unrolled``."""
+    return config.hypergradient or ("unrolled" if config.unrolled else "first-order")
+
+
+def _validate_hypergradient(config: SearchConfig) -> None:
+    strategy = hypergradient(config)
+    if config.unrolled and strategy != "unrolled":
+        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
+    if strategy != "first-order" and config.method != "darts":
+        flag = "--unrolled" if config.unrolled else f"--hypergradient {strategy}"
+        raise FastdartsError(
+            f"{flag} goes with --method darts: method {config.method} has no second level to look through"
+        )
+    if config.method not in ("darts", "coordinate") and not config.arch_side_effects:
+        raise FastdartsError(
+            f"--no-arch-side-effects goes with --method darts or coordinate: method {config.method} has no passes for "
+            "the alphas alone"
+        )
+    for name, wanted in (
+        ("difference_radius", "unrolled"), ("product_error_every", "unrolled"), ("neumann_terms", "neumann"),
+    ):  # fmt: skip
+        if getattr(config, name) and strategy != wanted:
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
+            )
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -3,3 +3,17 @@
 
 class FastdartsError(ValueError):
     """Bad input, in one sentence: what was got, what was expected and what to do about it."""
+
+
+class NotFinite(FastdartsError):
+    """The ``tensor`` named, a loss, a gradient or images, holds NaN or an infinity (``value``) on the ``batch`` named.
+
+    ``at`` says where in a run, such as "epoch 0, step 3".
+    """
+
+    def __init__(self, tensor: str, value: float, batch: str, at: str = ""):
+        self.tensor, self.value, self.batch = tensor, value, batch
+        super().__init__(
+            f"the {tensor} is {value}{f' at {at}' if at else ''} on the {batch} batch: expected finite numbers; lower "
+            "the learning rate or look for bad images"
+        )

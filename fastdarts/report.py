@@ -137,6 +137,8 @@ def _curves(run: Records) -> str:
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
         ("Mean entropy of an edge", " nats", ("entropy_normal", "normal"), ("entropy_reduce", "reduction")),
         ("Skip connections", "", ("skip_normal", "normal"), ("skip_reduce", "reduction")),
+        ("Finite-difference product", "", ("product_cosine", "cosine with the exact one")),
+        ("Its relative error", "", ("product_error", "‖difference − exact‖ / ‖exact‖")),
         ("Learning rate", "", ("lr", "weights")),
         ("Drop path", "", ("drop_path_prob", "probability")),
     )

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
-from fastdarts.config import SearchConfig, validate
+from fastdarts.config import SearchConfig, hypergradient, validate
 from fastdarts.data import ImageData, eval_transform, train_transform
 from fastdarts.discretise import discretisation_gap
 from fastdarts.flat import SGD
 from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
+from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
@@ -54,6 +55,16 @@ def search(config: SearchConfig) -> dict[str, Any]:
     return result | {"run": str(run.folder)}
 
 
+def strategy(config: SearchConfig) -> Strategy:
+    """How the alphas' gradient is found with these settings."""
+    return {
+        "first-order": FirstOrder(),
+        "unrolled": Unrolled(config.difference_radius or Unrolled.radius),
+        "exact": Exact(),
+        "neumann": Neumann(config.neumann_terms or Neumann.terms),
+    }[hypergradient(config)]
+
+
 class Supernet:
     """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation."""
 
@@ -76,7 +87,7 @@ class Supernet:
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
             self.optimizer, config.epochs, eta_min=config.learning_rate_min
         )
-        self.architect = Architect(self.model, config)
+        self.architect = Architect(self.model, config, strategy(config), config.arch_side_effects)
 
     def step(
         self,
@@ -107,6 +118,11 @@ class Supernet:
             arch_loss = value
         meter.update(value, logits.detach(), y)
         return arch_loss
+
+    def difference_error(self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """How far the finite-difference product of an unrolled step on these batches is from the exact one."""
+        train, valid = (tuple(t.to(self.device) for t in pair) for pair in (batch, arch_batch))
+        return self.architect.difference_error(train, valid, self.optimizer.param_groups[0]["lr"], self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for the random state."""
@@ -198,6 +214,8 @@ class GradientSearch:
             if config.gap_every and (epoch + 1) % config.gap_every == 0:
                 on_device = ((x.to(device), y.to(device)) for x, y in valid.in_order())
                 row |= discretisation_gap(supernet.model, on_device)
+            if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
+                row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
             row |= supernet_facts(supernet.model) | {"seconds": time.monotonic() - begun}
             supernet.scheduler.step()
             run.recorder.epoch(row)

@@ -73,8 +73,8 @@ def modules_of(path: Path) -> set[str]:
 
 
 NETWORKS = {
-    "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "discretise",
-    "flat",
+    "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "hypergradient",
+    "curvature", "discretise", "flat",
 }  # fmt: skip
 
 

@@ -66,10 +66,14 @@ def difference(a, b, place=""):
     return "" if a == b else f"{place}: {a} != {b}"
 
 
-@pytest.mark.parametrize("method", ["darts", "unrolled", "joint", "coordinate", "random"])
+@pytest.mark.parametrize("method", ["darts", "unrolled", "exact", "neumann", "joint", "coordinate", "random"])
 def test_every_method_leaves_a_whole_run(tmp_path, method):
-    settings = {"method": "darts", "unrolled": True} if method == "unrolled" else {"method": method}
-    result = search(SearchConfig(**TINY, **settings, candidates=2, run=tmp_path / "run"))
+    settings = {
+        "unrolled": {"unrolled": True, "product_error_every": 2},
+        "exact": {"hypergradient": "exact", "arch_side_effects": False, "samples": 64},
+        "neumann": {"hypergradient": "neumann", "neumann_terms": 2, "samples": 64},
+    }.get(method, {"method": method})
+    result = search(SearchConfig(**TINY | settings, candidates=2, run=tmp_path / "run"))
     run = tmp_path / "run"
     files = {f.name for f in run.iterdir()}
     assert files >= {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "normal.svg", "reduce.svg",
@@ -88,6 +92,10 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
     assert [row["lr"] for row in rows] == pytest.approx(
         [0.001 + 0.012 * (1 + math.cos(math.pi * e / 2)) for e in range(2)], rel=1e-12
     )
+    assert [("product_cosine" in row, "product_error" in row) for row in rows] == [
+        (False, False),
+        (method == "unrolled",) * 2,
+    ]
     weights = torch.tensor(rows[0]["weights_normal"])
     assert weights.shape == (5, 8) and torch.allclose(weights.sum(1), torch.ones(5))
     assert rows[0]["entropy_normal"] == pytest.approx(

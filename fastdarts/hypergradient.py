@@ -1,0 +1,296 @@
+"""Hypergradients: how the validation loss moves with the alphas, as strategies that an Architect can exchange.
+
+With L_t and L_v the training and the validation loss, ξ the learning rate of the weights w, m their momentum buffers, μ
+the momentum and λ the weight decay:
+
+    FirstOrder   ∇_α L_v(w, α)
+    Unrolled     ∇_α L_v(w', α) − ξ ∇²_{αw} L_t(w, α) v    with v = ∇_{w'} L_v(w', α), w' = w − ξ(μ m + ∇_w L_t + λ w)
+                 and the product a central difference along v
+    Exact        the same with the product by double backward
+    Neumann      ∇_α L_v(w, α) − ξ ∇²_{αw} L_t(w, α) Σ_{k<K} (I − ξ(∇²_w L_t + λ))^k ∇_w L_v(w, α)
+
+Sources: DARTS (Liu et al., ICLR 2019), equations 7 and 8; Optimizing millions of hyperparameters by implicit
+differentiation (Lorraine et al., AISTATS 2020), section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.func import functional_call
+
+from fastdarts.errors import FastdartsError, NotFinite
+
+Batch = tuple[Tensor, Tensor]
+Gradients = list[Tensor | None]  # one per tensor of arch_parameters(), None for alphas that no cell uses
+
+
+class _Loss(nn.Module):
+    """``model._loss`` as a module's forward, so that functional_call can evaluate it at other weights."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return self.model._loss(input, target)
+
+
+class Passes:
+    """The losses of a model at its own or at other weights, and their gradients.
+
+    Args:
+        model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
+            counted among the weights.
+        side_effects: whether a pass moves BatchNorm running statistics and draws from the random state. Otherwise both
+            stay as they are, and every pass draws the same numbers.
+    """
+
+    def __init__(self, model: nn.Module, side_effects: bool = True):
+        self.model, self.side_effects = model, side_effects
+
+    @property
+    def alphas(self) -> list[Tensor]:
+        return list(self.model.arch_parameters())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters by name, but for alphas."""
+        alphas = {id(a) for a in self.alphas}
+        return {name: p for name, p in self.model.named_parameters() if id(p) not in alphas}
+
+    def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
+        """The loss on a batch, at ``weights`` if given; running statistics stay unless ``live``."""
+        values = {f"model.{name}": w for name, w in (weights or {}).items()}
+        if not (live and self.side_effects):
+            values |= {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
+        with self._random_state(batch[0].device):
+            return functional_call(_Loss(self.model), values, batch) if values else self.model._loss(*batch)
+
+    @contextmanager
+    def _random_state(self, device: torch.device) -> Iterator[None]:
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not self.side_effects):
+            yield
+
+    def gradients(self, loss: Tensor, weights: Iterable[Tensor] = ()) -> tuple[Gradients, list[Tensor]]:
+        """Gradients of the alphas, and of ``weights``."""
+        alphas = self.alphas
+        gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
+        if all(g is None for g in gradients[: len(alphas)]):
+            raise FastdartsError(
+                "the loss depends on none of the tensors in arch_parameters(): expected the alphas the network uses; "
+                "if you replaced model.alphas_normal, put the new tensor into model.arch_parameters() too"
+            )
+        return list(gradients[: len(alphas)]), list(gradients[len(alphas) :])
+
+
+class Descent(NamedTuple):
+    """The coming step of the weights: SGD with ``eta`` and the momentum buffers of ``optimizer``."""
+
+    eta: float | None
+    optimizer: torch.optim.Optimizer | None
+    momentum: float
+    weight_decay: float
+
+    def check(self) -> None:
+        """Raise :class:`FastdartsError` if there is no learning rate or no optimizer."""
+        if self.eta is None or self.optimizer is None:
+            raise FastdartsError(
+                "an unrolled step got no eta or no network_optimizer: expected the learning rate and the SGD "
+                "optimizer of the weights"
+            )
+
+    def ahead(self, weights: dict[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+        """w' = w - eta * (momentum * buffer + gradient + weight_decay * w), one SGD step without gradient clipping.
+
+        The momentum counts as zero while any buffer is missing.
+        """
+        parameters = list(weights.values())
+        buffers = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters]
+        with torch.no_grad():
+            step = torch._foreach_add([g.detach() for g in gradients], parameters, alpha=self.weight_decay)
+            if all(b is not None for b in buffers):
+                torch._foreach_add_(step, buffers, alpha=self.momentum)
+            ahead = torch._foreach_add(parameters, step, alpha=-self.eta)
+        return {name: w.requires_grad_() for name, w in zip(weights, ahead, strict=True)}
+
+
+class Strategy(Protocol):
+    """What gives the gradient of the alphas.
+
+    Returns the validation loss that it differentiated, detached, and the gradient for each of ``arch_parameters()``.
+    """
+
+    def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]: ...
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """The gradient at the current weights; reads neither the training batch nor the descent."""
+
+    def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
+        loss = passes.loss(valid)
+        return loss.detach(), passes.gradients(loss)[0]
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The gradient through one step of the weights, its second-order term by a finite difference as published.
+
+    ``radius`` is that of the difference, times the norm of the vector: epsilon = radius / ||v||. The training batch is
+    passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once.
+    """
+
+    radius: float = 1e-2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.radius < float("inf"):
+            raise FastdartsError(f"the radius of the finite difference is {self.radius}: expected a number above 0")
+
+    def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
+        descent.check()
+        weights = passes.weights()
+        gradients = torch.autograd.grad(passes.loss(train), list(weights.values()))
+        loss, direct, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
+        product = difference_product(passes, vector, train, self.radius)
+        return loss, _less(direct, product, descent.eta)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The gradient through one step of the weights, its second-order term by double backward.
+
+    The training batch is passed once: the graph that gives w' gives the product as well. It goes through the reference
+    of the fused ops and needs the memory of an eager network, about twice.
+    """
+
+    def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
+        descent.check()
+        weights = passes.weights()
+        gradients = _differentiable(passes.loss(train), weights)
+        loss, direct, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
+        return loss, _less(direct, _pull_back(gradients, vector, passes.alphas), descent.eta)
+
+
+@dataclass(frozen=True)
+class Neumann:
+    """The gradient through weights that have converged, their inverse Hessian as a Neumann series of ``terms`` terms.
+
+    One term is the second-order term at w, without looking ahead; each further one is a Hessian-vector product of the
+    training loss and its weight decay. The series converges where eta times the Hessian stays below 2.
+    """
+
+    terms: int = 3
+
+    def __post_init__(self) -> None:
+        if self.terms < 1:
+            raise FastdartsError(f"a Neumann series got {self.terms} terms: expected at least 1")
+
+    def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
+        descent.check()
+        weights = list(passes.weights().values())
+        loss = passes.loss(valid)
+        direct, vector = passes.gradients(loss, weights)
+        gradients = _differentiable(passes.loss(train), passes.weights())
+        total = vector
+        for _ in range(self.terms - 1):
+            curved = _pull_back(gradients, vector, weights)
+            curved = [torch.zeros_like(w) if c is None else c for c, w in zip(curved, weights, strict=True)]
+            with torch.no_grad():
+                torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
+                vector = torch._foreach_add(vector, curved, alpha=-descent.eta)
+                total = torch._foreach_add(total, vector)
+        return loss.detach(), _less(direct, _pull_back(gradients, total, passes.alphas), descent.eta)
+
+
+def difference_product(passes: Passes, vector: Sequence[Tensor], batch: Batch, radius: float = 1e-2) -> Gradients:
+    r"""Central difference of :math:`\nabla_\alpha L(w, \alpha)` along ``vector`` with epsilon = radius / ||vector||_2
+    (DARTS, eq. 8)."""
+    weights = passes.weights()
+    epsilon = radius / _norm(vector, weights)
+    # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
+    above = passes.gradients(passes.loss(batch, _moved(weights, vector, epsilon)))[0]
+    below = passes.gradients(passes.loss(batch, _moved(weights, vector, -epsilon)))[0]
+    return [None if p is None else (p - n) / (2 * epsilon) for p, n in zip(above, below, strict=True)]
+
+
+def exact_product(passes: Passes, vector: Sequence[Tensor], batch: Batch) -> Gradients:
+    r""":math:`\nabla_\alpha \langle \nabla_w L(w, \alpha), v\rangle` by double backward."""
+    return _pull_back(_differentiable(passes.loss(batch), passes.weights()), vector, passes.alphas)
+
+
+def difference_error(
+    passes: Passes, train: Batch, valid: Batch, descent: Descent, radius: float = 1e-2
+) -> dict[str, float]:
+    """How far the finite-difference product of an unrolled step is from the exact one.
+
+    Returns ``product_cosine``, the cosine of the two over all alphas, and ``product_error``, ||difference - exact|| /
+    ||exact||. Nothing is changed.
+    """
+    descent.check()
+    passes = Passes(passes.model, side_effects=False)
+    weights = passes.weights()
+    gradients = _differentiable(passes.loss(train), weights)
+    _, _, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
+    exact = flat(_pull_back(gradients, vector, passes.alphas))
+    found = flat(difference_product(passes, vector, train, radius))
+    cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
+    return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / exact.norm()).item()}
+
+
+def flat(gradients: Gradients) -> Tensor:
+    """All of them in one vector of double precision, without those that are None."""
+    return torch.cat([g.detach().double().flatten() for g in gradients if g is not None])
+
+
+def _look_ahead(passes: Passes, valid: Batch, ahead: dict[str, Tensor]) -> tuple[Tensor, Gradients, list[Tensor]]:
+    """The validation loss at w', detached, and its gradients in the alphas and in w'."""
+    # The statistics of the live network do not see the pass at w'.
+    loss = passes.loss(valid, ahead, live=False)
+    return loss.detach(), *passes.gradients(loss, ahead.values())
+
+
+def _norm(vector: Sequence[Tensor], weights: dict[str, Tensor]) -> float:
+    """Its 2-norm; raises :class:`FastdartsError` if that is no length to divide by."""
+    norms = torch.stack(torch._foreach_norm(vector))
+    norm = torch.linalg.vector_norm(norms).item()
+    if not math.isfinite(norm):
+        strange = (name for name, n in zip(weights, norms.tolist(), strict=True) if not math.isfinite(n))
+        raise NotFinite(f"gradient of {next(strange, 'all weights')} at the unrolled weights", norm, "validation")
+    if norm == 0:
+        raise FastdartsError(
+            "the gradient of the validation loss at the unrolled weights has norm 0: expected a direction for the "
+            "finite difference; check that the loss depends on the weights"
+        )
+    return norm
+
+
+def _moved(weights: dict[str, Tensor], vector: Sequence[Tensor], epsilon: float) -> dict[str, Tensor]:
+    """w + epsilon v, without a graph."""
+    with torch.no_grad():
+        moved = torch._foreach_add(list(weights.values()), list(vector), alpha=epsilon)
+    return dict(zip(weights, moved, strict=True))
+
+
+def _differentiable(loss: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of the weights, ready to be differentiated again."""
+    return torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+
+
+def _pull_back(gradients: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]) -> Gradients:
+    """The gradient of <gradients, vector> in ``inputs``; the graph stays."""
+    pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
+    outputs, vectors = zip(*pairs, strict=True)
+    return list(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
+
+
+def _less(direct: Gradients, product: Gradients, eta: float) -> Gradients:
+    """direct - eta * product, where None counts as zero."""
+    pairs = zip(direct, product, strict=True)
+    return [d if p is None else -eta * p if d is None else d - eta * p for d, p in pairs]
