@@ -78,10 +78,12 @@ class Passes:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not self.side_effects):
             yield
 
-    def gradients(self, loss: Tensor, weights: Iterable[Tensor] = ()) -> tuple[Gradients, list[Tensor]]:
-        """Gradients of the alphas, and of ``weights``."""
+    def gradients(
+        self, loss: Tensor, weights: Iterable[Tensor] = (), create_graph: bool = False
+    ) -> tuple[Gradients, list[Tensor]]:
+        """Gradients of the alphas, and of ``weights``; ``create_graph`` lets them be differentiated again."""
         alphas = self.alphas
-        gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True)
+        gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True, create_graph=create_graph)
         if all(g is None for g in gradients[: len(alphas)]):
             raise FastdartsError(
                 "the loss depends on none of the tensors in arch_parameters(): expected the alphas the network uses; "
