@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.errors import NotFinite
 from fastdarts.hypergradient import (
     Batch,
     Descent,
@@ -86,6 +87,7 @@ class Architect:
 
         ``eta`` is the learning rate of the weights and ``network_optimizer`` holds their momentum; both, and the
         training batch, are read by every strategy but the first order. ``unrolled`` counts if no strategy was given.
+        Raises :class:`NotFinite`, before the alphas move, if their gradient is not finite.
         """
         self.optimizer.zero_grad()
         train, valid = (input_train, target_train), (input_valid, target_valid)
@@ -95,6 +97,7 @@ class Architect:
             loss = self._backward_step_unrolled(*train, *valid, eta, network_optimizer)
         else:
             loss = self._backward_step(*valid)
+        self._check_gradients()
         self.optimizer.step()
         return loss
 
@@ -132,6 +135,17 @@ class Architect:
         for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
             alpha.grad = gradient
         return loss
+
+    def _check_gradients(self) -> None:
+        alphas = [a for a in self.model.arch_parameters() if a.grad is not None]
+        if torch.stack([a.grad.sum() for a in alphas]).isfinite().all():  # one look at the device for all of them
+            return
+        names = {id(value): name for name, value in [*vars(self.model).items(), *self.model.named_parameters()]}
+        for alpha in alphas:
+            strange = alpha.grad[~alpha.grad.isfinite()]
+            if strange.numel():
+                name = names.get(id(alpha), "an architecture parameter")
+                raise NotFinite(f"gradient of {name}", strange[0].item(), "validation")
 
     def _hessian_vector_product(
         self, vector: Sequence[Tensor], input: Tensor, target: Tensor, r: float = 1e-2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -104,6 +105,7 @@ class Batches:
             batch_size=None,
             sampler=keys,
             num_workers=self._workers,
+            worker_init_fn=_leave_sigterm_to_the_parent,
             generator=torch.Generator(),
         )
         for batch in loader:
@@ -133,6 +135,11 @@ class _Augmented(Dataset):
                 images.append(self.transform(image))
                 labels.append(label)
         return torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+
+
+def _leave_sigterm_to_the_parent(_: int) -> None:
+    """A batch system sends SIGTERM to every process of a job; the parent still needs its batch to end the step."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _hash(*numbers: int) -> int:

@@ -172,7 +172,10 @@ class Bench:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C."""
+    """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C.
+
+    SIGTERM during a search or an evaluation saves a checkpoint and exits with 0.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
         print(f"fastdarts {__version__}")

@@ -136,6 +136,7 @@ class SGD(torch.optim.SGD):
         self, params: Any, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, max_norm: float = float("inf")
     ):
         self._flats: list[_Updated] = []
+        self._norm: Tensor | None = None  # if it is known already
         super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay)
         self.max_norm = max_norm
 
@@ -146,20 +147,29 @@ class SGD(torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._flats or not all(flat.intact() for flat in self._flats):
-            self._flatten()
-        norm = None
-        for flat in self._flats:
-            flat.gather()
-        if self.max_norm != float("inf"):
-            norms = [flat_norm(flat.gradients) for flat in self._flats]
-            norm = (
-                norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
-            )
+            self._norm = None
+        norm = None if self.max_norm == float("inf") else self.norm() if self._norm is None else self._norm
+        if norm is None:
+            self._gather()
         for flat in self._flats:
             wide = torch.float64 if flat.weights.dtype is torch.float64 else torch.float32
             flat.update(None if norm is None else norm.to(flat.weights.device, wide), self.max_norm)
+        self._norm = None
         return loss
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """The norm of all gradients together, as the coming step will see them: do not change them after this."""
+        self._gather()
+        norms = [flat_norm(flat.gradients) for flat in self._flats]
+        self._norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0]) for n in norms]).norm()
+        return self._norm
+
+    def _gather(self) -> None:
+        if not self._flats or not all(flat.intact() for flat in self._flats):
+            self._flatten()
+        for flat in self._flats:
+            flat.gather()
 
     def _flatten(self) -> None:
         kinds: dict[tuple, list[nn.Parameter]] = {}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +31,7 @@ except ImportError:
     fcntl = None
 
 C = TypeVar("C", bound=DataConfig)
+T = TypeVar("T")
 CONFIG = "config.toml"
 
 
@@ -62,6 +66,8 @@ class Run:
 
     ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
+
+    Inside, SIGTERM makes a checkpoint :meth:`due`; once it is saved, SystemExit with code 0 ends the run.
     """
 
     def __init__(self, config: DataConfig, kind: str, label: str):
@@ -85,6 +91,7 @@ class Run:
             _check_same(config, stored)
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._saved = time.monotonic()
+        self._terminated = False
 
     def __enter__(self) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,12 +106,22 @@ class Run:
             self.recorder = stack.enter_context(Recorder(self.folder, resume_at=position))
             if position is None:
                 self.recorder.write_text(CONFIG, to_toml(self.config))
+            self._listen(stack)
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
         release_memory()
+
+    def _listen(self, stack: ExitStack) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may; elsewhere SIGTERM does what the program makes it do
+
+        def note(*_: object) -> None:
+            self._terminated = True
+
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, note) or signal.SIG_DFL)
 
     @contextmanager
     def taking_up(self) -> Iterator[dict[str, Any] | None]:
@@ -120,11 +137,17 @@ class Run:
             self.recorder.write_json("environment.json", environment(device) | facts)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; the random state and the place in metrics.jsonl go with it."""
+        """Replace the checkpoint; the random state and the place in metrics.jsonl go with it.
+
+        Leaves by SystemExit if SIGTERM has arrived.
+        """
         config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
         common = {"config": config, "metrics": self.recorder.position(), "random": _random_state()}
         save_checkpoint(self.folder / NAME, self.kind, common | state)
         self._saved = time.monotonic()
+        if self._terminated:
+            print(f"fastdarts: terminated; go on with --resume {self.folder}", file=sys.stderr)
+            raise SystemExit(0)
 
     def write_genotype(self, genotype: Genotype) -> None:
         """Write genotype.json and a drawing of each cell."""
@@ -139,7 +162,14 @@ class Run:
 
     def due(self) -> bool:
         """Whether a checkpoint within the epoch is due."""
-        return time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        return self._terminated or time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+
+    def attend(self, batches: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
+        """The batches of a measurement, which changes nothing: after SIGTERM ``save`` does not wait for its end."""
+        for batch in batches:
+            if self._terminated:
+                save()
+            yield batch
 
 
 @contextmanager

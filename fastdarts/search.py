@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,14 +16,15 @@ from fastdarts.batches import Batches, split
 from fastdarts.config import SearchConfig, hypergradient, validate
 from fastdarts.data import ImageData, eval_transform, train_transform
 from fastdarts.discretise import discretisation_gap
+from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
-from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Strategy, Unrolled
+from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
 from fastdarts.runs import Run, prepare_data, prepare_device
-from fastdarts.training import Job, Meter, Recipe, finite, measure, train_all
+from fastdarts.training import Job, Meter, Recipe, check_gradients, finite, measure, train_all
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -30,8 +32,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
 
     Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
     epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it if a
-    loss is not finite.
+    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
+    :class:`fastdarts.errors.NotFinite` if a loss or a gradient is not finite, with the last checkpoint as it was. After
+    SIGTERM it saves and raises SystemExit with code 0.
     """
     validate(config)
     data, indices = prepare_data(config)
@@ -103,8 +106,14 @@ class Supernet:
         if arch_batch is not None:
             x_arch, y_arch = (t.to(self.device) for t in arch_batch)
             lr = self.optimizer.param_groups[0]["lr"]
-            loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
-            arch_loss = finite(loss, "architect's", epoch, step)
+            try:
+                loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
+                arch_loss = finite(loss, "validation", epoch, step)
+            except NotFinite as error:
+                batches = {"training": (x, y), "validation": (x_arch, y_arch)}
+                if hypergradient(self.config) == "first-order":
+                    del batches["training"]
+                raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
         self.optimizer.zero_grad()
         self.architect.optimizer.zero_grad()
         logits = self.model(x)
@@ -112,12 +121,27 @@ class Supernet:
         value = finite(loss, "training", epoch, step)
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
         loss.backward(inputs=None if arch_batch is None else weights)
+        check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         if arch_batch is None:
             self.architect.optimizer.step()
             arch_loss = value
         meter.update(value, logits.detach(), y)
         return arch_loss
+
+    def _first_strange(self, batches: dict[str, tuple[Tensor, Tensor]], error: NotFinite, at: str) -> NotFinite:
+        """What is not finite first, in the order in which it is computed; ``error`` if nothing is before it."""
+        passes = Passes(self.model, side_effects=False)
+        for batch, (x, y) in batches.items():
+            loss = passes.loss((x, y))
+            weights = passes.weights()
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            results = {"images": x, f"{batch} loss": loss}
+            results |= {f"gradient of {name}": g for name, g in zip(weights, gradients, strict=True) if g is not None}
+            for name, result in results.items():
+                if not result.isfinite().all():
+                    return NotFinite(name, result[~result.isfinite()].flatten()[0].item(), batch, at)
+        return NotFinite(error.tensor, error.value, error.batch, at)
 
     def difference_error(self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor]) -> dict[str, float]:
         """How far the finite-difference product of an unrolled step on these batches is from the exact one."""
@@ -210,9 +234,13 @@ class GradientSearch:
                 if run.due():
                     save(epoch, step + 1)
             row = {"epoch": epoch, "lr": supernet.optimizer.param_groups[0]["lr"]} | meter.summary("train")
-            row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, valid.in_order(), device, "valid")
+
+            def attended(epoch: int = epoch) -> Iterator[tuple[Tensor, Tensor]]:
+                return run.attend(valid.in_order(), lambda: save(epoch, len(train)))
+
+            row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, attended(), device, "valid")
             if config.gap_every and (epoch + 1) % config.gap_every == 0:
-                on_device = ((x.to(device), y.to(device)) for x, y in valid.in_order())
+                on_device = ((x.to(device), y.to(device)) for x, y in attended())
                 row |= discretisation_gap(supernet.model, on_device)
             if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
                 row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fastdarts.batches import Batches
 from fastdarts.data import ImageData
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.genotypes import Genotype
 from fastdarts.model import NETWORKS
@@ -42,15 +43,21 @@ class Meter:
         return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_error": 100 * self.wrong / self.count}
 
 
-def finite(loss: Tensor, what: str, epoch: int, step: int) -> float:
-    """The value of ``loss``; raises :class:`FastdartsError` if it is NaN or infinite."""
+def finite(loss: Tensor, batch: str, epoch: int, step: int) -> float:
+    """The value of ``loss`` on the ``batch`` named; raises :class:`NotFinite` if it is NaN or infinite."""
     value = loss.item()
-    if value != value or value in (float("inf"), float("-inf")):
-        raise FastdartsError(
-            f"the {what} loss is {value} at epoch {epoch}, step {step}: expected a finite number; lower the learning "
-            "rate or look for bad images"
-        )
+    if not math.isfinite(value):
+        raise NotFinite(f"{batch} loss", value, batch, f"epoch {epoch}, step {step}")
     return value
+
+
+def check_gradients(model: nn.Module, optimizer: SGD, epoch: int, step: int) -> None:
+    """Raise :class:`NotFinite` with the name of the first gradient that holds NaN or an infinity, before any update."""
+    if not math.isfinite(optimizer.norm().item()):
+        for name, w in model.named_parameters():
+            if w.grad is not None and not w.grad.isfinite().all():
+                value = w.grad[~w.grad.isfinite()][0].item()
+                raise NotFinite(f"gradient of {name}", value, "training", f"epoch {epoch}, step {step}")
 
 
 @torch.no_grad()
@@ -137,6 +144,7 @@ class Training:
                 logits_aux, y, label_smoothing=recipe.label_smoothing
             )
         loss.backward()
+        check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         meter.update(value, logits.detach(), y)
 
@@ -228,7 +236,8 @@ def _train(
             if run.due():
                 save(epoch, step + 1)
         row = job.mark | {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"]} | meter.summary("train")
-        row |= measure(training.model, judge_batches.in_order(), training.device, prefix)
+        judged = run.attend(judge_batches.in_order(), lambda epoch=epoch: save(epoch, len(train_batches)))
+        row |= measure(training.model, judged, training.device, prefix)
         row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
         training.scheduler.step()
         run.recorder.epoch(row)

@@ -19,12 +19,12 @@ from fastdarts.batches import Batches
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.data import load_data, train_transform
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import DARTS_V1, from_dict, parse_genotype, to_dict
 from fastdarts.recorder import read_metrics
 from fastdarts.runs import stored_config
-from fastdarts.search import search
+from fastdarts.search import Supernet, search
 
 TINY = {
     "epochs": 2,
@@ -159,10 +159,10 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     assert difference(a["state"]["supernet"]["alphas"], c["state"]["supernet"]["alphas"])
 
 
-def start(command, run, *flags):
+def start(command, run, *flags, **options):
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     arguments = [sys.executable, "-m", "fastdarts", command, *flags]
-    return subprocess.Popen(arguments, cwd=run.parent, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(arguments, cwd=run.parent, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 def kill_until_done(command, run, seconds, *flags, kills=3):
@@ -191,6 +191,121 @@ def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_pa
     assert start("search", tmp_path / "whole", *FLAGS, f"--run={tmp_path / 'whole'}").wait() == 0
     waits = kill_until_done("search", tmp_path / "killed", time.monotonic() - begun, *FLAGS, "--checkpoint-minutes=0")
     assert not difference(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
+
+
+def poisoned(monkeypatch, step, batch):
+    """Let the images of one batch of a search be NaN at a step."""
+    original = Supernet.step
+
+    def spoiled(self, train, arch, meter, epoch, at):
+        if at == step:
+            pairs = {"training": train, "validation": arch}
+            pairs[batch][0][0, 0, 3, 3] = float("nan")
+        return original(self, train, arch, meter, epoch, at)
+
+    monkeypatch.setattr(Supernet, "step", spoiled)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "tensor"),
+    [
+        ({}, "validation", "images"),
+        ({}, "training", "training loss"),
+        ({"unrolled": True}, "validation", "images"),
+        ({"unrolled": True}, "training", "images"),
+    ],
+)
+def test_an_image_that_is_not_finite_stops_the_search_with_its_place(tmp_path, monkeypatch, settings, batch, tensor):
+    poisoned(monkeypatch, 2, batch)
+    run = tmp_path / "run"
+    with pytest.raises(NotFinite, match=rf"^the {tensor} is nan at epoch 0, step 2 on the {batch} batch: ") as error:
+        search(SearchConfig(**TINY | settings, checkpoint_minutes=0, run=run))
+    assert (error.value.tensor, error.value.batch) == (tensor, batch)
+    state = load_checkpoint(run / "checkpoint.pt", "search")
+    supernet = state["supernet"]
+    assert (state["epoch"], state["step"]) == (0, 2)
+    assert all(t.isfinite().all() for t in [*supernet["alphas"], *supernet["model"].values()])
+
+
+class _Explodes(torch.autograd.Function):
+    """The identity, whose gradient is infinite."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(tmp_path, monkeypatch):
+    """The loss is finite: only the gradients of the stem are not, so that the clipped step would have spoiled all."""
+    original, calls = Supernet.step, []
+
+    def explodes(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            self.model.stem[0].register_forward_hook(lambda *hooked: _Explodes.apply(hooked[2]))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Supernet, "step", explodes)
+    run = tmp_path / "run"
+    with pytest.raises(
+        NotFinite, match=r"^the gradient of stem\.0\.weight is (nan|-?inf) at epoch 0, step 2 on the training batch: "
+    ):
+        search(SearchConfig(**TINY, checkpoint_minutes=0, run=run))
+    supernet = load_checkpoint(run / "checkpoint.pt", "search")["supernet"]
+    assert all(t.isfinite().all() for t in [*supernet["alphas"], *supernet["model"].values()])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_saves_at_the_step_and_exits_0(tmp_path, workers):
+    """To the whole group, as batch systems send it; from there the run ends as if nothing had been."""
+    run, flags = tmp_path / "run", [*FLAGS, "--batch-size=8", f"--workers={workers}", "--checkpoint-minutes=60"]
+    process = start("search", run, *flags, f"--run={run}", start_new_session=True)
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.2)  # beyond the first save, far from the 26th step
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"terminated; go on with --resume {run}" in errors, errors
+    state = load_checkpoint(run / "checkpoint.pt", "search")
+    assert (state["epoch"], state["step"]) > (0, 0) and not (run / "result.json").exists()
+    whole = SearchConfig(**TINY | {"batch_size": 8}, workers=workers, checkpoint_minutes=60)
+    search(dataclasses.replace(whole, resume=run))
+    search(dataclasses.replace(whole, run=tmp_path / "whole"))
+    assert not difference(outcome(run), outcome(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
+def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
+    """Sent within the validation pass after the first epoch: saved before its row, no step is done again."""
+    if kind == "search":
+        work, module, config = search, "fastdarts.search", SearchConfig(**TINY)
+    else:
+        settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
+        work, module, config = evaluate, "fastdarts.training", EvaluateConfig(genotype="DARTS_V2", **settings)
+    module = importlib.import_module(module)
+    measure, before = module.measure, signal.getsignal(signal.SIGTERM)
+
+    def terminates(model, batches, *rest):
+        next(batches)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(model, batches, *rest)
+
+    monkeypatch.setattr(module, "measure", terminates)
+    with pytest.raises(SystemExit) as stopped:
+        work(dataclasses.replace(config, run=tmp_path / "run"))
+    assert stopped.value.code == 0 and not read_metrics(tmp_path / "run")
+    assert signal.getsignal(signal.SIGTERM) is before
+    monkeypatch.setattr(module, "measure", measure)
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", kind)
+    assert state["epoch"] == 0 and state["step"] == (4 if kind == "search" else 2)
+    work(dataclasses.replace(config, resume=tmp_path / "run"))
+    work(dataclasses.replace(config, run=tmp_path / "whole"))
+    assert not difference(outcome(tmp_path / "run"), outcome(tmp_path / "whole"))
 
 
 def test_an_evaluation_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path):
