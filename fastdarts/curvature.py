@@ -50,14 +50,14 @@ def hessian_eigenvalues(
 ) -> Spectrum:
     r"""The k largest eigenvalues of :math:`\nabla^2_\alpha L(w, \alpha)` on a batch, by the Lanczos method.
 
-    Products with the Hessian come from double backward, exact, through the reference of the fused ops and with the
-    memory of an eager network, about twice; or, with ``radius``, from central differences of alpha gradients,
+    Products with the Hessian come from double backward, exact, through the reference of the fused ops and with several
+    times the memory of an eager network; or, with ``radius``, from central differences of alpha gradients,
 
     .. math:: (\nabla_\alpha L(w, \alpha + r u) - \nabla_\alpha L(w, \alpha - r u)) / 2r, \qquad \|u\|_2 = 1
 
     on the fused path without weight gradients and with its memory. Differences also see the kinks of ReLU and max
     pooling between the two points, where exact products see none: they are right only in float64 and with a radius that
-    crosses hardly any, such as 1e-9 (docs/second-order.md).
+    crosses hardly any, such as 1e-8 (docs/second-order.md).
 
     The model stays as it is: weights, alphas, gradients, running statistics, random state. BatchNorm normalises as the
     mode of the model says. A weight decay of the alphas would add itself to all values.

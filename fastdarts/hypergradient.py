@@ -169,7 +169,7 @@ class Exact:
     """The gradient through one step of the weights, its second-order term by double backward.
 
     The training batch is passed once: the graph that gives w' gives the product as well. It goes through the reference
-    of the fused ops and needs the memory of an eager network, about twice.
+    of the fused ops and takes several times the memory of an eager network.
     """
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
