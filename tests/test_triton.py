@@ -28,6 +28,7 @@ INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowes
     "mixed_op, cases": ("mixed_op", "test_no_worse_than_twice_eager"),
     "mixed_op, promises": ("mixed_op", "not test_no_worse_than_twice_eager"),
     "mixed_sum": ("mixed_sum", "test"),
+    "traffic": ("traffic", "test"),
 }
 ARCHITECTURES = (80, 90, 100)
 REGISTERS = 65536  # of a multiprocessor, on all three generations

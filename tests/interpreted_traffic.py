@@ -1,0 +1,55 @@
+"""The launch and byte counter against what the kernels load and store under the interpreter; run by test_triton.py."""
+
+import pytest
+import torch
+
+from benchmarks.cases import SEARCHED, MixedOpCase
+from fastdarts.kernels.mixed_op import backward_op, forward_op
+from fastdarts.kernels.registry import Op
+from fastdarts.kernels.triton import mixed_op, traffic
+from tests.traced import trace
+
+TWO = (SEARCHED, ("sep_conv_3x3", "dil_conv_3x3", "avg_pool_3x3"))
+EVERYTHING = ("x", "gain", "offset", "base", "branches")
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "memory"),
+    [
+        (MixedOpCase("edge", (2, 16, 6, 7)), EVERYTHING, "store"),
+        (MixedOpCase("state", (2, 4, 4, 4), TWO, base=True, affine=True), EVERYTHING, "store"),
+        (MixedOpCase("state-stride2", (2, 4, 6, 8), TWO, 2), EVERYTHING, "store"),
+        (MixedOpCase("alphas", (2, 4, 4, 3)), ("gain",), "store"),
+        (MixedOpCase("alphas-and-x", (2, 4, 4, 3)), ("gain", "x"), "store"),
+        (MixedOpCase("recompute", (2, 4, 4, 3)), EVERYTHING, "recompute"),
+        (MixedOpCase("evaluation", (2, 4, 4, 3), training=False), EVERYTHING, "store"),
+        (MixedOpCase("chunks", (2, 3, 13, 13), (("max_pool_3x3", "sep_conv_3x3"),)), EVERYTHING, "store"),
+    ],
+    ids=lambda value: value.id if isinstance(value, MixedOpCase) else None,
+)
+def test_every_launch_moves_what_the_counter_says(
+    case: MixedOpCase, wanted: tuple[str, ...], memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, launch = [], Op.launch
+    counters = {forward_op: traffic.forward, backward_op: traffic.backward}
+
+    def counted(op: Op, *args):
+        expected.extend(counters[op](*args).launches)
+        return launch(op, *args)
+
+    monkeypatch.setattr(Op, "launch", counted)
+    for name, few in (("MAX_CHUNKS", 3), ("MAX_WEIGHT_CHUNKS", 2)):  # chunks of several tiles in small maps
+        assert getattr(traffic, name) == getattr(mixed_op, name)
+        if case.id == "chunks":
+            monkeypatch.setattr(traffic, name, few)
+            monkeypatch.setattr(mixed_op, name, few)
+    tensors, grads = case.inputs(torch.float32)
+    tensors = {name: t.detach().requires_grad_(name.startswith(wanted)) for name, t in tensors.items()}
+    with trace() as launches:
+        torch.autograd.backward(case.ours(tensors, "triton", memory).out, grads)
+    assert [launch.kernel for launch in launches] == [f"{launch.kernel}_kernel" for launch in expected]
+    for found, counted in zip(launches, expected, strict=True):
+        assert found.moved == (counted.reads, counted.writes), found
+        # windows, less what is outside the map
+        if "totals" not in found.kernel and "statistics" not in found.kernel:
+            assert 0.3 * counted.loads < found.loads < 2 * counted.loads, found
