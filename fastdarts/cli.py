@@ -147,18 +147,22 @@ class Info:
 
 @dataclass(frozen=True)
 class Bench:
-    """Time fastdarts beside the public DARTS code on this machine's CPU, once their results agree."""
+    """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
     suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "flat"], ...] = ("mixed-op", "step")
     """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, flat updates."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: int | None = None
     """CPU threads."""
-    batch: int | None = None
-    """Images per call (64; pc-darts 256; step 8, published are 64)."""
+    batch: tuple[int, ...] = ()
+    """Images per call, one or several numbers (64; pc-darts 256; step 8, published are 64)."""
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False
     """Time torch.compile of the public code too: about a minute per case to compile, several for a step."""
+    traffic: bool = False
+    """Count a GPU's launches and bytes instead, and predict times from them; needs no GPU."""
     default_malloc: bool = False
     """Leave malloc alone: fresh buffers then page-fault at every call, as they do where nobody set it up."""
     json: Path | None = None

@@ -10,10 +10,13 @@ from torch import Tensor
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
 from fastdarts.kernels import Implementation, implementations, native, release_memory
+from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
 
 __all__ = [
+    "TRAFFIC",
     "Candidate",
     "Implementation",
+    "Launch",
     "MixedOpResult",
     "MixedSum",
     "flat_hypergradient",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from fastdarts.training import Meter
 
 EAGER, LAST, COMPILED, OURS = SIDES = ("eager NCHW", "eager channels-last", "torch.compile", "fastdarts")
 CHANNELS_LAST = (LAST, COMPILED)
+REPLAYED = {"eager NCHW, CUDA graph": EAGER, "fastdarts, CUDA graph": OURS}
 
 
 class Work(NamedTuple):
@@ -30,6 +31,7 @@ class Work(NamedTuple):
     x: Tensor
     forward: Callable[[], Tensor]
     run: Callable[[], dict[str, Tensor]]
+    optimizers: Sequence[torch.optim.Optimizer] = ()
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,17 @@ class EdgeCase:
         stride = " stride 2" if self.stride == 2 else ""
         return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}"
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32) -> Work:
+    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         torch.manual_seed(self.seed)
-        op = MixedOp(self.channels, self.stride, self.primitives).to(dtype)
+        op = MixedOp(self.channels, self.stride, self.primitives).to(device, dtype)
         if side != OURS:
             op = make_compiled(op) if side == COMPILED else make_eager(op)
         form = torch.contiguous_format if side == EAGER else torch.channels_last
-        x = torch.randn(self.batch, self.channels, self.size, self.size).to(dtype, memory_format=form)
-        grad = torch.randn(self.batch, self.channels, *[self.size // self.stride] * 2).to(dtype, memory_format=form)
-        weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(dtype).requires_grad_()
+        x, grad = (  # drawn on the CPU: the same on every device
+            torch.randn(self.batch, self.channels, size, size).to(device, dtype, memory_format=form)
+            for size in (self.size, self.size // self.stride)
+        )
+        weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(device, dtype).requires_grad_()
         wanted = {"x": x.requires_grad_(), "mixing weights": weights, **dict(op.named_parameters())}
 
         def run() -> dict[str, Tensor]:
@@ -98,10 +102,10 @@ class StepCase:
     def __str__(self) -> str:
         return f"{'second' if self.unrolled else 'first'}-order step C{self.channels} {self.layers} cells N{self.batch}"
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32) -> Work:
+    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         config = SearchConfig(channels=self.channels, layers=self.layers, unrolled=self.unrolled, seed=self.seed)
         shape = SimpleNamespace(classes=range(10), channels=3)
-        supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device("cpu"))
+        supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device(device))
         model = supernet.model.to(dtype)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=form)
@@ -110,8 +114,8 @@ class StepCase:
         torch.manual_seed(self.seed)
         train, valid = (
             (
-                torch.randn(self.batch, 3, self.size, self.size).to(dtype, memory_format=form),
-                torch.randint(10, (self.batch,)),
+                torch.randn(self.batch, 3, self.size, self.size).to(device, dtype, memory_format=form),
+                torch.randint(10, (self.batch,)).to(device),
             )
             for _ in range(2)
         )
@@ -126,7 +130,8 @@ class StepCase:
                 "grad of alphas_reduce": adam[model.alphas_reduce]["exp_avg"],
             } | {f"grad of {name}": sgd[p]["momentum_buffer"] for name, p in model.named_parameters()}
 
-        return Work(model, train[0], lambda: model._loss(*train), run)
+        optimizers = supernet.optimizer, supernet.architect.optimizer
+        return Work(model, train[0], lambda: model._loss(*train), run, optimizers)
 
     def flops(self) -> int:
         """Nominal: the convolutions of three forward passes for each loss that is differentiated, 2 or 5 of them."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from fastdarts.functional import release_memory
 
 ROUNDS = 3, 101  # at least, at most
+MIB = 2**20
 SHORT = 1.0  # seconds: what takes longer does not notice how it finds the caches
 
 
@@ -48,6 +49,7 @@ def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[s
             for name, run in sides.items():
                 start = time.perf_counter()
                 run()
+                _wait()
                 lasted[name] = time.perf_counter() - start
     times, faults = ({name: [] for name in sides} for _ in range(2))
     rounds, begun = 0, time.perf_counter()
@@ -56,15 +58,21 @@ def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[s
         for name, run in sides.items():
             if lasted[name] < SHORT:
                 run()
+            _wait()
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             start = time.perf_counter()
             run()
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
+            _wait()
             times[name].append(time.perf_counter() - start)
             faults[name].append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         rounds += 1
     return {name: Timing(times[name], int(statistics.median(faults[name]))) for name in sides}
+
+
+def _wait() -> None:
+    """Until a GPU that is in use has done all it was asked for."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def pin_malloc() -> bool:
@@ -85,6 +93,8 @@ def give_back() -> None:
     """Return the memory of what is not used any more to the system, which a pinned malloc never does by itself."""
     gc.collect()
     release_memory()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -132,9 +142,45 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def sgemm_peak(size: int = 2048) -> float:
+def gpu_peak_memory(run: Callable[[], object]) -> int:
+    """Bytes by which the tensors on the GPU exceed, at their peak, those before, over one call."""
+    _wait()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run()
+    _wait()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def captured(run: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+    """``run`` as a CUDA graph: what is returned replays its launches and returns the same tensors every time."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # as the capture asks for: what is made once is made before it
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = run()
+
+    def replay() -> dict[str, Tensor]:
+        graph.replay()
+        return results
+
+    return replay
+
+
+def copy_bandwidth(device: str, mib: int = 1024) -> float:
+    """Bytes read and written per second by the copy of a large tensor."""
+    a, b = (torch.ones(mib, 2**18, device=device) for _ in range(2))
+    return 2 * a.nbytes / interleave({"copy": lambda: a.copy_(b)}, seconds=1.0)["copy"].median
+
+
+def sgemm_peak(device: str = "cpu") -> float:
     """Floating-point operations per second of torch.mm on square float32 matrices."""
-    a, b, out = (torch.randn(size, size) for _ in range(3))
+    size = 2048 if device == "cpu" else 8192
+    a, b, out = (torch.randn(size, size, device=device) for _ in range(3))
     timing = interleave({"mm": lambda: torch.mm(a, b, out=out)}, seconds=1.0)
     return 2 * size**3 / timing["mm"].median
 
@@ -155,3 +201,10 @@ def conv_flops(model: nn.Module, forward: Callable[[], object]) -> int:
         for hook in hooks:
             hook.remove()
     return total
+
+
+def number(value: float | None) -> str:
+    """Three digits, or all before the point."""
+    if value is None:
+        return "failed"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,32 +17,47 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, SUITES, Case
+from fastdarts.bench import traffic as counter
+from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, REPLAYED, SIDES, SUITES, Case, EdgeCase, Work
 from fastdarts.bench.check import Wrong, check
-from fastdarts.bench.measure import give_back, interleave, peak_memory, pin_malloc, saved_bytes, sgemm_peak
+from fastdarts.bench.measure import (
+    MIB,
+    captured,
+    copy_bandwidth,
+    give_back,
+    gpu_peak_memory,
+    interleave,
+    number,
+    peak_memory,
+    pin_malloc,
+    saved_bytes,
+    sgemm_peak,
+)
 from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import native
+from fastdarts.functional import implementations, native
 from fastdarts.recorder import atomic_write, environment
 
-MIB = 2**20
+SMI = "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"
 
 
 def bench(
     suite: Sequence[str],
+    device: str = "cpu",
     threads: int | None = None,
-    batch: int | None = None,
+    batch: Sequence[int] = (),
     seconds: float = 5.0,
     compile: bool = False,
+    traffic: bool = False,
     default_malloc: bool = False,
     json: Path | None = None,
 ) -> None:
-    """Time every case of the suites, print the table and write ``json`` if it is given.
+    """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``.
 
-    Raises :class:`FastdartsError` for settings that make no sense and where there are no native kernels, before any
-    work; and at the end, if results were wrong, for the cases that were not timed.
+    Raises :class:`FastdartsError` for settings that make no sense and where there are no kernels for the device, before
+    any work; and at the end, if results were wrong, for the cases that were not timed.
     """
-    _validate(threads, batch, seconds, json)
+    _validate("cpu" if traffic else device, threads, batch, seconds, json)
     if json is not None:
         try:
             atomic_write(json, b"{}")
@@ -49,19 +65,22 @@ def bench(
             raise FastdartsError(f"--json is {json}: it cannot be written ({error})") from error
     if threads is not None:
         torch.set_num_threads(threads)
-    pinned = not default_malloc and pin_malloc()
-    report = {"machine": machine(pinned), "cases": []}
+    report: dict[str, Any] = {"cases": []}
+    if not traffic:
+        report["machine"] = machine(not default_malloc and pin_malloc(), device)
     try:
         for name in suite:
-            if name == "flat":
-                report["flat"] = _flat(seconds)
+            if name == "flat" and not traffic:
+                report["flat"] = _flat(seconds, device)
                 if json is not None:
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
-            for case in SUITES.get(name, ()):
-                case = replace(case, batch=batch or case.batch)
+            for case in _cases(name, batch, traffic):
                 print(f"{name}: {case} ...", file=sys.stderr)
                 try:
-                    row = measure(case, seconds, compile, report["machine"]["sgemm_gflops"])
+                    if traffic:
+                        row = counter.measure(case)
+                    else:
+                        row = measure(case, seconds, compile, report["machine"]["sgemm_gflops"], device)
                 except Wrong as error:
                     row = {"case": str(case), "wrong": str(error)}
                 report["cases"].append({"suite": name} | row)
@@ -70,15 +89,20 @@ def bench(
                 give_back()
     finally:  # whoever has waited enough gets what there is
         if report["cases"] or "flat" not in report:
-            print_report(report)
+            (counter.print_report if traffic else print_report)(report)
         if "flat" in report:
             print_flat(report["flat"], report["machine"])
     if wrong := [row for row in report["cases"] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
 
-def _flat(seconds: float) -> list[dict[str, Any]]:
-    weights = Weights()
+def _cases(name: str, batch: Sequence[int], traffic: bool) -> list[Case]:
+    cases = [replace(case, batch=n) for case in SUITES.get(name, ()) for n in batch or (case.batch,)]
+    return [case for case in cases if counter.counts(case)] if traffic else cases
+
+
+def _flat(seconds: float, device: str) -> list[dict[str, Any]]:
+    weights = Weights(device=device)
     rows = []
     for case in cases(weights):
         print(f"flat: {case} ...", file=sys.stderr)
@@ -86,57 +110,112 @@ def _flat(seconds: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _validate(threads: int | None, batch: int | None, seconds: float, json: Path | None) -> None:
+def _validate(device: str, threads: int | None, batch: Sequence[int], seconds: float, json: Path | None) -> None:
     cores = os.cpu_count() or 1
     if threads is not None and not 0 < threads <= 4 * cores:
         raise FastdartsError(f"--threads is {threads}: expected 1 to {4 * cores} on {cores} cores")
-    if batch is not None and not 0 < batch <= 4096:
-        raise FastdartsError(f"--batch is {batch}: expected 1 to 4096 images")
+    if outside := [n for n in batch if not 0 < n <= 4096]:
+        raise FastdartsError(f"--batch is {outside[0]}: expected 1 to 4096 images")
     if not 0 <= seconds <= 3600:
         raise FastdartsError(f"--seconds is {seconds}: expected 0 to 3600")
     if json is not None and (json.is_dir() or not json.parent.is_dir()):
         raise FastdartsError(f"--json is {json}: expected a file in a folder that exists")
-    if not native()["loaded"]:
-        raise FastdartsError(f"nothing to time, {native()['reason']}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FastdartsError("--device is cuda, but torch sees no CUDA device: run on a machine with a GPU")
+    name = "native" if device == "cpu" else "triton"
+    [kernels] = [row for row in implementations() if (row.op, row.device, row.name) == ("mixed_op", device, name)]
+    if not kernels.available:
+        raise FastdartsError(f"nothing to time, {kernels.reason}")
 
 
-def machine(pinned: bool) -> dict[str, Any]:
+def machine(pinned: bool, device: str = "cpu") -> dict[str, Any]:
     """What the numbers hold for."""
     known = environment()
-    return {name: known[name] for name in ("cpu", "threads", "torch", "fastdarts")} | {
+    facts = {name: known[name] for name in ("cpu", "threads", "torch", "fastdarts")} | {
         "isa": native()["isa"],
         "compiler": native()["compiler"],
         "malloc": "pinned" if pinned else "default",
-        "sgemm_gflops": sgemm_peak() / 1e9,
+        "sgemm_gflops": sgemm_peak(device) / 1e9,
     }
+    if device == "cuda":
+        facts |= {"triton": known["triton"], "copy_gb_per_s": copy_bandwidth(device) / 1e9} | gpu()
+    return facts
 
 
-def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float) -> dict[str, Any]:
+def gpu() -> dict[str, Any]:
+    """The GPU's name, memory and multiprocessors; driver, clocks and power limit if nvidia-smi says them."""
+    device = torch.cuda.get_device_properties(0)
+    facts = {
+        "gpu": device.name,
+        "gpu_gib": device.total_memory / 2**30,
+        "multiprocessors": device.multi_processor_count,
+    }
+    command = ["nvidia-smi", f"--id=GPU-{device.uuid}", f"--query-gpu={','.join(SMI)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return facts | {"nvidia_smi": _reason(error)}
+    return facts | dict(zip(SMI, answer.strip().split(", "), strict=True))
+
+
+def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float, device: str = "cpu") -> dict[str, Any]:
     """Times, page faults, memory and share of the machine's peak of every side; raises :class:`Wrong` first."""
-    check(case)
+    check(case, device)
     gflop = case.flops() / 1e9
-    sides: dict[str, dict[str, Any]] = {side: _memory(case, side) for side in (EAGER, LAST, OURS)}
-    work = {side: case.work(side) for side in (EAGER, LAST, OURS)}
+    memory = _memory if device == "cpu" else _gpu_memory
+    sides: dict[str, dict[str, Any]] = {side: memory(case, side) for side in (EAGER, LAST, OURS)}
+    work = {side: case.work(side, device=device) for side in (EAGER, LAST, OURS) if "failed" not in sides[side]}
     if compile:
         begun = time.perf_counter()
         try:
-            work[COMPILED] = case.work(COMPILED)
+            work[COMPILED] = case.work(COMPILED, device=device)
             work[COMPILED].run()
             sides[COMPILED] = {"compile_seconds": time.perf_counter() - begun}
         except Exception as error:  # whatever the compiler or the C++ compiler behind it may raise
             work.pop(COMPILED, None)
             sides[COMPILED] = {"failed": _reason(error)}
-    timings = interleave({side: work[side].run for side in SIDES if side in work}, seconds)
+    if device == "cuda" and isinstance(case, EdgeCase):  # a step reads its losses, which no graph can
+        for replayed, side in REPLAYED.items():
+            try:
+                work[replayed] = replay(case, side)
+                sides[replayed] = {}
+            except RuntimeError as error:
+                sides[replayed] = {"failed": _reason(error)}
+    order = [side for side in (*SIDES, *REPLAYED) if side in sides]
+    timings = interleave({side: work[side].run for side in order if side in work}, seconds)
     for side, timing in timings.items():
         sides[side].update(
             ms=timing.median * 1e3,
             rounds_ms=[s * 1e3 for s in timing.seconds],
-            page_faults=timing.faults,
             sgemm_share=gflop / timing.median / sgemm_gflops,
-            saved_per_byte=saved_bytes(work[side].forward, work[side].x, *work[side].model.parameters())
-            / work[side].x.nbytes,
         )
-    return {"case": str(case), "gflop": gflop, "sides": {side: sides[side] for side in SIDES if side in sides}}
+        if device == "cpu":
+            sides[side]["page_faults"] = timing.faults
+        if side not in REPLAYED:
+            saved = saved_bytes(work[side].forward, work[side].x, *work[side].model.parameters())
+            sides[side]["saved_per_byte"] = saved / work[side].x.nbytes
+    return {"case": str(case), "gflop": gflop, "sides": {side: sides[side] for side in order}}
+
+
+def replay(case: EdgeCase, side: str) -> Work:
+    """A side whose launches are replayed as a CUDA graph; ours must give the same bits as without."""
+    work = case.work(side, device="cuda")
+    plain, again = work.run(), captured(work.run)
+    if side == OURS and (wrong := [name for name, result in again().items() if not torch.equal(result, plain[name])]):
+        raise Wrong(f"{wrong[0]} of {case} is another when a CUDA graph computes it")
+    return work._replace(run=again)
+
+
+def _gpu_memory(case: Case, side: str) -> dict[str, Any]:
+    """The peak of the tensors over a call that is not the first; too large a case fails here."""
+    try:
+        run = case.work(side, device="cuda").run
+        run()
+        return {"peak_mib": gpu_peak_memory(run) / MIB}
+    except torch.OutOfMemoryError as error:
+        if side == OURS:
+            raise
+        return {"failed": _reason(error)}
 
 
 def _memory(case: Case, side: str) -> dict[str, Any]:
@@ -163,9 +242,12 @@ def print_report(report: dict[str, Any]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
-    compiled = any(COMPILED in row.get("sides", ()) for row in rows)
-    peers = [EAGER, LAST] + [COMPILED] * compiled
-    table = Table("case", *peers, OURS, "speed-up", "of sgemm peak", "saved / x", "peak MiB", box=box.MARKDOWN)
+    seen = {side for row in rows for side in row.get("sides", ())}
+    peers = [side for side in (EAGER, LAST, COMPILED) if side in seen or side != COMPILED]
+    replayed = [side for side in REPLAYED if side in seen]
+    table = Table(
+        "case", *peers, OURS, *replayed, "speed-up", "of sgemm peak", "saved / x", "peak MiB", box=box.MARKDOWN
+    )
     notes = []
     for row in rows:
         if "wrong" in row:
@@ -175,7 +257,7 @@ def print_report(report: dict[str, Any]) -> None:
         sides = row["sides"]
         table.add_row(
             row["case"],
-            *(number(sides[side].get("ms")) for side in (*peers, OURS)),
+            *(number(sides[side].get("ms")) if side in sides else "" for side in (*peers, OURS, *replayed)),
             " / ".join(f"{sides[p]['ms'] / sides[OURS]['ms']:.1f}×" for p in peers if "ms" in sides[p]),
             _beside(row, "sgemm_share", lambda share: f"{share:.1%}") if row["gflop"] else "no convolution",
             _beside(row, "saved_per_byte"),
@@ -186,29 +268,33 @@ def print_report(report: dict[str, Any]) -> None:
             if "compile_seconds" in values:
                 notes.append(f"{row['case']}, {side}: {values['compile_seconds']:.0f} s to compile")
     timed = [values for row in rows for values in row.get("sides", {}).values() if "ms" in values]
-    faults = max((values["page_faults"] for values in timed), default=0)
-    console.print(
-        f"{facts['cpu']} ({facts['isa']}), {facts['threads']} threads, torch.mm {facts['sgemm_gflops']:.0f} GFLOP/s, "
-        f"torch {facts['torch']}, fastdarts {facts['fastdarts']} ({facts['compiler']}), malloc {facts['malloc']}, "
-        f"at most {faults:,} page faults a call\n"
-    )
+    faults = max((values.get("page_faults", 0) for values in timed), default=0)
+    software = f"torch {facts['torch']}, fastdarts {facts['fastdarts']}"
+    if "gpu" in facts:
+        smi = ", ".join(f"{name} {facts[name]}" for name in SMI if name in facts) or facts["nvidia_smi"]
+        console.print(
+            f"{facts['gpu']} ({smi}), torch.mm {facts['sgemm_gflops']:,.0f} GFLOP/s, copy "
+            f"{facts['copy_gb_per_s']:,.0f} GB/s, {software}, triton {facts['triton']}, {facts['cpu']}\n"
+        )
+    else:
+        console.print(
+            f"{facts['cpu']} ({facts['isa']}), {facts['threads']} threads, torch.mm {facts['sgemm_gflops']:.0f} "
+            f"GFLOP/s, {software} ({facts['compiler']}), malloc {facts['malloc']}, "
+            f"at most {faults:,} page faults a call\n"
+        )
     console.print(table)
-    console.print("", LEGEND, *notes, sep="\n")
+    console.print("", LEGEND + (ON_GPU if "gpu" in facts else ON_CPU), *notes, sep="\n")
 
 
 LEGEND = """\
 Median ms of rounds in which the sides take turns; a short side's turn begins with a call that is not timed. Columns
 with an arrow: the public code in NCHW / in channels-last → fastdarts. Of sgemm peak: 2 · outputs · C_in / groups · k²
 operations for each convolution of a forward pass, thrice for forward and backward, per second, as a share of what
-torch.mm does. Saved / x: bytes that a forward pass keeps for its backward, per byte of its input. Peak: of a whole
+torch.mm does. Saved / x: bytes that a forward pass keeps for its backward, per byte of its input. Peak: """
+ON_CPU = """of a whole
 process over one call, less its size before, malloc's defaults."""
-
-
-def number(value: float | None) -> str:
-    """Three digits, or all before the point."""
-    if value is None:
-        return "failed"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+ON_GPU = """of the
+tensors on the GPU over one call, less those before. Times are of the host, from an idle GPU to an idle GPU."""
 
 
 def _beside(row: dict[str, Any], key: str, form: Callable[[float | None], str] = number) -> str:

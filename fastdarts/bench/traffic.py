@@ -1,0 +1,288 @@
+"""``fastdarts bench --traffic``: launches and bytes on a GPU, counted without one, and what they let one predict.
+
+The public code and everything around the fused ops are counted as PyTorch dispatches them, on tensors without data:
+
+- every operation is one launch, but views and allocations, which are none, and those in :data:`SEVERAL`;
+- a launch reads each of its tensors once and writes each of its results once, as if caches were perfect;
+- lists of tensors are taken at once by optimizers and gradient clipping, as PyTorch does on a GPU.
+
+All of it favours the public code. What the fused ops launch and move is counted by ``kernels/triton/traffic.py``, and
+so is the least that any implementation of them moves; the least of a whole step takes everything around them as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch.nn as nn
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastdarts.bench.cases import EAGER, OURS, Case, EdgeCase, StepCase
+from fastdarts.bench.measure import MIB, number
+from fastdarts.functional import TRAFFIC, Launch
+
+ITEMSIZE = 4  # float32
+LAUNCH = 3e-6  # seconds from one launch to the next, when nothing else bounds it
+
+
+def _batch_norm(args: Sequence, out: Sequence[Tensor]) -> tuple[int, int]:
+    """Without affine parameters PyTorch runs its own kernels: moments, running statistics, normalisation."""
+    x, *_, training, _, _ = args
+    return (3, 2 * size(x) + size(out[0])) if training else (1, size(x) + size(out[0]))
+
+
+def _convolution_backward(args: Sequence, out: Sequence[Tensor]) -> tuple[int, int]:
+    """A kernel for each gradient that is asked for."""
+    grad, x, weight, *_ = args
+    wanted = [(other, result) for other, result in zip((weight, x), out, strict=False) if result is not None]
+    return len(wanted), sum(size(grad) + size(other) + size(result) for other, result in wanted)
+
+
+SEVERAL: dict[str, Callable[[Sequence, Sequence[Tensor]], tuple[int, int]]] = {
+    "aten::native_batch_norm": _batch_norm,
+    "aten::convolution_backward": _convolution_backward,
+}
+"""(launches, bytes) of the operations that are several kernels."""
+NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::lift_fresh")
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes that it takes in memory, where an expanded dimension takes none."""
+    values = 1
+    for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        values *= length if stride else 1
+    return values * tensor.itemsize
+
+
+@dataclass
+class Count:
+    """Launches, bytes, least bytes, values read by the host (each stalls a GPU), and the launches of our kernels."""
+
+    launches: int = 0
+    bytes: int = 0
+    least: int = 0
+    host_reads: int = 0
+    kernels: list[Launch] = field(default_factory=list)
+
+    def since(self, other: Count) -> Count:
+        """What came on top of ``other``."""
+        numbers = {
+            name: getattr(self, name) - getattr(other, name) for name in ("launches", "bytes", "least", "host_reads")
+        }
+        return Count(**numbers, kernels=self.kernels[len(other.kernels) :])
+
+
+class Counter(TorchDispatchMode):
+    """Counts what is dispatched. Whatever the host reads is 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = Count()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        count, name, kwargs = self.count, op.name().partition(".")[0], kwargs or {}
+        if name == "aten::_local_scalar_dense":
+            count.host_reads += 1
+            return 1.0 if args[0].is_floating_point() else 1
+        out = op(*args, **kwargs)
+        if name in TRAFFIC:
+            traffic = TRAFFIC[name](*args)
+            launches, moved, least = len(traffic.launches), sum(x.moved for x in traffic.launches), traffic.least
+            count.kernels += traffic.launches
+        else:
+            launches, moved = _launches(op, name, args, kwargs, out)
+            least = moved
+        count.launches, count.bytes, count.least = count.launches + launches, count.bytes + moved, count.least + least
+        return out
+
+
+def _launches(op: Any, name: str, args: tuple, kwargs: dict, out: Any) -> tuple[int, int]:
+    """(launches, bytes) of one operation of PyTorch."""
+    if op.namespace != "aten" or op.is_view or name.startswith(NO_LAUNCH):
+        return 0, 0
+    if name in SEVERAL:
+        return SEVERAL[name](args, out)
+    schema = op._schema.arguments
+    written = [value for value, argument in zip(args, schema, strict=False) if argument.is_write]
+    written += [kwargs[argument.name] for argument in schema if argument.is_write and argument.name in kwargs]
+    read = tree_leaves((args[1:] if name.endswith(("::copy_", "::fill_", "::zero_")) else args, kwargs))
+    results = {id(t): t for t in tree_leaves((written, out)) if isinstance(t, Tensor)}
+    return 1, sum(size(t) for t in [*read, *results.values()] if isinstance(t, Tensor))
+
+
+@contextmanager
+def _pretending() -> Iterator[None]:
+    """Tensors have no data; clipping takes them all at once, as on a GPU; modules stay as they are made.
+
+    (They cannot be converted without data, and neither type nor device is to change.)
+    """
+    clip, to = nn.utils.clip_grad_norm_, nn.Module.to
+    nn.utils.clip_grad_norm_, nn.Module.to = partial(clip, foreach=True), lambda module, *_, **__: module
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        nn.utils.clip_grad_norm_, nn.Module.to = clip, to
+
+
+def counts(case: Case) -> bool:
+    """Whether it can be counted: the second order copies its network, which cannot be done without data."""
+    return isinstance(case, EdgeCase) or not case.unrolled
+
+
+def count(case: Case, side: str) -> dict[str, Count]:
+    """Of one side: forward and backward of a mixed operation, or one step of a search after the first."""
+    with _pretending():
+        work = case.work(side)
+        if isinstance(case, StepCase):
+            for optimizer in work.optimizers:
+                for group in optimizer.param_groups:
+                    group["foreach"] = True
+            with Counter():
+                work.run()  # makes the optimizers' buffers
+            return {"step": _counted(work.run)}
+        forward = _counted(work.forward)
+        return {"forward": forward, "backward": _counted(work.run).since(forward)}
+
+
+def _counted(run: Callable[[], object]) -> Count:
+    with Counter() as counter:
+        run()
+    return counter.count
+
+
+class Gpu(NamedTuple):
+    """Bytes a second from memory and from L1, operations a second outside products and in them, by bytes of a value."""
+
+    bandwidth: float
+    l1: float
+    vector: float
+    matrix: dict[int, float]
+
+
+GPUS = {  # the makers' peaks; L1 is 128 bytes a clock and multiprocessor at the clock of the other peaks
+    "A100 SXM 80 GB": Gpu(2.04e12, 19.5e12, 19.5e12, {4: 156e12, 2: 312e12}),
+    "H100 SXM": Gpu(3.35e12, 33.5e12, 67e12, {4: 494e12, 2: 989e12}),
+}
+
+
+def predict(launch: Launch, gpu: Gpu, itemsize: int) -> tuple[float, str]:
+    """(seconds, what bounds them): a roofline, no measurement."""
+    bounds = {
+        "memory": launch.moved / gpu.bandwidth,
+        "L1": launch.loads / gpu.l1,
+        "arithmetic": launch.vector / gpu.vector + launch.matrix / gpu.matrix[itemsize],
+    }
+    bound = max(bounds, key=bounds.get)
+    return bounds[bound] + LAUNCH, bound if bounds[bound] > LAUNCH else "launch"
+
+
+def predict_all(found: Count, gpu: Gpu, itemsize: int) -> float:
+    """Seconds of everything counted; of PyTorch's operations by their bytes and launches."""
+    others = found.bytes - sum(launch.moved for launch in found.kernels)
+    rest = others / gpu.bandwidth + LAUNCH * (found.launches - len(found.kernels))
+    return rest + sum(predict(launch, gpu, itemsize)[0] for launch in found.kernels)
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Launches and bytes of the public code and of fastdarts, and of every kernel of ours the predicted seconds."""
+    eager, ours = count(case, EAGER), count(case, OURS)
+    row: dict[str, Any] = {"case": str(case), "passes": {}}
+    for name in ours:
+        row["passes"][name] = {side: _facts(c[name], side) for side, c in ((EAGER, eager), (OURS, ours))}
+        row["passes"][name]["least"] = {"mib": ours[name].least / MIB}
+    if isinstance(case, EdgeCase):
+        row["kernels"] = [_predicted(name, launch) for name in ours for launch in ours[name].kernels]
+    return row
+
+
+def _facts(found: Count, side: str) -> dict[str, Any]:
+    facts = {"launches": found.launches, "mib": found.bytes / MIB, "host_reads": found.host_reads}
+    facts |= {gpu: {"us": predict_all(found, peaks, ITEMSIZE) * 1e6} for gpu, peaks in GPUS.items()}
+    return facts | ({"kernels": len(found.kernels)} if side == OURS else {})
+
+
+def _predicted(name: str, launch: Launch) -> dict[str, Any]:
+    predicted = {gpu: predict(launch, peaks, ITEMSIZE) for gpu, peaks in GPUS.items()}
+    numbers = {
+        "read_mib": launch.reads / MIB,
+        "written_mib": launch.writes / MIB,
+        "l1_mib": launch.loads / MIB,
+        "gflop": (launch.vector + launch.matrix) / 1e9,
+    }
+    return (
+        {"pass": name, "kernel": launch.kernel}
+        | numbers
+        | {gpu: {"us": seconds * 1e6, "bound": bound} for gpu, (seconds, bound) in predicted.items()}
+    )
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Both tables in Markdown, and what was assumed."""
+    rows = report["cases"]
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    heads = (
+        "case",
+        "pass",
+        "launches",
+        "of mixed_op",
+        "MiB",
+        "least MiB",
+        "× the least",
+        *(f"{gpu}, µs" for gpu in GPUS),
+    )
+    moved = Table(*heads, box=box.MARKDOWN)
+    for row in rows:
+        for name, sides in row["passes"].items():
+            eager, ours, least = sides[EAGER], sides[OURS], sides["least"]["mib"]
+            moved.add_row(
+                row["case"],
+                name,
+                f"{eager['launches']:,} → {ours['launches']:,}",
+                f"{ours['kernels']:,}",
+                f"{number(eager['mib'])} → {number(ours['mib'])}",
+                number(least),
+                f"{eager['mib'] / least:.2f} → {ours['mib'] / least:.2f}",
+                *(f"{number(eager[gpu]['us'])} → {number(ours[gpu]['us'])}" for gpu in GPUS),
+            )
+    console.print(moved)
+    console.print("", LEGEND, "", sep="\n")
+    heads = "case", "pass", "kernel", "MiB read", "written", "through L1", "GFLOP", *(f"{gpu}, µs" for gpu in GPUS)
+    predicted = Table(*heads, box=box.MARKDOWN)
+    for row in rows:
+        kernels = row.get("kernels", ())
+        for kernel in kernels:
+            numbers = [number(kernel[name]) for name in ("read_mib", "written_mib", "l1_mib", "gflop")]
+            times = [f"{kernel[gpu]['us']:.1f} {kernel[gpu]['bound']}" for gpu in GPUS]
+            predicted.add_row(row["case"], kernel["pass"], kernel["kernel"], *numbers, *times)
+        if kernels:
+            numbers = [number(sum(k[name] for k in kernels)) for name in ("read_mib", "written_mib", "l1_mib", "gflop")]
+            times = [f"{sum(k[gpu]['us'] for k in kernels):.0f}" for gpu in GPUS]
+            predicted.add_row(row["case"], "both", f"all {len(kernels)}", *numbers, *times)
+    if predicted.rows:
+        console.print(predicted)
+        console.print("", PREDICTION, sep="\n")
+
+
+LEGEND = """\
+Columns with an arrow: the public code → fastdarts. Counted, not measured: one launch for every operation of PyTorch
+that is no view (three for a BatchNorm, one for each gradient of a convolution), and every launch reads each of its
+tensors once and writes each result once. Least: barriers only where a BatchNorm's statistics, its gradient sums or a
+stencil over computed values ask for one, every tensor once between two of them, no partial sums, nothing computed
+twice; of a step, with everything around mixed_op as it is. The µs are predicted, as follows."""
+PREDICTION = f"""\
+A prediction; nothing here has run on a GPU. The longest of bytes / bandwidth, bytes through L1 / its bandwidth and
+operations / peak (products in TF32), plus {LAUNCH * 1e6:.0f} µs a launch; the word is what bounds it. Of PyTorch's
+operations only bytes and launches count. To measure: fastdarts bench --device cuda."""
