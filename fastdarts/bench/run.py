@@ -83,6 +83,8 @@ def bench(
                         row = measure(case, seconds, compile, report["machine"]["sgemm_gflops"], device)
                 except Wrong as error:
                     row = {"case": str(case), "wrong": str(error)}
+                except torch.OutOfMemoryError as error:  # of the GPU: the next case may fit
+                    row = {"case": str(case), "wrong": _reason(error)}
                 report["cases"].append({"suite": name} | row)
                 if json is not None:  # after every case: a large one may be killed for want of memory
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
@@ -259,7 +261,7 @@ def print_report(report: dict[str, Any]) -> None:
             row["case"],
             *(number(sides[side].get("ms")) if side in sides else "" for side in (*peers, OURS, *replayed)),
             " / ".join(f"{sides[p]['ms'] / sides[OURS]['ms']:.1f}×" for p in peers if "ms" in sides[p]),
-            _beside(row, "sgemm_share", lambda share: f"{share:.1%}") if row["gflop"] else "no convolution",
+            _beside(row, "sgemm_share", _percent) if row["gflop"] else "no convolution",
             _beside(row, "saved_per_byte"),
             _beside(row, "peak_mib"),
         )
@@ -295,6 +297,10 @@ ON_CPU = """of a whole
 process over one call, less its size before, malloc's defaults."""
 ON_GPU = """of the
 tensors on the GPU over one call, less those before. Times are of the host, from an idle GPU to an idle GPU."""
+
+
+def _percent(share: float | None) -> str:
+    return "failed" if share is None else f"{share:.1%}"
 
 
 def _beside(row: dict[str, Any], key: str, form: Callable[[float | None], str] = number) -> str:

@@ -83,18 +83,22 @@ class Count:
 
 
 class Counter(TorchDispatchMode):
-    """Counts what is dispatched. Whatever the host reads is 1."""
+    """Counts what is dispatched, but for what is done to tensors of the ``host``. Whatever the host reads is 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.count = Count()
+        self.count, self.host = Count(), host
+        self._places = {id(tensor) for tensor in host}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         count, name, kwargs = self.count, op.name().partition(".")[0], kwargs or {}
         if name == "aten::_local_scalar_dense":
-            count.host_reads += 1
+            count.host_reads += id(args[0]) not in self._places
             return 1.0 if args[0].is_floating_point() else 1
         out = op(*args, **kwargs)
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if tensors and all(id(tensor) in self._places for tensor in tensors):
+            return out
         if name in TRAFFIC:
             traffic = TRAFFIC[name](*args)
             launches, moved, least = len(traffic.launches), sum(x.moved for x in traffic.launches), traffic.least
@@ -150,13 +154,15 @@ def count(case: Case, side: str) -> dict[str, Count]:
                     group["foreach"] = True
             with Counter():
                 work.run()  # makes the optimizers' buffers
-            return {"step": _counted(work.run)}
+            states = (state for optimizer in work.optimizers for state in optimizer.state.values())
+            # Adam counts its steps on the host
+            return {"step": _counted(work.run, [state["step"] for state in states if "step" in state])}
         forward = _counted(work.forward)
         return {"forward": forward, "backward": _counted(work.run).since(forward)}
 
 
-def _counted(run: Callable[[], object]) -> Count:
-    with Counter() as counter:
+def _counted(run: Callable[[], object], host: Sequence[Tensor] = ()) -> Count:
+    with Counter(host) as counter:
         run()
     return counter.count
 
