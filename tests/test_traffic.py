@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastdarts.bench.cases import EAGER, LAST, OURS, REPLAYED, WIDTHS, EdgeCase, StepCase
+from fastdarts.bench import traffic
+from fastdarts.bench.cases import EAGER, LAST, OURS, REPLAYED, SUITES, WIDTHS, EdgeCase, StepCase
 from fastdarts.bench.run import print_report
 from fastdarts.bench.traffic import GPUS, LAUNCH, Count, Counter, count, predict, size
 from fastdarts.functional import Launch
 from fastdarts.model_search import MixedOp
-from tests.test_bench import bench
+from tests.test_bench import ROOT, bench
 
 MAP = 64 * 16 * 32 * 32 * 4  # bytes of a feature map of the first cells at batch 64
 TABLES = 2**19  # more than all weights and tables of an edge of 16 channels, in bytes
@@ -140,6 +141,16 @@ def test_the_command_prints_what_it_counted(tmp_path: Path) -> None:
         total = sum(kernel[gpu]["us"] for kernel in rows[0]["kernels"])
         assert total + around == pytest.approx(sum(both[p][OURS][gpu]["us"] for p in both), rel=0.01)
     assert "A prediction; nothing here has run on a GPU" in done.stdout
+
+
+def test_the_page_about_gpus_shows_what_the_command_prints(capsys: pytest.CaptureFixture) -> None:
+    def rows(text: str) -> list[str]:
+        lines = (line for line in text.splitlines() if line.startswith("| MixedOp"))
+        return [re.sub(r" *\| *", "|", line.strip()) for line in lines]
+
+    traffic.print_report({"cases": [traffic.measure(case) for case in SUITES["mixed-op"]]})
+    shown, printed = rows((ROOT / "docs" / "gpu.md").read_text()), rows(capsys.readouterr().out)
+    assert len(shown) > 20 and not {*shown} - {*printed}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -287,7 +287,7 @@ Columns with an arrow: the public code → fastdarts. Counted, not measured: one
 that is no view (three for a BatchNorm, one for each gradient of a convolution), and every launch reads each of its
 tensors once and writes each result once. Least: barriers only where a BatchNorm's statistics, its gradient sums or a
 stencil over computed values ask for one, every tensor once between two of them, no partial sums, nothing computed
-twice; of a step, with everything around mixed_op as it is. The µs are predicted, as follows."""
+twice; of a step (of first order), with everything around mixed_op as it is. The µs are predicted, as follows."""
 PREDICTION = f"""\
 A prediction; nothing here has run on a GPU. The longest of bytes / bandwidth, bytes through L1 / its bandwidth and
 operations / peak (products in TF32), plus {LAUNCH * 1e6:.0f} µs a launch; the word is what bounds it. Of PyTorch's

@@ -31,12 +31,13 @@ from fastdarts.kernels.mixed_op import (
 TILE = 64  # pixels of a tile
 MAX_CHUNKS, MAX_WEIGHT_CHUNKS = 512, 64  # of pixels, each a multiple of a tile, over which sums are partial
 BLOCK = 64  # outputs of a stage that one program computes, at most
+INPUTS = 32  # of a stage whose gradients one program computes, at most
 FREE = ("moments", "sums", "taps", "products")  # partial sums, which a perfect implementation would not move
 Piece = tuple  # (name, number ...)
 
 
 class Task(NamedTuple):
-    """Bytes by piece, bytes loaded through L1 by windows and floating-point operations outside and in products."""
+    """Bytes by piece, bytes loaded again and again through L1, operations outside and in products."""
 
     reads: dict[Piece, int]
     writes: dict[Piece, int]
@@ -96,6 +97,7 @@ class Call:
         n, self.channels, height, width = x.shape
         self.pixels, self.P = n * height * width, n * ((height - 1) // stride + 1) * ((width - 1) // stride + 1)
         tiles = ceil(self.P, TILE)
+        self.stage_tiles = ceil(self.P, TILE if max(self.channels, self.outputs) <= 16 else TILE // 2)
         self.chunks = ceil(self.P, TILE * ceil(tiles, MAX_CHUNKS))
         fewest = max(ceil(tiles, MAX_WEIGHT_CHUNKS), ceil(self.outputs, TILE // 2))
         self.weight_chunks = ceil(self.P, TILE * fewest)
@@ -187,7 +189,8 @@ class Call:
         reads = self.source(stage) | self.weights(*stage.weights)
         writes = self.z(stage) | (self.moments(stage.row) if moments else {})
         vector = 2 * stage.kernel**2 * self.P * self.channels * blocks
-        return Task(reads, writes, blocks * self.window(stage), vector, 2 * self.P * self.sizes[pointwise])
+        loads = blocks * self.window(stage) + self.stage_tiles * sum(self.weights(*stage.weights).values())
+        return Task(reads, writes, loads, vector, 2 * self.P * self.sizes[pointwise])
 
     def moments(self, row: int) -> dict[Piece, int]:
         return self.partial("moments", row, 3, self.chunks)
@@ -236,7 +239,12 @@ class Call:
     def data(self, stage: Stage) -> Task:
         *_, pointwise = stage.weights
         reads = self.raw_gradient(stage) | self.weights(pointwise) | self.normal(stage)
-        return Task(reads, self.t(stage), 0, 0, 2 * self.P * self.sizes[pointwise])
+        loads = self.again(stage) + self.stage_tiles * self.sizes[pointwise] * self.itemsize
+        return Task(reads, self.t(stage), loads, 0, 2 * self.P * self.sizes[pointwise])
+
+    def again(self, stage: Stage) -> int:
+        """Bytes that dL/dz is formed from, for every block of inputs."""
+        return 2 * self.P * stage.count * self.itemsize * ceil(self.channels, INPUTS)
 
     def weight_gradients(self, stage: Stage) -> Task:
         """Their parts, of both convolutions; t is in registers, the depthwise output is computed again."""
@@ -247,7 +255,11 @@ class Call:
         if depthwise:
             writes |= {("taps", *place): 4 * self.weight_chunks * taps * self.channels}
         vector = 2 * taps * self.P * self.channels * (1 + len(depthwise))
-        return Task(reads, writes, self.window(stage), vector, 2 * self.P * self.sizes[pointwise])
+        loads = self.window(stage) + self.again(stage)
+        loads += self.stage_tiles * (
+            len(depthwise) * taps * self.channels * (self.itemsize + 4) + 4 * self.sizes[pointwise]
+        )
+        return Task(reads, writes, loads, vector, 2 * self.P * self.sizes[pointwise])
 
     def middle(self, stage: Stage) -> Task:
         """dL/d(normalised middle) that the second half `stage` reads."""
@@ -383,7 +395,6 @@ def _ideal(task: Task, itemsize: int) -> Task:
 def _launch(kernel: str, tasks: Sequence[Task]) -> Launch:
     reads, writes = (_union(pieces) for pieces in ((t.reads for t in tasks), (t.writes for t in tasks)))
     read = sum(size for piece, size in reads.items() if piece not in writes)
-    # what no window takes is loaded once
     loads = read + sum(task.windows for task in tasks)
     return Launch(kernel, read, sum(writes.values()), loads, sum(t.vector for t in tasks), sum(t.matrix for t in tasks))
 
