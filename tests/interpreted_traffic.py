@@ -9,7 +9,7 @@ from fastdarts.kernels.registry import Op
 from fastdarts.kernels.triton import mixed_op, traffic
 from tests.traced import trace
 
-TWO = (SEARCHED, ("sep_conv_3x3", "dil_conv_3x3", "avg_pool_3x3"))
+TWO = (SEARCHED, ("sep_conv_3x3", "noise", "dil_conv_3x3", "avg_pool_3x3"))
 EVERYTHING = ("x", "gain", "offset", "base", "branches")
 
 

@@ -48,9 +48,15 @@ def _convolution_backward(args: Sequence, out: Sequence[Tensor]) -> tuple[int, i
     return len(wanted), sum(size(grad) + size(other) + size(result) for other, result in wanted)
 
 
+def _norm(args: Sequence, out: Tensor) -> tuple[int, int]:
+    """Partial sums, and their sum."""
+    return 2, size(args[0]) + size(out)
+
+
 SEVERAL: dict[str, Callable[[Sequence, Sequence[Tensor]], tuple[int, int]]] = {
     "aten::native_batch_norm": _batch_norm,
     "aten::convolution_backward": _convolution_backward,
+    "fastdarts::flat_norm": _norm,
 }
 """(launches, bytes) of the operations that are several kernels."""
 NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::lift_fresh")
@@ -112,14 +118,15 @@ class Counter(TorchDispatchMode):
 
 def _launches(op: Any, name: str, args: tuple, kwargs: dict, out: Any) -> tuple[int, int]:
     """(launches, bytes) of one operation of PyTorch."""
-    if op.namespace != "aten" or op.is_view or name.startswith(NO_LAUNCH):
+    if op.namespace not in ("aten", "fastdarts") or op.is_view or name.startswith(NO_LAUNCH):
         return 0, 0
     if name in SEVERAL:
         return SEVERAL[name](args, out)
     schema = op._schema.arguments
     written = [value for value, argument in zip(args, schema, strict=False) if argument.is_write]
     written += [kwargs[argument.name] for argument in schema if argument.is_write and argument.name in kwargs]
-    read = tree_leaves((args[1:] if name.endswith(("::copy_", "::fill_", "::zero_")) else args, kwargs))
+    fills = name.endswith(("::copy_", "::fill_", "::zero_")) or schema[0].name == "out"
+    read = tree_leaves((args[1:] if fills else args, kwargs))
     results = {id(t): t for t in tree_leaves((written, out)) if isinstance(t, Tensor)}
     return 1, sum(size(t) for t in [*read, *results.values()] if isinstance(t, Tensor))
 

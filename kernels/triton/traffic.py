@@ -22,6 +22,7 @@ from fastdarts.kernels.mixed_op import (
     DIL_CONV,
     FACTORIZED_REDUCE,
     MAX_POOL,
+    NOISE,
     RELU_CONV,
     SEP_CONV,
     SKIP,
@@ -127,6 +128,7 @@ class Call:
         self.edges = candidates[-4] + 1
         self.pools = [final for final in self.finals if final[2] in (MAX_POOL, AVG_POOL)]
         self.skips = [final for final in self.finals if final[2] == SKIP]
+        self.plain = [row for _, row, kind, _ in self.finals if kind in (SKIP, NOISE)]  # which nothing normalises
 
     # pieces
 
@@ -148,6 +150,12 @@ class Call:
     def map(self, *piece, itemsize: int = 0) -> dict[Piece, int]:
         """Of the outputs' size."""
         return {piece: self.P * self.outputs * (itemsize or self.itemsize)}
+
+    def values(self, row: int, kind: int, own: Sequence[Stage]) -> dict[Piece, int]:
+        """What the raw values of a final row are made of."""
+        if kind == NOISE:
+            return {("seeds", row): 8}
+        return _union(map(self.z, own)) or self.x()
 
     def t(self, stage: Stage) -> dict[Piece, int]:
         return {("t", stage.raw, stage.half): self.P * self.channels * self.itemsize}
@@ -199,16 +207,16 @@ class Call:
         writes = [self.moments(row) for _, row, _, _ in self.pools]
         return Task(self.x(), _union(writes), 9 * self.P * self.channels * self.itemsize)
 
-    def statistics(self, rows: Iterable[int], skips: Iterable[int] = ()) -> Task:
+    def statistics(self, rows: Iterable[int], plain: Iterable[int] = ()) -> Task:
         rows = [*rows]
-        written = [self.tables(row, "mean", "var") for row in [*rows, *skips]]
+        written = [self.tables(row, "mean", "var") for row in [*rows, *plain]]
         return Task(_union(map(self.moments, rows)), _union(written))
 
     def mix(self, base: bool) -> Task:
         reads = [self.map("base", e) for e in range(self.edges)] if base else []
         for _, row, kind, own in self.finals:
-            reads += [self.z(stage) for stage in own] or [self.x()]
-            reads.append(self.tables(row, "gain", "offset", *(() if kind == SKIP else ("mean", "var"))))
+            reads.append(self.values(row, kind, own))
+            reads.append(self.tables(row, "gain", "offset", *(() if row in self.plain else ("mean", "var"))))
         out = [self.map("out", e) for e in range(self.edges)]
         windows = 9 * self.P * self.channels * self.itemsize if self.pools else 0
         return Task(_union(reads), _union(out), windows, 4 * self.P * self.outputs * len(self.finals))
@@ -218,17 +226,16 @@ class Call:
     def sums(self) -> Task:
         reads, writes, windows = [], [], 0
         for edge, row, kind, own in self.finals:
-            reads += [self.map("grad", edge), self.tables(row, "mean")]
-            reads += [self.z(stage) for stage in own] or [self.x()]
+            reads += [self.map("grad", edge), self.tables(row, "mean"), self.values(row, kind, own)]
             writes.append(self.partial("sums", row, 2, self.chunks))
             windows += (9 if kind in (MAX_POOL, AVG_POOL) else 1) * self.P * self.outputs * self.itemsize
         return Task(_union(reads), _union(writes), windows, 4 * self.P * self.outputs * len(self.finals))
 
-    def totals(self, rows: Iterable[int], skips: Iterable[int], parts: int) -> Task:
-        rows, skips = [*rows], [*skips]
-        reads = [self.partial("sums", row, 2, parts) for row in [*rows, *skips]]
+    def totals(self, rows: Iterable[int], plain: Iterable[int], parts: int) -> Task:
+        rows, plain = [*rows], [*plain]
+        reads = [self.partial("sums", row, 2, parts) for row in [*rows, *plain]]
         reads += [self.tables(row, "var") for row in rows]
-        return Task(_union(reads), _union(self.tables(row, "dgain", "doffset") for row in [*rows, *skips]))
+        return Task(_union(reads), _union(self.tables(row, "dgain", "doffset") for row in [*rows, *plain]))
 
     def raw_gradient(self, stage: Stage) -> dict[Piece, int]:
         """What dL/dz of a stage is formed from."""
@@ -304,12 +311,11 @@ class Call:
         training = self.training
         second = [stage.row for stage in self.seconds]
         rows = [stage.row for stage in self.firsts]
-        rows += [row for _, row, kind, _ in self.finals if kind != SKIP and row not in second]
-        skips = [row for _, row, kind, _ in self.finals if kind == SKIP]
+        rows += [row for _, row, _, _ in self.finals if row not in self.plain and row not in second]
         schedule = self.stages(0, training)
         if training:
             schedule.insert(1, ("pool_moments", [(0, self.pool_moments())] * bool(self.pools)))
-            schedule.insert(2, ("statistics", [(0, self.statistics(rows, skips))]))
+            schedule.insert(2, ("statistics", [(0, self.statistics(rows, self.plain))]))
             schedule.append(("statistics", [(1, self.statistics(second))] * bool(second)))
         return [*schedule, ("mix", [(2 if training else 1, self.mix(base))])]
 
@@ -323,8 +329,7 @@ class Call:
     def backward(self, need_x: bool, need_weights: bool, recompute: bool) -> "Schedule":
         """The launches of a backward pass."""
         sums, final, middle, first, state = range(5) if self.training else (1, 1, 2, 2, 4)
-        skips = [row for _, row, _, _ in self.skips]
-        rows = [row for _, row, _, _ in self.finals if row not in skips]
+        rows = [row for _, row, _, _ in self.finals if row not in self.plain]
         singles, firsts = (self.singles, self.firsts) if need_x or need_weights else ((), ())
         middles = [stage.row for stage in self.firsts]
         totals = [(middle, self.totals(middles, (), self.weight_chunks))] * bool(middles)
@@ -336,7 +341,7 @@ class Call:
         return [
             *(self.stages(-2, False) if recompute else ()),
             ("gradient_sums", [(sums, self.sums())]),
-            ("gradient_totals", [(sums, self.totals(rows, skips, self.chunks))]),
+            ("gradient_totals", [(sums, self.totals(rows, self.plain, self.chunks))]),
             ("stages_gradients", gradients(final, [*self.seconds, *singles])),
             ("middle_gradients", [(middle, self.middle(stage)) for stage in self.seconds]),
             # those who need them add them, where there is anybody
@@ -352,7 +357,7 @@ Schedule = list[tuple[str, list[tuple[int, Task]]]]
 
 
 def forward(
-    x, base, gain, offset, weights, candidates, edges, stride, running_mean, running_var, eps, keep
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op` on these arguments, which need hold no data."""
     call = Call(x, gain, offset, candidates, stride, running_mean is None)
@@ -360,7 +365,7 @@ def forward(
 
 
 def backward(
-    grad, x, gain, offset, weights, candidates, stride, z, mean, var, training, eps, need_x, need_weights
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op_backward`."""
     call = Call(x, gain, offset, candidates, stride, training)
