@@ -101,12 +101,10 @@ def test_a_step_is_its_states_and_what_is_around_them() -> None:
     ours = count(case, OURS)["step"]
     kernels = Tally(launch.kernel for launch in ours.kernels)
     assert kernels["mix"] == 2 * cells * (states + 2)  # α step and w step; two preprocessings a cell
-    assert (
-        kernels["gradient_sums"] == kernels["mix"] - 3
-    )  # no α before what the first two cells make of the stem's maps
+    assert kernels["gradient_sums"] == kernels["mix"] - 3  # three preprocessings of the stem's maps precede every α
     assert kernels["weight_totals"] == cells * (states + 2)  # in the w step
     assert len(ours.kernels) < ours.launches and ours.least < ours.bytes
-    assert ours.host_reads == 3  # both losses and how many images are wrong
+    assert ours.host_reads == 5  # both losses, how many images are wrong, whether both gradients are finite
 
 
 def test_the_longest_of_bytes_windows_and_operations_bounds_a_kernel() -> None:
