@@ -10,6 +10,7 @@ from fastdarts.genotypes import PRIMITIVES, Genotype
 from fastdarts.model import NetworkCIFAR, NetworkImageNet
 from fastdarts.model_search import Cell, MixedOp, Network
 from fastdarts.operations import OPS
+from fastdarts.stopping import early_stopping
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "Network",
     "NetworkCIFAR",
     "NetworkImageNet",
+    "early_stopping",
 ]
