@@ -64,6 +64,15 @@ class Batches:
         self._augmented = _Augmented(dataset, transform, seed)
         self._workers = workers
 
+    @property
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        """What makes an image of a sample; may be replaced between passes."""
+        return self._augmented.transform
+
+    @transform.setter
+    def transform(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self._augmented.transform = transform
+
     def __len__(self) -> int:
         """Batches per pass of `epoch`."""
         return len(self._cut(self.indices))

@@ -75,15 +75,17 @@ class Describe:
     """Say how large a genotype's network or the supernet is, and draw its cells."""
 
     genotype: str | None = None
-    """A name (DARTS_V2), a genotype.json, inline JSON, or a printed Genotype(...)."""
+    """A name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of NAS-Bench-201."""
     supernet: bool = False
-    """Describe the search network instead."""
-    variant: Literal["cifar", "imagenet"] = "cifar"
+    """Describe the search network of DARTS instead."""
+    space: str | None = None
+    """Describe the search network of this space instead."""
+    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
     """Stem and head of the genotype's network."""
     channels: int | None = None
-    """Channels of the first cells (genotype: cifar 36, imagenet 48; supernet 16)."""
+    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16)."""
     layers: int | None = None
-    """Cells (genotype: cifar 20, imagenet 14; supernet 8)."""
+    """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
     classes: int | None = None
     """Classes (cifar 10, imagenet 1000; supernet 10)."""
     image_size: int | None = None
@@ -95,26 +97,30 @@ class Describe:
 
     def run(self) -> None:
         """Print the description."""
+        from fastdarts.config import RECIPES
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
-        from fastdarts.genotypes import parse_genotype
+        from fastdarts.spaces import DARTS, find_space, parse_architecture
 
-        if self.supernet == (self.genotype is not None):
-            raise FastdartsError("describe needs either --genotype or --supernet: give one of the two")
+        if (self.supernet or self.space is not None) == (self.genotype is not None):
+            raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
         for name in ("channels", "layers", "classes", "image_size", "in_channels"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 100_000:
                 raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
-        published = {
-            "supernet": (16, 8, 10, 32),
-            "cifar": (36, 20, 10, 32),
-            "imagenet": (48, 14, 1000, 224),
-        }["supernet" if self.supernet else self.variant]
+        if self.genotype is None:
+            space = find_space(self.space or DARTS.name)
+            published = (16, space.layers, 10, 32)
+        else:
+            space, genotype = parse_architecture(self.genotype)
+            variant = space.check_variant(self.variant)
+            images = (1000, 224) if variant == "imagenet" else (10, 32)
+            published = (RECIPES[variant]["channels"], RECIPES[variant]["layers"], *images)
         asked = (self.channels, self.layers, self.classes, self.image_size)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
-        if self.supernet:
-            facts = describe_supernet(*shape, self.in_channels)
+        if self.genotype is None:
+            facts = describe_supernet(*shape, self.in_channels, space)
         else:
-            facts = describe_genotype(parse_genotype(self.genotype), *shape, self.in_channels, self.variant)
+            facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
 
 

@@ -12,8 +12,10 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastdarts.errors import FastdartsError
+from fastdarts.spaces import DARTS, Space, find_space
 
 C = TypeVar("C", bound="DataConfig")
+S = TypeVar("S", "SearchConfig", "EvaluateConfig")
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
 
 
@@ -49,15 +51,22 @@ class DataConfig:
 class SearchConfig(DataConfig):
     """Search for a cell. The defaults are those of DARTS (ICLR 2019), section 3.1 and its public code."""
 
-    method: Literal["darts", "joint", "coordinate", "random"] = "darts"
-    """darts: alphas on held-out data, weights on the rest; joint, coordinate: the paper's single-level baselines on
-    all data, in one step or alternating; random: train random cells and keep the best."""
+    method: Literal["darts", "darts-es", "darts-ada", "joint", "coordinate", "random", "random-ws", "select"] = "darts"
+    """darts: alphas on held-out data, weights on the rest; darts-es, darts-ada: the same, and when the largest
+    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2; joint,
+    coordinate: the paper's single-level baselines on all data, in one step or alternating; random: train random cells
+    and keep the best; random-ws: the same with shared weights; select: train the genotypes of several searches and keep
+    the best (R-DARTS)."""
+    space: str = "darts"
+    """Where to search: darts, darts-7 (without none), s1, s2, s3, s4, tiny (81 architectures), nasbench201, or a space
+    of your own in fastdarts.spaces.SPACES."""
     unrolled: bool = False
-    """Second order: differentiate through one step of the weights (method darts); --hypergradient unrolled."""
+    """Second order: differentiate through one step of the weights (methods darts, darts-es, darts-ada); --hypergradient
+    unrolled."""
     hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (method darts; first-order by default). unrolled: through one step of the
-    weights, by finite differences as published; exact: the same by double backward, many times the memory; neumann:
-    through weights that have converged, by a Neumann series."""
+    """How the alphas' gradient is found (methods darts, darts-es, darts-ada; first-order by default). unrolled: through
+    one step of the weights, by finite differences as published; exact: the same by double backward, many times the
+    memory; neumann: through weights that have converged, by a Neumann series."""
     difference_radius: float | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
     neumann_terms: int | None = None
@@ -70,10 +79,10 @@ class SearchConfig(DataConfig):
     """Passes over the training half (over all images for joint and coordinate; per candidate for random)."""
     channels: int = 16
     """Channels of the first cells."""
-    layers: int = 8
-    """Cells."""
-    nodes: int = 4
-    """Intermediate nodes of a cell, all of them concatenated in its output."""
+    layers: int | None = None
+    """Cells (8; nasbench201 17, its residual blocks counted)."""
+    nodes: int | None = None
+    """Intermediate nodes of a cell, all of them concatenated in its output (4; tiny 1)."""
     learning_rate: float = 0.025
     """SGD learning rate of the weights at the start."""
     learning_rate_min: float = 0.001
@@ -92,12 +101,32 @@ class SearchConfig(DataConfig):
     """Share of the training images that trains the weights; the rest trains the alphas."""
     cutout: float = 0.0
     """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
+    drop_path_prob: float = 0.0
+    """Drop the output of each edge of the supernet with a probability that rises from 0 to this; that of cutout then
+    rises from 0 to 1 likewise (R-DARTS; with method random, of each operation of a cell, cutout staying as it is)."""
     memory: Literal["store", "recompute"] = "store"
     """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again."""
     gap_every: int = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
-    candidates: int = 8
-    """Random cells to train (method random)."""
+    candidates: int | None = None
+    """Random cells to compare, trained one by one (method random: 8) or with shared weights (random-ws: 1000)."""
+    genotypes: tuple[str, ...] = ()
+    """What method select compares, two or more of one space: folders of searches, or whatever evaluate takes."""
+    eigenvalue_every: int | None = None
+    """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never (darts-es
+    and darts-ada 2, others 0)."""
+    es_window: int = 5
+    """Measurements in a moving average of the eigenvalue."""
+    es_lag: int = 4
+    """Measurements between the two averages that are compared."""
+    es_factor: float = 1.3
+    """How many times the older average the newer one must be; the paper's wording is 0.75 (older / newer) and lag 5."""
+    es_start: int = 10
+    """First epoch to return to."""
+    ada_factor: float = 10.0
+    """darts-ada multiplies the L2 on the weights by this, ..."""
+    ada_max_weight_decay: float = 0.03
+    """... up to this."""
     seed: int = 2
     """Seed of the weights, the alphas, the order of the images and their augmentation."""
 
@@ -108,39 +137,40 @@ class EvaluateConfig(DataConfig):
     (DARTS, section 3.2) or ImageNet (section 3.3)."""
 
     genotype: str = ""
-    """A name (DARTS_V2), a genotype.json, inline JSON, or a printed Genotype(...)."""
-    variant: Literal["cifar", "imagenet"] = "cifar"
-    """Which stem, head and recipe; imagenet divides the image by 8 before the first cell."""
+    """A name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of NAS-Bench-201."""
+    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
+    """Which network and recipe: cifar (the default), imagenet, which divides the image by 8 before the first cell, or,
+    for the cells of that space and for these only, nasbench201."""
     batch_size: int | None = None
-    """Images per step (cifar 96, imagenet 128)."""
+    """Images per step (cifar 96, imagenet 128, nasbench201 256)."""
     epochs: int | None = None
-    """Passes over the training images (cifar 600, imagenet 250)."""
+    """Passes over the training images (cifar 600, imagenet 250, nasbench201 200)."""
     channels: int | None = None
-    """Channels of the first cells (cifar 36, imagenet 48)."""
+    """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
     layers: int | None = None
-    """Cells (cifar 20, imagenet 14)."""
+    """Cells (cifar 20, imagenet 14, nasbench201 17)."""
     learning_rate: float | None = None
-    """SGD learning rate at the start (cifar 0.025, imagenet 0.1)."""
+    """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
-    """How it falls: along a cosine to 0 (cifar), or by the factor gamma after each epoch (imagenet)."""
+    """How it falls: along a cosine to 0 (cifar, nasbench201), or by the factor gamma after each epoch (imagenet)."""
     gamma: float = 0.97
     """The factor of the exponential schedule."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float | None = None
-    """L2 on the weights (cifar 3e-4, imagenet 3e-5)."""
+    """L2 on the weights (cifar 3e-4, imagenet 3e-5, nasbench201 5e-4)."""
     grad_clip: float = 5.0
     """Largest norm of the gradient."""
     auxiliary: bool = True
-    """Train with an auxiliary head."""
+    """Train with an auxiliary head; networks of nasbench201 have none."""
     auxiliary_weight: float = 0.4
     """Weight of its loss."""
     drop_path_prob: float | None = None
-    """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, imagenet 0)."""
+    """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, others 0)."""
     label_smoothing: float | None = None
-    """Share of the training target that is spread over all classes (cifar 0, imagenet 0.1)."""
+    """Share of the training target that is spread over all classes (imagenet 0.1, others 0)."""
     cutout: float | None = None
-    """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; imagenet 0)."""
+    """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; others 0)."""
     seed: int = 0
     """Seed of the first training."""
     seeds: int = 1
@@ -172,25 +202,57 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
         "cutout": 0.0,
     },
+    "nasbench201": {
+        "batch_size": 256,
+        "epochs": 200,
+        "channels": 16,
+        "layers": 17,
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "weight_decay": 5e-4,
+        "drop_path_prob": 0.0,
+        "label_smoothing": 0.0,
+        "cutout": 0.0,
+    },
 }
 
 
-def resolve(config: EvaluateConfig) -> EvaluateConfig:
-    """``config`` with every setting that was left out filled in from the recipe of its variant."""
-    recipe = RECIPES[config.variant]
-    return dataclasses.replace(config, **{k: v for k, v in recipe.items() if getattr(config, k) is None})
+def resolve(config: S, space: Space | None = None) -> S:
+    """``config`` with every setting that was left out filled in: of a search from its space, of an evaluation from the
+    recipe of its variant, by default that of the genotype's ``space``.
+
+    Raises :class:`FastdartsError` if that space has no such variant.
+    """
+    if isinstance(config, SearchConfig):
+        space = find_space(config.space)
+        left_out = {
+            "layers": space.layers,
+            "nodes": space.nodes,
+            "candidates": 1000 if config.method == "random-ws" else 8,
+            "eigenvalue_every": 2 if config.method in ROLLBACK else 0,
+        }
+    else:
+        variant = (space or DARTS).check_variant(config.variant)
+        left_out = RECIPES[variant] | {"variant": variant}
+        if variant == "nasbench201":
+            config = dataclasses.replace(config, auxiliary=False)
+    return dataclasses.replace(config, **{k: v for k, v in left_out.items() if getattr(config, k) is None})
 
 
 # What may differ between a checkpoint and the command that resumes it: where things lie and how often they are saved.
 FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes"})
 
+ROLLBACK = ("darts-es", "darts-ada")
+BILEVEL = ("darts", *ROLLBACK)
+
 _POSITIVE = {
+    "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "candidates", "seeds", "samples", "threads", "image_size", "gamma", "difference_radius", "neumann_terms",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
-    "checkpoint_minutes", "seed", "product_error_every",
+    "checkpoint_minutes", "seed", "eigenvalue_every", "es_start", "product_error_every",
 }  # fmt: skip
 _SHARE = {"momentum", "cutout", "drop_path_prob", "label_smoothing"}
 
@@ -222,11 +284,33 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
     if isinstance(config, SearchConfig):
+        space, whole = find_space(config.space), resolve(config)
+        space.check(whole.nodes, whole.layers)
         if not 0 < config.train_portion < 1:
             raise FastdartsError(
                 f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
             )
         _validate_hypergradient(config)
+        if (config.method == "select") != bool(config.genotypes) or len(config.genotypes) == 1:
+            raise FastdartsError(
+                f"--genotypes names {len(config.genotypes)} with method {config.method}: expected two or more for "
+                "method select, and none for the others"
+            )
+        if config.eigenvalue_every and config.method not in BILEVEL:
+            raise FastdartsError(
+                f"--eigenvalue-every goes with --method {', '.join(BILEVEL)}: method {config.method} has no alphas "
+                "that learn from held-out images"
+            )
+        if config.eigenvalue_every == 0 and config.method in ROLLBACK:
+            raise FastdartsError(
+                f"--eigenvalue-every is 0 but method {config.method} decides by the eigenvalue: leave it out"
+            )
+        if config.es_factor == 1:
+            raise FastdartsError("--es-factor is 1: expected more (newer / older) or less (older / newer)")
+        if config.drop_path_prob and config.method == "random-ws":
+            raise FastdartsError(
+                "--drop-path-prob drops edges of a mixture, but method random-ws trains single cells: leave it out"
+            )
         if config.learning_rate_min > config.learning_rate:
             raise FastdartsError(
                 f"--learning-rate-min is {config.learning_rate_min}, above --learning-rate {config.learning_rate}: "
@@ -245,15 +329,16 @@ def _validate_hypergradient(config: SearchConfig) -> None:
     strategy = hypergradient(config)
     if config.unrolled and strategy != "unrolled":
         raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
-    if strategy != "first-order" and config.method != "darts":
+    if strategy != "first-order" and config.method not in BILEVEL:
         flag = "--unrolled" if config.unrolled else f"--hypergradient {strategy}"
         raise FastdartsError(
-            f"{flag} goes with --method darts: method {config.method} has no second level to look through"
+            f"{flag} goes with --method {', '.join(BILEVEL)}: method {config.method} has no second level to look "
+            "through"
         )
-    if config.method not in ("darts", "coordinate") and not config.arch_side_effects:
+    if config.method not in (*BILEVEL, "coordinate") and not config.arch_side_effects:
         raise FastdartsError(
-            f"--no-arch-side-effects goes with --method darts or coordinate: method {config.method} has no passes for "
-            "the alphas alone"
+            f"--no-arch-side-effects goes with --method {', '.join(BILEVEL)}, coordinate: method {config.method} has "
+            "no passes for the alphas alone"
         )
     for name, wanted in (
         ("difference_radius", "unrolled"), ("product_error_every", "unrolled"), ("neumann_terms", "neumann"),
@@ -310,9 +395,11 @@ def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
     kinds = {str if get_origin(part) is Literal else part for part in parts}
     if type(value) in kinds:
         return value
+    if tuple in map(get_origin, kinds) and isinstance(value, list | tuple) and all(type(v) is str for v in value):
+        return tuple(value)
     if Path in kinds and isinstance(value, str):
         return Path(value)
     if float in kinds and type(value) is int:
         return float(value)
-    names = " or ".join(sorted({Path: "str"}.get(k, k.__name__) for k in kinds - {type(None)}))
+    names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
     raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

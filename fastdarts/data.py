@@ -89,13 +89,16 @@ class Cutout(nn.Module):
         return image
 
 
-def train_transform(data: ImageData, cutout_length: int = 0, *, jitter: bool = False) -> v2.Compose:
+def train_transform(
+    data: ImageData, cutout_length: int = 0, *, cutout_prob: float = 1.0, jitter: bool = False
+) -> v2.Compose:
     """uint8 [C, H, W] to an augmented, normalised float32 image of `data.size`, by torch's CPU generator.
 
     CIFAR recipe: pad by size // 8 (4 at 32), crop, and flip if `data.flip`. ImageNet recipe, for big images:
     random resized crop, flip if `data.flip`, and if `jitter` (as in the published evaluation, not the search)
     brightness, contrast and saturation by 0.4 and hue by 0.2. Both end in Cutout if `cutout_length` (pixels)
-    is not 0 (DARTS, Liu et al. 2019, appendix A). Raises FastdartsError for a negative `cutout_length`.
+    is not 0 (DARTS, Liu et al. 2019, appendix A), with probability `cutout_prob`. Raises FastdartsError for a
+    negative `cutout_length`.
     """
     if cutout_length < 0:
         raise FastdartsError(f"got cutout length {cutout_length}: give the side in pixels, or 0 for no cutout")
@@ -111,7 +114,8 @@ def train_transform(data: ImageData, cutout_length: int = 0, *, jitter: bool = F
         steps.append(v2.ColorJitter(0.4, 0.4, 0.4, 0.2))
     steps += _normalise(data)
     if cutout_length > 0:
-        steps.append(Cutout(cutout_length))
+        cutout = Cutout(cutout_length)
+        steps.append(cutout if cutout_prob == 1 else v2.RandomApply([cutout], cutout_prob))
     return v2.Compose(steps)
 
 

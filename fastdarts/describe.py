@@ -1,18 +1,15 @@
 """What an architecture costs and looks like: parameters, multiply-accumulates, cells and drawings."""
 
 import copy
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdarts.drawing import cell_text, draw_cell, family_colour, state_name, xml_text
-from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import PRIMITIVES, Genotype, check_genotype, to_dict
-from fastdarts.model import NETWORKS
-from fastdarts.model_search import Network
+from fastdarts.drawing import cell_text
+from fastdarts.spaces import DARTS, Space, architecture
+from fastdarts.supernet_drawing import draw_supernet_cell
 from fastdarts.utils import count_parameters
 
 
@@ -25,36 +22,33 @@ def macs(module: nn.Module, size: tuple[int, int, int]) -> int:
 
 
 def describe_genotype(
-    genotype: Genotype,
+    genotype: Any,
     channels: int,
     layers: int,
     classes: int,
     image_size: int | tuple[int, int],
     in_channels: int,
-    variant: str = "cifar",
+    variant: str | None = None,
     auxiliary: bool = False,
+    space: Space = DARTS,
 ) -> dict[str, Any]:
     """The cost and the drawings of the evaluation network of `genotype`, as JSON-ready data.
 
     Keys: parameters and macs (without the auxiliary head, as DARTS reports them), auxiliary_parameters,
     network (class name), classes, image_size [H, W], in_channels, channels, layers, cells (of each:
-    index, type, channels per node, output [C, H, W], parameters, macs), genotype, drawings (SVG; normal,
-    reduce). variant: "cifar" or "imagenet", the network to build. Raises FastdartsError for another variant,
-    an invalid genotype or an odd image size.
+    index, type, channels per node, output [C, H, W], parameters, macs), genotype, drawings (SVG, by kind of cell).
+    variant: the network to build, one of the `space`'s. Raises FastdartsError for another variant, an invalid
+    genotype or an odd image size.
     """
-    if variant not in NETWORKS:
-        raise FastdartsError(f"unknown network variant {variant!r}: use one of {', '.join(NETWORKS)}")
-    genotype = check_genotype(genotype)
+    variant = space.check_variant(variant)
+    fields = space.to_dict(genotype)
     with torch.device("meta"):
-        network = NETWORKS[variant](channels, classes, layers, auxiliary, genotype, in_channels=in_channels)
+        network = space.network(variant, channels, classes, layers, auxiliary, genotype, in_channels=in_channels)
     cost = _describe(network, channels, layers, classes, image_size, in_channels)
     return cost | {
         "auxiliary_parameters": sum(p.numel() for p in network.parameters()) - cost["parameters"],
-        "genotype": to_dict(genotype),
-        "drawings": {
-            "normal": draw_cell(genotype.normal, genotype.normal_concat, "normal cell"),
-            "reduce": draw_cell(genotype.reduce, genotype.reduce_concat, "reduction cell"),
-        },
+        "genotype": fields,
+        "drawings": space.draw(genotype),
     }
 
 
@@ -64,22 +58,26 @@ def describe_supernet(
     classes: int,
     image_size: int | tuple[int, int],
     in_channels: int,
-    primitives: Sequence[str] = PRIMITIVES,
+    space: Space = DARTS,
 ) -> dict[str, Any]:
-    """The cost and the drawings of the supernet whose every edge mixes `primitives`, as JSON-ready data.
+    """The cost and the drawings of the supernet of `space`, as JSON-ready data.
 
-    Keys as in `describe_genotype`, with `primitives` instead of `genotype` and no auxiliary head. Alphas are
-    not counted, as in the DARTS code. Raises FastdartsError for an unknown primitive or an odd image size.
+    Keys as in `describe_genotype`, with `space` and `primitives` (of each edge, by kind of cell) instead of `genotype`
+    and no auxiliary head. Alphas are not counted, as in the DARTS code. Raises FastdartsError for an unknown primitive,
+    a number of layers that the space has not, or an odd image size.
     """
+    space.check(space.nodes, layers)
     with torch.device("meta"):
-        network = Network(
-            channels, classes, layers, nn.CrossEntropyLoss(), in_channels=in_channels, primitives=primitives
+        network = space.supernet(
+            channels, classes, layers, nn.CrossEntropyLoss(), space.nodes, in_channels=in_channels, memory="store"
         )
+    tables = space.primitives(space.nodes)
     return _describe(network, channels, layers, classes, image_size, in_channels) | {
-        "primitives": list(primitives),
+        "space": space.name,
+        "primitives": {kind: [list(edge) for edge in table] for kind, table in tables.items()},
         "drawings": {
-            "normal": _draw_supernet_cell(primitives, "normal cell of the supernet", reduction=False),
-            "reduce": _draw_supernet_cell(primitives, "reduction cell of the supernet", reduction=True),
+            kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.inputs, kind == "reduce")
+            for kind, table in tables.items()
         },
     }
 
@@ -104,11 +102,23 @@ def describe_text(description: dict[str, Any]) -> str:
     outside = [d[key] - sum(cell[key] for cell in d["cells"]) for key in ("parameters", "macs")]
     lines += [row("", "others", "", "", *(f"{value:,}" for value in outside)), ""]
     if "primitives" in d:
-        lines.append(f"every edge mixes {', '.join(d['primitives'])}")
+        lines += _edges_text(d["primitives"])
     else:
-        for kind, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
-            lines.append(cell_text(d["genotype"][kind], d["genotype"][f"{kind}_concat"], title))
+        space, genotype = architecture(d["genotype"])
+        for kind, cell in space.cells(genotype).items():
+            lines.append(cell_text(*cell, space.kinds[kind], space.inputs))
     return "\n".join(lines) + "\n"
+
+
+def _edges_text(primitives: dict[str, list[list[str]]]) -> list[str]:
+    """One line where all edges mix the same, else one per edge."""
+    if len({tuple(edge) for table in primitives.values() for edge in table}) == 1:
+        return [f"every edge mixes {', '.join(next(iter(primitives.values()))[0])}"]
+    return [
+        f"{kind} edge {number} mixes {', '.join(edge)}"
+        for kind, table in primitives.items()
+        for number, edge in enumerate(table)
+    ]
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
@@ -163,7 +173,7 @@ def _describe(
             {
                 "index": index,
                 "type": "reduction" if cell.reduction else "normal",
-                "channels": cell.preprocess1.op[1].out_channels,
+                "channels": cell.channels,
                 "output": shapes[f"cells.{index}"],
                 "parameters": count_parameters(cell),
                 "macs": counts[f"cells.{index}"],
@@ -171,56 +181,3 @@ def _describe(
             for index, cell in enumerate(network.cells)
         ],
     }
-
-
-_STEP, _BASE, _GREY = 120, 215, "#64748b"  # pixels between states, where they stand, a grey for any page
-
-
-def _draw_supernet_cell(primitives: Sequence[str], title: str, reduction: bool, steps: int = 4) -> str:
-    """An SVG of a supernet cell: each edge an arc of one strand per primitive, dashed at stride 2."""
-    names = [state_name(state) for state in range(steps + 2)] + ["c_{k}"]
-    x = [60 + _STEP * index for index in range(len(names))]
-    below = _BASE + 16 * (steps + 1)
-    width, height = x[-1] + 60, below + 18 * ((len(primitives) + 3) // 4) + 10
-
-    def arc(start: float, end: float, depth: float, style: str) -> str:
-        curve = f"M{start:g} {_BASE} C{start:g} {depth:g} {end:g} {depth:g} {end:g} {_BASE}"
-        return f'<path d="{curve}" fill="none" {style}/>'
-
-    def arcs() -> Iterator[str]:
-        for target in range(2, steps + 2):
-            for source in range(target):
-                dash = ' stroke-dasharray="5 3"' if reduction and source < 2 else ""
-                for k, name in enumerate(primitives):
-                    shift = 2.0 * k - (len(primitives) - 1)
-                    depth = _BASE - 42 * (target - source) + shift
-                    style = f'stroke="{family_colour(name)}" stroke-width="1.4"{dash}'
-                    yield arc(x[source] + shift, x[target] - shift, depth, style)
-            yield arc(x[target], x[-1], _BASE + 16 * (steps + 3 - target), f'stroke="{_GREY}"')
-
-    def states() -> Iterator[str]:
-        for centre, name in zip(x, names, strict=True):
-            yield f'<rect x="{centre - 29}" y="{_BASE - 15}" width="58" height="30" rx="8" fill="{_GREY}"/>'
-            yield f'<text x="{centre}" y="{_BASE + 4}" text-anchor="middle" fill="#fff">{name}</text>'
-
-    def legend() -> Iterator[str]:
-        for k, name in enumerate(primitives):
-            left, line = 31 + 190 * (k % 4), below + 18 * (k // 4)
-            yield f'<rect x="{left}" y="{line - 9}" width="10" height="10" fill="{family_colour(name)}"/>'
-            yield f'<text x="{left + 16}" y="{line}" fill="{_GREY}">{xml_text(name)}</text>'
-
-    edges = sum(range(2, steps + 2))
-    about = f"{edges} edges, each mixing {', '.join(primitives)}" + ("; dashed: stride 2" if reduction else "")
-    return "\n".join(
-        (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-            f'height="{height}" role="img" font-family="ui-monospace, monospace" font-size="12">',
-            f"<title>{xml_text(title)}</title>",
-            f"<desc>{xml_text(about)}</desc>",
-            f'<text x="10" y="18" fill="{_GREY}" font-size="13" font-weight="600">{xml_text(title)}</text>',
-            *arcs(),
-            *states(),
-            *legend(),
-            "</svg>\n",
-        )
-    )

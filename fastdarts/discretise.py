@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.model_search import Cell, Network
+from fastdarts.relaxed import Relaxed
 
 
 class DiscretisedNetwork(nn.Module):
@@ -22,28 +22,23 @@ class DiscretisedNetwork(nn.Module):
     ``forward(input)``: as the supernet's, logits [N, num_classes].
     """
 
-    def __init__(self, supernet: Network):
+    def __init__(self, supernet: Relaxed):
         super().__init__()
         self.supernet = supernet
-        with torch.no_grad():
-            normal, reduce = (w.cpu() for w in supernet.mixing_weights())
-        self.chosen = {
-            False: [_strongest(w, names) for w, names in zip(normal, supernet.primitives_normal, strict=True)],
-            True: [_strongest(w, names) for w, names in zip(reduce, supernet.primitives_reduce, strict=True)],
-        }
-
-    def _cell(self, cell: Cell, s0: Tensor, s1: Tensor) -> Tensor:
-        states = [cell.preprocess0(s0), cell.preprocess1(s1)]
-        edges = iter(zip(cell._ops, self.chosen[cell.reduction], strict=True))
-        for _ in range(cell._steps):
-            states.append(sum(edge._ops[k](state) for state, (edge, k) in zip(tuple(states), edges, strict=False)))
-        return torch.cat(states[-cell._multiplier :], dim=1)
+        self.chosen = strongest(supernet)
 
     def forward(self, input: Tensor) -> Tensor:
-        s0 = s1 = self.supernet.stem(input)
-        for cell in self.supernet.cells:
-            s0, s1 = s1, self._cell(cell, s0, s1)
-        return self.supernet.classifier(self.supernet.global_pooling(s1).flatten(1))
+        return self.supernet.discrete(input, self.chosen)
+
+
+@torch.no_grad()
+def strongest(supernet: Relaxed) -> dict[str, list[int]]:
+    """Of every edge the candidate with the largest mixing weight, `none` aside, by kind of cell."""
+    kinds = zip(supernet.primitives.items(), supernet.mixing_weights(), strict=True)
+    return {
+        kind: [_strongest(row, names) for row, names in zip(weights.cpu(), table, strict=True)]
+        for (kind, table), weights in kinds
+    }
 
 
 def _strongest(weights: Tensor, names: tuple[str, ...]) -> int:
@@ -69,7 +64,7 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def discretisation_gap(supernet: Network, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def discretisation_gap(supernet: Relaxed, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     r"""Accuracy of the supernet minus accuracy of its :class:`DiscretisedNetwork` on the same batches, same weights.
 
     Both are measured with batch statistics: the running statistics belong to the mixture and would count a mere

@@ -8,7 +8,8 @@ that edges never run through a box and boxes never overlap, whatever the cell.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
+from operator import itemgetter
 from statistics import fmean
 from xml.sax.saxutils import escape
 
@@ -24,6 +25,8 @@ FAMILIES = {  # white text has a contrast of 4.5 or more on each; all stand out 
     "avg_pool": "#c2410c",
     "skip_connect": "#15803d",
     "conv": "#0e7490",
+    "nor_conv": "#0e7490",
+    "noise": "#a16207",
     "none": "#64748b",
 }
 OTHER_FAMILY = "#be185d"
@@ -41,27 +44,37 @@ def family_colour(op: str) -> str:
     return next((colour for name, colour in FAMILIES.items() if op.startswith(name)), OTHER_FAMILY)
 
 
-def state_name(state: int) -> str:
-    """What a state is called in the field's drawings: c_{k-2} and c_{k-1} for the inputs, then 0, 1, ..."""
-    return f"c_{{k-{2 - state}}}" if state < 2 else str(state - 2)
+def state_name(state: int, inputs: int = 2) -> str:
+    """What a state is called in the field's drawings: c_{k-2} and c_{k-1} for the inputs, then 0, 1, ...; of a cell of
+    one input c_{k-1}, then 1, 2, ..."""
+    return f"c_{{k-{inputs - state}}}" if state < inputs else str(state - 2 * (inputs == 2))
 
 
-def draw_cell(edges: Edges, concat: Sequence[int], title: str) -> str:
+def edge_nodes(edges: Edges, inputs: int = 2) -> list[int]:
+    """The node that each edge leads to, counted from 0: two edges per node, or, in a cell of one input, one from every
+    state before."""
+    if inputs == 2:
+        return [index // 2 for index in range(len(edges))]
+    return [node for node in range(len(edges)) for _ in range(node + 1)][: len(edges)]
+
+
+def draw_cell(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> str:
     """A self-contained SVG of a derived cell, for light and dark pages.
 
-    edges: two (operation, source) pairs per node; source 0 is c_{k-2}, 1 is c_{k-1}, j >= 2 is node j - 2.
+    edges: two (operation, source) pairs per node; source 0 is c_{k-2}, 1 is c_{k-1}, j >= 2 is node j - 2. In a cell
+        of one input, source 0 is c_{k-1} and node j has j pairs.
     concat: the states that make up the output c_{k}.
     Raises FastdartsError when an edge or an output refers to a state that does not exist yet.
     """
-    _check(edges, concat)
-    boxes, routes = _layout(edges, concat)
+    _check(edges, concat, inputs)
+    boxes, routes = _layout(edges, concat, inputs)
     width = boxes[-1].x + boxes[-1].width + _MARGIN
     height = max(box.y + box.height / 2 for box in boxes) + _MARGIN
     lines = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}" role="img" font-family="{_FONT}" font-size="12">',
         f"<title>{xml_text(title)}</title>",
-        f"<desc>{xml_text('; '.join(_sentences(edges, concat)))}</desc>",
+        f"<desc>{xml_text('; '.join(_sentences(edges, concat, inputs)))}</desc>",
         f'<text x="{_MARGIN}" y="18" fill="{_LINE}" font-weight="bold">{xml_text(title)}</text>',
         *map(_draw_route, routes),
         *(_draw_box(box) for box in boxes if box.kind != "lane"),
@@ -70,16 +83,18 @@ def draw_cell(edges: Edges, concat: Sequence[int], title: str) -> str:
     return "\n".join(lines)
 
 
-def cell_text(edges: Edges, concat: Sequence[int], title: str) -> str:
+def cell_text(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> str:
     """The same cell drawn with characters, one line per edge, for a terminal."""
-    _check(edges, concat)
+    _check(edges, concat, inputs)
     longest = max((len(op) for op, _ in edges), default=0)
     lines = [title, ""]
-    for index, (op, source) in enumerate(edges):
+    nodes = edge_nodes(edges, inputs)
+    for (op, source), node, before, after in zip(edges, nodes, [-1, *nodes], [*nodes[1:], -1], strict=False):
         bar = "─" * (longest - len(op))
-        end = f"┴─▶ {index // 2}" if index % 2 else "┐"
-        lines.append(f"  {state_name(source):>7} ── {op} {bar}──{end}")
-    lines += ["", f"  {', '.join(map(state_name, concat))} ── concat ──▶ c_{{k}}"]
+        corner = "─" if before != node != after else "┐" if before != node else "┤" if node == after else "┴"
+        end = f"{corner}─▶ {state_name(node + inputs, inputs)}" if node != after else corner
+        lines.append(f"  {state_name(source, inputs):>7} ── {op} {bar}──{end}")
+    lines += ["", f"  {', '.join(state_name(state, inputs) for state in concat)} ── concat ──▶ c_{{k}}"]
     return "\n".join(lines) + "\n"
 
 
@@ -88,21 +103,28 @@ def xml_text(value: object) -> str:
     return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", str(value)), {'"': "&quot;"})
 
 
-def _check(edges: Edges, concat: Sequence[int]) -> None:
-    nodes = len(edges) // 2
-    wrong = [f"{op} from state {source}" for i, (op, source) in enumerate(edges) if not 0 <= source < i // 2 + 2]
-    if len(edges) % 2 or not edges or wrong:
+def _check(edges: Edges, concat: Sequence[int], inputs: int) -> None:
+    targets = edge_nodes(edges, inputs)
+    nodes = targets[-1] + 1 if edges else 0
+    wrong = [
+        f"{op} from state {source}"
+        for (op, source), node in zip(edges, targets, strict=True)
+        if not 0 <= source < node + inputs
+    ]
+    whole = edges and (len(edges) % 2 == 0 if inputs == 2 else len(edges) == nodes * (nodes + 1) // 2)
+    if not whole or wrong:
         found = wrong[0] if wrong else f"{len(edges)} edges"
-        raise FastdartsError(f"a cell has two edges per node, each from an earlier state, but this one has {found}")
-    if not concat or not all(0 <= state < nodes + 2 for state in concat):
+        fan = "two edges per node, each from an earlier state" if inputs == 2 else "an edge from every earlier state"
+        raise FastdartsError(f"a cell has {fan}, but this one has {found}")
+    if not concat or not all(0 <= state < nodes + inputs for state in concat):
         raise FastdartsError(f"the output of a cell of {nodes} nodes cannot be made of states {list(concat)}")
 
 
-def _sentences(edges: Edges, concat: Sequence[int]) -> Iterator[str]:
-    for index in range(0, len(edges), 2):
-        terms = (f"{op}({state_name(source)})" for op, source in edges[index : index + 2])
-        yield f"node {index // 2} = {' + '.join(terms)}"
-    yield f"c_{{k}} = concat({', '.join(map(state_name, concat))})"
+def _sentences(edges: Edges, concat: Sequence[int], inputs: int) -> Iterator[str]:
+    terms = [f"{op}({state_name(source, inputs)})" for op, source in edges]
+    for node, group in groupby(zip(edge_nodes(edges, inputs), terms, strict=True), key=itemgetter(0)):
+        yield f"node {state_name(node + inputs, inputs)} = {' + '.join(term for _, term in group)}"
+    yield f"c_{{k}} = concat({', '.join(state_name(state, inputs) for state in concat)})"
 
 
 # ---- layout: columns, order inside a column, then heights -------------------------------------------------
@@ -130,12 +152,13 @@ class _Route:
     arrow: bool
 
 
-def _layout(edges: Edges, concat: Sequence[int]) -> tuple[list[_Box], list[_Route]]:
-    depth = [0, 0]  # of a state: inputs 0, a node one more than its deepest source
-    for index in range(0, len(edges), 2):
-        depth.append(1 + max(depth[source] for _, source in edges[index : index + 2]))
+def _layout(edges: Edges, concat: Sequence[int], inputs: int) -> tuple[list[_Box], list[_Route]]:
+    targets = edge_nodes(edges, inputs)
+    depth = [0] * (inputs + targets[-1] + 1)  # of a state: inputs 0, a node one more than its deepest source
+    for (_, source), node in zip(edges, targets, strict=True):
+        depth[node + inputs] = max(depth[node + inputs], 1 + depth[source])
     # Column 0 holds the inputs, 2d the nodes of depth d, 2d - 1 the operations that lead to them.
-    states = [_Box("state", state_name(i), 2 * d, 58 if i < 2 else 34, 34) for i, d in enumerate(depth)]
+    states = [_Box("state", state_name(i, inputs), 2 * d, 58 if i < inputs else 34, 34) for i, d in enumerate(depth)]
     pill = 22 + _LETTER * max((len(op) for op, _ in edges), default=0)
     boxes, routes = list(states), []
 
@@ -148,10 +171,10 @@ def _layout(edges: Edges, concat: Sequence[int]) -> tuple[list[_Box], list[_Rout
         boxes.extend(lanes)
         routes.append(_Route(path, colour, arrow))
 
-    for index, (op, source) in enumerate(edges):
-        target = states[index // 2 + 2]
+    for (op, source), node in zip(edges, targets, strict=True):
+        target = states[node + inputs]
         colour = family_colour(op)
-        note = f"{op}: {state_name(source)} → {target.label}"
+        note = f"{op}: {states[source].label} → {target.label}"
         box = _Box("op", op, target.column - 1, pill, 26, colour, note)
         boxes.append(box)
         connect(states[source], box, colour, arrow=False)

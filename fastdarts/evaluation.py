@@ -14,11 +14,10 @@ from fastdarts.config import EvaluateConfig, resolve, validate
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import parse_genotype, to_dict
-from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress
 from fastdarts.report import write_report
 from fastdarts.runs import Run, prepare_data, prepare_device
+from fastdarts.spaces import parse_architecture
 from fastdarts.training import Job, Recipe, train_all
 
 
@@ -34,24 +33,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     genotype is wrong.
     """
     validate(config)
-    genotype = parse_genotype(config.genotype)
+    architecture = parse_architecture(config.genotype)
+    space, genotype = architecture
     # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
-    config = replace(resolve(config), genotype=json.dumps(to_dict(genotype)))
+    config = replace(resolve(config, space), genotype=json.dumps(architecture.to_dict()))
     data, indices = prepare_data(config)
     if config.auxiliary and min(config.batch_size, len(indices)) == 1:
         raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
     device = prepare_device(config)
     shape = (data.channels, *data.size)
     with torch.device("meta"):
-        network = NETWORKS[config.variant](
-            config.channels, len(data.classes), config.layers, False, genotype, in_channels=data.channels
-        )
+        sizes = config.channels, len(data.classes), config.layers, False
+        network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
     size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape)}
     recipe = Recipe(
         learning_rate_min=0.0,
         **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"},
     )
-    jobs = [Job(genotype, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
+    jobs = [Job(architecture, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
     augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
     def batches(job: Job) -> tuple[Batches, Batches]:
@@ -64,13 +63,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     with Run(config, "evaluate", config.variant) as run, Progress() as progress:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
-        run.write_genotype(genotype)
+        run.write_genotype(architecture)
         progress.line(f"run {run.folder}")
         errors = train_all(jobs, recipe, data, batches, "test", run, progress, device)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {
             "kind": "evaluate",
-            "genotype": to_dict(genotype),
+            "genotype": architecture.to_dict(),
             "test_error": statistics.mean(errors),
             "test_error_std": statistics.stdev(errors) if len(errors) > 1 else None,
             "test_errors": errors,

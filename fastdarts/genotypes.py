@@ -259,20 +259,15 @@ def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def parse_genotype(text: str) -> Genotype:
-    """The genotype that `text` names or spells.
-
-    `text` is a name in `NAMED`, inline JSON (`{"normal": ...}`), the repr `Genotype(normal=[...], ...)` that
-    DARTS code prints (lists or ranges; read, never evaluated), the path of a JSON file, or a run's folder.
-    Raises FastdartsError naming the offence.
-    """
+def read_fields(text: str) -> object:
+    """The fields of the architecture that `text` names or spells, not checked yet: see `parse_genotype`."""
     text = text.strip()
     if text in NAMED:
-        return NAMED[text]
+        return to_dict(NAMED[text])
     if text.startswith("{"):
-        return from_dict(_from_json(text, "the genotype"))
+        return _from_json(text, "the genotype")
     if text.startswith("Genotype("):
-        return from_dict(_from_repr(text))
+        return _from_repr(text)
     try:
         path = Path(text)
         content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
@@ -281,7 +276,20 @@ def parse_genotype(text: str) -> Genotype:
             f"{_shorten(text)} is not a genotype: give one of {', '.join(NAMED)}, a readable JSON file, or"
             " the JSON or Genotype(...) text itself"
         ) from error
-    return from_dict(_from_json(content, text))
+    return _from_json(content, text)
+
+
+def parse_genotype(text: str) -> Genotype:
+    """The genotype that `text` names or spells.
+
+    `text` is a name in `NAMED`, inline JSON (`{"normal": ...}`), the repr `Genotype(normal=[...], ...)` that
+    DARTS code prints (lists or ranges; read, never evaluated), the path of a JSON file, or a run's folder.
+    Raises FastdartsError naming the offence.
+    """
+    fields = read_fields(text)
+    if isinstance(fields, dict):
+        fields.pop("space", None)  # that of a run; `fastdarts.spaces.parse_architecture` heeds it
+    return from_dict(fields)
 
 
 def _offsets(steps: int) -> list[int]:
@@ -349,8 +357,10 @@ def sample_genotype(
     primitives_reduce: Primitives,
     steps: int = 4,
     multiplier: int = 4,
+    *,
+    none: bool = False,
 ) -> Genotype:
-    """A uniformly random architecture: per node two distinct sources, per edge a primitive other than `none`.
+    """A uniformly random architecture: per node two distinct sources, per edge a primitive, not `none` unless so asked.
 
     Draws only from `generator` (on the CPU), the normal cell first. Sources are listed in ascending order.
     """
@@ -359,7 +369,7 @@ def sample_genotype(
         pairs = []
         for node, offset in enumerate(_offsets(steps)):
             for source in sorted(torch.randperm(node + 2, generator=generator)[:2].tolist()):
-                names = [name for name in primitives[offset + source] if name != "none"]
+                names = [name for name in primitives[offset + source] if none or name != "none"]
                 pairs.append((names[int(torch.randint(len(names), (), generator=generator))], source))
         return pairs
 

@@ -34,6 +34,7 @@ class Cell(nn.Module):
     ):
         super().__init__()
         self.reduction = reduction
+        self.channels = C
         if reduction_prev:
             self.preprocess0 = FactorizedReduce(C_prev_prev, C)
         else:

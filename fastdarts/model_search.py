@@ -17,7 +17,8 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, watched
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
-from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images
+from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images, drop_path
+from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
 
 Primitive = str | nn.Module | Callable[[int, int, bool], nn.Module]
 """A candidate of an edge: a name in ``OPS``, a module, or a builder ``(C, stride, affine) -> module``."""
@@ -97,8 +98,9 @@ class Cell(nn.Module):
     Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
     is that of :class:`MixedOp`.
 
-    ``forward(s0, s1, weights)``: the outputs of the two previous cells and the mixing weights [E, K]; returns
-    [N, multiplier * C, H', W'].
+    ``forward(s0, s1, weights, drop_prob)``: the outputs of the two previous cells and the mixing weights [E, K];
+    returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with probability
+    ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS").
     """
 
     memory = "store"  # of modules that were pickled without
@@ -118,6 +120,7 @@ class Cell(nn.Module):
     ):
         super().__init__()
         self.reduction = reduction
+        self.channels = C
         self.memory = memory
         if reduction_prev:
             self.preprocess0 = FactorizedReduce(C_prev_prev, C, affine=False)
@@ -132,18 +135,32 @@ class Cell(nn.Module):
             for j in range(2 + i):
                 self._ops.append(MixedOp(C, 2 if reduction and j < 2 else 1, next(edges), memory=memory))
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
+        drop_prob = drop_prob if self.training else 0.0
         nodes: list[Tensor | None] = [None] * self._steps
         for j in range(self._steps + 1):  # nothing leaves the last node
             targets = range(max(0, j - 1), self._steps)
             rows = [i * (i + 3) // 2 + j for i in targets]
             base = [nodes[i] for i in targets] if j else []
-            for i, out in zip(targets, self._leave(states[j], rows, weights, base), strict=True):
+            outs = self._leave(states[j], rows, weights, [] if drop_prob else base)
+            if drop_prob:
+                outs = [drop_path(out, drop_prob) for out in outs]
+                outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+            for i, out in zip(targets, outs, strict=True):
                 nodes[i] = out
             states += nodes[j - 1 : j]
         out = torch.cat(states[-self._multiplier :], dim=1)
         return out.contiguous() if s1.is_contiguous() else out
+
+    def discrete(self, s0: Tensor, s1: Tensor, chosen: Sequence[int | None]) -> Tensor:
+        """The cell where each edge runs its ``chosen`` candidate only, with weight 1; an edge of None is left out."""
+        states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
+        edges = iter(zip(self._ops, chosen, strict=True))
+        for _ in range(self._steps):
+            pairs = zip(tuple(states), edges, strict=False)
+            states.append(sum(run(edge._ops[k], state) for state, (edge, k) in pairs if k is not None))
+        return torch.cat(states[-self._multiplier :], dim=1)
 
     def _leave(self, x: Tensor, rows: Sequence[int], weights: Tensor, base: Sequence[Tensor]) -> list[Tensor]:
         """The edges of these rows at x, added to `base`: as one op if all of them are plain and alike."""
@@ -190,7 +207,7 @@ def edge_primitives(
     return table
 
 
-class Network(nn.Module):
+class Network(Relaxed):
     r"""The search network: a stem, ``layers`` cells (reductions at layers//3 and 2*layers//3), pooling, a classifier.
 
     DARTS, section 3.1.1. ``alphas_normal`` and ``alphas_reduce`` [E, K] start at 1e-3 * N(0, 1), are shared by all
@@ -265,47 +282,39 @@ class Network(nn.Module):
         self._initialize_alphas()
 
     def _initialize_alphas(self) -> None:
-        def alphas(table):
-            # Drawn on the CPU like the public code, so that a seed means the same alphas on every device.
-            drawn = 1e-3 * torch.randn(len(table), len(table[0]), device="cpu")
-            return drawn.to(self.classifier.weight.device).requires_grad_()
-
-        self.alphas_normal = alphas(self.primitives_normal)
-        self.alphas_reduce = alphas(self.primitives_reduce)
+        device = self.classifier.weight.device
+        tables = self.primitives_normal, self.primitives_reduce
+        self.alphas_normal, self.alphas_reduce = (initial_alphas(len(t), len(t[0]), device) for t in tables)
         self._arch_parameters = [self.alphas_normal, self.alphas_reduce]
 
-    def _apply(self, fn, recurse=True):
-        super()._apply(fn, recurse)
-        alphas = {id(a): a for a in (self.alphas_normal, self.alphas_reduce, *self._arch_parameters)}
-        for alpha in alphas.values():
-            # In place, so that optimizers built before keep their hold.
-            moved = fn(alpha.data)
-            if torch._has_compatible_shallow_copy_type(alpha, moved):
-                alpha.data = moved
-            else:  # to or from the meta device
-                torch.utils.swap_tensors(alpha, moved.requires_grad_(alpha.requires_grad))
-        return self
-
-    def arch_parameters(self) -> list[Tensor]:
-        """The list [alphas_normal, alphas_reduce]; the same object at every call."""
-        return self._arch_parameters
+    @property
+    def primitives(self) -> dict[str, tuple[tuple[Primitive, ...], ...]]:
+        """The candidates of every edge, by kind of cell."""
+        return {"normal": self.primitives_normal, "reduce": self.primitives_reduce}
 
     def mixing_weights(self) -> tuple[Tensor, Tensor]:
         """softmax(alpha) over the candidates: (normal, reduce), each [E, K]."""
         return F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)
 
     def forward(self, input: Tensor) -> Tensor:
-        check_images(input, self._in_channels)
         normal, reduce = self.mixing_weights()
-        s0 = s1 = self.stem(input)
-        if fuses(s1):  # cells compute in channels-last: neither they nor their edges need copies of their own
-            s0 = s1 = s1.contiguous(memory_format=torch.channels_last)
+        s0 = s1 = self._begin(input)
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, reduce if cell.reduction else normal)
+            s0, s1 = s1, cell(s0, s1, reduce if cell.reduction else normal, self.drop_path_prob)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
-    def _loss(self, input: Tensor, target: Tensor) -> Tensor:
-        return self._criterion(self(input), target)
+    def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
+        """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
+        s0 = s1 = self._begin(input)
+        for cell in self.cells:
+            s0, s1 = s1, cell.discrete(s0, s1, chosen["reduce" if cell.reduction else "normal"])
+        return self.classifier(self.global_pooling(s1).flatten(1))
+
+    def _begin(self, input: Tensor) -> Tensor:
+        check_images(input, self._in_channels)
+        s = self.stem(input)
+        # Cells compute in channels-last: neither they nor their edges need copies of their own.
+        return s.contiguous(memory_format=torch.channels_last) if fuses(s) else s
 
     def new(self) -> Network:
         """A freshly initialised network of the same shape on the same device, with copies of the alphas."""

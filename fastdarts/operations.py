@@ -92,6 +92,24 @@ class Zero(nn.Module):
         return x[:, :, :: self.stride, :: self.stride] * 0.0
 
 
+class Noise(nn.Module):
+    """The candidate of space S4: N(mean, std) of the shape of every `stride`-th pixel of `x`, drawn anew at every call,
+    in evaluation too; no gradient reaches `x`, only its shape, device and dtype are read (Zela et al. 2020, section 3).
+
+    Values are drawn in the order [N, C, H', W'] whatever the memory format, from the default generator of the device,
+    as those of drop path are: passes that begin from the same random state draw the same (``torch.random.fork_rng``;
+    ``fastdarts.hypergradient.Passes`` without side effects).
+    """
+
+    def __init__(self, stride: int, mean: float = 0.0, std: float = 1.0):
+        super().__init__()
+        self.stride, self.mean, self.std = stride, mean, std
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = (-(-side // self.stride) for side in x.shape[-2:])
+        return x.new_empty(*x.shape[:2], height, width).normal_(self.mean, self.std)
+
+
 class FactorizedReduce(nn.Module):
     """The stride-2 skip connection: BatchNorm(concat(conv_1(r), conv_2(r[1:, 1:]))) with r = ReLU(x).
 
@@ -148,6 +166,7 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "dil_conv_3x3": lambda C, stride, affine: DilConv(C, C, 3, stride, 2, 2, affine),
     "dil_conv_5x5": lambda C, stride, affine: DilConv(C, C, 5, stride, 4, 2, affine),
     "conv_7x1_1x7": _conv_7x1_1x7,
+    "noise": lambda C, stride, affine: Noise(stride),
 }
 """Builders `(C, stride, affine) -> module` by primitive name."""
 

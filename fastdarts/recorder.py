@@ -1,6 +1,7 @@
 """What a run shows and leaves: its progress, and files that a kill at any moment cannot spoil."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -117,9 +118,19 @@ class Recorder:
         self._scalars(row)
         self._events.flush()
 
-    def position(self) -> int:
-        """Bytes of metrics.jsonl up to the end of the last row: what a checkpoint stores to resume from."""
-        return os.fstat(self._file.fileno()).st_size
+    def position(self, rows: int | None = None) -> int:
+        """Bytes of metrics.jsonl up to the end of row number `rows`, counted from 1, or of the last one: what a
+        checkpoint stores to resume from."""
+        if rows is None:
+            return os.fstat(self._file.fileno()).st_size
+        with open(self.run / METRICS, "rb") as file:
+            return sum(len(line) for line in itertools.islice(file, rows))
+
+    def cut(self, position: int) -> None:
+        """Forget the rows after `position()`, in TensorBoard too."""
+        _truncate(self.run / METRICS, position)
+        self._events.close()
+        self._open_events(read_metrics(self.run))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as JSON to the file `name` of the run folder, atomically."""

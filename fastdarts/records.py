@@ -5,14 +5,15 @@ import json
 import math
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import Genotype, from_dict
 from fastdarts.recorder import METRICS, read_metrics
+from fastdarts.spaces import DARTS, Architecture, Space, architecture, find_space
 
 Row = dict[str, Any]
 
@@ -21,7 +22,8 @@ Row = dict[str, Any]
 class Records:
     """The files of one run; what it has not written yet is empty.
 
-    rows: those of metrics.jsonl, their genotypes as Genotype.
+    rows: those of metrics.jsonl, their genotypes as of the space.
+    space: of the genotypes and of the supernet.
     parts: the key that tells the trainings of an evaluation ("seed") or of a random search ("sample") apart,
         None for a run of one training.
     """
@@ -31,8 +33,13 @@ class Records:
     config: Row
     environment: Row
     result: Row
-    genotype: Genotype | None
+    genotype: Any
     parts: str | None
+    space: Space = DARTS
+
+    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
+        """Edges and output of each kind of cell; nothing without a genotype."""
+        return self.space.cells(genotype) if genotype else {}
 
     @property
     def is_evaluation(self) -> bool:
@@ -79,13 +86,18 @@ def read_records(folder: Path) -> Records:
         if type(row.get("epoch")) is not int:
             raise FastdartsError(f"{folder / METRICS} is damaged: line {number} has no epoch; restore the file")
         if "genotype" in row:
-            row["genotype"] = _genotype(row["genotype"], folder / METRICS)
+            row["genotype"] = _architecture(row["genotype"], folder / METRICS).genotype
     config, environment = _table(folder / "config.toml"), _table(folder / "environment.json")
     result = _table(folder / "result.json")
     stored = _table(folder / "genotype.json") or result.get("genotype")
     parts = next((key for key in ("seed", "sample") if rows and key in rows[0]), None)
-    records = Records(folder, rows, config, environment, result, None, parts)
-    return dataclasses.replace(records, genotype=_genotype(stored, folder) if stored else _best(records))
+    if stored:
+        space, genotype = _architecture(stored, folder)
+        return Records(folder, rows, config, environment, result, genotype, parts, space)
+    records = Records(
+        folder, rows, config, environment, result, None, parts, find_space(config.get("space", DARTS.name))
+    )
+    return dataclasses.replace(records, genotype=_best(records))
 
 
 def points(rows: Iterable[Row], key: str) -> list[tuple[int, float]]:
@@ -104,7 +116,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _best(records: Records) -> Genotype | None:
+def _best(records: Records) -> Any:
     """The genotype an unfinished run would end with now: that of its best candidate or of its last row."""
     rows = records.rows
     if records.parts == "sample" and (ranking := records.ranking()):
@@ -125,8 +137,8 @@ def _table(path: Path) -> Row:
     return found
 
 
-def _genotype(fields: Any, path: Path) -> Genotype:
+def _architecture(fields: Any, path: Path) -> Architecture:
     try:
-        return from_dict(fields)
+        return architecture(fields)
     except FastdartsError as error:
         raise FastdartsError(f"{path} holds a damaged genotype: {error}") from None

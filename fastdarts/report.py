@@ -2,17 +2,16 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastdarts.charts import Line, line_chart, number, primitive_colours, small_chart, span_chart
-from fastdarts.drawing import draw_cell, state_name, xml_text
-from fastdarts.genotypes import Genotype
+from fastdarts.drawing import Edges, draw_cell, edge_nodes, state_name, xml_text
 from fastdarts.page import html_page
 from fastdarts.recorder import atomic_write
 from fastdarts.records import Records, Row, is_number, last, points, read_records
 
-CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}
 BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
 
 
@@ -34,7 +33,7 @@ def _body(run: Records) -> str:
         "Cells": _cells(run),
         "Curves": _curves(run),
         "Candidates": _candidates(run),
-        "Mixing weights": "".join(_mixing(run, cell) for cell in CELLS),
+        "Mixing weights": "".join(_mixing(run, kind) for kind in run.space.kinds),
         "The genotype over the epochs": _history(run),
         "Settings and environment": _tables(run),
     }
@@ -70,11 +69,14 @@ def _cards(run: Records) -> Iterator[str]:
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
     if run.genotype:
-        skips = [sum(op == "skip_connect" for op, _ in getattr(run.genotype, cell)) for cell in CELLS]
-        yield card("Skip connections", f"{skips[0]} + {skips[1]}", "normal + reduction cell")
-    entropies = [value for cell in CELLS if (value := last(run.rows, f"entropy_{cell}")) is not None]
+        skips = [sum(op == "skip_connect" for op, _ in edges) for edges, _ in run.cells(run.genotype).values()]
+        yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
+    entropies = [value for kind in run.space.kinds if (value := last(run.rows, f"entropy_{kind}")) is not None]
     if entropies:
-        yield card("Mean entropy", " / ".join(map(number, entropies)), "nats, normal / reduction cell")
+        yield card("Mean entropy", " / ".join(map(number, entropies)), f"nats, {_kinds(run, ' / ')}")
+    for event in run.result.get("rollbacks", ()):
+        note = f"the eigenvalue's rise was seen in epoch {event['detected']}"
+        yield card("Went back", f"to epoch {event['epoch']}", note)
     if changes := _changes(run):
         count = len(changes) - 1
         note = f"the last in epoch {changes[-1][0]}" if count else ""
@@ -87,6 +89,13 @@ def _cards(run: Records) -> Iterator[str]:
     if times := points(run.rows, "seconds"):
         seconds = sum(value for _, value in times)
         yield card("Time", _duration(seconds), f"{_duration(seconds / len(times))} per epoch")
+
+
+def _kinds(run: Records, separator: str) -> str:
+    """normal + reduction cell"""
+    return separator.join(title.removesuffix(" cell") for title in run.space.kinds.values()) + " cell" * (
+        len(run.space.kinds) > 1
+    )
 
 
 def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
@@ -114,8 +123,8 @@ def _cells(run: Records) -> str:
     if not run.genotype:
         return ""
     drawings = (
-        draw_cell(getattr(run.genotype, cell), getattr(run.genotype, f"{cell}_concat"), title)
-        for cell, title in CELLS.items()
+        draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.inputs)
+        for kind, cell in run.cells(run.genotype).items()
     )
     note = "" if run.result or run.is_evaluation else "<p>As they would be derived now.</p>"
     shown = "".join(f"<div>{drawing}</div>" for drawing in drawings)
@@ -125,6 +134,7 @@ def _cells(run: Records) -> str:
 
 def _curves(run: Records) -> str:
     test = "test" if run.is_evaluation else "valid"
+    kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
     wanted = (
         ("Loss", "", ("train_loss", "train"), (f"{test}_loss", test), ("arch_loss", "alpha steps")),
         (
@@ -135,11 +145,13 @@ def _curves(run: Records) -> str:
             ("discretised_error", "discretised"),
         ),
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
-        ("Mean entropy of an edge", " nats", ("entropy_normal", "normal"), ("entropy_reduce", "reduction")),
-        ("Skip connections", "", ("skip_normal", "normal"), ("skip_reduce", "reduction")),
+        ("Mean entropy of an edge", " nats", *((f"entropy_{kind}", name) for kind, name in kinds)),
+        ("Skip connections", "", *((f"skip_{kind}", name) for kind, name in kinds)),
+        ("Largest eigenvalue of the alphas' Hessian", "", ("eigenvalue", "largest eigenvalue")),
         ("Finite-difference product", "", ("product_cosine", "cosine with the exact one")),
         ("Its relative error", "", ("product_error", "‖difference − exact‖ / ‖exact‖")),
         ("Learning rate", "", ("lr", "weights")),
+        ("L2 on the weights", "", ("weight_decay", "weight decay")),
         ("Drop path", "", ("drop_path_prob", "probability")),
     )
     charts = []
@@ -178,19 +190,23 @@ def _candidates(run: Records) -> str:
         return ""
     trainings, lines = run.trainings(), []
     for error, sample in run.ranking():
-        genotype = trainings[sample][-1].get("genotype")
-        cells = [_formulas(getattr(genotype, cell)) if genotype else "" for cell in CELLS]
+        found = run.cells(trainings[sample][-1].get("genotype"))
+        cells = [_formulas(found[kind][0], run.space.inputs) if found else "" for kind in run.space.kinds]
         entries = (xml_text(sample), f"{number(error)} %", *cells)
         lines.append("".join(f"<td>{entry}</td>" for entry in entries))
-    head = "".join(f"<th>{title}</th>" for title in ("Candidate", "Valid error", *CELLS.values()))
+    head = "".join(
+        f"<th>{title}</th>" for title in ("Candidate", "Valid error", *map(str.capitalize, run.space.kinds.values()))
+    )
     rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
     return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
 
 
-def _formulas(edges: Sequence[tuple[str, int]]) -> str:
+def _formulas(edges: Edges, inputs: int) -> str:
     """A line of HTML per node: sep_conv_3x3(c_{k-2}) + skip_connect(0)."""
-    terms = [xml_text(f"{op}({state_name(source)})") for op, source in edges]
-    return "<br>".join(" + ".join(pair) for pair in zip(terms[::2], terms[1::2], strict=True))
+    terms = defaultdict(list)
+    for node, (op, source) in zip(edge_nodes(edges, inputs), edges, strict=True):
+        terms[node].append(xml_text(f"{op}({state_name(source, inputs)})"))
+    return "<br>".join(map(" + ".join, terms.values()))
 
 
 def _mixing(run: Records, cell: str) -> str:
@@ -199,11 +215,13 @@ def _mixing(run: Records, cell: str) -> str:
     if not weights or not any(weights[0][1]):
         return ""
     epochs = [epoch for epoch, _ in weights]
-    names = _primitives(run, weights[0][1])
+    names, inputs = _primitives(run, cell, weights[0][1]), run.space.inputs
     colours = primitive_colours([name for edge in names for name in edge])
     every = [weight for _, table in weights for edge in table for weight in edge]
     lowest, highest = min(every), max(every)
-    kept = {(index // 2, source): op for index, (op, source) in enumerate(getattr(run.genotype, cell, ()))}
+    derived = run.cells(run.genotype).get(cell, ((),))[0]
+    nodes = edge_nodes(derived, inputs)
+    kept = {(node, source): op for node, (op, source) in zip(nodes, derived, strict=True)}
     charts, node, source = [], 0, 0
     for edge, primitives in enumerate(names):
         lines = [
@@ -214,25 +232,26 @@ def _mixing(run: Records, cell: str) -> str:
         chosen = f'<b style="color:{colours.get(op, "inherit")}">{xml_text(op)}</b>' if op else ""
         charts.append(
             f'<div class="{"kept" if op else "left"}" style="grid-column:{source + 1}">'
-            f"<span>{xml_text(state_name(source))} → {node}{chosen}</span>"
+            f"<span>{xml_text(state_name(source, inputs))} → {state_name(node + inputs, inputs)}{chosen}</span>"
             f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}</div>"
         )
-        node, source = (node, source + 1) if source <= node else (node + 1, 0)
+        node, source = (node, source + 1) if source + 1 < node + inputs else (node + 1, 0)
     legend = "".join(
         f'<span><i style="background:{colours[name]}"></i>{xml_text(name)}</span>'
         for name in dict.fromkeys(name for edge in names for name in edge)
     )
     columns = max(source, node + 1)
     return (
-        f"<h3>{CELLS[cell]}</h3><p>Every chart: epochs {epochs[0]} to {epochs[-1]}, weights {lowest:.4g} to "
-        f"{highest:.4g}. Framed: edges of the derived cell, with what they keep.</p>"
+        f"<h3>{run.space.kinds[cell].capitalize()}</h3><p>Every chart: epochs {epochs[0]} to {epochs[-1]}, weights "
+        f"{lowest:.4g} to {highest:.4g}. Framed: edges of the derived cell, with what they keep.</p>"
         f'<p class="legend">{legend}</p><div class="wide"><div class="edges" '
         f'style="grid-template-columns:repeat({columns}, minmax(130px, 1fr))">{"".join(charts)}</div></div>'
     )
 
 
-def _primitives(run: Records, table: list[list[float]]) -> list[list[str]]:
+def _primitives(run: Records, cell: str, table: list[list[float]]) -> list[list[str]]:
     names = run.environment.get("primitives")
+    names = names.get(cell) if isinstance(names, dict) else None
     known = isinstance(names, list) and all(isinstance(edge, list) for edge in names)
     if known and [len(edge) for edge in names] == [len(edge) for edge in table]:
         return [[str(name) for name in edge] for edge in names]
@@ -244,9 +263,9 @@ def _derived(run: Records) -> list[Row]:
     return [row for row in run.rows if "genotype" in row and not run.parts]
 
 
-def _changes(run: Records) -> list[tuple[int, Genotype]]:
+def _changes(run: Records) -> list[tuple[int, Any]]:
     """(epoch, genotype) of the first derived genotype and of each that differs from the one before."""
-    changes: list[tuple[int, Genotype]] = []
+    changes: list[tuple[int, Any]] = []
     for row in _derived(run):
         if not changes or row["genotype"] != changes[-1][1]:
             changes.append((row["epoch"], row["genotype"]))
@@ -255,14 +274,19 @@ def _changes(run: Records) -> list[tuple[int, Genotype]]:
 
 def _history(run: Records) -> str:
     rows, charts = _derived(run), []
-    for cell, title in CELLS.items() if rows else ():
+    inputs = run.space.inputs
+    for kind, title in run.space.kinds.items() if rows else ():
         edges = defaultdict(lambda: [""] * len(rows))
         for column, row in enumerate(rows):
-            for index, (op, source) in enumerate(getattr(row["genotype"], cell)):
-                edges[index // 2, source][column] = op
-        bars = [(f"{state_name(source)} → {node}", edges[node, source]) for node, source in sorted(edges)]
+            found = run.cells(row["genotype"])[kind][0]
+            for node, (op, source) in zip(edge_nodes(found, inputs), found, strict=True):
+                edges[node, source][column] = op
+        bars = [
+            (f"{state_name(source, inputs)} → {state_name(node + inputs, inputs)}", edges[node, source])
+            for node, source in sorted(edges)
+        ]
         colours = primitive_colours([name for _, values in bars for name in values])
-        charts.append(span_chart(title, bars, colours, first=rows[0]["epoch"]))
+        charts.append(span_chart(title.capitalize(), bars, colours, first=rows[0]["epoch"]))
     return f'<div class="spans">{"".join(charts)}</div>' if charts else ""
 
 

@@ -19,11 +19,10 @@ import torch
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import FREE_ON_RESUME, DataConfig, from_dict, from_toml, to_toml
 from fastdarts.data import ImageData, load_data
-from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import release_memory
-from fastdarts.genotypes import Genotype, to_dict
 from fastdarts.recorder import Recorder, environment, read_metrics
+from fastdarts.spaces import Architecture
 
 try:
     import fcntl
@@ -136,24 +135,27 @@ class Run:
         if self.state is None:
             self.recorder.write_json("environment.json", environment(device) | facts)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint; the random state and the place in metrics.jsonl go with it.
+    def save(self, state: dict[str, Any], rows: int | None = None) -> None:
+        """Replace the checkpoint; the random state and the place in metrics.jsonl go with it. Rows after number
+        ``rows`` are forgotten.
 
         Leaves by SystemExit if SIGTERM has arrived.
         """
         config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
-        common = {"config": config, "metrics": self.recorder.position(), "random": _random_state()}
+        position = self.recorder.position(rows)
+        common = {"config": config, "metrics": position, "random": _random_state()}
         save_checkpoint(self.folder / NAME, self.kind, common | state)
+        if rows is not None:  # after the checkpoint: one that is resumed from cuts what is beyond its place
+            self.recorder.cut(position)
         self._saved = time.monotonic()
         if self._terminated:
             print(f"fastdarts: terminated; go on with --resume {self.folder}", file=sys.stderr)
             raise SystemExit(0)
 
-    def write_genotype(self, genotype: Genotype) -> None:
+    def write_genotype(self, architecture: Architecture) -> None:
         """Write genotype.json and a drawing of each cell."""
-        self.recorder.write_json("genotype.json", to_dict(genotype))
-        for kind, title in (("normal", "normal cell"), ("reduce", "reduction cell")):
-            svg = draw_cell(getattr(genotype, kind), getattr(genotype, f"{kind}_concat"), title)
+        self.recorder.write_json("genotype.json", architecture.to_dict())
+        for kind, svg in architecture.space.draw(architecture.genotype).items():
             self.recorder.write_text(f"{kind}.svg", svg)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,18 +14,22 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
-from fastdarts.config import SearchConfig, hypergradient, validate
-from fastdarts.data import ImageData, eval_transform, train_transform
+from fastdarts.config import SearchConfig, hypergradient, resolve, validate
+from fastdarts.curvature import hessian_eigenvalues
+from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
-from fastdarts.genotypes import PRIMITIVES, sample_genotype, to_dict
 from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled
-from fastdarts.model_search import Network, edge_primitives
+from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
+from fastdarts.relaxed import Relaxed
 from fastdarts.report import write_report
+from fastdarts.rollback import Rollback
 from fastdarts.runs import Run, prepare_data, prepare_device
-from fastdarts.training import Job, Meter, Recipe, check_gradients, finite, measure, train_all
+from fastdarts.spaces import Architecture, Space, find_space
+from fastdarts.training import Meter, check_gradients, finite, measure
+from fastdarts.weight_sharing import mean_error, random_logits, select
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
@@ -37,17 +42,19 @@ def search(config: SearchConfig) -> dict[str, Any]:
     SIGTERM it saves and raises SystemExit with code 0.
     """
     validate(config)
+    if config.method == "select":
+        config = spell_out(config)
+    config = resolve(config)
     data, indices = prepare_data(config)
     halves = split(len(indices), config.train_portion)
     device = prepare_device(config)
-    primitives = [list(edge) for edge in edge_primitives(PRIMITIVES, config.nodes)]
     with Run(config, "search", config.method) as run, Progress() as progress:
         run.describe(
             device,
             classes=len(data.classes),
             images=len(indices),
             image_shape=(data.channels, *data.size),
-            primitives=primitives,
+            primitives=find_space(config.space).primitives(config.nodes),
         )
         progress.line(f"run {run.folder}")
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
@@ -74,16 +81,9 @@ class Supernet:
     def __init__(self, config: SearchConfig, data: ImageData, device: torch.device):
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.model = Network(
-            config.channels,
-            len(data.classes),
-            config.layers,
-            nn.CrossEntropyLoss(),
-            config.nodes,
-            config.nodes,
-            in_channels=data.channels,
-            memory=config.memory,
-        ).to(device)
+        sizes = config.channels, len(data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
+        self.space = find_space(config.space)
+        self.model = self.space.supernet(*sizes, in_channels=data.channels, memory=config.memory).to(device)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
         )
@@ -91,6 +91,18 @@ class Supernet:
             self.optimizer, config.epochs, eta_min=config.learning_rate_min
         )
         self.architect = Architect(self.model, config, strategy(config), config.arch_side_effects)
+
+    def set_weight_decay(self, weight_decay: float) -> None:
+        """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = weight_decay
+        self.architect.network_weight_decay = weight_decay
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the weights learn from: the mixture, or a random cell (method random-ws)."""
+        if self.config.method != "random-ws":
+            return self.model(x)
+        return random_logits(self.model, self.space, self.config.nodes, x, torch.default_generator)
 
     def step(
         self,
@@ -116,7 +128,7 @@ class Supernet:
                 raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
         self.optimizer.zero_grad()
         self.architect.optimizer.zero_grad()
-        logits = self.model(x)
+        logits = self.logits(x)
         loss = self.model._criterion(logits, y)
         value = finite(loss, "training", epoch, step)
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
@@ -167,6 +179,7 @@ class Supernet:
         self.optimizer.load_state_dict(state["optimizer"])
         self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        self.set_weight_decay(self.optimizer.param_groups[0]["weight_decay"])
 
 
 @dataclass(frozen=True)
@@ -175,10 +188,12 @@ class GradientSearch:
 
     ``held_out``: the alphas learn from images that the weights never see (bilevel), else both learn from all images.
     ``alternate``: alphas and weights move in turn, each on a batch of its own, else together on one batch.
+    ``rollback``: what happens when the largest eigenvalue of the alphas' Hessian rises.
     """
 
     held_out: bool
     alternate: bool
+    rollback: Rollback | None = None
 
     def run(
         self,
@@ -191,10 +206,10 @@ class GradientSearch:
     ) -> dict[str, Any]:
         """Train a supernet; returns the genotype and the supernet's validation error after the last epoch."""
         whole = range(halves[1].stop)
-        augment = train_transform(data, round(config.cutout * min(data.size)))
+        augment = functools.partial(train_transform, data, round(config.cutout * min(data.size)))
 
         def batches(indices: range, seed: int) -> Batches:
-            return Batches(data.train, indices, config.batch_size, augment, seed, workers=config.workers)
+            return Batches(data.train, indices, config.batch_size, augment(), seed, workers=config.workers)
 
         train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
         arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None
@@ -202,14 +217,15 @@ class GradientSearch:
         valid = batches(halves[1], 2 * config.seed + 1)
 
         supernet = Supernet(config, data, device)
-        first, start, meter, arch_loss, elapsed = 0, 0, Meter(), 0.0, 0.0
+        space, shared = supernet.space, config.method == "random-ws"
+        epoch, start, meter, arch_loss, elapsed, history = 0, 0, Meter(), 0.0, 0.0, []
         with run.taking_up() as state:
             if state is not None:
                 supernet.load_state_dict(state["supernet"])
-                first, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
-                arch_loss, elapsed = state["arch_loss"], state["elapsed"]
+                epoch, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
+                arch_loss, elapsed, history = state["arch_loss"], state["elapsed"], state["history"]
 
-        def save(epoch: int, step: int) -> None:
+        def save(epoch: int, step: int, rows: int | None = None) -> None:
             run.save(
                 {
                     "epoch": epoch,
@@ -218,14 +234,21 @@ class GradientSearch:
                     "arch_loss": arch_loss,
                     "elapsed": time.monotonic() - begun if step else 0.0,
                     "supernet": supernet.state_dict(),
-                }
+                    "history": history,
+                },
+                rows,
             )
 
         if run.state is None:
             save(0, 0)  # from here on a run without a checkpoint has lost it
-        for epoch in range(first, config.epochs):
+        while epoch < config.epochs:
             begun = time.monotonic() - elapsed
             progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)
+            if config.drop_path_prob:
+                share = epoch / max(config.epochs - 1, 1)
+                supernet.model.drop_path_prob = config.drop_path_prob * share
+                for part in filter(None, (train, arch, valid)):
+                    part.transform = augment(cutout_prob=share)
             arch_stream = arch.endless(epoch * len(train) + start) if arch else None
             for step, batch in enumerate(train.epoch(epoch, start), start):
                 arch_batch = next(arch_stream) if arch_stream else None
@@ -234,101 +257,86 @@ class GradientSearch:
                 if run.due():
                     save(epoch, step + 1)
             row = {"epoch": epoch, "lr": supernet.optimizer.param_groups[0]["lr"]} | meter.summary("train")
+            if config.eigenvalue_every and (epoch % config.eigenvalue_every == 0 or epoch == config.epochs - 1):
+                last_batch = next(arch.endless((epoch + 1) * len(train) - 1))
+                row |= {"eigenvalue": largest_eigenvalue(supernet, *last_batch)}
 
             def attended(epoch: int = epoch) -> Iterator[tuple[Tensor, Tensor]]:
                 return run.attend(valid.in_order(), lambda: save(epoch, len(train)))
 
-            row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, attended(), device, "valid")
-            if config.gap_every and (epoch + 1) % config.gap_every == 0:
-                on_device = ((x.to(device), y.to(device)) for x, y in attended())
-                row |= discretisation_gap(supernet.model, on_device)
-            if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
-                row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
-            row |= supernet_facts(supernet.model) | {"seconds": time.monotonic() - begun}
+            on_device = ((x.to(device), y.to(device)) for x, y in attended())
+            if shared:
+                row |= mean_error(supernet.model, space, config.nodes, on_device)
+            else:
+                row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, attended(), device, "valid")
+                if config.gap_every and (epoch + 1) % config.gap_every == 0:
+                    row |= discretisation_gap(supernet.model, on_device)
+                if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
+                    row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
+                row |= supernet_facts(supernet.model, space)
+            row |= {"seconds": time.monotonic() - begun}
+            if self.rollback is not None and self.rollback.adapt:
+                row["weight_decay"] = supernet.optimizer.param_groups[0]["weight_decay"]
             supernet.scheduler.step()
             run.recorder.epoch(row)
             start, meter, arch_loss, elapsed = 0, Meter(), 0.0, 0.0
-            save(epoch + 1, 0)
-            run.write_genotype(supernet.model.genotype())
             progress.line(_line(row, config.epochs))
-        genotype = supernet.model.genotype()
-        run.write_genotype(genotype)
-        return {"genotype": to_dict(genotype), "valid_error": run.rows()[-1]["valid_error"]}
+            after = epoch + 1, None
+            if self.rollback is not None:
+                after = self.rollback.after(epoch, supernet, config, run, history)
+            epoch, rows = after
+            save(epoch, 0, rows)
+            if not shared:
+                run.write_genotype(Architecture(space, supernet.model.genotype()))
+        if shared:
+            found, error = select(supernet.model, space, config.nodes, config.candidates, config.seed, valid, progress)
+        else:
+            found, rows = Architecture(space, supernet.model.genotype()), run.rows()
+            error = (self.rollback.final_row(rows, history) if self.rollback else rows[-1])["valid_error"]
+        run.write_genotype(found)
+        result = {"genotype": found.to_dict(), "valid_error": error}
+        return result | {"rollbacks": history} if self.rollback else result
 
 
-def supernet_facts(model: Network) -> dict[str, Any]:
+def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
+    """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1)."""
+    x, y = x.to(supernet.device), y.to(supernet.device)
+    return hessian_eigenvalues(supernet.model, x, y).values[0].item() + supernet.config.arch_weight_decay
+
+
+def supernet_facts(model: Relaxed, space: Space) -> dict[str, Any]:
     """Mixing weights, their mean entropy per edge in nats, the derived genotype and its skip connections, for
     metrics.jsonl."""
     genotype = model.genotype()
-    facts: dict[str, Any] = {"genotype": to_dict(genotype)}
+    facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
+    cells = space.cells(genotype).items()
     with torch.no_grad():
-        for kind, weights in zip(("normal", "reduce"), model.mixing_weights(), strict=True):
+        for (kind, (edges, _)), weights in zip(cells, model.mixing_weights(), strict=True):
             facts[f"entropy_{kind}"] = -torch.xlogy(weights, weights).sum(1).mean().item()
-            facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in getattr(genotype, kind))
+            facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in edges)
             facts[f"weights_{kind}"] = weights.tolist()
     return facts
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:
+    skips = "+".join(str(value) for key, value in row.items() if key.startswith("skip_"))
+    skips = f"  skips {skips}" if skips else ""
+    eigenvalue = f"  eigenvalue {row['eigenvalue']:.4g}" if "eigenvalue" in row else ""
     gap = f"  gap {row['discretisation_gap']:+.2f}" if "discretisation_gap" in row else ""
     return (
         f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.4g}  train error {row['train_error']:.2f} %  "
-        f"valid error {row['valid_error']:.2f} %{gap}  skips {row['skip_normal']}+{row['skip_reduce']}  "
+        f"valid error {row['valid_error']:.2f} %{gap}{eigenvalue}{skips}  "
         f"{row['seconds']:.1f} s"
     )
 
 
-@dataclass(frozen=True)
-class RandomSearch:
-    """Draw cells uniformly, train each on the first part of the images, keep the one that does best on the rest."""
-
-    def run(
-        self,
-        config: SearchConfig,
-        data: ImageData,
-        halves: tuple[range, range],
-        device: torch.device,
-        run: Run,
-        progress: Progress,
-    ) -> dict[str, Any]:
-        """Train ``config.candidates`` cells; returns the best genotype and its validation error."""
-        generator = torch.Generator().manual_seed(config.seed)
-        edges = edge_primitives(PRIMITIVES, config.nodes)
-        genotypes = [
-            sample_genotype(generator, edges, edges, config.nodes, config.nodes) for _ in range(config.candidates)
-        ]
-        jobs = [Job(g, config.seed, {"sample": i}) for i, g in enumerate(genotypes)]
-        recipe = Recipe(
-            variant="cifar",
-            schedule="cosine",
-            gamma=1.0,
-            auxiliary=False,
-            auxiliary_weight=0.0,
-            drop_path_prob=0.0,
-            label_smoothing=0.0,
-            **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
-        )
-        augment = train_transform(data, round(config.cutout * min(data.size)))
-
-        def batches(job: Job) -> tuple[Batches, Batches]:
-            return (
-                Batches(data.train, halves[0], config.batch_size, augment, job.seed, workers=config.workers),
-                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, workers=config.workers),
-            )
-
-        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, device)
-        best = min(range(len(jobs)), key=errors.__getitem__)
-        run.write_genotype(genotypes[best])
-        return {
-            "genotype": to_dict(genotypes[best]),
-            "valid_error": errors[best],
-            "candidates": [{"genotype": to_dict(g), "valid_error": e} for g, e in zip(genotypes, errors, strict=True)],
-        }
-
-
 METHODS: dict[str, GradientSearch | RandomSearch] = {
     "darts": GradientSearch(held_out=True, alternate=True),
+    "darts-es": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=False)),
+    "darts-ada": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=True)),
     "coordinate": GradientSearch(held_out=False, alternate=True),
     "joint": GradientSearch(held_out=False, alternate=False),
     "random": RandomSearch(),
+    "select": RandomSearch(given=True),
+    "random-ws": GradientSearch(held_out=True, alternate=False),
 }

@@ -18,10 +18,9 @@ from fastdarts.batches import Batches
 from fastdarts.data import ImageData
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
-from fastdarts.genotypes import Genotype
-from fastdarts.model import NETWORKS
 from fastdarts.recorder import Progress, atomic_write
 from fastdarts.runs import Run
+from fastdarts.spaces import Architecture
 
 
 @dataclass
@@ -100,9 +99,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: the genotype, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number)."""
+    """One training: what, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number)."""
 
-    genotype: Genotype
+    architecture: Architecture
     seed: int
     mark: dict[str, Any] = field(default_factory=dict)
 
@@ -113,9 +112,9 @@ class Training:
     def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device):
         torch.manual_seed(job.seed)
         self.recipe, self.device = recipe, device
-        self.model = NETWORKS[recipe.variant](
-            recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary, job.genotype, in_channels=data.channels
-        ).to(device)
+        space, genotype = job.architecture
+        sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
+        self.model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels).to(device)
         self.optimizer = SGD(
             self.model.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.grad_clip
         )

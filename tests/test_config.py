@@ -16,6 +16,7 @@ from fastdarts.config import (
     validate,
 )
 from fastdarts.errors import FastdartsError
+from fastdarts.spaces import SPACES
 
 
 def test_search_defaults_are_the_published_ones():
@@ -24,7 +25,7 @@ def test_search_defaults_are_the_published_ones():
         "weight_decay": 3e-4, "channels": 16, "layers": 8, "nodes": 4, "cutout": 0, "seed": 2, "grad_clip": 5,
         "train_portion": 0.5, "unrolled": False, "arch_learning_rate": 3e-4, "arch_weight_decay": 1e-3,
     }  # fmt: skip
-    config = SearchConfig()
+    config = resolve(SearchConfig())
     assert {name: getattr(config, name) for name in published} == published
 
 
@@ -39,15 +40,20 @@ PUBLISHED_RECIPES = {
         "layers": 14, "auxiliary": True, "auxiliary_weight": 0.4, "cutout": 0, "drop_path_prob": 0, "seed": 0,
         "grad_clip": 5, "label_smoothing": 0.1, "schedule": "exponential", "gamma": 0.97,
     },
+    "nasbench201": {
+        "batch_size": 256, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 200, "channels": 16,
+        "layers": 17, "auxiliary": False, "cutout": 0, "drop_path_prob": 0, "label_smoothing": 0, "schedule": "cosine",
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("variant", "published"), PUBLISHED_RECIPES.items())
 def test_evaluation_defaults_are_the_published_recipes(variant, published):
-    config = resolve(EvaluateConfig(genotype="DARTS", variant=variant))
+    space = SPACES["nasbench201" if variant == "nasbench201" else "darts"]
+    config = resolve(EvaluateConfig(genotype="DARTS", variant=variant), space)
     assert {name: getattr(config, name) for name in published} == published
-    assert resolve(EvaluateConfig(genotype="DARTS", variant=variant, epochs=3)).epochs == 3
-    assert RECIPES.keys() == {"cifar", "imagenet"}
+    assert resolve(EvaluateConfig(genotype="DARTS", variant=variant, epochs=3), space).epochs == 3
+    assert RECIPES.keys() == PUBLISHED_RECIPES.keys()
 
 
 def test_toml_round_trip(tmp_path):
@@ -97,6 +103,10 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
         (SearchConfig(method="joint", arch_side_effects=False), "--no-arch-side-effects"),
         (SearchConfig(train_portion=1.0), "--train-portion"),
         (SearchConfig(learning_rate=1e-4), "--learning-rate-min"),
+        (SearchConfig(space="s1", nodes=3), "--nodes"),
+        (SearchConfig(space="tiny", nodes=4), "--nodes"),
+        (SearchConfig(space="nasbench201", nodes=3), "--nodes"),
+        (SearchConfig(space="nasbench201", layers=9), "--layers"),
         (EvaluateConfig(), "--genotype"),
         (EvaluateConfig(genotype="DARTS", variant="svhn"), "--variant"),
         (EvaluateConfig(genotype="DARTS", drop_path_prob=1.5), "--drop-path-prob"),

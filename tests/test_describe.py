@@ -7,9 +7,10 @@ from torch import nn
 
 from fastdarts.describe import describe_genotype, describe_supernet, describe_text, macs
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V1, DARTS_V2, NAMED, PC_DARTS_image, to_dict
+from fastdarts.genotypes import DARTS_V1, DARTS_V2, NAMED, PRIMITIVES, PC_DARTS_image, to_dict
 from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Network
+from fastdarts.spaces import SPACES, CellSpace
 
 # parameters, and MACs in millions, of the published networks without auxiliary head
 PUBLISHED = {
@@ -53,11 +54,11 @@ def test_the_supernet(supernet):
     assert (d["parameters"], d["macs"]) == (1_930_618, 300_255_744)
     assert [tuple(cell.values()) for cell in d["cells"]] == SUPERNET
     assert list(d["cells"][0]) == ["index", "type", "channels", "output", "parameters", "macs"]
-    assert d["primitives"][0] == "none" and "genotype" not in d
+    assert d["primitives"] == {kind: [PRIMITIVES] * 14 for kind in ("normal", "reduce")} and "genotype" not in d
 
 
 def test_a_supernet_of_few_primitives_on_grey_images():
-    d = describe_supernet(16, 8, 10, (30, 28), 1, primitives=["skip_connect", "sep_conv_3x3"])
+    d = describe_supernet(16, 8, 10, (30, 28), 1, SPACES["s2"])
     assert d["cells"][2]["output"] == [128, 15, 14] and d["cells"][5]["output"] == [256, 8, 7]
     # the counts of the S2 space in RobustDARTS, less two input channels of the stem's 3x3 convolution
     assert d["parameters"] == 665_466 - 9 * 2 * 48
@@ -69,7 +70,7 @@ def test_what_a_description_holds():
     head = sum(p.numel() for p in network.auxiliary_head.parameters())
     assert d["parameters"] == sum(p.numel() for p in network.parameters()) - head
     assert d["auxiliary_parameters"] == head
-    assert d["genotype"] == to_dict(PC_DARTS_image)
+    assert d["genotype"] == {"space": "darts"} | to_dict(PC_DARTS_image)
     assert (d["network"], d["channels"], d["layers"], d["classes"]) == ("NetworkCIFAR", 8, 5, 7)
     assert (d["image_size"], d["in_channels"]) == ([16, 16], 1)
     assert [cell["type"] for cell in d["cells"]] == ["normal", "reduction", "normal", "reduction", "normal"]
@@ -133,12 +134,13 @@ def test_drawings_of_a_genotype_name_its_operations():
 
 
 def test_drawings_of_the_supernet_show_every_candidate_of_every_edge():
-    d = describe_supernet(4, 3, 10, 8, 3, primitives=["skip_connect", "sep_conv_3x3", "dil_conv_5x5"])
+    names = ["skip_connect", "sep_conv_3x3", "dil_conv_5x5"]
+    d = describe_supernet(4, 3, 10, 8, 3, CellSpace("three", names))
     for svg, dashed in zip(drawings(d), (0, 8 * 3), strict=True):
         paths = list(svg.iter("{http://www.w3.org/2000/svg}path"))
         assert len(paths) == 14 * 3 + 4  # and four nodes lead to the output
         assert sum("stroke-dasharray" in path.attrib for path in paths) == dashed  # 8 edges have stride 2
-        assert {"c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}", *d["primitives"]} <= set(texts(svg))
+        assert {"c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}", *names} <= set(texts(svg))
 
 
 def test_text_for_people(supernet):
@@ -154,11 +156,11 @@ def test_text_for_people(supernet):
 
 
 def test_what_cannot_be_described():
-    with pytest.raises(FastdartsError, match="unknown network variant 'mnist': use one of cifar, imagenet"):
+    with pytest.raises(FastdartsError, match="--variant is mnist but genotypes of space darts have cifar, imagenet"):
         describe_genotype(DARTS_V2, 4, 2, 10, 8, 3, variant="mnist")
     with pytest.raises(FastdartsError, match="even"):
         describe_genotype(DARTS_V2, 4, 2, 10, 9, 3)
     with pytest.raises(FastdartsError, match="even"):
         describe_supernet(4, 2, 10, 9, 3)
     with pytest.raises(FastdartsError, match="unknown primitive 'sep_conv_9x9'"):
-        describe_supernet(4, 2, 10, 8, 3, primitives=["sep_conv_9x9"])
+        describe_supernet(4, 2, 10, 8, 3, CellSpace("broken", ["sep_conv_9x9"]))

@@ -234,8 +234,8 @@ PAIR = ["skip_connect", 0]
         (broken(normal="DARTS"), "normal must list two"),
         (broken(normal=[PAIR, "skip_connect"]), "entry 1 of normal must be an .* pair, got 'skip_connect'"),
         (
-            broken(normal=[PAIR, ["noise", 0]]),
-            "unknown operation 'noise' in entry 1 of normal: use one of none, ",
+            broken(normal=[PAIR, ["noises", 0]]),
+            "unknown operation 'noises' in entry 1 of normal: use one of none, ",
         ),
         (broken(normal=[PAIR, [["none"], 0]]), r"unknown operation \['none'\]"),
         (

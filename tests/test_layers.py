@@ -74,7 +74,7 @@ def modules_of(path: Path) -> set[str]:
 
 NETWORKS = {
     "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "hypergradient",
-    "curvature", "discretise", "flat",
+    "curvature", "discretise", "flat", "relaxed",
 }  # fmt: skip
 
 

@@ -91,7 +91,10 @@ def search_row(epoch, genotype=DARTS_V2, **more):
 def search(run, rows, *, finished=True, dataset="digits", primitives=PRIMITIVES):
     with Recorder(run) as recorder:
         recorder.write_text("config.toml", f'dataset = "{dataset}"\nmethod = "darts"\nepochs = 6\nunrolled = true\n')
-        recorder.write_json("environment.json", {"torch": "9.8.7", "primitives": [list(primitives)] * EDGES})
+        recorder.write_json(
+            "environment.json",
+            {"torch": "9.8.7", "primitives": dict.fromkeys(("normal", "reduce"), [list(primitives)] * EDGES)},
+        )
         for row in rows:
             recorder.epoch(row)
         if finished:

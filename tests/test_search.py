@@ -21,10 +21,11 @@ from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.data import load_data, train_transform
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import DARTS_V1, from_dict, parse_genotype, to_dict
+from fastdarts.genotypes import DARTS_V1, parse_genotype, to_dict
 from fastdarts.recorder import read_metrics
 from fastdarts.runs import stored_config
 from fastdarts.search import Supernet, search
+from fastdarts.spaces import architecture
 
 TINY = {
     "epochs": 2,
@@ -82,7 +83,7 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
     rows = read_metrics(run)
     assert len(rows) == (4 if method == "random" else 2)
     assert json.loads((run / "genotype.json").read_text()) == result["genotype"]
-    from_dict(result["genotype"])
+    assert architecture(result["genotype"]).to_dict() == result["genotype"]
     if method == "random":
         last = [row["valid_error"] for row in rows if row["epoch"] == 1]
         assert result["valid_error"] == min(last)
@@ -447,7 +448,9 @@ def test_an_evaluation_does_not_depend_on_the_genotype_file_after_its_start(tmp_
     file.unlink()
     stored = stored_config(run, "evaluate", EvaluateConfig)
     assert parse_genotype(stored.genotype) == DARTS_V1
-    assert evaluate(dataclasses.replace(stored, run=None, resume=run))["genotype"] == to_dict(DARTS_V1)
+    assert evaluate(dataclasses.replace(stored, run=None, resume=run))["genotype"] == {"space": "darts"} | to_dict(
+        DARTS_V1
+    )
 
 
 def test_evaluation_reports_mean_and_deviation_over_seeds(tmp_path):

@@ -12,6 +12,7 @@ from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import DARTS_V1
 from fastdarts.search import Supernet
+from fastdarts.spaces import DARTS, Architecture
 from fastdarts.training import Job, Meter, Recipe, Training, finite, measure
 
 CPU = torch.device("cpu")
@@ -21,7 +22,7 @@ COMMON = {"learning_rate_min": 0.0, "gamma": 0.97, "momentum": 0.9, "grad_clip":
 def training(variant="cifar", **changes):
     published = {k: v for k, v in RECIPES[variant].items() if k in Recipe.__dataclass_fields__}
     recipe = Recipe(variant=variant, auxiliary=True, **(COMMON | published | {"channels": 4, "layers": 3} | changes))
-    return Training(Job(DARTS_V1, 0), recipe, load_data("digits"), CPU)
+    return Training(Job(Architecture(DARTS, DARTS_V1), 0), recipe, load_data("digits"), CPU)
 
 
 def learning_rates(owner, epochs):
@@ -167,7 +168,8 @@ def test_drop_path_rises_linearly_with_the_epoch():
 
 def test_a_seed_determines_the_initial_weights_and_another_changes_them():
     data = load_data("digits")
-    a, b, c = (Training(Job(DARTS_V1, seed), training().recipe, data, CPU).model.state_dict() for seed in (0, 0, 1))
+    jobs = [Job(Architecture(DARTS, DARTS_V1), seed) for seed in (0, 0, 1)]
+    a, b, c = (Training(job, training().recipe, data, CPU).model.state_dict() for job in jobs)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["stem.0.weight"], c["stem.0.weight"])
 

@@ -1,0 +1,115 @@
+"""Spaces of the DARTS kind: normal and reduction cells of two inputs, a few candidates on every edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from fastdarts.drawing import Edges
+from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import Genotype, Primitives, check_genotype, from_dict, sample_genotype, to_dict
+from fastdarts.model import NETWORKS
+from fastdarts.model_search import Network, edge_count, edge_primitives
+from fastdarts.spaces.space import Space, Table
+
+
+@dataclass(frozen=True)
+class CellSpace(Space):
+    """Cells as in DARTS (Liu et al. 2019, section 2.1) with candidates of one's own.
+
+    primitives, primitives_reduce: names in ``OPS`` for every edge, in the order of alpha's columns, or one list per
+    edge, node after node, sources ascending; the latter fixes the number of nodes. Reduction cells have those of
+    normal cells if left out.
+    """
+
+    name: str
+    normal: Sequence[str] | Primitives
+    reduce: Sequence[str] | Primitives | None = None
+    layers: int = 8
+
+    kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class, like the next
+    variants = tuple(NETWORKS)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether each edge has a list of its own, so that the number of nodes is given."""
+        return not isinstance(self.normal[0], str)
+
+    @property
+    def nodes(self) -> int:
+        """Intermediate nodes of the published cell."""
+        return next(n for n in range(1, 99) if edge_count(n) >= len(self.normal)) if self.fixed else 4
+
+    def check(self, nodes: int, layers: int) -> None:
+        """Raise :class:`FastdartsError` if the candidates are given for cells of another number of nodes."""
+        if self.fixed and nodes != self.nodes:
+            raise FastdartsError(
+                f"--nodes is {nodes} but space {self.name} says what each edge of a cell of {self.nodes} nodes offers: "
+                "leave --nodes out"
+            )
+
+    def primitives(self, nodes: int) -> dict[str, Table]:
+        """The candidates of every edge of both cells."""
+        tables = self.normal, self.reduce or self.normal
+        return {kind: edge_primitives(table, nodes) for kind, table in zip(self.kinds, tables, strict=True)}
+
+    def supernet(
+        self,
+        channels: int,
+        classes: int,
+        layers: int,
+        criterion: nn.Module,
+        nodes: int,
+        *,
+        in_channels: int,
+        memory: str,
+    ) -> Network:
+        """The search network of DARTS with these candidates; the output of a cell is the concatenation of its nodes."""
+        normal, reduce = self.primitives(nodes).values()
+        return Network(
+            channels,
+            classes,
+            layers,
+            criterion,
+            nodes,
+            nodes,
+            in_channels=in_channels,
+            primitives=normal,
+            primitives_reduce=reduce,
+            memory=memory,
+        )
+
+    def network(
+        self,
+        variant: str,
+        channels: int,
+        classes: int,
+        layers: int,
+        auxiliary: bool,
+        genotype: Genotype,
+        *,
+        in_channels: int,
+    ) -> nn.Module:
+        """The evaluation network of DARTS."""
+        return NETWORKS[variant](channels, classes, layers, auxiliary, genotype, in_channels=in_channels)
+
+    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Genotype:
+        """Per node two distinct sources, per edge one of its primitives, all uniform."""
+        return sample_genotype(generator, *self.primitives(nodes).values(), nodes, nodes, none=none)
+
+    def fields(self, genotype: Genotype) -> dict[str, Any]:
+        """See :func:`fastdarts.genotypes.to_dict`."""
+        return to_dict(check_genotype(genotype))
+
+    def genotype(self, fields: dict[str, Any]) -> Genotype:
+        """See :func:`fastdarts.genotypes.from_dict`."""
+        return from_dict(fields)
+
+    def cells(self, genotype: Genotype) -> dict[str, tuple[Edges, Sequence[int]]]:
+        """Both cells."""
+        normal, normal_concat, reduce, reduce_concat = genotype
+        return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}

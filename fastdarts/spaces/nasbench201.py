@@ -1,0 +1,316 @@
+"""NAS-Bench-201 (Dong and Yang 2020, arXiv:2001.00326): one kind of cell, five operations on each of its six edges.
+
+State 0 is the input of a cell, state i the sum of one operation on each state before it, state 3 the output. Operations
+are those of the benchmark: no BatchNorm after the pool, and none of them strides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.drawing import Edges
+from fastdarts.errors import FastdartsError
+from fastdarts.fusion import run
+from fastdarts.model_search import MixedOp
+from fastdarts.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
+from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
+from fastdarts.spaces.space import Space, Table
+
+NODES = 4  # the input counts, as in the benchmark
+OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {  # in the order of alpha's columns
+    "none": lambda C, stride, affine: Zero(stride),
+    "skip_connect": lambda C, stride, affine: Identity(),
+    "nor_conv_1x1": lambda C, stride, affine: ReLUConvBN(C, C, 1, stride, 0, affine),
+    "nor_conv_3x3": lambda C, stride, affine: ReLUConvBN(C, C, 3, stride, 1, affine),
+    "avg_pool_3x3": lambda C, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
+}
+EDGES = [(node, source) for node in range(1, NODES) for source in range(node)]
+TABLE: Table = (tuple(OPS),) * len(EDGES)
+
+
+class Structure(NamedTuple):
+    """A cell: its operations in the order of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; ``str`` gives the string by
+    which the benchmark knows it."""
+
+    operations: tuple[str, ...]
+
+    def __str__(self) -> str:
+        named = [f"{op}~{source}" for op, (_, source) in zip(self.operations, EDGES, strict=True)]
+        return "+".join(f"|{'|'.join(named[node * (node - 1) // 2 :][:node])}|" for node in range(1, NODES))
+
+
+def parse_structure(text: str) -> Structure:
+    """The cell of the benchmark's string ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``; raises :class:`FastdartsError`."""
+    found = re.findall(r"\|([^|~+]+)~(\d)(?=\|)", text)
+    structure = Structure(tuple(op for op, _ in found))
+    if [int(source) for _, source in found] != [source for _, source in EDGES] or str(structure) != text.strip():
+        raise FastdartsError(
+            f"{text[:80]!r} is not a cell of NAS-Bench-201: expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
+        )
+    unknown = [op for op in structure.operations if op not in OPS]
+    if unknown:
+        raise FastdartsError(f"unknown operation {unknown[0]!r} in {text.strip()}: use one of {', '.join(OPS)}")
+    return structure
+
+
+class ResidualBlock(nn.Module):
+    """What halves the image between two stages: two 3x3 convolutions, the first of stride 2, beside a pooled 1x1 one.
+
+    [N, C_in, H, W] -> [N, C_out, ceil(H/2), ceil(W/2)]; where H or W is odd, the pool's last window is cut: the public
+    code fails there.
+    """
+
+    reduction = True
+
+    def __init__(self, C_in: int, C_out: int):
+        super().__init__()
+        self.channels = C_out
+        self.conv_a = ReLUConvBN(C_in, C_out, 3, 2, 1)
+        self.conv_b = ReLUConvBN(C_out, C_out, 3, 1, 1)
+        self.downsample = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False), nn.Conv2d(C_in, C_out, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(x) + self.conv_b(self.conv_a(x))
+
+
+class SearchCell(nn.Module):
+    """The cell of the supernet: a :class:`MixedOp` per edge.
+
+    ``forward(x, weights, drop_prob)``: [N, C, H, W] and mixing weights [6, 5]; returns [N, C, H, W].
+    """
+
+    reduction = False
+
+    def __init__(self, C: int, memory: str = "store"):
+        super().__init__()
+        self.channels = C
+        self.edges = nn.ModuleList(MixedOp(C, 1, list(OPS.values()), memory=memory) for _ in EDGES)
+
+    def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
+        def edge(row: int, state: Tensor) -> Tensor:
+            out = self.edges[row](state, weights[row])
+            return drop_path(out, drop_prob) if self.training and drop_prob > 0 else out
+
+        return _cell(x, edge)
+
+    def discrete(self, x: Tensor, chosen: Sequence[int | None]) -> Tensor:
+        """The cell where each edge runs its ``chosen`` candidate only, with weight 1; an edge of None is left out."""
+
+        def edge(row: int, state: Tensor) -> Tensor:
+            k = chosen[row]
+            return torch.zeros_like(state) if k is None else run(self.edges[row]._ops[k], state)
+
+        return _cell(x, edge)
+
+
+class Cell(nn.Module):
+    """A discrete cell; ``forward(x, drop_prob)`` keeps the shape [N, C, H, W]."""
+
+    reduction = False
+
+    def __init__(self, structure: Structure, C: int):
+        super().__init__()
+        self.channels = C
+        self.edges = nn.ModuleList(OPS[name](C, 1, True) for name in structure.operations)
+
+    def forward(self, x: Tensor, drop_prob: float = 0.0) -> Tensor:
+        def edge(row: int, state: Tensor) -> Tensor:
+            op = self.edges[row]
+            out = run(op, state)
+            drops = self.training and drop_prob > 0 and not isinstance(op, Identity)
+            return drop_path(out, drop_prob) if drops else out
+
+        return _cell(x, edge)
+
+
+def _cell(x: Tensor, edge: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """The last state of a cell whose edge ``row`` makes ``edge(row, state)`` of the state it leaves."""
+    states = [x]
+    for node in range(1, NODES):
+        first = node * (node - 1) // 2
+        out = edge(first, states[0])
+        for source in range(1, node):
+            out = out + edge(first + source, states[source])
+        states.append(out)
+    return states[-1]
+
+
+def _body(C: int, layers: int, cell: Callable[[int], nn.Module]) -> nn.ModuleList:
+    """Three stages of cells, C, 2C and 4C wide, a residual block before the second and the third."""
+    stage = (layers - 2) // 3
+    blocks: list[nn.Module] = []
+    for width in (C, 2 * C, 4 * C):
+        blocks += [ResidualBlock(width // 2, width)] if width > C else []
+        blocks += [cell(width) for _ in range(stage)]
+    return nn.ModuleList(blocks)
+
+
+class _Skeleton(nn.Module):
+    """Stem, cells and classifier, the same in search and evaluation."""
+
+    def _build(self, C: int, classes: int, layers: int, in_channels: int, cell: Callable[[int], nn.Module]) -> None:
+        _check_layers(layers)
+        self._in_channels = in_channels
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, C, 3, padding=1, bias=False), nn.BatchNorm2d(C))
+        self.cells = _body(C, layers, cell)
+        self.lastact = nn.Sequential(nn.BatchNorm2d(4 * C), nn.ReLU(inplace=True))
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(4 * C, classes)
+
+    def _classify(self, input: Tensor, cell: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        check_images(input, self._in_channels)
+        x = self.stem(input)
+        for block in self.cells:
+            x = block(x) if isinstance(block, ResidualBlock) else cell(block, x)
+        return self.classifier(self.global_pooling(self.lastact(x)).flatten(1))
+
+
+class SearchNetwork(_Skeleton, Relaxed):
+    """The supernet: one alpha [6, 5], shared by all cells; see :class:`fastdarts.relaxed.Relaxed`.
+
+    ``forward(input)``: [N, in_channels, even H, even W], returns logits [N, classes].
+    """
+
+    def __init__(
+        self,
+        C: int,
+        num_classes: int,
+        layers: int,
+        criterion: nn.Module,
+        *,
+        in_channels: int = 3,
+        memory: str = "store",
+    ):
+        super().__init__()
+        self._criterion = criterion
+        self.primitives = {"cell": TABLE}
+        self._build(C, num_classes, layers, in_channels, lambda width: SearchCell(width, memory))
+        self.alphas = initial_alphas(len(EDGES), len(OPS), self.classifier.weight.device)
+        self._arch_parameters = [self.alphas]
+
+    def forward(self, input: Tensor) -> Tensor:
+        (weights,) = self.mixing_weights()
+        return self._classify(input, lambda cell, x: cell(x, weights, self.drop_path_prob))
+
+    def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
+        """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
+        return self._classify(input, lambda cell, x: cell.discrete(x, chosen["cell"]))
+
+    def genotype(self) -> Structure:
+        """The strongest operation of each edge; `none` may be among them. Ties keep the lower index."""
+        with torch.no_grad():
+            rows = self.mixing_weights()[0].tolist()
+        return Structure(tuple(max(zip(row, OPS, strict=True), key=lambda pair: pair[0])[1] for row in rows))
+
+
+class Network(_Skeleton):
+    """The discrete network: [N, in_channels, even H, even W] -> (logits [N, classes], None).
+
+    ``drop_path_prob`` is an attribute to set between epochs. As published: 16 channels, 17 layers, 32x32 images.
+    """
+
+    def __init__(self, C: int, num_classes: int, layers: int, structure: Structure, *, in_channels: int = 3):
+        super().__init__()
+        self.drop_path_prob = 0.0
+        self._build(C, num_classes, layers, in_channels, lambda width: Cell(structure, width))
+
+    def forward(self, input: Tensor) -> tuple[Tensor, None]:
+        return self._classify(input, lambda cell, x: cell(x, self.drop_path_prob)), None
+
+
+def _check_layers(layers: int) -> None:
+    if layers < 5 or layers % 3 != 2:
+        raise FastdartsError(
+            f"--layers is {layers} but a network of space nasbench201 has three stages of equally many cells and two "
+            "residual blocks: expected 5, 8, 11, 14, 17 (the published one), ..."
+        )
+
+
+class NasBench201(Space):
+    """The space as a policy of the search."""
+
+    name = "nasbench201"
+    kinds = {"cell": "cell"}  # noqa: RUF012 - constant
+    inputs = 1
+    nodes = NODES
+    layers = 17
+    variants = ("nasbench201",)
+
+    def check(self, nodes: int, layers: int) -> None:
+        """Four nodes, and as many layers as three stages of equal depth have."""
+        if nodes != NODES:
+            raise FastdartsError(f"--nodes is {nodes} but cells of space nasbench201 have {NODES}: leave --nodes out")
+        _check_layers(layers)
+
+    def primitives(self, nodes: int) -> dict[str, Table]:
+        """The same five on all six edges."""
+        return {"cell": TABLE}
+
+    def supernet(
+        self,
+        channels: int,
+        classes: int,
+        layers: int,
+        criterion: nn.Module,
+        nodes: int,
+        *,
+        in_channels: int,
+        memory: str,
+    ) -> SearchNetwork:
+        """:class:`SearchNetwork`."""
+        return SearchNetwork(channels, classes, layers, criterion, in_channels=in_channels, memory=memory)
+
+    def network(
+        self,
+        variant: str,
+        channels: int,
+        classes: int,
+        layers: int,
+        auxiliary: bool,
+        genotype: Structure,
+        *,
+        in_channels: int,
+    ) -> Network:
+        """:class:`Network`."""
+        if auxiliary:
+            raise FastdartsError("networks of space nasbench201 have no auxiliary head: use --no-auxiliary")
+        return Network(channels, classes, layers, genotype, in_channels=in_channels)
+
+    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Structure:
+        """One of the five operations on each edge, `none` among them, all uniform."""
+        names = list(OPS)
+        drawn = torch.randint(len(names), (len(EDGES),), generator=generator).tolist()
+        return Structure(tuple(names[k] for k in drawn))
+
+    def fields(self, genotype: Structure) -> dict[str, Any]:
+        """{"architecture": the benchmark's string}."""
+        return {"architecture": str(genotype)}
+
+    def genotype(self, fields: dict[str, Any]) -> Structure:
+        """See :func:`parse_structure`."""
+        text = fields.get("architecture") if isinstance(fields, dict) and len(fields) == 1 else None
+        if not isinstance(text, str):
+            raise FastdartsError(
+                f"a cell of space nasbench201 needs the one field architecture, a string, got {str(fields)[:80]}"
+            )
+        return parse_structure(text)
+
+    def from_text(self, text: str) -> Structure | None:
+        """The benchmark's string."""
+        return parse_structure(text) if text.startswith("|") else None
+
+    def cells(self, genotype: Structure) -> dict[str, tuple[Edges, Sequence[int]]]:
+        """The one cell; its output is its last state."""
+        pairs = [(op, source) for op, (_, source) in zip(genotype.operations, EDGES, strict=True)]
+        return {"cell": (pairs, [NODES - 1])}
+
+
+NASBENCH201 = NasBench201()

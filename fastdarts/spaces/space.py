@@ -1,0 +1,111 @@
+"""What a search space is: kinds of cells, candidates, supernet, discrete network, and how a genotype is written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from fastdarts.drawing import Edges, draw_cell
+from fastdarts.errors import FastdartsError
+from fastdarts.relaxed import Relaxed
+
+Table = tuple[tuple[str, ...], ...]
+"""The names of the candidates of every edge, in the order of alpha's rows and columns."""
+
+
+class Space(ABC):
+    """A search space; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
+
+    Attributes:
+        name: what ``--space`` and genotype.json call it.
+        kinds: its kinds of cells and their titles, in the order of the alphas.
+        inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before.
+        nodes, layers: of the published supernet.
+        variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
+    """
+
+    name: str
+    kinds: dict[str, str]
+    inputs: int = 2
+    nodes: int
+    layers: int
+    variants: tuple[str, ...]
+
+    @abstractmethod
+    def check(self, nodes: int, layers: int) -> None:
+        """Raise :class:`FastdartsError` if the space has no supernet of so many nodes a cell and so many layers."""
+
+    @abstractmethod
+    def primitives(self, nodes: int) -> dict[str, Table]:
+        """The candidates of every edge, by kind of cell."""
+
+    @abstractmethod
+    def supernet(
+        self,
+        channels: int,
+        classes: int,
+        layers: int,
+        criterion: nn.Module,
+        nodes: int,
+        *,
+        in_channels: int,
+        memory: str,
+    ) -> Relaxed:
+        """A fresh supernet; it draws from the default generator only."""
+
+    @abstractmethod
+    def network(
+        self,
+        variant: str,
+        channels: int,
+        classes: int,
+        layers: int,
+        auxiliary: bool,
+        genotype: Any,
+        *,
+        in_channels: int,
+    ) -> nn.Module:
+        """The discrete network of ``genotype``, which gives (logits, logits of the auxiliary head or None)."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Any:
+        """A uniformly random genotype, drawn from ``generator`` (on the CPU) only; with ``none`` among the operations
+        if asked or if the space's genotypes may hold it anyway."""
+
+    @abstractmethod
+    def fields(self, genotype: Any) -> dict[str, Any]:
+        """``genotype`` as JSON-ready data."""
+
+    @abstractmethod
+    def genotype(self, fields: dict[str, Any]) -> Any:
+        """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
+
+    @abstractmethod
+    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
+        """By kind of cell: (operation, source state) pairs, node after node, and the states that make the output."""
+
+    def from_text(self, text: str) -> Any | None:
+        """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
+        return None
+
+    def to_dict(self, genotype: Any) -> dict[str, Any]:
+        """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
+        return {"space": self.name, **self.fields(genotype)}
+
+    def draw(self, genotype: Any) -> dict[str, str]:
+        """An SVG of each kind of cell."""
+        cells = self.cells(genotype).items()
+        return {kind: draw_cell(*cell, self.kinds[kind], self.inputs) for kind, cell in cells}
+
+    def check_variant(self, variant: str | None) -> str:
+        """``variant``, by default the first; raises :class:`FastdartsError` if the space has no such network."""
+        if variant is not None and variant not in self.variants:
+            raise FastdartsError(
+                f"--variant is {variant} but genotypes of space {self.name} have "
+                f"{', '.join(self.variants)}: name one of these or leave it out"
+            )
+        return variant or self.variants[0]

@@ -1,0 +1,79 @@
+"""Random search with weight sharing (Li and Talwalkar 2019, arXiv:1902.07638): one supernet, trained one random cell
+at a time, ranks many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.batches import Batches
+from fastdarts.discretise import batch_statistics
+from fastdarts.drawing import edge_nodes
+from fastdarts.recorder import Progress
+from fastdarts.relaxed import Chosen, Relaxed
+from fastdarts.spaces import Architecture, Space
+
+FINALISTS, FIRST_BATCHES = 10, 10  # as published
+
+
+def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
+    """What each edge of a supernet of ``space`` runs to be the network of ``genotype``."""
+    chosen = {}
+    for (kind, table), (edges, _) in zip(space.primitives(nodes).items(), space.cells(genotype).values(), strict=True):
+        chosen[kind] = [None] * len(table)
+        for node, (op, source) in zip(edge_nodes(edges, space.inputs), edges, strict=True):
+            row = node * (node - 1) // 2 + node * space.inputs + source
+            chosen[kind][row] = table[row].index(op)
+    return chosen
+
+
+def random_logits(model: Relaxed, space: Space, nodes: int, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Logits of a cell drawn from ``generator``, `none` among its operations, with the weights of the supernet."""
+    return model.discrete(x, chosen_by(space, space.sample(generator, nodes, none=True), nodes))
+
+
+def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """``valid_error`` in percent: every batch by another random cell, the same ones at every call."""
+    generator, wrong, count = torch.Generator().manual_seed(0), 0, 0
+    with torch.no_grad(), batch_statistics(model):
+        for x, y in batches:
+            wrong += (random_logits(model, space, nodes, x, generator).argmax(1) != y).sum().item()
+            count += len(y)
+    return {"valid_error": 100 * wrong / count}
+
+
+def select(
+    model: Relaxed, space: Space, nodes: int, candidates: int, seed: int, valid: Batches, progress: Progress
+) -> tuple[Architecture, float]:
+    """The best of ``candidates`` random cells with the weights of the supernet, and its error in percent.
+
+    All are ranked on the same ten batches, the best ten then on all images. BatchNorms use the statistics of the
+    batch: the running ones belong to all cells together.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [space.sample(generator, nodes, none=True) for _ in range(candidates)]
+    few = [(x.to(device), y.to(device)) for x, y in islice(valid.epoch(0), FIRST_BATCHES)]
+
+    @torch.no_grad()
+    def error(genotype: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+        chosen, wrong, count = chosen_by(space, genotype, nodes), 0, 0
+        for x, y in batches:
+            wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
+            count += len(y)
+        progress.advance()
+        return 100 * wrong / count
+
+    with batch_statistics(model):
+        progress.start("ranking random cells", candidates)
+        errors = [error(genotype, few) for genotype in drawn]
+        finalists = sorted(range(candidates), key=errors.__getitem__)[:FINALISTS]
+        progress.start("ranking the best", len(finalists))
+        for k in finalists:
+            errors[k] = error(drawn[k], ((x.to(device), y.to(device)) for x, y in valid.in_order()))
+    best = min(finalists, key=errors.__getitem__)
+    return Architecture(space, drawn[best]), errors[best]
