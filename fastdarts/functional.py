@@ -10,6 +10,7 @@ from torch import Tensor
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
 from fastdarts.kernels import Implementation, implementations, native, release_memory
+from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
 
 __all__ = [
@@ -29,7 +30,9 @@ __all__ = [
     "mixed_op",
     "mixed_sum",
     "native",
+    "noise_seeds",
     "release_memory",
+    "standard_normal",
 ]
 
 MEMORY = ("store", "recompute")
@@ -283,6 +286,12 @@ def mixed_op(
             impl,
         )
     )
+
+
+def noise_seeds(count: int, device: torch.device) -> Tensor:
+    """int64 [count], any 64 bits, drawn from the default generator of `device`."""
+    limits = torch.iinfo(torch.int64)
+    return torch.randint(limits.min, limits.max, (count,), device=device)
 
 
 def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum
-from fastdarts.operations import DilConv, FactorizedReduce, Identity, ReLUConvBN, SepConv, Zero
+from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum, noise_seeds
+from fastdarts.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 
 LAST = torch.channels_last
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
@@ -54,6 +54,9 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
     kind = type(op)
     if kind is Identity:
         return None if watched(op) else Part("skip")
+    if kind is Noise:
+        standard = (op.mean, op.std) == (0.0, 1.0)
+        return Part("noise", op.stride) if standard and not watched(op) else None
     if kind is FactorizedReduce:
         layers = [*op._modules.values()]
         name = "factorized_reduce" if tuple(map(type, layers)) == HALF else None
@@ -261,7 +264,16 @@ def _mixed(
             torch.stack([skip if bn is None else bn._buffers[name] for bn in norms]).to(gain.dtype)
             for name in ("running_mean", "running_var")
         )
-    options = {"edges": parts[-1][0] + 1, "stride": stride, "running": running, "eps": eps, "memory": memory}
+    noises = sum(part.kind == "noise" for _, _, part in parts)
+    seeds = noise_seeds(noises, x.device) if noises else None
+    options = {
+        "edges": parts[-1][0] + 1,
+        "stride": stride,
+        "seeds": seeds,
+        "running": running,
+        "eps": eps,
+        "memory": memory,
+    }
     out, mean, var = mixed_op(x, candidates, gain, offset, base=base, **options)
     track(norms, mean, var)
     return out

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional import noise_seeds, standard_normal
 
 
 class ReLUConvBN(nn.Module):
@@ -96,9 +97,9 @@ class Noise(nn.Module):
     """The candidate of space S4: N(mean, std) of the shape of every `stride`-th pixel of `x`, drawn anew at every call,
     in evaluation too; no gradient reaches `x`, only its shape, device and dtype are read (Zela et al. 2020, section 3).
 
-    Values are drawn in the order [N, C, H', W'] whatever the memory format, from the default generator of the device,
-    as those of drop path are: passes that begin from the same random state draw the same (``torch.random.fork_rng``;
-    ``fastdarts.hypergradient.Passes`` without side effects).
+    Only a seed is drawn, from the default generator of the device; the values follow from it and their places, here and
+    in the kernels, which make them anew for backward and store none. Passes that begin from the same random state draw
+    the same, drop path likewise (``torch.random.fork_rng``; ``fastdarts.hypergradient.Passes`` without side effects).
     """
 
     def __init__(self, stride: int, mean: float = 0.0, std: float = 1.0):
@@ -106,8 +107,11 @@ class Noise(nn.Module):
         self.stride, self.mean, self.std = stride, mean, std
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = (-(-side // self.stride) for side in x.shape[-2:])
-        return x.new_empty(*x.shape[:2], height, width).normal_(self.mean, self.std)
+        n, channels, *size = x.shape
+        height, width = (-(-side // self.stride) for side in size)
+        wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+        z = standard_normal(noise_seeds(1, x.device)[0], (n, height, width, channels), wide).permute(0, 3, 1, 2)
+        return (self.mean + self.std * z).to(x.dtype)
 
 
 class FactorizedReduce(nn.Module):

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 
+from fastdarts.bench.measure import saved_bytes
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
 from fastdarts.kernels.noise import philox, standard_normal
+from fastdarts.model_search import MixedOp
 
 KNOWN = [  # counter, key, words: the known answers that come with Random123, Salmon et al. 2011
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
@@ -76,3 +78,32 @@ def test_seeds_without_noise_are_refused() -> None:
     with pytest.raises(FastdartsError, match="None without any"):
         seeds = torch.zeros(0, dtype=torch.int64)
         mixed_op(torch.ones(2, 3, 4, 4), [Candidate(0, "skip")], torch.ones(1, 3), seeds=seeds)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_kernels_make_the_noise_of_the_module(dtype: torch.dtype, stride: int) -> None:
+    op = MixedOp(6, stride, ("noise", "sep_conv_3x3")).to(dtype)
+    noise, convolution = op._ops
+    x = torch.randn(3, 6, 9, 7, dtype=dtype, requires_grad=True)
+    weights = torch.tensor([0.7, 0.3], dtype=dtype, requires_grad=True)
+    torch.manual_seed(3)
+    out = op(x, weights)
+    torch.manual_seed(3)
+    z = noise(x)
+    assert not z.requires_grad
+    truth = weights[0] * z + weights[1] * convolution(x)
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {}
+    torch.testing.assert_close(out, truth, **tolerance)
+    grad = torch.randn_like(out)
+    ours, theirs = (torch.autograd.grad(y, (x, weights), grad) for y in (out, truth))
+    torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+def test_a_supernet_of_s4_keeps_no_noise() -> None:
+    """Memory for backward: the noise of an edge would be a map more."""
+    op = MixedOp(8, 1, ("noise", "sep_conv_3x3"))
+    x = torch.randn(4, 8, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.ones(2, requires_grad=True)
+    maps = saved_bytes(lambda: op(x, weights), x, *op.parameters()) / (x.numel() * 4)
+    assert 2 <= maps < 2.1  # the raw outputs of both halves
