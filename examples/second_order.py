@@ -27,7 +27,7 @@ from fastdarts import Network
 from fastdarts.batches import Batches
 from fastdarts.bench.eager import make_eager
 from fastdarts.data import eval_transform, load_data
-from fastdarts.hypergradient import Descent, Passes, difference_product, exact_product, flat
+from fastdarts.hypergradient import Descent, Passes, difference, exact_product, in_one
 
 RADII = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 KEPT = {"nothing": (), "statistics": ("statistics",), "kinks": ("kinks",), "both": ("statistics", "kinks")}
@@ -108,7 +108,7 @@ def compare(model: Network, optimizer: torch.optim.SGD, train, valid) -> dict[tu
     gradients = torch.autograd.grad(passes.loss(train), list(passes.weights().values()))
     ahead = Descent(ETA, momenta, MOMENTUM, WEIGHT_DECAY).ahead(passes.weights(), gradients)
     vector = passes.gradients(passes.loss(valid, ahead), ahead.values())[1]
-    exact = flat(exact_product(passes, vector, train))
+    exact = in_one(exact_product(passes, vector, train))
     found = {}
     for dtype in (torch.float32, torch.float64):
         passes = Passes(keeping(model).to(dtype), side_effects=False)
@@ -118,7 +118,7 @@ def compare(model: Network, optimizer: torch.optim.SGD, train, valid) -> dict[tu
         Keeping.noting = False
         for name, Keeping.kept in KEPT.items():
             for radius in RADII:
-                product = flat(difference_product(passes, v, batch, radius))
+                product = in_one(difference(passes, v, batch, radius).product)
                 cosine = F.cosine_similarity(product, exact, dim=0).item()
                 found[dtype, name, radius] = cosine, ((product - exact).norm() / exact.norm()).item()
     return found

@@ -18,8 +18,8 @@ from fastdarts.hypergradient import (
     Passes,
     Strategy,
     Unrolled,
+    difference,
     difference_error,
-    difference_product,
 )
 
 
@@ -152,7 +152,7 @@ class Architect:
     ) -> Gradients:
         r"""Central difference of :math:`\nabla_\alpha L_{train}` along ``vector`` with radius r / ||vector||_2 (eq.
         8)."""
-        return difference_product(self._passes(), vector, (input, target), r)
+        return difference(self._passes(), vector, (input, target), r).product
 
     def _passes(self) -> Passes:
         return Passes(self.model, self.side_effects)

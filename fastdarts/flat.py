@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from operator import is_
 from typing import Any
 
 import torch
@@ -55,17 +55,11 @@ class Flat:
         layout = zip(self.parameters, self._strides, self.starts[:-1], strict=True)
         return [buffer.as_strided(p.shape, strides, start) for p, strides, start in layout]
 
-    @contextmanager
-    def kept(self) -> Iterator[Tensor]:
-        """Whatever is written to the weights inside, they are as before afterwards, bit for bit, also after an error.
-
-        Gives a copy of the weights, which nobody may write to.
-        """
-        saved = self.weights.clone()
-        try:
-            yield saved
-        finally:
-            self.weights.copy_(saved)
+    def collect(self, tensors: Sequence[Tensor]) -> Tensor:
+        """A buffer with a tensor for every parameter."""
+        buffer = self.empty()
+        torch._foreach_copy_(self.views(buffer), list(tensors))
+        return buffer
 
 
 class _Updated(Flat):
@@ -165,13 +159,21 @@ class SGD(torch.optim.SGD):
         self._norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0]) for n in norms]).norm()
         return self._norm
 
+    def flat(self, parameters: Sequence[Tensor]) -> _Updated | None:
+        """What holds exactly these parameters in this order, with their momentum; None if they lie otherwise."""
+        self._flatten()
+        flat = self._flats[0]
+        same = len(flat.parameters) == len(parameters) and all(map(is_, flat.parameters, parameters))
+        return flat if same else None
+
     def _gather(self) -> None:
-        if not self._flats or not all(flat.intact() for flat in self._flats):
-            self._flatten()
+        self._flatten()
         for flat in self._flats:
             flat.gather()
 
     def _flatten(self) -> None:
+        if self._flats and all(flat.intact() for flat in self._flats):
+            return
         kinds: dict[tuple, list[nn.Parameter]] = {}
         for number, options in enumerate(self.param_groups):
             if unknown := [name for name in ("dampening", "nesterov", "maximize") if options.get(name)]:

@@ -15,7 +15,6 @@ differentiation (Lorraine et al., AISTATS 2020), section 4.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.flat import SGD, Flat
+from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_unroll
 
 Batch = tuple[Tensor, Tensor]
 Gradients = list[Tensor | None]  # one per tensor of arch_parameters(), None for alphas that no cell uses
@@ -108,15 +109,25 @@ class Descent(NamedTuple):
                 "optimizer of the weights"
             )
 
+    def flat(self, weights: dict[str, Tensor]) -> Flat | None:
+        """Where the optimizer has these weights in one buffer, to be moved in single passes; None if it has not."""
+        return self.optimizer.flat(list(weights.values())) if isinstance(self.optimizer, SGD) else None
+
     def ahead(self, weights: dict[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
         """w' = w - eta * (momentum * buffer + gradient + weight_decay * w), one SGD step without gradient clipping.
 
         The momentum counts as zero while any buffer is missing.
         """
-        parameters = list(weights.values())
+        parameters, flat = list(weights.values()), self.flat(weights)
+        gradients = [g.detach() for g in gradients]
+        if flat is not None:
+            options = {"lr": self.eta, "mu": self.momentum, "weight_decay": self.weight_decay}
+            with torch.no_grad():
+                ahead = flat.views(flat_unroll(flat.weights, flat.collect(gradients), flat.momentum, **options))
+            return {name: w.requires_grad_() for name, w in zip(weights, ahead, strict=True)}
         buffers = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters]
         with torch.no_grad():
-            step = torch._foreach_add([g.detach() for g in gradients], parameters, alpha=self.weight_decay)
+            step = torch._foreach_add(gradients, parameters, alpha=self.weight_decay)
             if all(b is not None for b in buffers):
                 torch._foreach_add_(step, buffers, alpha=self.momentum)
             ahead = torch._foreach_add(parameters, step, alpha=-self.eta)
@@ -160,8 +171,11 @@ class Unrolled:
         weights = passes.weights()
         gradients = torch.autograd.grad(passes.loss(train), list(weights.values()))
         loss, direct, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
-        product = difference_product(passes, vector, train, self.radius)
-        return loss, _less(direct, product, descent.eta)
+        found = difference(passes, vector, train, self.radius, descent.flat(weights))
+        if any(d is None or a is None for d, a in zip(direct, found.above, strict=True)):
+            return loss, _less(direct, found.product, descent.eta)
+        triples = zip(direct, found.above, found.below, strict=True)
+        return loss, [flat_hypergradient(*of, found.norm, self.radius, lr=descent.eta) for of in triples]
 
 
 @dataclass(frozen=True)
@@ -211,15 +225,48 @@ class Neumann:
         return loss.detach(), _less(direct, _pull_back(gradients, total, passes.alphas), descent.eta)
 
 
-def difference_product(passes: Passes, vector: Sequence[Tensor], batch: Batch, radius: float = 1e-2) -> Gradients:
-    r"""Central difference of :math:`\nabla_\alpha L(w, \alpha)` along ``vector`` with epsilon = radius / ||vector||_2
-    (DARTS, eq. 8)."""
+class Difference(NamedTuple):
+    """The gradients of the alphas at w + epsilon v and w - epsilon v; epsilon = radius / norm, norm = ||v||_2."""
+
+    above: Gradients
+    below: Gradients
+    norm: Tensor
+    radius: float
+
+    @property
+    def product(self) -> Gradients:
+        """The central difference."""
+        width = 2 * (self.radius / self.norm)
+        return [None if a is None else (a - b) / width for a, b in zip(self.above, self.below, strict=True)]
+
+
+def difference(
+    passes: Passes, vector: Sequence[Tensor], batch: Batch, radius: float = 1e-2, flat: Flat | None = None
+) -> Difference:
+    r"""Two passes for the central difference of :math:`\nabla_\alpha L(w, \alpha)` along ``vector`` (DARTS, eq. 8).
+
+    ``flat`` holds the weights, if they lie in one buffer.
+    """
     weights = passes.weights()
-    epsilon = radius / _norm(vector, weights)
+    if flat is None:
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
+    else:
+        vector = flat.collect(whole := vector)
+        norm = flat_norm(vector)
+    if not 0 < norm < float("inf"):
+        raise _no_direction(weights, vector if flat is None else whole, norm.item())
+
+    def moved(radius: float) -> dict[str, Tensor]:
+        with torch.no_grad():
+            if flat is None:
+                values = torch._foreach_add(list(weights.values()), list(vector), alpha=(radius / norm).item())
+            else:
+                values = flat.views(flat_perturb(flat.weights, vector, norm, radius))
+        return dict(zip(weights, values, strict=True))
+
     # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-    above = passes.gradients(passes.loss(batch, _moved(weights, vector, epsilon)))[0]
-    below = passes.gradients(passes.loss(batch, _moved(weights, vector, -epsilon)))[0]
-    return [None if p is None else (p - n) / (2 * epsilon) for p, n in zip(above, below, strict=True)]
+    above, below = (passes.gradients(passes.loss(batch, moved(r)))[0] for r in (radius, -radius))
+    return Difference(above, below, norm, radius)
 
 
 def exact_product(passes: Passes, vector: Sequence[Tensor], batch: Batch) -> Gradients:
@@ -240,13 +287,13 @@ def difference_error(
     weights = passes.weights()
     gradients = _differentiable(passes.loss(train), weights)
     _, _, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
-    exact = flat(_pull_back(gradients, vector, passes.alphas))
-    found = flat(difference_product(passes, vector, train, radius))
+    exact = in_one(_pull_back(gradients, vector, passes.alphas))
+    found = in_one(difference(passes, vector, train, radius, descent.flat(weights)).product)
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
     return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / exact.norm()).item()}
 
 
-def flat(gradients: Gradients) -> Tensor:
+def in_one(gradients: Gradients) -> Tensor:
     """All of them in one vector of double precision, without those that are None."""
     return torch.cat([g.detach().double().flatten() for g in gradients if g is not None])
 
@@ -258,26 +305,15 @@ def _look_ahead(passes: Passes, valid: Batch, ahead: dict[str, Tensor]) -> tuple
     return loss.detach(), *passes.gradients(loss, ahead.values())
 
 
-def _norm(vector: Sequence[Tensor], weights: dict[str, Tensor]) -> float:
-    """Its 2-norm; raises :class:`FastdartsError` if that is no length to divide by."""
-    norms = torch.stack(torch._foreach_norm(vector))
-    norm = torch.linalg.vector_norm(norms).item()
-    if not math.isfinite(norm):
-        strange = (name for name, n in zip(weights, norms.tolist(), strict=True) if not math.isfinite(n))
-        raise NotFinite(f"gradient of {next(strange, 'all weights')} at the unrolled weights", norm, "validation")
+def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: float) -> FastdartsError:
+    """Why a vector of this norm cannot be followed."""
     if norm == 0:
-        raise FastdartsError(
+        return FastdartsError(
             "the gradient of the validation loss at the unrolled weights has norm 0: expected a direction for the "
             "finite difference; check that the loss depends on the weights"
         )
-    return norm
-
-
-def _moved(weights: dict[str, Tensor], vector: Sequence[Tensor], epsilon: float) -> dict[str, Tensor]:
-    """w + epsilon v, without a graph."""
-    with torch.no_grad():
-        moved = torch._foreach_add(list(weights.values()), list(vector), alpha=epsilon)
-    return dict(zip(weights, moved, strict=True))
+    strange = (name for name, v in zip(weights, vector, strict=True) if not v.isfinite().all())
+    return NotFinite(f"gradient of {next(strange, 'all weights')} at the unrolled weights", norm, "validation")
 
 
 def _differentiable(loss: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:

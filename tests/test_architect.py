@@ -9,18 +9,19 @@ import torch.nn as nn
 
 from fastdarts import Architect, FastdartsError, Network
 from fastdarts.bench.eager import make_eager
+from fastdarts.flat import SGD
 
 ARGS = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
 ETA = 0.025
 
 
-@pytest.fixture
-def setting():
+@pytest.fixture(params=[torch.optim.SGD, SGD], ids=["torch's SGD", "flat SGD"])
+def setting(request: pytest.FixtureRequest):
     torch.manual_seed(1)
     model = Network(4, 5, 3, nn.CrossEntropyLoss()).double()
     batches = [torch.randn(6, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
     labels = [torch.randint(5, (6,)) for _ in range(2)]
-    optimizer = torch.optim.SGD(model.parameters(), ETA, momentum=0.9, weight_decay=3e-4)
+    optimizer = request.param(model.parameters(), ETA, momentum=0.9, weight_decay=3e-4)
     return model, optimizer, (batches[0], labels[0], batches[1], labels[1])
 
 

@@ -16,10 +16,10 @@ from fastdarts.hypergradient import (
     Neumann,
     Passes,
     Unrolled,
+    difference,
     difference_error,
-    difference_product,
     exact_product,
-    flat,
+    in_one,
 )
 
 ARGS = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
@@ -177,9 +177,9 @@ def test_the_difference_approaches_the_exact_product_until_kinks_are_crossed(set
     vector = [torch.randn_like(p) for p in model.parameters()]
     exact = exact_product(passes, vector, train)
     expected = truth.mixed_product(train, torch.cat([v.flatten() for v in vector]))
-    torch.testing.assert_close(flat(exact), expected, rtol=1e-8, atol=1e-12)
-    near = difference_product(passes, vector, train, 1e-6)
-    assert (flat(near) - expected).norm() < 1e-5 * expected.norm()
+    torch.testing.assert_close(in_one(exact), expected, rtol=1e-8, atol=1e-12)
+    near = difference(passes, vector, train, 1e-6).product
+    assert (in_one(near) - expected).norm() < 1e-5 * expected.norm()
     assert not any(torch.equal(a, b) for a, b in zip(exact, near, strict=True))
 
 
@@ -193,7 +193,7 @@ def test_the_error_that_is_reported_is_that_of_the_step(setting):
     assert torch.equal(state, torch.get_rng_state())
     gradients = {}
     for strategy in (Unrolled(0.5), Exact()):
-        gradients[type(strategy)] = flat(strategy(Passes(model, side_effects=False), train, valid, descent)[1])
+        gradients[type(strategy)] = in_one(strategy(Passes(model, side_effects=False), train, valid, descent)[1])
     truth = Truth(model)
     start = truth.ahead(train, optimizer, model)
     vector = truth.gradient(truth.w, valid)
