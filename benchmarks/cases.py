@@ -171,6 +171,7 @@ class MixedOpCase:
     integers: bool = False  # few different values in x: pools meet ties
     mixing: float = 1.0  # 0 switches every candidate off
     eps: float = 1e-5
+    partial: int = 1  # above 1, the ops mixed_op and interleave
 
     def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[dict[str, Tensor], list[Tensor]]:
         """All inputs by name and the gradient of every output; the same float32 values, rounded to `dtype`.
@@ -192,12 +193,14 @@ class MixedOpCase:
         if self.affine:
             tensors |= {"gain": gain * (1 + draw(*gain.shape) / 4), "offset": draw(*gain.shape) / 4}
         n, _, *size = self.shape
-        out = (n, modules.channels, *((side - 1) // self.stride + 1 for side in size))
+        out = (n, modules.channels * self.partial, *((side - 1) // self.stride + 1 for side in size))
         outputs = [draw(*out).to(memory_format=LAST) for _ in range(2 * len(self.edges))]
         if self.base:
             tensors |= {f"base{e}": outputs.pop() for e in range(len(self.edges))}
         tensors |= {name: draw(*p.shape) / p[0].numel() ** 0.5 for name, p in modules.named_parameters()}
-        types = dict.fromkeys(("gain", "offset"), WIDE.get(dtype, dtype))
+        if self.partial > 1:
+            tensors |= {"bypass": torch.softmax(draw(len(self.edges)), 0)}
+        types = dict.fromkeys(("gain", "offset", "bypass"), WIDE.get(dtype, dtype))
         tensors = {name: t.to(device, types.get(name, dtype)).requires_grad_() for name, t in tensors.items()}
         return tensors, [grad.to(device, dtype) for grad in outputs[: len(self.edges)]]
 
@@ -218,7 +221,8 @@ class MixedOpCase:
         weights = {name: tensors[name] for name, _ in modules.named_parameters()}
         base = [tensors[f"base{e}"] for e in range(len(self.edges))] if self.base else []
         running = self.running(x.dtype, x.device)
-        return functional_call(modules, weights, (x, tensors["gain"], tensors.get("offset"), base, running))
+        tables = tensors["gain"], tensors.get("offset")
+        return functional_call(modules, weights, (x, *tables, base, running, tensors.get("bypass")))
 
     def ours(self, tensors: dict[str, Tensor], impl: str | None = None, memory: str = "store") -> MixedOpResult:
         """The op under test."""
@@ -243,6 +247,7 @@ class MixedOpCase:
             "memory": memory,
             "impl": impl,
         }
+        options |= {"partial": self.partial, "bypass": tensors.get("bypass")}
         return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
 
 
@@ -274,6 +279,22 @@ MIXED_OP_TEST_CASES = [
             "evaluation-plain": {"training": False},
         }.items()
     ),
+    *(
+        MixedOpCase(f"partial-{name}-stride{stride}", shape, edges, stride, **{"partial": 4, **options})
+        for stride in (1, 2)
+        for name, shape, edges, options in (
+            ("edge", (2, 16, 8, 10), (NORMAL,), {}),
+            ("cell", (3, 32, 6, 8), (NORMAL, FEW, CHEAP), {"base": True}),
+            ("half", (2, 24, 6, 10), (NORMAL, NORMAL), {"partial": 2, "affine": True}),
+            ("third", (3, 18, 4, 6), (FEW,), {"partial": 3, "base": True}),
+            ("wide", (2, 16, 4, 36), (CHEAP, NORMAL, FEW), {}),
+            ("evaluation", (2, 40, 4, 2), (NORMAL,), {"training": False, "affine": True, "base": True}),
+            ("nchw", (3, 64, 6, 6), (FEW,), {"memory_format": CONTIGUOUS}),
+            ("ties", (2, 16, 8, 8), (CHEAP,), {"integers": True}),
+        )
+    ),
+    MixedOpCase("partial-one-row", (2, 16, 1, 7), partial=4),
+    MixedOpCase("partial-odd", (2, 6, 5, 7), (CHEAP,), partial=6, base=True),
     MixedOpCase("two-edges", (1, 16, 8, 8), (NORMAL, NORMAL), base=True),
     MixedOpCase("two-edges-stride2", (3, 16, 9, 7), (FEW, NORMAL), 2),
     MixedOpCase("noise", (3, 8, 5, 7), (("noise",),)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from fastdarts.functional import MixedOpResult
 from fastdarts.kernels.noise import standard_normal
@@ -23,7 +24,8 @@ class EagerEdges(nn.Module):
 
     def __init__(self, case: MixedOpCase):
         super().__init__()
-        self.channels = case.outputs or case.shape[1]
+        self.channels = case.outputs or case.shape[1] // case.partial
+        self.partial, self.stride = case.partial, case.stride
         self.branches = nn.ModuleList(
             nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
         )
@@ -37,7 +39,7 @@ class EagerEdges(nn.Module):
                 module.eps, module.momentum = case.eps, 1.0
 
     def _layers(self, name: str, case: MixedOpCase) -> list[nn.Module]:
-        c_in, c_out, stride = case.shape[1], self.channels, case.stride
+        c_in, c_out, stride = case.shape[1] // case.partial, self.channels, case.stride
         if name == "noise":
             return [Noise(stride)]
         if name == "relu_conv_1x1":
@@ -57,13 +59,15 @@ class EagerEdges(nn.Module):
             return [op]
         return [*op.op] if name.startswith("sep") else [op, nn.BatchNorm2d(c_in, affine=False)]
 
-    def forward(self, x, gain, offset, base, running) -> MixedOpResult:
+    def forward(self, x, gain, offset, base, running, bypass) -> MixedOpResult:
         if running:
             for norm, mean, var in zip(self.norms, *running, strict=True):
                 if isinstance(norm, nn.BatchNorm2d):
                     norm.running_mean, norm.running_var = mean, var
         self.train(running is None)
-        out, row = list(base) or [0] * len(self.branches), 0
+        x, past = x.split([self.channels, x.shape[1] - self.channels], 1) if self.partial > 1 else (x, None)
+        past = F.max_pool2d(past, 2, 2) if self.partial > 1 and self.stride == 2 else past
+        out, row = [0] * len(self.branches) if self.partial > 1 or not base else list(base), 0
         for e, edge in enumerate(self.branches):
             for branch in edge:
                 y = x
@@ -74,6 +78,9 @@ class EagerEdges(nn.Module):
                         y = (y if offset is None else y + offset[row].view(-1, 1, 1)).to(x.dtype)
                         row += 1
                 out[e] = out[e] + y
+            if self.partial > 1:
+                y = F.channel_shuffle(torch.cat([out[e], (bypass[e] * past).to(x.dtype)], 1), self.partial)
+                out[e] = base[e] + y if base else y
         zero, one = torch.zeros_like(gain[0]), torch.ones_like(gain[0])
         mean, var = (
             torch.stack([getattr(norm, name, none).to(gain.dtype) for norm in self.norms])

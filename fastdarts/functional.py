@@ -190,6 +190,8 @@ def mixed_op(
     running: tuple[Tensor, Tensor] | None = None,
     eps: float = 1e-5,
     memory: str = "store",
+    partial: int = 1,
+    bypass: Tensor | None = None,
     impl: str | None = None,
 ) -> MixedOpResult:
     """All mixed operations that leave one state: convolutions, pools, batch normalisation and weighted sums in one op.
@@ -210,15 +212,21 @@ def mixed_op(
     running: None normalises by batch statistics (training); a pair (mean, var), each [R, C'], by these (evaluation).
         Rows of "skip" and "noise" are not read
     memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again
+    partial: K > 1 lets only the first C' = C/K channels of x into the candidates, all of which keep that number. The
+        others bypass them, through a maximum over 2×2 pixels at stride 2 (H and W must be even), and a channel shuffle
+        spreads both, so that out and base have C channels: the candidates' sum in every K-th, from 0 on
+    bypass: [E], with partial > 1: the weight of what bypasses the candidates of each edge
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
-    All tensors are on the device of x and of its dtype; the tables [R, C'] in float32 if that is bfloat16 or float16.
+    All tensors are on the device of x and of its dtype; the tables [R, C'] and bypass in float32 if that is bfloat16 or
+    float16.
     Returns out, one [N, C', H', W'] per edge in channels-last,
     and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip" and
     "noise".
 
     Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
-    Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3.
+    Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3; partial channels,
+    Xu et al. 2020 (PC-DARTS), section 3.2.
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
@@ -236,10 +244,12 @@ def mixed_op(
         got = [*gain.shape] if isinstance(gain, Tensor) else type(gain).__name__
         raise FastdartsError(f"gain must be a tensor [R, C'], got {got}.")
     _check_eps(eps)
-    (n, c_in, height, width), c_out = x.shape, gain.shape[1]
+    (n, channels, height, width), c_out = x.shape, gain.shape[1]
+    _check_partial(partial, bypass, channels, c_out, (height, width), stride)
+    c_in = channels // partial
     table, weights = _flatten(candidates, edges, stride, c_in, c_out)
     rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
-    size = (n, c_out, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    size = (n, c_out * partial, (height - 1) // stride + 1, (width - 1) // stride + 1)
     if running is None and n * size[2] * size[3] == 1 and any(c.kind not in ("skip", "noise") for c in candidates):
         raise FastdartsError(
             f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
@@ -260,6 +270,8 @@ def mixed_op(
     for name, tensor in tables.items():
         if tensor is not None:
             _check_like(x, name, tensor, (rows, c_out), wide)
+    if bypass is not None:
+        _check_like(x, "bypass", bypass, (edges,), wide)
     for e, tensor in enumerate(base):
         _check_like(x, f"base {e}", tensor, size)
     for k, w in enumerate(weights):
@@ -284,6 +296,7 @@ def mixed_op(
             eps,
             memory == "store",
             impl,
+            bypass,
         )
     )
 
@@ -302,6 +315,27 @@ def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:
         raise FastdartsError(
             f"seeds must be int64 [{noises}] on {x.device}, one per noise candidate and None without any, "
             f"got {seeds.dtype} {[*seeds.shape]} on {seeds.device}."
+        )
+
+
+def _check_partial(
+    partial: int, bypass: Tensor | None, channels: int, c_out: int, size: tuple[int, int], stride: int
+) -> None:
+    if type(partial) is not int or partial < 1 or channels % partial:
+        raise FastdartsError(f"partial must be a divisor of the {channels} channels of x, got {partial!r}.")
+    if (partial > 1) != (bypass is not None):
+        raise FastdartsError(
+            f"bypass goes with partial > 1, got partial {partial} and {'no ' * (bypass is None)}bypass: "
+            "give both or none."
+        )
+    if partial > 1 and c_out * partial != channels:
+        raise FastdartsError(
+            f"gain must have {channels // partial} channels, 1/{partial} of those of x, got {c_out}: with partial > 1 "
+            "every candidate keeps its channels."
+        )
+    if partial > 1 and stride == 2 and (size[0] % 2 or size[1] % 2):
+        raise FastdartsError(
+            f"What bypasses the candidates at stride 2 needs an even height and width, got {size[0]}×{size[1]}."
         )
 
 

@@ -29,6 +29,8 @@ Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride�
 and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
 Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
 and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
+
+With `bypass` only the first C' of the K·C' channels of x come here; kernels/interleave.py takes the others past.
 """
 
 from collections.abc import Sequence
@@ -37,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdarts.kernels import interleave
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.registry import define, select
 
@@ -203,45 +206,65 @@ backward_op = define(
 class _MixedOp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, impl, candidates, edges, stride, eps, keep, seeds, running_mean, running_var, x, gain, offset, *rest
+        ctx, impl, candidates, edges, stride, eps, keep, seeds, running_mean, running_var, x, gain, offset, beta, *rest
     ):
         device, dtype = x.device.type, x.dtype
         count = sum(WEIGHTS[kind] for kind in candidates[1::4])
         base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
         run = select(forward_op, impl, device, dtype)
+        part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
         out, z, mean, var = run(
-            x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
+            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
         )
+        if beta is not None:
+            out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
+            ctx.split = select(interleave.backward_op, impl, device, dtype)
         ctx.run = select(backward_op, impl, device, dtype)
         ctx.candidates, ctx.stride, ctx.eps, ctx.training = candidates, stride, eps, running_mean is None
         ctx.count, ctx.has_base = count, bool(base)
-        ctx.save_for_backward(x, gain, offset, seeds, mean, var, *weights, *z)
+        ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
         ctx.mark_non_differentiable(mean, var)
         return (*out, mean, var)
 
     @staticmethod
     def backward(ctx, *grad):
-        x, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
+        x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
         weights, z = rest[: ctx.count], rest[ctx.count :]
-        needs = ctx.needs_input_grad
-        need_x, need_gain, need_offset, *need_rest = needs[9:]
+        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[9:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
-        wanted = any(need_weights) and (torch.compiler.is_compiling() or _wanted(ctx.next_functions[-ctx.count :]))
-        grad = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
+        wanted = any(need_weights) and _wanted(ctx, ctx.count, ctx.count)
+        grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
-        run, graph = (_backward, (True,)) if torch.is_grad_enabled() else (ctx.run, ())
-        dx, dgain, doffset, dweights = run(
-            grad, x, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var, ctx.training, ctx.eps,
-            need_x, wanted, *graph,
+        again = torch.is_grad_enabled()
+        run, graph = (_backward, (True,)) if again else (ctx.run, ())
+        dx = dbeta = None
+        if beta is not None:
+            split = interleave.backward_op.reference if again else ctx.split
+            part = _head(x, gain) if again else part
+            need_beta = need_beta and _wanted(ctx, 1 + len(need_rest), 1)
+            own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
+        dpart, dgain, doffset, dweights = run(
+            own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
+            ctx.training, ctx.eps, need_x, wanted, *graph,
         )  # fmt: skip
+        if beta is None:
+            dx = dpart
+        elif need_x:
+            _head(dx, gain).copy_(dpart)
         return (
             *(None,) * 9,
             dx if need_x else None,
             dgain if need_gain else None,
             doffset if need_offset else None,
+            dbeta if need_beta else None,
             *(grad if ctx.has_base else ()),
             *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
         )
+
+
+def _head(x: Tensor, gain: Tensor) -> Tensor:
+    """The channels that the mixed operation takes."""
+    return x[:, : gain.shape[1]]
 
 
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
@@ -249,13 +272,17 @@ def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
 
 
-def _wanted(edges: Sequence[tuple]) -> bool:
-    """Whether this backward pass goes on to any of the nodes; True where the engine does not say.
+def _wanted(ctx, last: int, count: int) -> bool:
+    """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end.
 
-    It says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these.
+    The engine says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these,
+    and they count as wanted.
     """
+    if torch.compiler.is_compiling():
+        return True
+    nodes = [node for node, _ in ctx.next_functions[-last:][:count] if node is not None]
     try:
-        return any(torch._C._will_engine_execute_node(node) for node, _ in edges if node is not None)
+        return any(map(torch._C._will_engine_execute_node, nodes))
     except RuntimeError:
         return True
 
@@ -274,10 +301,12 @@ def mixed_op(
     eps: float,
     keep: bool,
     impl: str | None,
+    bypass: Tensor | None,
 ) -> tuple[list[Tensor], Tensor, Tensor]:
     """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous."""
     keep = keep and torch.is_grad_enabled()
+    tables = x, gain, offset, bypass
     *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, keep, seeds, *(running or (None, None)), x, gain, offset, *base, *weights
+        impl, candidates, edges, stride, eps, keep, seeds, *(running or (None, None)), *tables, *base, *weights
     )
     return out, mean, var

@@ -20,7 +20,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastdarts.kernels.triton import mix, mixed_op, mixed_sum, stages, stages_backward
+from fastdarts.kernels.triton import interleave, mix, mixed_op, mixed_sum, stages, stages_backward
 
 RECORD = Path(__file__).with_name("triton_resources.json")
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16}
@@ -51,6 +51,15 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
                     tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
                     variant = f"{name}[C{channels}{' noise' * noises}]"
                     yield variant, kernel, ours | {"rows": rows}, flags | tile | {"NOISES": noises}
+    maps = ours | dict.fromkeys(("m", "dm"), (pointer,) * EDGES) | dict.fromkeys(("own", "partial", "programs"), "i32")
+    flags = dict.fromkeys(("HAS_BASE", "NEED_X", "NEED_BETA"), True) | {"EDGES": EDGES, "BLOCK_T": 1024}
+    for name in sorted(name for name in vars(interleave) if name.endswith("_kernel")):
+        kernel = vars(interleave)[name]
+        for channels, stride in ((16, 1), (64, 1), (64, 2)):
+            if (channels, stride) == (64, 1) or "STRIDE" in kernel.arg_names:
+                tile = interleave._tile(channels) if "BLOCK_P" in kernel.arg_names else {}
+                constants = flags | {"STRIDE": stride} | tile
+                yield f"{name}[C{channels} stride {stride}]", kernel, maps, constants
     sums = types | dict.fromkeys(("z", "grad_z"), (pointer,) * 7) | dict.fromkeys(("grad", "out"), pointer)
     flags = {"NORMALIZE": 0b1111011, "NEED": 0b1111111, "TRAINING": True, "EPS": 1e-5, "ACC": tl.float32, "K": 7}
     flags |= {"MAX_CHUNKS": mixed_sum.MAX_CHUNKS}

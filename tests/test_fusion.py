@@ -365,7 +365,7 @@ def test_where_the_native_kernel_cannot_run_the_modules_do(calls, monkeypatch: p
         op(x, torch.ones(2))
     with pytest.raises(RuntimeError, match="expected input"):  # PyTorch's own message
         op(torch.randn(2, 5, 6, 6), torch.ones(2))
-    monkeypatch.setattr(registry, "NO_NATIVE", "no compiler")
+    monkeypatch.setitem(registry.MISSING, "native", "no compiler")
     op(x, torch.ones(2))
     assert not calls
 

@@ -12,7 +12,8 @@ _C = pytest.importorskip("fastdarts._C", reason="no native kernels: fastdarts wa
 ROOT = Path(__file__).parent.parent
 COMPILED = ("avx512f", "avx2", "baseline")
 # Every kind, both strides, all kernels; C = 1 to 64 and maps of 1 to 141 columns, which choose among all tiles.
-CASES = "test_leftovers or native and (test_no_worse_than_twice_eager or test_recomputing or test_nan_passes)"
+RULES = "test_no_worse_than_twice_eager or test_recomputing or test_nan_passes"
+CASES = f"test_leftovers or test_every_size or native and ({RULES})"
 
 
 def python(code: str, isa: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +34,8 @@ import sys, pytest
 from fastdarts.functional import native
 assert native()["isa"] == {isa!r}, native()
 options = ["-q", "-p", "no:cacheprovider", "-k", {CASES!r}]
-sys.exit(pytest.main([*options, "tests/test_mixed_op.py", "tests/test_kernels.py", "tests/test_flat.py"]))
+files = [f"tests/test_{{name}}.py" for name in ("mixed_op", "interleave", "kernels", "flat")]
+sys.exit(pytest.main([*options, *files]))
 """,
         isa,
     )

@@ -83,16 +83,28 @@ struct Items {
   }
 };
 
-// Small tensors stay on the calling thread: a thread gets at least `kGrain` elements.
+// pass(item) for all items, which touch `elements` in all. Small tensors stay on the calling thread: a thread gets at
+// least `kGrain` elements.
 template <typename Pass>
-void in_parallel(const Pass& pass, int64_t items) {
+void in_parallel(const Pass& pass, int64_t items, int64_t elements) {
   constexpr int64_t kGrain = 32768;
-  const int64_t elements = pass.layout.samples * pass.layout.size() * static_cast<int64_t>(pass.z.size());
   const int64_t grain = std::max<int64_t>(1, kGrain * items / std::max<int64_t>(1, elements));
   with_isa([&](auto isa) {
     torch::stable::parallel_for(0, items, grain,
                                 [&](int64_t begin, int64_t end) { isa.call(Items<Pass>{pass, begin, end}); });
   });
+}
+
+template <typename Pass>
+void in_parallel(const Pass& pass, int64_t items) {
+  in_parallel(pass, items, pass.layout.samples * pass.layout.size() * static_cast<int64_t>(pass.z.size()));
+}
+
+template <typename T>
+std::vector<double> values(const Tensor& t) {  // of a vector of any stride
+  std::vector<double> result;
+  for (int64_t i = 0; i < t.size(0); ++i) result.push_back(t.const_data_ptr<T>()[i * t.stride(0)]);
+  return result;
 }
 
 template <typename T>

@@ -172,13 +172,6 @@ struct BranchGradients {
   }
 };
 
-template <typename T>
-std::vector<double> values(const Tensor& t) {  // of a vector of any stride
-  std::vector<double> result;
-  for (int64_t i = 0; i < t.size(0); ++i) result.push_back(t.const_data_ptr<T>()[i * t.stride(0)]);
-  return result;
-}
-
 struct Statistics {  // per branch and channel, [K, C]; μ = 0 and r = 1 where a branch is not normalised
   std::vector<double> mean, rstd;
 };
