@@ -59,21 +59,30 @@ def describe_supernet(
     image_size: int | tuple[int, int],
     in_channels: int,
     space: Space = DARTS,
+    **options: Any,
 ) -> dict[str, Any]:
-    """The cost and the drawings of the supernet of `space`, as JSON-ready data.
+    """The cost and the drawings of the supernet of `space`, with these `options` of it, as JSON-ready data.
 
-    Keys as in `describe_genotype`, with `space` and `primitives` (of each edge, by kind of cell) instead of `genotype`
-    and no auxiliary head. Alphas are not counted, as in the DARTS code. Raises FastdartsError for an unknown primitive,
-    a number of layers that the space has not, or an odd image size.
+    Keys as in `describe_genotype`, with `space`, `partial` and `primitives` (of each edge, by kind of cell) instead of
+    `genotype` and no auxiliary head. Alphas and betas are not counted, as in the DARTS code. Raises FastdartsError for
+    an unknown primitive, a number of layers that the space has not, or an odd image size.
     """
     space.check(space.nodes, layers)
     with torch.device("meta"):
         network = space.supernet(
-            channels, classes, layers, nn.CrossEntropyLoss(), space.nodes, in_channels=in_channels, memory="store"
+            channels,
+            classes,
+            layers,
+            nn.CrossEntropyLoss(),
+            space.nodes,
+            in_channels=in_channels,
+            memory="store",
+            **options,
         )
     tables = space.primitives(space.nodes)
     return _describe(network, channels, layers, classes, image_size, in_channels) | {
         "space": space.name,
+        "partial": options.get("partial", 1),
         "primitives": {kind: [list(edge) for edge in table] for kind, table in tables.items()},
         "drawings": {
             kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.inputs, kind == "reduce")
@@ -103,6 +112,8 @@ def describe_text(description: dict[str, Any]) -> str:
     lines += [row("", "others", "", "", *(f"{value:,}" for value in outside)), ""]
     if "primitives" in d:
         lines += _edges_text(d["primitives"])
+        if d["partial"] > 1:
+            lines.append(f"on one of {d['partial']} channels; the others bypass the mixed operations")
     else:
         space, genotype = architecture(d["genotype"])
         for kind, cell in space.cells(genotype).items():

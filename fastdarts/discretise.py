@@ -16,8 +16,9 @@ from fastdarts.relaxed import Relaxed
 class DiscretisedNetwork(nn.Module):
     r"""A view of a supernet in which every edge runs only its strongest operation other than ``none``, with weight 1.
 
-    All edges stay; the modules, hence the weights, are the supernet's own. An edge whose only candidate is ``none``
-    contributes zero.
+    All edges stay, and with partial channels or edge normalisation what bypasses the operation and the weights of the
+    edges; the modules, hence the weights, are the supernet's own. An edge whose only candidate is ``none`` contributes
+    zero.
 
     ``forward(input)``: as the supernet's, logits [N, num_classes].
     """

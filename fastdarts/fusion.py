@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
@@ -192,39 +193,64 @@ def mix(
     stride: int,
     base: Sequence[Tensor],
     memory: str,
+    partial: int = 1,
+    bypass: Tensor | None = None,
 ) -> list[Tensor]:
     """base_e + Σ_k w_k o_k(x) for edges e that leave x, in one op but for candidates it does not know.
 
     edges: candidates of each and the place of the first one's weight in weights.flatten(); base: empty or one per edge.
+    With partial > 1 the candidates take the first 1/partial of the channels and bypass [edges] weights the others.
     Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
     """
     x = x.contiguous(memory_format=LAST)
+    part = x if partial == 1 else x[:, : x.shape[1] // partial]
     weights = weights.to(_wide(x)).flatten()
     out, parts, mode = [*base] or [None] * len(edges), [], None
+    unknown: list[tuple[int, list[int]]] = []  # edges and those of their candidates that are called
     for e, (ops, first) in enumerate(edges):
         others, found = [], len(parts)
         for k, op in enumerate(ops):
-            part = None if is_none(op) else take_apart(op, x)
-            same = part is not None and part.stride == stride and part.mode in (None, mode or part.mode)
-            if same and (not part.weights or part.norms[-1].num_features == x.shape[1]):
-                mode = mode or part.mode
-                parts.append((e, first + k, part))
+            known = None if is_none(op) else take_apart(op, part)
+            same = known is not None and known.stride == stride and known.mode in (None, mode or known.mode)
+            if same and (not known.weights or known.norms[-1].num_features == part.shape[1]):
+                mode = mode or known.mode
+                parts.append((e, first + k, known))
             elif not is_none(op):
                 others.append(k)
         if others or found == len(parts):
-            some = [ops[k] for k in others] or [ops[0]]
-            own = weights[first : first + len(ops)]
-            rest = mix_modules(some, x, own[others or [0]])
-            out[e] = rest if out[e] is None else out[e] + rest
+            unknown.append((e, others))
+    if partial > 1 and unknown:
+        mixed = mix(edges, part, weights, stride, (), memory)
+        spread = [shuffle_in(m, x, stride, b) for m, b in zip(mixed, bypass.to(x.dtype), strict=True)]
+        return [b + y for b, y in zip(base, spread, strict=True)] if base else spread
+    for e, others in unknown:
+        ops, first = edges[e]
+        some = [ops[k] for k in others] or [ops[0]]
+        own = weights[first : first + len(ops)]
+        rest = mix_modules(some, x, own[others or [0]])
+        out[e] = rest if out[e] is None else out[e] + rest
     joined = list(dict.fromkeys(e for e, _, _ in parts))
     if joined:
         base = [out[e] for e in joined]
         given = next((b for b in base if b is not None), None)
         base = [] if given is None else [torch.zeros_like(given) if b is None else b for b in base]
-        parts = [(joined.index(e), k, part) for e, k, part in parts]
-        for e, y in zip(joined, _mixed(parts, x, weights, stride, base, memory), strict=True):
+        parts = [(joined.index(e), k, known) for e, k, known in parts]
+        for e, y in zip(joined, _mixed(parts, x, weights, stride, base, memory, partial, bypass), strict=True):
             out[e] = y
     return out
+
+
+def shuffle_in(mixed: Tensor, x: Tensor, stride: int, bypass: Tensor | float = 1.0) -> Tensor:
+    """`mixed`, of the first channels of x, among the others, as partial channels are put together in PC-DARTS."""
+    past = x[:, mixed.shape[1] :]
+    past = F.max_pool2d(past, 2, 2) if stride == 2 else past
+    return F.channel_shuffle(torch.cat([mixed, bypass * past], 1), x.shape[1] // mixed.shape[1])
+
+
+def select(table: Tensor, rows: Sequence[int], x: Tensor) -> Tensor:
+    """``table[rows]``; a copy from the host at every call would stall the GPU and forbid CUDA graphs."""
+    index = _on_device(tuple(rows), x.device) if x.is_cuda and not is_fake(x) else torch.tensor(rows)
+    return table.index_select(0, index.to(x.device))
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -238,17 +264,22 @@ def is_none(op: nn.Module) -> bool:
 
 
 def _mixed(
-    parts: Sequence[tuple[int, int, Part]], x: Tensor, weights: Tensor, stride: int, base: list[Tensor], memory: str
+    parts: Sequence[tuple[int, int, Part]],
+    x: Tensor,
+    weights: Tensor,
+    stride: int,
+    base: list[Tensor],
+    memory: str,
+    partial: int = 1,
+    bypass: Tensor | None = None,
 ) -> list[Tensor]:
     """`mixed_op` of (edge, place of the weight, part), and what the BatchNorms would have done to their statistics."""
     candidates = [Candidate(edge, part.kind, part.weights, part.dilation) for edge, _, part in parts]
     norms = [bn for _, _, part in parts for bn in part.norms]
     one = len(weights)
     places = [place for _, k, part in parts for place in ([one, k] if part.kind == "sep_conv" else [k])]
-    # A copy from the host at every call would stall the GPU and forbid CUDA graphs.
-    index = _on_device(tuple(places), x.device) if x.is_cuda and not is_fake(x) else torch.tensor(places)
-    gain = torch.cat([weights, weights.new_ones(1)]).index_select(0, index.to(x.device))[:, None]
-    channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1])
+    gain = select(torch.cat([weights, weights.new_ones(1)]), places, x)[:, None]
+    channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1] // partial)
     offset = None
     if any(bn is not None and bn.weight is not None for bn in norms):
         plain = x.new_ones(channels), x.new_zeros(channels)
@@ -274,6 +305,8 @@ def _mixed(
         "eps": eps,
         "memory": memory,
     }
+    if partial > 1:
+        options |= {"partial": partial, "bypass": bypass.to(gain.dtype)}
     out, mean, var = mixed_op(x, candidates, gain, offset, base=base, **options)
     track(norms, mean, var)
     return out

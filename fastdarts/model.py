@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastdarts.fusion import fuses, run
 from fastdarts.genotypes import Genotype, check_genotype
-from fastdarts.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path
+from fastdarts.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path, imagenet_stems
 
 
 class Cell(nn.Module):
@@ -223,18 +223,7 @@ class NetworkImageNet(_Network):
         in_channels: int = 3,
     ):
         super().__init__(layers, auxiliary, in_channels)
-        self.stem0 = nn.Sequential(
-            nn.Conv2d(in_channels, C // 2, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(C // 2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(C // 2, C, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(C),
-        )
-        self.stem1 = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(C, C, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(C),
-        )
+        self.stem0, self.stem1 = imagenet_stems(in_channels, C)
         self._build(genotype, C, C, C, reduction_prev=True, num_classes=num_classes)
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,7 +1,9 @@
 """The supernet: mixed operations on edges, edges in cells, cells in the search network.
 
 Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, sections 2.1-2.2; names, constructors and
-``state_dict`` keys are those of the public DARTS code, so its scripts and checkpoints keep working.
+``state_dict`` keys are those of the public DARTS code, so its scripts and checkpoints keep working. So are those of
+partial channels and edge normalisation: Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient
+Architecture Search", ICLR 2020, section 3.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
-from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, watched
+from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in, watched
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
-from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images, drop_path
+from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images, drop_path, imagenet_stems
 from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
+
+STEMS = ("cifar", "imagenet")
 
 Primitive = str | nn.Module | Callable[[int, int, bool], nn.Module]
 """A candidate of an edge: a name in ``OPS``, a module, or a builder ``(C, stride, affine) -> module``."""
@@ -54,14 +58,25 @@ class MixedOp(nn.Module):
         primitives: candidates in the order of the weights: names in ``OPS``, modules, or builders
             ``(C, stride, affine) -> module``.
         memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
+        partial: divisor k of C; the candidates take the first C/k channels, the others bypass them and all are shuffled
+            (PC-DARTS, section 3.2; the public code has k = 4). At stride 2 a maximum over 2x2 pixels is on the way.
 
     ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed; returns [N, C, ceil(H/stride),
-    ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K].
+    ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot be divided.
     """
 
     memory = "store"  # of modules that were pickled without
+    k = 1
 
-    def __init__(self, C: int, stride: int, primitives: Sequence[Primitive] = PRIMITIVES, *, memory: str = "store"):
+    def __init__(
+        self,
+        C: int,
+        stride: int,
+        primitives: Sequence[Primitive] = PRIMITIVES,
+        *,
+        memory: str = "store",
+        partial: int = 1,
+    ):
         super().__init__()
         if C < 1 or stride not in (1, 2):
             raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
@@ -69,9 +84,12 @@ class MixedOp(nn.Module):
             raise FastdartsError(f"a MixedOp got primitives {primitives!r}: expected a list of at least one candidate")
         if memory not in MEMORY:
             raise FastdartsError(f"a MixedOp got memory={memory!r}: expected one of {', '.join(MEMORY)}")
+        if partial < 1 or C % partial:
+            raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
         self.stride = stride
         self.memory = memory
-        self._ops = nn.ModuleList(build_candidate(p, C, stride) for p in primitives)
+        self.k = partial
+        self._ops = nn.ModuleList(build_candidate(p, C // partial, stride) for p in primitives)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         if not isinstance(weights, Tensor) or not weights.is_floating_point():
@@ -81,13 +99,32 @@ class MixedOp(nn.Module):
                 f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
                 "candidate of the edge"
             )
+        part = self._part(x)
         if fuses(x):
-            (out,) = mix([(self._ops, 0)], x, weights, self.stride, (), self.memory)
+            bypass = None if self.k == 1 else weights.new_ones(1)
+            (out,) = mix([(self._ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
             return out.contiguous() if x.is_contiguous() else out
         rows = [k for k, op in enumerate(self._ops) if not is_none(op)]
-        if not rows:
-            return self._ops[0](x)
-        return mix_modules([self._ops[k] for k in rows], x, weights if len(rows) == len(weights) else weights[rows])
+        some = weights if len(rows) == len(weights) else weights[rows]
+        out = mix_modules([self._ops[k] for k in rows], part, some) if rows else self._ops[0](part)
+        return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def only(self, x: Tensor, k: int) -> Tensor:
+        """The output with all weight on candidate ``k``, which alone is called."""
+        out = run(self._ops[k], self._part(x))
+        return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def _part(self, x: Tensor) -> Tensor:
+        """The channels that the candidates take."""
+        if self.k == 1:
+            return x
+        channels, *size = x.shape[1:]
+        if channels % self.k or (self.stride == 2 and any(side % 2 for side in size)):
+            raise FastdartsError(
+                f"got x of shape {tuple(x.shape)}: partial channels need a multiple of {self.k} channels"
+                + ", and an even height and width, as the edge has stride 2" * (self.stride == 2)
+            )
+        return x[:, : channels // self.k]
 
 
 class Cell(nn.Module):
@@ -96,10 +133,11 @@ class Cell(nn.Module):
     Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
     strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
     Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
-    is that of :class:`MixedOp`.
+    and ``partial`` are those of :class:`MixedOp`.
 
-    ``forward(s0, s1, weights, drop_prob)``: the outputs of the two previous cells and the mixing weights [E, K];
-    returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with probability
+    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K]
+    and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else None; returns
+    [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with probability
     ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS").
     """
 
@@ -117,6 +155,7 @@ class Cell(nn.Module):
         primitives: Sequence[Primitive] | Sequence[Sequence[Primitive]] = PRIMITIVES,
         *,
         memory: str = "store",
+        partial: int = 1,
     ):
         super().__init__()
         self.reduction = reduction
@@ -133,9 +172,16 @@ class Cell(nn.Module):
         self._ops = nn.ModuleList()
         for i in range(steps):
             for j in range(2 + i):
-                self._ops.append(MixedOp(C, 2 if reduction and j < 2 else 1, next(edges), memory=memory))
+                stride = 2 if reduction and j < 2 else 1
+                self._ops.append(MixedOp(C, stride, next(edges), memory=memory, partial=partial))
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
+    def forward(
+        self, s0: Tensor, s1: Tensor, weights: Tensor, weights2: Tensor | None = None, drop_prob: float = 0.0
+    ) -> Tensor:
+        if weights2 is not None and weights2.shape != (len(self._ops),):
+            raise FastdartsError(
+                f"weights2 has shape {tuple(weights2.shape)}: expected ({len(self._ops)},), one weight for each edge"
+            )
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
         drop_prob = drop_prob if self.training else 0.0
         nodes: list[Tensor | None] = [None] * self._steps
@@ -143,7 +189,7 @@ class Cell(nn.Module):
             targets = range(max(0, j - 1), self._steps)
             rows = [i * (i + 3) // 2 + j for i in targets]
             base = [nodes[i] for i in targets] if j else []
-            outs = self._leave(states[j], rows, weights, [] if drop_prob else base)
+            outs = self._leave(states[j], rows, weights, weights2, [] if drop_prob else base)
             if drop_prob:
                 outs = [drop_path(out, drop_prob) for out in outs]
                 outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
@@ -153,27 +199,39 @@ class Cell(nn.Module):
         out = torch.cat(states[-self._multiplier :], dim=1)
         return out.contiguous() if s1.is_contiguous() else out
 
-    def discrete(self, s0: Tensor, s1: Tensor, chosen: Sequence[int | None]) -> Tensor:
-        """The cell where each edge runs its ``chosen`` candidate only, with weight 1; an edge of None is left out."""
+    def discrete(self, s0: Tensor, s1: Tensor, chosen: Sequence[int | None], weights2: Tensor | None = None) -> Tensor:
+        """The cell where each edge runs its ``chosen`` candidate only, with weight 1 or that of the edge, what bypasses
+        it as ever; an edge of None is left out."""
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
-        edges = iter(zip(self._ops, chosen, strict=True))
+        edges = iter(zip(self._ops, chosen, [1] * len(chosen) if weights2 is None else weights2, strict=True))
         for _ in range(self._steps):
-            pairs = zip(tuple(states), edges, strict=False)
-            states.append(sum(run(edge._ops[k], state) for state, (edge, k) in pairs if k is not None))
+            triples = zip(tuple(states), edges, strict=False)
+            states.append(sum(w * edge.only(state, k) for state, (edge, k, w) in triples if k is not None))
         return torch.cat(states[-self._multiplier :], dim=1)
 
-    def _leave(self, x: Tensor, rows: Sequence[int], weights: Tensor, base: Sequence[Tensor]) -> list[Tensor]:
+    def _leave(
+        self, x: Tensor, rows: Sequence[int], weights: Tensor, weights2: Tensor | None, base: Sequence[Tensor]
+    ) -> list[Tensor]:
         """The edges of these rows at x, added to `base`: as one op if all of them are plain and alike."""
         edges = [self._ops[row] for row in rows]
-        K = weights.shape[-1]
+        K, first = weights.shape[-1], edges[0]
         alike = all(
-            type(edge) is MixedOp and not watched(edge) and (edge.stride, len(edge._ops)) == (edges[0].stride, K)
+            type(edge) is MixedOp
+            and not watched(edge)
+            and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
             for edge in edges
         )
         if alike and weights.shape == (len(self._ops), K) and fuses(x):
+            first._part(x)
             table = [(edge._ops, row * K) for edge, row in zip(edges, rows, strict=True)]
-            return mix(table, x, weights, edges[0].stride, base, self.memory)
+            bypass = None
+            if first.k > 1:
+                bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
+            gains = weights if weights2 is None else weights * weights2[:, None]
+            return mix(table, x, gains, first.stride, base, self.memory, first.k, bypass)
         outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
+        if weights2 is not None:
+            outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
         return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
 
 
@@ -214,6 +272,10 @@ class Network(Relaxed):
     cells of their kind, and are plain tensors: not in ``parameters()`` nor ``state_dict()``, yet they follow
     ``.to()`` and ``.cuda()``. Mixing weights are ``softmax(alpha)`` over the candidates.
 
+    PC-DARTS is ``partial=4, edge_normalisation=True`` (CIFAR) or ``partial=2, edge_normalisation=True,
+    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], alike in all of that; the
+    weight of an edge is their softmax over the edges that enter its node.
+
     Args:
         C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
         num_classes, layers, criterion: outputs, number of cells, loss ``criterion(logits, target)``.
@@ -221,13 +283,15 @@ class Network(Relaxed):
         in_channels: channels of the images.
         primitives: candidates of every edge (names in ``OPS``), or one list per edge.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
-        memory: what is kept for backward, see :class:`MixedOp`.
+        memory, partial: see :class:`MixedOp`.
+        edge_normalisation: weight the edges of a node by betas.
+        stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
 
     ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
     :class:`FastdartsError` on other shapes.
     """
 
-    _memory = "store"  # of modules that were pickled without
+    _memory, _partial, _edge_normalisation, _stem = "store", 1, False, "cifar"  # of modules that were pickled without
 
     def __init__(
         self,
@@ -243,6 +307,9 @@ class Network(Relaxed):
         primitives: Sequence[str] | Sequence[Sequence[str]] = PRIMITIVES,
         primitives_reduce: Sequence[str] | Sequence[Sequence[str]] | None = None,
         memory: str = "store",
+        partial: int = 1,
+        edge_normalisation: bool = False,
+        stem: str = "cifar",
     ):
         super().__init__()
         if min(C, num_classes, layers, steps, stem_multiplier, in_channels) < 1 or not 1 <= multiplier <= steps:
@@ -251,6 +318,8 @@ class Network(Relaxed):
                 f"multiplier={multiplier}, stem_multiplier={stem_multiplier}, in_channels={in_channels}: expected all "
                 "of them at least 1 and multiplier at most steps"
             )
+        if stem not in STEMS:
+            raise FastdartsError(f"a Network got stem={stem!r}: expected one of {', '.join(STEMS)}")
         self._C = C
         self._num_classes = num_classes
         self._layers = layers
@@ -260,21 +329,28 @@ class Network(Relaxed):
         self._stem_multiplier = stem_multiplier
         self._in_channels = in_channels
         self._memory = memory
+        self._partial = partial
+        self._edge_normalisation = edge_normalisation
+        self._stem = stem
         self.primitives_normal = edge_primitives(primitives, steps)
         self.primitives_reduce = edge_primitives(primitives_reduce or primitives, steps)
 
         C_curr = stem_multiplier * C
-        self.stem = nn.Sequential(nn.Conv2d(in_channels, C_curr, 3, padding=1, bias=False), nn.BatchNorm2d(C_curr))
+        if stem == "imagenet":
+            self.stem0, self.stem1 = imagenet_stems(in_channels, C_curr)
+        else:
+            self.stem = nn.Sequential(nn.Conv2d(in_channels, C_curr, 3, padding=1, bias=False), nn.BatchNorm2d(C_curr))
         C_prev_prev, C_prev, C_curr = C_curr, C_curr, C
         self.cells = nn.ModuleList()
-        reduction_prev = False
+        reduction_prev = stem == "imagenet"
+        options = {"memory": memory, "partial": partial}
         for i in range(layers):
             reduction = i in (layers // 3, 2 * layers // 3)
             if reduction:
                 C_curr *= 2
             table = self.primitives_reduce if reduction else self.primitives_normal
             sizes = C_prev_prev, C_prev, C_curr
-            self.cells.append(Cell(steps, multiplier, *sizes, reduction, reduction_prev, table, memory=memory))
+            self.cells.append(Cell(steps, multiplier, *sizes, reduction, reduction_prev, table, **options))
             reduction_prev = reduction
             C_prev_prev, C_prev = C_prev, multiplier * C_curr
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
@@ -286,6 +362,9 @@ class Network(Relaxed):
         tables = self.primitives_normal, self.primitives_reduce
         self.alphas_normal, self.alphas_reduce = (initial_alphas(len(t), len(t[0]), device) for t in tables)
         self._arch_parameters = [self.alphas_normal, self.alphas_reduce]
+        if self._edge_normalisation:
+            self.betas_normal, self.betas_reduce = (initial_alphas(len(t), None, device) for t in tables)
+            self._arch_parameters += [self.betas_normal, self.betas_reduce]
 
     @property
     def primitives(self) -> dict[str, tuple[tuple[Primitive, ...], ...]]:
@@ -296,25 +375,49 @@ class Network(Relaxed):
         """softmax(alpha) over the candidates: (normal, reduce), each [E, K]."""
         return F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)
 
+    def edge_weights(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """softmax(beta) over the edges that enter a node: (normal, reduce), each [E]; None without edge
+        normalisation."""
+        if not self._edge_normalisation:
+            return None, None
+        sizes = [i + 2 for i in range(self._steps)]
+        normal, reduce = (
+            torch.cat([F.softmax(node, 0) for node in betas.split(sizes)])
+            for betas in (self.betas_normal, self.betas_reduce)
+        )
+        return normal, reduce
+
+    def _stems(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The two states that the first cell takes."""
+        if self._stem == "imagenet":
+            s0 = self.stem0(input)
+            return s0, self.stem1(s0)
+        s = self.stem(input)
+        return s, s
+
     def forward(self, input: Tensor) -> Tensor:
-        normal, reduce = self.mixing_weights()
-        s0 = s1 = self._begin(input)
+        kinds = tuple(zip(self.mixing_weights(), self.edge_weights(), strict=True))
+        s0, s1 = self._begin(input)
         for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, reduce if cell.reduction else normal, self.drop_path_prob)
+            s0, s1 = s1, cell(s0, s1, *kinds[cell.reduction], self.drop_path_prob)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
-        """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
-        s0 = s1 = self._begin(input)
+        """Logits with the same weights where each edge runs one candidate, with weight 1 or, with edge normalisation,
+        that of the edge, or nothing."""
+        edges = self.edge_weights()
+        s0, s1 = self._begin(input)
         for cell in self.cells:
-            s0, s1 = s1, cell.discrete(s0, s1, chosen["reduce" if cell.reduction else "normal"])
+            kind = "reduce" if cell.reduction else "normal"
+            s0, s1 = s1, cell.discrete(s0, s1, chosen[kind], edges[cell.reduction])
         return self.classifier(self.global_pooling(s1).flatten(1))
 
-    def _begin(self, input: Tensor) -> Tensor:
+    def _begin(self, input: Tensor) -> tuple[Tensor, Tensor]:
         check_images(input, self._in_channels)
-        s = self.stem(input)
-        # Cells compute in channels-last: neither they nor their edges need copies of their own.
-        return s.contiguous(memory_format=torch.channels_last) if fuses(s) else s
+        s0, s1 = self._stems(input)
+        if fuses(s1):  # cells compute in channels-last: neither they nor their edges need copies of their own
+            s0, s1 = (s.contiguous(memory_format=torch.channels_last) for s in (s0, s1))
+        return s0, s1
 
     def new(self) -> Network:
         """A freshly initialised network of the same shape on the same device, with copies of the alphas."""
@@ -330,6 +433,9 @@ class Network(Relaxed):
             primitives=self.primitives_normal,
             primitives_reduce=self.primitives_reduce,
             memory=self._memory,
+            partial=self._partial,
+            edge_normalisation=self._edge_normalisation,
+            stem=self._stem,
         ).to(self.classifier.weight)
         for mine, theirs in zip(self.arch_parameters(), twin.arch_parameters(), strict=True):
             theirs.data.copy_(mine.data)
@@ -337,9 +443,13 @@ class Network(Relaxed):
 
     def genotype(self) -> Genotype:
         """The derived architecture: per node the two strongest edges, each with its strongest operation that is not
-        ``none``, judged on the mixing weights (DARTS, section 2.4)."""
+        ``none``, judged on the mixing weights (DARTS, section 2.4), times those of the edges if these are
+        normalised."""
         with torch.no_grad():
-            normal, reduce = self.mixing_weights()
+            normal, reduce = (
+                weights if edges is None else weights * edges[:, None]
+                for weights, edges in zip(self.mixing_weights(), self.edge_weights(), strict=True)
+            )
         return derive_genotype(
             normal, reduce, self.primitives_normal, self.primitives_reduce, self._steps, self._multiplier
         )

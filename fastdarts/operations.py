@@ -175,6 +175,18 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
 """Builders `(C, stride, affine) -> module` by primitive name."""
 
 
+def imagenet_stems(in_channels: int, C: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """The two stems for large images: [N, in_channels, H, W] to C channels at H/4, and from there to C at H/8."""
+    stem0 = nn.Sequential(
+        nn.Conv2d(in_channels, C // 2, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(C // 2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(C // 2, C, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(C),
+    )
+    return stem0, nn.Sequential(nn.ReLU(), nn.Conv2d(C, C, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(C))
+
+
 def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     """Zero samples of `x` with probability `drop_prob` = p, scale the others: x / (1 - p) * Bernoulli(1 - p).
 

@@ -45,18 +45,24 @@ class Relaxed(nn.Module):
         return self
 
     def arch_parameters(self) -> list[Tensor]:
-        """The alphas, one [E, K] per kind of cell; the same object at every call."""
+        """The alphas, one [E, K] per kind of cell, and what is learned along with them; always the same object."""
         return self._arch_parameters
 
     def mixing_weights(self) -> tuple[Tensor, ...]:
         """softmax(alpha) over the candidates, [E, K] per kind of cell."""
         return tuple(F.softmax(alpha, dim=-1) for alpha in self._arch_parameters)
 
+    def edge_weights(self) -> tuple[Tensor | None, ...]:
+        """Weights of the edges [E] per kind of cell, each softmaxed over the edges that enter a node; None where edges
+        have none."""
+        return (None,) * len(self.primitives)
+
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
 
 
-def initial_alphas(edges: int, candidates: int, device: torch.device) -> Tensor:
-    """1e-3 * N(0, 1), [edges, candidates]; drawn on the CPU like the public code, so that a seed means the same alphas
-    on every device."""
-    return (1e-3 * torch.randn(edges, candidates, device="cpu")).to(device).requires_grad_()
+def initial_alphas(edges: int, candidates: int | None, device: torch.device) -> Tensor:
+    """1e-3 * N(0, 1), [edges, candidates], or [edges] for None; drawn on the CPU like the public code, so that a seed
+    means the same alphas on every device."""
+    size = (edges,) if candidates is None else (edges, candidates)
+    return (1e-3 * torch.randn(size, device="cpu")).to(device).requires_grad_()

@@ -264,7 +264,7 @@ class TestDropPath:
         model = Network(4, 10, 4, nn.CrossEntropyLoss(), 1, 1, primitives=["skip_connect"])
         cell, x = model.cells[0], torch.randn(64, 12, 4, 4)
         s0, s1 = (preprocess(x) for preprocess in (cell.preprocess0, cell.preprocess1))
-        out = cell(x, x, torch.ones(2, 1), 0.2)
+        out = cell(x, x, torch.ones(2, 1), drop_prob=0.2)
         kinds = {(a, b): (a * s0 + b * s1) / 0.8 for a in (0, 1) for b in (0, 1)}
         counts = dict.fromkeys(kinds, 0)
         for n in range(64):

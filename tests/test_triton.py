@@ -29,6 +29,7 @@ INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowes
     "mixed_op, promises": ("mixed_op", "not test_no_worse_than_twice_eager"),
     "mixed_sum": ("mixed_sum", "test"),
     "traffic": ("traffic", "test"),
+    "interleave": ("interleave", "test"),
 }
 ARCHITECTURES = (80, 90, 100)
 REGISTERS = 65536  # of a multiprocessor, on all three generations
@@ -104,3 +105,13 @@ def test_a_supernet_on_a_gpu_takes_the_kernels(dtype: torch.dtype, request: pyte
     assert loss.device.type == "cuda" and loss.dtype is dtype and loss.requires_grad
     assert count.calls["mixed_op"] == cells * (2 + states)
     assert count.calls["convolution"] == 1 and count.calls["mixed_sum"] == 0  # the stem
+
+
+def test_a_supernet_of_partial_channels_on_a_gpu_takes_the_kernels() -> None:
+    cells, states = 3, 5
+    with FakeTensorMode(), torch.device("cuda"), Count() as count:
+        network = Network(8, 10, cells, nn.CrossEntropyLoss(), partial=4, edge_normalisation=True)
+        loss = network._loss(torch.empty(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))
+    assert loss.device.type == "cuda" and loss.requires_grad
+    assert count.calls["mixed_op"] == cells * (2 + states) and count.calls["interleave"] == cells * states
+    assert not count.calls.keys() & {"max_pool2d_with_indices", "native_channel_shuffle", "channel_shuffle"}

@@ -1,8 +1,10 @@
-"""The supernet as the public DARTS code computes it, one operation after another in plain PyTorch: truth and peer."""
+"""The supernet as the public DARTS and PC-DARTS code computes it, one operation after another in plain PyTorch: truth
+and peer."""
 
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 import torch.nn as nn
@@ -16,20 +18,39 @@ from fastdarts.training import Meter
 
 
 class EagerMixedOp(MixedOp):
-    """The same modules, the published forward: sum over k of weights[k] * op_k(x), from left to right."""
+    """The same modules, the published forward: sum over k of weights[k] * op_k(x), from left to right.
+
+    With partial channels of the first 1/k of them, put together with the others, and shuffled.
+    """
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        return sum(w * op(x) for w, op in zip(weights, self._ops, strict=True))
+        if self.k == 1:
+            return sum(w * op(x) for w, op in zip(weights, self._ops, strict=True))
+        own = x.shape[1] // self.k
+        part, past = x[:, :own], x[:, own:]
+        mixed = sum(w * op(part) for w, op in zip(weights, self._ops, strict=True))
+        past = past if mixed.shape[2] == x.shape[2] else F.max_pool2d(past, 2, 2)
+        return channel_shuffle(torch.cat([mixed, past], dim=1), self.k)
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Channel g * (C / groups) + j of x comes to j * groups + g."""
+    n, channels, height, width = x.shape
+    x = x.view(n, groups, channels // groups, height, width).transpose(1, 2).contiguous()
+    return x.view(n, channels, height, width)
 
 
 class EagerCell(Cell):
     """Every edge on its own, every node the sum of its edges."""
 
-    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, weights2: Tensor | None = None) -> Tensor:
         states = [self.preprocess0(s0), self.preprocess1(s1)]
         offset = 0
         for _ in range(self._steps):
-            node = sum(self._ops[offset + j](state, weights[offset + j]) for j, state in enumerate(states))
+            outs = [self._ops[offset + j](state, weights[offset + j]) for j, state in enumerate(states)]
+            if weights2 is not None:
+                outs = [weights2[offset + j] * out for j, out in enumerate(outs)]
+            node = sum(outs)
             offset += len(states)
             states.append(node)
         return torch.cat(states[-self._multiplier :], dim=1)
@@ -39,10 +60,15 @@ class EagerNetwork(Network):
     """The memory format of the images is that of every feature map: nothing is converted."""
 
     def forward(self, input: Tensor) -> Tensor:
-        s0 = s1 = self.stem(input)
+        s0, s1 = self._stems(input)
         for cell in self.cells:
-            weights = F.softmax(self.alphas_reduce if cell.reduction else self.alphas_normal, dim=-1)
-            s0, s1 = s1, cell(s0, s1, weights)
+            weights, weights2 = F.softmax(self.alphas_reduce if cell.reduction else self.alphas_normal, dim=-1), None
+            if self._edge_normalisation:
+                betas = self.betas_reduce if cell.reduction else self.betas_normal
+                ends = [i * (i + 3) // 2 for i in range(self._steps + 1)]
+                nodes = [F.softmax(betas[a:b], dim=-1) for a, b in pairwise(ends)]
+                weights2 = torch.cat(nodes, dim=0)
+            s0, s1 = s1, cell(s0, s1, weights, weights2)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
 

@@ -32,6 +32,7 @@ class CellSpace(Space):
     layers: int = 8
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class, like the next
+    options = ("partial", "edge_normalisation", "stem")
     variants = tuple(NETWORKS)
 
     @property
@@ -67,6 +68,7 @@ class CellSpace(Space):
         *,
         in_channels: int,
         memory: str,
+        **options: Any,
     ) -> Network:
         """The search network of DARTS with these candidates; the output of a cell is the concatenation of its nodes."""
         normal, reduce = self.primitives(nodes).values()
@@ -81,6 +83,7 @@ class CellSpace(Space):
             primitives=normal,
             primitives_reduce=reduce,
             memory=memory,
+            **options,
         )
 
     def network(

@@ -25,6 +25,7 @@ class Space(ABC):
         kinds: its kinds of cells and their titles, in the order of the alphas.
         inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before.
         nodes, layers: of the published supernet.
+        options: settings of :class:`fastdarts.model_search.Network` that its supernet takes beside the common ones.
         variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
     """
 
@@ -33,6 +34,7 @@ class Space(ABC):
     inputs: int = 2
     nodes: int
     layers: int
+    options: tuple[str, ...] = ()
     variants: tuple[str, ...]
 
     @abstractmethod
@@ -54,8 +56,9 @@ class Space(ABC):
         *,
         in_channels: int,
         memory: str,
+        **options: Any,
     ) -> Relaxed:
-        """A fresh supernet; it draws from the default generator only."""
+        """A fresh supernet; it draws from the default generator only. ``options`` are among those of the space."""
 
     @abstractmethod
     def network(
