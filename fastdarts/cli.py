@@ -80,6 +80,10 @@ class Describe:
     """Describe the search network of DARTS instead."""
     space: str | None = None
     """Describe the search network of this space instead."""
+    method: Literal["darts", "pc-darts"] = "darts"
+    """Whose search network; that of pc-darts has partial channels."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """How the search network begins."""
     variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
     """Stem and head of the genotype's network."""
     channels: int | None = None
@@ -87,9 +91,9 @@ class Describe:
     layers: int | None = None
     """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
     classes: int | None = None
-    """Classes (cifar 10, imagenet 1000; supernet 10)."""
+    """Classes (cifar 10, imagenet 1000)."""
     image_size: int | None = None
-    """Pixels a side of the images (cifar 32, imagenet 224; supernet 32)."""
+    """Pixels a side of the images (cifar 32, imagenet 224)."""
     in_channels: int = 3
     """Channels of the images."""
     json: bool = False
@@ -97,7 +101,7 @@ class Describe:
 
     def run(self) -> None:
         """Print the description."""
-        from fastdarts.config import RECIPES
+        from fastdarts.config import RECIPES, network_options, resolve, validate
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
         from fastdarts.spaces import DARTS, find_space, parse_architecture
 
@@ -107,9 +111,13 @@ class Describe:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 100_000:
                 raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
+        if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
+            raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
         if self.genotype is None:
             space = find_space(self.space or DARTS.name)
-            published = (16, space.layers, 10, 32)
+            settings = SearchConfig(method=self.method, stem=self.stem, space=space.name)
+            validate(settings)
+            published = (16, space.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
         else:
             space, genotype = parse_architecture(self.genotype)
             variant = space.check_variant(self.variant)
@@ -118,7 +126,8 @@ class Describe:
         asked = (self.channels, self.layers, self.classes, self.image_size)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
         if self.genotype is None:
-            facts = describe_supernet(*shape, self.in_channels, space)
+            options = network_options(resolve(settings))
+            facts = describe_supernet(*shape, self.in_channels, space, **options)
         else:
             facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
@@ -155,14 +164,15 @@ class Info:
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
-    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "flat"], ...] = ("mixed-op", "step")
-    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, flat updates."""
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat"], ...] = ("mixed-op", "step")
+    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
+    operations and a step of PC-DARTS, flat updates."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: int | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts 256; step 8, published are 64)."""
+    """Images per call, one or several numbers (64; pc-darts and partial 256; step 8, published are 64)."""
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False

@@ -49,10 +49,14 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class SearchConfig(DataConfig):
-    """Search for a cell. The defaults are those of DARTS (ICLR 2019), section 3.1 and its public code."""
+    """Search for a cell. Settings left out are the published ones: of DARTS (ICLR 2019), section 3.1 and its public
+    code, or for pc-darts of PC-DARTS (ICLR 2020), section 4 and its public code."""
 
-    method: Literal["darts", "darts-es", "darts-ada", "joint", "coordinate", "random", "random-ws", "select"] = "darts"
-    """darts: alphas on held-out data, weights on the rest; darts-es, darts-ada: the same, and when the largest
+    method: Literal[
+        "darts", "pc-darts", "darts-es", "darts-ada", "joint", "coordinate", "random", "random-ws", "select"
+    ] = "darts"
+    """darts: alphas on held-out data, weights on the rest; pc-darts: the same with partial channels, edge normalisation
+    and a warm-up; darts-es, darts-ada: the same, and when the largest
     eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2; joint,
     coordinate: the paper's single-level baselines on all data, in one step or alternating; random: train random cells
     and keep the best; random-ws: the same with shared weights; select: train the genotypes of several searches and keep
@@ -60,13 +64,24 @@ class SearchConfig(DataConfig):
     space: str = "darts"
     """Where to search: darts, darts-7 (without none), s1, s2, s3, s4, tiny (81 architectures), nasbench201, or a space
     of your own in fastdarts.spaces.SPACES."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
+    cell."""
+    batch_size: int | None = None
+    """Images per step (64; pc-darts 256, imagenet 1024)."""
+    partial: int | None = None
+    """Only one of so many channels enters the candidate operations (1; pc-darts 4, imagenet 2)."""
+    edge_normalisation: bool | None = None
+    """Learn weights of the edges, the betas, along with the alphas (no; pc-darts yes)."""
+    warmup: int | None = None
+    """Epochs in which the weights are trained and alphas and betas are not (0; pc-darts 15, imagenet 35)."""
     unrolled: bool = False
-    """Second order: differentiate through one step of the weights (methods darts, darts-es, darts-ada); --hypergradient
-    unrolled."""
+    """Second order: differentiate through one step of the weights (methods darts, pc-darts, darts-es, darts-ada);
+    --hypergradient unrolled."""
     hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (methods darts, darts-es, darts-ada; first-order by default). unrolled: through
-    one step of the weights, by finite differences as published; exact: the same by double backward, many times the
-    memory; neumann: through weights that have converged, by a Neumann series."""
+    """How the alphas' gradient is found (methods darts, pc-darts, darts-es, darts-ada; first-order by default).
+    unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
+    many times the memory; neumann: through weights that have converged, by a Neumann series."""
     difference_radius: float | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
     neumann_terms: int | None = None
@@ -83,22 +98,26 @@ class SearchConfig(DataConfig):
     """Cells (8; nasbench201 17, its residual blocks counted)."""
     nodes: int | None = None
     """Intermediate nodes of a cell, all of them concatenated in its output (4; tiny 1)."""
-    learning_rate: float = 0.025
-    """SGD learning rate of the weights at the start."""
-    learning_rate_min: float = 0.001
-    """The same at the end of the cosine."""
+    learning_rate: float | None = None
+    """SGD learning rate of the weights at the start (0.025; pc-darts 0.1, imagenet 0.5)."""
+    learning_rate_min: float | None = None
+    """The same at the end of the cosine (0.001; pc-darts 0)."""
+    learning_rate_warmup: int | None = None
+    """Epochs in which it first rises in equal steps (0; pc-darts imagenet 5)."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 3e-4
     """L2 on the weights."""
     grad_clip: float = 5.0
     """Largest norm of the weights' gradient."""
-    arch_learning_rate: float = 3e-4
-    """Adam learning rate of the alphas."""
+    arch_learning_rate: float | None = None
+    """Adam learning rate of the alphas (3e-4; pc-darts 6e-4, imagenet 6e-3)."""
     arch_weight_decay: float = 1e-3
     """L2 on the alphas."""
-    train_portion: float = 0.5
-    """Share of the training images that trains the weights; the rest trains the alphas."""
+    arch_grad_clip: float | None = None
+    """Largest norm of their gradient, 0 for any (0; pc-darts imagenet 5)."""
+    train_portion: float | None = None
+    """Share of the training images that trains the weights; the rest trains the alphas (0.5; pc-darts imagenet 0.8)."""
     cutout: float = 0.0
     """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
     drop_path_prob: float = 0.0
@@ -217,15 +236,53 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+SEARCH_RECIPE: dict[str, Any] = {
+    "batch_size": 64,
+    "partial": 1,
+    "edge_normalisation": False,
+    "warmup": 0,
+    "learning_rate": 0.025,
+    "learning_rate_min": 0.001,
+    "learning_rate_warmup": 0,
+    "arch_learning_rate": 3e-4,
+    "arch_grad_clip": 0.0,
+    "train_portion": 0.5,
+}
+PC_DARTS: dict[str, dict[str, Any]] = {
+    "cifar": {
+        "batch_size": 256,
+        "partial": 4,
+        "edge_normalisation": True,
+        "warmup": 15,
+        "learning_rate": 0.1,
+        "learning_rate_min": 0.0,
+        "arch_learning_rate": 6e-4,
+    },
+    "imagenet": {
+        "batch_size": 1024,
+        "partial": 2,
+        "edge_normalisation": True,
+        "warmup": 35,
+        "learning_rate": 0.5,
+        "learning_rate_min": 0.0,
+        "learning_rate_warmup": 5,
+        "arch_learning_rate": 6e-3,
+        "arch_grad_clip": 5.0,
+        "train_portion": 0.8,  # published: 10 % and 2.5 % of each class
+    },
+}
+
+
 def resolve(config: S, space: Space | None = None) -> S:
-    """``config`` with every setting that was left out filled in: of a search from its space, of an evaluation from the
-    recipe of its variant, by default that of the genotype's ``space``.
+    """``config`` with every setting that was left out filled in: of a search from its method and space, of an
+    evaluation from the recipe of its variant, by default that of the genotype's ``space``.
 
     Raises :class:`FastdartsError` if that space has no such variant.
     """
     if isinstance(config, SearchConfig):
         space = find_space(config.space)
-        left_out = {
+        left_out = SEARCH_RECIPE | (PC_DARTS.get(config.stem, {}) if config.method == "pc-darts" else {})
+        left_out |= {
             "layers": space.layers,
             "nodes": space.nodes,
             "candidates": 1000 if config.method == "random-ws" else 8,
@@ -243,16 +300,18 @@ def resolve(config: S, space: Space | None = None) -> S:
 FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes"})
 
 ROLLBACK = ("darts-es", "darts-ada")
-BILEVEL = ("darts", *ROLLBACK)
+BILEVEL = ("darts", "pc-darts", *ROLLBACK)
 
 _POSITIVE = {
     "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "candidates", "seeds", "samples", "threads", "image_size", "gamma", "difference_radius", "neumann_terms",
+    "partial",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
     "checkpoint_minutes", "seed", "eigenvalue_every", "es_start", "product_error_every",
+    "warmup", "learning_rate_warmup", "arch_grad_clip",
 }  # fmt: skip
 _SHARE = {"momentum", "cutout", "drop_path_prob", "label_smoothing"}
 
@@ -284,8 +343,14 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
     if isinstance(config, SearchConfig):
-        space, whole = find_space(config.space), resolve(config)
-        space.check(whole.nodes, whole.layers)
+        space, config = find_space(config.space), resolve(config)
+        space.check(config.nodes, config.layers)
+        for name, value in network_options(config).items():
+            if name not in space.options:
+                raise FastdartsError(
+                    f"--{name.replace('_', '-')} is {value} with method {config.method}, but space {space.name} has no "
+                    "such supernet: choose another space or method"
+                )
         if not 0 < config.train_portion < 1:
             raise FastdartsError(
                 f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
@@ -311,6 +376,16 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 "--drop-path-prob drops edges of a mixture, but method random-ws trains single cells: leave it out"
             )
+        if config.channels % config.partial:
+            raise FastdartsError(
+                f"--channels is {config.channels}: expected a multiple of {config.partial}, as one of --partial "
+                f"{config.partial} channels is computed"
+            )
+        if config.warmup and config.warmup >= config.epochs:
+            raise FastdartsError(
+                f"--warmup is {config.warmup} and --epochs {config.epochs}: the alphas would never learn; lower the "
+                "warm-up or raise the epochs"
+            )
         if config.learning_rate_min > config.learning_rate:
             raise FastdartsError(
                 f"--learning-rate-min is {config.learning_rate_min}, above --learning-rate {config.learning_rate}: "
@@ -318,6 +393,12 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             )
     elif not config.genotype:
         raise FastdartsError("no genotype given: name one with --genotype NAME, FILE or JSON")
+
+
+def network_options(config: SearchConfig) -> dict[str, Any]:
+    """What distinguishes the supernet from that of DARTS, but for the space: ``config`` is resolved."""
+    plain = {"partial": 1, "edge_normalisation": False, "stem": "cifar"}
+    return {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
 
 
 def hypergradient(config: SearchConfig) -> str:

@@ -5,7 +5,7 @@ import json
 import math
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,18 @@ class Records:
 
     def weights(self, cell: str) -> list[tuple[int, list[list[float]]]]:
         """(epoch, mixing weights [edges][primitives]) of the rows that have them, all of one shape."""
-        key = f"weights_{cell}"
+        return self._tables(f"weights_{cell}", lambda table: table)
+
+    def edge_weights(self, cell: str) -> list[tuple[int, list[float]]]:
+        """(epoch, weights [edges] of the edges of a node among each other) of the rows that have them."""
+        return self._tables(f"edge_weights_{cell}", lambda table: [table])
+
+    def _tables(self, key: str, rows: Callable[[Any], list[list[float]]]) -> list[tuple[int, Any]]:
         found = [(row["epoch"], row[key]) for row in self.rows if key in row]
         for epoch, table in found:
             try:
-                sound = [len(edge) for edge in table] == [len(edge) for edge in found[0][1]]
-                sound = sound and all(math.isfinite(weight) for edge in table for weight in edge)
+                sound = [len(edge) for edge in rows(table)] == [len(edge) for edge in rows(found[0][1])]
+                sound = sound and all(math.isfinite(weight) for edge in rows(table) for weight in edge)
             except TypeError:
                 sound = False
             if not sound:

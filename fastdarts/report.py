@@ -222,6 +222,8 @@ def _mixing(run: Records, cell: str) -> str:
     derived = run.cells(run.genotype).get(cell, ((),))[0]
     nodes = edge_nodes(derived, inputs)
     kept = {(node, source): op for node, (op, source) in zip(nodes, derived, strict=True)}
+    betas = run.edge_weights(cell)
+    betas = betas if betas and len(betas[0][1]) == len(names) else []
     charts, node, source = [], 0, 0
     for edge, primitives in enumerate(names):
         lines = [
@@ -230,10 +232,15 @@ def _mixing(run: Records, cell: str) -> str:
         ]
         op = kept.get((node, source))
         chosen = f'<b style="color:{colours.get(op, "inherit")}">{xml_text(op)}</b>' if op else ""
+        beta = ""
+        if betas:
+            line = Line("", BLUE, [(epoch, table[edge]) for epoch, table in betas])
+            beta = f"<span>weight of the edge {betas[-1][1][edge]:.3f}</span>"
+            beta += small_chart([line], (epochs[0], epochs[-1]), (0.0, 1.0))
         charts.append(
             f'<div class="{"kept" if op else "left"}" style="grid-column:{source + 1}">'
             f"<span>{xml_text(state_name(source, inputs))} → {state_name(node + inputs, inputs)}{chosen}</span>"
-            f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}</div>"
+            f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}{beta}</div>"
         )
         node, source = (node, source + 1) if source + 1 < node + inputs else (node + 1, 0)
     legend = "".join(
@@ -243,7 +250,8 @@ def _mixing(run: Records, cell: str) -> str:
     columns = max(source, node + 1)
     return (
         f"<h3>{run.space.kinds[cell].capitalize()}</h3><p>Every chart: epochs {epochs[0]} to {epochs[-1]}, weights "
-        f"{lowest:.4g} to {highest:.4g}. Framed: edges of the derived cell, with what they keep.</p>"
+        f"{lowest:.4g} to {highest:.4g}. Framed: edges of the derived cell, with what they keep."
+        f"{' Below: the weight of the edge among those of its node, 0 to 1.' if betas else ''}</p>"
         f'<p class="legend">{legend}</p><div class="wide"><div class="edges" '
         f'style="grid-template-columns:repeat({columns}, minmax(130px, 1fr))">{"".join(charts)}</div></div>'
     )

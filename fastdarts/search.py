@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
-from fastdarts.config import SearchConfig, hypergradient, resolve, validate
+from fastdarts.config import SearchConfig, hypergradient, network_options, resolve, validate
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
@@ -48,6 +49,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
     data, indices = prepare_data(config)
     halves = split(len(indices), config.train_portion)
     device = prepare_device(config)
+    if config.partial > 1:  # which does not fit all sizes of images
+        with torch.device("meta"), torch.no_grad():
+            network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
     with Run(config, "search", config.method) as run, Progress() as progress:
         run.describe(
             device,
@@ -75,22 +79,43 @@ def strategy(config: SearchConfig) -> Strategy:
     }[hypergradient(config)]
 
 
+def network(config: SearchConfig, data: ImageData) -> Relaxed:
+    """The search network for these settings and images."""
+    sizes = config.channels, len(data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
+    options = {"in_channels": data.channels, "memory": config.memory} | network_options(config)
+    return find_space(config.space).supernet(*sizes, **options)
+
+
+def learning_rate(config: SearchConfig, epoch: int) -> float:
+    """That of the weights: a cosine from ``learning_rate`` to ``learning_rate_min`` over the epochs, after equal steps
+    up to it in the first ``learning_rate_warmup`` of them."""
+    highest, lowest = config.learning_rate, config.learning_rate_min
+    if epoch < config.learning_rate_warmup:
+        return highest * (epoch + 1) / config.learning_rate_warmup
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+
+
 class Supernet:
     """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation."""
 
     def __init__(self, config: SearchConfig, data: ImageData, device: torch.device):
+        config = resolve(config)
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        sizes = config.channels, len(data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
         self.space = find_space(config.space)
-        self.model = self.space.supernet(*sizes, in_channels=data.channels, memory=config.memory).to(device)
+        self.model = network(config, data).to(device)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
         )
-        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimizer, config.epochs, eta_min=config.learning_rate_min
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda epoch: learning_rate(config, epoch) / config.learning_rate
         )
         self.architect = Architect(self.model, config, strategy(config), config.arch_side_effects)
+        if config.arch_grad_clip:
+            alphas = self.model.arch_parameters()
+            self.architect.optimizer.register_step_pre_hook(
+                lambda *_: nn.utils.clip_grad_norm_(alphas, config.arch_grad_clip)
+            )
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
@@ -113,9 +138,11 @@ class Supernet:
         step: int,
     ) -> float:
         """Alphas first, then weights; or both at once if there is no ``arch_batch``. Returns the loss that moved the
-        alphas."""
+        alphas; in the warm-up they do not move, and it is 0."""
         x, y = (t.to(self.device) for t in batch)
-        if arch_batch is not None:
+        arch_loss, learning = 0.0, epoch >= self.config.warmup
+        joint = learning and arch_batch is None
+        if learning and not joint:
             x_arch, y_arch = (t.to(self.device) for t in arch_batch)
             lr = self.optimizer.param_groups[0]["lr"]
             try:
@@ -132,10 +159,10 @@ class Supernet:
         loss = self.model._criterion(logits, y)
         value = finite(loss, "training", epoch, step)
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
-        loss.backward(inputs=None if arch_batch is None else weights)
+        loss.backward(inputs=None if joint else weights)
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
-        if arch_batch is None:
+        if joint:
             self.architect.optimizer.step()
             arch_loss = value
         meter.update(value, logits.detach(), y)
@@ -268,7 +295,8 @@ class GradientSearch:
             if shared:
                 row |= mean_error(supernet.model, space, config.nodes, on_device)
             else:
-                row |= {"arch_loss": arch_loss / len(train)} | measure(supernet.model, attended(), device, "valid")
+                row |= {"arch_loss": arch_loss / len(train)} if epoch >= config.warmup else {}
+                row |= measure(supernet.model, attended(), device, "valid")
                 if config.gap_every and (epoch + 1) % config.gap_every == 0:
                     row |= discretisation_gap(supernet.model, on_device)
                 if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
@@ -305,16 +333,19 @@ def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
 
 
 def supernet_facts(model: Relaxed, space: Space) -> dict[str, Any]:
-    """Mixing weights, their mean entropy per edge in nats, the derived genotype and its skip connections, for
-    metrics.jsonl."""
+    """Mixing weights, their mean entropy per edge in nats, the weights of normalised edges, the derived genotype and
+    its skip connections, for metrics.jsonl."""
     genotype = model.genotype()
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
     cells = space.cells(genotype).items()
     with torch.no_grad():
-        for (kind, (edges, _)), weights in zip(cells, model.mixing_weights(), strict=True):
+        kinds = zip(cells, model.mixing_weights(), model.edge_weights(), strict=True)
+        for (kind, (edges, _)), weights, edge_weights in kinds:
             facts[f"entropy_{kind}"] = -torch.xlogy(weights, weights).sum(1).mean().item()
             facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in edges)
             facts[f"weights_{kind}"] = weights.tolist()
+            if edge_weights is not None:
+                facts[f"edge_weights_{kind}"] = edge_weights.tolist()
     return facts
 
 
@@ -332,6 +363,7 @@ def _line(row: dict[str, Any], epochs: int) -> str:
 
 METHODS: dict[str, GradientSearch | RandomSearch] = {
     "darts": GradientSearch(held_out=True, alternate=True),
+    "pc-darts": GradientSearch(held_out=True, alternate=True),  # and other settings: config.PC_DARTS
     "darts-es": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=False)),
     "darts-ada": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=True)),
     "coordinate": GradientSearch(held_out=False, alternate=True),

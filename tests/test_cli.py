@@ -65,6 +65,10 @@ def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
 def test_describe_says_the_published_sizes(tmp_path):
     supernet = json.loads(succeeds("describe", "--supernet", "--json", cwd=tmp_path).stdout)
     assert (supernet["parameters"], supernet["macs"]) == (1_930_618, 300_255_744)
+    supernet = json.loads(succeeds("describe", "--supernet", "--method", "pc-darts", "--json", cwd=tmp_path).stdout)
+    assert (supernet["parameters"], supernet["macs"], supernet["partial"]) == (299_578, 56_596_992, 4)
+    imagenet = ["describe", "--supernet", "--method", "pc-darts", "--stem", "imagenet"]
+    assert "956,512" in succeeds(*imagenet, cwd=tmp_path).stdout
     darts = succeeds("describe", "--genotype", "DARTS_V2", "--channels", 36, "--layers", 20, "--json", cwd=tmp_path)
     assert json.loads(darts.stdout)["parameters"] == 3_349_342
     assert "3,349,342" in succeeds("describe", "--genotype", "DARTS_V2", cwd=tmp_path).stdout
@@ -105,6 +109,10 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["evaluate"], ["--genotype"]),
         (["evaluate", "--genotype", "DARTS_V2", "--batch-size", "1"], ["--batch-size", "--no-auxiliary"]),
         (["describe"], ["--genotype", "--supernet"]),
+        (["describe", "--genotype", "DARTS", "--method", "pc-darts"], ["--method", "--supernet"]),
+        (["search", "--method", "pc-darts", "--warmup", "1", "--channels", "6"], ["--channels is 6", "--partial 4"]),
+        (["search", "--method", "pc-darts", "--epochs", "3"], ["--warmup is 15", "--epochs 3"]),
+        (["search", "--method", "pc-darts", "--image-size", "10"], ["(1, 64, 5, 5)", "even height"]),
         (["describe", "--supernet", "--channels", "0"], ["--channels"]),
         (["describe", "--supernet", "--image-size", "100000000000"], ["--image-size", "100000"]),
         (["report", "nowhere"], ["nowhere"]),

@@ -11,6 +11,7 @@ from fastdarts.config import (
     SearchConfig,
     from_dict,
     from_toml,
+    network_options,
     resolve,
     to_toml,
     validate,
@@ -27,6 +28,30 @@ def test_search_defaults_are_the_published_ones():
     }  # fmt: skip
     config = resolve(SearchConfig())
     assert {name: getattr(config, name) for name in published} == published
+    assert (config.partial, config.edge_normalisation, config.warmup, config.learning_rate_warmup) == (1, False, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stem", "published"),
+    [
+        ("cifar", {
+            "batch_size": 256, "learning_rate": 0.1, "learning_rate_min": 0, "arch_learning_rate": 6e-4, "partial": 4,
+            "warmup": 15, "train_portion": 0.5, "arch_grad_clip": 0, "learning_rate_warmup": 0,
+        }),
+        ("imagenet", {
+            "batch_size": 1024, "learning_rate": 0.5, "learning_rate_min": 0, "arch_learning_rate": 6e-3, "partial": 2,
+            "warmup": 35, "train_portion": 0.8, "arch_grad_clip": 5, "learning_rate_warmup": 5,
+        }),
+    ],
+)  # fmt: skip
+def test_defaults_of_pc_darts_are_the_published_ones(stem, published):
+    common = {
+        "epochs": 50, "channels": 16, "layers": 8, "momentum": 0.9, "weight_decay": 3e-4, "grad_clip": 5, "seed": 2,
+        "arch_weight_decay": 1e-3, "edge_normalisation": True, "unrolled": False, "nodes": 4,
+    }  # fmt: skip
+    config = resolve(SearchConfig(method="pc-darts", stem=stem))
+    assert {name: getattr(config, name) for name in published | common} == published | common
+    assert resolve(SearchConfig(method="pc-darts", partial=1, batch_size=8)).batch_size == 8
 
 
 PUBLISHED_RECIPES = {
@@ -107,6 +132,11 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
         (SearchConfig(space="tiny", nodes=4), "--nodes"),
         (SearchConfig(space="nasbench201", nodes=3), "--nodes"),
         (SearchConfig(space="nasbench201", layers=9), "--layers"),
+        (SearchConfig(partial=3), "--partial 3"),
+        (SearchConfig(partial=0), "--partial"),
+        (SearchConfig(method="pc-darts", epochs=15), "--warmup"),
+        (SearchConfig(warmup=-1), "--warmup"),
+        (SearchConfig(stem="svhn"), "--stem"),
         (EvaluateConfig(), "--genotype"),
         (EvaluateConfig(genotype="DARTS", variant="svhn"), "--variant"),
         (EvaluateConfig(genotype="DARTS", drop_path_prob=1.5), "--drop-path-prob"),
@@ -121,3 +151,11 @@ def test_nonsense_is_named(config, flag):
 @pytest.mark.parametrize("config", [SearchConfig(), EvaluateConfig(), resolve(EvaluateConfig(genotype="DARTS"))])
 def test_plain_values_round_trip_as_a_checkpoint_keeps_them(config):
     assert from_dict(dataclasses.asdict(config), type(config), "here") == config
+
+
+def test_what_distinguishes_a_supernet_and_the_spaces_that_have_none_of_it():
+    assert network_options(resolve(SearchConfig())) == {}
+    options = network_options(resolve(SearchConfig(method="pc-darts", stem="imagenet", space="s3")))
+    assert options == {"partial": 2, "edge_normalisation": True, "stem": "imagenet"}
+    with pytest.raises(FastdartsError, match="--partial is 4 with method pc-darts, but space nasbench201 has no such"):
+        validate(SearchConfig(method="pc-darts", space="nasbench201"))

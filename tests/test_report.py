@@ -391,6 +391,22 @@ def test_axes_hold_the_data_and_have_a_few_round_ticks(values):
         assert min(abs(value - v) for v in values) <= 0.01 * (numbers[-1] - numbers[0])
 
 
+def test_the_weights_of_normalised_edges_stand_below_those_of_their_candidates(tmp_path):
+    def betas(epoch):
+        return [0.25 + 0.01 * edge + 0.1 * epoch for edge in range(EDGES)]
+
+    both = {0: betas(0), 1: betas(1)}
+    plain = page_of(search(tmp_path / "a", [search_row(e) for e in both]))
+    rows = [search_row(e, edge_weights_normal=b, edge_weights_reduce=b) for e, b in both.items()]
+    page = page_of(search(tmp_path / "b", rows))
+    assert len(page.charts) == len(plain.charts) + 2 * EDGES
+    assert "weight of the edge" not in plain.text and page.text.count("weight of the edge 0.3") == 2 * 5
+    assert page.text.count("weight of the edge 0.480") == 2  # the last epoch's, of both cells
+    rows[1]["edge_weights_normal"] = [0.5]
+    with pytest.raises(FastdartsError, match="edge_weights_normal of epoch 1 is not a table of numbers shaped like"):
+        write_report(search(tmp_path / "c", rows))
+
+
 def test_a_long_line_is_thinned_but_keeps_its_end():
     points = [(x, x % 7) for x in range(100_000)]
     chart = line_chart("x", [Line("a", "#123456", points)])

@@ -67,12 +67,18 @@ def difference(a, b, place=""):
     return "" if a == b else f"{place}: {a} != {b}"
 
 
-@pytest.mark.parametrize("method", ["darts", "unrolled", "exact", "neumann", "joint", "coordinate", "random"])
+PARTIAL = {"method": "pc-darts", "warmup": 1, "learning_rate_min": 0.001, "learning_rate": 0.025}
+
+
+@pytest.mark.parametrize(
+    "method", ["darts", "unrolled", "exact", "neumann", "pc-darts", "joint", "coordinate", "random"]
+)
 def test_every_method_leaves_a_whole_run(tmp_path, method):
     settings = {
         "unrolled": {"unrolled": True, "product_error_every": 2},
         "exact": {"hypergradient": "exact", "arch_side_effects": False, "samples": 64},
         "neumann": {"hypergradient": "neumann", "neumann_terms": 2, "samples": 64},
+        "pc-darts": PARTIAL,
     }.get(method, {"method": method})
     result = search(SearchConfig(**TINY | settings, candidates=2, run=tmp_path / "run"))
     run = tmp_path / "run"
@@ -152,6 +158,35 @@ def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, a
     assert all(map(torch.equal, criterion_labels[losses - 1 :: losses], (y for _, y in expected)))
 
 
+def test_pc_darts_leaves_alphas_and_betas_alone_in_the_warm_up_and_its_rate_rises_first(tmp_path, monkeypatch):
+    clipped = []
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda tensors, norm: clipped.append((len(list(tensors)), norm))
+    )
+    settings = {
+        "method": "pc-darts",
+        "stem": "imagenet",
+        "warmup": 2,
+        "learning_rate_warmup": 2,
+        "learning_rate": 0.1,
+    }
+    settings |= {"train_portion": 0.5, "image_size": 64, "channels": 4, "partial": 2, "gap_every": 0}
+    search(SearchConfig(**TINY | settings | {"epochs": 4, "samples": 64}, run=tmp_path / "run"))
+    rows = read_metrics(tmp_path / "run")
+    assert [row["lr"] for row in rows] == pytest.approx([0.05, 0.1, 0.05, 0.05 * (1 + math.cos(0.75 * math.pi))])
+    assert ["arch_loss" in row for row in rows] == [False, False, True, True]
+    for name in ("weights_normal", "weights_reduce", "edge_weights_normal", "edge_weights_reduce"):
+        values = [row[name] for row in rows]
+        assert values[0] == values[1] != values[2] != values[3], name
+    for row in rows:
+        node = row["edge_weights_normal"]
+        assert len(node) == 5 and sum(node[:2]) == pytest.approx(1) and sum(node[2:]) == pytest.approx(1)
+    alphas = [call for call in clipped if call[0] == 4]
+    assert alphas == [(4, 5.0)] * 2  # one step an epoch after the warm-up
+    state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")
+    assert [tuple(a.shape) for a in state["supernet"]["alphas"]] == [(5, 8), (5, 8), (5,), (5,)]
+
+
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
     for name, seed in (("a", 2), ("b", 2), ("c", 3)):
         search(SearchConfig(**TINY | {"epochs": 1}, seed=seed, run=tmp_path / name))
@@ -187,10 +222,11 @@ def kill_until_done(command, run, seconds, *flags, kills=3):
     return waits
 
 
-def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path):
-    begun = time.monotonic()
-    assert start("search", tmp_path / "whole", *FLAGS, f"--run={tmp_path / 'whole'}").wait() == 0
-    waits = kill_until_done("search", tmp_path / "killed", time.monotonic() - begun, *FLAGS, "--checkpoint-minutes=0")
+@pytest.mark.parametrize("flags", [[], ["--method=pc-darts", "--warmup=1"]], ids=["darts", "pc-darts"])
+def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_path, flags):
+    begun, flags = time.monotonic(), [*FLAGS, *flags]
+    assert start("search", tmp_path / "whole", *flags, f"--run={tmp_path / 'whole'}").wait() == 0
+    waits = kill_until_done("search", tmp_path / "killed", time.monotonic() - begun, *flags, "--checkpoint-minutes=0")
     assert not difference(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")), waits
 
 
