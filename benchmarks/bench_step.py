@@ -1,4 +1,4 @@
-"""Whole steps of a search, alphas and weights, first and second order."""
+"""Whole steps of a search, alphas and weights, first and second order, and what a step of PC-DARTS is made of."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,6 @@ import pytest
 from fastdarts.bench.cases import SUITES, Case
 
 
-@pytest.mark.parametrize("case", SUITES["step"], ids=str)
+@pytest.mark.parametrize("case", [*SUITES["step"], *SUITES["partial"]], ids=str)
 def bench_step(compare: Callable, case: Case) -> None:
     compare(case)

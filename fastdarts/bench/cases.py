@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdarts.bench.eager import EagerSupernet, make_compiled, make_eager
 from fastdarts.bench.measure import conv_flops
-from fastdarts.config import SearchConfig
+from fastdarts.config import SearchConfig, resolve
 from fastdarts.genotypes import PRIMITIVES
 from fastdarts.model_search import MixedOp
 from fastdarts.search import Supernet
@@ -43,16 +43,18 @@ class EdgeCase:
     batch: int = 64
     stride: int = 1
     primitives: tuple[str, ...] = tuple(PRIMITIVES)
+    partial: int = 1
     seed: int = 0
 
     def __str__(self) -> str:
         what = "MixedOp" if len(self.primitives) > 1 else self.primitives[0]
+        what += f" of 1/{self.partial}" if self.partial > 1 else ""
         stride = " stride 2" if self.stride == 2 else ""
         return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}"
 
     def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         torch.manual_seed(self.seed)
-        op = MixedOp(self.channels, self.stride, self.primitives).to(device, dtype)
+        op = MixedOp(self.channels, self.stride, self.primitives, partial=self.partial).to(device, dtype)
         if side != OURS:
             op = make_compiled(op) if side == COMPILED else make_eager(op)
         form = torch.contiguous_format if side == EAGER else torch.channels_last
@@ -90,9 +92,13 @@ class EdgeCase:
 
 @dataclass(frozen=True)
 class StepCase:
-    """A step of the search, alphas then weights, with the published optimizers and gradient clipping."""
+    """A step of the search, alphas then weights, with the published optimizers and gradient clipping.
+
+    Of ``pc_darts`` a step after the warm-up.
+    """
 
     unrolled: bool
+    pc_darts: bool = False
     channels: int = 16
     layers: int = 8
     batch: int = 8
@@ -100,10 +106,14 @@ class StepCase:
     seed: int = 0
 
     def __str__(self) -> str:
-        return f"{'second' if self.unrolled else 'first'}-order step C{self.channels} {self.layers} cells N{self.batch}"
+        method = "PC-DARTS " * self.pc_darts
+        order = "second" if self.unrolled else "first"
+        return f"{method}{order}-order step C{self.channels} {self.layers} cells N{self.batch}"
 
     def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
-        config = SearchConfig(channels=self.channels, layers=self.layers, unrolled=self.unrolled, seed=self.seed)
+        method = "pc-darts" if self.pc_darts else "darts"
+        options = {"channels": self.channels, "layers": self.layers, "unrolled": self.unrolled, "seed": self.seed}
+        config = resolve(SearchConfig(method=method, **options))
         shape = SimpleNamespace(classes=range(10), channels=3)
         supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device(device))
         model = supernet.model.to(dtype)
@@ -121,14 +131,16 @@ class StepCase:
         )
 
         def run() -> dict[str, Tensor]:
-            arch_loss = supernet.step(train, valid, Meter(), 0, 0)
+            arch_loss = supernet.step(train, valid, Meter(), config.warmup, 0)
             # After the first step the optimizers hold its gradients: of the alphas, and of the weights when clipped.
             adam, sgd = supernet.architect.optimizer.state, supernet.optimizer.state
-            return {
-                "validation loss": torch.tensor(arch_loss, dtype=dtype),
-                "grad of alphas_normal": adam[model.alphas_normal]["exp_avg"],
-                "grad of alphas_reduce": adam[model.alphas_reduce]["exp_avg"],
-            } | {f"grad of {name}": sgd[p]["momentum_buffer"] for name, p in model.named_parameters()}
+            names = ("alphas_normal", "alphas_reduce", "betas_normal", "betas_reduce")[: len(model.arch_parameters())]
+            alphas = {f"grad of {name}": adam[getattr(model, name)]["exp_avg"] for name in names}
+            return (
+                {"validation loss": torch.tensor(arch_loss, dtype=dtype)}
+                | alphas
+                | {f"grad of {name}": sgd[p]["momentum_buffer"] for name, p in model.named_parameters()}
+            )
 
         optimizers = supernet.optimizer, supernet.architect.optimizer
         return Work(model, train[0], lambda: model._loss(*train), run, optimizers)
@@ -142,8 +154,9 @@ class StepCase:
     def edges(self) -> list[EdgeCase]:
         """The kinds of edges in it."""
         widths = [(self.channels << level, self.size >> level) for level in range(3)]
-        reducing = [EdgeCase(c, 2 * size, self.batch, stride=2) for c, size in widths[1:]]
-        return [EdgeCase(c, size, self.batch) for c, size in widths] + reducing
+        options = {"partial": 4 if self.pc_darts else 1}
+        reducing = [EdgeCase(c, 2 * size, self.batch, stride=2, **options) for c, size in widths[1:]]
+        return [EdgeCase(c, size, self.batch, **options) for c, size in widths] + reducing
 
     def exact(self) -> StepCase:
         """What is compared in float64, which takes its time."""
@@ -164,6 +177,10 @@ SUITES: dict[str, list[Case]] = {
         for c, size in WIDTHS
     ],
     "mixed-op": [EdgeCase(c, size) for c, size in WIDTHS],
-    "pc-darts": [EdgeCase(c // 4, size, batch=256) for c, size in WIDTHS],
+    "pc-darts": [EdgeCase(c // 4, size, batch=256) for c, size in WIDTHS],  # without what bypasses the candidates
     "step": [StepCase(unrolled) for unrolled in (False, True)],
+    "partial": [
+        *(EdgeCase(c, size, batch=256, partial=4) for c, size in WIDTHS),
+        StepCase(False, pc_darts=True, batch=256),
+    ],
 }
