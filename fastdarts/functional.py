@@ -64,7 +64,6 @@ def mixed_sum(
         are promoted, mixed formats follow the first branch
     weights: [K] mixing weights
     normalize: K flags; True applies affine-free batch normalisation to the branch, False adds it as it is
-    seeds: None, or int64 [number of "noise" candidates], in their order: the same seed is the same noise
     running: None normalises by batch statistics (training); a pair (mean, var), each [B, C] with one row per
         normalised branch, by these (evaluation)
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
