@@ -21,7 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.model_search import Network
 
-pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
+pytestmark = [
+    pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed"),
+    pytest.mark.xdist_group("triton"),
+]
 
 HERE = Path(__file__).parent
 INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowest
