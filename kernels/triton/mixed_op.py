@@ -7,117 +7,22 @@ a program works on is data, in small tables that are made once per kind of call.
 chunk of pixels, that whoever needs them adds in a fixed order: no atomics, the same bits always.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op import AVG_POOL, DIL_CONV, FACTORIZED_REDUCE, MAX_POOL, NOISE, RELU_CONV, SKIP, WEIGHTS
 from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
-from fastdarts.kernels.triton.tiles import FIELDS
+from fastdarts.kernels.triton.tables import OF_MAX, tables_of
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
 MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel
 MAX_WEIGHT_CHUNKS = 64  # of weight gradients, outputs × inputs numbers; and of what each of their programs adds
 DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 TAPS = stages_backward.TAPS.value
-OF_CONV, OF_SKIP, OF_MAX, OF_AVG, OF_NOISE = range(5)  # kinds of final rows in kernels/triton/mix.py
-
-
-class Tables(NamedTuple):
-    """One call's candidates as the kernels read them, in int32 on the device."""
-
-    stages: Tensor  # [S, FIELDS]: second halves, other stages of final rows, first halves of separable convolutions
-    seconds: int
-    singles: int
-    firsts: int
-    finals: Tensor  # [F, 3]: kind, row, raw output or seed
-    starts: Tensor  # [edges + 1] of each edge in finals
-    pooled: Tensor  # [pools, 3]: row, kind, edge
-    skips: Tensor  # [skips, 2]: row, edge
-    plain: Tensor  # rows that nothing normalises: skip connections and noise
-    noises: int
-    first_rows: Tensor  # normalised rows that need no second half before them; ~row for a plain one
-    second_rows: Tensor  # final rows of separable convolutions
-    final_rows: Tensor
-    final_plain: Tensor  # 1 for a plain one among them
-    middle_rows: Tensor
-    middle_plain: Tensor
-    rows: int
-    raws: int
-
-
-@functools.lru_cache(maxsize=256)
-def _tables(candidates: tuple[int, ...], outputs: int, device: torch.device) -> Tables:
-    seconds, singles, firsts, finals, pooled, skips = [], [], [], [], [], []
-    edges = candidates[-4] + 1
-    counts, weight, raw, row, noises = [0] * edges, 0, 0, 0, 0
-    for edge, kind, kernel, dilation in zip(*(candidates[i::4] for i in range(4)), strict=True):
-        counts[edge] += 1
-        if kind == SKIP:
-            finals.append((OF_SKIP, row, 0))
-            skips.append((row, edge))
-        elif kind == NOISE:
-            finals.append((OF_NOISE, row, noises))
-            noises += 1
-        elif kind in (MAX_POOL, AVG_POOL):
-            finals.append((OF_MAX if kind == MAX_POOL else OF_AVG, row, 0))
-            pooled.append((row, finals[-1][0], edge))
-        elif kind == FACTORIZED_REDUCE:
-            finals.append((OF_CONV, row, raw))
-            half = outputs // 2
-            for odd in (0, 1):
-                singles.append((1, 1, odd, -1, weight + odd, raw, row, edge, odd * half, half, -1))
-        elif kind == RELU_CONV:
-            finals.append((OF_CONV, row, raw))
-            singles.append((1, 1, 0, -1, weight, raw, row, edge, 0, outputs, -1))
-        elif kind == DIL_CONV:
-            finals.append((OF_CONV, row, raw))
-            singles.append((kernel, dilation, 0, weight, weight + 1, raw, row, edge, 0, outputs, -1))
-        else:
-            middle = edges + len(firsts)  # where its gradient stands behind those of the edges
-            firsts.append((kernel, 1, 0, weight, weight + 1, raw, row, middle, 0, outputs, -1))
-            raw, row = raw + 1, row + 1
-            finals.append((OF_CONV, row, raw))
-            seconds.append((kernel, 1, 0, weight + 2, weight + 3, raw, row, edge, 0, outputs, raw - 1))
-        weight, row = weight + WEIGHTS[kind], row + 1
-        raw += WEIGHTS[kind] > 0
-
-    def table(values: Sequence, width: int = 0) -> Tensor:
-        values = torch.tensor(values, dtype=torch.int32, device=device)
-        return values.view(-1, width) if width else values
-
-    middle_rows = [stage[6] for stage in firsts]
-    second_rows = [stage[6] for stage in seconds]
-    final_rows = [row for _, row, _ in finals]
-    plain = [row for kind, row, _ in finals if kind in (OF_SKIP, OF_NOISE)]
-    normalised = [row for row in final_rows if row not in second_rows + plain]
-    starts = [sum(counts[:e]) for e in range(edges + 1)]
-    return Tables(
-        table(seconds + singles + firsts, FIELDS.value),
-        len(seconds),
-        len(singles),
-        len(firsts),
-        table(finals, 3),
-        table(starts),
-        table(pooled, 3),
-        table(skips, 2),
-        table(plain).long(),
-        noises,
-        table(middle_rows + normalised + [~row for row in plain]),
-        table(second_rows),
-        table(final_rows),
-        table([int(row in plain) for row in final_rows]),
-        table(middle_rows),
-        table([0] * len(middle_rows)),
-        row,
-        raw,
-    )
 
 
 def _tile(channels: int, outputs: int) -> dict[str, dict[str, int]]:
@@ -143,7 +48,7 @@ class _Launch:
         if self.pixels >= 2**30:
             raise ValueError(f"The Triton kernels take fewer than 2^30 values per channel, got {self.pixels}.")
         self.shape = (n, self.outputs, self.out_height, self.out_width)
-        self.table = _tables(tuple(candidates), self.outputs, x.device)
+        self.table = tables_of(tuple(candidates), self.outputs, x.device)
         self.x, self.stride = x, stride
         self.weights = tuple(weights) or (x,)  # no kernel takes an empty tuple; nothing is read from it
         self.tile = _tile(self.channels, self.outputs)
