@@ -20,6 +20,7 @@ ARCHITECTURES = (80, 90, 100)  # A100 and what else is 8.x, H100, B200; PTX for 
 PACKAGES = {
     "fastdarts": "fastdarts",
     "fastdarts.bench": "fastdarts/bench",
+    "fastdarts.rnn": "fastdarts/rnn",
     "fastdarts.spaces": "fastdarts/spaces",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
     "fastdarts.kernels.triton": "kernels/triton",

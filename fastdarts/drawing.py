@@ -28,6 +28,10 @@ FAMILIES = {  # white text has a contrast of 4.5 or more on each; all stand out 
     "nor_conv": "#0e7490",
     "noise": "#a16207",
     "none": "#64748b",
+    "tanh": "#2563eb",
+    "relu": "#c2410c",
+    "sigmoid": "#8b3fe0",
+    "identity": "#15803d",
 }
 OTHER_FAMILY = "#be185d"
 _LINE = "#8a94a6"  # also the colour of bare text: readable on light and dark pages
@@ -44,15 +48,22 @@ def family_colour(op: str) -> str:
     return next((colour for name, colour in FAMILIES.items() if op.startswith(name)), OTHER_FAMILY)
 
 
+def first_node(inputs: int) -> int:
+    """The state that is the first node; before it are the inputs, or state 0 of a recurrent cell (``inputs`` 0)."""
+    return max(inputs, 1)
+
+
 def state_name(state: int, inputs: int = 2) -> str:
     """What a state is called in the field's drawings: c_{k-2} and c_{k-1} for the inputs, then 0, 1, ...; of a cell of
-    one input c_{k-1}, then 1, 2, ..."""
+    one input c_{k-1}, then 1, 2, ...; of a recurrent cell 0, 1, 2, ..."""
     return f"c_{{k-{inputs - state}}}" if state < inputs else str(state - 2 * (inputs == 2))
 
 
 def edge_nodes(edges: Edges, inputs: int = 2) -> list[int]:
-    """The node that each edge leads to, counted from 0: two edges per node, or, in a cell of one input, one from every
-    state before."""
+    """The node that each edge leads to, counted from 0: two edges per node; in a cell of one input, one from every
+    state before; in a recurrent cell one."""
+    if inputs == 0:
+        return list(range(len(edges)))
     if inputs == 2:
         return [index // 2 for index in range(len(edges))]
     return [node for node in range(len(edges)) for _ in range(node + 1)][: len(edges)]
@@ -92,9 +103,10 @@ def cell_text(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) 
     for (op, source), node, before, after in zip(edges, nodes, [-1, *nodes], [*nodes[1:], -1], strict=False):
         bar = "─" * (longest - len(op))
         corner = "─" if before != node != after else "┐" if before != node else "┤" if node == after else "┴"
-        end = f"{corner}─▶ {state_name(node + inputs, inputs)}" if node != after else corner
+        end = f"{corner}─▶ {state_name(node + first_node(inputs), inputs)}" if node != after else corner
         lines.append(f"  {state_name(source, inputs):>7} ── {op} {bar}──{end}")
-    lines += ["", f"  {', '.join(state_name(state, inputs) for state in concat)} ── concat ──▶ c_{{k}}"]
+    how, output = _output(inputs)
+    lines += ["", f"  {', '.join(state_name(state, inputs) for state in concat)} ── {how} ──▶ {output}"]
     return "\n".join(lines) + "\n"
 
 
@@ -103,28 +115,38 @@ def xml_text(value: object) -> str:
     return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", str(value)), {'"': "&quot;"})
 
 
+def _output(inputs: int) -> tuple[str, str]:
+    """How the output is made, and its name."""
+    return ("concat", "c_{k}") if inputs else ("mean", "h_{t}")
+
+
 def _check(edges: Edges, concat: Sequence[int], inputs: int) -> None:
-    targets = edge_nodes(edges, inputs)
+    targets, first = edge_nodes(edges, inputs), first_node(inputs)
     nodes = targets[-1] + 1 if edges else 0
     wrong = [
         f"{op} from state {source}"
         for (op, source), node in zip(edges, targets, strict=True)
-        if not 0 <= source < node + inputs
+        if not 0 <= source < node + first
     ]
-    whole = edges and (len(edges) % 2 == 0 if inputs == 2 else len(edges) == nodes * (nodes + 1) // 2)
+    whole = edges and len(edges) == {2: 2 * nodes, 1: nodes * (nodes + 1) // 2, 0: nodes}[inputs]
     if not whole or wrong:
         found = wrong[0] if wrong else f"{len(edges)} edges"
-        fan = "two edges per node, each from an earlier state" if inputs == 2 else "an edge from every earlier state"
+        fan = {
+            2: "two edges per node, each from an earlier state",
+            1: "an edge from every earlier state",
+            0: "an edge per node, from an earlier state",
+        }[inputs]
         raise FastdartsError(f"a cell has {fan}, but this one has {found}")
-    if not concat or not all(0 <= state < nodes + inputs for state in concat):
+    if not concat or not all(0 <= state < nodes + first for state in concat):
         raise FastdartsError(f"the output of a cell of {nodes} nodes cannot be made of states {list(concat)}")
 
 
 def _sentences(edges: Edges, concat: Sequence[int], inputs: int) -> Iterator[str]:
     terms = [f"{op}({state_name(source, inputs)})" for op, source in edges]
     for node, group in groupby(zip(edge_nodes(edges, inputs), terms, strict=True), key=itemgetter(0)):
-        yield f"node {state_name(node + inputs, inputs)} = {' + '.join(term for _, term in group)}"
-    yield f"c_{{k}} = concat({', '.join(state_name(state, inputs) for state in concat)})"
+        yield f"node {state_name(node + first_node(inputs), inputs)} = {' + '.join(term for _, term in group)}"
+    how, output = _output(inputs)
+    yield f"{output} = {how}({', '.join(state_name(state, inputs) for state in concat)})"
 
 
 # ---- layout: columns, order inside a column, then heights -------------------------------------------------
@@ -153,10 +175,11 @@ class _Route:
 
 
 def _layout(edges: Edges, concat: Sequence[int], inputs: int) -> tuple[list[_Box], list[_Route]]:
-    targets = edge_nodes(edges, inputs)
-    depth = [0] * (inputs + targets[-1] + 1)  # of a state: inputs 0, a node one more than its deepest source
+    targets, first = edge_nodes(edges, inputs), first_node(inputs)
+    # Of a state: inputs 0, state 0 of a recurrent cell 1, a node one more than its deepest source.
+    depth = [int(inputs == 0)] * first + [0] * (targets[-1] + 1)
     for (_, source), node in zip(edges, targets, strict=True):
-        depth[node + inputs] = max(depth[node + inputs], 1 + depth[source])
+        depth[node + first] = max(depth[node + first], 1 + depth[source])
     # Column 0 holds the inputs, 2d the nodes of depth d, 2d - 1 the operations that lead to them.
     states = [_Box("state", state_name(i, inputs), 2 * d, 58 if i < inputs else 34, 34) for i, d in enumerate(depth)]
     pill = 22 + _LETTER * max((len(op) for op, _ in edges), default=0)
@@ -171,15 +194,19 @@ def _layout(edges: Edges, concat: Sequence[int], inputs: int) -> tuple[list[_Box
         boxes.extend(lanes)
         routes.append(_Route(path, colour, arrow))
 
+    if inputs == 0:
+        for name in ("x_{t}", "h_{t-1}"):
+            boxes.append(_Box("state", name, 0, 58, 34))
+            connect(boxes[-1], states[0], _LINE, arrow=True)
     for (op, source), node in zip(edges, targets, strict=True):
-        target = states[node + inputs]
+        target = states[node + first]
         colour = family_colour(op)
         note = f"{op}: {states[source].label} → {target.label}"
         box = _Box("op", op, target.column - 1, pill, 26, colour, note)
         boxes.append(box)
         connect(states[source], box, colour, arrow=False)
         connect(box, target, colour, arrow=True)
-    output = _Box("state", "c_{k}", 2 * max(depth) + 1, 46, max(34, 14 * len(concat) + 6))
+    output = _Box("state", _output(inputs)[1], 2 * max(depth) + 1, 46, max(34, 14 * len(concat) + 6))
     for state in concat:
         connect(states[state], output, _LINE, arrow=True)
     boxes.append(output)

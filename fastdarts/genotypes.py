@@ -9,7 +9,7 @@ import ast
 import json
 import math
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -259,11 +259,15 @@ def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def read_fields(text: str) -> object:
-    """The fields of the architecture that `text` names or spells, not checked yet: see `parse_genotype`."""
+def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -> object:
+    """The fields of the architecture that `text` names or spells, not checked yet: see `parse_genotype`.
+
+    `named`: the fields by name, those of `NAMED` if left out.
+    """
     text = text.strip()
-    if text in NAMED:
-        return to_dict(NAMED[text])
+    named = named or {name: to_dict(genotype) for name, genotype in NAMED.items()}
+    if text in named:
+        return named[text]
     if text.startswith("{"):
         return _from_json(text, "the genotype")
     if text.startswith("Genotype("):
@@ -273,7 +277,7 @@ def read_fields(text: str) -> object:
         content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise FastdartsError(
-            f"{_shorten(text)} is not a genotype: give one of {', '.join(NAMED)}, a readable JSON file, or"
+            f"{_shorten(text)} is not a genotype: give one of {', '.join(named)}, a readable JSON file, or"
             " the JSON or Genotype(...) text itself"
         ) from error
     return _from_json(content, text)

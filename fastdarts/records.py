@@ -13,7 +13,7 @@ from typing import Any
 from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, read_metrics
-from fastdarts.spaces import DARTS, Architecture, Space, architecture, find_space
+from fastdarts.spaces import DARTS, Architecture, Notation, architecture, find_notation
 
 Row = dict[str, Any]
 
@@ -35,7 +35,7 @@ class Records:
     result: Row
     genotype: Any
     parts: str | None
-    space: Space = DARTS
+    space: Notation = DARTS
 
     def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
         """Edges and output of each kind of cell; nothing without a genotype."""
@@ -44,7 +44,7 @@ class Records:
     @property
     def is_evaluation(self) -> bool:
         """Whether the run trains one genotype from scratch; it searches for one otherwise."""
-        return self.parts == "seed" or self.result.get("kind") == "evaluate" or "seeds" in self.config
+        return self.parts == "seed" or self.result.get("kind") == "evaluate" or "genotype" in self.config
 
     def trainings(self) -> dict[str, list[Row]]:
         """The rows of each training, by seed or sample."""
@@ -101,7 +101,7 @@ def read_records(folder: Path) -> Records:
         space, genotype = _architecture(stored, folder)
         return Records(folder, rows, config, environment, result, genotype, parts, space)
     records = Records(
-        folder, rows, config, environment, result, None, parts, find_space(config.get("space", DARTS.name))
+        folder, rows, config, environment, result, None, parts, find_notation(config.get("space", DARTS.name))
     )
     return dataclasses.replace(records, genotype=_best(records))
 

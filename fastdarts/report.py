@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts.charts import Line, line_chart, number, primitive_colours, small_chart, span_chart
-from fastdarts.drawing import Edges, draw_cell, edge_nodes, state_name, xml_text
+from fastdarts.drawing import Edges, draw_cell, edge_nodes, first_node, state_name, xml_text
 from fastdarts.page import html_page
 from fastdarts.recorder import atomic_write
 from fastdarts.records import Records, Row, is_number, last, points, read_records
@@ -68,7 +68,7 @@ def _cards(run: Records) -> Iterator[str]:
         error = last(run.rows, "discretised_error")
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
-    if run.genotype:
+    if run.genotype and run.space.inputs:
         skips = [sum(op == "skip_connect" for op, _ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
     entropies = [value for kind in run.space.kinds if (value := last(run.rows, f"entropy_{kind}")) is not None]
@@ -107,6 +107,10 @@ def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
         yield "Test error", f"{error:.2f}" + (f" ± {spread:.2f}" if is_number(spread) else "") + " %", note
     elif (error := last(run.rows, "test_error")) is not None:
         yield "Test error so far", f"{number(error)} %"
+    elif is_number(perplexity := run.result.get("test_perplexity")):
+        yield "Test perplexity", number(perplexity), f"valid {number(run.result['valid_perplexity'])}"
+    else:
+        yield from _valid_error(run)
 
 
 def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
@@ -117,6 +121,9 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
     elif errors := points(run.rows, "valid_error"):
         epoch, lowest = min(errors, key=lambda point: point[1])
         yield "Valid error", f"{number(errors[-1][1])} %", f"lowest {number(lowest)} % in epoch {epoch}"
+    elif found := points(run.rows, "valid_perplexity"):
+        epoch, lowest = min(found, key=lambda point: point[1])
+        yield "Valid perplexity", number(found[-1][1]), f"lowest {number(lowest)} in epoch {epoch}"
 
 
 def _cells(run: Records) -> str:
@@ -144,6 +151,7 @@ def _curves(run: Records) -> str:
             (f"{test}_error", test),
             ("discretised_error", "discretised"),
         ),
+        ("Perplexity", "", ("train_perplexity", "train"), ("valid_perplexity", "valid")),
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
         ("Mean entropy of an edge", " nats", *((f"entropy_{kind}", name) for kind, name in kinds)),
         ("Skip connections", "", *((f"skip_{kind}", name) for kind, name in kinds)),
@@ -224,7 +232,7 @@ def _mixing(run: Records, cell: str) -> str:
     kept = {(node, source): op for node, (op, source) in zip(nodes, derived, strict=True)}
     betas = run.edge_weights(cell)
     betas = betas if betas and len(betas[0][1]) == len(names) else []
-    charts, node, source = [], 0, 0
+    charts, node, source, first = [], 0, 0, first_node(inputs)
     for edge, primitives in enumerate(names):
         lines = [
             Line(name, colours[name], [(epoch, table[edge][k]) for epoch, table in weights])
@@ -239,10 +247,10 @@ def _mixing(run: Records, cell: str) -> str:
             beta += small_chart([line], (epochs[0], epochs[-1]), (0.0, 1.0))
         charts.append(
             f'<div class="{"kept" if op else "left"}" style="grid-column:{source + 1}">'
-            f"<span>{xml_text(state_name(source, inputs))} → {state_name(node + inputs, inputs)}{chosen}</span>"
+            f"<span>{xml_text(state_name(source, inputs))} → {state_name(node + first, inputs)}{chosen}</span>"
             f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}{beta}</div>"
         )
-        node, source = (node, source + 1) if source + 1 < node + inputs else (node + 1, 0)
+        node, source = (node, source + 1) if source + 1 < node + first else (node + 1, 0)
     legend = "".join(
         f'<span><i style="background:{colours[name]}"></i>{xml_text(name)}</span>'
         for name in dict.fromkeys(name for edge in names for name in edge)
@@ -290,7 +298,7 @@ def _history(run: Records) -> str:
             for node, (op, source) in zip(edge_nodes(found, inputs), found, strict=True):
                 edges[node, source][column] = op
         bars = [
-            (f"{state_name(source, inputs)} → {state_name(node + inputs, inputs)}", edges[node, source])
+            (f"{state_name(source, inputs)} → {state_name(node + first_node(inputs), inputs)}", edges[node, source])
             for node, source in sorted(edges)
         ]
         colours = primitive_colours([name for _, values in bars for name in values])

@@ -11,17 +11,21 @@ from fastdarts.genotypes import read_fields
 from fastdarts.spaces.cells import CellSpace
 from fastdarts.spaces.darts import DARTS, DARTS_7
 from fastdarts.spaces.nasbench201 import NASBENCH201
+from fastdarts.spaces.recurrent import RECURRENT
 from fastdarts.spaces.robust import S1, S2, S3, S4, TINY
-from fastdarts.spaces.space import Space, Table
+from fastdarts.spaces.space import Notation, Space, Table
 
 __all__ = [
     "DARTS",
+    "RECURRENT",
     "SPACES",
     "Architecture",
     "CellSpace",
+    "Notation",
     "Space",
     "Table",
     "architecture",
+    "find_notation",
     "find_space",
     "parse_architecture",
 ]
@@ -30,9 +34,9 @@ SPACES: dict[str, Space] = {space.name: space for space in (DARTS, DARTS_7, S1, 
 
 
 class Architecture(NamedTuple):
-    """A genotype and the space it is of."""
+    """A genotype and the space it is of, of a search for images or of the recurrent one."""
 
-    space: Space
+    space: Any  # a Space, or the Notation of recurrent cells
     genotype: Any
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,7 +45,12 @@ class Architecture(NamedTuple):
 
 
 def find_space(name: str) -> Space:
-    """The space of this name; raises :class:`FastdartsError` naming those there are."""
+    """The space of this name, one for images; raises :class:`FastdartsError` naming those there are."""
+    if name == RECURRENT.name:
+        raise FastdartsError(
+            "space rnn has recurrent cells for text, but one for images is needed here: fastdarts search --space rnn "
+            "and fastdarts evaluate --space rnn know them"
+        )
     if name not in SPACES:
         raise FastdartsError(
             f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with SPACES[name] = "
@@ -50,20 +59,29 @@ def find_space(name: str) -> Space:
     return SPACES[name]
 
 
+def find_notation(name: str) -> Notation:
+    """That of this space, for images or recurrent; raises :class:`FastdartsError` as :func:`find_space` does."""
+    return RECURRENT if name == RECURRENT.name else find_space(name)
+
+
 def architecture(fields: object) -> Architecture:
-    """The architecture of what genotype.json holds; without a "space" it is one of DARTS.
+    """The architecture of what genotype.json holds, for images or recurrent; without a "space" it is one of DARTS.
 
     Raises :class:`FastdartsError` naming the unknown space or the offending field.
     """
     named = dict(fields) if isinstance(fields, dict) else {}
-    space = find_space(str(named.pop("space", DARTS.name)))
+    space = find_notation(str(named.pop("space", DARTS.name)))
     return Architecture(space, space.genotype(named or fields))
 
 
 def parse_architecture(text: str) -> Architecture:
-    """The architecture that ``text`` names or spells: all that :func:`fastdarts.genotypes.parse_genotype` reads, and
-    the forms of other spaces: the string of NAS-Bench-201, the JSON or the run's folder of any."""
+    """The architecture for images that ``text`` names or spells: all that
+    :func:`fastdarts.genotypes.parse_genotype` reads, and the forms of other spaces: the string of NAS-Bench-201, the
+    JSON or the run's folder of any."""
     for space in SPACES.values():
         if (genotype := space.from_text(text.strip())) is not None:
             return Architecture(space, genotype)
-    return architecture(read_fields(text))
+    fields = read_fields(text)
+    if isinstance(fields, dict):
+        find_space(str(fields.get("space", DARTS.name)))
+    return architecture(fields)

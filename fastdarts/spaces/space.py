@@ -17,21 +17,51 @@ Table = tuple[tuple[str, ...], ...]
 """The names of the candidates of every edge, in the order of alpha's rows and columns."""
 
 
-class Space(ABC):
-    """A search space; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
+class Notation(ABC):
+    """How the architectures of a space are written, read and drawn.
 
     Attributes:
         name: what ``--space`` and genotype.json call it.
         kinds: its kinds of cells and their titles, in the order of the alphas.
-        inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before.
-        nodes, layers: of the published supernet.
-        options: settings of :class:`fastdarts.model_search.Network` that its supernet takes beside the common ones.
-        variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
+        inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before; or
+            0, a recurrent cell, where every node keeps one edge and state 0 is made from x_t and h_{t-1}.
     """
 
     name: str
     kinds: dict[str, str]
     inputs: int = 2
+
+    @abstractmethod
+    def fields(self, genotype: Any) -> dict[str, Any]:
+        """``genotype`` as JSON-ready data."""
+
+    @abstractmethod
+    def genotype(self, fields: dict[str, Any]) -> Any:
+        """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
+
+    @abstractmethod
+    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
+        """By kind of cell: (operation, source state) pairs, node after node, and the states that make the output."""
+
+    def to_dict(self, genotype: Any) -> dict[str, Any]:
+        """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
+        return {"space": self.name, **self.fields(genotype)}
+
+    def draw(self, genotype: Any) -> dict[str, str]:
+        """An SVG of each kind of cell."""
+        cells = self.cells(genotype).items()
+        return {kind: draw_cell(*cell, self.kinds[kind], self.inputs) for kind, cell in cells}
+
+
+class Space(Notation):
+    """A search space for images; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
+
+    Attributes:
+        nodes, layers: of the published supernet.
+        options: settings of :class:`fastdarts.model_search.Network` that its supernet takes beside the common ones.
+        variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
+    """
+
     nodes: int
     layers: int
     options: tuple[str, ...] = ()
@@ -79,30 +109,9 @@ class Space(ABC):
         """A uniformly random genotype, drawn from ``generator`` (on the CPU) only; with ``none`` among the operations
         if asked or if the space's genotypes may hold it anyway."""
 
-    @abstractmethod
-    def fields(self, genotype: Any) -> dict[str, Any]:
-        """``genotype`` as JSON-ready data."""
-
-    @abstractmethod
-    def genotype(self, fields: dict[str, Any]) -> Any:
-        """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
-
-    @abstractmethod
-    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
-        """By kind of cell: (operation, source state) pairs, node after node, and the states that make the output."""
-
     def from_text(self, text: str) -> Any | None:
         """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
         return None
-
-    def to_dict(self, genotype: Any) -> dict[str, Any]:
-        """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
-        return {"space": self.name, **self.fields(genotype)}
-
-    def draw(self, genotype: Any) -> dict[str, str]:
-        """An SVG of each kind of cell."""
-        cells = self.cells(genotype).items()
-        return {kind: draw_cell(*cell, self.kinds[kind], self.inputs) for kind, cell in cells}
 
     def check_variant(self, variant: str | None) -> str:
         """``variant``, by default the first; raises :class:`FastdartsError` if the space has no such network."""

@@ -1,0 +1,136 @@
+"""Recurrent architectures: genotypes, the published ones, and how one is derived.
+
+A genotype holds an (activation, source) pair per node and the states whose mean is the output. State 0 is made from the
+input and the last output, state i >= 1 is node i; node i takes its input from one of the states 0 to i - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import read_fields
+
+Genotype = namedtuple("Genotype", "recurrent concat")
+
+PRIMITIVES = ("none", "tanh", "relu", "sigmoid", "identity")  # the order is the column order of alpha
+STEPS = 8
+
+# fmt: off
+ENAS = Genotype(
+    recurrent=[
+        ("tanh", 0), ("tanh", 1), ("relu", 1), ("tanh", 3), ("tanh", 3), ("relu", 3), ("relu", 4), ("relu", 7),
+        ("relu", 8), ("relu", 8), ("relu", 8),
+    ],
+    concat=[2, 5, 6, 9, 10, 11],
+)
+
+DARTS_V1 = Genotype(
+    recurrent=[
+        ("relu", 0), ("relu", 1), ("tanh", 2), ("relu", 3), ("relu", 4), ("identity", 1), ("relu", 5), ("relu", 1),
+    ],
+    concat=range(1, 9),
+)
+
+DARTS_V2 = Genotype(
+    recurrent=[
+        ("sigmoid", 0), ("relu", 1), ("relu", 1), ("identity", 1), ("tanh", 2), ("sigmoid", 5), ("tanh", 3),
+        ("relu", 5),
+    ],
+    concat=range(1, 9),
+)
+# fmt: on
+
+DARTS = DARTS_V2
+
+NAMED: dict[str, Genotype] = {"ENAS": ENAS, "DARTS_V1": DARTS_V1, "DARTS_V2": DARTS_V2, "DARTS": DARTS}
+
+
+def to_dict(genotype: Genotype) -> dict[str, list]:
+    """The genotype as JSON-ready lists: {"recurrent": [["tanh", 0], ...], "concat": [1, ...]}."""
+    return {"recurrent": [list(pair) for pair in genotype.recurrent], "concat": list(genotype.concat)}
+
+
+def from_dict(fields: Any) -> Genotype:
+    """The genotype of `to_dict`'s fields, in canonical form: pairs as tuples, consecutive states as a range.
+
+    Raises FastdartsError naming the offending field or entry and what is allowed there.
+    """
+    if not isinstance(fields, dict) or sorted(fields) != sorted(Genotype._fields):
+        got = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+        raise FastdartsError(f"a recurrent genotype needs exactly the fields recurrent, concat, got {got or 'none'}")
+    pairs, concat = fields["recurrent"], fields["concat"]
+    if not isinstance(pairs, list | tuple) or not pairs:
+        raise FastdartsError(f"recurrent must list an [activation, source] pair per node, got {pairs!r}")
+    for node, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[0] not in PRIMITIVES[1:]:
+            raise FastdartsError(
+                f"node {node} must be an [activation, source] pair, the activation one of "
+                f"{', '.join(PRIMITIVES[1:])}, got {pair!r}"
+            )
+        if type(pair[1]) is not int or not 0 <= pair[1] < node:
+            raise FastdartsError(
+                f"node {node} takes its input from {pair[1]!r}, but it can only take states 0 to {node - 1}"
+            )
+    if not isinstance(concat, list | tuple | range) or not concat:
+        raise FastdartsError(f"concat must list the states whose mean is the output, got {concat!r}")
+    states = list(concat)
+    if any(type(state) is not int or not 1 <= state <= len(pairs) for state in states):
+        raise FastdartsError(f"concat is {states}, but a cell of {len(pairs)} nodes has states 1 to {len(pairs)}")
+    if len(set(states)) != len(states):
+        raise FastdartsError(f"concat names a state twice in {states}: name each state once")
+    consecutive = range(states[0], states[0] + len(states))
+    return Genotype([tuple(pair) for pair in pairs], consecutive if states == list(consecutive) else states)
+
+
+def parse_genotype(text: str) -> Genotype:
+    """The recurrent genotype that `text` names or spells: a name in `NAMED`, inline JSON, a printed Genotype(...), the
+    path of a JSON file, or the folder of a search.
+
+    Raises FastdartsError naming the offence.
+    """
+    fields = read_fields(text, {name: to_dict(genotype) for name, genotype in NAMED.items()})
+    if isinstance(fields, dict) and fields.pop("space", "rnn") != "rnn":
+        raise FastdartsError(
+            "the genotype is one of image cells, but space rnn was asked for: name one of "
+            f"{', '.join(NAMED)} or the folder of a search in space rnn"
+        )
+    return from_dict(fields)
+
+
+def derive_genotype(weights: Tensor) -> Genotype:
+    """The discrete cell of mixing weights [nodes (nodes + 1) / 2, 5], that is after the softmax (DARTS, section 2.4).
+
+    Every node keeps its one strongest edge, with its strongest activation; `none` counts for neither. Ties keep the
+    lower index. The output is the mean of all nodes.
+    """
+    table = weights.detach().cpu().tolist()
+    if not all(math.isfinite(weight) for row in table for weight in row):
+        raise FastdartsError("the mixing weights of the recurrent cell are not finite: no genotype can be derived")
+    nodes = nodes_of(len(table))
+    recurrent, first = [], 0
+    for node in range(nodes):
+        rows = table[first : first + node + 1]
+        source = max(range(node + 1), key=lambda j: max(rows[j][1:]))  # max() keeps the first of equals
+        best = max(range(1, len(PRIMITIVES)), key=rows[source].__getitem__)
+        recurrent.append((PRIMITIVES[best], source))
+        first += node + 1
+    return Genotype(recurrent, range(1, nodes + 1))
+
+
+def edges_of(nodes: int) -> int:
+    """Edges of a cell: node i has one from each of i states."""
+    return nodes * (nodes + 1) // 2
+
+
+def nodes_of(edges: int) -> int:
+    """The inverse of `edges_of`."""
+    return (math.isqrt(8 * edges + 1) - 1) // 2
+
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
