@@ -56,20 +56,29 @@ class Architect:
         args: ``momentum``, ``weight_decay`` (of the network optimizer), ``arch_learning_rate``, ``arch_weight_decay``.
         strategy: how the gradient is found; by default ``unrolled`` of every step says which of the published ones.
         side_effects: False leaves running statistics and the random state as they are in all passes of a step.
+        betas: of Adam.
+        grad_clip: as of :class:`fastdarts.hypergradient.Descent`; by default the look ahead clips nothing.
     """
 
     def __init__(
-        self, model: nn.Module, args: ArchitectArgs, strategy: Strategy | None = None, side_effects: bool = True
+        self,
+        model: nn.Module,
+        args: ArchitectArgs,
+        strategy: Strategy | None = None,
+        side_effects: bool = True,
+        betas: tuple[float, float] = (0.5, 0.999),
+        grad_clip: float | None = None,
     ):
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
         self.model = model
         self.strategy = strategy
         self.side_effects = side_effects
+        self.grad_clip = grad_clip
         self.optimizer = torch.optim.Adam(
             model.arch_parameters(),
             lr=args.arch_learning_rate,
-            betas=(0.5, 0.999),
+            betas=betas,
             weight_decay=args.arch_weight_decay,
         )
 
@@ -158,4 +167,4 @@ class Architect:
         return Passes(self.model, self.side_effects)
 
     def _descent(self, eta: float | None, optimizer: torch.optim.Optimizer | None) -> Descent:
-        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay)
+        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay, self.grad_clip)

@@ -94,12 +94,27 @@ class Passes:
 
 
 class Descent(NamedTuple):
-    """The coming step of the weights: SGD with ``eta`` and the momentum buffers of ``optimizer``."""
+    """The coming step of the weights: SGD with ``eta`` and the momentum buffers of ``optimizer``.
+
+    With a ``grad_clip``, the largest norm of a gradient, the strategies clip the training gradient before they look
+    ahead and count its clipping factor among the constants; the validation gradient at w' is clipped too, as published
+    for recurrent cells.
+    """
 
     eta: float | None
     optimizer: torch.optim.Optimizer | None
     momentum: float
     weight_decay: float
+    grad_clip: float | None = None
+
+    def clipped(self, gradients: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+        """These gradients, detached, times what brings their norm to ``grad_clip``, and that factor, at most 1."""
+        gradients = [g.detach() for g in gradients]
+        if self.grad_clip is None:
+            return gradients, 1.0
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
+        factor = min(1.0, self.grad_clip / (norm + 1e-6))
+        return gradients if factor == 1 else torch._foreach_mul(gradients, factor), factor
 
     def check(self) -> None:
         """Raise :class:`FastdartsError` if there is no learning rate or no optimizer."""
@@ -114,7 +129,8 @@ class Descent(NamedTuple):
         return self.optimizer.flat(list(weights.values())) if isinstance(self.optimizer, SGD) else None
 
     def ahead(self, weights: dict[str, Tensor], gradients: Sequence[Tensor]) -> dict[str, Tensor]:
-        """w' = w - eta * (momentum * buffer + gradient + weight_decay * w), one SGD step without gradient clipping.
+        """w' = w - eta * (momentum * buffer + gradient + weight_decay * w), one SGD step; the gradients are not clipped
+        here.
 
         The momentum counts as zero while any buffer is missing.
         """
@@ -170,12 +186,12 @@ class Unrolled:
         descent.check()
         weights = passes.weights()
         gradients = torch.autograd.grad(passes.loss(train), list(weights.values()))
-        loss, direct, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
+        loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
         found = difference(passes, vector, train, self.radius, descent.flat(weights))
         if any(d is None or a is None for d, a in zip(direct, found.above, strict=True)):
-            return loss, _less(direct, found.product, descent.eta)
+            return loss, _less(direct, found.product, rate)
         triples = zip(direct, found.above, found.below, strict=True)
-        return loss, [flat_hypergradient(*of, found.norm, self.radius, lr=descent.eta) for of in triples]
+        return loss, [flat_hypergradient(*of, found.norm, self.radius, lr=rate) for of in triples]
 
 
 @dataclass(frozen=True)
@@ -190,8 +206,8 @@ class Exact:
         descent.check()
         weights = passes.weights()
         gradients = _differentiable(passes.loss(train), weights)
-        loss, direct, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
-        return loss, _less(direct, _pull_back(gradients, vector, passes.alphas), descent.eta)
+        loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
+        return loss, _less(direct, _pull_back(gradients, vector, passes.alphas), rate)
 
 
 @dataclass(frozen=True)
@@ -214,15 +230,16 @@ class Neumann:
         loss = passes.loss(valid)
         direct, vector = passes.gradients(loss, weights)
         gradients = _differentiable(passes.loss(train), passes.weights())
-        total = vector
+        (vector, _), (_, factor) = descent.clipped(vector), descent.clipped(gradients)
+        rate, total = descent.eta * factor, vector
         for _ in range(self.terms - 1):
             curved = _pull_back(gradients, vector, weights)
             curved = [torch.zeros_like(w) if c is None else c for c, w in zip(curved, weights, strict=True)]
             with torch.no_grad():
                 torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
-                vector = torch._foreach_add(vector, curved, alpha=-descent.eta)
+                vector = torch._foreach_add(vector, curved, alpha=-rate)
                 total = torch._foreach_add(total, vector)
-        return loss.detach(), _less(direct, _pull_back(gradients, total, passes.alphas), descent.eta)
+        return loss.detach(), _less(direct, _pull_back(gradients, total, passes.alphas), rate)
 
 
 class Difference(NamedTuple):
@@ -286,7 +303,7 @@ def difference_error(
     passes = Passes(passes.model, side_effects=False)
     weights = passes.weights()
     gradients = _differentiable(passes.loss(train), weights)
-    _, _, vector = _look_ahead(passes, valid, descent.ahead(weights, gradients))
+    _, _, vector, _ = _look_ahead(passes, valid, weights, gradients, descent)
     exact = in_one(_pull_back(gradients, vector, passes.alphas))
     found = in_one(difference(passes, vector, train, radius, descent.flat(weights)).product)
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
@@ -298,11 +315,17 @@ def in_one(gradients: Gradients) -> Tensor:
     return torch.cat([g.detach().double().flatten() for g in gradients if g is not None])
 
 
-def _look_ahead(passes: Passes, valid: Batch, ahead: dict[str, Tensor]) -> tuple[Tensor, Gradients, list[Tensor]]:
-    """The validation loss at w', detached, and its gradients in the alphas and in w'."""
+def _look_ahead(
+    passes: Passes, valid: Batch, weights: dict[str, Tensor], gradients: Sequence[Tensor], descent: Descent
+) -> tuple[Tensor, Gradients, list[Tensor], float]:
+    """The validation loss at w', detached, its gradients in the alphas and in w', and what w' moves by the training
+    gradient: eta, less where that is clipped."""
+    gradients, factor = descent.clipped(gradients)
+    ahead = descent.ahead(weights, gradients)
     # The statistics of the live network do not see the pass at w'.
     loss = passes.loss(valid, ahead, live=False)
-    return loss.detach(), *passes.gradients(loss, ahead.values())
+    direct, vector = passes.gradients(loss, ahead.values())
+    return loss.detach(), direct, descent.clipped(vector)[0], descent.eta * factor
 
 
 def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: float) -> FastdartsError:
