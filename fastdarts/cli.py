@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,8 +15,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from fastdarts import __version__
-from fastdarts.config import DataConfig, EvaluateConfig, SearchConfig, from_toml
+from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, from_toml
 from fastdarts.errors import FastdartsError
+from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.spaces import RECURRENT
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,24 @@ class Search:
 
 
 @dataclass(frozen=True)
+class SearchRecurrent:
+    """Search for a recurrent cell on text and leave its genotype, checkpoint and report in the run's folder."""
+
+    settings: OmitArgPrefixes[RecurrentSearchConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Search and print the genotype, the supernet's validation perplexity and the report's path."""
+        from fastdarts.rnn.search import search
+
+        result = search(self.settings)
+        print(f"genotype {json.dumps(result['genotype'])}")
+        print(f"valid perplexity {result['valid_perplexity']:.2f}  ({result['seconds']:.1f} s)")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Train a genotype from scratch and test it."""
 
@@ -53,6 +74,27 @@ class Evaluate:
         spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
         print(f"test error {result['test_error']:.2f}{spread} %  ({result['seconds']:.1f} s)")
         print(f"parameters {result['parameters']:,}  macs {result['macs']:,}")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class EvaluateRecurrent:
+    """Train the language model of a recurrent cell from scratch and test it."""
+
+    settings: OmitArgPrefixes[RecurrentEvaluateConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Evaluate and print the perplexities, the network's size and the report's path."""
+        from fastdarts.rnn.evaluation import evaluate
+
+        result = evaluate(self.settings)
+        print(
+            f"test perplexity {result['test_perplexity']:.2f}  valid perplexity {result['valid_perplexity']:.2f}  "
+            f"({result['seconds']:.1f} s)"
+        )
+        print(f"parameters {result['parameters']:,}")
         print(f"report {Path(result['run']) / 'report.html'}")
 
 
@@ -209,7 +251,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        print("fastdarts: out of memory: lower --batch-size, --channels or --layers", file=sys.stderr)
+        sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
+        print(f"fastdarts: out of memory: lower --batch-size, {sizes}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -225,12 +268,22 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info | Bench:
+Command = Search | SearchRecurrent | Evaluate | EvaluateRecurrent | Report | Describe | Info | Bench
+
+
+def _parse(arguments: list[str]) -> Command:
+    recurrent = _is_recurrent(arguments)
+    searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
+    evaluating, evaluate_config = (
+        (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)
+    )
+    settings = {
+        command: _defaults(arguments, command, kind)
+        for command, kind in (("search", search_config), ("evaluate", evaluate_config))
+    }
     return tyro.cli(
-        Annotated[Search, subcommand("search", prefix_name=False, default=Search(_defaults(arguments, SearchConfig)))]
-        | Annotated[
-            Evaluate, subcommand("evaluate", prefix_name=False, default=Evaluate(_defaults(arguments, EvaluateConfig)))
-        ]
+        Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
+        | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
         | Annotated[Info, subcommand("info", prefix_name=False)]
@@ -241,9 +294,31 @@ def _parse(arguments: list[str]) -> Search | Evaluate | Report | Describe | Info
     )
 
 
-def _defaults(arguments: list[str], kind: type[DataConfig]) -> DataConfig:
-    """What the flags of ``search`` or ``evaluate`` default to: the settings file's, or those of the run to resume."""
-    command = {SearchConfig: "search", EvaluateConfig: "evaluate"}[kind]
+def _is_recurrent(arguments: list[str]) -> bool:
+    """Whether a search or an evaluation is for recurrent cells, which have settings of their own: by --space, by the
+    settings it starts from, or by the genotype."""
+    if arguments[:1] not in (["search"], ["evaluate"]):
+        return False
+    if (space := _value(arguments, "--space")) is not None:
+        return space == RECURRENT.name
+    resume, config = _value(arguments, "--resume"), _value(arguments, "--config")
+    if resume or config:
+        from fastdarts.runs import CONFIG, find_checkpoint
+
+        path = find_checkpoint(Path(resume)).parent / CONFIG if resume else Path(config)
+    else:
+        path = Path(_value(arguments, "--genotype") or "") / "genotype.json"
+        path = path if path.is_file() else path.parent
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError):
+        return False  # what is wrong with the file is said where it is read
+    return isinstance(found, dict) and found.get("space") == RECURRENT.name
+
+
+def _defaults(arguments: list[str], command: str, kind: type[RunConfig]) -> RunConfig:
+    """What the flags of ``command`` default to: the settings file's, or those of the run to resume."""
     if not arguments or arguments[0] != command:
         return kind()
     config, resume = _value(arguments, "--config"), _value(arguments, "--resume")

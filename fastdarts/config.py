@@ -9,18 +9,34 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fastdarts.errors import FastdartsError
 from fastdarts.spaces import DARTS, Space, find_space
 
-C = TypeVar("C", bound="DataConfig")
+C = TypeVar("C", bound="RunConfig")
 S = TypeVar("S", "SearchConfig", "EvaluateConfig")
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class RunConfig:
+    """Where the work is done, and what it leaves."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
+    threads: int | None = None
+    """CPU threads; results are bit-identical only for the same number."""
+    checkpoint_minutes: float = 5.0
+    """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
+    run: Path | None = None
+    """Folder for everything the run leaves; by default a new one under runs/."""
+    resume: Path | None = None
+    """Go on with the run in this folder, or of this checkpoint file."""
+
+
+@dataclass(frozen=True)
+class DataConfig(RunConfig):
     """Which images, and where the work is done."""
 
     dataset: Dataset = "digits"
@@ -35,16 +51,6 @@ class DataConfig:
     """Images per step."""
     workers: int = 0
     """Processes that prepare images; results do not depend on it."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
-    threads: int | None = None
-    """CPU threads; results are bit-identical only for the same number."""
-    checkpoint_minutes: float = 5.0
-    """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
-    run: Path | None = None
-    """Folder for everything the run leaves; by default a new one under runs/."""
-    resume: Path | None = None
-    """Go on with the run in this folder, or of this checkpoint file."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,8 @@ class SearchConfig(DataConfig):
     the best (R-DARTS)."""
     space: str = "darts"
     """Where to search: darts, darts-7 (without none), s1, s2, s3, s4, tiny (81 architectures), nasbench201, or a space
-    of your own in fastdarts.spaces.SPACES."""
+    of your own in fastdarts.spaces.SPACES; rnn, recurrent cells on text, has settings of its own (--space rnn
+    --help)."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
     cell."""
@@ -305,19 +312,24 @@ BILEVEL = ("darts", "pc-darts", *ROLLBACK)
 _POSITIVE = {
     "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
+    "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "image_size", "gamma", "difference_radius", "neumann_terms",
     "partial",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
-    "checkpoint_minutes", "seed", "eigenvalue_every", "es_start", "product_error_every",
+    "checkpoint_minutes", "seed", "ar", "tar", "finetune_epochs",
+    "length_spread", "eigenvalue_every", "es_start", "product_error_every",
     "warmup", "learning_rate_warmup", "arch_grad_clip",
 }  # fmt: skip
-_SHARE = {"momentum", "cutout", "drop_path_prob", "label_smoothing"}
+_SHARE = {
+    "momentum", "cutout", "drop_path_prob", "label_smoothing",
+    "dropout", "dropouth", "dropoutx", "dropouti", "dropoute",
+}  # fmt: skip
 
 
-def validate(config: SearchConfig | EvaluateConfig) -> None:
-    """Raise :class:`FastdartsError` with one sentence for the first field that makes no sense."""
+def check_fields(config: RunConfig) -> None:
+    """Raise :class:`FastdartsError` with one sentence for the first field whose value makes no sense on its own."""
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), field.name
@@ -340,6 +352,12 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
     cores = os.cpu_count() or 1
     if config.threads is not None and config.threads > 4 * cores:
         raise FastdartsError(f"--threads is {config.threads}: expected at most {4 * cores} on {cores} cores")
+
+
+def validate(config: SearchConfig | EvaluateConfig) -> None:
+    """Raise :class:`FastdartsError` with one sentence for the first setting that makes no sense, alone or with
+    others."""
+    check_fields(config)
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
     if isinstance(config, SearchConfig):
@@ -355,7 +373,7 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
             )
-        _validate_hypergradient(config)
+        _validate_method(config)
         if (config.method == "select") != bool(config.genotypes) or len(config.genotypes) == 1:
             raise FastdartsError(
                 f"--genotypes names {len(config.genotypes)} with method {config.method}: expected two or more for "
@@ -401,15 +419,23 @@ def network_options(config: SearchConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
 
 
-def hypergradient(config: SearchConfig) -> str:
+class SecondLevel(Protocol):
+    """What a search says about the gradient of its alphas."""
+
+    unrolled: bool
+    hypergradient: str | None
+    difference_radius: float | None
+    neumann_terms: int | None
+
+
+def hypergradient(config: SecondLevel) -> str:
     """The strategy that ``config`` means by ``hypergradient`` and ``unrolled``."""
     return config.hypergradient or ("unrolled" if config.unrolled else "first-order")
 
 
-def _validate_hypergradient(config: SearchConfig) -> None:
+def _validate_method(config: SearchConfig) -> None:
     strategy = hypergradient(config)
-    if config.unrolled and strategy != "unrolled":
-        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
+    validate_hypergradient(config)
     if strategy != "first-order" and config.method not in BILEVEL:
         flag = "--unrolled" if config.unrolled else f"--hypergradient {strategy}"
         raise FastdartsError(
@@ -421,10 +447,17 @@ def _validate_hypergradient(config: SearchConfig) -> None:
             f"--no-arch-side-effects goes with --method {', '.join(BILEVEL)}, coordinate: method {config.method} has "
             "no passes for the alphas alone"
         )
+
+
+def validate_hypergradient(config: SecondLevel) -> None:
+    """Raise :class:`FastdartsError` if a setting belongs to another strategy than the one that is meant."""
+    strategy = hypergradient(config)
+    if config.unrolled and strategy != "unrolled":
+        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
     for name, wanted in (
         ("difference_radius", "unrolled"), ("product_error_every", "unrolled"), ("neumann_terms", "neumann"),
     ):  # fmt: skip
-        if getattr(config, name) and strategy != wanted:
+        if getattr(config, name, None) and strategy != wanted:  # a recurrent search has no product_error_every
             raise FastdartsError(
                 f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
             )
@@ -440,7 +473,7 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
 
 
-def to_toml(config: SearchConfig | EvaluateConfig) -> str:
+def to_toml(config: RunConfig) -> str:
     """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
     import tomli_w
 

@@ -15,5 +15,5 @@ class NotFinite(FastdartsError):
         self.tensor, self.value, self.batch = tensor, value, batch
         super().__init__(
             f"the {tensor} is {value}{f' at {at}' if at else ''} on the {batch} batch: expected finite numbers; lower "
-            "the learning rate or look for bad images"
+            "the learning rate or look for bad data"
         )

@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             ),
         )
 
-    with Run(config, "evaluate", config.variant) as run, Progress() as progress:
+    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(architecture)
         progress.line(f"run {run.folder}")

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
-from fastdarts.config import FREE_ON_RESUME, DataConfig, from_dict, from_toml, to_toml
+from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, from_dict, from_toml, to_toml
 from fastdarts.data import ImageData, load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import release_memory
@@ -29,7 +29,7 @@ try:
 except ImportError:
     fcntl = None
 
-C = TypeVar("C", bound=DataConfig)
+C = TypeVar("C", bound=RunConfig)
 T = TypeVar("T")
 CONFIG = "config.toml"
 
@@ -69,12 +69,12 @@ class Run:
     Inside, SIGTERM makes a checkpoint :meth:`due`; once it is saved, SystemExit with code 0 ends the run.
     """
 
-    def __init__(self, config: DataConfig, kind: str, label: str):
+    def __init__(self, config: RunConfig, kind: str, label: str):
         self.kind = kind
         self.state: dict[str, Any] | None = None
         if config.resume is None:
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            self.folder = config.run or Path("runs") / f"{kind}-{config.dataset}-{label}-{stamp}"
+            self.folder = config.run or Path("runs") / f"{kind}-{label}-{stamp}"
             if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
                 raise FastdartsError(
                     f"{self.folder} exists and is not an empty folder: go on with its run by --resume {self.folder}, "
@@ -193,7 +193,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _check_same(config: DataConfig, stored: DataConfig) -> None:
+def _check_same(config: RunConfig, stored: RunConfig) -> None:
     for field in dataclasses.fields(config):
         mine, theirs = getattr(config, field.name), getattr(stored, field.name)
         if field.name not in FREE_ON_RESUME and mine != theirs:
@@ -215,7 +215,7 @@ def restore_random_state(states: list[torch.Tensor]) -> None:
         torch.cuda.set_rng_state_all(states[1:])
 
 
-def prepare_device(config: DataConfig) -> torch.device:
+def prepare_device(config: RunConfig) -> torch.device:
     """The device meant by ``config``, with torch set up for repeatable results; raises :class:`FastdartsError` if it
     is absent."""
     if config.threads is not None:

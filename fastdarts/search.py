@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
-from fastdarts.config import SearchConfig, hypergradient, network_options, resolve, validate
+from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve, validate
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
@@ -28,7 +28,7 @@ from fastdarts.relaxed import Relaxed
 from fastdarts.report import write_report
 from fastdarts.rollback import Rollback
 from fastdarts.runs import Run, prepare_data, prepare_device
-from fastdarts.spaces import Architecture, Space, find_space
+from fastdarts.spaces import Architecture, Notation, find_space
 from fastdarts.training import Meter, check_gradients, finite, measure
 from fastdarts.weight_sharing import mean_error, random_logits, select
 
@@ -52,7 +52,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if config.partial > 1:  # which does not fit all sizes of images
         with torch.device("meta"), torch.no_grad():
             network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
-    with Run(config, "search", config.method) as run, Progress() as progress:
+    with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress:
         run.describe(
             device,
             classes=len(data.classes),
@@ -69,7 +69,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     return result | {"run": str(run.folder)}
 
 
-def strategy(config: SearchConfig) -> Strategy:
+def strategy(config: SecondLevel) -> Strategy:
     """How the alphas' gradient is found with these settings."""
     return {
         "first-order": FirstOrder(),
@@ -332,9 +332,9 @@ def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
     return hessian_eigenvalues(supernet.model, x, y).values[0].item() + supernet.config.arch_weight_decay
 
 
-def supernet_facts(model: Relaxed, space: Space) -> dict[str, Any]:
+def supernet_facts(model: Relaxed, space: Notation) -> dict[str, Any]:
     """Mixing weights, their mean entropy per edge in nats, the weights of normalised edges, the derived genotype and
-    its skip connections, for metrics.jsonl."""
+    the skip connections of a cell for images, for metrics.jsonl."""
     genotype = model.genotype()
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
     cells = space.cells(genotype).items()
@@ -342,7 +342,8 @@ def supernet_facts(model: Relaxed, space: Space) -> dict[str, Any]:
         kinds = zip(cells, model.mixing_weights(), model.edge_weights(), strict=True)
         for (kind, (edges, _)), weights, edge_weights in kinds:
             facts[f"entropy_{kind}"] = -torch.xlogy(weights, weights).sum(1).mean().item()
-            facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in edges)
+            if space.inputs:
+                facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in edges)
             facts[f"weights_{kind}"] = weights.tolist()
             if edge_weights is not None:
                 facts[f"edge_weights_{kind}"] = edge_weights.tolist()

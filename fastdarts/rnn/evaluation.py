@@ -1,0 +1,233 @@
+"""Evaluation of a recurrent cell: a language model trained from scratch as AWD-LSTM is (Merity et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdarts.flat import SGD
+from fastdarts.recorder import Progress, atomic_write
+from fastdarts.report import write_report
+from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
+from fastdarts.rnn.genotypes import Genotype, parse_genotype
+from fastdarts.rnn.model import RNNModel, Segment
+from fastdarts.rnn.text import Lengths, in_order, load_corpus, segment, streams
+from fastdarts.rnn.training import Likelihood, measure, perplexity, set_rate, weight_step
+from fastdarts.runs import Run, prepare_device
+from fastdarts.spaces import RECURRENT, Architecture
+
+
+def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
+    """Train the language model of ``config.genotype`` and report the perplexity of the best epoch on the test text.
+
+    SGD until the validation loss of an epoch is above the best one, the last ``nonmono`` epochs not counted; from then
+    on weights are averaged (Polyak and Juditsky, 1992) and the averages are measured and kept. ``finetune_epochs`` go
+    on from the best weights with a fresh average. Results are written to the run's folder.
+
+    Returns what result.json holds: ``valid_perplexity``, ``test_perplexity``, ``parameters``, ... Raises and ends as
+    :func:`fastdarts.evaluation.evaluate` does.
+    """
+    validate(config)
+    genotype = parse_genotype(config.genotype)
+    # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
+    config = replace(config, genotype=json.dumps(RECURRENT.to_dict(genotype)))
+    corpus = load_corpus(config.data, config.level, config.vocabulary)
+    texts = {
+        "train": streams(corpus.train, config.batch_size, "training text"),
+        "valid": streams(corpus.valid, config.eval_batch_size, "validation text"),
+        "test": streams(corpus.test, config.test_batch_size, "test text"),
+    }
+    device = prepare_device(config)
+    texts = {name: text.to(device) for name, text in texts.items()}
+    with Run(config, "evaluate", "rnn") as run, Progress() as progress:
+        training = Training(config, genotype, len(corpus.vocabulary), device)
+        size = {"parameters": sum(p.numel() for p in training.model.parameters())}
+        tokens = {name: len(getattr(corpus, name)) for name in texts}
+        run.describe(device, vocabulary=len(corpus.vocabulary), tokens=tokens, **size)
+        run.write_genotype(Architecture(RECURRENT, genotype))
+        progress.line(f"run {run.folder}")
+        _train(training, texts, run, progress)
+        training.return_to_best()
+        weights = io.BytesIO()
+        torch.save(training.model.state_dict(), weights)
+        atomic_write(run.folder / "weights.pt", weights.getvalue())
+        tested = measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch")
+        rows = run.rows()
+        result = {
+            "kind": "evaluate",
+            "genotype": RECURRENT.to_dict(genotype),
+            "valid_perplexity": perplexity(training.best_loss, "valid"),
+            **tested,
+            **size,
+            "epochs": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
+        }
+        run.recorder.write_json("result.json", result)
+        write_report(run.folder)
+    return result | {"run": str(run.folder)}
+
+
+class Average:
+    """The mean of the weights after each step since it began."""
+
+    def __init__(self, model: nn.Module):
+        self.parameters = list(model.parameters())
+        self.values = [p.detach().clone() for p in self.parameters]
+        self.count = 0
+
+    def update(self) -> None:
+        """Count the weights as they are now."""
+        self.count += 1
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 / self.count)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside, the model has the mean for its weights."""
+        parameters = [p.detach() for p in self.parameters]
+        own = [p.clone() for p in parameters]
+        torch._foreach_copy_(parameters, self.values)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(parameters, own)
+
+
+class Training:
+    """A language model with its optimizer, its average and its best weights, and how far it is."""
+
+    def __init__(self, config: RecurrentEvaluateConfig, genotype: Genotype, words: int, device: torch.device):
+        torch.manual_seed(config.seed)
+        self.config = config
+        dropouts = config.dropout, config.dropouth, config.dropoutx, config.dropouti, config.dropoute
+        sizes = words, config.hidden, config.hidden, config.hidden
+        self.model = RNNModel(*sizes, *dropouts, genotype=genotype).to(device)
+        self.optimizer = SGD(self.model.parameters(), config.learning_rate, 0.0, config.weight_decay, config.grad_clip)
+        self.average: Average | None = None
+        self.hidden = self.model.init_hidden(config.batch_size)
+        self.losses: list[float] = []  # of the validation text, since the phase that they decide began
+        self.best_loss, self.best = float("inf"), {}
+
+    def step(self, train: Tensor, rows: range, epoch: int, step: int) -> float:
+        """One step on these rows of the training text; returns its loss."""
+        set_rate(self.optimizer, self.config, len(rows))
+        tokens, target = segment(train, rows)
+        piece = Segment(tokens, self.hidden)
+        value = weight_step(self.model, self.optimizer, self.config, piece, target, epoch, step)
+        self.hidden = piece.after
+        if self.average is not None:
+            self.average.update()
+        return value
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has the weights that are measured and kept."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.in_place():
+                yield
+
+    def judge(self, loss: float) -> bool:
+        """Keep the weights if their validation loss is the best; whether this phase is at its end by the rule of
+        AWD-LSTM."""
+        nonmono = self.config.nonmono
+        if loss < self.best_loss:
+            self.best_loss = loss
+            self.best = {name: value.clone() for name, value in self.model.state_dict().items()}
+        stalls = len(self.losses) > nonmono and loss > min(self.losses[:-nonmono])
+        self.losses.append(loss)
+        return stalls
+
+    def return_to_best(self) -> None:
+        """Take the best weights up."""
+        self.model.load_state_dict(self.best)
+
+    def finetune(self) -> None:
+        """Begin a fresh average at the best weights."""
+        self.return_to_best()
+        self.average, self.losses = Average(self.model), []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but for the random state."""
+        average = self.average and {"values": self.average.values, "count": self.average.count}
+        state = {name: getattr(self, name) for name in ("hidden", "losses", "best_loss", "best")}
+        return state | {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.hidden.copy_(state["hidden"])
+        self.losses, self.best_loss, self.best = list(state["losses"]), state["best_loss"], state["best"]
+        if state["average"] is not None:
+            self.average = Average(self.model)
+            torch._foreach_copy_(self.average.values, list(state["average"]["values"]))
+            self.average.count = state["average"]["count"]
+
+
+def _train(training: Training, texts: dict[str, Tensor], run: Run, progress: Progress) -> None:
+    """All epochs that are left."""
+    config = training.config
+    epoch, start, seen, elapsed = 0, 0, Likelihood(), 0.0
+    with run.taking_up() as state:
+        if state is not None:
+            training.load_state_dict(state["training"])
+            epoch, start, seen, elapsed = state["epoch"], state["step"], Likelihood(**state["seen"]), state["elapsed"]
+
+    def save(epoch: int, step: int) -> None:
+        run.save(
+            {
+                "training": training.state_dict(),
+                "epoch": epoch,
+                "step": step,
+                "seen": asdict(seen),
+                "elapsed": time.monotonic() - begun if step else 0.0,
+            }
+        )
+
+    if run.state is None:
+        save(0, 0)  # from here on a run without a checkpoint has lost it
+    total = config.epochs + config.finetune_epochs
+    lengths = Lengths(config.bptt, config.length_spread, config.bptt + 20)
+    while epoch < total:
+        begun = time.monotonic() - elapsed
+        finetuning = epoch >= config.epochs
+        if start == 0:
+            training.hidden.zero_()
+            if epoch == config.epochs:
+                training.finetune()
+        segments = lengths.draw(len(texts["train"]), config.seed, epoch)
+        progress.start(f"epoch {epoch + 1}/{total}", len(segments) - start)
+        for step, rows in enumerate(segments[start:], start):
+            seen.update(training.step(texts["train"], rows, epoch, step), len(rows) * config.batch_size)
+            progress.advance(train_loss=seen.total / seen.count)
+            if run.due():
+                save(epoch, step + 1)
+        at = f"epoch {epoch}"
+        phase = "finetune" if finetuning else "sgd" if training.average is None else "asgd"
+        row = {"epoch": epoch, "lr": config.learning_rate, "phase": phase} | seen.summary("train", at)
+        with training.averaged():
+            judged = measure(training.model, in_order(texts["valid"], config.bptt)).summary("valid", at)
+            stalls = training.judge(judged["valid_loss"])
+        row |= judged | {"seconds": time.monotonic() - begun}
+        run.recorder.epoch(row)
+        progress.line(
+            f"epoch {epoch + 1}/{total}  {phase}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "
+            f"{row['valid_perplexity']:.2f}  {row['seconds']:.1f} s"
+        )
+        if stalls and training.average is None:
+            training.average = Average(training.model)
+        epoch, start, seen, elapsed = total if stalls and finetuning else epoch + 1, 0, Likelihood(), 0.0
+        save(epoch, 0)
