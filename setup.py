@@ -39,7 +39,8 @@ def wants_extension() -> bool:
         return True
     if choice == "1":
         raise SystemExit(f"FASTDARTS_BUILD_EXT=1, but the C++ compiler {compiler!r} is not on PATH: install it.")
-    print(f"fastdarts: no C++ compiler {compiler!r} on PATH; building the pure Python package (slower).")
+    without = " without the CUDA kernels that CUDA_HOME asks for" if os.environ.get("CUDA_HOME") else ""
+    print(f"fastdarts: no C++ compiler {compiler!r} on PATH; building the pure Python package{without} (slower).")
     return False
 
 
@@ -63,7 +64,13 @@ class Toolkit:
                 f"CUDA_HOME is {str(home)!r}, which has no lib64/libcudart_static.a: install the toolkit's runtime "
                 "(cuda-cudart-dev), or unset CUDA_HOME to go without CUDA kernels."
             )
-        known = subprocess.check_output([self.nvcc, "--list-gpu-code"], text=True).split()
+        try:
+            known = subprocess.check_output([self.nvcc, "--list-gpu-code"], text=True).split()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SystemExit(
+                f"CUDA_HOME is {str(home)!r}, whose nvcc does not run ({error}): mend the toolkit, or unset CUDA_HOME "
+                "to go without CUDA kernels."
+            ) from error
         self.architectures = [a for a in ARCHITECTURES if f"sm_{a}" in known]
         if not self.architectures:
             raise SystemExit(

@@ -161,7 +161,7 @@ def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callabl
         if reason := op.why_not(impl, device, dtype):
             if STRICT:
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
-            if device == "cpu" and dtype in op.dtypes["native"]:
+            if device in ("cpu", "cuda") and dtype in op.dtypes["native" if device == "cpu" else impl]:
                 _warn_slow(reason)
             impl = "reference"
     elif reason := op.why_not(impl, device, dtype):

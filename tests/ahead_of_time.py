@@ -25,6 +25,7 @@ from fastdarts.kernels.triton import interleave, mix, mixed_op, mixed_sum, stage
 RECORD = Path(__file__).with_name("triton_resources.json")
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16}
 EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
+SIXTEENS = ("channels", "outputs", "C", "height", "width", "out_height", "out_width", "P", "pixels", "step", "S")
 INTEGERS = "height width channels out_height out_width outputs P pixels step chunks stages skip_rows C S"
 
 
@@ -74,11 +75,22 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
                 yield f"mixed_sum.{name}[{form}]", kernel, sums, flags | tile
 
 
+def _aligned(signature: dict) -> dict:
+    """What Triton knows at a launch: PyTorch's allocations begin at multiples of 16 bytes, and so do usual sizes."""
+    places = []
+    for i, (name, kind) in enumerate(signature.items()):
+        if isinstance(kind, tuple):
+            places += [(i, k) for k in range(len(kind))]
+        elif kind.startswith("*") or name in SIXTEENS:
+            places.append((i,))
+    return {place: [["tt.divisibility", 16]] for place in places}
+
+
 def resources(kernel, types: dict, constants: dict, arch: int) -> dict[str, int]:
     """Registers a thread, shared memory a block, and spilled or stacked bytes a thread."""
     values = {name: value for name, value in constants.items() if name in kernel.arg_names and name != "C"}
     signature = {n: "constexpr" if n in values else types.get(n, "*fp32") for n in kernel.arg_names}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=values)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=_aligned(signature))
     options = {"num_warps": 4} | {name: constants[name] for name in ("num_stages", "num_warps") if name in constants}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:

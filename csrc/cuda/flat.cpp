@@ -45,12 +45,23 @@ cuda::Type type_of(const Tensor& t) {
   }
 }
 
+bool on_device_of(const Tensor& first, const Tensor& t) {
+  return t.is_cuda() == first.is_cuda() && t.get_device() == first.get_device();
+}
+
 void check(const Tensor& first, std::initializer_list<const Tensor*> others) {
   for (const Tensor* t : others) {
     CHECK_SIZE("number of elements", t->numel(), first.numel());
-    STD_TORCH_CHECK(t->scalar_type() == first.scalar_type() && t->is_contiguous(),
-                    "expected contiguous tensors of one dtype");
+    STD_TORCH_CHECK(t->scalar_type() == first.scalar_type() && t->is_contiguous() && on_device_of(first, *t),
+                    "expected contiguous tensors of one dtype on one device");
   }
+}
+
+void check_norm(const Tensor& first, const Tensor& norm) {
+  const ScalarType wide = first.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  CHECK_SIZE("number of elements of a norm", norm.numel(), 1);
+  STD_TORCH_CHECK(norm.scalar_type() == wide && on_device_of(first, norm),
+                  "expected a norm in the dtype that updates are computed in, on their device");
 }
 
 void* address(std::optional<Tensor>& t) { return t ? t->mutable_data_ptr() : nullptr; }
@@ -77,6 +88,7 @@ void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> moment
 
 void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
   check(out, {&out, &w, &v});
+  check_norm(out, norm);
   const Place place(out);
   check(cuda::fastdarts_flat_perturb(type_of(out), out.mutable_data_ptr(), w.const_data_ptr(), v.const_data_ptr(),
                                      norm.const_data_ptr(), out.numel(), radius, place.stream));
@@ -84,6 +96,7 @@ void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
 
 void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, double lr) {
   check(out, {&out, &direct, &above, &below});
+  check_norm(out, norm);
   const Place place(out);
   check(cuda::fastdarts_flat_hypergradient(type_of(out), out.mutable_data_ptr(), direct.const_data_ptr(),
                                            above.const_data_ptr(), below.const_data_ptr(), norm.const_data_ptr(),
@@ -93,6 +106,7 @@ void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, T
 void flat_sgd(Tensor w, std::optional<Tensor> momentum, Tensor grad, std::optional<Tensor> norm, double max_norm,
               double lr, double mu, double decay) {
   check(w, {&w, &grad, momentum ? &*momentum : &w});
+  if (norm) check_norm(w, *norm);
   const Place place(w);
   check(cuda::fastdarts_flat_sgd(type_of(w), w.mutable_data_ptr(), address(momentum), grad.const_data_ptr(),
                                  address(norm), w.numel(), max_norm, lr, mu, decay, place.stream));

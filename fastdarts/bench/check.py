@@ -47,12 +47,13 @@ def check(case: Case, device: str = "cpu") -> None:
     where both agree closely, and in float32. The kernels of a GPU know no float64; there the edges are compared without
     TF32, which would round the inputs of ReLUs by more than any margin, and the whole as it is timed.
     """
-    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "ieee"
     try:
         for edge in case.edges():
             _twice_eager(edge, device)
     finally:
-        torch.backends.cudnn.allow_tf32 = tf32
+        convolutions.fp32_precision = before
     if device == "cpu":
         _same(case.exact())
     _no_worse(case.rough(), device)

@@ -54,12 +54,28 @@ def _norm(args: Sequence, out: Tensor) -> tuple[int, int]:
     return 2, size(args[0]) + size(out)
 
 
+def _interleave(args: Sequence, out: Sequence[Tensor]) -> tuple[int, int]:
+    """The channels that bypass the mixed operations, m, base and out."""
+    x, m, base, *_ = args
+    past = size(x) * (x.shape[1] - m[0].shape[1]) // x.shape[1]
+    return 1, past + sum(map(size, (*m, *base, *out)))
+
+
+def _interleave_backward(args: Sequence, out: tuple) -> tuple[int, int]:
+    """One kernel, and one that adds its parts of the gradients of β."""
+    grad, x, *_, partial, _, _, need_beta = args
+    dm, dx, dbeta = out
+    return 1 + need_beta, size(x) * (partial - 1) // partial + sum(map(size, (*grad, *dm, dx, dbeta)))
+
+
 SEVERAL: dict[str, Callable[[Sequence, Sequence[Tensor]], tuple[int, int]]] = {
     "aten::native_batch_norm": _batch_norm,
     "aten::convolution_backward": _convolution_backward,
     "fastdarts::flat_norm": _norm,
+    "fastdarts::interleave": _interleave,
+    "fastdarts::interleave_backward": _interleave_backward,
 }
-"""(launches, bytes) of the operations that are several kernels."""
+"""(launches, bytes) of the operations that are several kernels, or read parts of their tensors."""
 NO_LAUNCH = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::lift_fresh")
 
 

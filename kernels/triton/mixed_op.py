@@ -60,7 +60,7 @@ class _Launch:
         self.weight_step = 64 * fewest
         self.weight_chunks = triton.cdiv(self.P, self.weight_step)
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
-        tf32 = x.dtype is torch.float32 and torch.backends.cudnn.allow_tf32
+        tf32 = x.dtype is torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
         # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
         self.precision = {"PRECISION": "tf32" if tf32 else "ieee", "DOT": DOT[torch.float32 if INTERPRET else x.dtype]}
 

@@ -204,7 +204,7 @@ def middle_gradients_kernel(
         o_z = p.to(tl.int64)[:, None] * channels + c[None, :]
         b_d = tl.load(p_x + o_z, mask=mask, other=0.0).to(tl.float32) - b_mean[None, :]
         b_g = depthwise_data(stage, i_s, weights, t, n, y, x_, c, out_height, out_width, channels, 1, P, p < end)
-        b_g = tl.where(mask & (b_d * b_scale[None, :] + b_offset[None, :] > 0), b_g, 0.0)
+        b_g = tl.where(mask & ~(b_d * b_scale[None, :] + b_offset[None, :] <= 0), b_g, 0.0)  # NaN passes
         tl.store(p_middle + o_z, b_g.to(p_middle.dtype.element_ty), mask=mask)
         first += b_g
         second += b_g * b_d
@@ -260,7 +260,7 @@ def state_gradient_kernel(
     for i_s in range(stages):
         stage = table + i_s * FIELDS
         acc += depthwise_data(stage, i_s, weights, t, n, y, x_, c, out_height, out_width, channels, STRIDE, P, ok)
-    acc = tl.where(tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32) > 0, acc, 0.0)
+    acc = tl.where(tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32) <= 0, 0.0, acc)  # NaN passes, as in PyTorch
     for i in range(skip_rows):
         b_g = tl.load(pick(grad, tl.load(skips + 2 * i + 1)) + o_x, mask=mask, other=0.0).to(tl.float32)
         acc += entry(gain, tl.load(skips + 2 * i), c, channels)[None, :] * b_g

@@ -36,7 +36,7 @@ class Tables(NamedTuple):
     raws: int
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # for good: a CUDA graph holds their addresses
 def tables_of(candidates: tuple[int, ...], outputs: int, device: torch.device) -> Tables:
     seconds, singles, firsts, finals, pooled, skips = [], [], [], [], [], []
     edges = candidates[-4] + 1

@@ -82,7 +82,7 @@ def pools(x, n, y, x_, c, height, width, channels, ok, STRIDE: tl.constexpr):
     count = tl.zeros([n.shape[0], c.shape[0]], tl.float32)
     for tap in range(9):  # a loop: unrolled, it takes all registers
         b_x, inside = window(x, n, y * STRIDE + tap // 3 - 1, x_ * STRIDE + tap % 3 - 1, c, height, width, channels, ok)
-        better = inside & ((b_x > best) | (b_x != b_x))  # the first of equals, and a NaN, as PyTorch does
+        better = inside & ((b_x > best) | (b_x != b_x) | (count == 0))  # the first of equals, and a NaN, as in PyTorch
         best = tl.where(better, b_x, best)
         which = tl.where(better, tap, which)
         total += b_x
