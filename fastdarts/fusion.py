@@ -120,14 +120,20 @@ def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
 
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
-    """Whether the layer has all running statistics or none, and both affine parameters or none."""
+    """Whether the layer has all running statistics or none, and both affine parameters or none.
+
+    A layer that has them and does not track them uses those of its batch in training, and its own in evaluation.
+    """
     parameters, buffers = bn._parameters, bn._buffers
     if buffers.keys() != set(STATISTICS) or parameters.keys() != PARAMETERS:
         return False
     weight, bias = parameters["weight"], parameters["bias"]
     mean, var, count = (buffers[name] for name in STATISTICS)
-    none = not bn.track_running_stats
-    return (weight is None) == (bias is None) and (mean is None) == (var is None) == (count is None) == none
+    return (
+        (weight is None) == (bias is None)
+        and (mean is None) == (var is None) == (count is None)
+        and not (mean is None and bn.track_running_stats)
+    )
 
 
 def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
