@@ -95,7 +95,7 @@ class Batches:
         return self._load((0, part) for part in self.indices.split(self.batch_size))
 
     def _keys(self, number: int) -> list[Key]:
-        generator = torch.Generator().manual_seed(_hash(self.seed, number))
+        generator = torch.Generator().manual_seed(seed_from(self.seed, number))
         shuffled = self.indices[torch.randperm(len(self.indices), generator=generator)]
         return [(number, part) for part in self._cut(shuffled)]
 
@@ -136,7 +136,7 @@ class _Augmented(Dataset):
         with torch.random.fork_rng(devices=[]):
             for index in indices.tolist():
                 # Not torch.manual_seed, which would reseed the accelerators too.
-                torch.default_generator.manual_seed(_hash(self.seed, number, index))
+                torch.default_generator.manual_seed(seed_from(self.seed, number, index))
                 try:
                     image, label = self.dataset[index]
                 except FastdartsError as error:
@@ -151,6 +151,6 @@ def _leave_sigterm_to_the_parent(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _hash(*numbers: int) -> int:
-    """Seed from several numbers. 32 bits: torch's CPU generator ignores the others."""
+def seed_from(*numbers: int) -> int:
+    """A seed from several numbers. 32 bits: torch's CPU generator ignores the others."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())

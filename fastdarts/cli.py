@@ -1,4 +1,4 @@
-"""The command line: fastdarts search | evaluate | report | describe | info | bench."""
+"""The command line: fastdarts search | project | evaluate | report | describe | info | bench."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from fastdarts import __version__
-from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, from_toml
+from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, from_toml, projection_epochs
 from fastdarts.errors import FastdartsError
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.spaces import RECURRENT
@@ -31,12 +31,65 @@ class Search:
 
     def run(self) -> None:
         """Search and print the genotype, the supernet's validation error and the report's path."""
-        from fastdarts.search import search
+        _search(self.settings)
 
-        result = search(self.settings)
-        print(f"genotype {json.dumps(result['genotype'])}")
-        print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
-        print(f"report {Path(result['run']) / 'report.html'}")
+
+@dataclass(frozen=True)
+class Project:
+    """Derive the genotype of a finished search by what its supernet loses without each candidate, tuning it in between
+    (DARTS-PT; after a search by method blank, blank-PT)."""
+
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """The folder of the search."""
+    decide_every: int | None = None
+    """Epochs of tuning from one decision to the next (5)."""
+    criterion: Literal["accuracy", "loss"] | None = None
+    """What of the supernet without a candidate decides (accuracy)."""
+    learning_rate: float | None = None
+    """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
+    seed: int | None = None
+    """Seed of the order of decisions and of the images (the search's)."""
+    data: Path | None = None
+    """Folder of the dataset (the search's)."""
+    workers: int | None = None
+    """Processes that prepare images (the search's)."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... (the search's)."""
+    threads: int | None = None
+    """CPU threads (the search's)."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints within an epoch or a decision (the search's)."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder for everything the run leaves; by default a new one under runs/."""
+    resume: Path | None = None
+    """Go on with the projection in this folder."""
+
+    def run(self) -> None:
+        """Project and print what a search prints."""
+        from fastdarts.projection import projected
+        from fastdarts.runs import stored_config
+
+        if (self.folder is None) == (self.resume is None):
+            raise FastdartsError("project needs the folder of a search, or --resume and that of a projection")
+        config = projected(self.folder) if self.folder else stored_config(self.resume, "search", SearchConfig)
+        if config.supernet is None:
+            raise FastdartsError(f"{self.resume} is no projection: go on with it by fastdarts search --resume")
+        names = ("decide_every", "criterion", "learning_rate", "seed", "data", "workers", "device", "threads")
+        given = {name: getattr(self, name) for name in (*names, "checkpoint_minutes")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "learning_rate" in given:
+            given["learning_rate_min"] = given["learning_rate"]
+        config = replace(config, **given, run=self.run_folder, resume=self.resume)
+        _search(replace(config, epochs=projection_epochs(config)))
+
+
+def _search(settings: SearchConfig) -> None:
+    from fastdarts.search import search
+
+    result = search(settings)
+    print(f"genotype {json.dumps(result['genotype'])}")
+    print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
+    print(f"report {Path(result['run']) / 'report.html'}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +289,7 @@ class Bench:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C.
 
-    SIGTERM during a search or an evaluation saves a checkpoint and exits with 0.
+    SIGTERM during a search, a projection or an evaluation saves a checkpoint and exits with 0.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
@@ -262,13 +315,13 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"fastdarts: cannot read or write{where}, {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["search"], ["evaluate"])
+        resumable = arguments[:1] in (["search"], ["project"], ["evaluate"])
         how = "; go on with --resume and the run's folder" if resumable else ""
         print(f"fastdarts: interrupted{how}", file=sys.stderr)
         sys.exit(130)
 
 
-Command = Search | SearchRecurrent | Evaluate | EvaluateRecurrent | Report | Describe | Info | Bench
+Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Report | Describe | Info | Bench
 
 
 def _parse(arguments: list[str]) -> Command:
@@ -283,6 +336,7 @@ def _parse(arguments: list[str]) -> Command:
     }
     return tyro.cli(
         Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
+        | Annotated[Project, subcommand("project", prefix_name=False)]
         | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]

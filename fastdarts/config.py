@@ -59,11 +59,13 @@ class SearchConfig(DataConfig):
     code, or for pc-darts of PC-DARTS (ICLR 2020), section 4 and its public code."""
 
     method: Literal[
-        "darts", "pc-darts", "darts-es", "darts-ada", "joint", "coordinate", "random", "random-ws", "select"
-    ] = "darts"
+        "darts", "pc-darts", "darts-es", "darts-ada", "blank", "joint", "coordinate", "random", "random-ws", "select",
+        "darts-pt", "blank-pt",
+    ] = "darts"  # fmt: skip
     """darts: alphas on held-out data, weights on the rest; pc-darts: the same with partial channels, edge normalisation
     and a warm-up; darts-es, darts-ada: the same, and when the largest
-    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2; joint,
+    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2; blank: alphas
+    stay as they are; darts-pt, blank-pt: what `fastdarts project` does with the supernet of a search; joint,
     coordinate: the paper's single-level baselines on all data, in one step or alternating; random: train random cells
     and keep the best; random-ws: the same with shared weights; select: train the genotypes of several searches and keep
     the best (R-DARTS)."""
@@ -97,8 +99,15 @@ class SearchConfig(DataConfig):
     """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
     product_error_every: int = 0
     """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
+    supernet: Path | None = None
+    """Folder of the search whose supernet is projected (methods darts-pt and blank-pt)."""
+    decide_every: int = 5
+    """Epochs of tuning from one decision of a projection to the next."""
+    criterion: Literal["accuracy", "loss"] = "accuracy"
+    """What of the supernet without a candidate a projection judges that candidate by."""
     epochs: int = 50
-    """Passes over the training half (over all images for joint and coordinate; per candidate for random)."""
+    """Passes over the training half (over all images for joint and coordinate; per candidate for random; a projection
+    has as many as its decisions need)."""
     channels: int = 16
     """Channels of the first cells."""
     layers: int | None = None
@@ -304,17 +313,19 @@ def resolve(config: S, space: Space | None = None) -> S:
 
 
 # What may differ between a checkpoint and the command that resumes it: where things lie and how often they are saved.
-FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes"})
+FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes", "supernet"})
 
 ROLLBACK = ("darts-es", "darts-ada")
 BILEVEL = ("darts", "pc-darts", *ROLLBACK)
+PROJECTION = {"darts": "darts-pt", "darts-es": "darts-pt", "darts-ada": "darts-pt", "blank": "blank-pt"}
+"""How the supernets of these methods are projected."""
 
 _POSITIVE = {
     "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
-    "candidates", "seeds", "samples", "threads", "image_size", "gamma", "difference_radius", "neumann_terms",
-    "partial",
+    "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
+    "neumann_terms", "partial",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
@@ -374,6 +385,16 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
                 f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
             )
         _validate_method(config)
+        if (config.method in PROJECTION.values()) != (config.supernet is not None):
+            raise FastdartsError(
+                f"--method {config.method} got {'the' if config.supernet else 'no'} --supernet: methods "
+                f"{', '.join(sorted(set(PROJECTION.values())))} project one, and only they; use fastdarts project RUN"
+            )
+        if config.supernet is not None and config.epochs != projection_epochs(config):
+            raise FastdartsError(
+                f"--epochs is {config.epochs} but the decisions of this projection, {config.decide_every} epochs "
+                f"apart, take {projection_epochs(config)}: use fastdarts project, which knows"
+            )
         if (config.method == "select") != bool(config.genotypes) or len(config.genotypes) == 1:
             raise FastdartsError(
                 f"--genotypes names {len(config.genotypes)} with method {config.method}: expected two or more for "
@@ -433,6 +454,18 @@ def hypergradient(config: SecondLevel) -> str:
     return config.hypergradient or ("unrolled" if config.unrolled else "first-order")
 
 
+def projection_epochs(config: SearchConfig) -> int:
+    """How many epochs of tuning a projection has: decisions come before the first, the last and every
+    ``decide_every``-th one.
+
+    As published, the last decision of two-input cells has an epoch of its own, while that of NAS-Bench-201 comes an
+    epoch early.
+    """
+    space, nodes = find_space(config.space), resolve(config).nodes
+    edges = len(next(iter(space.primitives(nodes).values())))
+    return config.decide_every * (edges - 1) if space.inputs == 1 else config.decide_every * (edges + nodes - 2) + 1
+
+
 def _validate_method(config: SearchConfig) -> None:
     strategy = hypergradient(config)
     validate_hypergradient(config)
@@ -442,7 +475,7 @@ def _validate_method(config: SearchConfig) -> None:
             f"{flag} goes with --method {', '.join(BILEVEL)}: method {config.method} has no second level to look "
             "through"
         )
-    if config.method not in (*BILEVEL, "coordinate") and not config.arch_side_effects:
+    if config.method not in (*BILEVEL, "coordinate", "darts-pt") and not config.arch_side_effects:
         raise FastdartsError(
             f"--no-arch-side-effects goes with --method {', '.join(BILEVEL)}, coordinate: method {config.method} has "
             "no passes for the alphas alone"

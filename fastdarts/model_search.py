@@ -19,8 +19,8 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in, watched
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
-from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, check_images, drop_path, imagenet_stems
-from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
+from fastdarts.operations import OPS, FactorizedReduce, Noise, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
+from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas, same_random_numbers
 
 STEMS = ("cifar", "imagenet")
 
@@ -63,10 +63,13 @@ class MixedOp(nn.Module):
 
     ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed; returns [N, C, ceil(H/stride),
     ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot be divided.
+
+    ``active``: the only candidates that are computed, None for all; the weights of the others must be 0.
     """
 
     memory = "store"  # of modules that were pickled without
     k = 1
+    active: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -99,14 +102,14 @@ class MixedOp(nn.Module):
                 f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
                 "candidate of the edge"
             )
-        part = self._part(x)
+        part, ops = self._part(x), self.candidates()
         if fuses(x):
             bypass = None if self.k == 1 else weights.new_ones(1)
-            (out,) = mix([(self._ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
+            (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
             return out.contiguous() if x.is_contiguous() else out
-        rows = [k for k, op in enumerate(self._ops) if not is_none(op)]
+        rows = [k for k, op in enumerate(ops) if not is_none(op)]
         some = weights if len(rows) == len(weights) else weights[rows]
-        out = mix_modules([self._ops[k] for k in rows], part, some) if rows else self._ops[0](part)
+        out = mix_modules([ops[k] for k in rows], part, some) if rows else ops[0](part)
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
 
     def only(self, x: Tensor, k: int) -> Tensor:
@@ -125,6 +128,12 @@ class MixedOp(nn.Module):
                 + ", and an even height and width, as the edge has stride 2" * (self.stride == 2)
             )
         return x[:, : channels // self.k]
+
+    def candidates(self) -> Sequence[nn.Module]:
+        """The modules of all candidates, `none` in place of those that are not ``active``."""
+        if self.active is None:
+            return self._ops
+        return [op if k in self.active else Zero(self.stride) for k, op in enumerate(self._ops)]
 
 
 class Cell(nn.Module):
@@ -183,9 +192,37 @@ class Cell(nn.Module):
                 f"weights2 has shape {tuple(weights2.shape)}: expected ({len(self._ops)},), one weight for each edge"
             )
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
-        drop_prob = drop_prob if self.training else 0.0
         nodes: list[Tensor | None] = [None] * self._steps
-        for j in range(self._steps + 1):  # nothing leaves the last node
+        return self.finish(states, nodes, 0, s1, weights, weights2, drop_prob)
+
+    def finish(
+        self,
+        states: list[Tensor],
+        nodes: list[Tensor | None],
+        source: int,
+        s1: Tensor,
+        weights: Tensor,
+        weights2: Tensor | None,
+        drop_prob: float = 0.0,
+    ) -> Tensor:
+        """The output, from where all that leaves the states before ``source`` has reached ``nodes``."""
+        self.pass_on(states, nodes, range(source, self._steps + 1), weights, weights2, drop_prob)
+        out = torch.cat(states[-self._multiplier :], dim=1)
+        return out.contiguous() if s1.is_contiguous() else out
+
+    def pass_on(
+        self,
+        states: list[Tensor],
+        nodes: list[Tensor | None],
+        sources: range,
+        weights: Tensor,
+        weights2: Tensor | None,
+        drop_prob: float = 0.0,
+    ) -> None:
+        """Add what leaves these states to ``nodes``, the sums so far; nodes that are complete join ``states``. Nothing
+        leaves the last one."""
+        drop_prob = drop_prob if self.training else 0.0
+        for j in sources:
             targets = range(max(0, j - 1), self._steps)
             rows = [i * (i + 3) // 2 + j for i in targets]
             base = [nodes[i] for i in targets] if j else []
@@ -195,9 +232,12 @@ class Cell(nn.Module):
                 outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
             for i, out in zip(targets, outs, strict=True):
                 nodes[i] = out
-            states += nodes[j - 1 : j]
-        out = torch.cat(states[-self._multiplier :], dim=1)
-        return out.contiguous() if s1.is_contiguous() else out
+            states += nodes[j - 1 : j] if j else []
+
+    @property
+    def kind(self) -> str:
+        """normal or reduce."""
+        return "reduce" if self.reduction else "normal"
 
     def discrete(self, s0: Tensor, s1: Tensor, chosen: Sequence[int | None], weights2: Tensor | None = None) -> Tensor:
         """The cell where each edge runs its ``chosen`` candidate only, with weight 1 or that of the edge, what bypasses
@@ -213,6 +253,11 @@ class Cell(nn.Module):
         self, x: Tensor, rows: Sequence[int], weights: Tensor, weights2: Tensor | None, base: Sequence[Tensor]
     ) -> list[Tensor]:
         """The edges of these rows at x, added to `base`: as one op if all of them are plain and alike."""
+        gone = [row for row in rows if self._ops[row].active == () and self._ops[row].k == 1]
+        if base and gone:
+            some = [e for e, row in enumerate(rows) if row not in gone]
+            outs = self._leave(x, [rows[e] for e in some], weights, weights2, [base[e] for e in some]) if some else []
+            return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
         edges = [self._ops[row] for row in rows]
         K, first = weights.shape[-1], edges[0]
         alike = all(
@@ -223,7 +268,7 @@ class Cell(nn.Module):
         )
         if alike and weights.shape == (len(self._ops), K) and fuses(x):
             first._part(x)
-            table = [(edge._ops, row * K) for edge, row in zip(edges, rows, strict=True)]
+            table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
             bypass = None
             if first.k > 1:
                 bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
@@ -372,8 +417,12 @@ class Network(Relaxed):
         return {"normal": self.primitives_normal, "reduce": self.primitives_reduce}
 
     def mixing_weights(self) -> tuple[Tensor, Tensor]:
-        """softmax(alpha) over the candidates: (normal, reduce), each [E, K]."""
-        return F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)
+        """softmax(alpha) over the candidates, but for rows that were fixed: (normal, reduce), each [E, K]."""
+        return self._with_fixed_rows((F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)))
+
+    def mixed_ops(self) -> dict[str, list[Sequence[MixedOp]]]:
+        """The mixed operations of each cell, by kind."""
+        return {kind: [cell._ops for cell in self.cells if cell.kind == kind] for kind in self.primitives}
 
     def edge_weights(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """softmax(beta) over the edges that enter a node: (normal, reduce), each [E]; None without edge
@@ -408,9 +457,50 @@ class Network(Relaxed):
         edges = self.edge_weights()
         s0, s1 = self._begin(input)
         for cell in self.cells:
-            kind = "reduce" if cell.reduction else "normal"
-            s0, s1 = s1, cell.discrete(s0, s1, chosen[kind], edges[cell.reduction])
+            s0, s1 = s1, cell.discrete(s0, s1, chosen[cell.kind], edges[cell.reduction])
         return self.classifier(self.global_pooling(s1).flatten(1))
+
+    @torch.no_grad()
+    def masked(self, input: Tensor, kind: str, changes: Sequence[Change]) -> list[Tensor]:
+        """See :meth:`fastdarts.relaxed.Relaxed.masked`; what the changes do not reach is computed once.
+
+        That is all before the first cell of ``kind``, in it what leaves the states before that of the changed edge,
+        and, unless noise would then be drawn in another order, what leaves the first state of the cell after it.
+        """
+        weights = dict(zip(self.primitives, self.mixing_weights(), strict=True))
+        edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
+        first = next((c for c, cell in enumerate(self.cells) if cell.kind == kind), len(self.cells))
+        if first == len(self.cells):
+            return [self(input)] * len(changes)
+        s0, s1 = self._begin(input)
+        for cell in self.cells[:first]:
+            s0, s1 = s1, cell(s0, s1, weights[cell.kind], edges[cell.kind], self.drop_path_prob)
+        cell, after = self.cells[first], self.cells[first + 1 :]
+        states, nodes, done = [run(cell.preprocess0, s0), run(cell.preprocess1, s1)], [None] * self._steps, 0
+        sources = [source for node in range(self._steps) for source in range(node + 2)]
+        quiet = not self.drop_path_prob and not any(isinstance(m, Noise) for m in self.modules())
+        begun: tuple[list[Tensor], list[Tensor]] | None = None  # in the cell after the first
+        logits: list[Tensor | None] = [None] * len(changes)
+        for number in sorted(range(len(changes)), key=lambda number: sources[changes[number][0]]):
+            row, changed = changes[number]
+            cell.pass_on(states, nodes, range(done, sources[row]), weights[kind], edges[kind], self.drop_path_prob)
+            done = sources[row]
+            mine = weights | {kind: weights[kind].clone()}
+            mine[kind][row] = changed
+            with self.running(kind, row, changed), same_random_numbers(input.device):
+                out = cell.finish([*states], [*nodes], done, s1, mine[kind], edges[kind], self.drop_path_prob)
+                t0, t1 = s1, out
+                for place, later in enumerate(after):
+                    if place == 0 and quiet and (done or later.kind != kind):
+                        if begun is None:
+                            begun = [run(later.preprocess0, t0)], [None] * self._steps
+                            later.pass_on(*begun, range(1), mine[later.kind], edges[later.kind])
+                        now = [*begun[0], run(later.preprocess1, t1)], [*begun[1]]
+                        t0, t1 = t1, later.finish(*now, 1, t1, mine[later.kind], edges[later.kind])
+                    else:
+                        t0, t1 = t1, later(t0, t1, mine[later.kind], edges[later.kind], self.drop_path_prob)
+                logits[number] = self.classifier(self.global_pooling(t1).flatten(1))
+        return logits
 
     def _begin(self, input: Tensor) -> tuple[Tensor, Tensor]:
         check_images(input, self._in_channels)

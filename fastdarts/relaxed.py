@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdarts.errors import FastdartsError
+
 Chosen = Mapping[str, Sequence[int | None]]
 """For each kind of cell the candidate that each edge runs, alone and with weight 1; None where the edge is left out."""
+Change = tuple[int, Tensor]
+"""An edge and the mixing weights [K] that it has instead of its own."""
 
 
 class Relaxed(nn.Module):
@@ -21,7 +26,8 @@ class Relaxed(nn.Module):
     ``primitives``: the names of the candidates of each edge, by kind of cell, in the order of the alphas;
     ``genotype()``: the derived architecture;
     ``forward(input)``: the logits of the mixture; ``discrete(input, chosen)``: those of one candidate per edge, with
-    the same weights.
+    the same weights;
+    ``mixed_ops()``: the mixed operations of its edges, a sequence per cell, by kind of cell.
 
     ``drop_path_prob``: in training, the probability with which the output of an edge is dropped, per sample; an
     attribute to set between epochs.
@@ -31,6 +37,7 @@ class Relaxed(nn.Module):
     primitives: dict[str, tuple[tuple[str, ...], ...]]
     _arch_parameters: list[Tensor]
     _criterion: nn.Module
+    _fixed: Sequence[Tensor] = ()
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -49,8 +56,68 @@ class Relaxed(nn.Module):
         return self._arch_parameters
 
     def mixing_weights(self) -> tuple[Tensor, ...]:
-        """softmax(alpha) over the candidates, [E, K] per kind of cell."""
-        return tuple(F.softmax(alpha, dim=-1) for alpha in self._arch_parameters)
+        """softmax(alpha) over the candidates, [E, K] per kind of cell; rows that were fixed are what they were fixed
+        to, and no gradient reaches their alphas."""
+        return self._with_fixed_rows(tuple(F.softmax(alpha, dim=-1) for alpha in self._arch_parameters))
+
+    def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not self._fixed:
+            return weights
+        pairs = zip(weights, (table.to(w) for table, w in zip(self._fixed, weights, strict=True)), strict=True)
+        return tuple(torch.where(table < 0, w, table) for w, table in pairs)
+
+    @property
+    def fixed(self) -> list[Tensor]:
+        """What mixing weights are fixed to, [E, K] per kind of cell on the CPU; -1 in rows that follow their alphas."""
+        return list(self._fixed) or [torch.full((len(t), len(t[0])), -1.0) for t in self.primitives.values()]
+
+    def fix(self, tables: Sequence[Tensor]) -> None:
+        """Fix mixing weights to ``tables``, as :attr:`fixed` gives them; candidates of weight 0 are not computed any
+        more."""
+        if not self._fixed and all((table < 0).all() for table in tables):
+            return
+        self._fixed = [table.detach().cpu().clone() for table in tables]
+        for kind, table in zip(self.primitives, self._fixed, strict=True):
+            for row, weights in enumerate(table):
+                self._run_only(kind, row, None if (weights < 0).any() else _not_zero(weights))
+
+    def mixed_ops(self) -> dict[str, list[Sequence[nn.Module]]]:
+        """Of a subclass whose weights can be fixed; each has an attribute ``active``, as
+        :class:`fastdarts.model_search.MixedOp`."""
+        raise FastdartsError(f"{type(self).__name__} has no mixed_ops(): a supernet that is projected must have them")
+
+    @torch.no_grad()
+    def masked(self, input: Tensor, kind: str, changes: Sequence[Change]) -> list[Tensor]:
+        """Logits of ``input`` with each of ``changes`` alone, in all cells of ``kind``; all draw the same random
+        numbers."""
+        return [self._with_change(input, kind, change) for change in changes]
+
+    def _with_change(self, input: Tensor, kind: str, change: Change) -> Tensor:
+        before, tables = self._fixed, [table.detach().clone() for table in self.mixing_weights()]
+        tables[list(self.primitives).index(kind)][change[0]] = change[1]
+        try:
+            self._fixed = tables
+            with self.running(kind, *change), same_random_numbers(input.device):
+                return self(input)
+        finally:
+            self._fixed = before
+
+    @contextmanager
+    def running(self, kind: str, row: int, weights: Tensor) -> Iterator[None]:
+        """Inside, the edge ``row`` of all cells of ``kind`` computes the candidates only whose weight is not 0."""
+        before = next((ops[row].active for ops in self.mixed_ops()[kind]), None)
+        # Noise draws even with weight 0: else the edges after it would draw other numbers than without the change.
+        noise = {k for k, name in enumerate(self.primitives[kind][row]) if name == "noise"}
+        noise &= noise if before is None else set(before)
+        self._run_only(kind, row, tuple(sorted({*_not_zero(weights), *noise})))
+        try:
+            yield
+        finally:
+            self._run_only(kind, row, before)
+
+    def _run_only(self, kind: str, row: int, active: tuple[int, ...] | None) -> None:
+        for ops in self.mixed_ops()[kind]:
+            ops[row].active = active
 
     def edge_weights(self) -> tuple[Tensor | None, ...]:
         """Weights of the edges [E] per kind of cell, each softmaxed over the edges that enter a node; None where edges
@@ -59,6 +126,17 @@ class Relaxed(nn.Module):
 
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
+
+
+def _not_zero(weights: Tensor) -> tuple[int, ...]:
+    return tuple(weights.nonzero().flatten().tolist())
+
+
+@contextmanager
+def same_random_numbers(device: torch.device) -> Iterator[None]:
+    """Leaves the random state as it found it: what is drawn inside is drawn again by whoever comes next."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
 
 
 def initial_alphas(edges: int, candidates: int | None, device: torch.device) -> Tensor:

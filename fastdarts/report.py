@@ -33,6 +33,7 @@ def _body(run: Records) -> str:
         "Cells": _cells(run),
         "Curves": _curves(run),
         "Candidates": _candidates(run),
+        "Decisions": _decisions(run),
         "Mixing weights": "".join(_mixing(run, kind) for kind in run.space.kinds),
         "The genotype over the epochs": _history(run),
         "Settings and environment": _tables(run),
@@ -207,6 +208,36 @@ def _candidates(run: Records) -> str:
     )
     rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
     return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
+
+
+def _decisions(run: Records) -> str:
+    """A projection's: what stayed, and the error of the supernet without each of those that could."""
+    lines, inputs = [], run.space.inputs
+    for event in run.result.get("decisions", ()):
+        kept = event["keeps"]
+        if "edge" in event:
+            node, source = _ends(event["edge"], inputs)
+            where, name = f"{state_name(source, inputs)} → {state_name(node + inputs, inputs)}", str
+        else:
+            where, name = f"node {event['node']}", lambda source: state_name(source, inputs)
+        losers = (
+            f"{'<b>' * (choice in kept)}{xml_text(name(choice))} {number(error)} %{'</b>' * (choice in kept)}"
+            for choice, error in zip(event["without"], event["errors"], strict=True)
+        )
+        entries = (event["epoch"], run.space.kinds[event["cell"]], where, ", ".join(losers))
+        lines.append("".join(f"<td>{entry}</td>" for entry in entries))
+    head = "".join(f"<th>{title}</th>" for title in ("Epoch", "Cell", "Decided", "Valid error without"))
+    rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
+    return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
+
+
+def _ends(edge: int, inputs: int) -> tuple[int, int]:
+    """Node and source of an edge of the supernet; both count from 0."""
+    node = 0
+    while edge >= node + inputs:
+        edge -= node + inputs
+        node += 1
+    return node, edge
 
 
 def _formulas(edges: Edges, inputs: int) -> str:

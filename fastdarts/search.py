@@ -22,6 +22,7 @@ from fastdarts.discretise import discretisation_gap
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled
+from fastdarts.projection import Projection, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
 from fastdarts.relaxed import Relaxed
@@ -116,6 +117,9 @@ class Supernet:
             self.architect.optimizer.register_step_pre_hook(
                 lambda *_: nn.utils.clip_grad_norm_(alphas, config.arch_grad_clip)
             )
+        if config.method in FIXED_ALPHAS:
+            for alpha in self.model.arch_parameters():
+                alpha.requires_grad_(False)
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
@@ -195,6 +199,7 @@ class Supernet:
             "optimizer": self.optimizer.state_dict(),
             "arch_optimizer": self.architect.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "fixed": self.model.fixed,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,6 +208,7 @@ class Supernet:
         with torch.no_grad():
             for alpha, stored in zip(self.model.arch_parameters(), state["alphas"], strict=True):
                 alpha.copy_(stored)
+        self.model.fix(state["fixed"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
@@ -216,11 +222,13 @@ class GradientSearch:
     ``held_out``: the alphas learn from images that the weights never see (bilevel), else both learn from all images.
     ``alternate``: alphas and weights move in turn, each on a batch of its own, else together on one batch.
     ``rollback``: what happens when the largest eigenvalue of the alphas' Hessian rises.
+    ``projection``: what decides, between epochs, how a supernet that was searched before becomes a genotype.
     """
 
     held_out: bool
     alternate: bool
     rollback: Rollback | None = None
+    projection: Projection | None = None
 
     def run(
         self,
@@ -245,12 +253,15 @@ class GradientSearch:
 
         supernet = Supernet(config, data, device)
         space, shared = supernet.space, config.method == "random-ws"
-        epoch, start, meter, arch_loss, elapsed, history = 0, 0, Meter(), 0.0, 0.0, []
+        epoch, start, meter, arch_loss, elapsed, history, tally = 0, 0, Meter(), 0.0, 0.0, [], {}
+        if self.projection is not None and run.state is None:
+            start_from(config, supernet)
         with run.taking_up() as state:
             if state is not None:
                 supernet.load_state_dict(state["supernet"])
                 epoch, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
                 arch_loss, elapsed, history = state["arch_loss"], state["elapsed"], state["history"]
+                tally = state["tally"]
 
         def save(epoch: int, step: int, rows: int | None = None) -> None:
             run.save(
@@ -262,6 +273,7 @@ class GradientSearch:
                     "elapsed": time.monotonic() - begun if step else 0.0,
                     "supernet": supernet.state_dict(),
                     "history": history,
+                    "tally": tally,
                 },
                 rows,
             )
@@ -270,6 +282,9 @@ class GradientSearch:
             save(0, 0)  # from here on a run without a checkpoint has lost it
         while epoch < config.epochs:
             begun = time.monotonic() - elapsed
+            if self.projection is not None:
+                at = functools.partial(save, epoch, 0)
+                self.projection.decide(epoch, supernet, config, valid, history, tally, run, progress, at)
             progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)
             if config.drop_path_prob:
                 share = epoch / max(config.epochs - 1, 1)
@@ -295,7 +310,8 @@ class GradientSearch:
             if shared:
                 row |= mean_error(supernet.model, space, config.nodes, on_device)
             else:
-                row |= {"arch_loss": arch_loss / len(train)} if epoch >= config.warmup else {}
+                if epoch >= config.warmup and config.method not in FIXED_ALPHAS:
+                    row |= {"arch_loss": arch_loss / len(train)}
                 row |= measure(supernet.model, attended(), device, "valid")
                 if config.gap_every and (epoch + 1) % config.gap_every == 0:
                     row |= discretisation_gap(supernet.model, on_device)
@@ -323,7 +339,8 @@ class GradientSearch:
             error = (self.rollback.final_row(rows, history) if self.rollback else rows[-1])["valid_error"]
         run.write_genotype(found)
         result = {"genotype": found.to_dict(), "valid_error": error}
-        return result | {"rollbacks": history} if self.rollback else result
+        events = "rollbacks" if self.rollback else "decisions" if self.projection else None
+        return result | {events: history} if events else result
 
 
 def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
@@ -362,11 +379,15 @@ def _line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
+FIXED_ALPHAS = ("blank", "blank-pt")
 METHODS: dict[str, GradientSearch | RandomSearch] = {
     "darts": GradientSearch(held_out=True, alternate=True),
     "pc-darts": GradientSearch(held_out=True, alternate=True),  # and other settings: config.PC_DARTS
     "darts-es": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=False)),
     "darts-ada": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=True)),
+    "blank": GradientSearch(held_out=True, alternate=False),
+    "darts-pt": GradientSearch(held_out=True, alternate=True, projection=Projection()),
+    "blank-pt": GradientSearch(held_out=True, alternate=False, projection=Projection()),
     "coordinate": GradientSearch(held_out=False, alternate=True),
     "joint": GradientSearch(held_out=False, alternate=False),
     "random": RandomSearch(),

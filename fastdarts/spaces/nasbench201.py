@@ -204,6 +204,10 @@ class SearchNetwork(_Skeleton, Relaxed):
         """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
         return self._classify(input, lambda cell, x: cell.discrete(x, chosen["cell"]))
 
+    def mixed_ops(self) -> dict[str, list[Sequence[MixedOp]]]:
+        """The mixed operations of each cell."""
+        return {"cell": [block.edges for block in self.cells if isinstance(block, SearchCell)]}
+
     def genotype(self) -> Structure:
         """The strongest operation of each edge; `none` may be among them. Ties keep the lower index."""
         with torch.no_grad():

@@ -1,0 +1,325 @@
+"""DARTS-PT: masked variants, decisions against a straightforward implementation, tuning, killed and resumed."""
+
+import copy
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import fastdarts.search
+from fastdarts.checkpoint import load_checkpoint
+from fastdarts.cli import main
+from fastdarts.config import SearchConfig, projection_epochs
+from fastdarts.discretise import batch_statistics
+from fastdarts.errors import FastdartsError
+from fastdarts.projection import Projection, changes_of, projected, turns
+from fastdarts.recorder import Progress, read_metrics
+from fastdarts.search import search
+from fastdarts.spaces import SPACES, architecture
+
+SMALL = {
+    "space": "s3", "nodes": 2, "channels": 4, "layers": 3, "samples": 64, "batch_size": 16, "threads": 1,
+    "device": "cpu", "epochs": 1, "checkpoint_minutes": 0,
+}  # fmt: skip
+
+
+def supernet(name, nodes=None, layers=5):
+    torch.manual_seed(0)
+    space = SPACES[name]
+    sizes = 4, 10, layers, nn.CrossEntropyLoss(), nodes or space.nodes
+    model = space.supernet(*sizes, in_channels=3, memory="store")
+    for alpha in model.arch_parameters():
+        alpha.data.normal_()
+    return model
+
+
+@pytest.mark.parametrize("name", ["darts", "s1", "s4", "nasbench201"])
+def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name):
+    """Those compute everything; noise is the same in all variants, and statistics stay as they are."""
+    model, x = supernet(name), torch.randn(4, 3, 16, 16)
+    whole = copy.deepcopy(model)
+    before, state = [b.clone() for b in model.buffers()], torch.get_rng_state()
+    for decided in (False, True):
+        for k, kind in enumerate(model.primitives):
+            tables = [table.detach() for table in model.mixing_weights()]
+            rows = range(len(tables[k]))
+            changes = [change for row in rows[::4] for change in changes_of(tables[k], "edge", row)]
+            changes += [(row, torch.zeros_like(tables[k][row])) for row in rows]
+            with batch_statistics(model), batch_statistics(whole), torch.no_grad():
+                torch.set_rng_state(state)
+                found = model.masked(x, kind, changes)
+                for (row, weights), logits in zip(changes, found, strict=True):
+                    masked = [table.clone() for table in tables]
+                    masked[k][row] = weights
+                    whole.mixing_weights = lambda masked=masked: masked
+                    torch.set_rng_state(state)
+                    if not (decided and name == "s4"):  # what is decided draws no noise any more
+                        assert torch.equal(logits, whole(x))
+        fixed = model.fixed
+        for table in fixed:
+            table[1], table[3] = 0.0, F.one_hot(torch.tensor(1), table.shape[1])
+        model.fix(fixed)
+    assert all(map(torch.equal, before, model.buffers()))
+
+
+def straightforward(model, space, nodes, batches, criterion):
+    """The published procedure, one masked pass at a time, on modules called one by one: the genotype's mixing weights.
+
+    All passes see the same batches. In a topology decision edges go one by one, the edges that went before being there
+    again while the next one is chosen.
+    """
+    weights = [table.detach().clone() for table in model.mixing_weights()]
+    kinds, model = list(model.primitives), copy.deepcopy(model).train()
+
+    def score(tables):
+        tables, wrong, loss, count = dict(zip(kinds, tables, strict=True)), 0, 0.0, 0
+        for x, y in batches:
+            logits = passed(model, tables, x)
+            wrong += (logits.argmax(1) != y).sum().item()
+            loss += F.cross_entropy(logits, y, reduction="sum").item()
+            count += len(y)
+        return 100 - 100 * wrong / count, loss / count
+
+    def masked(k, row, entry=slice(None)):
+        tables = [table.clone() for table in weights]
+        tables[k][row, entry] = 0
+        return score(tables)
+
+    for kind, what, index in turns(space, nodes, 2):
+        k = kinds.index(kind)
+        if what == "edge":
+            scores = [masked(k, index, entry) for entry in range(weights[k].shape[1])]
+            best = 0
+            for entry, (accuracy, loss) in enumerate(scores):
+                better = accuracy < scores[best][0] if criterion == "accuracy" else loss > scores[best][1]
+                best = entry if better else best
+            weights[k][index] = 0
+            weights[k][index, best] = 1
+        else:
+            left = [sum(n + 2 for n in range(index)) + source for source in range(index + 2)]
+            gone = []
+            while len(left) > 2:
+                scores = [masked(k, row) for row in left]
+                worst = 0
+                for place, (accuracy, loss) in enumerate(scores):
+                    better = accuracy >= scores[worst][0] if criterion == "accuracy" else loss <= scores[worst][1]
+                    worst = place if better else worst
+                gone.append(left.pop(worst))
+            weights[k][gone] = 0
+    return weights
+
+
+@torch.no_grad()
+def passed(model, tables, x):
+    """The supernet's logits at these mixing weights, by its modules."""
+    if "cell" in tables:
+        x = model.stem(x)
+        for block in model.cells:
+            if not hasattr(block, "edges"):
+                x = block(x)
+                continue
+            states, rows = [x], iter(zip(block.edges, tables["cell"], strict=True))
+            for _ in range(3):
+                here = list(states)
+                states.append(sum(mixed(*next(rows), state) for state in here))
+            x = states[-1]
+        return model.classifier(model.lastact(x).mean((2, 3)))
+    s0 = s1 = model.stem(x)
+    for cell in model.cells:
+        states = [cell.preprocess0(s0), cell.preprocess1(s1)]
+        rows = iter(zip(cell._ops, tables["reduce" if cell.reduction else "normal"], strict=True))
+        for _ in range(cell._steps):
+            here = list(states)
+            states.append(sum(mixed(*next(rows), state) for state in here))
+        s0, s1 = s1, torch.cat(states[2:], 1)
+    return model.classifier(s1.mean((2, 3)))
+
+
+def mixed(edge, weights, x):
+    return sum(w * op(x) for w, op in zip(weights, edge._ops, strict=True))
+
+
+class Fixed(list):
+    """Batches that are the same in every pass."""
+
+    def epoch(self, number, start=0):
+        return iter(self[start:])
+
+
+@pytest.mark.parametrize("criterion", ["accuracy", "loss"])
+@pytest.mark.parametrize(("name", "nodes"), [("s3", 3), ("s1", 4), ("nasbench201", 4)])
+def test_decisions_are_those_of_a_straightforward_implementation(monkeypatch, name, nodes, criterion):
+    """In float64, on a supernet that is not tuned in between; most decisions are not those of the alphas."""
+    space, model = SPACES[name], supernet(name, nodes, layers=5 if name == "nasbench201" else 3).double()
+    torch.manual_seed(3)
+    batches = Fixed((torch.randn(16, 3, 8, 8).double(), torch.randint(10, (16,))) for _ in range(3))
+    expected = straightforward(model, space, nodes, batches, criterion)
+    strongest = [table.detach().argmax(1) for table in model.mixing_weights()]
+
+    config = SearchConfig(space=name, nodes=nodes, epochs=1, criterion=criterion, seed=2)
+
+    class Searched:
+        device = torch.device("cpu")
+
+    searched, history = Searched(), []
+    searched.model, searched.space = model, space
+    run = type("Run", (), {"due": staticmethod(lambda: False)})
+    with Progress() as progress:
+        Projection().decide(0, searched, config, batches, history, {}, run, progress, None)
+    assert all(map(torch.equal, model.mixing_weights(), expected))
+    made = [(event["cell"], *next((w, event[w]) for w in ("edge", "node") if w in event)) for event in history]
+    assert made == turns(space, nodes, 2)
+    if space.inputs == 2:
+        assert all((table.sum(1) > 0).sum() == 2 * nodes for table in expected)
+    mine = [table.argmax(1)[table.sum(1) > 0] for table in expected]
+    assert any(not torch.equal(a, b[table.sum(1) > 0]) for a, b, table in zip(mine, strongest, expected, strict=True))
+
+
+def test_what_is_decided_no_longer_learns_and_the_rest_learns_as_before():
+    model, plain, x = supernet("s3"), supernet("s3"), torch.randn(4, 3, 16, 16)
+    fixed = model.fixed
+    fixed[0][3], fixed[1][5] = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 0.0])
+    model.fix(fixed)
+    weights = [table.detach() for table in model.mixing_weights()]
+    leaves = [table.clone().requires_grad_() for table in weights]
+    plain.mixing_weights = lambda: leaves
+    plain._loss(x, torch.arange(4)).backward()
+    found = torch.autograd.grad(model._loss(x, torch.arange(4)), model.arch_parameters())
+    for k, (alpha, p, row) in enumerate(zip(model.arch_parameters(), weights, (3, 5), strict=True)):
+        g = leaves[k].grad
+        p = F.softmax(alpha.detach(), -1)
+        expected = p * (g - (p * g).sum(1, keepdim=True))
+        expected[row] = 0
+        assert torch.equal(found[k][row], expected[row])
+        torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("space", "every", "epochs", "decisions"), [("s3", 5, 81, 34), ("darts", 10, 161, 34), ("nasbench201", 5, 25, 6)]
+)
+def test_the_published_schedules(space, every, epochs, decisions):
+    assert projection_epochs(SearchConfig(space=space, decide_every=every)) == epochs
+    order = turns(SPACES[space], SPACES[space].nodes, 0)
+    assert len(order) == decisions and len(set(order)) == decisions
+    per_kind = len(SPACES[space].kinds)
+    assert [kind for kind, *_ in order[:per_kind]] == list(SPACES[space].kinds)
+
+
+def outcome(run):
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
+    state = load_checkpoint(run / "checkpoint.pt", "search")
+    searched = state["supernet"]
+    tensors = [*searched["model"].values(), *searched["alphas"], *searched["fixed"], *state["random"]]
+    files = {name: (run / name).read_text() for name in ("genotype.json", "config.toml")}
+    return rows, state["history"], files, tensors
+
+
+@pytest.mark.parametrize(("space", "method"), [("s3", "blank"), ("s4", "darts"), ("nasbench201", "darts")])
+def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatch, space, method):
+    own = {"nasbench201": {"nodes": None, "layers": 5}}.get(space, {})
+    settings = SMALL | {"space": space} | own
+    found = search(SearchConfig(**settings, method=method, cutout=0.5, drop_path_prob=0.1, run=tmp_path / "searched"))
+    config = projected(tmp_path / "searched", decide_every=1)
+    whole = search(dataclasses.replace(config, run=tmp_path / "whole"))
+    rows = read_metrics(tmp_path / "whole")
+    assert len(rows) == config.epochs and {row["lr"] for row in rows} == {0.0025}
+    assert json.loads((tmp_path / "whole" / "genotype.json").read_text()) == whole["genotype"] == rows[-1]["genotype"]
+    assert architecture(whole["genotype"]).space is SPACES[space] and whole["valid_error"] == rows[-1]["valid_error"]
+    assert len(whole["decisions"]) == len(turns(SPACES[space], config.nodes or 4, 2))
+    assert "Decisions" in (tmp_path / "whole" / "report.html").read_text()
+    searched, tuned = (
+        load_checkpoint(tmp_path / run / "checkpoint.pt", "search")["supernet"] for run in ("searched", "whole")
+    )
+    alphas = list(map(torch.equal, searched["alphas"], tuned["alphas"]))
+    assert all(alphas) if method == "blank" else not any(alphas)
+    assert all((table >= 0).all() for table in tuned["fixed"])
+    assert ("arch_loss" in rows[0]) == (method == "darts")
+
+    real, left = fastdarts.search.Run.save, [0]
+
+    def stops(self, *arguments):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        real(self, *arguments)
+        if left[0] == -1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastdarts.search.Run, "save", stops)
+    stopped, where = [], {"run": tmp_path / "stopped"}
+    for number in range(80):
+        left[0] = 5 + number % 3 if number % 2 else 0 if number else 3
+        try:
+            again = search(dataclasses.replace(config, **where))
+            break
+        except KeyboardInterrupt:
+            state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt", "search")
+            stopped.append((bool(state["tally"]), state["step"] > 0))
+            where = {"resume": tmp_path / "stopped"}
+    assert {(True, False), (False, True)} <= set(stopped)  # within a decision, and within an epoch
+    assert again["genotype"] == whole["genotype"] and again["decisions"] == whole["decisions"]
+    (*mine, tensors), (*theirs, expected) = (outcome(tmp_path / run) for run in ("stopped", "whole"))
+    assert mine == theirs and all(map(torch.equal, tensors, expected))
+    assert found["genotype"]["space"] == space
+
+
+def test_the_command_line_projects_and_goes_on(tmp_path, capsys):
+    search(SearchConfig(**SMALL | {"space": "tiny", "nodes": None}, run=tmp_path / "searched"))
+    run = str(tmp_path / "run")
+    main(["project", str(tmp_path / "searched"), "--decide-every", "1", "--criterion", "loss", "--run", run])
+    first = capsys.readouterr().out
+    assert "genotype" in first and "report" in first
+    assert (tmp_path / "run" / "config.toml").read_text().count('criterion = "loss"') == 1
+    main(["project", "--resume", run])
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+    for arguments, words in (
+        (["--resume", run, "--decide-every", "2"], "--decide-every is 2 but the run to resume has 1"),
+        ([], "project needs the folder of a search"),
+        (["--resume", str(tmp_path / "searched")], "is no projection"),
+        ([run], "is a projection itself"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["project", *arguments])
+        assert words in capsys.readouterr().err
+
+
+def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
+    search(SearchConfig(**SMALL, method="random", candidates=1, run=tmp_path / "random"))
+    with pytest.raises(FastdartsError, match=r"method random, which has no supernet .*: project one by method darts"):
+        projected(tmp_path / "random")
+    partial = {"method": "pc-darts", "warmup": 0, "run": tmp_path / "partial"}
+    search(SearchConfig(**SMALL | {"channels": 8, "partial": 4}, **partial))
+    with pytest.raises(FastdartsError, match="method pc-darts, which lets channels bypass the candidates"):
+        projected(tmp_path / "partial")
+    with pytest.raises(FastdartsError, match=r"--method darts-pt got no --supernet: .* use fastdarts project RUN"):
+        search(SearchConfig(method="darts-pt"))
+    with pytest.raises(FastdartsError, match="--method darts got the --supernet"):
+        search(SearchConfig(supernet=tmp_path))
+    with pytest.raises(FastdartsError, match=r"--epochs is 50 but the decisions .* take 81"):
+        search(SearchConfig(method="darts-pt", supernet=tmp_path))
+
+
+def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch):
+    step = fastdarts.search.Supernet.step
+
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fastdarts.search.Supernet, "step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        search(SearchConfig(**SMALL, run=tmp_path / "searched"))
+    monkeypatch.setattr(fastdarts.search.Supernet, "step", step)
+    with pytest.raises(FastdartsError, match="has done 0 of 1 epochs: finish it first"):
+        search(dataclasses.replace(projected(tmp_path / "searched"), run=tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_decides_nothing(tmp_path, monkeypatch):
+    search(SearchConfig(**SMALL, run=tmp_path / "searched"))
+    real = fastdarts.projection.F.cross_entropy
+    monkeypatch.setattr(fastdarts.projection.F, "cross_entropy", lambda *a, **k: real(*a, **k) * math.nan)
+    with pytest.raises(FastdartsError, match=r"loss without a candidate of normal cell, edge .*nan"):
+        search(dataclasses.replace(projected(tmp_path / "searched", 1), run=tmp_path / "run"))
