@@ -59,13 +59,14 @@ class SearchConfig(DataConfig):
     code, or for pc-darts of PC-DARTS (ICLR 2020), section 4 and its public code."""
 
     method: Literal[
-        "darts", "pc-darts", "darts-es", "darts-ada", "blank", "joint", "coordinate", "random", "random-ws", "select",
-        "darts-pt", "blank-pt",
+        "darts", "pc-darts", "darts-es", "darts-ada", "lambda-darts", "blank", "joint", "coordinate", "random",
+        "random-ws", "select", "darts-pt", "blank-pt",
     ] = "darts"  # fmt: skip
     """darts: alphas on held-out data, weights on the rest; pc-darts: the same with partial channels, edge normalisation
     and a warm-up; darts-es, darts-ada: the same, and when the largest
-    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2; blank: alphas
-    stay as they are; darts-pt, blank-pt: what `fastdarts project` does with the supernet of a search; joint,
+    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2;
+    lambda-darts: the weights learn to make all cells ask for the same change of the mixing weights; blank: alphas stay
+    as they are; darts-pt, blank-pt: what `fastdarts project` does with the supernet of a search; joint,
     coordinate: the paper's single-level baselines on all data, in one step or alternating; random: train random cells
     and keep the best; random-ws: the same with shared weights; select: train the genotypes of several searches and keep
     the best (R-DARTS)."""
@@ -85,10 +86,10 @@ class SearchConfig(DataConfig):
     warmup: int | None = None
     """Epochs in which the weights are trained and alphas and betas are not (0; pc-darts 15, imagenet 35)."""
     unrolled: bool = False
-    """Second order: differentiate through one step of the weights (methods darts, pc-darts, darts-es, darts-ada);
-    --hypergradient unrolled."""
+    """Second order: differentiate through one step of the weights (methods darts, pc-darts, darts-es, darts-ada,
+    lambda-darts); --hypergradient unrolled."""
     hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (methods darts, pc-darts, darts-es, darts-ada; first-order by default).
+    """How the alphas' gradient is found (methods as for unrolled; first-order by default).
     unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
     many times the memory; neumann: through weights that have converged, by a Neumann series."""
     difference_radius: float | None = None
@@ -162,6 +163,14 @@ class SearchConfig(DataConfig):
     """darts-ada multiplies the L2 on the weights by this, ..."""
     ada_max_weight_decay: float = 0.03
     """... up to this."""
+    lambda_strength: float = 0.125
+    """How much layer alignment counts in the loss of the weights in the last epoch (lambda-darts); it rises from 0."""
+    lambda_radius: float = 1e-4
+    """Radius of the finite difference of its gradient, over the norm of the direction in the mixing weights."""
+    lambda_correlation: Literal["cosine", "signed"] = "cosine"
+    """Which alignment counts; signed divides the product of two gradients by that of their absolute values."""
+    alignment_every: int = 0
+    """Epochs between two measurements of the layer alignment, on ten batches of the validation half; 0 means never."""
     seed: int = 2
     """Seed of the weights, the alphas, the order of the images and their augmentation."""
 
@@ -316,8 +325,8 @@ def resolve(config: S, space: Space | None = None) -> S:
 FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes", "supernet"})
 
 ROLLBACK = ("darts-es", "darts-ada")
-BILEVEL = ("darts", "pc-darts", *ROLLBACK)
-PROJECTION = {"darts": "darts-pt", "darts-es": "darts-pt", "darts-ada": "darts-pt", "blank": "blank-pt"}
+BILEVEL = ("darts", "pc-darts", *ROLLBACK, "lambda-darts")
+PROJECTION = dict.fromkeys(("darts", *ROLLBACK, "lambda-darts"), "darts-pt") | {"blank": "blank-pt"}
 """How the supernets of these methods are projected."""
 
 _POSITIVE = {
@@ -325,13 +334,14 @@ _POSITIVE = {
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
-    "neumann_terms", "partial",
+    "neumann_terms", "partial", "lambda_radius",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
     "checkpoint_minutes", "seed", "ar", "tar", "finetune_epochs",
     "length_spread", "eigenvalue_every", "es_start", "product_error_every",
     "warmup", "learning_rate_warmup", "arch_grad_clip",
+    "lambda_strength", "alignment_every",
 }  # fmt: skip
 _SHARE = {
     "momentum", "cutout", "drop_path_prob", "label_smoothing",
@@ -404,6 +414,11 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 f"--eigenvalue-every goes with --method {', '.join(BILEVEL)}: method {config.method} has no alphas "
                 "that learn from held-out images"
+            )
+        if config.alignment_every and config.method in ("random", "random-ws", "select"):
+            raise FastdartsError(
+                f"--alignment-every is {config.alignment_every} but method {config.method} trains no mixture of "
+                "candidates whose cells could be compared: leave it out"
             )
         if config.eigenvalue_every == 0 and config.method in ROLLBACK:
             raise FastdartsError(

@@ -420,6 +420,10 @@ class Network(Relaxed):
         """softmax(alpha) over the candidates, but for rows that were fixed: (normal, reduce), each [E, K]."""
         return self._with_fixed_rows((F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)))
 
+    def cell_kinds(self) -> list[str]:
+        """normal or reduce, cell by cell."""
+        return [cell.kind for cell in self.cells]
+
     def mixed_ops(self) -> dict[str, list[Sequence[MixedOp]]]:
         """The mixed operations of each cell, by kind."""
         return {kind: [cell._ops for cell in self.cells if cell.kind == kind] for kind in self.primitives}
@@ -445,10 +449,10 @@ class Network(Relaxed):
         return s, s
 
     def forward(self, input: Tensor) -> Tensor:
-        kinds = tuple(zip(self.mixing_weights(), self.edge_weights(), strict=True))
+        edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
         s0, s1 = self._begin(input)
-        for cell in self.cells:
-            s0, s1 = s1, cell(s0, s1, *kinds[cell.reduction], self.drop_path_prob)
+        for cell, weights in zip(self.cells, self.cell_weights(), strict=True):
+            s0, s1 = s1, cell(s0, s1, weights, edges[cell.kind], self.drop_path_prob)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:

@@ -27,6 +27,7 @@ class Relaxed(nn.Module):
     ``genotype()``: the derived architecture;
     ``forward(input)``: the logits of the mixture; ``discrete(input, chosen)``: those of one candidate per edge, with
     the same weights;
+    ``cell_kinds()``: the kind of each cell, in the order in which ``forward`` takes :meth:`cell_weights`;
     ``mixed_ops()``: the mixed operations of its edges, a sequence per cell, by kind of cell.
 
     ``drop_path_prob``: in training, the probability with which the output of an edge is dropped, per sample; an
@@ -38,6 +39,7 @@ class Relaxed(nn.Module):
     _arch_parameters: list[Tensor]
     _criterion: nn.Module
     _fixed: Sequence[Tensor] = ()
+    _cell_weights: Sequence[Tensor] | None = None
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
@@ -65,6 +67,26 @@ class Relaxed(nn.Module):
             return weights
         pairs = zip(weights, (table.to(w) for table, w in zip(self._fixed, weights, strict=True)), strict=True)
         return tuple(torch.where(table < 0, w, table) for w, table in pairs)
+
+    def cell_kinds(self) -> list[str]:
+        """Of a subclass whose cells can have weights of their own."""
+        raise FastdartsError(f"{type(self).__name__} has no cell_kinds(): a supernet whose cells are compared needs it")
+
+    def cell_weights(self) -> Sequence[Tensor]:
+        """The mixing weights [E, K] of every cell in turn: those of its kind, the same tensor for all of a kind."""
+        if self._cell_weights is not None:
+            return self._cell_weights
+        weights = dict(zip(self.primitives, self.mixing_weights(), strict=True))
+        return [weights[kind] for kind in self.cell_kinds()]
+
+    @contextmanager
+    def with_cell_weights(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Inside, every cell has mixing weights of its own."""
+        self._cell_weights = weights
+        try:
+            yield
+        finally:
+            self._cell_weights = None
 
     @property
     def fixed(self) -> list[Tensor]:

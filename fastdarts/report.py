@@ -157,6 +157,7 @@ def _curves(run: Records) -> str:
         ("Mean entropy of an edge", " nats", *((f"entropy_{kind}", name) for kind, name in kinds)),
         ("Skip connections", "", *((f"skip_{kind}", name) for kind, name in kinds)),
         ("Largest eigenvalue of the alphas' Hessian", "", ("eigenvalue", "largest eigenvalue")),
+        ("Layer alignment", "", ("alignment", "cosine"), ("alignment_signed", "signed")),
         ("Finite-difference product", "", ("product_cosine", "cosine with the exact one")),
         ("Its relative error", "", ("product_error", "‖difference − exact‖ / ‖exact‖")),
         ("Learning rate", "", ("lr", "weights")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.alignment import Alignment, aligned_cells, alignment
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
 from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve, validate
@@ -33,6 +35,8 @@ from fastdarts.spaces import Architecture, Notation, find_space
 from fastdarts.training import Meter, check_gradients, finite, measure
 from fastdarts.weight_sharing import mean_error, random_logits, select
 
+ALIGNMENT_BATCHES = 10
+
 
 def search(config: SearchConfig) -> dict[str, Any]:
     """Search with ``config.method`` and leave the run's folder behind.
@@ -48,6 +52,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
         config = spell_out(config)
     config = resolve(config)
     data, indices = prepare_data(config)
+    if config.method == "lambda-darts" or config.alignment_every:
+        with torch.device("meta"):
+            aligned_cells(network(config, data))
     halves = split(len(indices), config.train_portion)
     device = prepare_device(config)
     if config.partial > 1:  # which does not fit all sizes of images
@@ -96,6 +103,13 @@ def learning_rate(config: SearchConfig, epoch: int) -> float:
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
+def regulariser(config: SearchConfig) -> Alignment | None:
+    """What is added to the gradient of the weights with these settings."""
+    if config.method != "lambda-darts":
+        return None
+    return Alignment(config.lambda_strength, config.lambda_radius, config.lambda_correlation == "signed")
+
+
 class Supernet:
     """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation."""
 
@@ -105,6 +119,7 @@ class Supernet:
         self.config, self.device = config, device
         self.space = find_space(config.space)
         self.model = network(config, data).to(device)
+        self.regulariser = regulariser(config)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
         )
@@ -159,11 +174,16 @@ class Supernet:
                 raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
         self.optimizer.zero_grad()
         self.architect.optimizer.zero_grad()
-        logits = self.logits(x)
-        loss = self.model._criterion(logits, y)
-        value = finite(loss, "training", epoch, step)
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
-        loss.backward(inputs=None if joint else weights)
+        if self.regulariser is not None and epoch:
+            share = epoch / (self.config.epochs - 1)
+            loss, logits = self.regulariser.backward(self.model, (x, y), weights, share)
+            value = finite(loss, "training", epoch, step)
+        else:
+            logits = self.logits(x)
+            loss = self.model._criterion(logits, y)
+            value = finite(loss, "training", epoch, step)
+            loss.backward(inputs=None if joint else weights)
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         if joint:
@@ -317,6 +337,9 @@ class GradientSearch:
                     row |= discretisation_gap(supernet.model, on_device)
                 if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
                     row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
+                if config.alignment_every and (epoch + 1) % config.alignment_every == 0:
+                    few = itertools.islice(attended(), ALIGNMENT_BATCHES)
+                    row |= alignment(supernet.model, ((x.to(device), y.to(device)) for x, y in few))
                 row |= supernet_facts(supernet.model, space)
             row |= {"seconds": time.monotonic() - begun}
             if self.rollback is not None and self.rollback.adapt:
@@ -385,6 +408,7 @@ METHODS: dict[str, GradientSearch | RandomSearch] = {
     "pc-darts": GradientSearch(held_out=True, alternate=True),  # and other settings: config.PC_DARTS
     "darts-es": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=False)),
     "darts-ada": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=True)),
+    "lambda-darts": GradientSearch(held_out=True, alternate=True),
     "blank": GradientSearch(held_out=True, alternate=False),
     "darts-pt": GradientSearch(held_out=True, alternate=True, projection=Projection()),
     "blank-pt": GradientSearch(held_out=True, alternate=False, projection=Projection()),

@@ -74,7 +74,7 @@ def modules_of(path: Path) -> set[str]:
 
 NETWORKS = {
     "errors", "functional", "fusion", "operations", "genotypes", "model", "model_search", "architect", "hypergradient",
-    "curvature", "discretise", "flat", "relaxed", "rnn.cells", "rnn.genotypes", "rnn.model",
+    "curvature", "discretise", "flat", "relaxed", "alignment", "rnn.cells", "rnn.genotypes", "rnn.model",
 }  # fmt: skip
 
 

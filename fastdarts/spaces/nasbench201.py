@@ -197,12 +197,16 @@ class SearchNetwork(_Skeleton, Relaxed):
         self._arch_parameters = [self.alphas]
 
     def forward(self, input: Tensor) -> Tensor:
-        (weights,) = self.mixing_weights()
-        return self._classify(input, lambda cell, x: cell(x, weights, self.drop_path_prob))
+        weights = iter(self.cell_weights())
+        return self._classify(input, lambda cell, x: cell(x, next(weights), self.drop_path_prob))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
         """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
         return self._classify(input, lambda cell, x: cell.discrete(x, chosen["cell"]))
+
+    def cell_kinds(self) -> list[str]:
+        """All cells are alike; residual blocks do not count."""
+        return ["cell" for block in self.cells if isinstance(block, SearchCell)]
 
     def mixed_ops(self) -> dict[str, list[Sequence[MixedOp]]]:
         """The mixed operations of each cell."""
