@@ -23,7 +23,7 @@ from triton.compiler import ASTSource
 from fastdarts.kernels.triton import interleave, mix, mixed_op, mixed_sum, stages, stages_backward
 
 RECORD = Path(__file__).with_name("triton_resources.json")
-TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16}
+TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
 SIXTEENS = ("channels", "outputs", "C", "height", "width", "out_height", "out_width", "P", "pixels", "step", "S")
 INTEGERS = "height width channels out_height out_width outputs P pixels step chunks stages skip_rows C S"
@@ -48,10 +48,24 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
             sums = "BLOCK_P" not in kernel.arg_names  # of partial results
             for channels, noises in itertools.product((16, 64), (False, True)):
                 if noises <= ("NOISES" in kernel.arg_names) and not (sums and channels > 16):
-                    tiles = mixed_op._tile(channels, channels)
+                    tiles = mixed_op._tile(channels, channels, exact=False)
                     tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
-                    variant = f"{name}[C{channels}{' noise' * noises}]"
-                    yield variant, kernel, ours | {"rows": rows}, flags | tile | {"NOISES": noises}
+                    variant = f"C{channels}{' noise' * noises}"
+                    arguments = ours | {"rows": rows}
+                    if name == "stages_gradients_kernel":  # of edges, and of the middles of separable convolutions
+                        arguments["grad"] = (pointer,) * (EDGES + 4)
+                    products = "PRECISION" in kernel.arg_names
+                    if dtype != "fp16" or products:
+                        yield f"{name}[{variant}]", kernel, arguments, flags | tile | {"NOISES": noises}
+                    if products or name == "state_gradient_kernel":
+                        strided = {"STRIDE": 2, "HAS_OFFSET": True}
+                        yield f"{name}[{variant} stride 2]", kernel, arguments, flags | tile | strided
+                    if products and dtype == "fp32":
+                        exact = mixed_op._tile(channels, channels, exact=True)[name.removesuffix("_kernel")]
+                        constants = flags | exact | {"PRECISION": "ieee"}
+                        yield f"{name}[{variant} ieee]", kernel, arguments, constants
+    if dtype == "fp16":  # where no products are, what bf16 needs
+        return
     maps = ours | dict.fromkeys(("m", "dm"), (pointer,) * EDGES) | dict.fromkeys(("own", "partial", "programs"), "i32")
     flags = dict.fromkeys(("HAS_BASE", "NEED_X", "NEED_BETA"), True) | {"EDGES": EDGES, "BLOCK_T": 1024}
     for name in sorted(name for name in vars(interleave) if name.endswith("_kernel")):
@@ -91,7 +105,9 @@ def resources(kernel, types: dict, constants: dict, arch: int) -> dict[str, int]
     values = {name: value for name, value in constants.items() if name in kernel.arg_names and name != "C"}
     signature = {n: "constexpr" if n in values else types.get(n, "*fp32") for n in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=_aligned(signature))
-    options = {"num_warps": 4} | {name: constants[name] for name in ("num_stages", "num_warps") if name in constants}
+    options = {"num_warps": 4} | {
+        name: constants[name] for name in ("num_stages", "num_warps", "maxnreg") if name in constants
+    }
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
