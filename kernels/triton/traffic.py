@@ -99,6 +99,7 @@ class Call:
         self.pixels, self.P = n * height * width, n * ((height - 1) // stride + 1) * ((width - 1) // stride + 1)
         tiles = ceil(self.P, TILE)
         self.stage_tiles = ceil(self.P, TILE if max(self.channels, self.outputs) <= 16 else TILE // 2)
+        self.gradient_tiles = ceil(self.P, TILE // 2)
         self.chunks = ceil(self.P, TILE * ceil(tiles, MAX_CHUNKS))
         fewest = max(ceil(tiles, MAX_WEIGHT_CHUNKS), ceil(self.outputs, TILE // 2))
         self.weight_chunks = ceil(self.P, TILE * fewest)
@@ -246,7 +247,7 @@ class Call:
     def data(self, stage: Stage) -> Task:
         *_, pointwise = stage.weights
         reads = self.raw_gradient(stage) | self.weights(pointwise) | self.normal(stage)
-        loads = self.again(stage) + self.stage_tiles * self.sizes[pointwise] * self.itemsize
+        loads = self.again(stage) + self.gradient_tiles * self.sizes[pointwise] * self.itemsize
         return Task(reads, self.t(stage), loads, 0, 2 * self.P * self.sizes[pointwise])
 
     def again(self, stage: Stage) -> int:
@@ -263,7 +264,7 @@ class Call:
             writes |= {("taps", *place): 4 * self.weight_chunks * taps * self.channels}
         vector = 2 * taps * self.P * self.channels * (1 + len(depthwise))
         loads = self.window(stage) + self.again(stage)
-        loads += self.stage_tiles * (
+        loads += self.gradient_tiles * (
             len(depthwise) * taps * self.channels * (self.itemsize + 4) + 4 * self.sizes[pointwise]
         )
         return Task(reads, writes, loads, vector, 2 * self.P * self.sizes[pointwise])
