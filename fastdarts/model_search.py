@@ -328,7 +328,7 @@ class Network(Relaxed):
         in_channels: channels of the images.
         primitives: candidates of every edge (names in ``OPS``), or one list per edge.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
-        memory, partial: see :class:`MixedOp`.
+        memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
         edge_normalisation: weight the edges of a node by betas.
         stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
 
@@ -336,7 +336,7 @@ class Network(Relaxed):
     :class:`FastdartsError` on other shapes.
     """
 
-    _memory, _partial, _edge_normalisation, _stem = "store", 1, False, "cifar"  # of modules that were pickled without
+    _partial, _edge_normalisation, _stem = 1, False, "cifar"  # of modules that were pickled without
 
     def __init__(
         self,
@@ -388,7 +388,7 @@ class Network(Relaxed):
         C_prev_prev, C_prev, C_curr = C_curr, C_curr, C
         self.cells = nn.ModuleList()
         reduction_prev = stem == "imagenet"
-        options = {"memory": memory, "partial": partial}
+        options = {"memory": "recompute" if memory == "checkpoint" else memory, "partial": partial}
         for i in range(layers):
             reduction = i in (layers // 3, 2 * layers // 3)
             if reduction:
@@ -452,7 +452,7 @@ class Network(Relaxed):
         edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
         s0, s1 = self._begin(input)
         for cell, weights in zip(self.cells, self.cell_weights(), strict=True):
-            s0, s1 = s1, cell(s0, s1, weights, edges[cell.kind], self.drop_path_prob)
+            s0, s1 = s1, self._pass(cell, s0, s1, weights, edges[cell.kind], self.drop_path_prob)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:

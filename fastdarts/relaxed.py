@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
 
@@ -35,6 +38,7 @@ class Relaxed(nn.Module):
     """
 
     drop_path_prob = 0.0
+    _memory = "store"  # of modules that were pickled without
     primitives: dict[str, tuple[tuple[str, ...], ...]]
     _arch_parameters: list[Tensor]
     _criterion: nn.Module
@@ -146,6 +150,10 @@ class Relaxed(nn.Module):
         have none."""
         return (None,) * len(self.primitives)
 
+    def _pass(self, cell: nn.Module, *inputs: Any) -> Tensor:
+        """The output of a cell, kept for backward as ``memory`` says."""
+        return recomputed(cell, *inputs) if self._memory == "checkpoint" else cell(*inputs)
+
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
 
@@ -159,6 +167,25 @@ def same_random_numbers(device: torch.device) -> Iterator[None]:
     """Leaves the random state as it found it: what is drawn inside is drawn again by whoever comes next."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
+
+
+def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
+    """``module(*inputs)``, of which nothing but the inputs is kept for backward: there it is computed again.
+
+    The second time with the parameters of the first, also if they have been others since (``functional_call``), with
+    the same random numbers, and without moving running statistics again.
+    """
+    parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+    again = False
+
+    def run(*inputs: Any) -> Tensor:
+        nonlocal again
+        if not again:
+            again = True
+            return module(*inputs)
+        return functional_call(module, parameters | {name: b.clone() for name, b in buffers.items()}, inputs)
+
+    return checkpoint(run, *inputs, use_reentrant=False)
 
 
 def initial_alphas(edges: int, candidates: int | None, device: torch.device) -> Tensor:

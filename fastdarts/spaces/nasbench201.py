@@ -192,13 +192,15 @@ class SearchNetwork(_Skeleton, Relaxed):
         super().__init__()
         self._criterion = criterion
         self.primitives = {"cell": TABLE}
-        self._build(C, num_classes, layers, in_channels, lambda width: SearchCell(width, memory))
+        self._memory = memory
+        of_cells = "recompute" if memory == "checkpoint" else memory
+        self._build(C, num_classes, layers, in_channels, lambda width: SearchCell(width, of_cells))
         self.alphas = initial_alphas(len(EDGES), len(OPS), self.classifier.weight.device)
         self._arch_parameters = [self.alphas]
 
     def forward(self, input: Tensor) -> Tensor:
         weights = iter(self.cell_weights())
-        return self._classify(input, lambda cell, x: cell(x, next(weights), self.drop_path_prob))
+        return self._classify(input, lambda cell, x: self._pass(cell, x, next(weights), self.drop_path_prob))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
         """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""
