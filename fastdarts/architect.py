@@ -58,6 +58,7 @@ class Architect:
         side_effects: False leaves running statistics and the random state as they are in all passes of a step.
         betas: of Adam.
         grad_clip: as of :class:`fastdarts.hypergradient.Descent`; by default the look ahead clips nothing.
+        accumulate: parts that a batch is passed in, see :meth:`fastdarts.hypergradient.Passes.differentiate`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Architect:
         side_effects: bool = True,
         betas: tuple[float, float] = (0.5, 0.999),
         grad_clip: float | None = None,
+        accumulate: int = 1,
     ):
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
@@ -75,6 +77,7 @@ class Architect:
         self.strategy = strategy
         self.side_effects = side_effects
         self.grad_clip = grad_clip
+        self.accumulate = accumulate
         self.optimizer = torch.optim.Adam(
             model.arch_parameters(),
             lr=args.arch_learning_rate,
@@ -164,7 +167,7 @@ class Architect:
         return difference(self._passes(), vector, (input, target), r).product
 
     def _passes(self) -> Passes:
-        return Passes(self.model, self.side_effects)
+        return Passes(self.model, self.side_effects, self.accumulate)
 
     def _descent(self, eta: float | None, optimizer: torch.optim.Optimizer | None) -> Descent:
         return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay, self.grad_clip)

@@ -191,6 +191,10 @@ class Describe:
     """Pixels a side of the images (cifar 32, imagenet 224)."""
     in_channels: int = 3
     """Channels of the images."""
+    memory: bool = False
+    """Estimate what a first-order step of the supernet takes, for every value of the search's --memory."""
+    batch: int = 64
+    """Images per step of it."""
     json: bool = False
     """Print JSON."""
 
@@ -202,7 +206,7 @@ class Describe:
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
             raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
-        for name in ("channels", "layers", "classes", "image_size", "in_channels"):
+        for name in ("channels", "layers", "classes", "image_size", "in_channels", "batch"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 100_000:
                 raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
@@ -220,12 +224,26 @@ class Describe:
             published = (RECIPES[variant]["channels"], RECIPES[variant]["layers"], *images)
         asked = (self.channels, self.layers, self.classes, self.image_size)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
+        if self.memory and self.genotype is not None:
+            raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
         if self.genotype is None:
             options = network_options(resolve(settings))
             facts = describe_supernet(*shape, self.in_channels, space, **options)
+            if self.memory:
+                config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
+                facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
         else:
             facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
+
+    def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
+        from fastdarts.config import resolve
+        from fastdarts.memory import MODES
+        from fastdarts.search import step_memory
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        images = self.in_channels, size, size
+        return {m: step_memory(resolve(replace(config, memory=m)), classes, images, device).peak for m in MODES}
 
 
 @dataclass(frozen=True)

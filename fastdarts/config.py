@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,14 @@ class SearchConfig(DataConfig):
     drop_path_prob: float = 0.0
     """Drop the output of each edge of the supernet with a probability that rises from 0 to this; that of cutout then
     rises from 0 to 1 likewise (R-DARTS; with method random, of each operation of a cell, cutout staying as it is)."""
-    memory: Literal["store", "recompute"] = "store"
-    """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again."""
+    memory: Literal["store", "recompute", "checkpoint"] = "store"
+    """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again;
+    checkpoint keeps only the outputs of the cells and computes each cell again as a whole."""
+    accumulate: int = 1
+    """Parts that a batch is passed in, one after another: the loss and its gradients are those of the whole batch, but
+    BatchNorm normalises each part by itself and its running statistics move once for each."""
+    max_memory: str | None = None
+    """Bytes that a step may take, such as 4GiB: memory and then accumulate are raised until it is estimated to fit."""
     gap_every: int = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
     candidates: int | None = None
@@ -334,7 +341,7 @@ _POSITIVE = {
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
-    "neumann_terms", "partial", "lambda_radius",
+    "neumann_terms", "partial", "lambda_radius", "accumulate",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
@@ -424,6 +431,7 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 f"--eigenvalue-every is 0 but method {config.method} decides by the eigenvalue: leave it out"
             )
+        _validate_memory(config)
         if config.es_factor == 1:
             raise FastdartsError("--es-factor is 1: expected more (newer / older) or less (older / newer)")
         if config.drop_path_prob and config.method == "random-ws":
@@ -453,6 +461,17 @@ def network_options(config: SearchConfig) -> dict[str, Any]:
     """What distinguishes the supernet from that of DARTS, but for the space: ``config`` is resolved."""
     plain = {"partial": 1, "edge_normalisation": False, "stem": "cifar"}
     return {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
+
+
+def parse_bytes(text: str, flag: str) -> int:
+    """The bytes that ``text`` means: a number and a unit of powers of 1024, as in 4GiB, 512 MiB or 1.5g.
+
+    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?\s*", text.lower())
+    if not found or not float(found[1]):
+        raise FastdartsError(f"{flag} is {text!r}: expected a number above 0 with a unit, such as 4GiB or 800MiB")
+    return int(float(found[1]) * 1024 ** (1 + "kmgt".index(found[2])))
 
 
 class SecondLevel(Protocol):
@@ -509,6 +528,28 @@ def validate_hypergradient(config: SecondLevel) -> None:
             raise FastdartsError(
                 f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
             )
+
+
+def _validate_memory(config: SearchConfig) -> None:
+    if config.max_memory is not None:
+        parse_bytes(config.max_memory, "--max-memory")
+    if config.batch_size < 2 * config.accumulate > 2:
+        raise FastdartsError(
+            f"--accumulate is {config.accumulate}: expected parts of at least two images of the {config.batch_size} of "
+            "--batch-size"
+        )
+    for flag, given in (("--max-memory", config.max_memory is not None), ("--accumulate", config.accumulate > 1)):
+        if given and config.method in ("random", "select"):
+            raise FastdartsError(f"{flag} is for supernets: method {config.method} trains none, so leave it out")
+    if config.accumulate > 1 and (reason := why_whole(config)):
+        raise FastdartsError(f"--accumulate is {config.accumulate}, but {reason}: leave it out")
+
+
+def why_whole(config: SearchConfig) -> str:
+    """Why a batch cannot be passed in parts with these settings; "" if it can."""
+    if hypergradient(config) in ("exact", "neumann"):
+        return f"--hypergradient {hypergradient(config)} differentiates the graph of a whole batch"
+    return "layer alignment is that of a whole batch" if config.method == "lambda-darts" else ""
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -102,6 +102,8 @@ def describe_text(description: dict[str, Any]) -> str:
         f"parameters {d['parameters']:>13,}",
         f"MACs       {d['macs']:>13,}",
     ]
+    for memory, peak in d.get("memory", {}).items():
+        lines.append(f"memory of a first-order step, batch {d['batch']}, {memory}: {peak / 2**20:,.0f} MiB (estimated)")
     if d.get("auxiliary_parameters"):
         lines.append(f"auxiliary head, not counted above: {d['auxiliary_parameters']:,} parameters")
     lines += ["", row("cell", "type", "channels", "output", "parameters", "MACs")]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import flat_norm, flat_sgd
@@ -40,11 +41,12 @@ class Flat:
             torch._foreach_copy_(views, self.parameters)
         for p, view in zip(self.parameters, views, strict=True):
             p.data = view
-        self._addresses = [view.data_ptr() for view in views]
+        # a fake tensor has no address
+        self._addresses = [] if is_fake(self.weights) else [view.data_ptr() for view in views]
 
     def intact(self) -> bool:
         """Whether the parameters are still views of the buffer; not after ``module.to(...)`` or ``p.data = ...``."""
-        return self._addresses == [p.data_ptr() for p in self.parameters]
+        return not self._addresses or self._addresses == [p.data_ptr() for p in self.parameters]
 
     def empty(self) -> Tensor:
         """Another buffer for as many tensors, of zeros."""

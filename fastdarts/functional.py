@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.kernels import Implementation, implementations, native, release_memory
+from fastdarts.kernels import Implementation, implementations, native, release_memory, working_memory
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
 
@@ -33,6 +33,7 @@ __all__ = [
     "noise_seeds",
     "release_memory",
     "standard_normal",
+    "working_memory",
 ]
 
 MEMORY = ("store", "recompute")

@@ -52,10 +52,11 @@ class Passes:
             counted among the weights.
         side_effects: whether a pass moves BatchNorm running statistics and draws from the random state. Otherwise both
             stay as they are, and every pass draws the same numbers.
+        accumulate: how many parts a batch is passed in by :meth:`differentiate`.
     """
 
-    def __init__(self, model: nn.Module, side_effects: bool = True):
-        self.model, self.side_effects = model, side_effects
+    def __init__(self, model: nn.Module, side_effects: bool = True, accumulate: int = 1):
+        self.model, self.side_effects, self.accumulate = model, side_effects, accumulate
 
     @property
     def alphas(self) -> list[Tensor]:
@@ -79,6 +80,37 @@ class Passes:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not self.side_effects):
             yield
 
+    def differentiate(
+        self,
+        batch: Batch,
+        weights: dict[str, Tensor] | None = None,
+        live: bool = True,
+        alphas: bool = True,
+        wanted: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, Gradients, list[Tensor]]:
+        """The loss as :meth:`loss` gives it, detached, and its gradients: of the alphas, if asked for, and of
+        ``wanted``.
+
+        With ``accumulate`` the sums over parts of the batch, weighted by their sizes. Without BatchNorm they are those
+        of the whole batch; BatchNorm normalises each part by itself, and running statistics move once for each.
+        """
+        total, found = None, None
+        for part, share in parts(batch, self.accumulate):
+            loss = self.loss(part, weights, live)
+            loss = loss if share == 1 else share * loss
+            if alphas:
+                of_alphas, of_weights = self.gradients(loss, wanted)
+            else:
+                of_alphas, of_weights = [], list(torch.autograd.grad(loss, wanted))
+            gradients, loss = [*of_alphas, *of_weights], loss.detach()
+            if found is None:
+                total, found = loss, gradients
+            else:
+                total = total + loss
+                found = [b if a is None else a if b is None else a + b for a, b in zip(found, gradients, strict=True)]
+        count = len(found) - len(wanted)
+        return total, found[:count], found[count:]
+
     def gradients(
         self, loss: Tensor, weights: Iterable[Tensor] = (), create_graph: bool = False
     ) -> tuple[Gradients, list[Tensor]]:
@@ -91,6 +123,17 @@ class Passes:
                 "if you replaced model.alphas_normal, put the new tensor into model.arch_parameters() too"
             )
         return list(gradients[: len(alphas)]), list(gradients[len(alphas) :])
+
+
+def parts(batch: Batch, count: int) -> Iterator[tuple[Batch, float]]:
+    """``batch`` in ``count`` parts, or fewer if they had less than two images, and the share of each in it."""
+    if count == 1:
+        yield batch, 1.0
+        return
+    images = len(batch[0])
+    cut = (t.tensor_split(max(1, min(count, images // 2))) for t in batch)
+    for x, y in zip(*cut, strict=True):
+        yield (x, y), len(x) / images
 
 
 class Descent(NamedTuple):
@@ -164,8 +207,8 @@ class FirstOrder:
     """The gradient at the current weights; reads neither the training batch nor the descent."""
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
-        loss = passes.loss(valid)
-        return loss.detach(), passes.gradients(loss)[0]
+        loss, gradients, _ = passes.differentiate(valid)
+        return loss, gradients
 
 
 @dataclass(frozen=True)
@@ -185,7 +228,7 @@ class Unrolled:
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
         weights = passes.weights()
-        gradients = torch.autograd.grad(passes.loss(train), list(weights.values()))
+        _, _, gradients = passes.differentiate(train, alphas=False, wanted=list(weights.values()))
         loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
         found = difference(passes, vector, train, self.radius, descent.flat(weights))
         if any(d is None or a is None for d, a in zip(direct, found.above, strict=True)):
@@ -282,7 +325,7 @@ def difference(
         return dict(zip(weights, values, strict=True))
 
     # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-    above, below = (passes.gradients(passes.loss(batch, moved(r)))[0] for r in (radius, -radius))
+    above, below = (passes.differentiate(batch, moved(r))[1] for r in (radius, -radius))
     return Difference(above, below, norm, radius)
 
 
@@ -323,9 +366,8 @@ def _look_ahead(
     gradients, factor = descent.clipped(gradients)
     ahead = descent.ahead(weights, gradients)
     # The statistics of the live network do not see the pass at w'.
-    loss = passes.loss(valid, ahead, live=False)
-    direct, vector = passes.gradients(loss, ahead.values())
-    return loss.detach(), direct, descent.clipped(vector)[0], descent.eta * factor
+    loss, direct, vector = passes.differentiate(valid, ahead, live=False, wanted=list(ahead.values()))
+    return loss, direct, descent.clipped(vector)[0], descent.eta * factor
 
 
 def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: float) -> FastdartsError:

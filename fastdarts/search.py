@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.alignment import Alignment, aligned_cells, alignment
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
 from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve, validate
+from fastdarts.curvature import Exact as Product
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
-from fastdarts.errors import NotFinite
+from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.flat import SGD
-from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled
+from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled, parts
+from fastdarts.memory import Estimate, estimate, fit
 from fastdarts.projection import Projection, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
@@ -60,6 +65,10 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if config.partial > 1:  # which does not fit all sizes of images
         with torch.device("meta"), torch.no_grad():
             network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+    line = None
+    if isinstance(METHODS[config.method], GradientSearch):
+        shape = len(data.classes), (data.channels, *data.size), device
+        config, _, line = fit(config, lambda config: step_memory(config, *shape))
     with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress:
         run.describe(
             device,
@@ -69,6 +78,8 @@ def search(config: SearchConfig) -> dict[str, Any]:
             primitives=find_space(config.space).primitives(config.nodes),
         )
         progress.line(f"run {run.folder}")
+        if line:
+            progress.line(line)
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
@@ -118,7 +129,9 @@ class Supernet:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
         self.space = find_space(config.space)
-        self.model = network(config, data).to(device)
+        model = network(config, data)
+        # fake parameters are made where they belong, and cannot move
+        self.model = model if is_fake(next(model.parameters())) else model.to(device)
         self.regulariser = regulariser(config)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
@@ -126,7 +139,9 @@ class Supernet:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda epoch: learning_rate(config, epoch) / config.learning_rate
         )
-        self.architect = Architect(self.model, config, strategy(config), config.arch_side_effects)
+        self.architect = Architect(
+            self.model, config, strategy(config), config.arch_side_effects, accumulate=config.accumulate
+        )
         if config.arch_grad_clip:
             alphas = self.model.arch_parameters()
             self.architect.optimizer.register_step_pre_hook(
@@ -178,18 +193,22 @@ class Supernet:
         if self.regulariser is not None and epoch:
             share = epoch / (self.config.epochs - 1)
             loss, logits = self.regulariser.backward(self.model, (x, y), weights, share)
-            value = finite(loss, "training", epoch, step)
+            value, outputs = finite(loss, "training", epoch, step), [logits]
         else:
-            logits = self.logits(x)
-            loss = self.model._criterion(logits, y)
-            value = finite(loss, "training", epoch, step)
-            loss.backward(inputs=None if joint else weights)
+            value, outputs = 0.0, []
+            for (x_part, y_part), share in parts((x, y), self.config.accumulate):
+                logits = self.logits(x_part)
+                loss = self.model._criterion(logits, y_part)
+                value += share * finite(loss, "training", epoch, step)
+                loss = loss if share == 1 else share * loss
+                loss.backward(inputs=None if joint else weights)
+                outputs.append(logits.detach())
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         if joint:
             self.architect.optimizer.step()
             arch_loss = value
-        meter.update(value, logits.detach(), y)
+        meter.update(value, torch.cat(outputs), y)
         return arch_loss
 
     def _first_strange(self, batches: dict[str, tuple[Tensor, Tensor]], error: NotFinite, at: str) -> NotFinite:
@@ -263,13 +282,13 @@ class GradientSearch:
         whole = range(halves[1].stop)
         augment = functools.partial(train_transform, data, round(config.cutout * min(data.size)))
 
-        def batches(indices: range, seed: int) -> Batches:
-            return Batches(data.train, indices, config.batch_size, augment(), seed, workers=config.workers)
+        def batches(indices: range, seed: int, size: int = config.batch_size) -> Batches:
+            return Batches(data.train, indices, size, augment(), seed, workers=config.workers)
 
         train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
         arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None
         # As published, validation images are augmented like the others; the draws are the same in every epoch.
-        valid = batches(halves[1], 2 * config.seed + 1)
+        valid = batches(halves[1], 2 * config.seed + 1, -(-config.batch_size // config.accumulate))
 
         supernet = Supernet(config, data, device)
         space, shared = supernet.space, config.method == "random-ws"
@@ -364,6 +383,39 @@ class GradientSearch:
         result = {"genotype": found.to_dict(), "valid_error": error}
         events = "rollbacks" if self.rollback else "decisions" if self.projection else None
         return result | {events: history} if events else result
+
+
+def step_memory(
+    config: SearchConfig, classes: int, image_shape: tuple[int, int, int], device: torch.device
+) -> Estimate:
+    """What the supernet of a search takes: a step on a full batch of images [C, H, W]; what only passes forward takes
+    less. With ``max_memory`` also the eigenvalue and the error of the product, where these are measured: a minute.
+
+    Raises :class:`FastdartsError` if nothing of the kind is trained (methods random and select).
+    """
+    method = METHODS[config.method]
+    if not isinstance(method, GradientSearch):
+        raise FastdartsError(f"method {config.method} trains no supernet: its memory cannot be estimated")
+    channels, *size = image_shape
+    part = -(-config.batch_size // config.accumulate)
+    # Two parts show what adds up over more of them.
+    config = dataclasses.replace(config, accumulate=min(config.accumulate, 2))
+
+    def work() -> Supernet:
+        supernet = Supernet(config, SimpleNamespace(classes=range(classes), channels=channels), device)
+        supernet.model.drop_path_prob = config.drop_path_prob
+        shapes = (config.batch_size, channels, *size), (config.batch_size,)
+        whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
+        batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
+        supernet.step(batch, arch_batch if method.alternate else None, Meter(), config.epochs - 1, 0)
+        if config.max_memory and config.product_error_every:
+            supernet.difference_error(batch, arch_batch)
+        if config.max_memory and config.eigenvalue_every:
+            alphas = sum(alpha.numel() for alpha in supernet.model.arch_parameters())
+            Product(Passes(supernet.model, side_effects=False), arch_batch)(torch.ones(alphas, dtype=torch.float64))
+        return supernet
+
+    return estimate(work, device)
 
 
 def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:

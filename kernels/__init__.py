@@ -8,7 +8,17 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels import flat
 from fastdarts.kernels.flat import FLAT_IMPLEMENTATIONS, run_flat
-from fastdarts.kernels.mixed_op import DILATIONS, KERNELS, KINDS, NOISE, SEP_CONV, STRIDES, mixed_op, why_no_kernel
+from fastdarts.kernels.mixed_op import (
+    DILATIONS,
+    KERNELS,
+    KINDS,
+    NOISE,
+    SEP_CONV,
+    STRIDES,
+    mixed_op,
+    why_no_kernel,
+    working_memory,
+)
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
@@ -31,4 +41,5 @@ __all__ = [
     "release_memory",
     "run_flat",
     "why_no_kernel",
+    "working_memory",
 ]

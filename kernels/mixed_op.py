@@ -267,6 +267,39 @@ def _head(x: Tensor, gain: Tensor) -> Tensor:
     return x[:, : gain.shape[1]]
 
 
+def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
+    """Bytes that the kernels take beside inputs and results if the call ``func(*args)`` is one of theirs: in blocks
+    while it runs, and what they keep for the next call.
+
+    Maps of the output's size, forward: raw outputs that are not kept. Backward: those made again, one for every second
+    half of a separable convolution; on a GPU one of the input's size for every depthwise output, and two and a quarter
+    in float32 for the pools. Weight gradients are summed in parts, on the CPU one in float64 for each chunk of samples.
+    """
+    backward = func is backward_op.dispatch
+    if not backward and func is not forward_op.dispatch:
+        return [], 0
+    if backward:
+        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args
+        again = not z
+    else:
+        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args
+        again, need_x, need_weights = not keep, False, False
+    kinds = candidates[1::4]
+    second = kinds.count(SEP_CONV)
+    stages = sum(WEIGHTS[kind] > 0 for kind in kinds) + second
+    pixels = len(x) * ((x.shape[2] - 1) // stride + 1) * ((x.shape[3] - 1) // stride + 1)
+    blocks = [pixels * gain.shape[1] * x.element_size()] * (stages * again + second * backward)
+    if not x.is_cuda:
+        chunks = min(len(x), max(8, torch.get_num_threads()))
+        return blocks, 8 * chunks * sum(w.numel() for w in weights) * need_weights
+    if backward:
+        channels = weights[-1].shape[1] if weights else gain.shape[1]
+        blocks.append(stages * pixels * channels * x.element_size())
+        if need_x and (MAX_POOL in kinds or AVG_POOL in kinds):
+            blocks.append(9 * pixels * channels)
+    return blocks, 0
+
+
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
     return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)

@@ -1,9 +1,12 @@
 """Fixtures of every test: a seed, fresh memory that shows when it was not written, and the marker `gpu`."""
 
+import importlib
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from fastdarts.memory import Estimate
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,6 +19,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search steps on images only, not on the fake ones that its memory is estimated with: for tests that count."""
+    module = importlib.import_module("fastdarts.search")
+    monkeypatch.setattr(module, "step_memory", lambda *_: Estimate(peak=0, kept=0))
 
 
 @pytest.fixture

@@ -303,6 +303,7 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
         search(SearchConfig(method="darts-pt", supernet=tmp_path))
 
 
+@pytest.mark.usefixtures("without_estimate")
 def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch):
     step = fastdarts.search.Supernet.step
 

@@ -70,6 +70,7 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
     assert again == result and read_metrics(run) == rows
 
 
+@pytest.mark.usefixtures("without_estimate")
 def test_darts_ada_goes_on_from_there_with_more_weight_decay(tmp_path, monkeypatch):
     run, seen = tmp_path / "run", []
     step = Supernet.step
