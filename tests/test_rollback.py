@@ -161,7 +161,10 @@ def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "random-ws", "unrolled": True}, "--unrolled goes with --method darts, pc-darts, darts-es, darts-ada, lambda-darts"),
+        (
+            {"method": "random-ws", "unrolled": True},
+            "--unrolled goes with --method darts, pc-darts, darts-es, darts-ada, lambda-darts",
+        ),
         ({"method": "joint", "eigenvalue_every": 1}, "--eigenvalue-every goes with .*method joint"),
         ({"method": "darts-es", "eigenvalue_every": 0}, "method darts-es decides by the eigenvalue"),
         ({"method": "darts-es", "es_factor": 1.0}, "--es-factor is 1"),
