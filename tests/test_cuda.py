@@ -56,7 +56,7 @@ class Emulated:
     """The launchers of flat.cu, called as torch calls them, on CPU tensors."""
 
     def __init__(self, library: Path):
-        self.library = ctypes.CDLL(str(library))
+        self.compiled = ctypes.CDLL(str(library))
 
     def call(self, name: str, first: Tensor, *arguments: Tensor | float | int | None) -> None:
         convert = {float: ctypes.c_double, int: ctypes.c_int64}
@@ -66,10 +66,10 @@ class Emulated:
             else convert[type(a)](a)
             for a in (first, *arguments, None)  # the last is the stream
         ]
-        assert getattr(self.library, f"fastdarts_flat_{name}")(TYPES[first.dtype], *values) == 0
+        assert getattr(self.compiled, f"fastdarts_flat_{name}")(TYPES[first.dtype], *values) == 0
 
     def norm(self, x: Tensor) -> Tensor:
-        blocks = self.library.fastdarts_flat_norm_blocks(ctypes.c_int64(x.numel()))
+        blocks = self.compiled.fastdarts_flat_norm_blocks(ctypes.c_int64(x.numel()))
         partial = torch.full((blocks,), torch.nan, dtype=torch.float64)
         out = torch.full((), torch.nan, dtype=torch.float64 if x.dtype is torch.float64 else torch.float32)
         self.call("norm", x, x.numel(), partial, out)
