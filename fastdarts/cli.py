@@ -15,9 +15,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
 from fastdarts import __version__
-from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, from_toml, projection_epochs
+from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, projection_epochs
 from fastdarts.errors import FastdartsError
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.settings import from_toml
 from fastdarts.spaces import RECURRENT
 
 
@@ -200,9 +201,10 @@ class Describe:
 
     def run(self) -> None:
         """Print the description."""
-        from fastdarts.config import RECIPES, network_options, resolve, validate
+        from fastdarts.config import RECIPES, network_options, resolve
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
         from fastdarts.spaces import DARTS, find_space, parse_architecture
+        from fastdarts.validation import validate
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
             raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import os
-import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, TypeVar
 
-from fastdarts.errors import FastdartsError
 from fastdarts.spaces import DARTS, Space, find_space
 
-C = TypeVar("C", bound="RunConfig")
 S = TypeVar("S", "SearchConfig", "EvaluateConfig")
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
 
@@ -336,142 +329,11 @@ BILEVEL = ("darts", "pc-darts", *ROLLBACK, "lambda-darts")
 PROJECTION = dict.fromkeys(("darts", *ROLLBACK, "lambda-darts"), "darts-pt") | {"blank": "blank-pt"}
 """How the supernets of these methods are projected."""
 
-_POSITIVE = {
-    "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
-    "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
-    "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
-    "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
-    "neumann_terms", "partial", "lambda_radius", "accumulate",
-}  # fmt: skip
-_NOT_NEGATIVE = {
-    "workers", "learning_rate_min", "weight_decay", "arch_weight_decay", "auxiliary_weight", "gap_every",
-    "checkpoint_minutes", "seed", "ar", "tar", "finetune_epochs",
-    "length_spread", "eigenvalue_every", "es_start", "product_error_every",
-    "warmup", "learning_rate_warmup", "arch_grad_clip",
-    "lambda_strength", "alignment_every",
-}  # fmt: skip
-_SHARE = {
-    "momentum", "cutout", "drop_path_prob", "label_smoothing",
-    "dropout", "dropouth", "dropoutx", "dropouti", "dropoute",
-}  # fmt: skip
-
-
-def check_fields(config: RunConfig) -> None:
-    """Raise :class:`FastdartsError` with one sentence for the first field whose value makes no sense on its own."""
-    hints = get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), field.name
-        flag = "--" + name.replace("_", "-")
-        if value is None:
-            continue
-        choices = _choices(hints[name])
-        if choices and value not in choices:
-            raise FastdartsError(f"{flag} is {value!r}: expected one of {', '.join(choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise FastdartsError(f"{flag} is {value}: expected a finite number")
-        if name in _POSITIVE and not value > 0:
-            raise FastdartsError(f"{flag} is {value}: expected a number above 0")
-        if name in _NOT_NEGATIVE and not value >= 0:
-            raise FastdartsError(f"{flag} is {value}: expected 0 or more")
-        if name in _SHARE and not 0 <= value < 1:
-            raise FastdartsError(f"{flag} is {value}: expected at least 0 and less than 1")
-    if config.seed >= 2**31:
-        raise FastdartsError(f"--seed is {config.seed}: expected less than {2**31}")
-    cores = os.cpu_count() or 1
-    if config.threads is not None and config.threads > 4 * cores:
-        raise FastdartsError(f"--threads is {config.threads}: expected at most {4 * cores} on {cores} cores")
-
-
-def validate(config: SearchConfig | EvaluateConfig) -> None:
-    """Raise :class:`FastdartsError` with one sentence for the first setting that makes no sense, alone or with
-    others."""
-    check_fields(config)
-    if config.image_size is not None and config.image_size % 2:
-        raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
-    if isinstance(config, SearchConfig):
-        space, config = find_space(config.space), resolve(config)
-        space.check(config.nodes, config.layers)
-        for name, value in network_options(config).items():
-            if name not in space.options:
-                raise FastdartsError(
-                    f"--{name.replace('_', '-')} is {value} with method {config.method}, but space {space.name} has no "
-                    "such supernet: choose another space or method"
-                )
-        if not 0 < config.train_portion < 1:
-            raise FastdartsError(
-                f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"
-            )
-        _validate_method(config)
-        if (config.method in PROJECTION.values()) != (config.supernet is not None):
-            raise FastdartsError(
-                f"--method {config.method} got {'the' if config.supernet else 'no'} --supernet: methods "
-                f"{', '.join(sorted(set(PROJECTION.values())))} project one, and only they; use fastdarts project RUN"
-            )
-        if config.supernet is not None and config.epochs != projection_epochs(config):
-            raise FastdartsError(
-                f"--epochs is {config.epochs} but the decisions of this projection, {config.decide_every} epochs "
-                f"apart, take {projection_epochs(config)}: use fastdarts project, which knows"
-            )
-        if (config.method == "select") != bool(config.genotypes) or len(config.genotypes) == 1:
-            raise FastdartsError(
-                f"--genotypes names {len(config.genotypes)} with method {config.method}: expected two or more for "
-                "method select, and none for the others"
-            )
-        if config.eigenvalue_every and config.method not in BILEVEL:
-            raise FastdartsError(
-                f"--eigenvalue-every goes with --method {', '.join(BILEVEL)}: method {config.method} has no alphas "
-                "that learn from held-out images"
-            )
-        if config.alignment_every and config.method in ("random", "random-ws", "select"):
-            raise FastdartsError(
-                f"--alignment-every is {config.alignment_every} but method {config.method} trains no mixture of "
-                "candidates whose cells could be compared: leave it out"
-            )
-        if config.eigenvalue_every == 0 and config.method in ROLLBACK:
-            raise FastdartsError(
-                f"--eigenvalue-every is 0 but method {config.method} decides by the eigenvalue: leave it out"
-            )
-        _validate_memory(config)
-        if config.es_factor == 1:
-            raise FastdartsError("--es-factor is 1: expected more (newer / older) or less (older / newer)")
-        if config.drop_path_prob and config.method == "random-ws":
-            raise FastdartsError(
-                "--drop-path-prob drops edges of a mixture, but method random-ws trains single cells: leave it out"
-            )
-        if config.channels % config.partial:
-            raise FastdartsError(
-                f"--channels is {config.channels}: expected a multiple of {config.partial}, as one of --partial "
-                f"{config.partial} channels is computed"
-            )
-        if config.warmup and config.warmup >= config.epochs:
-            raise FastdartsError(
-                f"--warmup is {config.warmup} and --epochs {config.epochs}: the alphas would never learn; lower the "
-                "warm-up or raise the epochs"
-            )
-        if config.learning_rate_min > config.learning_rate:
-            raise FastdartsError(
-                f"--learning-rate-min is {config.learning_rate_min}, above --learning-rate {config.learning_rate}: "
-                "the rate must fall; lower the minimum"
-            )
-    elif not config.genotype:
-        raise FastdartsError("no genotype given: name one with --genotype NAME, FILE or JSON")
-
 
 def network_options(config: SearchConfig) -> dict[str, Any]:
     """What distinguishes the supernet from that of DARTS, but for the space: ``config`` is resolved."""
     plain = {"partial": 1, "edge_normalisation": False, "stem": "cifar"}
     return {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}
-
-
-def parse_bytes(text: str, flag: str) -> int:
-    """The bytes that ``text`` means: a number and a unit of powers of 1024, as in 4GiB, 512 MiB or 1.5g.
-
-    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?\s*", text.lower())
-    if not found or not float(found[1]):
-        raise FastdartsError(f"{flag} is {text!r}: expected a number above 0 with a unit, such as 4GiB or 800MiB")
-    return int(float(found[1]) * 1024 ** (1 + "kmgt".index(found[2])))
 
 
 class SecondLevel(Protocol):
@@ -498,111 +360,3 @@ def projection_epochs(config: SearchConfig) -> int:
     space, nodes = find_space(config.space), resolve(config).nodes
     edges = len(next(iter(space.primitives(nodes).values())))
     return config.decide_every * (edges - 1) if space.inputs == 1 else config.decide_every * (edges + nodes - 2) + 1
-
-
-def _validate_method(config: SearchConfig) -> None:
-    strategy = hypergradient(config)
-    validate_hypergradient(config)
-    if strategy != "first-order" and config.method not in BILEVEL:
-        flag = "--unrolled" if config.unrolled else f"--hypergradient {strategy}"
-        raise FastdartsError(
-            f"{flag} goes with --method {', '.join(BILEVEL)}: method {config.method} has no second level to look "
-            "through"
-        )
-    if config.method not in (*BILEVEL, "coordinate", "darts-pt") and not config.arch_side_effects:
-        raise FastdartsError(
-            f"--no-arch-side-effects goes with --method {', '.join(BILEVEL)}, coordinate: method {config.method} has "
-            "no passes for the alphas alone"
-        )
-
-
-def validate_hypergradient(config: SecondLevel) -> None:
-    """Raise :class:`FastdartsError` if a setting belongs to another strategy than the one that is meant."""
-    strategy = hypergradient(config)
-    if config.unrolled and strategy != "unrolled":
-        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
-    for name, wanted in (
-        ("difference_radius", "unrolled"), ("product_error_every", "unrolled"), ("neumann_terms", "neumann"),
-    ):  # fmt: skip
-        if getattr(config, name, None) and strategy != wanted:  # a recurrent search has no product_error_every
-            raise FastdartsError(
-                f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
-            )
-
-
-def _validate_memory(config: SearchConfig) -> None:
-    if config.max_memory is not None:
-        parse_bytes(config.max_memory, "--max-memory")
-    if config.batch_size < 2 * config.accumulate > 2:
-        raise FastdartsError(
-            f"--accumulate is {config.accumulate}: expected parts of at least two images of the {config.batch_size} of "
-            "--batch-size"
-        )
-    for flag, given in (("--max-memory", config.max_memory is not None), ("--accumulate", config.accumulate > 1)):
-        if given and config.method in ("random", "select"):
-            raise FastdartsError(f"{flag} is for supernets: method {config.method} trains none, so leave it out")
-    if config.accumulate > 1 and (reason := why_whole(config)):
-        raise FastdartsError(f"--accumulate is {config.accumulate}, but {reason}: leave it out")
-
-
-def why_whole(config: SearchConfig) -> str:
-    """Why a batch cannot be passed in parts with these settings; "" if it can."""
-    if hypergradient(config) in ("exact", "neumann"):
-        return f"--hypergradient {hypergradient(config)} differentiates the graph of a whole batch"
-    return "layer alignment is that of a whole batch" if config.method == "lambda-darts" else ""
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _choices(hint: Any) -> tuple[str, ...]:
-    """The strings that a Literal, or a Literal | None, allows; empty for any other type."""
-    parts = _alternatives(hint)
-    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
-
-
-def to_toml(config: RunConfig) -> str:
-    """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
-    import tomli_w
-
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
-
-
-def from_toml(path: Path, kind: type[C]) -> C:
-    """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
-    wrong type."""
-    try:
-        values = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FastdartsError(f"{path} is not valid TOML: {error}") from error
-    if "resume" in values:
-        raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
-    return from_dict(values, kind, str(path))
-
-
-def from_dict(values: dict[str, Any], kind: type[C], source: str) -> C:
-    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors."""
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
-    return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
-
-
-def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
-    parts = _alternatives(hint)
-    kinds = {str if get_origin(part) is Literal else part for part in parts}
-    if type(value) in kinds:
-        return value
-    if tuple in map(get_origin, kinds) and isinstance(value, list | tuple) and all(type(v) is str for v in value):
-        return tuple(value)
-    if Path in kinds and isinstance(value, str):
-        return Path(value)
-    if float in kinds and type(value) is int:
-        return float(value)
-    names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
-    raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastdarts.batches import Batches
-from fastdarts.config import EvaluateConfig, resolve, validate
+from fastdarts.config import EvaluateConfig, resolve
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
 from fastdarts.errors import FastdartsError
@@ -19,6 +19,7 @@ from fastdarts.report import write_report
 from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.spaces import parse_architecture
 from fastdarts.training import Job, Recipe, train_all
+from fastdarts.validation import validate
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:

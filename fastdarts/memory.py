@@ -20,9 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastdarts.config import SearchConfig, parse_bytes, why_whole
+from fastdarts.config import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import working_memory
+from fastdarts.validation import parse_bytes, why_whole
 
 MODES = get_args(get_type_hints(SearchConfig)["memory"])  # the fastest first
 POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)

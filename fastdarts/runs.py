@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
-from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, from_dict, from_toml, to_toml
+from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import release_memory
 from fastdarts.recorder import Recorder, environment, read_metrics
+from fastdarts.settings import from_dict, from_toml, to_toml
 from fastdarts.spaces import Architecture
 
 try:

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import is_fake
 from fastdarts.alignment import Alignment, aligned_cells, alignment
 from fastdarts.architect import Architect
 from fastdarts.batches import Batches, split
-from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve, validate
+from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve
 from fastdarts.curvature import Exact as Product
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.data import ImageData, train_transform
@@ -38,6 +38,7 @@ from fastdarts.rollback import Rollback
 from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, Notation, find_space
 from fastdarts.training import Meter, check_gradients, finite, measure
+from fastdarts.validation import validate
 from fastdarts.weight_sharing import mean_error, random_logits, select
 
 ALIGNMENT_BATCHES = 10

@@ -5,19 +5,11 @@ import tomllib
 
 import pytest
 
-from fastdarts.config import (
-    RECIPES,
-    EvaluateConfig,
-    SearchConfig,
-    from_dict,
-    from_toml,
-    network_options,
-    resolve,
-    to_toml,
-    validate,
-)
+from fastdarts.config import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
 from fastdarts.errors import FastdartsError
+from fastdarts.settings import from_dict, from_toml, to_toml
 from fastdarts.spaces import SPACES
+from fastdarts.validation import validate
 
 
 def test_search_defaults_are_the_published_ones():

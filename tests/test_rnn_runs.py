@@ -11,7 +11,6 @@ import torch
 from fastdarts.architect import Architect
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.cli import main
-from fastdarts.config import from_toml
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.recorder import read_metrics
 from fastdarts.rnn import evaluation, training
@@ -21,6 +20,7 @@ from fastdarts.rnn.evaluation import evaluate
 from fastdarts.rnn.genotypes import DARTS_V1, derive_genotype, from_dict, to_dict
 from fastdarts.rnn.search import search
 from fastdarts.rnn.text import load_corpus, streams
+from fastdarts.settings import from_toml
 
 ROOT = Path(__file__).parent.parent
 KJV = ROOT / "tests" / "data" / "kjv"  # Genesis 1 and 2

@@ -11,13 +11,14 @@ import torch
 
 import fastdarts.search
 from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig, from_toml, resolve
+from fastdarts.config import SearchConfig, resolve
 from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
 from fastdarts.report import write_report
 from fastdarts.runs import stored_config
 from fastdarts.search import Supernet, search
+from fastdarts.settings import from_toml
 from fastdarts.spaces import SPACES, architecture
 from fastdarts.training import Meter
 from fastdarts.weight_sharing import chosen_by

@@ -11,7 +11,7 @@ import torch.nn as nn
 
 from fastdarts.bench.measure import peak_memory, saved_bytes
 from fastdarts.cli import main
-from fastdarts.config import SearchConfig, parse_bytes, resolve, validate
+from fastdarts.config import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
 from fastdarts.hypergradient import Descent, Exact, FirstOrder, Passes, Unrolled
@@ -21,6 +21,7 @@ from fastdarts.recorder import read_metrics
 from fastdarts.search import Supernet, search, step_memory
 from fastdarts.spaces import SPACES
 from fastdarts.training import Meter
+from fastdarts.validation import parse_bytes, validate
 
 CPU = torch.device("cpu")
 MIB = 2**20

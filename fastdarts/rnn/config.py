@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdarts.config import RunConfig, check_fields, validate_hypergradient
+from fastdarts.config import RunConfig
 from fastdarts.errors import FastdartsError
+from fastdarts.validation import check_fields, validate_hypergradient
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Settings from TOML and from plain values, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fastdarts.config import RunConfig
+from fastdarts.errors import FastdartsError
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The strings that a Literal, or a Literal | None, allows; empty for any other type."""
+    parts = _alternatives(hint)
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+
+
+def to_toml(config: RunConfig) -> str:
+    """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
+    import tomli_w
+
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
+
+
+def from_toml(path: Path, kind: type[C]) -> C:
+    """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
+    wrong type."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FastdartsError(f"{path} is not valid TOML: {error}") from error
+    if "resume" in values:
+        raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
+    return from_dict(values, kind, str(path))
+
+
+def from_dict(values: dict[str, Any], kind: type[C], source: str) -> C:
+    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors."""
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
+    return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
+    parts = _alternatives(hint)
+    kinds = {str if get_origin(part) is Literal else part for part in parts}
+    if type(value) in kinds:
+        return value
+    if tuple in map(get_origin, kinds) and isinstance(value, list | tuple) and all(type(v) is str for v in value):
+        return tuple(value)
+    if Path in kinds and isinstance(value, str):
+        return Path(value)
+    if float in kinds and type(value) is int:
+        return float(value)
+    names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
+    raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")
