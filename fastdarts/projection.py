@@ -28,7 +28,7 @@ Turn = tuple[str, str, int]
 
 
 class Searched(Protocol):
-    """What of :class:`fastdarts.search.Supernet` is projected."""
+    """What of :class:`fastdarts.supernet.Supernet` is projected."""
 
     model: Relaxed
     space: Space

@@ -17,7 +17,7 @@ from fastdarts.stopping import early_stopping
 
 
 class Searched(Protocol):
-    """What of :class:`fastdarts.search.Supernet` is needed to go back."""
+    """What of :class:`fastdarts.supernet.Supernet` is needed to go back."""
 
     optimizer: torch.optim.Optimizer
 

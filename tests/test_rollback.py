@@ -17,9 +17,10 @@ from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
 from fastdarts.report import write_report
 from fastdarts.runs import stored_config
-from fastdarts.search import Supernet, search
+from fastdarts.search import search
 from fastdarts.settings import from_toml
 from fastdarts.spaces import SPACES, architecture
+from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 from fastdarts.weight_sharing import chosen_by
 

@@ -24,8 +24,9 @@ from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import DARTS_V1, parse_genotype, to_dict
 from fastdarts.recorder import read_metrics
 from fastdarts.runs import stored_config
-from fastdarts.search import Supernet, search
+from fastdarts.search import search
 from fastdarts.spaces import architecture
+from fastdarts.supernet import Supernet
 
 TINY = {
     "epochs": 2,

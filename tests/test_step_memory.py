@@ -18,8 +18,9 @@ from fastdarts.hypergradient import Descent, Exact, FirstOrder, Passes, Unrolled
 from fastdarts.memory import Estimate, estimate, fit, format_bytes
 from fastdarts.model_search import Network
 from fastdarts.recorder import read_metrics
-from fastdarts.search import Supernet, search, step_memory
+from fastdarts.search import search, step_memory
 from fastdarts.spaces import SPACES
+from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 from fastdarts.validation import parse_bytes, validate
 

@@ -11,8 +11,8 @@ from fastdarts.config import RECIPES, SearchConfig
 from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import DARTS_V1
-from fastdarts.search import Supernet
 from fastdarts.spaces import DARTS, Architecture
+from fastdarts.supernet import Supernet
 from fastdarts.training import Job, Meter, Recipe, Training, finite, measure
 
 CPU = torch.device("cpu")

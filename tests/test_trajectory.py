@@ -7,7 +7,7 @@ import torch
 
 from fastdarts.bench.eager import EagerSupernet
 from fastdarts.config import SearchConfig
-from fastdarts.search import Supernet
+from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 
 STEPS, NUDGE = 20, 1e-9

@@ -16,7 +16,7 @@ from fastdarts.bench.measure import conv_flops
 from fastdarts.config import SearchConfig, resolve
 from fastdarts.genotypes import PRIMITIVES
 from fastdarts.model_search import MixedOp
-from fastdarts.search import Supernet
+from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 
 EAGER, LAST, COMPILED, OURS = SIDES = ("eager NCHW", "eager channels-last", "torch.compile", "fastdarts")

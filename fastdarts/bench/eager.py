@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.model_search import Cell, MixedOp, Network
-from fastdarts.search import Supernet
+from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 
 

@@ -21,8 +21,8 @@ from fastdarts.rnn.model import RNNModelSearch, Segment
 from fastdarts.rnn.text import Corpus, Lengths, in_order, load_corpus, segment, streams
 from fastdarts.rnn.training import Likelihood, measure, set_rate, weight_step
 from fastdarts.runs import Run, prepare_device
-from fastdarts.search import strategy, supernet_facts
 from fastdarts.spaces import RECURRENT, Architecture
+from fastdarts.supernet import strategy, supernet_facts
 from fastdarts.training import finite
 
 
