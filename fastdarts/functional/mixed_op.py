@@ -1,4 +1,4 @@
-"""The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
+"""The arguments of mixed_op, validated, and its call."""
 
 import functools
 from collections.abc import Sequence
@@ -9,143 +9,8 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.kernels import Implementation, implementations, native, release_memory, working_memory
-from fastdarts.kernels.noise import standard_normal
-from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
-
-__all__ = [
-    "TRAFFIC",
-    "Candidate",
-    "Implementation",
-    "Launch",
-    "MixedOpResult",
-    "MixedSum",
-    "flat_hypergradient",
-    "flat_norm",
-    "flat_perturb",
-    "flat_sgd",
-    "flat_unroll",
-    "has_kernel",
-    "implementations",
-    "mixed_op",
-    "mixed_sum",
-    "native",
-    "noise_seeds",
-    "release_memory",
-    "standard_normal",
-    "working_memory",
-]
 
 MEMORY = ("store", "recompute")
-
-
-class MixedSum(NamedTuple):
-    """Result of `mixed_sum`: the edge's output and the statistics to fold into the running ones."""
-
-    out: Tensor
-    mean: Tensor
-    var: Tensor
-
-
-def mixed_sum(
-    branches: Sequence[Tensor],
-    weights: Tensor,
-    normalize: Sequence[bool],
-    *,
-    running: tuple[Tensor, Tensor] | None = None,
-    eps: float = 1e-5,
-    impl: str | None = None,
-) -> MixedSum:
-    """One edge's output, the weighted sum of its batch-normalised candidates, in one pass over them.
-
-    out = Σ_k w_k (z_k − μ_k) / √(σ²_k + eps), and w_k z_k for a branch that is not normalised. Gradients flow
-    to the branches and the weights, twice if asked (create_graph=True); the statistics get none.
-
-    branches: K ≥ 1 raw candidate outputs z_k [N, C, H, W], floating point, in any memory format; mixed dtypes
-        are promoted, mixed formats follow the first branch
-    weights: [K] mixing weights
-    normalize: K flags; True applies affine-free batch normalisation to the branch, False adds it as it is
-    running: None normalises by batch statistics (training); a pair (mean, var), each [B, C] with one row per
-        normalised branch, by these (evaluation)
-    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
-
-    Returns out [N, C, H, W] in the promoted dtype and the first branch's format, and mean and var [B, C] in
-    float32 (float64 for float64 branches): the batch statistics, var unbiased, or a copy of `running`.
-
-    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
-    Source: batch normalisation, Ioffe and Szegedy 2015, section 3; mixed operation, Liu et al. 2019 (DARTS),
-    equation 2.
-    """
-    if impl not in (None, *kernels.IMPLEMENTATIONS):
-        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
-    _check_eps(eps)
-    z = _common(branches)
-    first = z[0]
-    _check_weights(weights, normalize, first, len(z))
-    if running is None:
-        count = first.numel() // first.shape[1]
-        if count == 1 and any(normalize):
-            raise FastdartsError(
-                f"Batch statistics need more than one value per channel, got branches of shape "
-                f"{[*first.shape]}: use a larger batch or pass running statistics."
-            )
-    wide = torch.float64 if first.dtype is torch.float64 else torch.float32
-    if running is not None:
-        running = _check_running(running, sum(normalize), first, wide)
-    if weights.dtype is not wide:
-        weights = weights.to(wide)
-    return MixedSum(*kernels.mixed_sum(z, weights, normalize, running, eps, impl))
-
-
-def _common(branches: Sequence[Tensor]) -> list[Tensor]:
-    """The branches in one dtype and one dense memory format, or the reason why that cannot be."""
-    if not branches:
-        raise FastdartsError("mixed_sum got no branches: pass at least one [N, C, H, W] tensor.")
-    first = branches[0]
-    shape, device, dtype = first.shape, first.device, first.dtype
-    if len(shape) != 4 or not first.numel():
-        raise FastdartsError(f"Branches must be non-empty [N, C, H, W] tensors, but branch 0 has shape {[*shape]}.")
-    for k, z_k in enumerate(branches):
-        if z_k.shape != shape:
-            raise FastdartsError(
-                f"Branches must agree in shape, but branch {k} is {[*z_k.shape]} and branch 0 is {[*shape]}."
-            )
-        if z_k.device != device:
-            raise FastdartsError(f"Branches must be on one device, but branch {k} is on {z_k.device}, 0 on {device}.")
-        if not z_k.is_floating_point():
-            raise FastdartsError(f"Branches must be floating point, but branch {k} is {z_k.dtype}: convert it first.")
-        dtype = torch.promote_types(dtype, z_k.dtype) if z_k.dtype is not dtype else dtype
-    form = kernels.memory_format(first)
-    return [z_k.to(dtype).contiguous(memory_format=form) for z_k in branches]
-
-
-def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, count: int) -> None:
-    if not isinstance(weights, Tensor):
-        raise FastdartsError(f"weights must be a tensor [{count}], got {type(weights).__name__}.")
-    if weights.shape != (count,):
-        raise FastdartsError(
-            f"weights must be [{count}], one per branch, got {[*weights.shape]}: pass the row of one edge."
-        )
-    if not weights.is_floating_point():
-        raise FastdartsError(f"weights must be floating point, got {weights.dtype}: convert them first.")
-    if weights.device != first.device:
-        raise FastdartsError(f"weights are on {weights.device} but the branches on {first.device}: move one of them.")
-    if len(normalize) != count:
-        raise FastdartsError(f"normalize must hold one flag per branch, got {len(normalize)} for {count} branches.")
-
-
-def _check_running(running: tuple[Tensor, Tensor], rows: int, first: Tensor, wide: torch.dtype) -> tuple:
-    expected = (rows, first.shape[1])
-    for name, statistic in zip(("mean", "var"), running, strict=True):
-        if statistic.shape != expected:
-            raise FastdartsError(
-                f"The running {name} must be {[*expected]}, one row per normalised branch, got {[*statistic.shape]}."
-            )
-        if statistic.device != first.device:
-            raise FastdartsError(
-                f"The running {name} is on {statistic.device} but the branches on {first.device}: move one of them."
-            )
-    return tuple(statistic.to(wide).contiguous() for statistic in running)
 
 
 class Candidate(NamedTuple):
@@ -243,7 +108,7 @@ def mixed_op(
     if not isinstance(gain, Tensor) or gain.dim() != 2:
         got = [*gain.shape] if isinstance(gain, Tensor) else type(gain).__name__
         raise FastdartsError(f"gain must be a tensor [R, C'], got {got}.")
-    _check_eps(eps)
+    check_eps(eps)
     (n, channels, height, width), c_out = x.shape, gain.shape[1]
     _check_partial(partial, bypass, channels, c_out, (height, width), stride)
     c_in = channels // partial
@@ -392,7 +257,7 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
     return kernels.KINDS.index(kind), 0 if kind in ("skip", "noise") else 3, []
 
 
-def _check_eps(eps: float) -> None:
+def check_eps(eps: float) -> None:
     if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
         raise FastdartsError(f"eps must be a finite number, at least 0, got {eps!r}.")
 
@@ -415,127 +280,3 @@ def has_kernel(x: Tensor) -> bool:
     """Whether a kernel of `mixed_op`, not its reference, takes ``x`` as it is: its device, its dtype, no autocast."""
     device = x.device.type
     return not kernels.why_no_kernel(device, x.dtype) and not torch.is_autocast_enabled(device)
-
-
-def flat_norm(x: Tensor, *, impl: str | None = None) -> Tensor:
-    """‖x‖₂ of a contiguous tensor, a tensor of no dimension on its device; 0 for an empty one.
-
-    In float64 for float64, else in float32. The kernels sum in float64 and in an order that depends on the size (on
-    CUDA also on the alignment) alone: the same bits every time and for every number of threads.
-
-    impl: "native", "cuda" or "reference" insists on an implementation; None takes the fastest that can run. The same
-        in all functions below
-
-    Raises FastdartsError for an argument that does not fit, or one that asks for gradients while these are recorded,
-    RuntimeError for an `impl` that cannot run. The same for all functions below.
-    """
-    _check_flat(impl, x=x)
-    return kernels.run_flat(kernels.flat.norm_op, impl, x)
-
-
-def flat_unroll(
-    w: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None = None,
-    *,
-    lr: float,
-    mu: float = 0.0,
-    weight_decay: float = 0.0,
-    out: Tensor | None = None,
-    impl: str | None = None,
-) -> Tensor:
-    """One step ahead of SGD, w' = w − lr (grad + weight_decay w + mu momentum), that leaves the momentum as it is.
-
-    w, grad, momentum: contiguous, of one shape, dtype and device; no momentum is one of zeros
-    out: where w' is written, w itself or a tensor like it; None makes one
-
-    Returns out. Source: Liu et al. 2019 (DARTS), equation 7 and section 3.1.2.
-    """
-    _check_flat(impl, w=w, grad=grad, momentum=momentum, out=out)
-    out = torch.empty_like(w) if out is None else out
-    kernels.run_flat(kernels.flat.unroll_op, impl, out, w, grad, momentum, lr, mu, weight_decay)
-    return out
-
-
-def flat_perturb(
-    w: Tensor, v: Tensor, norm: Tensor, radius: float, *, out: Tensor | None = None, impl: str | None = None
-) -> Tensor:
-    """w moved by `radius` in the direction v: w + ε v with ε = radius / norm; a negative radius moves it back.
-
-    w, v: contiguous, of one shape, dtype and device
-    norm: `flat_norm(v)`, or that of several such v together; zero or NaN gives NaN
-    out: where the result is written, w itself or a tensor like it; None makes one
-
-    Returns out. Source: Liu et al. 2019 (DARTS), equation 8.
-    """
-    _check_flat(impl, norm, w=w, v=v, out=out)
-    out = torch.empty_like(w) if out is None else out
-    kernels.run_flat(kernels.flat.perturb_op, impl, out, w, v, norm, radius)
-    return out
-
-
-def flat_hypergradient(
-    direct: Tensor, above: Tensor, below: Tensor, norm: Tensor, radius: float, *, lr: float, impl: str | None = None
-) -> Tensor:
-    """The gradient of the alphas, direct − lr (above − below) / (2 ε) with ε = radius / norm.
-
-    direct: ∇α L_valid at the unrolled weights; above, below: ∇α L_train at w + ε v and w − ε v; all contiguous, of
-        one shape, dtype and device
-    norm: that of v, as in `flat_perturb`
-
-    Source: Liu et al. 2019 (DARTS), equations 7 and 8.
-    """
-    _check_flat(impl, norm, direct=direct, above=above, below=below)
-    out = torch.empty_like(direct)
-    kernels.run_flat(kernels.flat.hypergradient_op, impl, out, direct, above, below, norm, radius, lr)
-    return out
-
-
-def flat_sgd(
-    w: Tensor,
-    grad: Tensor,
-    momentum: Tensor | None = None,
-    norm: Tensor | None = None,
-    *,
-    max_norm: float = float("inf"),
-    lr: float,
-    mu: float = 0.0,
-    weight_decay: float = 0.0,
-    impl: str | None = None,
-) -> None:
-    """A step of SGD with clipped gradients, in place: momentum ← mu momentum + (c grad + weight_decay w), then
-    w ← w − lr momentum, with c = min(1, max_norm / (norm + 1e-6)).
-
-    w, grad, momentum: contiguous, of one shape, dtype and device; without momentum it is a plain step
-    norm: that of all gradients, as from `flat_norm`; None does not clip
-
-    The numbers are those of torch.nn.utils.clip_grad_norm_ and torch.optim.SGD (dampening 0, no Nesterov) up to
-    rounding; grad itself is not clipped.
-    """
-    _check_flat(impl, norm, w=w, grad=grad, momentum=momentum)
-    kernels.run_flat(kernels.flat.sgd_op, impl, w, momentum, grad, norm, max_norm, lr, mu, weight_decay)
-
-
-def _check_flat(impl: str | None, norm: Tensor | None = None, **tensors: Tensor | None) -> None:
-    if impl not in (None, *kernels.FLAT_IMPLEMENTATIONS):
-        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.FLAT_IMPLEMENTATIONS)} or None.")
-    (base, first), *_ = tensors.items()
-    for name, t in tensors.items():
-        if t is None:
-            continue
-        if not isinstance(t, Tensor) or not t.is_floating_point() or not t.is_contiguous():
-            got = f"a {t.dtype} tensor with strides {[*t.stride()]}" if isinstance(t, Tensor) else type(t).__name__
-            raise FastdartsError(f"{name} must be a contiguous, floating point tensor, got {got}.")
-        if t.shape != first.shape or t.dtype is not first.dtype or t.device != first.device:
-            raise FastdartsError(f"{name} is {_like(t)} but {base} is {_like(first)}: they must agree.")
-        if t.requires_grad and torch.is_grad_enabled():
-            raise FastdartsError(f"{name} asks for a gradient, which flat updates have not: use torch.no_grad().")
-    wide = torch.float64 if first.dtype is torch.float64 else torch.float32
-    if norm is None or (isinstance(norm, Tensor) and (*norm.shape, norm.dtype, norm.device) == (wide, first.device)):
-        return
-    got = _like(norm) if isinstance(norm, Tensor) else type(norm).__name__
-    raise FastdartsError(f"The norm must be [] in {wide} on {first.device}, got {got}: take that of flat_norm.")
-
-
-def _like(t: Tensor) -> str:
-    return f"{[*t.shape]} in {t.dtype} on {t.device}"

@@ -1,0 +1,32 @@
+"""The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
+
+from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
+from fastdarts.functional.mixed_op import MEMORY, Candidate, MixedOpResult, has_kernel, mixed_op, noise_seeds
+from fastdarts.functional.mixed_sum import MixedSum, mixed_sum
+from fastdarts.kernels import Implementation, implementations, native, release_memory, working_memory
+from fastdarts.kernels.noise import standard_normal
+from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
+
+__all__ = [
+    "MEMORY",
+    "TRAFFIC",
+    "Candidate",
+    "Implementation",
+    "Launch",
+    "MixedOpResult",
+    "MixedSum",
+    "flat_hypergradient",
+    "flat_norm",
+    "flat_perturb",
+    "flat_sgd",
+    "flat_unroll",
+    "has_kernel",
+    "implementations",
+    "mixed_op",
+    "mixed_sum",
+    "native",
+    "noise_seeds",
+    "release_memory",
+    "standard_normal",
+    "working_memory",
+]

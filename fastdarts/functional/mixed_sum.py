@@ -1,0 +1,120 @@
+"""The arguments of mixed_sum, validated, and its call."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdarts import kernels
+from fastdarts.errors import FastdartsError
+from fastdarts.functional.mixed_op import check_eps
+
+
+class MixedSum(NamedTuple):
+    """Result of `mixed_sum`: the edge's output and the statistics to fold into the running ones."""
+
+    out: Tensor
+    mean: Tensor
+    var: Tensor
+
+
+def mixed_sum(
+    branches: Sequence[Tensor],
+    weights: Tensor,
+    normalize: Sequence[bool],
+    *,
+    running: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-5,
+    impl: str | None = None,
+) -> MixedSum:
+    """One edge's output, the weighted sum of its batch-normalised candidates, in one pass over them.
+
+    out = Σ_k w_k (z_k − μ_k) / √(σ²_k + eps), and w_k z_k for a branch that is not normalised. Gradients flow
+    to the branches and the weights, twice if asked (create_graph=True); the statistics get none.
+
+    branches: K ≥ 1 raw candidate outputs z_k [N, C, H, W], floating point, in any memory format; mixed dtypes
+        are promoted, mixed formats follow the first branch
+    weights: [K] mixing weights
+    normalize: K flags; True applies affine-free batch normalisation to the branch, False adds it as it is
+    running: None normalises by batch statistics (training); a pair (mean, var), each [B, C] with one row per
+        normalised branch, by these (evaluation)
+    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
+
+    Returns out [N, C, H, W] in the promoted dtype and the first branch's format, and mean and var [B, C] in
+    float32 (float64 for float64 branches): the batch statistics, var unbiased, or a copy of `running`.
+
+    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
+    Source: batch normalisation, Ioffe and Szegedy 2015, section 3; mixed operation, Liu et al. 2019 (DARTS),
+    equation 2.
+    """
+    if impl not in (None, *kernels.IMPLEMENTATIONS):
+        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
+    check_eps(eps)
+    z = _common(branches)
+    first = z[0]
+    _check_weights(weights, normalize, first, len(z))
+    if running is None:
+        count = first.numel() // first.shape[1]
+        if count == 1 and any(normalize):
+            raise FastdartsError(
+                f"Batch statistics need more than one value per channel, got branches of shape "
+                f"{[*first.shape]}: use a larger batch or pass running statistics."
+            )
+    wide = torch.float64 if first.dtype is torch.float64 else torch.float32
+    if running is not None:
+        running = _check_running(running, sum(normalize), first, wide)
+    if weights.dtype is not wide:
+        weights = weights.to(wide)
+    return MixedSum(*kernels.mixed_sum(z, weights, normalize, running, eps, impl))
+
+
+def _common(branches: Sequence[Tensor]) -> list[Tensor]:
+    """The branches in one dtype and one dense memory format, or the reason why that cannot be."""
+    if not branches:
+        raise FastdartsError("mixed_sum got no branches: pass at least one [N, C, H, W] tensor.")
+    first = branches[0]
+    shape, device, dtype = first.shape, first.device, first.dtype
+    if len(shape) != 4 or not first.numel():
+        raise FastdartsError(f"Branches must be non-empty [N, C, H, W] tensors, but branch 0 has shape {[*shape]}.")
+    for k, z_k in enumerate(branches):
+        if z_k.shape != shape:
+            raise FastdartsError(
+                f"Branches must agree in shape, but branch {k} is {[*z_k.shape]} and branch 0 is {[*shape]}."
+            )
+        if z_k.device != device:
+            raise FastdartsError(f"Branches must be on one device, but branch {k} is on {z_k.device}, 0 on {device}.")
+        if not z_k.is_floating_point():
+            raise FastdartsError(f"Branches must be floating point, but branch {k} is {z_k.dtype}: convert it first.")
+        dtype = torch.promote_types(dtype, z_k.dtype) if z_k.dtype is not dtype else dtype
+    form = kernels.memory_format(first)
+    return [z_k.to(dtype).contiguous(memory_format=form) for z_k in branches]
+
+
+def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, count: int) -> None:
+    if not isinstance(weights, Tensor):
+        raise FastdartsError(f"weights must be a tensor [{count}], got {type(weights).__name__}.")
+    if weights.shape != (count,):
+        raise FastdartsError(
+            f"weights must be [{count}], one per branch, got {[*weights.shape]}: pass the row of one edge."
+        )
+    if not weights.is_floating_point():
+        raise FastdartsError(f"weights must be floating point, got {weights.dtype}: convert them first.")
+    if weights.device != first.device:
+        raise FastdartsError(f"weights are on {weights.device} but the branches on {first.device}: move one of them.")
+    if len(normalize) != count:
+        raise FastdartsError(f"normalize must hold one flag per branch, got {len(normalize)} for {count} branches.")
+
+
+def _check_running(running: tuple[Tensor, Tensor], rows: int, first: Tensor, wide: torch.dtype) -> tuple:
+    expected = (rows, first.shape[1])
+    for name, statistic in zip(("mean", "var"), running, strict=True):
+        if statistic.shape != expected:
+            raise FastdartsError(
+                f"The running {name} must be {[*expected]}, one row per normalised branch, got {[*statistic.shape]}."
+            )
+        if statistic.device != first.device:
+            raise FastdartsError(
+                f"The running {name} is on {statistic.device} but the branches on {first.device}: move one of them."
+            )
+    return tuple(statistic.to(wide).contiguous() for statistic in running)
