@@ -61,7 +61,9 @@ def _raw(kind: int, x: Tensor, weights: Sequence[Tensor], kernel: int, dilation:
     if kind == FACTORIZED_REDUCE:
         height, width = x.shape[2:]
         odd = F.pad(r[:, :, 1:, 1:], (0, width % 2, 0, height % 2))
-        return torch.cat([F.conv2d(half, w, stride=2) for half, w in zip((r, odd), weights, strict=True)], 1)
+        # no stride in the convolution: with fewer than 8 channels PyTorch 2.14 then writes past its end on AVX2
+        halves = zip((r, odd), weights, strict=True)
+        return torch.cat([F.conv2d(half[:, :, ::2, ::2], w) for half, w in halves], 1)
     *depthwise, pointwise = weights
     for w in depthwise:
         r = F.conv2d(r, w, None, stride, dilation * (kernel - 1) // 2, dilation, groups=x.shape[1])
