@@ -5,6 +5,7 @@ public DARTS code, which in float64 are the truth.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -224,7 +225,9 @@ class MixedOpCase:
         tables = tensors["gain"], tensors.get("offset")
         return functional_call(modules, weights, (x, *tables, base, running, tensors.get("bypass")))
 
-    def ours(self, tensors: dict[str, Tensor], impl: str | None = None, memory: str = "store") -> MixedOpResult:
+    def ours(
+        self, tensors: dict[str, Tensor], impl: str | None = None, memory: str = "store", **kinks: Any
+    ) -> MixedOpResult:
         """The op under test."""
         weights = (tensor for name, tensor in tensors.items() if name.startswith("branches"))
         candidates = []
@@ -247,7 +250,7 @@ class MixedOpCase:
             "memory": memory,
             "impl": impl,
         }
-        options |= {"partial": self.partial, "bypass": tensors.get("bypass")}
+        options |= {"partial": self.partial, "bypass": tensors.get("bypass")} | kinks
         return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
 
 

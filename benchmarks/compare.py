@@ -53,7 +53,7 @@ def flat_deviations(case: FlatCase, ours: Callable, dtype: torch.dtype, device: 
 def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, eager: bool) -> dict[str, Tensor]:
     if isinstance(case, MixedOpCase):
         tensors, grads = case.inputs(dtype, device)
-        out, mean, var = case.eager(tensors) if eager else case.ours(tensors, impl)
+        out, mean, var, _ = case.eager(tensors) if eager else case.ours(tensors, impl)
         gradients = torch.autograd.grad(out, [*tensors.values()], grads, materialize_grads=True)
         results = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
         results |= {f"out{e}": out_e for e, out_e in enumerate(out)}

@@ -86,7 +86,7 @@ class EagerEdges(nn.Module):
             torch.stack([getattr(norm, name, none).to(gain.dtype) for norm in self.norms])
             for name, none in (("running_mean", zero), ("running_var", one))
         )
-        return MixedOpResult(out, mean, var)
+        return MixedOpResult(out, mean, var, [])
 
 
 class Noise(nn.Module):

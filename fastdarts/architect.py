@@ -117,8 +117,9 @@ class Architect:
         self, train: Batch, valid: Batch, eta: float, network_optimizer: torch.optim.Optimizer
     ) -> dict[str, float]:
         """:func:`fastdarts.hypergradient.difference_error` of the step that these batches would make."""
-        radius = self.strategy.radius if isinstance(self.strategy, Unrolled) else Unrolled.radius
-        return difference_error(self._passes(), train, valid, self._descent(eta, network_optimizer), radius)
+        unrolled = self.strategy if isinstance(self.strategy, Unrolled) else Unrolled()
+        descent = self._descent(eta, network_optimizer)
+        return difference_error(self._passes(), train, valid, descent, unrolled.radius, unrolled.keep_kinks)
 
     def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> Tensor:
         return self._backward(FirstOrder(), (None, None), (input_valid, target_valid), None, None)

@@ -88,6 +88,9 @@ class SearchConfig(DataConfig):
     many times the memory; neumann: through weights that have converged, by a Neumann series."""
     difference_radius: float | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
+    keep_kinks: bool = False
+    """Let both passes of the finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
+    agrees with the exact product (unrolled; published: no)."""
     neumann_terms: int | None = None
     """Terms of the series (neumann; 3)."""
     arch_side_effects: bool = True

@@ -8,6 +8,7 @@ times.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.hypergradient import Batch, Passes
+from fastdarts.kinks import Kinks
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def hessian_eigenvalues(
     k: int = 1,
     *,
     radius: float | None = None,
+    keep_kinks: bool = False,
     tolerance: float = 1e-2,
     products: int | None = None,
     seed: int = 0,
@@ -55,9 +58,10 @@ def hessian_eigenvalues(
 
     .. math:: (\nabla_\alpha L(w, \alpha + r u) - \nabla_\alpha L(w, \alpha - r u)) / 2r, \qquad \|u\|_2 = 1
 
-    on the fused path without weight gradients and with its memory. Differences also see the kinks of ReLU and max
-    pooling between the two points, where exact products see none: they are right only in float64 and with a radius that
-    crosses hardly any, such as 1e-8 (docs/second-order.md).
+    on the fused path without weight gradients and with its memory. Exact products see no kinks of ReLU and max pooling;
+    nor do differences with ``keep_kinks``, which take those of the loss at alpha and agree with them up to O(r²).
+    Without, they are right only in float64 and with a radius that crosses hardly any, such as 1e-8
+    (docs/second-order.md).
 
     The model stays as it is: weights, alphas, gradients, running statistics, random state. BatchNorm normalises as the
     mode of the model says. A weight decay of the alphas would add itself to all values.
@@ -68,6 +72,7 @@ def hessian_eigenvalues(
         target: labels [N].
         k: how many eigenvalues, 1 to n, the number of entries of the alphas.
         radius: None for exact products, or r.
+        keep_kinks: with ``radius``, decide where ReLUs pass and where maxima lie as the loss at alpha does.
         tolerance: stop when every value is off by at most this share of its size (:attr:`Spectrum.errors`).
         products: stop after so many products at the latest; n by default.
         seed: of the start vector.
@@ -82,7 +87,10 @@ def hessian_eigenvalues(
             raise FastdartsError(f"{name} is {value}: expected 1 to {most}, the number of entries of the alphas")
     if not tolerance > 0 or not (radius is None or 0 < radius < float("inf")):
         raise FastdartsError(f"got tolerance={tolerance} and radius={radius}: expected numbers above 0")
-    multiply = Exact(passes, (input, target)) if radius is None else Differences(passes, (input, target), radius)
+    if keep_kinks and radius is None:
+        raise FastdartsError("keep_kinks goes with a radius: exact products have no kinks, leave it out")
+    batch = input, target
+    multiply = Exact(passes, batch) if radius is None else Differences(passes, batch, radius, keep_kinks)
     values, vectors, errors, count = lanczos(multiply, n, k, tolerance, products or n, seed)
     return Spectrum(values, vectors, errors, count, multiply.gradients)
 
@@ -146,11 +154,14 @@ class Exact:
 
 
 class Differences:
-    """Products by central differences of alpha gradients."""
+    """Products by central differences of alpha gradients, with kinks of their own or those of the loss at alpha."""
 
-    def __init__(self, passes: Passes, batch: Batch, radius: float):
+    def __init__(self, passes: Passes, batch: Batch, radius: float, keep_kinks: bool):
         self.passes, self.batch, self.radius = passes, batch, radius
-        self.gradients = 0
+        self.gradients, self.kinks = 0, Kinks() if keep_kinks else None
+        if self.kinks:
+            with torch.no_grad(), self.kinks.note():
+                passes.loss(batch)
 
     def __call__(self, u: Tensor) -> Tensor:
         above, below = (self._at(sign * self.radius * u) for sign in (1, -1))
@@ -164,15 +175,17 @@ class Differences:
         try:
             with torch.no_grad():
                 torch._foreach_add_(alphas, _split(shift, alphas))
-            return _joined(_gradient(self.passes, self.batch))
+            return _joined(_gradient(self.passes, self.batch, kinks=self.kinks))
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(alphas, kept)
 
 
-def _gradient(passes: Passes, batch: Batch, create_graph: bool = False) -> list[Tensor]:
+def _gradient(passes: Passes, batch: Batch, create_graph: bool = False, kinks: Kinks | None = None) -> list[Tensor]:
     """That of the alphas, zero for idle ones."""
-    gradients = passes.gradients(passes.loss(batch), create_graph=create_graph)[0]
+    with kinks.keep() if kinks else nullcontext():
+        loss = passes.loss(batch)
+    gradients = passes.gradients(loss, create_graph=create_graph)[0]
     return [torch.zeros_like(a) if g is None else g for a, g in zip(passes.alphas, gradients, strict=True)]
 
 

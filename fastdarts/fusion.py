@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum, noise_seeds
+from fastdarts.kinks import active
 from fastdarts.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 
 LAST = torch.channels_last
@@ -313,9 +314,11 @@ def _mixed(
     }
     if partial > 1:
         options |= {"partial": partial, "bypass": bypass.to(gain.dtype)}
-    out, mean, var = mixed_op(x, candidates, gain, offset, base=base, **options)
-    track(norms, mean, var)
-    return out
+    call = functools.partial(mixed_op, x, candidates, gain, offset, base=base, **options)
+    kinks = active()
+    result = call() if kinks is None else kinks.through(call)
+    track(norms, result.mean, result.var)
+    return result.out
 
 
 @functools.lru_cache(maxsize=1024)

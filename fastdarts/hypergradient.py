@@ -5,7 +5,7 @@ the momentum and λ the weight decay:
 
     FirstOrder   ∇_α L_v(w, α)
     Unrolled     ∇_α L_v(w', α) − ξ ∇²_{αw} L_t(w, α) v    with v = ∇_{w'} L_v(w', α), w' = w − ξ(μ m + ∇_w L_t + λ w)
-                 and the product a central difference along v
+                 and the product a central difference along v, with kinks of its own or those of w
     Exact        the same with the product by double backward
     Neumann      ∇_α L_v(w, α) − ξ ∇²_{αw} L_t(w, α) Σ_{k<K} (I − ξ(∇²_w L_t + λ))^k ∇_w L_v(w, α)
 
@@ -16,7 +16,7 @@ differentiation (Lorraine et al., AISTATS 2020), section 4.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,7 @@ from torch.func import functional_call
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.flat import SGD, Flat
 from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_unroll
+from fastdarts.kinks import Kinks
 
 Batch = tuple[Tensor, Tensor]
 Gradients = list[Tensor | None]  # one per tensor of arch_parameters(), None for alphas that no cell uses
@@ -87,16 +88,25 @@ class Passes:
         live: bool = True,
         alphas: bool = True,
         wanted: Sequence[Tensor] = (),
+        note: list[Kinks] | None = None,
+        keep: Sequence[Kinks] | None = None,
     ) -> tuple[Tensor, Gradients, list[Tensor]]:
         """The loss as :meth:`loss` gives it, detached, and its gradients: of the alphas, if asked for, and of
-        ``wanted``.
+        ``wanted``. The kinks of each part are added to ``note``, or kept as noted in ``keep``.
 
         With ``accumulate`` the sums over parts of the batch, weighted by their sizes. Without BatchNorm they are those
         of the whole batch; BatchNorm normalises each part by itself, and running statistics move once for each.
         """
         total, found = None, None
-        for part, share in parts(batch, self.accumulate):
-            loss = self.loss(part, weights, live)
+        for place, (part, share) in enumerate(parts(batch, self.accumulate)):
+            deciding = nullcontext()
+            if note is not None:
+                note.append(Kinks())
+                deciding = note[-1].note()
+            elif keep is not None:
+                deciding = keep[place].keep()
+            with deciding:
+                loss = self.loss(part, weights, live)
             loss = loss if share == 1 else share * loss
             if alphas:
                 of_alphas, of_weights = self.gradients(loss, wanted)
@@ -216,10 +226,13 @@ class Unrolled:
     """The gradient through one step of the weights, its second-order term by a finite difference as published.
 
     ``radius`` is that of the difference, times the norm of the vector: epsilon = radius / ||v||. The training batch is
-    passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once.
+    passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once. With ``keep_kinks`` both
+    perturbed passes decide as that at w where ReLUs pass and where maxima lie, and draw its random numbers: what is
+    published is far from the exact product for want of that alone, and then agrees with it (docs/second-order.md).
     """
 
     radius: float = 1e-2
+    keep_kinks: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.radius < float("inf"):
@@ -227,10 +240,10 @@ class Unrolled:
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
-        weights = passes.weights()
-        _, _, gradients = passes.differentiate(train, alphas=False, wanted=list(weights.values()))
+        weights, kinks = passes.weights(), [] if self.keep_kinks else None
+        _, _, gradients = passes.differentiate(train, alphas=False, wanted=list(weights.values()), note=kinks)
         loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
-        found = difference(passes, vector, train, self.radius, descent.flat(weights))
+        found = difference(passes, vector, train, self.radius, descent.flat(weights), kinks)
         if any(d is None or a is None for d, a in zip(direct, found.above, strict=True)):
             return loss, _less(direct, found.product, rate)
         triples = zip(direct, found.above, found.below, strict=True)
@@ -301,11 +314,16 @@ class Difference(NamedTuple):
 
 
 def difference(
-    passes: Passes, vector: Sequence[Tensor], batch: Batch, radius: float = 1e-2, flat: Flat | None = None
+    passes: Passes,
+    vector: Sequence[Tensor],
+    batch: Batch,
+    radius: float = 1e-2,
+    flat: Flat | None = None,
+    kinks: Sequence[Kinks] | None = None,
 ) -> Difference:
     r"""Two passes for the central difference of :math:`\nabla_\alpha L(w, \alpha)` along ``vector`` (DARTS, eq. 8).
 
-    ``flat`` holds the weights, if they lie in one buffer.
+    ``flat`` holds the weights, if they lie in one buffer; ``kinks`` are those to keep, of every part of the batch.
     """
     weights = passes.weights()
     if flat is None:
@@ -325,7 +343,7 @@ def difference(
         return dict(zip(weights, values, strict=True))
 
     # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-    above, below = (passes.differentiate(batch, moved(r))[1] for r in (radius, -radius))
+    above, below = (passes.differentiate(batch, moved(r), keep=kinks)[1] for r in (radius, -radius))
     return Difference(above, below, norm, radius)
 
 
@@ -335,7 +353,7 @@ def exact_product(passes: Passes, vector: Sequence[Tensor], batch: Batch) -> Gra
 
 
 def difference_error(
-    passes: Passes, train: Batch, valid: Batch, descent: Descent, radius: float = 1e-2
+    passes: Passes, train: Batch, valid: Batch, descent: Descent, radius: float = 1e-2, keep_kinks: bool = False
 ) -> dict[str, float]:
     """How far the finite-difference product of an unrolled step is from the exact one.
 
@@ -348,7 +366,11 @@ def difference_error(
     gradients = _differentiable(passes.loss(train), weights)
     _, _, vector, _ = _look_ahead(passes, valid, weights, gradients, descent)
     exact = in_one(_pull_back(gradients, vector, passes.alphas))
-    found = in_one(difference(passes, vector, train, radius, descent.flat(weights)).product)
+    kinks = [Kinks()] if keep_kinks else None
+    if kinks:
+        with torch.no_grad(), kinks[0].note():
+            passes.loss(train)
+    found = in_one(difference(passes, vector, train, radius, descent.flat(weights), kinks).product)
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
     return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / exact.norm()).item()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
+from fastdarts.kinks import active
 
 Chosen = Mapping[str, Sequence[int | None]]
 """For each kind of cell the candidate that each edge runs, alone and with weight 1; None where the edge is left out."""
@@ -173,17 +174,19 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
     """``module(*inputs)``, of which nothing but the inputs is kept for backward: there it is computed again.
 
     The second time with the parameters of the first, also if they have been others since (``functional_call``), with
-    the same random numbers, and without moving running statistics again.
+    the same random numbers and kinks, and without moving running statistics again.
     """
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    again = False
+    again, kinks = False, active()
+    place = kinks.place if kinks else 0
 
     def run(*inputs: Any) -> Tensor:
         nonlocal again
         if not again:
             again = True
             return module(*inputs)
-        return functional_call(module, parameters | {name: b.clone() for name, b in buffers.items()}, inputs)
+        with kinks.again(place) if kinks else nullcontext():
+            return functional_call(module, parameters | {name: b.clone() for name, b in buffers.items()}, inputs)
 
     return checkpoint(run, *inputs, use_reentrant=False)
 

@@ -239,7 +239,7 @@ def step_memory(
         supernet.step(batch, arch_batch if method.alternate else None, Meter(), config.epochs - 1, 0)
         if config.max_memory and config.product_error_every:
             supernet.difference_error(batch, arch_batch)
-        if config.max_memory and config.eigenvalue_every:
+        if config.max_memory and config.eigenvalue_every and config.partial > 1:  # else it takes less than a step
             alphas = sum(alpha.numel() for alpha in supernet.model.arch_parameters())
             Product(Passes(supernet.model, side_effects=False), arch_batch)(torch.ones(alphas, dtype=torch.float64))
         return supernet

@@ -28,7 +28,8 @@ def strategy(config: SecondLevel) -> Strategy:
     """How the alphas' gradient is found with these settings."""
     return {
         "first-order": FirstOrder(),
-        "unrolled": Unrolled(config.difference_radius or Unrolled.radius),
+        # a recurrent search has no keep_kinks
+        "unrolled": Unrolled(config.difference_radius or Unrolled.radius, getattr(config, "keep_kinks", False)),
         "exact": Exact(),
         "neumann": Neumann(config.neumann_terms or Neumann.terms),
     }[hypergradient(config)]
@@ -191,9 +192,14 @@ class Supernet:
 
 
 def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
-    """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1)."""
+    """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1).
+
+    Through the kernels, from differences with kept kinks, which agree with exact products to a thousandth; with partial
+    channels, whose bypass takes maxima, from exact products.
+    """
     x, y = x.to(supernet.device), y.to(supernet.device)
-    return hessian_eigenvalues(supernet.model, x, y).values[0].item() + supernet.config.arch_weight_decay
+    near = {"radius": 1e-2, "keep_kinks": True} if supernet.config.partial == 1 else {}
+    return hessian_eigenvalues(supernet.model, x, y, **near).values[0].item() + supernet.config.arch_weight_decay
 
 
 def supernet_facts(model: Relaxed, space: Notation) -> dict[str, Any]:

@@ -170,6 +170,11 @@ def _validate_method(config: SearchConfig) -> None:
             f"{flag} goes with --method {', '.join(BILEVEL)}: method {config.method} has no second level to look "
             "through"
         )
+    if config.keep_kinks and config.partial > 1:
+        raise FastdartsError(
+            f"--keep-kinks got --partial {config.partial}: what bypasses partial channels takes maxima of its own, so "
+            "leave it out, or use --hypergradient exact"
+        )
     if config.method not in (*BILEVEL, "coordinate", "darts-pt") and not config.arch_side_effects:
         raise FastdartsError(
             f"--no-arch-side-effects goes with --method {', '.join(BILEVEL)}, coordinate: method {config.method} has "
@@ -183,9 +188,10 @@ def validate_hypergradient(config: SecondLevel) -> None:
     if config.unrolled and strategy != "unrolled":
         raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
     for name, wanted in (
-        ("difference_radius", "unrolled"), ("product_error_every", "unrolled"), ("neumann_terms", "neumann"),
+        ("difference_radius", "unrolled"), ("keep_kinks", "unrolled"), ("product_error_every", "unrolled"),
+        ("neumann_terms", "neumann"),
     ):  # fmt: skip
-        if getattr(config, name, None) and strategy != wanted:  # a recurrent search has no product_error_every
+        if getattr(config, name, None) and strategy != wanted:  # a recurrent search has not all of them
             raise FastdartsError(
                 f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
             )

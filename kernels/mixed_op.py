@@ -31,6 +31,12 @@ Kept for backward if `keep`: z, the raw outputs of rows that end in a convolutio
 and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
 
 With `bypass` only the first C' of the K·C' channels of x come here; kernels/interleave.py takes the others past.
+
+`note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
+so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
+empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
+⌈C/8⌉] of the state; the place 0 to 8 in its window, [N, H', W', C], of every maximum; then for every sep_conv
+[N, H', W', ⌈C'/8⌉] of its middle.
 """
 
 from collections.abc import Sequence
@@ -40,6 +46,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.kernels import interleave
+from fastdarts.kernels.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.registry import define, select
 
@@ -51,13 +58,22 @@ KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
 
 
-def _raw(kind: int, x: Tensor, weights: Sequence[Tensor], kernel: int, dilation: int, stride: int) -> Tensor:
+def _raw(
+    kind: int,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kernel: int,
+    dilation: int,
+    stride: int,
+    decisions: Decisions,
+    place: int,
+) -> Tensor:
     """What a row normalises."""
     if kind == MAX_POOL:
-        return F.max_pool2d(x, 3, stride, 1)
+        return decisions.max_pool(x, stride)
     if kind == AVG_POOL:
         return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
-    r = F.relu(x)
+    r = decisions.relu(x, place)
     if kind == FACTORIZED_REDUCE:
         height, width = x.shape[2:]
         odd = F.pad(r[:, :, 1:, 1:], (0, width % 2, 0, height % 2))
@@ -84,8 +100,10 @@ def _forward(
     running_var: Tensor | None,
     eps: float,
     keep: bool,
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    training = running_mean is None
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
+    training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
     out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
     noises = iter(() if seeds is None else seeds.unbind())
     size = (len(x), *((side - 1) // stride + 1 for side in x.shape[2:]), gain.shape[1])
@@ -93,12 +111,14 @@ def _forward(
         edge, kind, kernel, dilation = candidates[at : at + 4]
         own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
         halves = (own[:2], own[2:]) if kind == SEP_CONV else (own,)
+        seconds += kind == SEP_CONV
         for half in halves:
             row, mean, var = len(means), gain.new_zeros(gain.shape[1]), gain.new_ones(gain.shape[1])
             if kind == NOISE:
                 y = standard_normal(next(noises), size, gain.dtype).permute(0, 3, 1, 2)
             elif kind != SKIP:
-                y = _raw(kind, y, half, kernel, dilation, step)
+                place = 0 if half is halves[0] else 1 + seconds
+                y = _raw(kind, y, half, kernel, dilation, step, decisions, place)
                 if own and keep:
                     z.append(y.contiguous(memory_format=LAST))
                 if not training:
@@ -112,25 +132,44 @@ def _forward(
             means.append(mean)
             variances.append(var)
         out[edge] = y if out[edge] is None else out[edge] + y
-    return [y.to(x.dtype).contiguous(memory_format=LAST) for y in out], z, torch.stack(means), torch.stack(variances)
+    out = [y.to(x.dtype).contiguous(memory_format=LAST) for y in out]
+    return (
+        out,
+        z,
+        torch.stack(means),
+        torch.stack(variances),
+        decisions.noted(2 + candidates[1::4].count(SEP_CONV), x.device),
+    )
 
 
 def _forward_fake(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
-):
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep,
+    kinks=(), note=False,
+):  # fmt: skip
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
 
     def empty() -> Tensor:
         return x.new_empty(x.shape[0], gain.shape[1], height, width).to(memory_format=LAST)
 
-    kinds = candidates[1::4] if keep else ()
-    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds)
+    kinds = candidates[1::4]
+    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds) if keep else 0
+    sizes = kink_sizes(x, gain.shape[1], candidates, stride) if note else []
     return (
         [empty() for _ in range(edges)],
         [empty() for _ in range(stored)],
         gain.new_empty(gain.shape),
         gain.new_empty(gain.shape),
+        [x.new_empty(size, dtype=torch.uint8) for size in sizes],
     )
+
+
+def kink_sizes(x: Tensor, outputs: int, candidates: Sequence[int], stride: int) -> list[tuple[int, ...]]:
+    """The shapes of the kinks of a call, in their order."""
+    kinds, (n, channels, *sides) = candidates[1::4], x.shape
+    out = (n, *((side - 1) // stride + 1 for side in sides))
+    state = (n, *sides, -(-channels // 8)) if any(WEIGHTS[kind] for kind in kinds) else (0,)
+    places = (*out, channels) if MAX_POOL in kinds else (0,)
+    return [state, places, *[(*out, -(-outputs // 8))] * kinds.count(SEP_CONV)]
 
 
 def _backward(
@@ -149,6 +188,7 @@ def _backward(
     eps: float,
     need_x: bool,
     need_weights: bool,
+    kinks: Sequence[Tensor] = (),
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Differentiates the reference of forward, which computes everything again; what is not wanted is empty.
@@ -165,7 +205,9 @@ def _backward(
         offset = None if offset is None else leaf(offset, True)
         weights = [leaf(w, need_weights) for w in weights]
         running = (None, None) if training else (mean, var)
-        out, *_ = _forward(x, [], gain, offset, weights, seeds, candidates, len(grad), stride, *running, eps, False)
+        out, *_ = _forward(
+            x, [], gain, offset, weights, seeds, candidates, len(grad), stride, *running, eps, False, kinks
+        )
         wanted = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
         gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph, materialize_grads=True))
         dgain = next(gradients)
@@ -175,8 +217,9 @@ def _backward(
 
 
 def _backward_fake(
-    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights
-):
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights,
+    kinks=(),
+):  # fmt: skip
     return (
         x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
         gain.new_empty(gain.shape),
@@ -187,8 +230,8 @@ def _backward_fake(
 
 forward_op = define(
     "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
-    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep)"
-    " -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var)",
+    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep, Tensor[] kinks,"
+    " bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
     triton=".triton.mixed_op:forward",
@@ -197,7 +240,7 @@ forward_op = define(
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
     " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, bool need_x,"
-    " bool need_weights) -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
+    " bool need_weights, Tensor[] kinks) -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
     triton=".triton.mixed_op:backward",
@@ -208,20 +251,25 @@ backward_op = define(
 class _MixedOp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, impl, candidates, edges, stride, eps, keep, seeds, running_mean, running_var, x, gain, offset, beta, *rest
-    ):
+        ctx, impl, candidates, edges, stride, eps, keep, kinks, noted, seeds, running_mean, running_var,
+        x, gain, offset, beta, *rest,
+    ):  # fmt: skip
         device, dtype = x.device.type, x.dtype
         count = sum(WEIGHTS[kind] for kind in candidates[1::4])
         base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
-        run = select(forward_op, impl, device, dtype)
+        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
+        run = select(forward_op, impl, device, dtype, lacking)
         part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
-        out, z, mean, var = run(
-            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep
-        )
+        out, z, mean, var, found = run(
+            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep,
+            kinks, noted is not None,
+        )  # fmt: skip
+        if noted is not None:
+            noted += found
         if beta is not None:
             out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
             ctx.split = select(interleave.backward_op, impl, device, dtype)
-        ctx.run = select(backward_op, impl, device, dtype)
+        ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
         ctx.candidates, ctx.stride, ctx.eps, ctx.training = candidates, stride, eps, running_mean is None
         ctx.count, ctx.has_base = count, bool(base)
         ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
@@ -232,7 +280,7 @@ class _MixedOp(torch.autograd.Function):
     def backward(ctx, *grad):
         x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
         weights, z = rest[: ctx.count], rest[ctx.count :]
-        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[9:]
+        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[11:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
         wanted = any(need_weights) and _wanted(ctx, ctx.count, ctx.count)
         grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
@@ -247,14 +295,14 @@ class _MixedOp(torch.autograd.Function):
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
             own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, need_x, wanted, *graph,
+            ctx.training, ctx.eps, need_x, wanted, ctx.kinks, *graph,
         )  # fmt: skip
         if beta is None:
             dx = dpart
         elif need_x:
             _head(dx, gain).copy_(dpart)
         return (
-            *(None,) * 9,
+            *(None,) * 11,
             dx if need_x else None,
             dgain if need_gain else None,
             doffset if need_offset else None,
@@ -281,10 +329,10 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
     if not backward and func is not forward_op.dispatch:
         return [], 0
     if backward:
-        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args
+        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args[:15]
         again = not z
     else:
-        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args
+        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args[:13]
         again, need_x, need_weights = not keep, False, False
     kinds = candidates[1::4]
     second = kinds.count(SEP_CONV)
@@ -337,11 +385,17 @@ def mixed_op(
     keep: bool,
     impl: str | None,
     bypass: Tensor | None,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous."""
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous.
+
+    Returns out, mean, var and, if asked to note them, the kinks.
+    """
     keep = keep and torch.is_grad_enabled()
-    tables = x, gain, offset, bypass
+    tables, noted = (x, gain, offset, bypass), [] if note else None
     *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, keep, seeds, *(running or (None, None)), *tables, *base, *weights
-    )
-    return out, mean, var
+        impl, candidates, edges, stride, eps, keep, tuple(kinks), noted, seeds, *(running or (None, None)), *tables,
+        *base, *weights,
+    )  # fmt: skip
+    return out, mean, var, noted or []

@@ -11,8 +11,9 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -154,17 +155,22 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def select(op: Op, impl: str | None, device: str, dtype: torch.dtype) -> Callable:
-    """The function that runs `op`: `impl` or a raised reason, never another; None: the fastest that can."""
+def select(
+    op: Op, impl: str | None, device: str, dtype: torch.dtype, lacking: Mapping[str, str] = MappingProxyType({})
+) -> Callable:
+    """The function that runs `op`: `impl` or a raised reason, never another; None: the fastest that can.
+
+    `lacking`: why implementations cannot do this very call.
+    """
     if impl is None:
         impl = op.gpu if device == "cuda" else "native"
-        if reason := op.why_not(impl, device, dtype):
+        if reason := op.why_not(impl, device, dtype) or lacking.get(impl, ""):
             if STRICT:
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
             if device in ("cpu", "cuda") and dtype in op.dtypes["native" if device == "cpu" else impl]:
                 _warn_slow(reason)
             impl = "reference"
-    elif reason := op.why_not(impl, device, dtype):
+    elif reason := op.why_not(impl, device, dtype) or lacking.get(impl, ""):
         raise RuntimeError(f"{op.name} cannot run as {impl!r}: {reason}.")
     if impl == "reference":
         return op.reference

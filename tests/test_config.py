@@ -117,6 +117,8 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
         (SearchConfig(hypergradient="exact", difference_radius=0.1), "--difference-radius"),
         (SearchConfig(unrolled=True, difference_radius=-0.1), "--difference-radius"),
         (SearchConfig(hypergradient="exact", product_error_every=1), "--product-error-every"),
+        (SearchConfig(keep_kinks=True), "--keep-kinks"),
+        (SearchConfig(method="pc-darts", unrolled=True, keep_kinks=True), "--keep-kinks"),
         (SearchConfig(method="joint", arch_side_effects=False), "--no-arch-side-effects"),
         (SearchConfig(train_portion=1.0), "--train-portion"),
         (SearchConfig(learning_rate=1e-4), "--learning-rate-min"),

@@ -30,7 +30,7 @@ def test_no_worse_than_twice_eager(case: MixedOpCase, impl: str) -> None:
 
 def results(case: MixedOpCase, impl: str | None, memory: str = "store", dtype=torch.float32) -> list[torch.Tensor]:
     tensors, grads = case.inputs(dtype)
-    out, mean, var = case.ours(tensors, impl, memory)
+    out, mean, var, _ = case.ours(tensors, impl, memory)
     return [*out, mean, var, *torch.autograd.grad(out, [*tensors.values()], grads, materialize_grads=True)]
 
 
@@ -128,14 +128,14 @@ def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tupl
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "STRICT", False)
-        patch.setattr("fastdarts.kernels.mixed_op", lambda *args: calls.append(args) or ([], None, None))
+        patch.setattr("fastdarts.kernels.mixed_op", lambda *args: calls.append(args) or ([], None, None, []))
         case.ours(tensors)
-    *first, running, eps, _, _, _ = calls[0]
+    *first, running, eps, _, _, _, _, _ = calls[0]
     first = [[t.detach() for t in a] if isinstance(a, list) and torch.is_tensor((a or [0])[0]) else a for a in first]
     first = [a.detach() if torch.is_tensor(a) else a for a in first]
     x, _, gain, offset, weights, seeds, candidates, _, stride = first
-    forward = (*first, *(running or (None, None)), eps, keep)
-    _, z, mean, var = forward_op.dispatch(*forward)
+    forward = (*first, *(running or (None, None)), eps, keep, [], False)
+    _, z, mean, var, _ = forward_op.dispatch(*forward)
     backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps)
     return tensors, forward, backward
 
@@ -148,7 +148,7 @@ def test_opcheck(case: MixedOpCase) -> None:
         _, forward, backward = arguments(case, keep=keep)
         torch.library.opcheck(forward_op.dispatch, forward)
         for needs in [(True, True), (True, False), (False, True), (False, False)]:
-            torch.library.opcheck(backward_op.dispatch, (*backward, *needs), **options)
+            torch.library.opcheck(backward_op.dispatch, (*backward, *needs, []), **options)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -174,7 +174,7 @@ def test_only_the_gradients_asked_for(case: MixedOpCase, impl: str) -> None:
 
 def test_what_is_not_wanted_is_empty() -> None:
     _, _, backward = arguments(SMALL[2])
-    dx, dgain, doffset, dweights = backward_op.dispatch(*backward, False, False)
+    dx, dgain, doffset, dweights = backward_op.dispatch(*backward, False, False, [])
     assert (dx.numel(), doffset.numel(), dweights) == (0, 0, []) and dgain.shape == backward[2].shape
 
 

@@ -80,8 +80,20 @@ struct Engine {
   }
   void pools(int64_t n, T* max, T* avg, T* scratch) const {
     const T* sample = x + n * program.in_size();
-    Isa::call(Pools<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, max, avg, scratch,
-                                                scratch + program.width * program.inputs});
+    uint8_t* places = max ? this->places(n) : nullptr;
+    const bool kept = places && program.kinks.keep;
+    if (!kept || avg) {
+      Isa::call(Pools<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, kept ? nullptr : max, avg, scratch,
+                                                  scratch + program.width * program.inputs});
+    }
+    if (kept) {
+      Isa::call(Places<T, true>{pool_shape(), sample, max, places});
+    } else if (places) {
+      Isa::call(Places<T, false>{pool_shape(), sample, max, places});
+    }
+  }
+  uint8_t* places(int64_t n) const {
+    return program.kinks.places ? program.kinks.places + n * program.out_size() : nullptr;
   }
 
   // What a final row adds up for sample n: given its raw output there, pools of the state, room for all noises.
@@ -96,8 +108,12 @@ struct Engine {
   }
 
   void load(int64_t n, const Canvas<T>& canvas) const {
-    Isa::call(Load<T, B, false>{x + n * program.in_size(), program.height, program.width, program.inputs, nullptr,
-                                nullptr, nullptr, first_pixel(canvas), pitch, plane});
+    uint8_t* bits = program.kinks.state;
+    if (bits) bits += n * program.height * program.width * kink_bytes(program.inputs);
+    program.kinks.with(bits, [&]<Decide decide>() {
+      Isa::call(Load<T, B, false, decide>{x + n * program.in_size(), program.height, program.width, program.inputs,
+                                          nullptr, nullptr, nullptr, first_pixel(canvas), pitch, plane, bits});
+    });
   }
 
   // Tables of one row in blocks, zero in the padding: value(index into the tables).
@@ -125,9 +141,16 @@ struct Engine {
             blocked(arena, row, [&](int64_t i) { return t.mean[i]; }),
             blocked(arena, row, [&](int64_t i) { return t.offset[i]; })};
   }
-  void load(const T* z, const Middle& m, const Canvas<T>& canvas) const {
-    Isa::call(Load<T, B, true>{z, out_rows, out_columns, program.outputs, m.scale, m.mean, m.offset,
-                               first_pixel(canvas), canvas.pitch, canvas.plane});
+  // Sample n of what a second stage reads.
+  void load(int64_t n, const Stage& s, const T* z, const Middle& m, const Canvas<T>& canvas) const {
+    uint8_t* bits = nullptr;
+    if (!program.kinks.middle.empty()) {
+      bits = program.kinks.middle[&s - program.second.data()] + n * program.pixels() * kink_bytes(program.outputs);
+    }
+    program.kinks.with(bits, [&]<Decide decide>() {
+      Isa::call(Load<T, B, true, decide>{z, out_rows, out_columns, program.outputs, m.scale, m.mean, m.offset,
+                                         first_pixel(canvas), canvas.pitch, canvas.plane, bits});
+    });
   }
 
   int64_t stage_blocks(const Stage& s) const { return in_blocks * std::max<int64_t>(1, s.groups); }

@@ -168,7 +168,7 @@ struct Forward : Engine<Isa, T, B, R, Q> {
         for (const Packed& p : stages) {
           const int64_t at = n * program.out_size();
           const bool last = &p == &stages.back();
-          load(to.raw[p.stage.z - 1] + at, p.middle, canvas);
+          load(n, p.stage, to.raw[p.stage.z - 1] + at, p.middle, canvas);
           run_stage(p, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
                     to.raw[(last ? stages.front() : *(&p + 1)).stage.z - 1] + at + (last ? program.out_size() : 0));
         }
@@ -264,11 +264,12 @@ template void recompute(const Program&, const float*, const std::vector<const fl
 template void recompute(const Program&, const double*, const std::vector<const double*>&, Tables&,
                         const std::vector<double*>&);
 
-std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor> mixed_op(
+std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
-    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, bool keep) {
-  const Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, bool keep,
+    std::vector<Tensor> kinks, bool note) {
+  Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   std::vector<Tensor> others = weights;
   others.push_back(gain);
   for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {
@@ -285,6 +286,12 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor> mixed_op(
   for (int64_t e = 0; e < edges; ++e) out.push_back(map());
   for (int64_t i = 0; i < program.raw; ++i) z.push_back(map());
   Tensor mean = torch::stable::new_empty(gain, {program.rows, program.outputs}), var = torch::stable::empty_like(mean);
+  std::vector<Tensor> noted;
+  for (const std::vector<int64_t>& size : note ? program.kink_sizes() : std::vector<std::vector<int64_t>>{}) {
+    noted.push_back(torch::stable::new_empty(x, size, ScalarType::Byte));
+  }
+  STD_TORCH_CHECK(!note || kinks.empty(), "expected kinks to be kept or noted, not both");
+  program.set_kinks(note ? noted : kinks, !note);
   const auto run = [&]<typename T>() {
     Tables t = tables<T>(program, gain, offset);
     T* v = var.mutable_data_ptr<T>();
@@ -297,7 +304,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor> mixed_op(
   };
   x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
   if (!keep) z.clear();
-  return {out, z, mean, var};
+  return {out, z, mean, var, noted};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastdarts, CPU, m) { m.impl("mixed_op", TORCH_BOX(&mixed_op)); }

@@ -131,7 +131,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
           const Stage& s = p.stage;
           const T* z = to.raw[s.z - 1] + at;
           T* out = to.middle[i] + at;
-          load(z, p.middle, canvas);
+          load(n, s, z, p.middle, canvas);
           const Stage& next = stages[(i + 1) % count].stage;
           const int64_t then = at + (i + 1 < count ? 0 : program.out_size());
           run_stage(to, p, b, canvas, to.grad[s.edge] + at, to.raw[s.z] + at, true, to.raw[next.z - 1] + then,
@@ -273,15 +273,16 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     if (max) add_up(kMaxPool, max, pool[2]);
     if (avg) add_up(kAvgPool, avg, pool[3]);
     Isa::call(PoolsBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
-                               avg ? pool[3] : nullptr, sum});
+                               avg ? pool[3] : nullptr, sum, this->places(n)});
   }
 };
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
-    Tensor var, bool training, double eps, bool need_x, bool need_weights) {
-  const Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
+    Tensor var, bool training, double eps, bool need_x, bool need_weights, std::vector<Tensor> kinks) {
+  Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
+  program.set_kinks(kinks, true);
   std::vector<Tensor> others = weights, outputs = grad;
   others.insert(others.end(), {gain, mean, var});
   if (offset) others.push_back(*offset);

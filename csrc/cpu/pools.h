@@ -20,6 +20,14 @@ struct PoolShape {
       o += run;
     }
   }
+
+  // body(first output column, its input column, columns) for those whose window has its column kx within the map.
+  template <typename Body>
+  FASTDARTS_INLINE void columns_of(int64_t kx, const Body& body) const {
+    const int64_t first = kx < 1 ? 1 : 0, beyond = (width - kx + stride) / stride;
+    const int64_t last = beyond < columns ? beyond : columns, run = stride == 1 ? last - first : 1;
+    for (int64_t o = first; o < last; o += run) body(o, o * stride + kx - 1, run);
+  }
 };
 
 // The larger one, of numbers or of vectors of them. NaN wins, as in PyTorch, at four times the price; `fast` is for
@@ -111,30 +119,72 @@ struct Pools {
   }
 };
 
-// dx += the gradients of both pools. A maximum goes to the first pixel of its window, in reading order, that has it.
+// Where each maximum lies, the first in reading order; or, told where, what lies there.
+template <typename T, bool keep>
+struct Places {
+  PoolShape shape;
+  const T* x;
+  T* max;
+  uint8_t* places;  // [rows, columns, channels]: the row of the window times 3 plus its column
+
+  FASTDARTS_INLINE void operator()() const {
+    const int64_t C = shape.channels;
+    for (int64_t y = 0; y < shape.rows; ++y) {
+      for (int ky = 2; ky >= 0; --ky) {  // the first is written last
+        const int64_t iy = y * shape.stride - 1 + ky;
+        if (iy < 0 || iy >= shape.height) continue;
+        for (int kx = 2; kx >= 0; --kx) {
+          shape.columns_of(kx, [&](int64_t o, int64_t from, int64_t run) __attribute__((always_inline)) {
+            const T* p = x + (iy * shape.width + from) * C;
+            T* m = max + (y * shape.columns + o) * C;
+            uint8_t* k = places + (y * shape.columns + o) * C;
+            const uint8_t place = static_cast<uint8_t>(3 * ky + kx);
+#pragma omp simd
+            for (int64_t i = 0; i < run * C; ++i) {
+              if constexpr (keep) {
+                m[i] = k[i] == place ? p[i] : m[i];
+              } else {
+                k[i] = p[i] < m[i] ? k[i] : place;
+              }
+            }
+          });
+        }
+      }
+    }
+  }
+};
+
+// dx += the gradients of both pools. A maximum goes to the first pixel of its window, in reading order, that has it, or
+// to the one it is told.
 template <typename T>
 struct PoolsBackward {
   PoolShape shape;
   const T *x, *max;  // max: the maxima; null, like dmax and davg, where not wanted
   T *dmax, *davg;    // [rows, columns, channels], overwritten
   T* dx;
+  const uint8_t* places;  // null: the first
+
+  FASTDARTS_INLINE void kept(const uint8_t* k, uint8_t place, const T* d, T* to, int64_t size) const {
+#pragma omp simd
+    for (int64_t i = 0; i < size; ++i) to[i] += k[i] == place ? d[i] : T(0);
+  }
 
   FASTDARTS_INLINE void pixels(const T* p, const T* m, T* d, const T* u, T* to, int64_t size) const {
-    if (max && davg) {
+    if (m && u) {
 #pragma omp simd
       for (int64_t i = 0; i < size; ++i) {
         const bool here = !(p[i] < m[i]);
         to[i] += (here ? d[i] : T(0)) + u[i];
         d[i] = here ? T(0) : d[i];
       }
-    } else if (max) {
+    } else if (m) {
 #pragma omp simd
       for (int64_t i = 0; i < size; ++i) {
         const bool here = !(p[i] < m[i]);
         to[i] += here ? d[i] : T(0);
         d[i] = here ? T(0) : d[i];
       }
-    } else {
+    } else if (u) {
 #pragma omp simd
       for (int64_t i = 0; i < size; ++i) to[i] += u[i];
     }
@@ -153,16 +203,16 @@ struct PoolsBackward {
           for (int64_t i = 0; i < run * C; ++i) u[i] *= scale;
         });
       }
-      const auto at = [&](T* p, int64_t o) { return p ? p + row + o * C : nullptr; };
+      const auto at = [&](auto* p, int64_t o) { return p ? p + row + o * C : nullptr; };
       for (int64_t iy = top; iy < bottom; ++iy) {
-        for (int64_t kx = -1; kx <= 1; ++kx) {
-          const int64_t first = kx < 0 ? 1 : 0;  // output columns whose window has this pixel
-          const int64_t beyond = (shape.width - kx + S - 1) / S, last = beyond < shape.columns ? beyond : shape.columns;
-          const int64_t run = S == 1 ? last - first : 1;
-          for (int64_t o = first; o < last; o += run) {
-            const int64_t from = (iy * shape.width + o * S + kx) * C;
-            pixels(x + from, max ? max + row + o * C : nullptr, at(dmax, o), at(davg, o), dx + from, run * C);
-          }
+        for (int64_t kx = 0; kx < 3; ++kx) {
+          shape.columns_of(kx, [&](int64_t o, int64_t from, int64_t run) __attribute__((always_inline)) {
+            const int64_t pixel = (iy * shape.width + from) * C;
+            const T* m = places ? nullptr : at(max, o);
+            pixels(x + pixel, m, at(dmax, o), at(davg, o), dx + pixel, run * C);
+            const uint8_t place = static_cast<uint8_t>(3 * (iy - y * S + 1) + kx);
+            if (places && dmax) kept(at(places, o), place, at(dmax, o), dx + pixel, run * C);
+          });
         }
       }
     }

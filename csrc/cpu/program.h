@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/kinks.h"
 #include "cpu/pooled.h"
 #include "cpu/vectors.h"
 
@@ -47,6 +48,7 @@ struct Program {
   bool max_pool = false, avg_pool = false, skip = false;
   std::vector<Stage> first, second;
   std::vector<Final> finals;
+  Kinks kinks;
 
   Program(const Tensor& x, const std::vector<Tensor>& weight, const std::optional<Tensor>& seed,
           const std::vector<int64_t>& candidates, int64_t channels, int64_t edges, int64_t stride)
@@ -82,6 +84,32 @@ struct Program {
   // The pieces that sums are cut into; up to 8 threads they are the same, and so is every bit of the results.
   int64_t chunks() const { return std::min(samples, std::max<int64_t>(8, torch::stable::get_num_threads())); }
   int64_t chunk(int64_t i) const { return samples * i / chunks(); }  // its first sample
+
+  // What the tensors of a call hold, or are to hold: sizes of bytes, in their order.
+  std::vector<std::vector<int64_t>> kink_sizes() const {
+    std::vector<std::vector<int64_t>> sizes(2, {0});
+    if (!first.empty()) sizes[0] = {samples, height, width, kink_bytes(inputs)};
+    if (max_pool) sizes[1] = {samples, out_rows(), out_columns(), inputs};
+    for (size_t i = 0; i < second.size(); ++i) {
+      sizes.push_back({samples, out_rows(), out_columns(), kink_bytes(outputs)});
+    }
+    return sizes;
+  }
+  void set_kinks(std::vector<Tensor>& tensors, bool keep) {
+    if (tensors.empty()) return;
+    const auto sizes = kink_sizes();
+    CHECK_SIZE("number of kinks", tensors.size(), sizes.size());
+    std::vector<uint8_t*> data;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      int64_t size = 1;
+      for (int64_t side : sizes[i]) size *= side;
+      CHECK_SIZE("size of kinks", tensors[i].numel(), size);
+      STD_TORCH_CHECK(tensors[i].scalar_type() == torch::headeronly::ScalarType::Byte && tensors[i].is_contiguous(),
+                      "expected contiguous bytes as kinks");
+      data.push_back(size ? static_cast<uint8_t*>(tensors[i].data_ptr()) : nullptr);
+    }
+    kinks = {keep, data[0], data[1], {data.begin() + 2, data.end()}};
+  }
 
  private:
   int64_t noises = 0;

@@ -48,7 +48,8 @@ struct AddToBuffer {
   }
 };
 
-// ... or goes through the ReLU of the middle BatchNorm to NHWC, with the sums Σ d and Σ d·y, y the ReLU's output.
+// ... or goes through the ReLU of the middle BatchNorm to NHWC, with the sums Σ d and Σ d·y, y the ReLU's output. What
+// it stopped is 0 there; what passed is not, but may be negative where kinks are kept.
 template <typename T, int B, int R, int Q>
 struct ThroughReLU {
   FASTDARTS_VECTORS
@@ -65,7 +66,7 @@ struct ThroughReLU {
     if ((b + 1) * B <= channels && y + R <= rows && x + Q <= columns) {
       unroll<R * Q>(EACH(i) {
         const V& v = at(m + i / Q * pitch + i % Q * B);
-        const V d = v <= T(0) ? V{} : acc[i];
+        const V d = v == T(0) ? V{} : acc[i];
         loose(o + (i / Q * columns + i % Q) * channels) = d;
         sum += d;
         product += d * v;
@@ -77,7 +78,7 @@ struct ThroughReLU {
         for (int64_t q = 0; q < Q && x + q < columns; ++q) {
           const V& v = at(m + r * pitch + q * B);
           alignas(64) T d[B];
-          at(d) = v <= T(0) ? V{} : at(kept + (r * Q + q) * B);
+          at(d) = v == T(0) ? V{} : at(kept + (r * Q + q) * B);
           for (int64_t i = 0; i < B && b * B + i < channels; ++i) o[(r * columns + q) * channels + i] = d[i];
           sum += at(d);
           product += at(d) * v;
@@ -167,7 +168,7 @@ struct Scatter {
   }
 };
 
-// dx = (ReLU(x) > 0) · buffer + rest, to NHWC.
+// dx = (ReLU(x) ≠ 0) · buffer + rest, to NHWC.
 template <typename T, int B>
 struct Finish {
   FASTDARTS_VECTORS
@@ -188,12 +189,12 @@ struct Finish {
         T* o = dx + at_pixel;
         const T* r = rest ? rest + at_pixel : nullptr;
         for (int64_t b = 0; b < whole; ++b) {
-          V v = at(m + b * plane) <= T(0) ? V{} : at(p + b * buffer_plane);
+          V v = at(m + b * plane) == T(0) ? V{} : at(p + b * buffer_plane);
           if (r) v += loose(r + b * B);
           loose(o + b * B) = v;
         }
         for (int64_t c = whole * B; c < channels; ++c) {
-          const T v = m[whole * plane + c % B] <= T(0) ? T(0) : p[whole * buffer_plane + c % B];
+          const T v = m[whole * plane + c % B] == T(0) ? T(0) : p[whole * buffer_plane + c % B];
           o[c] = r ? v + r[c] : v;
         }
       }

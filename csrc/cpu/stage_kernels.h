@@ -6,12 +6,14 @@
 // Isa::kTile pixels (or pixels × blocks) is accumulated in registers.
 #pragma once
 
+#include "cpu/kinks.h"
 #include "cpu/vectors.h"
 
 namespace fastdarts {
 
-// NHWC pixels to channel blocks: max(0, x), or max(0, scale (x − mean) + offset). NaN passes, as in PyTorch.
-template <typename T, int B, bool affine>
+// NHWC pixels to channel blocks: max(0, x), or max(0, scale (x − mean) + offset). NaN passes, as in PyTorch. A ReLU
+// that keeps its kinks lets the channels pass that it is told to, whatever their sign.
+template <typename T, int B, bool affine, Decide decide>
 struct Load {
   FASTDARTS_VECTORS
   const T* source;  // [rows, columns, channels]
@@ -19,22 +21,24 @@ struct Load {
   const T *scale, *mean, *offset;  // [blocks, B], zero in the padding
   T* target;                       // its first pixel
   int64_t pitch, plane;
+  uint8_t* bits;  // [rows, columns, bytes], null if it decides by itself
 
   FASTDARTS_INLINE void operator()() const {
-    const int64_t whole = channels / B, tail = channels % B;
+    const int64_t whole = channels / B, tail = channels % B, bytes = decide == Decide::kOwn ? 0 : kink_bytes(channels);
     for (int64_t y = 0; y < rows; ++y) {
       const T* p = source + y * columns * channels;
       T* o = target + y * pitch;
-      for (int64_t x = 0; x < columns; ++x, p += channels, o += B) {
+      uint8_t* k = bits + y * columns * bytes;
+      for (int64_t x = 0; x < columns; ++x, p += channels, o += B, k += bytes) {
         for (int64_t b = 0; b < whole; ++b) {
           V v = loose(p + b * B);
           if constexpr (affine) v = at(scale + b * B) * (v - at(mean + b * B)) + at(offset + b * B);
-          at(o + b * plane) = v <= T(0) ? V{} : v;
+          at(o + b * plane) = through_relu<decide, B, T>(v, k, b);
         }
         for (int64_t c = whole * B; c < channels; ++c) {
           T v = p[c];
           if constexpr (affine) v = scale[c] * (v - mean[c]) + offset[c];
-          o[whole * plane + c % B] = v <= T(0) ? T(0) : v;
+          o[whole * plane + c % B] = through_relu<decide>(v, k, c);
         }
         if (tail) {
           for (int64_t i = tail; i < B; ++i) o[whole * plane + i] = T(0);

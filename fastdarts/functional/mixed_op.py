@@ -35,11 +35,12 @@ class Candidate(NamedTuple):
 
 
 class MixedOpResult(NamedTuple):
-    """Result of `mixed_op`: one output per edge and the statistics to fold into the running ones."""
+    """Result of `mixed_op`: one output per edge, the statistics to fold into the running ones, and noted kinks."""
 
     out: list[Tensor]
     mean: Tensor
     var: Tensor
+    kinks: list[Tensor]
 
 
 def mixed_op(
@@ -57,6 +58,8 @@ def mixed_op(
     memory: str = "store",
     partial: int = 1,
     bypass: Tensor | None = None,
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
     impl: str | None = None,
 ) -> MixedOpResult:
     """All mixed operations that leave one state: convolutions, pools, batch normalisation and weighted sums in one op.
@@ -81,11 +84,14 @@ def mixed_op(
         others bypass them, through a maximum over 2×2 pixels at stride 2 (H and W must be even), and a channel shuffle
         spreads both, so that out and base have C channels: the candidates' sum in every K-th, from 0 on
     bypass: [E], with partial > 1: the weight of what bypasses the candidates of each edge
+    kinks: nothing, or what a call with the same shapes and candidates has noted: ReLUs and max pools then decide as
+        they did there, so that the function is smooth. Not with partial > 1 at stride 2
+    note: also return the kinks of this call, uint8 tensors for nothing but that
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
     All tensors are on the device of x and of its dtype; the tables [R, C'] and bypass in float32 if that is bfloat16 or
     float16.
-    Returns out, one [N, C', H', W'] per edge in channels-last,
+    Returns out, one [N, C', H', W'] per edge in channels-last, kinks,
     and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip" and
     "noise".
 
@@ -142,6 +148,8 @@ def mixed_op(
     for k, w in enumerate(weights):
         if w.dtype is not x.dtype or w.device != x.device:
             _check_like(x, f"weight {k}", w, w.shape)
+    if kinks or note:
+        _check_kinks(kinks, note, x, c_in, c_out, table, stride, partial)
     noises = table[1::4].count(kernels.NOISE)
     if seeds is not None or noises:
         _check_seeds(seeds, noises, x)
@@ -162,6 +170,8 @@ def mixed_op(
             memory == "store",
             impl,
             bypass,
+            [bits.contiguous() for bits in kinks],
+            note,
         )
     )
 
@@ -180,6 +190,27 @@ def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:
         raise FastdartsError(
             f"seeds must be int64 [{noises}] on {x.device}, one per noise candidate and None without any, "
             f"got {seeds.dtype} {[*seeds.shape]} on {seeds.device}."
+        )
+
+
+def _check_kinks(
+    kinks: Sequence[Tensor], note: bool, x: Tensor, c_in: int, c_out: int, table: list[int], stride: int, partial: int
+) -> None:
+    if kinks and note:
+        raise FastdartsError("got kinks and note=True: a call keeps kinks or notes them, leave one out.")
+    if partial > 1 and stride == 2:
+        raise FastdartsError(
+            "What bypasses partial channels at stride 2 takes maxima of its own: kinks are kept or noted with partial "
+            "= 1 or at stride 1."
+        )
+    if not kinks:
+        return
+    shapes = kernels.kink_sizes(x[:, :c_in], c_out, table, stride)
+    found = [tuple(bits.shape) for bits in kinks]
+    if found != shapes or any(bits.dtype is not torch.uint8 or bits.device != x.device for bits in kinks):
+        raise FastdartsError(
+            f"kinks must be uint8 {[[*shape] for shape in shapes]} on {x.device}, as noted by a call with the same "
+            f"shapes and candidates, got {[(str(bits.dtype), [*bits.shape], str(bits.device)) for bits in kinks]}."
         )
 
 

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastdarts.kernels.kinks import NO_KINKS
 from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
 from fastdarts.kernels.triton.tables import OF_MAX, tables_of
@@ -110,6 +111,11 @@ class _Launch:
             )
 
 
+def _without(kinks: Sequence[Tensor], note: bool = False) -> None:
+    if kinks or note:
+        raise RuntimeError(f"mixed_op cannot run as 'triton': {NO_KINKS}.")
+
+
 def forward(
     x: Tensor,
     base: Sequence[Tensor],
@@ -124,8 +130,11 @@ def forward(
     running_var: Tensor | None,
     eps: float,
     keep: bool,
-) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op`."""
+    _without(kinks, note)
     at = _Launch(x, weights, gain, candidates, stride)
     table, training = at.table, running_mean is None
     gain = gain.contiguous()
@@ -159,7 +168,7 @@ def forward(
             STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, NOISES=table.noises > 0,
             HAS_BASE=len(base) > 0, **flags, **at.tile["maps"],
         )  # fmt: skip
-    return out, z if keep else [], mean, var
+    return out, z if keep else [], mean, var, []
 
 
 def backward(
@@ -178,8 +187,10 @@ def backward(
     eps: float,
     need_x: bool,
     need_weights: bool,
+    kinks: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op_backward`."""
+    _without(kinks)
     at = _Launch(x, weights, gain, candidates, stride)
     table = at.table
     gain, mean, var = gain.contiguous(), mean.contiguous(), var.contiguous()
