@@ -22,6 +22,7 @@ PACKAGES = {
     "fastdarts.bench": "fastdarts/bench",
     "fastdarts.rnn": "fastdarts/rnn",
     "fastdarts.spaces": "fastdarts/spaces",
+    "fastdarts.study": "fastdarts/study",
     "fastdarts.functional": "fastdarts/functional",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
     "fastdarts.kernels.triton": "kernels/triton",

@@ -7,6 +7,7 @@ import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,27 @@ class Batches:
                 raise batch
             x, y = batch
             yield x, y
+
+
+class Kept(Batches):
+    """Batches that are made once and stay in memory, for many trainings on the same passes: `epoch` and `in_order` give
+    what those of :class:`Batches` give."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._made: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of shuffled pass `number` from batch `start` on."""
+        if number not in self._made:
+            self._made[number] = list(super().epoch(number))
+        return iter(self._made[number][start:])
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples once, in the order of `indices`."""
+        if None not in self._made:
+            self._made[None] = list(super().in_order())
+        return iter(self._made[None])
 
 
 class _Augmented(Dataset):

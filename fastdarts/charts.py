@@ -24,6 +24,12 @@ PRIMITIVE_COLOURS = {  # the colour of the family; its second member gets a neig
     "dil_conv_5x5": "#c026d3",
 }
 _MORE_COLOURS = ("#be123c", "#4d7c0f", "#0f766e", "#854d0e", "#6366f1", "#9f1239", "#475569")
+WIDTH, HEIGHT = 460, 230
+MARGINS = 44, 12, 10, 26  # left, right, top, bottom
+_DRAWING_STYLE = (
+    ".grid{stroke:#8a94a6;stroke-opacity:.35;fill:none}.line{fill:none;stroke-linejoin:round}"
+    ".tick{fill:#6b7586;font-size:11px}.title{fill:#6b7586;font-size:14px;font-weight:600}"
+)
 _MANY = 200  # points of a line that a chart of this size can show
 
 
@@ -45,12 +51,51 @@ def primitive_colours(names: Sequence[str]) -> dict[str, str]:
     return PRIMITIVE_COLOURS | more
 
 
-def line_chart(title: str, lines: Sequence[Line], unit: str = "") -> str:
+def line_chart(title: str, lines: Sequence[Line], unit: str = "", axis: str = "epoch") -> str:
     """A figure: caption, legend with the last values, chart; an empty string if no line has a point."""
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
-    width, height, left, right, top, bottom = 460, 230, 44, 12, 10, 26
+    legend = "".join(
+        f'<span><i style="background:{line.colour}"></i>{xml_text(line.name)} '
+        f"<b>{number(line.points[-1][1])}{xml_text(unit)}</b></span>"
+        for line in lines
+        if line.name
+    )
+    return (
+        f"<figure><figcaption><strong>{xml_text(title)}</strong>"
+        f'<span class="legend">{legend}</span></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{xml_text(title)} over {axis}s">'
+        f"{_plot(lines, axis)}</svg></figure>"
+    )
+
+
+def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line], str]], axis: str = "epoch") -> str:
+    """A self-contained SVG of charts side by side, (caption, lines, unit) each, for light and dark pages."""
+    charts = [(caption, [line for line in lines if line.points], unit) for caption, lines, unit in charts]
+    head = 22 + 16 * max(sum(bool(line.name) for line in lines) for _, lines, _ in charts)
+    width, height = len(charts) * WIDTH, head + HEIGHT
+    shapes = []
+    for column, (caption, lines, unit) in enumerate(charts):
+        texts = [f'<text class="title" x="{MARGINS[0]}" y="16">{xml_text(caption)}</text>']
+        for row, line in enumerate(line for line in lines if line.name):
+            y = 34 + 16 * row
+            texts.append(f'<path d="M{MARGINS[0]} {y - 4}h14" stroke="{line.colour}" stroke-width="3"/>')
+            text = f"{line.name}: {number(line.points[-1][1])}{unit} at the end"
+            texts.append(f'<text class="tick" x="{MARGINS[0] + 20}" y="{y}">{xml_text(text)}</text>')
+        plot = f'<g transform="translate(0 {head})">{_plot(lines, axis)}</g>' if lines else ""
+        shapes.append(f'<g transform="translate({column * WIDTH} 0)">{"".join(texts)}{plot}</g>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" font-family="system-ui, \'DejaVu Sans\', sans-serif"><title>{xml_text(title)}</title>'
+        f"<style>{_DRAWING_STYLE}</style>{''.join(shapes)}</svg>\n"
+    )
+
+
+def _plot(lines: Sequence[Line], axis: str) -> str:
+    """Axes, bands and lines, WIDTH by HEIGHT; every line has a point."""
+    left, right, top, bottom = MARGINS
+    width, height = WIDTH, HEIGHT
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
     ys += [y for line in lines for _, low, high in line.band for y in (low, high)]
@@ -70,7 +115,7 @@ def line_chart(title: str, lines: Sequence[Line], unit: str = "") -> str:
         y = at(x_low, tick)[1]
         shapes.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
         shapes.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    shapes.append(f'<text class="tick" x="{left - 10}" y="{height - 8}" text-anchor="end">epoch</text>')
+    shapes.append(f'<text class="tick" x="{left - 10}" y="{height - 8}" text-anchor="end">{axis}</text>')
     for tick in x_ticks:
         x = at(tick, y_low)[0]
         shapes.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
@@ -79,18 +124,7 @@ def line_chart(title: str, lines: Sequence[Line], unit: str = "") -> str:
             outline = [at(x, high) for x, _, high in line.band] + [at(x, low) for x, low, _ in line.band[::-1]]
             shapes.append(f'<path d="{_path(outline)}Z" fill="{line.colour}" opacity=".18"/>')
         shapes.append(_draw_line([at(*point) for point in line.points], line.colour, line.faint, dots=True))
-    legend = "".join(
-        f'<span><i style="background:{line.colour}"></i>{xml_text(line.name)} '
-        f"<b>{number(line.points[-1][1])}{xml_text(unit)}</b></span>"
-        for line in lines
-        if line.name
-    )
-    return (
-        f"<figure><figcaption><strong>{xml_text(title)}</strong>"
-        f'<span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{xml_text(title)} over epochs">'
-        f"{''.join(shapes)}</svg></figure>"
-    )
+    return "".join(shapes)
 
 
 def small_chart(lines: Sequence[Line], x_range: tuple[float, float], y_range: tuple[float, float]) -> str:

@@ -1,4 +1,4 @@
-"""The command line: fastdarts search | project | evaluate | report | describe | info | bench."""
+"""The command line: fastdarts search | project | evaluate | study | report | describe | info | bench."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.settings import from_toml
 from fastdarts.spaces import RECURRENT
+from fastdarts.study.config import StudyConfig
 
 
 @dataclass(frozen=True)
@@ -153,17 +154,40 @@ class EvaluateRecurrent:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Train every architecture of a small space from scratch, search in it on the same images, and see how good the
+    architecture is that the search would derive after each epoch. Stopped, it goes on by the same command."""
+
+    space: Annotated[Literal["tiny"], tyro.conf.Positional]
+    """The space."""
+    settings: OmitArgPrefixes[StudyConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Study and print the best, median and worst architecture, the regret of the searches and the report's path."""
+        from fastdarts.study.report import study_text
+        from fastdarts.study.tiny import study
+
+        found = study(self.settings)
+        print(study_text(found))
+        print(f"report {Path(found['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
 class Report:
-    """Write report.html of a run's folder anew."""
+    """Write report.html of the folder of a run or of a study anew."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The folder."""
 
     def run(self) -> None:
         """Write the report and print its path."""
         from fastdarts.report import write_report
+        from fastdarts.study.report import STUDY, write_study
 
-        print(f"report {write_report(self.folder)}")
+        write = write_study if (self.folder / STUDY).exists() else write_report
+        print(f"report {write(self.folder)}")
 
 
 @dataclass(frozen=True)
@@ -309,7 +333,7 @@ class Bench:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C.
 
-    SIGTERM during a search, a projection or an evaluation saves a checkpoint and exits with 0.
+    SIGTERM during a search, a projection, an evaluation or a study saves a checkpoint and exits with 0.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments == ["--version"]:
@@ -337,11 +361,12 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         resumable = arguments[:1] in (["search"], ["project"], ["evaluate"])
         how = "; go on with --resume and the run's folder" if resumable else ""
+        how = "; the same command goes on" if arguments[:1] == ["study"] else how
         print(f"fastdarts: interrupted{how}", file=sys.stderr)
         sys.exit(130)
 
 
-Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Report | Describe | Info | Bench
+Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Study | Report | Describe | Info | Bench
 
 
 def _parse(arguments: list[str]) -> Command:
@@ -352,12 +377,13 @@ def _parse(arguments: list[str]) -> Command:
     )
     settings = {
         command: _defaults(arguments, command, kind)
-        for command, kind in (("search", search_config), ("evaluate", evaluate_config))
+        for command, kind in (("search", search_config), ("evaluate", evaluate_config), ("study", StudyConfig))
     }
     return tyro.cli(
         Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
         | Annotated[Project, subcommand("project", prefix_name=False)]
         | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
+        | Annotated[Study, subcommand("study", prefix_name=False, default=Study("tiny", settings["study"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
         | Annotated[Info, subcommand("info", prefix_name=False)]
@@ -398,6 +424,10 @@ def _defaults(arguments: list[str], command: str, kind: type[RunConfig]) -> RunC
     config, resume = _value(arguments, "--config"), _value(arguments, "--resume")
     if config and resume:
         raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
+    if resume and kind is StudyConfig:
+        from fastdarts.runs import CONFIG
+
+        return from_toml(Path(resume) / CONFIG, kind)
     if resume:
         from fastdarts.runs import stored_config
 

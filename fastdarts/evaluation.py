@@ -47,10 +47,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
     size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape)}
-    recipe = Recipe(
-        learning_rate_min=0.0,
-        **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"},
-    )
     jobs = [Job(architecture, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
     augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
@@ -66,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(architecture)
         progress.line(f"run {run.folder}")
-        errors = train_all(jobs, recipe, data, batches, "test", run, progress, device)
+        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, device)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {
             "kind": "evaluate",
@@ -82,3 +78,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run.recorder.write_json("result.json", result)
         write_report(run.folder)
     return result | {"run": str(run.folder)}
+
+
+def recipe(config: EvaluateConfig) -> Recipe:
+    """How a genotype is built and trained with these settings, which are resolved."""
+    named = [name for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"]
+    return Recipe(learning_rate_min=0.0, **{name: getattr(config, name) for name in named})

@@ -96,7 +96,7 @@ class Run:
     def __enter__(self) -> Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(_alone_in(self.folder))
+            stack.enter_context(alone_in(self.folder))
             position = None
             if self.state is not None:
                 with taking_up(self.folder / NAME):
@@ -176,7 +176,7 @@ class Run:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out of ``folder`` until this one leaves or dies (not on Windows: no such locks there)."""
     if fcntl is None:
         yield

@@ -166,6 +166,7 @@ def train_all(
     run: Run,
     progress: Progress,
     device: torch.device,
+    judge_last: bool = False,
 ) -> list[float]:
     """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
 
@@ -173,6 +174,7 @@ def train_all(
         batches: gives a job's training batches and the batches it is judged on.
         prefix: names the latter in the rows, "test" or "valid".
         run: open; goes on from its ``state``.
+        judge_last: judge each job after its last epoch only.
 
     Returns the error in percent of each job after its last epoch.
     """
@@ -183,7 +185,7 @@ def train_all(
         errors = list(state["errors"])
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
-        error = _train(training, job, errors, state, *batches(job), prefix, run, progress)
+        error = _train(training, job, errors, state, *batches(job), prefix, run, progress, judge_last)
         errors.append(error)
         weights = io.BytesIO()
         torch.save(training.model.state_dict(), weights)
@@ -203,6 +205,7 @@ def _train(
     prefix: str,
     run: Run,
     progress: Progress,
+    judge_last: bool,
 ) -> float:
     """One job from where ``state`` left it to its last epoch; returns the error after it."""
     first, start, meter, elapsed = 0, 0, Meter(), 0.0
@@ -235,15 +238,15 @@ def _train(
             if run.due():
                 save(epoch, step + 1)
         row = job.mark | {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"]} | meter.summary("train")
-        judged = run.attend(judge_batches.in_order(), lambda epoch=epoch: save(epoch, len(train_batches)))
-        row |= measure(training.model, judged, training.device, prefix)
+        judged = ""
+        if epoch + 1 == epochs or not judge_last:
+            attended = run.attend(judge_batches.in_order(), lambda epoch=epoch: save(epoch, len(train_batches)))
+            row |= measure(training.model, attended, training.device, prefix)
+            judged = f"  {prefix} error {row[f'{prefix}_error']:.2f} %"
         row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
         training.scheduler.step()
         run.recorder.epoch(row)
-        progress.line(
-            f"{title}  train error {row['train_error']:.2f} %  {prefix} error {row[f'{prefix}_error']:.2f} %  "
-            f"{row['seconds']:.1f} s"
-        )
+        progress.line(f"{title}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s")
         start, meter, elapsed = 0, Meter(), 0.0
         if epoch + 1 < epochs:
             save(epoch + 1, 0)

@@ -30,7 +30,7 @@ _POSITIVE = {
     "batch_size", "epochs", "channels", "layers", "nodes", "learning_rate", "arch_learning_rate", "grad_clip",
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
-    "neumann_terms", "partial", "lambda_radius", "accumulate",
+    "neumann_terms", "partial", "lambda_radius", "accumulate", "search_epochs", "search_seeds", "processes",
 }  # fmt: skip
 
 

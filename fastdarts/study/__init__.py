@@ -1,0 +1,1 @@
+"""Studies: a whole search space measured, and searches judged by it."""

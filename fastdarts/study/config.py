@@ -1,0 +1,125 @@
+"""Settings of a study, and those of the trainings and searches that it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fastdarts.arrays import FASHION_MNIST
+from fastdarts.config import FREE_ON_RESUME, DataConfig, Dataset, EvaluateConfig, SearchConfig, resolve
+from fastdarts.errors import FastdartsError
+from fastdarts.spaces import find_space
+from fastdarts.validation import check_fields, validate
+
+
+@dataclass(frozen=True)
+class StudyConfig(DataConfig):
+    """Train every architecture of the space tiny from scratch, search in it on the same images, and see how good the
+    architecture is that the search would derive after each epoch."""
+
+    dataset: Dataset | None = None
+    """Images to learn from (fashion-mnist where Debian's dataset-fashion-mnist is installed, else digits)."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side, even (fashion-mnist 12, others keep their size)."""
+    samples: int | None = None
+    """Use only the first so many training images (fashion-mnist 2000, others all)."""
+    channels: int = 8
+    """Channels of the first cells, of the networks and of the supernet."""
+    layers: int = 3
+    """Their cells."""
+    learning_rate: float = 0.025
+    """SGD learning rate at the start, of trainings and searches."""
+    weight_decay: float = 3e-4
+    """L2 on the weights, in both."""
+    epochs: int = 8
+    """Passes over the training images of each training from scratch."""
+    seeds: int = 3
+    """Trainings of each architecture, with seeds seed, seed+1, ..."""
+    seed: int = 0
+    """First seed of the trainings and of the searches."""
+    method: Literal["darts", "darts-es", "darts-ada", "lambda-darts", "joint", "coordinate"] = "darts"
+    """How to search; as for fastdarts search."""
+    unrolled: bool = False
+    """Search in second order."""
+    search_epochs: int = 50
+    """Epochs of each search."""
+    search_seeds: int = 3
+    """Searches, with seeds seed, seed+1, ..."""
+    arch_learning_rate: float = 3e-3
+    """Adam learning rate of the alphas: ten times the published one, as there are far fewer steps."""
+    threads: int | None = 1
+    """CPU threads of each process; results are bit-identical only for the same number."""
+    processes: int | None = None
+    """Trainings and searches at a time, each in a process of its own (one per CPU, on a GPU 1)."""
+    run: Path | None = None
+    """Folder of the study (runs/study-tiny); what it holds of these settings already is not computed again."""
+    resume: Path | None = None
+    """Go on with the study in this folder, with its settings; the same command as before does it too."""
+
+
+REDUCED: dict[str, dict[str, int]] = {"fashion-mnist": {"image_size": 12, "samples": 2000}}
+
+
+def prepare(config: StudyConfig) -> StudyConfig:
+    """``config`` with what was left out filled in.
+
+    Raises :class:`FastdartsError` with one sentence for the first setting that makes no sense.
+    """
+    if config.resume is not None:
+        if config.run is not None and config.run.resolve() != config.resume.resolve():
+            raise FastdartsError(
+                f"--run is {config.run} but the study to go on with is {config.resume}: leave one of them out"
+            )
+        config = dataclasses.replace(config, run=config.resume, resume=None)
+    dataset = config.dataset or ("fashion-mnist" if FASHION_MNIST.is_dir() and config.data is None else "digits")
+    left_out = REDUCED.get(dataset, {}) | {"run": Path("runs") / "study-tiny"}
+    left_out = {name: value for name, value in left_out.items() if getattr(config, name) is None}
+    config = dataclasses.replace(config, dataset=dataset, **left_out)
+    check_fields(config)
+    validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))
+    validate(searching(config, config.seed))
+    return config
+
+
+def evaluation(config: StudyConfig, seed: int) -> EvaluateConfig:
+    """The settings of all trainings with this seed: no augmentation but the usual one, no auxiliary head."""
+    return resolve(
+        EvaluateConfig(
+            **_shared(config),
+            epochs=config.epochs,
+            seed=seed,
+            auxiliary=False,
+            drop_path_prob=0.0,
+            cutout=0.0,
+        )
+    )
+
+
+def searching(config: StudyConfig, seed: int) -> SearchConfig:
+    """The settings of the search with this seed."""
+    settings = _shared(config) | {name: getattr(config, name) for name in SEARCHED}
+    return resolve(SearchConfig(**settings, space="tiny", epochs=config.search_epochs, seed=seed, gap_every=0))
+
+
+SEARCHED = "method", "unrolled", "arch_learning_rate"
+COMMON = (
+    "device", "threads", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size", "workers",
+    "channels", "layers", "learning_rate", "weight_decay",
+)  # fmt: skip
+
+
+def _shared(config: StudyConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in COMMON}
+
+
+def key(settings: EvaluateConfig | SearchConfig, facts: object) -> str:
+    """A name for all that results depend on: ``settings`` but for the seed, and ``facts`` of the images."""
+    values = dataclasses.asdict(settings)
+    kept = {name: value for name, value in values.items() if name not in (*FREE_ON_RESUME, "seed")}
+    space = find_space("tiny").primitives(1)
+    text = json.dumps([kept, facts, space], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()

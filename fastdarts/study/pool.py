@@ -1,0 +1,127 @@
+"""Independent pieces of work side by side, each in a process of its own that ends when this one does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from fastdarts.errors import FastdartsError
+from fastdarts.recorder import METRICS, Progress
+
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work: ``work(*arguments)``, a function of a module, leaves ``result`` behind as its last deed and
+    ``rows`` lines in metrics.jsonl beside it; its folder is there before."""
+
+    title: str
+    result: Path
+    rows: int
+    work: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.result.exists()
+
+    def recorded(self) -> int:
+        """Rows so far."""
+        path = self.result.parent / METRICS
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress) -> None:
+    """Do what is not done yet, ``processes`` at a time, in the order given; what they print goes to log.txt.
+
+    With one process at a time they run in this one. SIGTERM stops them, each after saving what it saves then, and ends
+    in SystemExit with code 0; any other end stops them likewise. Raises :class:`FastdartsError` for the first that
+    fails, with its reason.
+    """
+    waiting = [task for task in tasks if not task.done]
+    if processes == 1 or len(waiting) == 1:
+        for task in waiting:
+            progress.line(task.title)
+            task.work(*task.arguments)
+        return
+    spawn, running = multiprocessing.get_context("spawn"), {}
+    begun = {task.title: task.recorded() for task in waiting}
+    progress.start("trainings and searches", sum(task.rows - begun[task.title] for task in waiting))
+    shown = 0
+    with _stopped_by_sigterm() as stopped:
+        try:
+            while waiting or running:
+                while waiting and len(running) < processes:
+                    task, (mine, theirs) = waiting.pop(0), spawn.Pipe(duplex=False)
+                    process = spawn.Process(target=_work, args=(task, theirs), name=task.title)
+                    process.start()
+                    theirs.close()
+                    running[process] = task, mine
+                    progress.line(task.title)
+                wait([process.sentinel for process in running], timeout=0.5)
+                if stopped:
+                    raise SystemExit(0)
+                for process in [process for process in running if process.exitcode is not None]:
+                    _check(process.exitcode, *running.pop(process))
+                recorded = sum(task.recorded() - begun[task.title] for task in tasks if task.title in begun)
+                if recorded > shown:
+                    progress.advance(recorded - shown)
+                    shown = recorded
+        finally:
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.join()
+
+
+def _check(code: int, task: Task, reason: Any) -> None:
+    if code == 0 and task.done:
+        return
+    try:
+        why = reason.recv()
+    except EOFError:
+        why = f"exit code {code}, see {task.result.parent / LOG}; the same command goes on with it"
+    raise FastdartsError(f"{task.title}: {why}")
+
+
+def _work(task: Task, reason: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for all processes, but it is the first that tells the others
+    with open(task.result.parent / LOG, "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        task.work(*task.arguments)
+    except FastdartsError as error:
+        reason.send(str(error))
+        sys.exit(2)
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[list[int]]:
+    """Inside, a list that SIGTERM fills; only the main thread can have it so."""
+    stopped: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

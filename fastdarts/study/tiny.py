@@ -1,0 +1,242 @@
+"""The study of the tiny space: all 81 architectures trained from scratch, searches on the same images, and how much
+worse than the best of all the architecture is that a search would derive after each epoch (after the authors' post on
+Zela et al. 2020, "Understanding and Robustifying Differentiable Architecture Search")."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import statistics
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.batches import Batches, Kept, split
+from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
+from fastdarts.config import SearchConfig
+from fastdarts.data import ImageData, eval_transform, train_transform
+from fastdarts.discretise import batch_statistics
+from fastdarts.errors import FastdartsError
+from fastdarts.evaluation import recipe
+from fastdarts.genotypes import Genotype
+from fastdarts.recorder import Progress, atomic_write, environment, read_metrics
+from fastdarts.runs import CONFIG, Run, alone_in, prepare_data, prepare_device
+from fastdarts.search import search
+from fastdarts.settings import from_toml, to_toml
+from fastdarts.spaces import Architecture
+from fastdarts.spaces.robust import TINY
+from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
+from fastdarts.study.pool import Task, run_tasks
+from fastdarts.study.report import STUDY, write_study
+from fastdarts.supernet import Supernet
+from fastdarts.training import Job, train_all
+from fastdarts.weight_sharing import chosen_by
+
+RESULT, ONE_SHOT = "result.json", "one-shot.json"
+
+
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Do what the folder does not hold yet, and write study.json, regret.svg and report.html.
+
+    Trainings and searches lie in folders named after all settings that they depend on and the seed, and can be stopped
+    at any point; the same call goes on with them. With other settings only what depends on these is computed.
+
+    Returns what study.json holds, and ``run``, the folder. Raises :class:`fastdarts.errors.FastdartsError` before any
+    work if a setting or the data is wrong.
+    """
+    config = prepare(config)
+    data, indices = prepare_data(config)
+    device = prepare_device(config)
+    split(len(indices), searching(config, 0).train_portion)
+    _check_folder(config.run)
+    config.run.mkdir(parents=True, exist_ok=True)
+    with alone_in(config.run), Progress() as progress:
+        atomic_write(config.run / CONFIG, to_toml(config).encode())
+        tasks = _tasks(config, data, device)
+        count = config.processes or (1 if device.type == "cuda" else os.cpu_count() or 1)
+        todo = sum(not task.done for task in tasks)
+        progress.line(f"study {config.run}: {config.dataset}, {todo} of {len(tasks)} pieces to do, {count} at a time")
+        try:
+            run_tasks(tasks, count, progress)
+        except SystemExit:
+            print(f"fastdarts: go on with fastdarts study tiny --resume {config.run}", file=sys.stderr)
+            raise
+        found = _summary(config, tasks) | {"environment": environment(device)}
+        atomic_write(config.run / STUDY, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+        write_study(config.run)
+    return found | {"run": str(config.run)}
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise :class:`FastdartsError` if ``folder`` holds something else than a study."""
+    held = {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")} if folder.is_dir() else ()
+    if (folder.exists() and not folder.is_dir()) or (held and CONFIG not in held):
+        raise FastdartsError(f"{folder} is neither empty nor the folder of a study: name another one with --run")
+    if held:
+        from_toml(folder / CONFIG, StudyConfig)
+
+
+def _tasks(config: StudyConfig, data: ImageData, device: torch.device) -> list[Task]:
+    facts = [data.classes, len(data.train), len(data.test), data.size, data.mean, data.std, str(device)]
+    evaluations = config.run / f"evaluations-{key(evaluation(config, 0), facts)}"
+    searches = config.run / f"searches-{config.method}-{key(searching(config, 0), facts)}"
+    tasks = []
+    for seed in range(config.seed, config.seed + config.seeds):
+        folder, rows = evaluations / f"seed-{seed}", len(architectures()) * config.epochs
+        title = f"training all architectures, seed {seed}"
+        tasks.append(Task(title, folder / RESULT, rows, evaluate_all, (config, seed, folder)))
+    for seed in range(config.seed, config.seed + config.search_seeds):
+        folder, title = searches / f"seed-{seed}", f"search by {config.method}, seed {seed}"
+        tasks.append(Task(title, folder / ONE_SHOT, config.search_epochs, search_once, (config, seed, folder)))
+    for task in tasks:
+        task.result.parent.mkdir(parents=True, exist_ok=True)
+    return tasks
+
+
+def architectures() -> list[Genotype]:
+    """All architectures of the space, sources ascending."""
+    cells = [
+        [list(zip(ops, (0, 1), strict=True)) for ops in itertools.product(*t)] for t in TINY.primitives(1).values()
+    ]
+    return [Genotype(normal, range(2, 3), reduce, range(2, 3)) for normal, reduce in itertools.product(*cells)]
+
+
+def operations(genotype: Genotype) -> tuple[tuple[str, ...], ...]:
+    """The operations of normal and reduction cell, each by ascending source: what tells two architectures apart."""
+    cells = TINY.cells(genotype).values()
+    return tuple(tuple(op for op, _ in sorted(edges, key=lambda edge: edge[1])) for edges, _ in cells)
+
+
+def _place(folder: Path) -> dict[str, Path]:
+    """``resume`` or ``run``, whichever is right for ``folder``, which is emptied if a run died in its first moments."""
+    if (folder / CONFIG).exists() or (folder / NAME).exists():
+        return {"resume": folder}
+    for leftover in folder.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    return {"run": folder}
+
+
+def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
+    """Train and test every architecture with this seed; all see the same batches."""
+    settings = replace(evaluation(config, seed), **_place(folder))
+    data, indices = prepare_data(settings)
+    device = prepare_device(settings)
+    jobs = [Job(Architecture(TINY, g), seed, {"seed": seed, "sample": i}) for i, g in enumerate(architectures())]
+    test = range(len(data.test))
+    kept = (
+        Kept(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
+        Kept(data.test, test, settings.batch_size, eval_transform(data), 0, workers=settings.workers),
+    )
+    with Run(settings, "study", "tiny") as run, Progress() as progress:
+        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=(data.channels, *data.size))
+        errors = train_all(jobs, recipe(settings), data, lambda _: kept, "test", run, progress, device, judge_last=True)
+        seconds = sum(row["seconds"] for row in run.rows())
+        run.recorder.write_json(RESULT, {"kind": "study", "test_errors": errors, "seconds": seconds})
+
+
+def search_once(config: StudyConfig, seed: int, folder: Path) -> None:
+    """Search with this seed and leave one-shot.json: the error of every architecture with the supernet's weights."""
+    settings = searching(config, seed)
+    search(replace(settings, **_place(folder)))
+    found = one_shot_errors(settings, folder)
+    atomic_write(folder / ONE_SHOT, (json.dumps({"valid_errors": found}) + "\n").encode())
+
+
+@torch.no_grad()
+def one_shot_errors(settings: SearchConfig, folder: Path) -> list[float]:
+    """Of each architecture the error in percent on the validation half, with batch statistics and the weights of the
+    supernet of the finished search in ``folder``."""
+    data, indices = prepare_data(settings)
+    device = prepare_device(settings)
+    valid = split(len(indices), settings.train_portion)[1]
+    batches = [
+        (x.to(device), y.to(device))
+        for x, y in Batches(data.train, valid, settings.batch_size, eval_transform(data), 0).in_order()
+    ]
+    supernet, path = Supernet(settings, data, device), find_checkpoint(folder)
+    state = load_checkpoint(path, "search")
+    with taking_up(path):
+        supernet.load_state_dict(state["supernet"])
+    errors = []
+    with batch_statistics(supernet.model):
+        for genotype in architectures():
+            chosen = chosen_by(TINY, genotype, TINY.nodes)
+            wrong = sum((supernet.model.discrete(x, chosen).argmax(1) != y).sum().item() for x, y in batches)
+            errors.append(100 * wrong / len(valid))
+    return errors
+
+
+def kendall_tau(x: list[float], y: list[float]) -> float | None:
+    """Kendall's rank correlation of two series, tau-b: ties count for neither side; None if a series is constant."""
+    a, b = (_signs(torch.tensor(series, dtype=torch.float64)) for series in (x, y))
+    scale = (a.abs().sum() * b.abs().sum()).sqrt()
+    return ((a * b).sum() / scale).item() if scale else None
+
+
+def _signs(series: Tensor) -> Tensor:
+    return (series[:, None] - series).sign()
+
+
+def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
+    """What study.json holds, from the files of ``tasks``."""
+    trained = [json.loads(task.result.read_text()) for task in tasks[: config.seeds]]
+    by_seed = [result["test_errors"] for result in trained]
+    errors = list(zip(*by_seed, strict=True))
+    mean = [statistics.fmean(e) for e in errors]
+    best = min(mean)
+    numbers = {operations(genotype): i for i, genotype in enumerate(architectures())}
+    searches, one_shot = [], []
+    for task in tasks[config.seeds :]:
+        rows = read_metrics(task.result.parent)
+        one_shot.append(json.loads(task.result.read_text())["valid_errors"])
+        chosen = [numbers[operations(TINY.genotype(_fields(row["genotype"])))] for row in rows]
+        searches.append(
+            {
+                "folder": str(task.result.parent.relative_to(config.run)),
+                "epochs": [row["epoch"] for row in rows],
+                "architectures": chosen,
+                "regrets": [mean[number] - best for number in chosen],
+                "valid_errors": [row["valid_error"] for row in rows],
+                "one_shot_tau": kendall_tau(one_shot[-1], mean),
+                "seconds": sum(row["seconds"] for row in rows),
+            }
+        )
+    ranked = sorted(range(len(mean)), key=mean.__getitem__)
+    architecture = [
+        {
+            "number": i,
+            "operations": operations(architectures()[i]),
+            "test_errors": list(errors[i]),
+            "test_error": mean[i],
+            "test_error_std": statistics.stdev(errors[i]) if len(errors[i]) > 1 else None,
+            "one_shot_errors": [found[i] for found in one_shot],
+        }
+        for i in ranked
+    ]
+    pairs = [kendall_tau(a, b) for a, b in itertools.combinations(by_seed, 2)]
+    agreed = [tau for tau in pairs if tau is not None]
+    settings = json.loads(json.dumps(vars(config), default=str))
+    return {
+        "kind": "study",
+        "space": TINY.name,
+        "settings": {k: v for k, v in settings.items() if v is not None and k not in ("run", "resume")},
+        "architectures": architecture,
+        "mean_regret": statistics.fmean(mean) - best,
+        "seeds_tau": statistics.fmean(agreed) if agreed else None,
+        "searches": searches,
+        "training_seconds": sum(result["seconds"] for result in trained),
+        "search_seconds": sum(found["seconds"] for found in searches),
+    }
+
+
+def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in stored.items() if name != "space"}
