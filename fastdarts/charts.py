@@ -51,8 +51,13 @@ def primitive_colours(names: Sequence[str]) -> dict[str, str]:
     return PRIMITIVE_COLOURS | more
 
 
-def line_chart(title: str, lines: Sequence[Line], unit: str = "", axis: str = "epoch") -> str:
-    """A figure: caption, legend with the last values, chart; an empty string if no line has a point."""
+def line_chart(
+    title: str, lines: Sequence[Line], unit: str = "", axis: str = "epoch", marker: float | None = None
+) -> str:
+    """A figure: caption, legend with the last values, chart; an empty string if no line has a point.
+
+    marker: where along the axis a movable line stands; its place is data-start + data-step * position.
+    """
     lines = [line for line in lines if line.points]
     if not lines:
         return ""
@@ -66,7 +71,7 @@ def line_chart(title: str, lines: Sequence[Line], unit: str = "", axis: str = "e
         f"<figure><figcaption><strong>{xml_text(title)}</strong>"
         f'<span class="legend">{legend}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{xml_text(title)} over {axis}s">'
-        f"{_plot(lines, axis)}</svg></figure>"
+        f"{_plot(lines, axis, marker)}</svg></figure>"
     )
 
 
@@ -92,11 +97,11 @@ def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line], st
     )
 
 
-def _plot(lines: Sequence[Line], axis: str) -> str:
-    """Axes, bands and lines, WIDTH by HEIGHT; every line has a point."""
+def _plot(lines: Sequence[Line], axis: str, marker: float | None = None) -> str:
+    """Axes, bands, lines and marker, WIDTH by HEIGHT; every line has a point."""
     left, right, top, bottom = MARGINS
     width, height = WIDTH, HEIGHT
-    xs = [x for line in lines for x, _ in line.points]
+    xs = [x for line in lines for x, _ in line.points] + [marker] * (marker is not None)
     ys = [y for line in lines for _, y in line.points]
     ys += [y for line in lines for _, low, high in line.band for y in (low, high)]
     # A range below a twentieth of the values would only magnify noise, and need long tick labels.
@@ -124,6 +129,12 @@ def _plot(lines: Sequence[Line], axis: str) -> str:
             outline = [at(x, high) for x, _, high in line.band] + [at(x, low) for x, low, _ in line.band[::-1]]
             shapes.append(f'<path d="{_path(outline)}Z" fill="{line.colour}" opacity=".18"/>')
         shapes.append(_draw_line([at(*point) for point in line.points], line.colour, line.faint, dots=True))
+    if marker is not None:
+        start, step = at(0, y_low)[0], at(1, y_low)[0] - at(0, y_low)[0]
+        shapes.append(
+            f'<g class="marker" transform="translate({start + step * marker:.1f} 0)" data-start="{start:.3f}" '
+            f'data-step="{step:.4f}"><path d="M0 {top}V{height - bottom}"/></g>'
+        )
     return "".join(shapes)
 
 

@@ -1,21 +1,28 @@
 """The frame of the report: one HTML page with its style, nothing loaded from anywhere."""
 
+import base64
+import hashlib
+
 from fastdarts.drawing import xml_text
 
 
-def html_page(title: str, body: str) -> str:
-    """A whole page; `title` is escaped here, `body` is HTML. The page may run no scripts and load nothing."""
+def html_page(title: str, body: str, script: str = "") -> str:
+    """A whole page; `title` is escaped here, `body` is HTML. The page may load nothing and run nothing but `script`."""
+    policy, run = "default-src 'none'; style-src 'unsafe-inline'", ""
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy, run = f"{policy}; script-src 'sha256-{digest}'", f"\n<script>{script}</script>"
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{xml_text(title)}</title>
 <style>{STYLE}</style>
 </head>
 <body>
-{body}
+{body}{run}
 </body>
 </html>
 """
@@ -67,6 +74,17 @@ figcaption strong { margin-right: 14px }
 .line { fill: none; stroke-linejoin: round }
 .tick { fill: var(--soft); font-size: 11px }
 .bar { fill: #fff; font-size: 11px }
+
+.marker path { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3 }
+.player { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 12px }
+.player { align-items: start }
+.player .drawings svg { min-width: 0 }
+.controls { display: flex; gap: 10px; align-items: center; margin-top: 12px }
+.controls[hidden], .drawings[hidden] { display: none }
+.controls input { flex: 1; accent-color: #2563eb }
+.controls button { width: 40px; height: 32px; border: 1px solid var(--rule); border-radius: 8px; cursor: pointer }
+.controls button { background: var(--card); color: var(--ink); font-size: 15px }
+.player .now { font-variant-numeric: tabular-nums; margin: 8px 0 }
 
 .wide { overflow-x: auto }
 .edges { display: grid; gap: 8px }

@@ -9,6 +9,7 @@ from typing import Any
 from fastdarts.charts import Line, line_chart, number, primitive_colours, small_chart, span_chart
 from fastdarts.drawing import Edges, draw_cell, edge_nodes, first_node, state_name, xml_text
 from fastdarts.page import html_page
+from fastdarts.player import SCRIPT, eigenvalue_player
 from fastdarts.recorder import atomic_write
 from fastdarts.records import Records, Row, is_number, last, points, read_records
 
@@ -22,7 +23,9 @@ def write_report(run: Path) -> Path:
     """
     records = read_records(run)
     path = run / "report.html"
-    atomic_write(path, html_page(f"{run.resolve().name}: fastdarts report", _body(records)).encode())
+    body = _body(records)
+    script = SCRIPT if 'class="player"' in body else ""
+    atomic_write(path, html_page(f"{run.resolve().name}: fastdarts report", body, script).encode())
     return path
 
 
@@ -35,6 +38,7 @@ def _body(run: Records) -> str:
         "Candidates": _candidates(run),
         "Decisions": _decisions(run),
         "Mixing weights": "".join(_mixing(run, kind) for kind in run.space.kinds),
+        "Eigenvalue and genotype": _player(run),
         "The genotype over the epochs": _history(run),
         "Settings and environment": _tables(run),
     }
@@ -156,7 +160,6 @@ def _curves(run: Records) -> str:
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
         ("Mean entropy of an edge", " nats", *((f"entropy_{kind}", name) for kind, name in kinds)),
         ("Skip connections", "", *((f"skip_{kind}", name) for kind, name in kinds)),
-        ("Largest eigenvalue of the alphas' Hessian", "", ("eigenvalue", "largest eigenvalue")),
         ("Layer alignment", "", ("alignment", "cosine"), ("alignment_signed", "signed")),
         ("Finite-difference product", "", ("product_cosine", "cosine with the exact one")),
         ("Its relative error", "", ("product_error", "‖difference − exact‖ / ‖exact‖")),
@@ -318,6 +321,14 @@ def _changes(run: Records) -> list[tuple[int, Any]]:
         if not changes or row["genotype"] != changes[-1][1]:
             changes.append((row["epoch"], row["genotype"]))
     return changes
+
+
+def _player(run: Records) -> str:
+    eigenvalues, changes = points(run.rows, "eigenvalue"), _changes(run)
+    if not eigenvalues or not changes:
+        return ""
+    drawn = [(epoch, run.space.draw(genotype)) for epoch, genotype in changes]
+    return eigenvalue_player(eigenvalues, drawn, BLUE, run.rows[-1]["epoch"])
 
 
 def _history(run: Records) -> str:

@@ -31,6 +31,7 @@ _POSITIVE = {
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
     "neumann_terms", "partial", "lambda_radius", "accumulate", "search_epochs", "search_seeds", "processes",
+    "test_samples",
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ class StudyConfig(DataConfig):
     """Resize images to this many pixels a side, even (fashion-mnist 12, others keep their size)."""
     samples: int | None = None
     """Use only the first so many training images (fashion-mnist 2000, others all)."""
+    test_samples: int | None = None
+    """Test on only the first so many test images (fashion-mnist 4000, others all)."""
     channels: int = 8
     """Channels of the first cells, of the networks and of the supernet."""
     layers: int = 3
@@ -61,7 +63,7 @@ class StudyConfig(DataConfig):
     """Go on with the study in this folder, with its settings; the same command as before does it too."""
 
 
-REDUCED: dict[str, dict[str, int]] = {"fashion-mnist": {"image_size": 12, "samples": 2000}}
+REDUCED: dict[str, dict[str, int]] = {"fashion-mnist": {"image_size": 12, "samples": 2000, "test_samples": 4000}}
 
 
 def prepare(config: StudyConfig) -> StudyConfig:

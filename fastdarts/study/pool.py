@@ -17,13 +17,11 @@ from typing import Any
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, Progress
 
-LOG = "log.txt"
-
 
 @dataclass(frozen=True)
 class Task:
     """A piece of work: ``work(*arguments)``, a function of a module, leaves ``result`` behind as its last deed and
-    ``rows`` lines in metrics.jsonl beside it; its folder is there before."""
+    ``rows`` lines in metrics.jsonl beside it. The folder is there before."""
 
     title: str
     result: Path
@@ -36,6 +34,11 @@ class Task:
         """Whether there is nothing to do."""
         return self.result.exists()
 
+    @property
+    def log(self) -> Path:
+        """Where it prints."""
+        return self.result.parent.with_suffix(".log")
+
     def recorded(self) -> int:
         """Rows so far."""
         path = self.result.parent / METRICS
@@ -43,7 +46,7 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress) -> None:
-    """Do what is not done yet, ``processes`` at a time, in the order given; what they print goes to log.txt.
+    """Do what is not done yet, ``processes`` at a time, in the order given; what they print goes to a log each.
 
     With one process at a time they run in this one. SIGTERM stops them, each after saving what it saves then, and ends
     in SystemExit with code 0; any other end stops them likewise. Raises :class:`FastdartsError` for the first that
@@ -91,13 +94,13 @@ def _check(code: int, task: Task, reason: Any) -> None:
     try:
         why = reason.recv()
     except EOFError:
-        why = f"exit code {code}, see {task.result.parent / LOG}; the same command goes on with it"
+        why = f"exit code {code}, see {task.log}; the same command goes on with it"
     raise FastdartsError(f"{task.title}: {why}")
 
 
 def _work(task: Task, reason: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for all processes, but it is the first that tells the others
-    with open(task.result.parent / LOG, "a") as log:
+    with open(task.log, "a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -54,6 +54,10 @@ def study(config: StudyConfig) -> dict[str, Any]:
     data, indices = prepare_data(config)
     device = prepare_device(config)
     split(len(indices), searching(config, 0).train_portion)
+    if (config.test_samples or 0) > len(data.test):
+        raise FastdartsError(
+            f"--test-samples is {config.test_samples}: {config.dataset} has {len(data.test)} test images"
+        )
     _check_folder(config.run)
     config.run.mkdir(parents=True, exist_ok=True)
     with alone_in(config.run), Progress() as progress:
@@ -84,7 +88,7 @@ def _check_folder(folder: Path) -> None:
 
 def _tasks(config: StudyConfig, data: ImageData, device: torch.device) -> list[Task]:
     facts = [data.classes, len(data.train), len(data.test), data.size, data.mean, data.std, str(device)]
-    evaluations = config.run / f"evaluations-{key(evaluation(config, 0), facts)}"
+    evaluations = config.run / f"evaluations-{key(evaluation(config, 0), [*facts, config.test_samples])}"
     searches = config.run / f"searches-{config.method}-{key(searching(config, 0), facts)}"
     tasks = []
     for seed in range(config.seed, config.seed + config.seeds):
@@ -131,7 +135,7 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     data, indices = prepare_data(settings)
     device = prepare_device(settings)
     jobs = [Job(Architecture(TINY, g), seed, {"seed": seed, "sample": i}) for i, g in enumerate(architectures())]
-    test = range(len(data.test))
+    test = range(config.test_samples or len(data.test))
     kept = (
         Kept(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
         Kept(data.test, test, settings.batch_size, eval_transform(data), 0, workers=settings.workers),

@@ -1,0 +1,318 @@
+"""The study of the tiny space: whole studies of a smaller one, cached, killed and resumed; its numbers recomputed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import kendalltau
+from test_report import Page
+
+import fastdarts.spaces
+from fastdarts.batches import Batches, Kept
+from fastdarts.checkpoint import load_checkpoint
+from fastdarts.cli import main
+from fastdarts.config import EvaluateConfig
+from fastdarts.data import eval_transform, load_data, train_transform
+from fastdarts.discretise import DiscretisedNetwork, batch_statistics
+from fastdarts.errors import FastdartsError
+from fastdarts.evaluation import evaluate
+from fastdarts.genotypes import Genotype
+from fastdarts.recorder import Progress, read_metrics
+from fastdarts.spaces import CellSpace
+from fastdarts.study import pool, tiny
+from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
+from fastdarts.study.report import write_study
+from fastdarts.study.tiny import architectures, kendall_tau, operations, study
+from fastdarts.supernet import Supernet
+
+SMALLER = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"), ("max_pool_3x3",)))  # 4 architectures
+SMALL = {
+    "dataset": "digits", "samples": 48, "batch_size": 16, "channels": 2, "epochs": 2, "seeds": 2, "search_epochs": 2,
+    "search_seeds": 2, "processes": 1, "device": "cpu", "checkpoint_minutes": 0.0,
+}  # fmt: skip
+CLOCKS = {"environment", "training_seconds", "search_seconds", "run"}
+
+
+@pytest.fixture
+def smaller(monkeypatch):
+    monkeypatch.setattr(tiny, "TINY", SMALLER)
+    monkeypatch.setitem(fastdarts.spaces.SPACES, "tiny", SMALLER)
+
+
+def outcome(found):
+    searches = [{k: v for k, v in search.items() if k != "seconds"} for search in found["searches"]]
+    return json.loads(json.dumps({k: v for k, v in found.items() if k not in CLOCKS} | {"searches": searches}))
+
+
+def test_all_81_architectures_are_told_apart_by_their_operations():
+    found = architectures()
+    assert len({operations(genotype) for genotype in found}) == len(found) == 81
+    names = {"max_pool_3x3", "skip_connect", "sep_conv_3x3"}
+    assert {operations(genotype) for genotype in found} == {(o[:2], o[2:]) for o in product(names, repeat=4)}
+    reversed_edges = [g._replace(normal=g.normal[::-1], reduce=g.reduce[::-1]) for g in found]
+    assert list(map(operations, reversed_edges)) == list(map(operations, found))
+
+
+def test_kendall_tau_is_scipys():
+    for series in ([1.0, 2.0, 3.0, 4.0], [4.0, 4.0, 1.0, 2.0], [0.5, 0.5, 0.5, 7.0], torch.randn(4).tolist()):
+        for other in ([3.0, 1.0, 2.0, 9.0], [1.0, 1.0, 2.0, 2.0]):
+            assert kendall_tau(series, other) == pytest.approx(kendalltau(series, other).statistic, abs=1e-12)
+    assert kendall_tau([1.0, 1.0], [1.0, 2.0]) is None
+
+
+def test_kept_batches_are_the_same_bits_and_made_once():
+    data, made = load_data("digits"), []
+    transform = train_transform(data)
+
+    def counted(image):
+        made.append(image)
+        return transform(image)
+
+    arguments = data.train, range(20), 8
+    plain, kept = Batches(*arguments, transform, 3), Kept(*arguments, counted, 3)
+    for _ in range(2):
+        for passes in (lambda b: b.epoch(1), lambda b: b.epoch(0, 2), lambda b: b.epoch(0), lambda b: b.in_order()):
+            for mine, theirs in zip(passes(kept), passes(plain), strict=True):
+                assert all(map(torch.equal, mine, theirs))
+    assert len(made) == 3 * 20
+
+
+def test_a_study_says_what_its_parts_say(tmp_path, smaller):
+    config = StudyConfig(**SMALL, run=tmp_path / "study")
+    found = study(config)
+    settings = prepare(config)
+    errors = {operations(genotype): [] for genotype in architectures()}
+    for seed in range(2):  # the ordinary evaluation of one genotype
+        for genotype in architectures()[::3]:
+            text = json.dumps(SMALLER.to_dict(genotype))
+            alone = evaluate(replace(evaluation(settings, seed), genotype=text, run=tmp_path / f"{seed}{len(errors)}"))
+            errors[operations(genotype)] += alone["test_errors"]
+            (tmp_path / f"{seed}{len(errors)}").rename(tmp_path / f"done{seed}{operations(genotype)}")
+    by_name = {tuple(map(tuple, a["operations"])): a for a in found["architectures"]}
+    assert len(by_name) == 4
+    for name, expected in errors.items():
+        assert not expected or by_name[name]["test_errors"] == expected
+    means = [sum(a["test_errors"]) / 2 for a in found["architectures"]]
+    assert means == sorted(means) and found["mean_regret"] == pytest.approx(sum(means) / 4 - min(means))
+    assert len(found["searches"]) == 2
+    numbers = {a["number"]: sum(a["test_errors"]) / 2 for a in found["architectures"]}
+    for seed, search in enumerate(found["searches"]):
+        folder = tmp_path / "study" / search["folder"]
+        rows = read_metrics(folder)
+        assert search["valid_errors"] == [row["valid_error"] for row in rows]
+        derived = [operations(Genotype(**{k: v for k, v in row["genotype"].items() if k != "space"})) for row in rows]
+        expected = [sum(by_name[name]["test_errors"]) / 2 - min(means) for name in derived]
+        assert search["regrets"] == pytest.approx(expected)
+        assert all(
+            numbers[n] - min(means) == r for n, r in zip(search["architectures"], search["regrets"], strict=True)
+        )
+        # With the weights of the supernet, the derived architecture is the discretised network.
+        data = load_data("digits")
+        supernet = Supernet(searching(settings, seed), data, torch.device("cpu"))
+        supernet.load_state_dict(load_checkpoint(folder / "checkpoint.pt", "search")["supernet"])
+        batches = Batches(data.train, range(24, 48), 16, eval_transform(data), 0).in_order()
+        with torch.no_grad(), batch_statistics(supernet.model):
+            network = DiscretisedNetwork(supernet.model)
+            wrong = sum((network(x).argmax(1) != y).sum().item() for x, y in batches)
+        assert by_name[derived[-1]]["one_shot_errors"][seed] == 100 * wrong / 24
+
+    page = Page((tmp_path / "study" / "report.html").read_text())
+    assert "script" not in {tag for tag, _ in page.tags} and "url(" not in page.html
+    best = found["architectures"][0]
+    spread = abs(best["test_errors"][0] - best["test_errors"][1]) / 2**0.5
+    assert f"{means[0]:.2f} ± {spread:.2f}" in page.text
+    regret = page.chart("Test regret of the architecture derived now")
+    assert len(regret.findall(".//*[@class='line']")) == 4  # two searches, their mean, chance
+    figure = ET.parse(tmp_path / "study" / "regret.svg").getroot()
+    assert len(figure.findall(".//*[@class='line']")) == 7
+
+
+def test_only_what_depends_on_a_changed_setting_is_computed(tmp_path, smaller, monkeypatch):
+    config = StudyConfig(**SMALL | {"seeds": 1, "search_seeds": 1}, run=tmp_path / "study")
+    study(config)
+    calls = []
+    for name in ("evaluate_all", "search_once"):
+        work = getattr(tiny, name)
+        monkeypatch.setattr(tiny, name, lambda *a, work=work, name=name: (calls.append((name, a[1])), work(*a)))
+    again = study(config)
+    assert calls == []
+    more = study(replace(config, seeds=2))
+    assert calls == [("evaluate_all", 1)] and len(more["architectures"][0]["test_errors"]) == 2
+    assert outcome(study(config)) == outcome(again)  # what lies there of other settings does not count
+    calls.clear()
+    study(replace(config, arch_learning_rate=0.1))
+    assert calls == [("search_once", 0)]
+    calls.clear()
+    study(replace(config, batch_size=8, workers=1))
+    assert calls == [("evaluate_all", 0), ("search_once", 0)]
+
+
+def test_a_key_has_every_setting_and_the_images_but_not_where_things_lie():
+    config = prepare(StudyConfig(dataset="digits"))
+    settings = evaluation(config, 0)
+    same = [replace(settings, seed=5), replace(settings, workers=3), replace(settings, run=Path("x"))]
+    assert {key(s, ["a"]) for s in same} == {key(settings, ["a"])}
+    changes = {"epochs": 9, "batch_size": 9, "channels": 9, "samples": 9, "threads": 2, "weight_decay": 0.0}
+    keys = {key(replace(settings, **{name: value}), ["a"]) for name, value in changes.items()}
+    assert len({*keys, key(settings, ["a"]), key(settings, ["b"])}) == len(changes) + 2
+    assert isinstance(settings, EvaluateConfig)
+
+
+SCRIPT = """
+import sys
+import fastdarts.spaces
+from fastdarts.cli import main
+from fastdarts.study import tiny
+from fastdarts.spaces import CellSpace
+tiny.TINY = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"), ("max_pool_3x3",)))
+fastdarts.spaces.SPACES["tiny"] = tiny.TINY
+main(sys.argv[1:])
+"""
+
+
+def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path, smaller):
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+
+    def started(*more):
+        command = [sys.executable, "-c", SCRIPT, "study", "tiny", *more]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def rows():
+        return sum(len(path.read_bytes().splitlines()) for path in tmp_path.glob("killed/*/*/metrics.jsonl"))
+
+    for count, number, code in ((3, signal.SIGKILL, -9), (18, signal.SIGTERM, 0)):  # in a training, in a search
+        process = started(*flags, "--run=killed")
+        while rows() < count and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, said = process.communicate()
+        assert process.returncode == code and not (tmp_path / "killed" / "study.json").exists(), said
+    assert "fastdarts study tiny --resume killed" in said
+    process = started("--resume=killed")
+    printed, said = process.communicate()
+    assert process.returncode == 0, said
+    assert "report killed/report.html" in printed and "points at the end" in printed
+    whole = study(StudyConfig(**SMALL, run=tmp_path / "whole"))
+    assert outcome(json.loads((tmp_path / "killed" / "study.json").read_text())) == outcome(whole)
+
+
+def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in (SMALL | {"seeds": 1, "search_seeds": 1}).items()]
+    main(["study", "tiny", *flags, "--run", "s", "--epochs", "1", "--search-epochs", "1"])
+    printed = capsys.readouterr().out
+    assert "report s/report.html" in printed and "± " not in printed  # one of each has no spread
+    before = (tmp_path / "s" / "report.html").read_text()
+    (tmp_path / "s" / "report.html").unlink()
+    main(["report", "s"])
+    assert (tmp_path / "s" / "report.html").read_text() == before
+    (tmp_path / "s" / "study.json").write_text('{"settings": {"dataset": "digits"}}')
+    with pytest.raises(FastdartsError, match="is damaged .*: run the study again"):
+        write_study(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--run", "taken"], ["taken", "neither empty nor the folder of a study"]),
+        (["--resume", "nowhere"], ["nowhere"]),
+        (["--resume", "taken", "--run", "other"], ["taken"]),
+        (["--seeds", "0"], ["--seeds is 0"]),
+        (["--processes", "0"], ["--processes is 0"]),
+        (["--search-epochs", "0"], ["--search-epochs is 0"]),
+        (["--unrolled", "--method", "joint"], ["--unrolled", "joint"]),
+        (["--dataset", "digits", "--samples", "99999"], ["99999"]),
+        (["--dataset", "digits", "--samples", "1"], ["leaves none"]),
+        (["--dataset", "cifar10"], ["cifar10 needs a path"]),
+        (["--image-size", "9"], ["--image-size is 9"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_any_work(tmp_path, monkeypatch, capfd, flags, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["study", "tiny", *flags])
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---- processes side by side: their work is at the end of this file --------------------------------------------
+
+
+def tasks(folder, work, names):
+    made = []
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        made.append(pool.Task(name, folder / name / "result.json", 1, work, (folder / name,)))
+    return made
+
+
+def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
+    good = tasks(tmp_path, meet, ["a", "b"])  # each waits for the other
+    pool.run_tasks(good, 2, Progress())
+    assert {task.result.read_text() for task in good} != {str(os.getpid())}
+    assert good[0].log.read_text() == "working\n"
+    bad = tasks(tmp_path / "bad", fail, ["sentence", "crash"])
+    with pytest.raises(FastdartsError, match=r"^sentence: the data is wrong$"):
+        pool.run_tasks([bad[0], *tasks(tmp_path / "slow", endless, ["s"])], 2, Progress())
+    assert (tmp_path / "slow" / "s" / "stopped").exists()
+    with pytest.raises(FastdartsError, match=r"^crash: exit code 3, see .*crash\.log; the same command goes on"):
+        pool.run_tasks([bad[1], *tasks(tmp_path / "other", meet, ["alone"])], 2, Progress())
+
+
+def test_pieces_end_with_the_process_that_began_them(tmp_path):
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import test_study; test_study.begin(sys.argv[2])"
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
+        folder = tmp_path / str(code)
+        command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        working = [folder / name / "working" for name in "ab"]
+        while not all(path.exists() for path in working) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(30) == code
+        deadline = time.monotonic() + 30
+        while not all((folder / name / "stopped").exists() for name in "ab") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert all((folder / name / "stopped").exists() for name in "ab")
+
+
+def begin(folder):
+    pool.run_tasks(tasks(Path(folder), endless, ["a", "b"]), 2, Progress())
+
+
+def meet(folder):
+    print("working")
+    (folder / "here").touch()
+    other = folder.parent / {"a": "b", "b": "a"}.get(folder.name, folder.name) / "here"
+    deadline = time.monotonic() + 60
+    while not other.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (folder / "result.json").write_text(str(os.getpid()))
+
+
+def fail(folder):
+    if folder.name == "crash":
+        os._exit(3)
+    while not (folder.parent.parent / "slow" / "s" / "working").exists():
+        time.sleep(0.01)
+    raise FastdartsError("the data is wrong")
+
+
+def endless(folder):
+    signal.signal(signal.SIGTERM, lambda *_: ((folder / "stopped").touch(), sys.exit(0)))
+    (folder / "working").touch()
+    while True:
+        time.sleep(0.01)
