@@ -226,7 +226,12 @@ class MixedOpCase:
         return functional_call(modules, weights, (x, *tables, base, running, tensors.get("bypass")))
 
     def ours(
-        self, tensors: dict[str, Tensor], impl: str | None = None, memory: str = "store", **kinks: Any
+        self,
+        tensors: dict[str, Tensor],
+        impl: str | None = None,
+        memory: str = "store",
+        synchronised: bool = False,
+        **kinks: Any,
     ) -> MixedOpResult:
         """The op under test."""
         weights = (tensor for name, tensor in tensors.items() if name.startswith("branches"))
@@ -248,6 +253,7 @@ class MixedOpCase:
             "stride": self.stride,
             "eps": self.eps,
             "memory": memory,
+            "synchronised": synchronised,
             "impl": impl,
         }
         options |= {"partial": self.partial, "bypass": tensors.get("bypass")} | kinks

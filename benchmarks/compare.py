@@ -13,10 +13,14 @@ Case = MixedSumCase | MixedOpCase
 
 def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
     """Output, every gradient and the statistics against the eager modules in float64."""
+    return deviations_of(_results(case, impl, dtype, device, eager=False), case, dtype, device)
+
+
+def deviations_of(ours: dict[str, Tensor], case: Case, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
+    """The same of results that were computed elsewhere, by name and in float64."""
     eps = torch.finfo(dtype).eps
     truth = _results(case, None, torch.float64, "cpu", eager=True)
     eager = _results(case, None, dtype, device, eager=True)
-    ours = _results(case, impl, dtype, device, eager=False)
 
     def scale(name: str, exact: Tensor) -> float:
         if name.startswith("mean"):  # the rounding unit of a mean is that of the values, not of what is left of them

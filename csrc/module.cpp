@@ -3,10 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/memory.h"
 #include "isa.h"
+#include "processes.h"
 
 using pybind11::literals::operator""_a;
 
@@ -26,7 +28,23 @@ const std::vector<int> kCuda = {FASTDARTS_CUDA};
 const std::vector<int> kCuda = {};
 #endif
 
+PyObject* gatherer = nullptr;  // as long as the interpreter lives
+
 }  // namespace
+
+std::vector<double> fastdarts::gather(std::vector<double> own) {
+  const pybind11::gil_scoped_acquire python;
+  std::vector<double> all;
+  try {
+    const auto view = pybind11::memoryview::from_memory(own.data(), static_cast<ssize_t>(own.size() * sizeof(double)));
+    const pybind11::buffer_info found = pybind11::buffer(pybind11::handle(gatherer)(view)).request();
+    const double* p = static_cast<const double*>(found.ptr);
+    all.assign(p, p + found.size * found.itemsize / sizeof(double));
+  } catch (const pybind11::error_already_set& error) {  // which torch does not know
+    throw std::runtime_error(error.what());
+  }
+  return all;
+}
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Native kernels of fastdarts, registered with torch on import.";
@@ -45,5 +63,8 @@ PYBIND11_MODULE(_C, m) {
         return pybind11::dict("live"_a = use.live, "cached"_a = use.cached, "peak"_a = use.peak);
       },
       "Bytes of large tensors returned by kernels: live, kept for reuse, and the most that were live at once.");
+  m.def(
+      "set_gather", [](pybind11::object f) { gatherer = f.release().ptr(); }, "function"_a,
+      "Sets what connects the kernels of several processes: from doubles of this one (a memoryview) to those of all.");
   m.def("release_memory", &fastdarts::memory::release, "Gives the memory kept for reuse back to the system.");
 }

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from fastdarts.discretise import batch_statistics
+from fastdarts.distributed import share as share_of
+from fastdarts.distributed import summed, weighed
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Batch, Passes
 from fastdarts.relaxed import Relaxed, same_random_numbers
@@ -88,18 +90,21 @@ class Alignment:
         """Set ``grad`` of ``weights`` to the gradient of the regularised loss; ``share`` of the strength counts.
 
         Returns loss and logits, detached. Where no direction changes Λ, in particular where it is 1, nothing is added.
+        Of several ranks, each sets what adds up to the gradient; the loss is that of all, the logits are its own.
         """
         x, y = batch
+        mine = share_of(len(x))
         places = aligned_cells(model)
         cells = [w.detach() for w in model.cell_weights()]
         own = [cells[place].clone().requires_grad_() for place in places]
         with model.with_cell_weights(_put(cells, places, own)), same_random_numbers(x.device):
             logits = model(x)
-            loss = model._criterion(logits, y)
+            loss = weighed(model._criterion(logits, y), mine)
             gradients = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
         for w, g in zip(weights, gradients, strict=False):
             w.grad = g
-        u = directions([g.double() for g in gradients[len(weights) :]], self.signed)
+        loss, *of_cells = summed([loss.detach(), *gradients[len(weights) :]])
+        u = directions([g.double() for g in of_cells], self.signed)
         norm = torch.linalg.vector_norm(torch.stack(u)).item()
         # Without a direction the one pass below only draws the random numbers that are due.
         epsilon = self.radius / norm if 0 < norm < float("inf") else 0.0
@@ -107,7 +112,8 @@ class Alignment:
         def beside(sign: int) -> tuple[Tensor | None, ...]:
             shifted = [(p.detach().double() + sign * epsilon * v).to(p.dtype) for p, v in zip(own, u, strict=True)]
             with model.with_cell_weights(_put(cells, places, shifted)):
-                return torch.autograd.grad(Passes(model).loss(batch, live=False), weights, allow_unused=True)
+                loss = weighed(Passes(model).loss(batch, live=False), mine)
+                return torch.autograd.grad(loss, weights, allow_unused=True)
 
         with same_random_numbers(x.device):
             below = beside(-1) if epsilon else ()
@@ -115,7 +121,7 @@ class Alignment:
         for w, f, b in zip(weights, below, above, strict=False):
             if w.grad is not None:
                 w.grad.add_(f - b, alpha=self.strength * share / (2 * epsilon))
-        return loss.detach(), logits.detach()
+        return loss, logits.detach()
 
 
 def alignment(model: Relaxed, batches: Iterable[Batch]) -> dict[str, float]:
@@ -127,7 +133,7 @@ def alignment(model: Relaxed, batches: Iterable[Batch]) -> dict[str, float]:
             cells = [w.detach() for w in model.cell_weights()]
             own = [cells[place].clone().requires_grad_() for place in places]
             with model.with_cell_weights(_put(cells, places, own)), same_random_numbers(x.device):
-                gradients = torch.autograd.grad(model._loss(x, y), own)
+                gradients = summed(torch.autograd.grad(weighed(model._loss(x, y), share_of(len(x))), own))
             sums = [
                 total + correlation([g.double() for g in gradients], signed).item()
                 for total, signed in zip(sums, (False, True), strict=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fastdarts.distributed import rank, world
 from fastdarts.errors import FastdartsError
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
@@ -42,6 +43,10 @@ class Batches:
     (processes; 0 is this one) load it. The global random state is left untouched; `transform` may draw from
     torch's CPU generator only. With fewer samples than `batch_size` a batch is all of them.
 
+    Of several ranks each gets its part of every batch: parts of neighbouring samples, in the order of the ranks, that
+    differ by one sample at most. What is left over at the end of a pass joins the batch before it if it is less than
+    `smallest`, as one image alone has no batch statistics where its feature map is one pixel.
+
     Raises FastdartsError for no samples, and for a batch size below 1.
     """
 
@@ -54,6 +59,7 @@ class Batches:
         seed: int,
         *,
         workers: int = 0,
+        smallest: int = 2,
     ) -> None:
         if len(indices) == 0:
             raise FastdartsError("got no samples to make batches of: choose at least one")
@@ -62,6 +68,7 @@ class Batches:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.batch_size = min(batch_size, len(indices))
         self.seed = seed
+        self._smallest = smallest
         self._augmented = _Augmented(dataset, transform, seed)
         self._workers = workers
 
@@ -91,9 +98,8 @@ class Batches:
         return self._load(itertools.islice(itertools.chain.from_iterable(passes), skip, None))
 
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples once, in the order of `indices`, the partial last batch included; a random transform
-        draws as in pass 0."""
-        return self._load((0, part) for part in self.indices.split(self.batch_size))
+        """All samples once, in the order of `indices`; a random transform draws as in pass 0."""
+        return self._load((0, part) for part in self._cut(self.indices))
 
     def _keys(self, number: int) -> list[Key]:
         generator = torch.Generator().manual_seed(seed_from(self.seed, number))
@@ -101,14 +107,14 @@ class Batches:
         return [(number, part) for part in self._cut(shuffled)]
 
     def _cut(self, indices: Tensor) -> list[Tensor]:
-        """`indices` in batches; a single image left over joins the batch before it, since one image alone has no
-        batch statistics where its feature map is one pixel."""
+        """`indices` in batches of all ranks."""
         parts = list(indices.split(self.batch_size))
-        if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size:
+        if len(parts) > 1 and len(parts[-1]) < self._smallest <= self.batch_size:
             parts[-2:] = [torch.cat(parts[-2:])]
         return parts
 
     def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
+        keys = ((number, part.tensor_split(world())[rank()]) for number, part in keys)
         # Without a generator of its own, the loader draws a seed for its workers from the global one.
         loader = DataLoader(
             self._augmented,

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tomllib
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ import torch
 import tyro
 from tyro.conf import OmitArgPrefixes, subcommand
 
-from fastdarts import __version__
+from fastdarts import __version__, distributed
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, projection_epochs
 from fastdarts.errors import FastdartsError
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
@@ -89,6 +90,8 @@ def _search(settings: SearchConfig) -> None:
     from fastdarts.search import search
 
     result = search(settings)
+    if distributed.rank():
+        return
     print(f"genotype {json.dumps(result['genotype'])}")
     print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
     print(f"report {Path(result['run']) / 'report.html'}")
@@ -125,6 +128,8 @@ class Evaluate:
         from fastdarts.evaluation import evaluate
 
         result = evaluate(self.settings)
+        if distributed.rank():
+            return
         std = result["test_error_std"]
         spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
         print(f"test error {result['test_error']:.2f}{spread} %  ({result['seconds']:.1f} s)")
@@ -340,10 +345,12 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"fastdarts {__version__}")
         return
     try:
-        _parse(arguments).run()
+        with distributed.joined() if arguments[:1] in SHARED else nullcontext():
+            _run(arguments)
         sys.stdout.flush()
-    except FastdartsError as error:
-        print(f"fastdarts: {error}", file=sys.stderr)
+    except (ConnectionError, FastdartsError) as error:
+        if distributed.speaks(error):
+            print(f"fastdarts: {error}", file=sys.stderr)
         sys.exit(2)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -359,14 +366,22 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"fastdarts: cannot read or write{where}, {reason}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        resumable = arguments[:1] in (["search"], ["project"], ["evaluate"])
+        resumable = arguments[:1] in SHARED
         how = "; go on with --resume and the run's folder" if resumable else ""
         how = "; the same command goes on" if arguments[:1] == ["study"] else how
         print(f"fastdarts: interrupted{how}", file=sys.stderr)
         sys.exit(130)
 
 
+SHARED = (["search"], ["project"], ["evaluate"])
+"""What several ranks do as one."""
 Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Study | Report | Describe | Info | Bench
+
+
+def _run(arguments: list[str]) -> None:
+    with distributed.together():
+        command = _parse(arguments)
+    command.run()
 
 
 def _parse(arguments: list[str]) -> Command:

@@ -18,7 +18,7 @@ class RunConfig:
     """Where the work is done, and what it leaves."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
     threads: int | None = None
     """CPU threads; results are bit-identical only for the same number."""
     checkpoint_minutes: float = 5.0
@@ -42,7 +42,9 @@ class DataConfig(RunConfig):
     samples: int | None = None
     """Use only the first so many training images."""
     batch_size: int = 64
-    """Images per step."""
+    """Images per step, of all ranks together."""
+    sync_bn: bool = False
+    """Of several ranks (torchrun): normalise by the statistics of the whole batch, not of each rank's part."""
     workers: int = 0
     """Processes that prepare images; results do not depend on it."""
 
@@ -72,7 +74,7 @@ class SearchConfig(DataConfig):
     """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
     cell."""
     batch_size: int | None = None
-    """Images per step (64; pc-darts 256, imagenet 1024)."""
+    """Images per step, of all ranks together (64; pc-darts 256, imagenet 1024)."""
     partial: int | None = None
     """Only one of so many channels enters the candidate operations (1; pc-darts 4, imagenet 2)."""
     edge_normalisation: bool | None = None
@@ -189,7 +191,7 @@ class EvaluateConfig(DataConfig):
     """Which network and recipe: cifar (the default), imagenet, which divides the image by 8 before the first cell, or,
     for the cells of that space and for these only, nasbench201."""
     batch_size: int | None = None
-    """Images per step (cifar 96, imagenet 128, nasbench201 256)."""
+    """Images per step, of all ranks together (cifar 96, imagenet 128, nasbench201 256)."""
     epochs: int | None = None
     """Passes over the training images (cifar 600, imagenet 250, nasbench201 200)."""
     channels: int | None = None

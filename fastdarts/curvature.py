@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.distributed import share, summed, weighed
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.hypergradient import Batch, Passes
 from fastdarts.kinks import Kinks
@@ -150,7 +151,7 @@ class Exact:
             outputs, self.alphas, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         self.gradients += 1
-        return _joined(rows)
+        return _joined(summed(rows))
 
 
 class Differences:
@@ -175,16 +176,17 @@ class Differences:
         try:
             with torch.no_grad():
                 torch._foreach_add_(alphas, _split(shift, alphas))
-            return _joined(_gradient(self.passes, self.batch, kinks=self.kinks))
+            return _joined(summed(_gradient(self.passes, self.batch, kinks=self.kinks)))
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(alphas, kept)
 
 
 def _gradient(passes: Passes, batch: Batch, create_graph: bool = False, kinks: Kinks | None = None) -> list[Tensor]:
-    """That of the alphas, zero for idle ones."""
+    """That of the alphas, zero for idle ones; of several ranks, what adds up to it."""
     with kinks.keep() if kinks else nullcontext():
         loss = passes.loss(batch)
+    loss = weighed(loss, share(len(batch[0])))
     gradients = passes.gradients(loss, create_graph=create_graph)[0]
     return [torch.zeros_like(a) if g is None else g for a, g in zip(passes.alphas, gradients, strict=True)]
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.distributed import total
 from fastdarts.errors import FastdartsError
 from fastdarts.relaxed import Relaxed
 
@@ -73,21 +74,22 @@ def discretisation_gap(supernet: Relaxed, batches: Iterable[tuple[Tensor, Tensor
 
     Args:
         supernet: left as it was.
-        batches: pairs of images [N, C, H, W] and labels [N].
+        batches: pairs of images [N, C, H, W] and labels [N]; of several ranks, those of this one.
 
     Returns ``supernet_error_batch_stats`` and ``discretised_error`` in percent, and ``discretisation_gap``, their
     difference in percentage points (positive: the supernet is better).
     """
     discrete = DiscretisedNetwork(supernet)
-    wrong_mixed = wrong_discrete = total = 0
+    wrong_mixed = wrong_discrete = images = 0
     with batch_statistics(supernet):
         for x, y in batches:
             wrong_mixed += (supernet(x).argmax(1) != y).sum().item()
             wrong_discrete += (discrete(x).argmax(1) != y).sum().item()
-            total += len(y)
-    if not total:
+            images += len(y)
+    wrong_mixed, wrong_discrete, images = total(wrong_mixed, wrong_discrete, images)
+    if not images:
         raise FastdartsError("discretisation_gap got no batches: expected at least one to measure both networks on")
-    mixed, chosen = 100 * wrong_mixed / total, 100 * wrong_discrete / total
+    mixed, chosen = 100 * wrong_mixed / images, 100 * wrong_discrete / images
     return {
         "supernet_error_batch_stats": mixed,
         "discretised_error": chosen,

@@ -13,9 +13,9 @@ from fastdarts.batches import Batches
 from fastdarts.config import EvaluateConfig, resolve
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
+from fastdarts.distributed import check_batch, joined, smallest_batch, together
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import Progress
-from fastdarts.report import write_report
 from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.spaces import parse_architecture
 from fastdarts.training import Job, Recipe, train_all
@@ -31,17 +31,24 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Returns what result.json holds: ``test_error`` (mean, percent), ``test_error_std`` (sample standard deviation,
     None for one seed), ``test_errors``, ``parameters`` (without the auxiliary head), ``macs`` (multiply-accumulates
     of one image), ... Raises :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the
-    genotype is wrong.
+    genotype is wrong. Started by torchrun, all ranks train as one, as in :func:`fastdarts.search.search`.
     """
-    validate(config)
-    architecture = parse_architecture(config.genotype)
-    space, genotype = architecture
-    # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
-    config = replace(resolve(config, space), genotype=json.dumps(architecture.to_dict()))
-    data, indices = prepare_data(config)
-    if config.auxiliary and min(config.batch_size, len(indices)) == 1:
-        raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
-    device = prepare_device(config)
+    with joined():
+        return _evaluate(config)
+
+
+def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    with together():
+        validate(config)
+        architecture = parse_architecture(config.genotype)
+        space, genotype = architecture
+        # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
+        config = replace(resolve(config, space), genotype=json.dumps(architecture.to_dict()))
+        data, indices = prepare_data(config)
+        if config.auxiliary and min(config.batch_size, len(indices)) == 1:
+            raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
+        check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
+        device = prepare_device(config)
     shape = (data.channels, *data.size)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
@@ -50,12 +57,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     jobs = [Job(architecture, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
     augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
+    options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn)}
+
     def batches(job: Job) -> tuple[Batches, Batches]:
         return (
-            Batches(data.train, indices, config.batch_size, augment, job.seed, workers=config.workers),
-            Batches(
-                data.test, range(len(data.test)), config.batch_size, eval_transform(data), 0, workers=config.workers
-            ),
+            Batches(data.train, indices, config.batch_size, augment, job.seed, **options),
+            Batches(data.test, range(len(data.test)), config.batch_size, eval_transform(data), 0, **options),
         )
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress:
@@ -75,8 +82,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "epochs": config.epochs,
             "seconds": seconds,
         }
-        run.recorder.write_json("result.json", result)
-        write_report(run.folder)
+        run.finish(result)
     return result | {"run": str(run.folder)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import is_
 from typing import Any
@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from fastdarts.distributed import add_up
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import flat_norm, flat_sgd
 
@@ -117,7 +118,8 @@ class _Updated(Flat):
 
 
 class SGD(torch.optim.SGD):
-    """torch.optim.SGD after torch.nn.utils.clip_grad_norm_, in one pass over flat parameters.
+    """torch.optim.SGD after torch.nn.utils.clip_grad_norm_, in one pass over flat parameters; of several ranks
+    (:mod:`fastdarts.distributed`) by the sum of their gradients, in one go for each buffer.
 
     The numbers are those of the two up to rounding, and so is the state dict, which either takes from the other. The
     gradients themselves are not clipped. The parameters become views of one buffer at the first step (:class:`Flat`),
@@ -161,6 +163,11 @@ class SGD(torch.optim.SGD):
         self._norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0]) for n in norms]).norm()
         return self._norm
 
+    def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter and its gradient, of all ranks, as :meth:`norm` has seen it."""
+        for flat in self._flats:
+            yield from zip(flat.parameters, flat.gradient_views, strict=True)
+
     def flat(self, parameters: Sequence[Tensor]) -> _Updated | None:
         """What holds exactly these parameters in this order, with their momentum; None if they lie otherwise."""
         self._flatten()
@@ -172,6 +179,7 @@ class SGD(torch.optim.SGD):
         self._flatten()
         for flat in self._flats:
             flat.gather()
+            add_up(flat.gradients)
 
     def _flatten(self) -> None:
         if self._flats and all(flat.intact() for flat in self._flats):

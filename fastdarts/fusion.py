@@ -17,6 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum, noise_seeds
 from fastdarts.kinks import active
 from fastdarts.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
+from fastdarts.sync_bn import SyncBatchNorm2d
 
 LAST = torch.channels_last
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
@@ -41,8 +42,9 @@ class Part(NamedTuple):
     norms: Sequence[nn.BatchNorm2d | None] = (None,)  # one per row, None for what is not normalised
 
     @property
-    def mode(self) -> tuple[bool, float] | None:
-        """(whether batch statistics normalise, eps), common to all parts of a call; None if nothing is normalised."""
+    def mode(self) -> tuple[bool, float, bool] | None:
+        """(whether batch statistics normalise, eps, whether those of all ranks), common to all parts of a call; None if
+        nothing is normalised."""
         bn = self.norms[0]
         return None if bn is None else _mode(bn)
 
@@ -61,13 +63,13 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
         return Part("noise", op.stride) if standard and not watched(op) else None
     if kind is FactorizedReduce:
         layers = [*op._modules.values()]
-        name = "factorized_reduce" if tuple(map(type, layers)) == HALF else None
+        name = "factorized_reduce" if _types(layers) == HALF else None
     else:
         inner = op if kind is nn.Sequential else op._modules["op"] if kind in (SepConv, DilConv, ReLUConvBN) else None
         if type(inner) is not nn.Sequential or watched(inner):
             return None
         layers = [*inner._modules.values()]
-        name = LAYERS.get(tuple(map(type, layers)))
+        name = LAYERS.get(_types(layers))
     if name is None or watched(op):
         return None
     convs, norms = [], []
@@ -79,7 +81,7 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
             if layer._parameters.keys() != PARAMETERS:
                 return None  # taken out, as by functional code
             convs.append(layer)
-        elif kind is nn.BatchNorm2d:
+        elif kind in (nn.BatchNorm2d, SyncBatchNorm2d):
             if not _is_plain(layer):
                 return None
             norms.append(layer)
@@ -116,8 +118,12 @@ def watched(module: nn.Module) -> bool:
     )
 
 
-def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float]:
-    return bn.training or bn._buffers["running_mean"] is None, bn.eps
+def _types(layers: Sequence[nn.Module]) -> tuple[type, ...]:
+    return tuple(nn.BatchNorm2d if type(layer) is SyncBatchNorm2d else type(layer) for layer in layers)
+
+
+def _mode(bn: nn.BatchNorm2d) -> tuple[bool, float, bool]:
+    return bn.training or bn._buffers["running_mean"] is None, bn.eps, type(bn) is SyncBatchNorm2d
 
 
 def _is_plain(bn: nn.BatchNorm2d) -> bool:
@@ -311,6 +317,7 @@ def _mixed(
         "running": running,
         "eps": eps,
         "memory": memory,
+        "synchronised": first is not None and _mode(first)[2],
     }
     if partial > 1:
         options |= {"partial": partial, "bypass": bypass.to(gain.dtype)}

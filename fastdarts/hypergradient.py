@@ -25,6 +25,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.func import functional_call
 
+from fastdarts.distributed import counts, share, summed, weighed
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.flat import SGD, Flat
 from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_unroll
@@ -48,6 +49,8 @@ class _Loss(nn.Module):
 class Passes:
     """The losses of a model at its own or at other weights, and their gradients.
 
+    Of several ranks (:mod:`fastdarts.distributed`) each passes its part of a batch.
+
     Args:
         model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
             counted among the weights.
@@ -69,7 +72,8 @@ class Passes:
         return {name: p for name, p in self.model.named_parameters() if id(p) not in alphas}
 
     def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
-        """The loss on a batch, at ``weights`` if given; running statistics stay unless ``live``."""
+        """The loss on a batch (of this rank's part), at ``weights`` if given; running statistics stay unless
+        ``live``."""
         values = {f"model.{name}": w for name, w in (weights or {}).items()}
         if not (live and self.side_effects):
             values |= {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
@@ -92,13 +96,14 @@ class Passes:
         keep: Sequence[Kinks] | None = None,
     ) -> tuple[Tensor, Gradients, list[Tensor]]:
         """The loss as :meth:`loss` gives it, detached, and its gradients: of the alphas, if asked for, and of
-        ``wanted``. The kinks of each part are added to ``note``, or kept as noted in ``keep``.
+        ``wanted``; all of them of the whole batch, on every rank. The kinks of each part are added to ``note``, or kept
+        as noted in ``keep``.
 
         With ``accumulate`` the sums over parts of the batch, weighted by their sizes. Without BatchNorm they are those
         of the whole batch; BatchNorm normalises each part by itself, and running statistics move once for each.
         """
         total, found = None, None
-        for place, (part, share) in enumerate(parts(batch, self.accumulate)):
+        for place, (part, own) in enumerate(parts(batch, self.accumulate)):
             deciding = nullcontext()
             if note is not None:
                 note.append(Kinks())
@@ -107,7 +112,7 @@ class Passes:
                 deciding = keep[place].keep()
             with deciding:
                 loss = self.loss(part, weights, live)
-            loss = loss if share == 1 else share * loss
+            loss = weighed(loss, own)
             if alphas:
                 of_alphas, of_weights = self.gradients(loss, wanted)
             else:
@@ -119,12 +124,14 @@ class Passes:
                 total = total + loss
                 found = [b if a is None else a if b is None else a + b for a, b in zip(found, gradients, strict=True)]
         count = len(found) - len(wanted)
+        total, *found = summed([total, *found])
         return total, found[:count], found[count:]
 
     def gradients(
         self, loss: Tensor, weights: Iterable[Tensor] = (), create_graph: bool = False
     ) -> tuple[Gradients, list[Tensor]]:
-        """Gradients of the alphas, and of ``weights``; ``create_graph`` lets them be differentiated again."""
+        """Gradients of the alphas, and of ``weights``, as this rank has them; ``create_graph`` lets them be
+        differentiated again."""
         alphas = self.alphas
         gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True, create_graph=create_graph)
         if all(g is None for g in gradients[: len(alphas)]):
@@ -136,14 +143,15 @@ class Passes:
 
 
 def parts(batch: Batch, count: int) -> Iterator[tuple[Batch, float]]:
-    """``batch`` in ``count`` parts, or fewer if they had less than two images, and the share of each in it."""
+    """``batch`` in ``count`` parts, or fewer if they had less than two images, and the share of each in it; of several
+    ranks as many parts on each, and shares in the batch of all."""
     if count == 1:
-        yield batch, 1.0
+        yield batch, share(len(batch[0]))
         return
-    images = len(batch[0])
-    cut = (t.tensor_split(max(1, min(count, images // 2))) for t in batch)
+    images = counts(len(batch[0]))
+    cut = (t.tensor_split(max(1, min(count, min(images) // 2))) for t in batch)
     for x, y in zip(*cut, strict=True):
-        yield (x, y), len(x) / images
+        yield (x, y), len(x) / sum(images)
 
 
 class Descent(NamedTuple):
@@ -261,8 +269,8 @@ class Exact:
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
         weights = passes.weights()
-        gradients = _differentiable(passes.loss(train), weights)
-        loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
+        gradients = _differentiable(passes, train, weights)
+        loss, direct, vector, rate = _look_ahead(passes, valid, weights, summed(gradients), descent)
         return loss, _less(direct, _pull_back(gradients, vector, passes.alphas), rate)
 
 
@@ -283,10 +291,9 @@ class Neumann:
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
         weights = list(passes.weights().values())
-        loss = passes.loss(valid)
-        direct, vector = passes.gradients(loss, weights)
-        gradients = _differentiable(passes.loss(train), passes.weights())
-        (vector, _), (_, factor) = descent.clipped(vector), descent.clipped(gradients)
+        loss, direct, vector = passes.differentiate(valid, wanted=weights)
+        gradients = _differentiable(passes, train, passes.weights())
+        (vector, _), (_, factor) = descent.clipped(vector), descent.clipped(summed(gradients))
         rate, total = descent.eta * factor, vector
         for _ in range(self.terms - 1):
             curved = _pull_back(gradients, vector, weights)
@@ -295,7 +302,7 @@ class Neumann:
                 torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
                 vector = torch._foreach_add(vector, curved, alpha=-rate)
                 total = torch._foreach_add(total, vector)
-        return loss.detach(), _less(direct, _pull_back(gradients, total, passes.alphas), rate)
+        return loss, _less(direct, _pull_back(gradients, total, passes.alphas), rate)
 
 
 class Difference(NamedTuple):
@@ -349,7 +356,7 @@ def difference(
 
 def exact_product(passes: Passes, vector: Sequence[Tensor], batch: Batch) -> Gradients:
     r""":math:`\nabla_\alpha \langle \nabla_w L(w, \alpha), v\rangle` by double backward."""
-    return _pull_back(_differentiable(passes.loss(batch), passes.weights()), vector, passes.alphas)
+    return _pull_back(_differentiable(passes, batch, passes.weights()), vector, passes.alphas)
 
 
 def difference_error(
@@ -363,8 +370,8 @@ def difference_error(
     descent.check()
     passes = Passes(passes.model, side_effects=False)
     weights = passes.weights()
-    gradients = _differentiable(passes.loss(train), weights)
-    _, _, vector, _ = _look_ahead(passes, valid, weights, gradients, descent)
+    gradients = _differentiable(passes, train, weights)
+    _, _, vector, _ = _look_ahead(passes, valid, weights, summed(gradients), descent)
     exact = in_one(_pull_back(gradients, vector, passes.alphas))
     kinks = [Kinks()] if keep_kinks else None
     if kinks:
@@ -403,16 +410,20 @@ def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: fl
     return NotFinite(f"gradient of {next(strange, 'all weights')} at the unrolled weights", norm, "validation")
 
 
-def _differentiable(loss: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """The gradients of the weights, ready to be differentiated again."""
-    return torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+def _differentiable(passes: Passes, batch: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The gradients of the weights, ready to be differentiated again; of several ranks, what adds up to them."""
+    ((part, own),) = parts(batch, 1)
+    return torch.autograd.grad(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
 
 
 def _pull_back(gradients: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]) -> Gradients:
-    """The gradient of <gradients, vector> in ``inputs``; the graph stays."""
+    """The gradient of <gradients, vector> in ``inputs``; the graph stays.
+
+    Of several ranks the sum of what each finds: it is linear in the gradients, and ``vector`` the same for all.
+    """
     pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
     outputs, vectors = zip(*pairs, strict=True)
-    return list(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
+    return summed(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
 
 
 def _less(direct: Gradients, product: Gradients, eta: float) -> Gradients:

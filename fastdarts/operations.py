@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdarts.distributed import own_generator
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import noise_seeds, standard_normal
 
@@ -194,10 +195,10 @@ def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     """Zero samples of `x` with probability `drop_prob` = p, scale the others: x / (1 - p) * Bernoulli(1 - p).
 
     x: [N, ...], any device and floating dtype; a new tensor is returned, where the public code overwrites
-    `x`. Larsson et al. 2017, arXiv:1605.07648.
+    `x`. Of several ranks each draws its own. Larsson et al. 2017, arXiv:1605.07648.
     """
     keep = 1.0 - drop_prob
-    mask = x.new_empty([len(x)] + [1] * (x.dim() - 1)).bernoulli_(keep)
+    mask = x.new_empty([len(x)] + [1] * (x.dim() - 1)).bernoulli_(keep, generator=own_generator(x.device))
     return x.div(keep).mul_(mask)
 
 

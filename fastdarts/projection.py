@@ -17,6 +17,7 @@ from fastdarts.batches import Batches, seed_from
 from fastdarts.checkpoint import find_checkpoint, load_checkpoint, taking_up
 from fastdarts.config import PROJECTION, SearchConfig, projection_epochs
 from fastdarts.discretise import batch_statistics
+from fastdarts.distributed import from_first, summed
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.recorder import Progress
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
@@ -66,7 +67,7 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
 KEPT = (
     "dataset", "data", "image_size", "samples", "batch_size", "workers", "device", "threads", "checkpoint_minutes",
     "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "weight_decay", "grad_clip",
-    "arch_learning_rate", "arch_weight_decay", "train_portion", "cutout", "memory", "seed",
+    "arch_learning_rate", "arch_weight_decay", "train_portion", "cutout", "memory", "seed", "sync_bn",
 )  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def start_from(config: SearchConfig, supernet: Any) -> None:
     Raises :class:`FastdartsError` if that search has not come to its end.
     """
     path = find_checkpoint(config.supernet)
-    state = load_checkpoint(path, "search")
+    state = from_first(lambda: load_checkpoint(path, "search"))
     with taking_up(path):
         if state["epoch"] < state["config"]["epochs"]:
             raise FastdartsError(
@@ -189,11 +190,13 @@ def _count(
         with batch_statistics(supernet.model), same_random_numbers(x.device):
             torch.manual_seed(seed_from(config.seed, number, tally["batches"]))
             logits = torch.stack(supernet.model.masked(x, kind, changes))
-        tally["wrong"] += (logits.argmax(2) != y).sum(1).cpu()
+        wrong = (logits.argmax(2) != y).sum(1)
         losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none").view(len(changes), -1)
-        tally["loss"] += losses.double().sum(1).cpu()
+        wrong, losses, images = summed([wrong.cpu(), losses.double().sum(1).cpu(), torch.tensor(len(y))])
+        tally["wrong"] += wrong
+        tally["loss"] += losses
         tally["batches"] += 1
-        tally["images"] += len(y)
+        tally["images"] += images.item()
         progress.advance()
         if run.due():
             save()

@@ -11,6 +11,7 @@ import torch
 from fastdarts.batches import Batches
 from fastdarts.config import SearchConfig
 from fastdarts.data import ImageData, eval_transform, train_transform
+from fastdarts.distributed import smallest_batch
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import Progress
 from fastdarts.runs import Run
@@ -68,10 +69,12 @@ class RandomSearch:
         )
         augment = train_transform(data, round(config.cutout * min(data.size)))
 
+        options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn)}
+
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (
-                Batches(data.train, halves[0], config.batch_size, augment, job.seed, workers=config.workers),
-                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, workers=config.workers),
+                Batches(data.train, halves[0], config.batch_size, augment, job.seed, **options),
+                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, **options),
             )
 
         errors = train_all(jobs, recipe, data, batches, "valid", run, progress, device)

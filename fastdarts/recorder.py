@@ -17,6 +17,7 @@ from typing import Any, Self, TextIO
 
 import torch
 
+from fastdarts.distributed import rank
 from fastdarts.errors import FastdartsError
 
 METRICS = "metrics.jsonl"
@@ -104,15 +105,7 @@ class Recorder:
         The line is on disk on return. TensorBoard's step is the "epoch"; rows with a "seed" or a "sample"
         get tags such as `seed_3/train_loss`. Raises FastdartsError when a number is not finite.
         """
-        try:
-            line = _json(row)
-        except ValueError:
-            strange = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
-            raise FastdartsError(
-                f"{', '.join(strange) or 'a value'} of epoch {row.get('epoch', '?')} is not a finite number: "
-                "the run diverged, so lower the learning rate or check the data"
-            ) from None
-        self._file.write(line.encode() + b"\n")
+        self._file.write(_line(row).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._scalars(row)
@@ -171,21 +164,45 @@ class Recorder:
                 self._events.add_scalar(prefix + key, value, row.get("epoch"))
 
 
+class Unheard(Recorder):
+    """What the other ranks have for a recorder: it refuses the same rows and writes nothing."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        _line(row)
+
+    def position(self, rows: int | None = None) -> int:
+        return 0
+
+    def cut(self, position: int) -> None:
+        pass
+
+    def write_text(self, name: str, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Progress:
-    """Shows how far a run is: a live bar on a terminal, plain lines without control characters elsewhere.
+    """Shows how far a run is: a live bar on a terminal, plain lines without control characters elsewhere. Of several
+    ranks, the first.
 
     Use as a context manager. Off a terminal a step makes a line at most every `interval` seconds.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 30.0) -> None:
         self._stream = stream or sys.stderr
+        self._silent = rank() > 0
         self._interval = interval
         self._bar = None
         self._description, self._total, self._done = "", 0, 0
         self._started = self._reported = 0.0
 
     def __enter__(self) -> Self:
-        if self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if not self._silent and self._stream.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -236,7 +253,8 @@ class Progress:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        if not self._silent:
+            print(text, file=self._stream, flush=True)
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -283,6 +301,17 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    try:
+        return _json(row)
+    except ValueError:
+        strange = [key for key, value in row.items() if isinstance(value, float) and not math.isfinite(value)]
+        raise FastdartsError(
+            f"{', '.join(strange) or 'a value'} of epoch {row.get('epoch', '?')} is not a finite number: "
+            "the run diverged, so lower the learning rate or check the data"
+        ) from None
 
 
 def _json(value: Any, indent: int | None = None) -> str:

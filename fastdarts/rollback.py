@@ -12,6 +12,7 @@ import torch
 
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import SearchConfig
+from fastdarts.distributed import from_first, rank
 from fastdarts.runs import Run
 from fastdarts.stopping import early_stopping
 
@@ -52,10 +53,11 @@ class Rollback:
         Returns the epoch to go on with, and how many rows of metrics.jsonl remain (None: all).
         """
         folder = run.folder / "epochs"
-        folder.mkdir(exist_ok=True)
-        save_checkpoint(_kept(folder, epoch), "epoch", {"supernet": supernet.state_dict()})
-        span = config.eigenvalue_every * (config.es_window // 2 + config.es_lag)
-        _kept(folder, epoch - span - 1).unlink(missing_ok=True)
+        if rank() == 0:
+            folder.mkdir(exist_ok=True)
+            save_checkpoint(_kept(folder, epoch), "epoch", {"supernet": supernet.state_dict()})
+            span = config.eigenvalue_every * (config.es_window // 2 + config.es_lag)
+            _kept(folder, epoch - span - 1).unlink(missing_ok=True)
 
         rows = run.rows()
         series = [(row["epoch"], row["eigenvalue"]) for row in rows if "eigenvalue" in row]
@@ -74,7 +76,7 @@ class Rollback:
             return epoch + 1, None
         back = found[1]
         path = _kept(folder, back)
-        state = load_checkpoint(path, "epoch")
+        state = from_first(lambda: load_checkpoint(path, "epoch"))
         with taking_up(path):
             supernet.load_state_dict(state["supernet"])
         event = {name: rows[back][name] for name in ("epoch", "valid_error", "genotype")} | {"detected": epoch}

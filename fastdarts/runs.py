@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import signal
 import sys
@@ -16,12 +17,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from fastdarts import distributed
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import release_memory
-from fastdarts.recorder import Recorder, environment, read_metrics
+from fastdarts.recorder import Recorder, Unheard, atomic_write, environment, read_metrics
+from fastdarts.report import write_report
 from fastdarts.settings import from_dict, from_toml, to_toml
 from fastdarts.spaces import Architecture
 
@@ -67,48 +70,38 @@ class Run:
     ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
 
-    Inside, SIGTERM makes a checkpoint :meth:`due`; once it is saved, SystemExit with code 0 ends the run.
+    Inside, SIGTERM makes a checkpoint :meth:`due`; once it is saved, SystemExit with code 0 ends the run. Of several
+    ranks the first looks and writes; what it has found, and a signal to any of them, is known to all.
     """
 
     def __init__(self, config: RunConfig, kind: str, label: str):
         self.kind = kind
-        self.state: dict[str, Any] | None = None
-        if config.resume is None:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            self.folder = config.run or Path("runs") / f"{kind}-{label}-{stamp}"
-            if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
-                raise FastdartsError(
-                    f"{self.folder} exists and is not an empty folder: go on with its run by --resume {self.folder}, "
-                    "or name a new folder with --run"
-                )
-        else:
-            self.folder = find_checkpoint(config.resume).parent
-            if config.run is not None and config.run.resolve() != self.folder.resolve():
-                raise FastdartsError(
-                    f"--run is {config.run} but the run to resume lies in {self.folder}: leave --run out"
-                )
-            stored, self.state = _stored(config.resume, kind, type(config))
-            _check_same(config, stored)
+        self.folder, self.state = distributed.from_first(lambda: _begin(config, kind, label))
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._saved = time.monotonic()
         self._terminated = False
 
     def __enter__(self) -> Run:
-        self.folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(alone_in(self.folder))
-            position = None
-            if self.state is not None:
-                with taking_up(self.folder / NAME):
-                    position = self.state["metrics"]
-            elif (self.folder / CONFIG).exists():
-                position = 0  # stopped before its first checkpoint
-            self.recorder = stack.enter_context(Recorder(self.folder, resume_at=position))
-            if position is None:
-                self.recorder.write_text(CONFIG, to_toml(self.config))
+            with distributed.together():
+                self.recorder = Unheard(self.folder) if distributed.rank() else self._record(stack)
             self._listen(stack)
             self._open = stack.pop_all()
         return self
+
+    def _record(self, stack: ExitStack) -> Recorder:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(alone_in(self.folder))
+        position = None
+        if self.state is not None:
+            with taking_up(self.folder / NAME):
+                position = self.state["metrics"]
+        elif (self.folder / CONFIG).exists():
+            position = 0  # stopped before its first checkpoint
+        recorder = stack.enter_context(Recorder(self.folder, resume_at=position))
+        if position is None:
+            recorder.write_text(CONFIG, to_toml(self.config))
+        return recorder
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
@@ -134,7 +127,7 @@ class Run:
     def describe(self, device: torch.device, **facts: Any) -> None:
         """Write environment.json, at the beginning of a run only."""
         if self.state is None:
-            self.recorder.write_json("environment.json", environment(device) | facts)
+            self.recorder.write_json("environment.json", environment(device) | {"ranks": distributed.world()} | facts)
 
     def save(self, state: dict[str, Any], rows: int | None = None) -> None:
         """Replace the checkpoint; the random state and the place in metrics.jsonl go with it. Rows after number
@@ -142,15 +135,18 @@ class Run:
 
         Leaves by SystemExit if SIGTERM has arrived.
         """
+        terminated = distributed.any_of(self._terminated)
         config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
         position = self.recorder.position(rows)
         common = {"config": config, "metrics": position, "random": _random_state()}
-        save_checkpoint(self.folder / NAME, self.kind, common | state)
+        if distributed.rank() == 0:
+            save_checkpoint(self.folder / NAME, self.kind, common | state)
         if rows is not None:  # after the checkpoint: one that is resumed from cuts what is beyond its place
             self.recorder.cut(position)
         self._saved = time.monotonic()
-        if self._terminated:
-            print(f"fastdarts: terminated; go on with --resume {self.folder}", file=sys.stderr)
+        if terminated:
+            if distributed.rank() == 0:
+                print(f"fastdarts: terminated; go on with --resume {self.folder}", file=sys.stderr)
             raise SystemExit(0)
 
     def write_genotype(self, architecture: Architecture) -> None:
@@ -159,20 +155,53 @@ class Run:
         for kind, svg in architecture.space.draw(architecture.genotype).items():
             self.recorder.write_text(f"{kind}.svg", svg)
 
+    def write_weights(self, name: str, model: torch.nn.Module) -> None:
+        """Write the state dict of ``model``."""
+        if distributed.rank() == 0:
+            weights = io.BytesIO()
+            torch.save(model.state_dict(), weights)
+            atomic_write(self.folder / name, weights.getvalue())
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write result.json and the report."""
+        self.recorder.write_json("result.json", result)
+        if distributed.rank() == 0:
+            write_report(self.folder)
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl so far."""
-        return read_metrics(self.folder)
+        return distributed.from_first(lambda: read_metrics(self.folder))
 
     def due(self) -> bool:
         """Whether a checkpoint within the epoch is due."""
-        return self._terminated or time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        late = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
+        return distributed.any_of(self._terminated or late)
 
     def attend(self, batches: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
         """The batches of a measurement, which changes nothing: after SIGTERM ``save`` does not wait for its end."""
         for batch in batches:
-            if self._terminated:
+            if distributed.any_of(self._terminated):
                 save()
             yield batch
+
+
+def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of a run, and its last state if it goes on."""
+    if config.resume is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = config.run or Path("runs") / f"{kind}-{label}-{stamp}"
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise FastdartsError(
+                f"{folder} exists and is not an empty folder: go on with its run by --resume {folder}, or name a new "
+                "folder with --run"
+            )
+        return folder, None
+    folder = find_checkpoint(config.resume).parent
+    if config.run is not None and config.run.resolve() != folder.resolve():
+        raise FastdartsError(f"--run is {config.run} but the run to resume lies in {folder}: leave --run out")
+    stored, state = _stored(config.resume, kind, type(config))
+    _check_same(config, stored)
+    return folder, state
 
 
 @contextmanager
@@ -212,7 +241,9 @@ def _random_state() -> list[torch.Tensor]:
 def restore_random_state(states: list[torch.Tensor]) -> None:
     """Put back what :meth:`Run.save` stored."""
     torch.set_rng_state(states[0])
-    if len(states) > 1:
+    if len(states) > 1 and distributed.world() > 1:
+        torch.cuda.set_rng_state(states[1])  # of the first GPU, where rank 0 was: all ranks draw the same
+    elif len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
 
 
@@ -224,6 +255,7 @@ def prepare_device(config: RunConfig) -> torch.device:
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = distributed.own_device(name)
     try:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # the meta device has no values

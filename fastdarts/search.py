@@ -20,13 +20,13 @@ from fastdarts.config import SearchConfig, resolve
 from fastdarts.curvature import Exact as Product
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
+from fastdarts.distributed import check_batch, from_first, joined, smallest_batch, together, world
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Passes
 from fastdarts.memory import Estimate, estimate, fit
 from fastdarts.projection import Projection, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
-from fastdarts.report import write_report
 from fastdarts.rollback import Rollback
 from fastdarts.runs import Run, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, find_space
@@ -45,25 +45,36 @@ def search(config: SearchConfig) -> dict[str, Any]:
     epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
     :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
     :class:`fastdarts.errors.NotFinite` if a loss or a gradient is not finite, with the last checkpoint as it was. After
-    SIGTERM it saves and raises SystemExit with code 0.
+    SIGTERM it saves and raises SystemExit with code 0. Started by torchrun, or where torch.distributed has a process
+    group, all ranks search as one and return the same.
     """
-    validate(config)
-    if config.method == "select":
-        config = spell_out(config)
-    config = resolve(config)
-    data, indices = prepare_data(config)
-    if config.method == "lambda-darts" or config.alignment_every:
-        with torch.device("meta"):
-            aligned_cells(network(config, data))
-    halves = split(len(indices), config.train_portion)
-    device = prepare_device(config)
-    if config.partial > 1:  # which does not fit all sizes of images
-        with torch.device("meta"), torch.no_grad():
-            network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+    with joined():
+        return _search(config)
+
+
+def _search(config: SearchConfig) -> dict[str, Any]:
+    with together():
+        validate(config)
+        if config.method == "select":
+            config = spell_out(config)
+        config = resolve(config)
+        data, indices = prepare_data(config)
+        if config.method == "lambda-darts" or config.alignment_every:
+            with torch.device("meta"):
+                aligned_cells(network(config, data))
+        halves = split(len(indices), config.train_portion)
+        for half in halves:
+            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
+        device = prepare_device(config)
+        if config.partial > 1:  # which does not fit all sizes of images
+            with torch.device("meta"), torch.no_grad():
+                network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
     line = None
     if isinstance(METHODS[config.method], GradientSearch):
         shape = len(data.classes), (data.channels, *data.size), device
-        config, _, line = fit(config, lambda config: step_memory(config, *shape))
+        own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
+        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape)))
+        config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
     with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress:
         run.describe(
             device,
@@ -78,8 +89,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
-        run.recorder.write_json("result.json", result)
-        write_report(run.folder)
+        run.finish(result)
     return result | {"run": str(run.folder)}
 
 
@@ -112,7 +122,8 @@ class GradientSearch:
         augment = functools.partial(train_transform, data, round(config.cutout * min(data.size)))
 
         def batches(indices: range, seed: int, size: int = config.batch_size) -> Batches:
-            return Batches(data.train, indices, size, augment(), seed, workers=config.workers)
+            options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn, config.accumulate)}
+            return Batches(data.train, indices, size, augment(), seed, **options)
 
         train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
         arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None

@@ -15,12 +15,14 @@ from fastdarts.architect import Architect
 from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.data import ImageData
+from fastdarts.distributed import average, first_of, give, summed, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled, parts
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Notation, find_space
-from fastdarts.training import Meter, check_gradients, finite
+from fastdarts.sync_bn import synchronise
+from fastdarts.training import Meter, check_gradients, finite, statistics_of
 from fastdarts.weight_sharing import random_logits
 
 
@@ -59,7 +61,8 @@ def regulariser(config: SearchConfig) -> Alignment | None:
 
 
 class Supernet:
-    """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation."""
+    """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation; of several
+    ranks, the same on all of them."""
 
     def __init__(self, config: SearchConfig, data: ImageData, device: torch.device):
         config = resolve(config)
@@ -69,6 +72,10 @@ class Supernet:
         model = network(config, data)
         # fake parameters are made where they belong, and cannot move
         self.model = model if is_fake(next(model.parameters())) else model.to(device)
+        if config.sync_bn:
+            synchronise(self.model)
+        give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
+        self._statistics = [] if config.sync_bn else statistics_of(self.model)
         self.regulariser = regulariser(config)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
@@ -109,7 +116,7 @@ class Supernet:
         step: int,
     ) -> float:
         """Alphas first, then weights; or both at once if there is no ``arch_batch``. Returns the loss that moved the
-        alphas; in the warm-up they do not move, and it is 0."""
+        alphas; in the warm-up they do not move, and it is 0. Batches are this rank's part."""
         x, y = (t.to(self.device) for t in batch)
         arch_loss, learning = 0.0, epoch >= self.config.warmup
         joint = learning and arch_batch is None
@@ -135,16 +142,19 @@ class Supernet:
             value, outputs = 0.0, []
             for (x_part, y_part), share in parts((x, y), self.config.accumulate):
                 logits = self.logits(x_part)
-                loss = self.model._criterion(logits, y_part)
-                value += share * finite(loss, "training", epoch, step)
-                loss = loss if share == 1 else share * loss
+                loss = weighed(self.model._criterion(logits, y_part), share)
+                value += finite(summed([loss])[0], "training", epoch, step)
                 loss.backward(inputs=None if joint else weights)
                 outputs.append(logits.detach())
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         if joint:
+            alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
+            for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
+                alpha.grad = gradient
             self.architect.optimizer.step()
             arch_loss = value
+        average(self._statistics)
         meter.update(value, torch.cat(outputs), y)
         return arch_loss
 
@@ -157,9 +167,10 @@ class Supernet:
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             results = {"images": x, f"{batch} loss": loss}
             results |= {f"gradient of {name}": g for name, g in zip(weights, gradients, strict=True) if g is not None}
-            for name, result in results.items():
-                if not result.isfinite().all():
-                    return NotFinite(name, result[~result.isfinite()].flatten()[0].item(), batch, at)
+            strange = ((name, result[~result.isfinite()].flatten()) for name, result in results.items())
+            found = first_of(next(((name, values[0].item()) for name, values in strange if len(values)), None))
+            if found:
+                return NotFinite(*found, batch, at)
         return NotFinite(error.tensor, error.value, error.batch, at)
 
     def difference_error(self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor]) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +15,13 @@ from torch import Tensor
 
 from fastdarts.batches import Batches
 from fastdarts.data import ImageData
+from fastdarts.distributed import average, give, share, summed, total, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
-from fastdarts.recorder import Progress, atomic_write
+from fastdarts.recorder import Progress
 from fastdarts.runs import Run
 from fastdarts.spaces import Architecture
+from fastdarts.sync_bn import synchronise
 
 
 @dataclass
@@ -32,10 +33,12 @@ class Meter:
     count: int = 0
 
     def update(self, loss: float, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: its mean loss, logits [N, classes] and labels [N]."""
-        self.loss += loss * len(target)
-        self.wrong += (logits.argmax(1) != target).sum().item()
-        self.count += len(target)
+        """Count a batch: its mean loss, logits [N, classes] and labels [N]; of several ranks, the loss of all and the
+        logits of this one."""
+        wrong, count = map(int, total((logits.argmax(1) != target).sum().item(), len(target)))
+        self.loss += loss * count
+        self.wrong += wrong
+        self.count += count
 
     def summary(self, prefix: str) -> dict[str, float]:
         """``{prefix}_loss`` and ``{prefix}_error`` (percent)."""
@@ -53,24 +56,34 @@ def finite(loss: Tensor, batch: str, epoch: int, step: int) -> float:
 def check_gradients(model: nn.Module, optimizer: SGD, epoch: int, step: int) -> None:
     """Raise :class:`NotFinite` with the name of the first gradient that holds NaN or an infinity, before any update."""
     if not math.isfinite(optimizer.norm().item()):
+        gradients = {id(w): g for w, g in optimizer.gathered()}
         for name, w in model.named_parameters():
-            if w.grad is not None and not w.grad.isfinite().all():
-                value = w.grad[~w.grad.isfinite()][0].item()
+            gradient = gradients[id(w)]
+            if not gradient.isfinite().all():
+                value = gradient[~gradient.isfinite()][0].item()
                 raise NotFinite(f"gradient of {name}", value, "training", f"epoch {epoch}, step {step}")
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """The running statistics. Where each BatchNorm sees its own part of a batch only, their means over the ranks are
+    taken after every step: a mean of moving averages is the moving average of the means."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
 
 
 @torch.no_grad()
 def measure(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, prefix: str
 ) -> dict[str, float]:
-    """Cross-entropy and error (percent) of ``model`` in evaluation mode; the model is left in training mode."""
+    """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks; the model is
+    left in training mode."""
     meter = Meter()
     model.eval()
     for x, y in batches:
         x, y = x.to(device), y.to(device)
         logits = model(x)
         logits = logits[0] if isinstance(logits, tuple) else logits
-        meter.update(F.cross_entropy(logits, y).item(), logits, y)
+        (loss,) = total(share(len(y)) * F.cross_entropy(logits, y).item())
+        meter.update(loss, logits, y)
     model.train()
     return meter.summary(prefix)
 
@@ -95,6 +108,7 @@ class Recipe:
     auxiliary_weight: float
     drop_path_prob: float
     label_smoothing: float
+    sync_bn: bool
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,10 @@ class Training:
         space, genotype = job.architecture
         sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
         self.model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels).to(device)
+        if recipe.sync_bn:
+            synchronise(self.model)
+        give([*self.model.parameters(), *self.model.buffers()])
+        self._statistics = [] if recipe.sync_bn else statistics_of(self.model)
         self.optimizer = SGD(
             self.model.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.grad_clip
         )
@@ -131,20 +149,21 @@ class Training:
         self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
 
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
-        """One SGD step on a batch of images [N, C, H, W] and labels [N]."""
+        """One SGD step on a batch of images [N, C, H, W] and labels [N], of this rank's part of it."""
         recipe = self.recipe
         x, y = x.to(self.device), y.to(self.device)
         self.optimizer.zero_grad()
         logits, logits_aux = self.model(x)
-        loss = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-        value = finite(loss, "training", epoch, step)
+        loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
+        value = finite(summed([weighed(loss, own)])[0], "training", epoch, step)
         if logits_aux is not None:
             loss = loss + recipe.auxiliary_weight * F.cross_entropy(
                 logits_aux, y, label_smoothing=recipe.label_smoothing
             )
-        loss.backward()
+        weighed(loss, own).backward()
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
+        average(self._statistics)
         meter.update(value, logits.detach(), y)
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,9 +206,7 @@ def train_all(
         training = Training(job, recipe, data, device)
         error = _train(training, job, errors, state, *batches(job), prefix, run, progress, judge_last)
         errors.append(error)
-        weights = io.BytesIO()
-        torch.save(training.model.state_dict(), weights)
-        atomic_write(run.folder / f"weights_{_mark(job, '_')}.pt", weights.getvalue())
+        run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
         state = {"errors": errors, "training": None}
         run.save(state)
     return errors

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdarts.batches import Batches
 from fastdarts.discretise import batch_statistics
+from fastdarts.distributed import total
 from fastdarts.drawing import edge_nodes
 from fastdarts.recorder import Progress
 from fastdarts.relaxed import Chosen, Relaxed
@@ -43,6 +44,7 @@ def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[tuple
         for x, y in batches:
             wrong += (random_logits(model, space, nodes, x, generator).argmax(1) != y).sum().item()
             count += len(y)
+    wrong, count = total(wrong, count)
     return {"valid_error": 100 * wrong / count}
 
 
@@ -66,6 +68,7 @@ def select(
             wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
             count += len(y)
         progress.advance()
+        wrong, count = total(wrong, count)
         return 100 * wrong / count
 
     with batch_statistics(model):

@@ -21,6 +21,7 @@ from fastdarts.kernels.mixed_op import (
     working_memory,
 )
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
+from fastdarts.kernels.processes import add_up, alone, collective, gather, joined, normalise, rank, world
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
 __all__ = [
@@ -33,15 +34,23 @@ __all__ = [
     "SEP_CONV",
     "STRIDES",
     "Implementation",
+    "add_up",
+    "alone",
+    "collective",
     "flat",
+    "gather",
     "implementations",
+    "joined",
     "kink_sizes",
     "memory_format",
     "mixed_op",
     "mixed_sum",
     "native",
+    "normalise",
+    "rank",
     "release_memory",
     "run_flat",
     "why_no_kernel",
     "working_memory",
+    "world",
 ]

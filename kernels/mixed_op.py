@@ -32,6 +32,9 @@ and noise are always computed again. `seeds`, int64, has one for every candidate
 
 With `bypass` only the first C' of the K·C' channels of x come here; kernels/interleave.py takes the others past.
 
+With `images`, above 0, other processes have the rest of a batch of so many (kernels/processes.py): μ_r, σ²_r and the
+two sums in dL/dz_r are those of all of it, M = images·H'·W', while doffset and dgain are what this part adds.
+
 `note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
 so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
 empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
@@ -45,7 +48,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.kernels import interleave
+from fastdarts.kernels import interleave, processes
 from fastdarts.kernels.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.registry import define, select
@@ -99,6 +102,7 @@ def _forward(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     eps: float,
+    images: int,
     keep: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
@@ -123,9 +127,13 @@ def _forward(
                     z.append(y.contiguous(memory_format=LAST))
                 if not training:
                     mean, var = running_mean[row], running_var[row]
-                # momentum 1 leaves the statistics of this very batch in mean and var; PyTorch's sums over channels-last
-                # maps round ten times worse than over contiguous ones
-                y, step = F.batch_norm(y.contiguous(), mean, var, training=training, momentum=1.0, eps=eps), 1
+                step = 1
+                if images:
+                    y, mean, var = processes.normalise(y.to(gain.dtype), images, eps)
+                else:
+                    # momentum 1 leaves the statistics of this very batch in mean and var; PyTorch's sums over
+                    # channels-last maps round ten times worse than over contiguous ones
+                    y = F.batch_norm(y.contiguous(), mean, var, training=training, momentum=1.0, eps=eps)
             y = y * gain[row].view(-1, 1, 1)
             y = y if offset is None else y + offset[row].view(-1, 1, 1)
             y = y.to(x.dtype) if half is not halves[-1] else y  # what a convolution reads
@@ -143,7 +151,7 @@ def _forward(
 
 
 def _forward_fake(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep,
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, keep,
     kinks=(), note=False,
 ):  # fmt: skip
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
@@ -186,6 +194,7 @@ def _backward(
     var: Tensor,
     training: bool,
     eps: float,
+    images: int,
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
@@ -204,10 +213,8 @@ def _backward(
         x, gain = leaf(x, need_x), leaf(gain, True)
         offset = None if offset is None else leaf(offset, True)
         weights = [leaf(w, need_weights) for w in weights]
-        running = (None, None) if training else (mean, var)
-        out, *_ = _forward(
-            x, [], gain, offset, weights, seeds, candidates, len(grad), stride, *running, eps, False, kinks
-        )
+        options = stride, *((None, None) if training else (mean, var)), eps, images, False, kinks
+        out, *_ = _forward(x, [], gain, offset, weights, seeds, candidates, len(grad), *options)
         wanted = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
         gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph, materialize_grads=True))
         dgain = next(gradients)
@@ -217,8 +224,8 @@ def _backward(
 
 
 def _backward_fake(
-    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights,
-    kinks=(),
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
+    need_weights, kinks=(),
 ):  # fmt: skip
     return (
         x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
@@ -230,8 +237,8 @@ def _backward_fake(
 
 forward_op = define(
     "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
-    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, bool keep, Tensor[] kinks,"
-    " bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
+    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool keep,"
+    " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
     triton=".triton.mixed_op:forward",
@@ -239,8 +246,9 @@ forward_op = define(
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
-    " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, bool need_x,"
-    " bool need_weights, Tensor[] kinks) -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
+    " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, int images,"
+    " bool need_x, bool need_weights, Tensor[] kinks)"
+    " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
     triton=".triton.mixed_op:backward",
@@ -251,7 +259,7 @@ backward_op = define(
 class _MixedOp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, impl, candidates, edges, stride, eps, keep, kinks, noted, seeds, running_mean, running_var,
+        ctx, impl, candidates, edges, stride, eps, images, keep, kinks, noted, seeds, running_mean, running_var,
         x, gain, offset, beta, *rest,
     ):  # fmt: skip
         device, dtype = x.device.type, x.dtype
@@ -261,8 +269,8 @@ class _MixedOp(torch.autograd.Function):
         run = select(forward_op, impl, device, dtype, lacking)
         part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
-            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep,
-            kinks, noted is not None,
+            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
+            keep, kinks, noted is not None,
         )  # fmt: skip
         if noted is not None:
             noted += found
@@ -270,7 +278,8 @@ class _MixedOp(torch.autograd.Function):
             out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
             ctx.split = select(interleave.backward_op, impl, device, dtype)
         ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
-        ctx.candidates, ctx.stride, ctx.eps, ctx.training = candidates, stride, eps, running_mean is None
+        ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
+        ctx.training = running_mean is None
         ctx.count, ctx.has_base = count, bool(base)
         ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
         ctx.mark_non_differentiable(mean, var)
@@ -280,7 +289,7 @@ class _MixedOp(torch.autograd.Function):
     def backward(ctx, *grad):
         x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
         weights, z = rest[: ctx.count], rest[ctx.count :]
-        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[11:]
+        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
         wanted = any(need_weights) and _wanted(ctx, ctx.count, ctx.count)
         grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
@@ -295,14 +304,14 @@ class _MixedOp(torch.autograd.Function):
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
             own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, need_x, wanted, ctx.kinks, *graph,
+            ctx.training, ctx.eps, ctx.images, need_x, wanted, ctx.kinks, *graph,
         )  # fmt: skip
         if beta is None:
             dx = dpart
         elif need_x:
             _head(dx, gain).copy_(dpart)
         return (
-            *(None,) * 11,
+            *(None,) * 12,
             dx if need_x else None,
             dgain if need_gain else None,
             doffset if need_offset else None,
@@ -329,10 +338,10 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
     if not backward and func is not forward_op.dispatch:
         return [], 0
     if backward:
-        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args[:15]
+        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args[:16]
         again = not z
     else:
-        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args[:13]
+        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args[:14]
         again, need_x, need_weights = not keep, False, False
     kinds = candidates[1::4]
     second = kinds.count(SEP_CONV)
@@ -382,6 +391,7 @@ def mixed_op(
     stride: int,
     running: tuple[Tensor, Tensor] | None,
     eps: float,
+    images: int,
     keep: bool,
     impl: str | None,
     bypass: Tensor | None,
@@ -395,7 +405,7 @@ def mixed_op(
     keep = keep and torch.is_grad_enabled()
     tables, noted = (x, gain, offset, bypass), [] if note else None
     *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, keep, tuple(kinks), noted, seeds, *(running or (None, None)), *tables,
-        *base, *weights,
+        impl, candidates, edges, stride, eps, images, keep, tuple(kinks), noted, seeds, *(running or (None, None)),
+        *tables, *base, *weights,
     )  # fmt: skip
     return out, mean, var, noted or []

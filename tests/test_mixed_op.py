@@ -130,13 +130,13 @@ def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tupl
         patch.setattr(registry, "STRICT", False)
         patch.setattr("fastdarts.kernels.mixed_op", lambda *args: calls.append(args) or ([], None, None, []))
         case.ours(tensors)
-    *first, running, eps, _, _, _, _, _ = calls[0]
+    *first, running, eps, images, _, _, _, _, _ = calls[0]
     first = [[t.detach() for t in a] if isinstance(a, list) and torch.is_tensor((a or [0])[0]) else a for a in first]
     first = [a.detach() if torch.is_tensor(a) else a for a in first]
     x, _, gain, offset, weights, seeds, candidates, _, stride = first
-    forward = (*first, *(running or (None, None)), eps, keep, [], False)
+    forward = (*first, *(running or (None, None)), eps, images, keep, [], False)
     _, z, mean, var, _ = forward_op.dispatch(*forward)
-    backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps)
+    backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps, images)
     return tensors, forward, backward
 
 

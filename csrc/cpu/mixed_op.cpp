@@ -187,20 +187,33 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       from[f.row] = pool[f.kind];  // the same for all edges
     }
     const int64_t C = program.outputs;
-    const double count = static_cast<double>(program.samples * program.pixels());
+    // Mean and Σ (z − mean)² of sets that `each` goes through, with the size of each.
+    const auto joined = [](double count, const auto& each) {
+      double mean = 0, squares = 0;
+      each([&](double n, double m, double) { mean += m * (n / count); });
+      each([&](double n, double m, double s) { squares += s + n * (m - mean) * (m - mean); });
+      return std::pair(mean, squares);
+    };
+    std::vector<double> own{static_cast<double>(program.samples * program.pixels())};
     for (int64_t row = 0; row < program.rows; ++row) {
-      if (from[row] < 0) continue;
-      for (int64_t c = 0; c < C; ++c) {
-        double mean = 0, squares = 0;
-        const auto each = [&](const auto& body) {
+      for (int64_t c = 0; c < C && from[row] >= 0; ++c) {
+        const auto [mean, squares] = joined(own[0], [&](const auto& body) {
           for (int64_t chunk = 0; chunk < program.chunks(); ++chunk) {
             const double* p = moments(partial, chunk, from[row]) + c;
             const double n = static_cast<double>((program.chunk(chunk + 1) - program.chunk(chunk)) * program.pixels());
             body(n, p[0] + p[C] / n, p[2 * C] - p[C] * p[C] / n);
           }
-        };
-        each([&](double n, double m, double) { mean += m * (n / count); });
-        each([&](double n, double m, double s) { squares += s + n * (m - mean) * (m - mean); });
+        });
+        own.push_back(mean), own.push_back(squares);
+      }
+    }
+    const std::vector<double> all = program.images ? gather(own) : own;
+    const double count = program.count();
+    for (size_t row = 0, at = 1; at < own.size(); ++row) {
+      for (int64_t c = 0; c < C && from[row] >= 0; ++c, at += 2) {
+        const auto [mean, squares] = joined(count, [&](const auto& body) {
+          for (size_t p = 0; p < all.size(); p += own.size()) body(all[p], all[p + at], all[p + at + 1]);
+        });
         const int64_t i = row * C + c;
         to.var[i] = static_cast<T>((squares < 0 ? 0 : squares) / (count - 1));  // a comparison that lets NaN through
         to.tables.mean[i] = static_cast<T>(mean);  // as rounded as the backward will see them
@@ -267,9 +280,10 @@ template void recompute(const Program&, const double*, const std::vector<const d
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
-    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, bool keep,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool keep,
     std::vector<Tensor> kinks, bool note) {
   Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
+  program.images = images;
   std::vector<Tensor> others = weights;
   others.push_back(gain);
   for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {

@@ -41,20 +41,32 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     if (to.dx || !to.weights.empty()) first_pass(to, memory, where, rows);
   }
 
-  // From Σ g and Σ g (z − mean) of a row: the gradients of its gain and offset, the coefficients of dL/dz.
-  RawCoefficients coefficients(const BackwardOperands<T>& to, int64_t row, const double* first,
-                               const double* second) const {
+  // From Σ g and Σ g (z − mean) of a row: the gradients of its gain and offset, the coefficients of dL/dz. These want
+  // the sums over all processes, which lie `others` behind those of this one.
+  RawCoefficients coefficients(const BackwardOperands<T>& to, int64_t row, const double* first, const double* second,
+                               int64_t others) const {
     RawCoefficients result;
     const Tables& t = to.tables;
-    const double count = static_cast<double>(program.samples * program.pixels());
+    const double count = program.count();
     for (int64_t c = 0; c < program.outputs; ++c) {
       const int64_t i = row * program.outputs + c;
       to.gain[i] = second[c] * t.rstd[i];
       to.offset[i] = first[c];
+      const double all[2] = {first[c + others], second[c + others]};
       result.scale.push_back(t.scale(i));
-      result.shift.push_back(to.training ? first[c] / count : 0);
-      result.slope.push_back(to.training ? -t.scale(i) * t.rstd[i] * t.rstd[i] * second[c] / count : 0);
+      result.shift.push_back(to.training ? all[0] / count : 0);
+      result.slope.push_back(to.training ? -t.scale(i) * t.rstd[i] * t.rstd[i] * all[1] / count : 0);
     }
+    return result;
+  }
+
+  // `own` and, behind them, their sums over all processes.
+  std::vector<double> with_all(const double* own, int64_t size) const {
+    std::vector<double> result(own, own + size);
+    if (!program.images) return result;
+    const std::vector<double> all = gather(result);
+    result.resize(2 * size);
+    for (size_t i = 0; i < all.size(); ++i) result[size + i % size] += all[i];
     return result;
   }
 
@@ -92,12 +104,14 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
       };
     });
     for (int64_t i = size; i < program.chunks() * size; ++i) partial[i % size] += partial[i];
+    const std::vector<double> totals = with_all(partial, size);
+    const double* second = totals.data();
     for (int64_t e = 0, i = 0; e < program.edges; ++e) {
-      const double* first = partial;
-      partial += C;
-      for (; i < finals && program.finals[i].edge == e; ++i, partial += C) {
+      const double* first = second;
+      second += C;
+      for (; i < finals && program.finals[i].edge == e; ++i, second += C) {
         const int64_t row = program.finals[i].row;
-        rows[row] = coefficients(to, row, first, partial);
+        rows[row] = coefficients(to, row, first, second, totals.size() - size);
       }
     }
   }
@@ -162,10 +176,14 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     for (int64_t i = count * 2 * C; i < program.chunks() * count * 2 * C; ++i)
       partial[i % (count * 2 * C)] += partial[i];
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = program.second[i].source;
       double* total = partial + i * 2 * C;
-      for (int64_t c = 0; c < C && !means[i]; ++c) total[C + c] /= to.tables.scale(row * C + c);
-      rows[row] = coefficients(to, row, total, total + C);
+      for (int64_t c = 0; c < C && !means[i]; ++c) total[C + c] /= to.tables.scale(program.second[i].source * C + c);
+    }
+    const std::vector<double> totals = with_all(partial, count * 2 * C);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = program.second[i].source;
+      const double* total = totals.data() + i * 2 * C;
+      rows[row] = coefficients(to, row, total, total + C, totals.size() - count * 2 * C);
     }
     reduce(to, stages, weights, size);
   }
@@ -280,8 +298,9 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
-    Tensor var, bool training, double eps, bool need_x, bool need_weights, std::vector<Tensor> kinks) {
+    Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks) {
   Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
+  program.images = images;
   program.set_kinks(kinks, true);
   std::vector<Tensor> others = weights, outputs = grad;
   others.insert(others.end(), {gain, mean, var});
@@ -303,7 +322,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   Tensor doffset = torch::stable::new_empty(gain, offset ? shape : std::vector<int64_t>{0});
   const auto run = [&]<typename T>() {
     Tables t = tables<T>(program, gain, offset);
-    const double count = static_cast<double>(program.samples * program.pixels());
+    const double count = program.count();
     take_statistics<T>(program, mean, var, training ? (count - 1) / count : 1.0, eps, t);
     const std::vector<const T*> w = addresses<T>(std::as_const(weights));
     if (again) recompute<T>(program, x.const_data_ptr<T>(), w, t, addresses<T>(z));

@@ -14,6 +14,7 @@
 #include "cpu/kinks.h"
 #include "cpu/pooled.h"
 #include "cpu/vectors.h"
+#include "processes.h"
 
 namespace fastdarts {
 
@@ -43,6 +44,7 @@ struct Final {  // one term of an edge's sum
 
 struct Program {
   int64_t samples, inputs, outputs, height, width, stride, edges;
+  int64_t images = 0;  // of the whole batch, where other processes have the rest of it; else 0
   int64_t rows = 0, raw = 0, weights = 0, border = 0;
   std::vector<uint64_t> seeds;
   bool max_pool = false, avg_pool = false, skip = false;
@@ -76,6 +78,9 @@ struct Program {
   int64_t out_rows() const { return (height - 1) / stride + 1; }
   int64_t out_columns() const { return (width - 1) / stride + 1; }
   int64_t pixels() const { return out_rows() * out_columns(); }
+  double count() const {  // of the values that a channel is normalised by
+    return static_cast<double>((images ? images : samples) * pixels());
+  }
   int64_t in_size() const { return height * width * inputs; }  // of one sample
   int64_t out_size() const { return pixels() * outputs; }
   int64_t groups() const {  // the largest number of channel groups that a strip has

@@ -3,7 +3,21 @@
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import MEMORY, Candidate, MixedOpResult, has_kernel, mixed_op, noise_seeds
 from fastdarts.functional.mixed_sum import MixedSum, mixed_sum
-from fastdarts.kernels import Implementation, implementations, native, release_memory, working_memory
+from fastdarts.kernels import (
+    Implementation,
+    add_up,
+    alone,
+    collective,
+    gather,
+    implementations,
+    joined,
+    native,
+    normalise,
+    rank,
+    release_memory,
+    working_memory,
+    world,
+)
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
 
@@ -15,18 +29,26 @@ __all__ = [
     "Launch",
     "MixedOpResult",
     "MixedSum",
+    "add_up",
+    "alone",
+    "collective",
     "flat_hypergradient",
     "flat_norm",
     "flat_perturb",
     "flat_sgd",
     "flat_unroll",
+    "gather",
     "has_kernel",
     "implementations",
+    "joined",
     "mixed_op",
     "mixed_sum",
     "native",
     "noise_seeds",
+    "normalise",
+    "rank",
     "release_memory",
     "standard_normal",
     "working_memory",
+    "world",
 ]

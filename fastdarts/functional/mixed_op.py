@@ -58,6 +58,7 @@ def mixed_op(
     memory: str = "store",
     partial: int = 1,
     bypass: Tensor | None = None,
+    synchronised: bool = False,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
     impl: str | None = None,
@@ -84,6 +85,8 @@ def mixed_op(
         others bypass them, through a maximum over 2×2 pixels at stride 2 (H and W must be even), and a channel shuffle
         spreads both, so that out and base have C channels: the candidates' sum in every K-th, from 0 on
     bypass: [E], with partial > 1: the weight of what bypasses the candidates of each edge
+    synchronised: normalise by the statistics of the batch over all processes of torch.distributed, each of which has a
+        part of it (sizes may differ) and makes the same call; gradients are right where their losses add up to one
     kinks: nothing, or what a call with the same shapes and candidates has noted: ReLUs and max pools then decide as
         they did there, so that the function is smooth. Not with partial > 1 at stride 2
     note: also return the kinks of this call, uint8 tensors for nothing but that
@@ -121,7 +124,11 @@ def mixed_op(
     table, weights = _flatten(candidates, edges, stride, c_in, c_out)
     rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
     size = (n, c_out * partial, (height - 1) // stride + 1, (width - 1) // stride + 1)
-    if running is None and n * size[2] * size[3] == 1 and any(c.kind not in ("skip", "noise") for c in candidates):
+    images, count = 0, n * size[2] * size[3]
+    if synchronised and running is None and kernels.world() > 1:
+        images = int(kernels.add_up(torch.tensor(n)))
+        count = images * size[2] * size[3]
+    if running is None and count == 1 and any(c.kind not in ("skip", "noise") for c in candidates):
         raise FastdartsError(
             f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
             "use a larger batch or pass running statistics."
@@ -167,6 +174,7 @@ def mixed_op(
             stride,
             running,
             eps,
+            images,
             memory == "store",
             impl,
             bypass,
@@ -177,9 +185,11 @@ def mixed_op(
 
 
 def noise_seeds(count: int, device: torch.device) -> Tensor:
-    """int64 [count], any 64 bits, drawn from the default generator of `device`."""
+    """int64 [count], any 64 bits, drawn from the default generator of `device`; of several processes with the same
+    random state each has seeds of its own."""
     limits = torch.iinfo(torch.int64)
-    return torch.randint(limits.min, limits.max, (count,), device=device)
+    seeds = torch.randint(limits.min, limits.max, (count,), device=device)
+    return seeds + kernels.rank() if kernels.rank() else seeds
 
 
 def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdarts.distributed import refuse
 from fastdarts.flat import SGD
-from fastdarts.recorder import Progress, atomic_write
-from fastdarts.report import write_report
+from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
 from fastdarts.rnn.genotypes import Genotype, parse_genotype
 from fastdarts.rnn.model import RNNModel, Segment
@@ -35,6 +34,7 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     Returns what result.json holds: ``valid_perplexity``, ``test_perplexity``, ``parameters``, ... Raises and ends as
     :func:`fastdarts.evaluation.evaluate` does.
     """
+    refuse("the evaluation of a recurrent cell")
     validate(config)
     genotype = parse_genotype(config.genotype)
     # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
@@ -56,9 +56,7 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         _train(training, texts, run, progress)
         training.return_to_best()
-        weights = io.BytesIO()
-        torch.save(training.model.state_dict(), weights)
-        atomic_write(run.folder / "weights.pt", weights.getvalue())
+        run.write_weights("weights.pt", training.model)
         tested = measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch")
         rows = run.rows()
         result = {
@@ -70,8 +68,7 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
             "epochs": len(rows),
             "seconds": sum(row["seconds"] for row in rows),
         }
-        run.recorder.write_json("result.json", result)
-        write_report(run.folder)
+        run.finish(result)
     return result | {"run": str(run.folder)}
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastdarts.architect import Architect
+from fastdarts.distributed import refuse
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.recorder import Progress
-from fastdarts.report import write_report
 from fastdarts.rnn.config import RecurrentSearchConfig, validate
 from fastdarts.rnn.genotypes import PRIMITIVES, edges_of
 from fastdarts.rnn.model import RNNModelSearch, Segment
@@ -35,6 +35,7 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
     Returns what result.json holds: ``genotype`` (as a dict), ``valid_perplexity`` (of the supernet after the last
     epoch), ``epochs``, ``seconds``, and ``run``, the folder. Raises and ends as :func:`fastdarts.search.search` does.
     """
+    refuse("a recurrent search")
     validate(config)
     corpus = load_corpus(config.data, config.level, config.vocabulary)
     texts = {
@@ -61,8 +62,7 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
             "epochs": config.epochs,
             "seconds": sum(row["seconds"] for row in run.rows()),
         }
-        run.recorder.write_json("result.json", result)
-        write_report(run.folder)
+        run.finish(result)
     return result | {"run": str(run.folder)}
 
 

@@ -5,6 +5,10 @@ totals; gradients of the stages that end in a final row; middle gradients of sep
 first halves; of the pools; of the state; totals of the weight gradients. The maths stands in kernels/mixed_op.py; what
 a program works on is data, in small tables that are made once per kind of call. Sums over pixels are parts, one per
 chunk of pixels, that whoever needs them adds in a fixed order: no atomics, the same bits always.
+
+Where other processes have the rest of the batch, statistics and totals are joined between the launches. The kernels
+divide by the number of pixels here, P, and not by that of all, M: they get the totals times P/M, and a variance from
+which they find the right one.
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdarts.kernels.kinks import NO_KINKS
+from fastdarts.kernels.processes import add_up, gather
 from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
 from fastdarts.kernels.triton.tables import OF_MAX, tables_of
@@ -51,15 +56,20 @@ def _tile(channels: int, outputs: int, exact: bool) -> dict[str, dict[str, int]]
 
 
 class _Launch:
-    """Sizes, tables, tiles and grids shared by the launches of a call."""
+    """Sizes, tables, tiles and grids shared by the launches of a call; `images` of the whole batch, or 0."""
 
-    def __init__(self, x: Tensor, weights: Sequence[Tensor], gain: Tensor, candidates: Sequence[int], stride: int):
+    def __init__(
+        self, x: Tensor, weights: Sequence[Tensor], gain: Tensor, candidates: Sequence[int], stride: int, images: int
+    ):
         n, self.channels, self.height, self.width = x.shape
         self.outputs = gain.shape[1]
         self.out_height, self.out_width = ((size - 1) // stride + 1 for size in (self.height, self.width))
         self.P, self.pixels = n * self.out_height * self.out_width, n * self.height * self.width
         if self.pixels >= 2**30:
             raise ValueError(f"The Triton kernels take fewer than 2^30 values per channel, got {self.pixels}.")
+        self.of_all = self.P // n * images
+        if images and self.P == 1:
+            raise ValueError("The Triton kernels join statistics of two or more values per channel, here is one.")
         self.shape = (n, self.outputs, self.out_height, self.out_width)
         self.table = tables_of(tuple(candidates), self.outputs, x.device)
         self.x, self.stride = x, stride
@@ -110,6 +120,22 @@ class _Launch:
                 partial, mean, var, rows, self.outputs, self.P, self.step, self.chunks, BLOCK_T=64, BLOCK_C=16
             )
 
+    def join(self, rows: Tensor, mean: Tensor, var: Tensor) -> None:
+        """Overwrites mean and (unbiased) variance of these rows by those over all processes."""
+        own = torch.stack([mean[rows], var[rows] * (self.P - 1)]).double()
+        found = gather(torch.cat([own.new_full((1,), self.P), own.flatten()]))
+        sizes = found[:, :1, None] / self.of_all
+        means, squares = found[:, 1:].view(-1, 2, *own.shape[1:]).unbind(1)
+        mean[rows] = (joined := (sizes * means).sum(0)).to(mean.dtype)
+        squares = squares + self.of_all * sizes * (means - joined).square()
+        var[rows] = (squares.sum(0) / (self.of_all - 1)).to(var.dtype)
+
+    def for_kernels(self, var: Tensor) -> Tensor:
+        """What they take for a variance over P values where it is one over those of all processes."""
+        if not self.of_all:
+            return var
+        return var * ((self.of_all - 1) / self.of_all * self.P / (self.P - 1))
+
 
 def _without(kinks: Sequence[Tensor], note: bool = False) -> None:
     if kinks or note:
@@ -129,13 +155,14 @@ def forward(
     running_mean: Tensor | None,
     running_var: Tensor | None,
     eps: float,
+    images: int,
     keep: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op`."""
     _without(kinks, note)
-    at = _Launch(x, weights, gain, candidates, stride)
+    at = _Launch(x, weights, gain, candidates, stride, images)
     table, training = at.table, running_mean is None
     gain = gain.contiguous()
     offset = None if offset is None else offset.contiguous()
@@ -148,7 +175,7 @@ def forward(
             if len(table.plain):
                 mean.index_fill_(0, table.plain, 0.0), var.index_fill_(0, table.plain, 1.0)
         z = at.maps(table.raws)
-        raw, tables = tuple(z) or (x,), (gain, gain if offset is None else offset, mean, var)
+        raw, tables = tuple(z) or (x,), (gain, gain if offset is None else offset, mean, var.clone() if images else var)
         partial = at.partial(3, at.chunks) if training else gain
         at.run_stages(table.seconds, table.singles + table.firsts, raw, tables, partial, MOMENTS=training, **flags)
         if training and len(table.pooled):
@@ -156,11 +183,18 @@ def forward(
                 x, partial, table.pooled, *at.sizes, at.P, at.step, len(table.pooled),
                 MAX=OF_MAX, STRIDE=stride, **at.tile["maps"],
             )  # fmt: skip
+
+        def statistics(rows: Tensor, normalised: Tensor) -> None:
+            at.run_statistics(rows, partial, mean, var)
+            if images and len(normalised):
+                at.join(normalised, mean, var)
+                tables[3].copy_(at.for_kernels(var))
+
         if training:
-            at.run_statistics(table.first_rows, partial, mean, var)
+            statistics(table.first_rows, table.first_normalised)
         at.run_stages(0, table.seconds, raw, tables, partial, MOMENTS=training, **flags)
         if training:
-            at.run_statistics(table.second_rows, partial, mean, var)
+            statistics(table.second_rows, table.second_rows.long())
         out = at.maps(edges)
         mix.mix_kernel[at.map_tiles(at.P)](
             x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals if seeds is None else seeds,
@@ -185,15 +219,16 @@ def backward(
     var: Tensor,
     training: bool,
     eps: float,
+    images: int,
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op_backward`."""
     _without(kinks)
-    at = _Launch(x, weights, gain, candidates, stride)
+    at = _Launch(x, weights, gain, candidates, stride, images)
     table = at.table
-    gain, mean, var = gain.contiguous(), mean.contiguous(), var.contiguous()
+    gain, mean, var = gain.contiguous(), mean.contiguous(), at.for_kernels(var).contiguous()
     offset = None if offset is None else offset.contiguous()
     tables = (gain, gain if offset is None else offset, mean, var)
     flags = {"EPS": eps, "TRAINING": training}
@@ -207,6 +242,7 @@ def backward(
         middle = tuple(at.maps(table.firsts))
         gradients = (*grad, *middle)
         dgain, doffset = (torch.empty_like(gain, dtype=torch.float32) for _ in range(2))
+        own = tuple(torch.empty_like(t) if images else t for t in (dgain, doffset))  # of this process
         partial = at.partial(2, at.chunks)
         mix.gradient_sums_kernel[(at.chunks, at.blocks("maps"))](
             x, raw, tuple(grad), mean, table.finals if seeds is None else seeds, partial, table.finals, table.starts,
@@ -217,6 +253,10 @@ def backward(
             mix.gradient_totals_kernel[(len(rows), triton.cdiv(at.outputs, 16))](
                 partial, rows, plain, var, dgain, doffset, at.outputs, at.P, chunks, BLOCK_T=64, BLOCK_C=16, **flags
             )
+            if images:
+                rows = rows.long()
+                own[0][rows], own[1][rows] = here = torch.stack([dgain[rows], doffset[rows]])
+                dgain[rows], doffset[rows] = add_up(here.clone()) * (at.P / at.of_all)
 
         totals(partial, at.chunks, table.final_rows, table.final_plain)
         count = table.seconds + table.singles + table.firsts
@@ -246,10 +286,10 @@ def backward(
                 x, at.weights, raw, middle, *tables, t, partial, table.stages, *at.sizes, at.P, at.weight_step,
                 **flags, **has_offset, **at.tile["maps"],
             )  # fmt: skip
-            if through:
-                stage_gradients(table.seconds + table.singles, table.firsts, TOTALS=True)
-            else:
+            if images or not through:
                 totals(partial, at.weight_chunks, table.middle_rows, table.middle_plain)
+            if through:
+                stage_gradients(table.seconds + table.singles, table.firsts, TOTALS=not images)
         dx = _state_gradient(at, grad, tables, dgain, doffset, t, flags) if need_x else x.new_empty(0)
         dweights = [torch.empty_like(w) for w in weights] if need_weights else []
         if dweights:
@@ -257,7 +297,8 @@ def backward(
             stages_backward.weight_totals_kernel[(triton.cdiv(largest, 256), count)](
                 taps, products, tuple(dweights), table.stages, at.channels, at.outputs, at.weight_chunks, BLOCK=256
             )
-    return dx, dgain.to(gain.dtype), doffset.to(gain.dtype) if offset is not None else gain.new_empty(0), dweights
+    dgain, doffset = (t.to(gain.dtype) for t in own)
+    return dx, dgain, doffset if offset is not None else gain.new_empty(0), dweights
 
 
 def _state_gradient(at: _Launch, grad, tables, dgain: Tensor, doffset: Tensor, t: Tensor, flags: dict) -> Tensor:

@@ -27,6 +27,7 @@ class Tables(NamedTuple):
     plain: Tensor  # rows that nothing normalises: skip connections and noise
     noises: int
     first_rows: Tensor  # normalised rows that need no second half before them; ~row for a plain one
+    first_normalised: Tensor  # the same without plain ones, in int64
     second_rows: Tensor  # final rows of separable convolutions
     final_rows: Tensor
     final_plain: Tensor  # 1 for a plain one among them
@@ -94,6 +95,7 @@ def tables_of(candidates: tuple[int, ...], outputs: int, device: torch.device) -
         table(plain).long(),
         noises,
         table(middle_rows + normalised + [~row for row in plain]),
+        table(middle_rows + normalised).long(),
         table(second_rows),
         table(final_rows),
         table([int(row in plain) for row in final_rows]),

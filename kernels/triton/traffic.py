@@ -358,7 +358,7 @@ Schedule = list[tuple[str, list[tuple[int, Task]]]]
 
 
 def forward(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, keep, *_
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, keep, *_
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op` on these arguments, which need hold no data."""
     call = Call(x, gain, offset, candidates, stride, running_mean is None)
@@ -366,7 +366,8 @@ def forward(
 
 
 def backward(
-    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, need_x, need_weights, *_
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
+    need_weights, *_,
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op_backward`."""
     call = Call(x, gain, offset, candidates, stride, training)

@@ -1,0 +1,169 @@
+"""Two ranks, started by torchrun on the CPU: they agree bit for bit, and with --sync-bn they do what one does."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.compare import deviations_of
+from fastdarts.checkpoint import load_checkpoint
+from fastdarts.recorder import read_metrics
+from fastdarts.search import search
+from tests import ranks
+from tests.test_search import difference, outcome
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("ranks")
+
+
+def torchrun(*arguments: str, **options) -> subprocess.Popen:
+    """Two ranks of ``arguments``."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "--",
+        *arguments,
+    ]
+    env = os.environ | {"TRITON_INTERPRET": "1", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=env, **pipes, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    process = torchrun("tests.ranks", str(folder))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder) -> list[dict]:
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def same(ours: dict, truth: dict) -> None:
+    """Equal but for the rounding of double precision, which two steps of a network enlarge a thousandfold."""
+    assert ours.keys() == truth.keys()
+    for name, exact in truth.items():
+        torch.testing.assert_close(
+            ours[name], exact, rtol=1e-10, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("name", [*ranks.TRAINED, *ranks.APART, "evaluated"])
+def test_ranks_agree_bit_for_bit(found, name):
+    assert not difference(found[0][name], found[1][name])
+
+
+@pytest.mark.parametrize("name", ranks.TRAINED)
+def test_with_sync_bn_two_ranks_search_as_one(found, name):
+    """Alphas, weights, momentum, running statistics and losses, of batches of seven: four and three images."""
+    same(found[0][name], ranks.trained(ranks.TRAINED[name]))
+
+
+def test_with_sync_bn_two_ranks_evaluate_as_one(found):
+    same(found[0]["evaluated"], ranks.evaluated())
+
+
+def test_with_sync_bn_two_ranks_measure_as_one(found):
+    truth = ranks.measured()
+    assert found[0]["measured"] == found[1]["measured"] and found[0]["measured"].keys() == truth.keys()
+    for name, value in truth.items():
+        assert math.isclose(found[0]["measured"][name], value, rel_tol=1e-9), name
+
+
+@pytest.mark.parametrize("run", ranks.RUNS, ids="-".join)
+def test_synchronised_kernels_are_no_worse_than_twice_eager(found, run):
+    """Halves of a batch, put together, against the eager modules on the whole batch."""
+    first, second = (rank[f"mixed {run}"] for rank in found)
+    ours = {
+        name: torch.cat([tensor, second[name]]) if name.startswith(ranks.PER_IMAGE) else tensor
+        for name, tensor in first.items()
+    }
+    assert all(torch.equal(first[name], second[name]) for name in first if not name.startswith(ranks.PER_IMAGE))
+    for deviation in deviations_of(ours, ranks.CASES[run[0]], torch.float32):
+        assert not deviation.wrong, deviation
+
+
+def test_each_rank_has_its_part_of_every_batch(found):
+    whole = ranks.shards()
+    assert [a + b for a, b in zip(found[0]["shards"], found[1]["shards"], strict=True)] == whole
+    assert [len(labels) for labels in whole] == [16, 21] * 2
+
+
+def test_what_is_drawn_per_image_differs_and_the_random_state_does_not(found):
+    first, second = (rank["drawn"] for rank in found)
+    assert torch.equal(first["state"], second["state"])
+    assert not torch.equal(first["dropped"], second["dropped"]) and not torch.equal(first["noise"], second["noise"])
+
+
+def test_what_one_rank_finds_wrong_stops_all_with_one_sentence(found):
+    assert found[0]["strange"] == found[1]["strange"] and found[0]["exploding"] == found[1]["exploding"]
+    arch, train = found[0]["strange"]
+    assert arch.startswith("NotFinite: the images is nan at epoch 0, step 3 on the validation batch")
+    assert train.startswith("NotFinite: the training loss is nan at epoch 0, step 3 on the training batch")
+    assert found[0]["exploding"].startswith("NotFinite: the gradient of classifier.bias is ")
+    assert [rank["alone_wrong"] for rank in found] == [
+        "Everywhere: rank 1: no such folder",
+        "FastdartsError: no such folder",
+    ]
+    assert "--batch-size is 3, of 50 images: expected at least 4 for 2 ranks" in found[0]["small"]
+    assert "exists and is not an empty folder" in found[0]["occupied"] and found[0]["occupied"] == found[1][
+        "occupied"
+    ].replace("Everywhere", "FastdartsError")
+
+
+def test_a_search_is_one_run(found, folder):
+    """One folder, the same result on all ranks; SIGTERM to one of them ends all, and what goes on is bit-identical."""
+    for name in ("whole", "killed", "evaluation", "projection"):
+        assert not difference(found[0][name], found[1][name])
+        assert json.loads((folder / name / "result.json").read_text()) | {"run": str(folder / name)} == found[0][name]
+        assert (folder / name / "report.html").exists() and len(list((folder / name).glob("events*"))) == 1
+    assert [rank["code"] for rank in found] == [0, 0]
+    assert not difference(outcome(folder / "whole"), outcome(folder / "killed"))
+    assert (
+        not read_metrics(folder / "alone")
+        and load_checkpoint(folder / "alone" / "checkpoint.pt", "search")["step"] == 2
+    )
+
+
+def test_one_process_takes_up_what_two_ranks_began(found, folder):
+    done = search(replace(ranks.WHOLE, resume=folder / "alone"))
+    assert done["epochs"] == 2 and len(read_metrics(folder / "alone")) == 2
+
+
+def test_torchrun_passes_on_sigterm(tmp_path):
+    """To the command line: one checkpoint, one sentence; and a recurrent search is refused by name."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in ranks.TINY.items()]
+    run = tmp_path / "run"
+    process = torchrun("fastdarts", "search", *flags, "--epochs=50", f"--run={run}")
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert errors.count(f"fastdarts: terminated; go on with --resume {run}") == 1, errors
+    assert "exitcode" not in errors
+    load_checkpoint(run / "checkpoint.pt", "search")
