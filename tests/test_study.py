@@ -216,7 +216,7 @@ def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller
     main(["report", "s"])
     assert (tmp_path / "s" / "report.html").read_text() == before
     (tmp_path / "s" / "study.json").write_text('{"settings": {"dataset": "digits"}}')
-    with pytest.raises(FastdartsError, match="is damaged .*: run the study again"):
+    with pytest.raises(FastdartsError, match=r"is damaged .*: run the study again"):
         write_study(tmp_path / "s")
 
 
