@@ -173,14 +173,17 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
     )
 
 
-def fuses(x: Tensor) -> bool:
-    """Whether `mixed_op` has a kernel for ``x`` and nobody expects to see the modules called."""
+def unobserved() -> bool:
+    """Whether nobody expects to see all modules called."""
     # torch.func's transforms and forward mode differentiate the modules
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False
-    if _has_any_global_hook():
-        return False
-    return x.dim() == 4 and x.numel() > 0 and has_kernel(x)
+    return not _has_any_global_hook()
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether `mixed_op` has a kernel for ``x`` and nobody expects to see the modules called."""
+    return unobserved() and x.dim() == 4 and x.numel() > 0 and has_kernel(x)
 
 
 def run(module: nn.Module, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels import flat
 from fastdarts.kernels.flat import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.likelihood import likelihood
 from fastdarts.kernels.mixed_op import (
     DILATIONS,
     KERNELS,
@@ -22,6 +23,7 @@ from fastdarts.kernels.mixed_op import (
 )
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.processes import add_up, alone, collective, gather, joined, normalise, rank, world
+from fastdarts.kernels.recurrent import recurrent
 from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
 
 __all__ = [
@@ -42,12 +44,14 @@ __all__ = [
     "implementations",
     "joined",
     "kink_sizes",
+    "likelihood",
     "memory_format",
     "mixed_op",
     "mixed_sum",
     "native",
     "normalise",
     "rank",
+    "recurrent",
     "release_memory",
     "run_flat",
     "why_no_kernel",

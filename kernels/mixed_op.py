@@ -52,6 +52,7 @@ from fastdarts.kernels import interleave, processes
 from fastdarts.kernels.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.noise import standard_normal
 from fastdarts.kernels.registry import define, select
+from fastdarts.kernels.wanted import wanted
 
 LAST = torch.channels_last
 KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
@@ -215,8 +216,8 @@ def _backward(
         weights = [leaf(w, need_weights) for w in weights]
         options = stride, *((None, None) if training else (mean, var)), eps, images, False, kinks
         out, *_ = _forward(x, [], gain, offset, weights, seeds, candidates, len(grad), *options)
-        wanted = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
-        gradients = iter(torch.autograd.grad(out, wanted, grad, create_graph=create_graph, materialize_grads=True))
+        wrt = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
+        gradients = iter(torch.autograd.grad(out, wrt, grad, create_graph=create_graph, materialize_grads=True))
         dgain = next(gradients)
         doffset = gain.new_empty(0) if offset is None else next(gradients)
         dx = next(gradients).contiguous(memory_format=LAST) if need_x else x.new_empty(0)
@@ -291,7 +292,7 @@ class _MixedOp(torch.autograd.Function):
         weights, z = rest[: ctx.count], rest[ctx.count :]
         need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
-        wanted = any(need_weights) and _wanted(ctx, ctx.count, ctx.count)
+        need_weight = any(need_weights) and wanted(ctx, ctx.count, ctx.count)
         grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         again = torch.is_grad_enabled()
@@ -300,11 +301,11 @@ class _MixedOp(torch.autograd.Function):
         if beta is not None:
             split = interleave.backward_op.reference if again else ctx.split
             part = _head(x, gain) if again else part
-            need_beta = need_beta and _wanted(ctx, 1 + len(need_rest), 1)
+            need_beta = need_beta and wanted(ctx, 1 + len(need_rest), 1)
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
             own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, ctx.images, need_x, wanted, ctx.kinks, *graph,
+            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, *graph,
         )  # fmt: skip
         if beta is None:
             dx = dpart
@@ -362,21 +363,6 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
     return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
-
-
-def _wanted(ctx, last: int, count: int) -> bool:
-    """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end.
-
-    The engine says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these,
-    and they count as wanted.
-    """
-    if torch.compiler.is_compiling():
-        return True
-    nodes = [node for node, _ in ctx.next_functions[-last:][:count] if node is not None]
-    try:
-        return any(map(torch._C._will_engine_execute_node, nodes))
-    except RuntimeError:
-        return True
 
 
 def mixed_op(

@@ -1,8 +1,10 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
+from fastdarts.functional.likelihood import likelihood
 from fastdarts.functional.mixed_op import MEMORY, Candidate, MixedOpResult, has_kernel, mixed_op, noise_seeds
 from fastdarts.functional.mixed_sum import MixedSum, mixed_sum
+from fastdarts.functional.recurrent import Recurrent, recurrent
 from fastdarts.kernels import (
     Implementation,
     add_up,
@@ -29,6 +31,7 @@ __all__ = [
     "Launch",
     "MixedOpResult",
     "MixedSum",
+    "Recurrent",
     "add_up",
     "alone",
     "collective",
@@ -41,12 +44,14 @@ __all__ = [
     "has_kernel",
     "implementations",
     "joined",
+    "likelihood",
     "mixed_op",
     "mixed_sum",
     "native",
     "noise_seeds",
     "normalise",
     "rank",
+    "recurrent",
     "release_memory",
     "standard_normal",
     "working_memory",

@@ -6,6 +6,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.functional import recurrent
+from fastdarts.fusion import track, unobserved, watched
+from fastdarts.kinks import active
 from fastdarts.rnn.genotypes import ACTIVATIONS, PRIMITIVES, STEPS, Genotype
 
 INITRANGE = 0.04
@@ -43,7 +46,8 @@ class DARTSCell(nn.Module):
     def forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self._unfold(inputs, hidden)
 
-    def _unfold(self, inputs: Tensor, hidden: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
+    def _start(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the inputs give to the gates of state 0, [T, B, 2 nhid], and the mask of the states."""
         mask = None
         if self.training:
             batch = inputs.shape[1]
@@ -51,7 +55,10 @@ class DARTSCell(nn.Module):
                 inputs = inputs * dropout_mask(inputs, (batch, self.ninp), self.dropoutx)
             if self.dropouth:
                 mask = dropout_mask(hidden, (batch, self.nhid), self.dropouth)
-        from_input = inputs @ self._W0[: self.ninp]  # all time steps in one product
+        return inputs @ self._W0[: self.ninp], mask  # all time steps in one product
+
+    def _unfold(self, inputs: Tensor, hidden: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
+        from_input, mask = self._start(inputs, hidden)
         outputs = []
         for x in from_input.unbind():
             gates = x + self._masked(hidden, mask) @ self._W0[self.ninp :]
@@ -85,7 +92,7 @@ class DARTSCellSearch(DARTSCell):
     contributes nothing. The output is the mean of the nodes.
 
     ``forward(inputs [T, B, ninp], hidden [B, nhid], weights [E, 5])``, whose row i(i-1)/2 + j is of node i
-    and state j.
+    and state j. In training all of it is one op, unless somebody watches the BatchNorm.
     """
 
     def __init__(self, ninp: int, nhid: int, dropouth: float, dropoutx: float, steps: int = STEPS):
@@ -93,7 +100,28 @@ class DARTSCellSearch(DARTSCell):
         self.bn = nn.BatchNorm1d(nhid, affine=False)
 
     def forward(self, inputs: Tensor, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        return self._unfold(inputs, hidden, weights)
+        if not self._fuses(inputs, hidden):
+            return self._unfold(inputs, hidden, weights)
+        from_input, mask = self._start(inputs, hidden)
+        matrices = [self._W0[self.ninp :], *self._Ws]
+        mixing = weights[:, 1:].to(torch.float64 if hidden.dtype is torch.float64 else torch.float32)
+        out, mean, var = recurrent(from_input, hidden, matrices, mixing, mask=mask, eps=self.bn.eps)
+        track([self.bn] * mean.shape[:2].numel(), mean.flatten(0, 1), var.flatten(0, 1))
+        return out, out[-1]
+
+    def _fuses(self, inputs: Tensor, hidden: Tensor) -> bool:
+        bn = self.bn
+        return (
+            type(self) is DARTSCellSearch
+            and type(bn) is nn.BatchNorm1d
+            and bn.training
+            and bn.weight is None
+            and not watched(bn)
+            and unobserved()
+            and active() is None  # the op can keep no kinks
+            and inputs.dtype is hidden.dtype is self._W0.dtype
+            and not torch.is_autocast_enabled(hidden.device.type)
+        )
 
     def _nodes(self, state: Tensor, mask: Tensor | None, weights: Tensor) -> Tensor:
         states, first = self.bn(state).unsqueeze(0), 0

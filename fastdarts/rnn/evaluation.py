@@ -16,7 +16,7 @@ from fastdarts.distributed import refuse
 from fastdarts.flat import SGD
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
-from fastdarts.rnn.genotypes import Genotype, parse_genotype
+from fastdarts.rnn.genotypes import parse_genotype
 from fastdarts.rnn.model import RNNModel, Segment
 from fastdarts.rnn.text import Lengths, in_order, load_corpus, segment, streams
 from fastdarts.rnn.training import Likelihood, measure, perplexity, set_rate, weight_step
@@ -48,7 +48,7 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     device = prepare_device(config)
     texts = {name: text.to(device) for name, text in texts.items()}
     with Run(config, "evaluate", "rnn") as run, Progress() as progress:
-        training = Training(config, genotype, len(corpus.vocabulary), device)
+        training = Training(config, language_model(config, len(corpus.vocabulary), genotype=genotype).to(device))
         size = {"parameters": sum(p.numel() for p in training.model.parameters())}
         tokens = {name: len(getattr(corpus, name)) for name in texts}
         run.describe(device, vocabulary=len(corpus.vocabulary), tokens=tokens, **size)
@@ -70,6 +70,15 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
         }
         run.finish(result)
     return result | {"run": str(run.folder)}
+
+
+def language_model(
+    config: RecurrentEvaluateConfig, words: int, kind: type[RNNModel] = RNNModel, **options: Any
+) -> RNNModel:
+    """A language model of the size, with the dropouts and from the seed of the settings."""
+    torch.manual_seed(config.seed)
+    dropouts = config.dropout, config.dropouth, config.dropoutx, config.dropouti, config.dropoute
+    return kind(words, config.hidden, config.hidden, config.hidden, *dropouts, **options)
 
 
 class Average:
@@ -100,12 +109,8 @@ class Average:
 class Training:
     """A language model with its optimizer, its average and its best weights, and how far it is."""
 
-    def __init__(self, config: RecurrentEvaluateConfig, genotype: Genotype, words: int, device: torch.device):
-        torch.manual_seed(config.seed)
-        self.config = config
-        dropouts = config.dropout, config.dropouth, config.dropoutx, config.dropouti, config.dropoute
-        sizes = words, config.hidden, config.hidden, config.hidden
-        self.model = RNNModel(*sizes, *dropouts, genotype=genotype).to(device)
+    def __init__(self, config: RecurrentEvaluateConfig, model: RNNModel):
+        self.config, self.model = config, model
         self.optimizer = SGD(self.model.parameters(), config.learning_rate, 0.0, config.weight_decay, config.grad_clip)
         self.average: Average | None = None
         self.hidden = self.model.init_hidden(config.batch_size)

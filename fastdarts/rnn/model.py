@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional import likelihood
+from fastdarts.fusion import unobserved, watched
 from fastdarts.relaxed import Relaxed, initial_alphas
 from fastdarts.rnn.cells import INITRANGE, DARTSCell, DARTSCellSearch, dropout_mask
 from fastdarts.rnn.genotypes import PRIMITIVES, STEPS, Genotype, derive_genotype, edges_of
@@ -88,7 +90,11 @@ class RNNModel(nn.Module):
 
     def nll(self, dropped: Tensor, target: Tensor) -> Tensor:
         """The mean negative log likelihood of ``target`` [T, B] given outputs [T, B, nhid]."""
-        return F.cross_entropy(self.decoder(dropped).flatten(0, 1), target.flatten())
+        decoder, x = self.decoder, dropped.flatten(0, 1)
+        plain = type(decoder) is nn.Linear and not watched(decoder) and unobserved()
+        if not plain or x.dtype is not decoder.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return F.cross_entropy(decoder(x), target.flatten())
+        return likelihood(x, decoder.weight, decoder.bias, target.flatten())
 
     def training_loss(
         self, input: Tensor, hidden: Tensor, target: Tensor, ar: float, tar: float

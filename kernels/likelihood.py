@@ -1,0 +1,65 @@
+"""likelihood: the cross entropy of a linear classifier, without logits, their logarithms and gradients of all samples.
+
+With l = x Wᵀ + b [M, V], P its softmax by rows and Y one where v = y_m, else zero:
+
+    loss = mean_m (log Σ_v exp l_mv − l_{m,y_m})
+    dx = (g/M) (P − Y) W     dW = (g/M) (P − Y)ᵀ x     db = (g/M) Σ_m (P − Y)_m
+
+P − Y is computed in place of l, ROWS of x at a time while they are in cache, and is all that is kept for backward: a
+third of what log_softmax and its gradient take. Without gradients not even that. It is bound by its three products,
+which are torch's, on every device: there is nothing to gain by a kernel of its own.
+
+Shapes: x [M, H], weight [V, H], bias [V], target [M] in 0 … V−1; the loss has no dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.kernels.wanted import wanted
+
+ROWS = 64
+
+
+class _Likelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keep, x, weight, bias, target):
+        wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+        kept = x.new_empty(len(x) if keep else min(ROWS, len(x)), len(weight))
+        losses, turned = [], weight.t()
+        for start in range(0, len(x), ROWS):
+            part, chosen = x[start : start + ROWS], target[start : start + ROWS, None]
+            p = kept[start if keep else 0 :][: len(part)]
+            torch.addmm(bias, part, turned, out=p)
+            largest = p.amax(1, keepdim=True)
+            at_target = (p.gather(1, chosen) - largest).to(wide)
+            total = p.sub_(largest).exp_().sum(1, keepdim=True, dtype=wide)
+            losses.append(total.log() - at_target)
+            if keep:
+                p.div_(total).scatter_add_(1, chosen, p.new_full(chosen.shape, -1))
+        ctx.save_for_backward(x, weight, bias, target, kept if keep else None)
+        return torch.cat(losses).mean().to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, target, p = ctx.saved_tensors
+        need_x, need_weight, need_bias, _ = (
+            need and wanted(ctx, last, 1) for need, last in zip(ctx.needs_input_grad[1:], (4, 3, 2, 1), strict=True)
+        )
+        if torch.is_grad_enabled():  # create_graph=True: P is a constant to the second differentiation
+            with torch.enable_grad():
+                loss = F.cross_entropy(F.linear(x, weight, bias), target)
+                needs = [t for t, need in ((x, need_x), (weight, need_weight), (bias, need_bias)) if need]
+                found = iter(torch.autograd.grad(loss, needs, grad, create_graph=True))
+            return None, *(next(found) if need else None for need in (need_x, need_weight, need_bias)), None
+        share = grad / len(x)
+        dx = (p @ weight).mul_(share) if need_x else None
+        dweight = (p.t() @ x).mul_(share) if need_weight else None
+        dbias = p.sum(0).mul_(share) if need_bias else None
+        return None, dx, dweight, dbias, None
+
+
+def likelihood(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
+    """The differentiable loss; fastdarts.functional has validated."""
+    keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, weight, bias))
+    return _Likelihood.apply(keep, x, weight, bias, target)
