@@ -21,7 +21,7 @@ from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import share as share_of
 from fastdarts.distributed import summed, weighed
 from fastdarts.errors import FastdartsError
-from fastdarts.hypergradient import Batch, Passes
+from fastdarts.hypergradient import Batch, Passes, without_autocast
 from fastdarts.relaxed import Relaxed, same_random_numbers
 
 
@@ -67,7 +67,8 @@ class Alignment:
     With :math:`u_l = \partial\Lambda/\partial g_l` and p the mixing weights,
     :math:`-\nabla_w\Lambda = (\nabla_w L(p - \epsilon u) - \nabla_w L(p + \epsilon u)) / (2\epsilon)`, up to
     O(ε²), with :math:`\epsilon` = ``radius`` / ||u||, all u_l together. The alphas do not move. The two passes draw the
-    random numbers of the first one again and leave running statistics alone. A ReLU that is on other sides in the two
+    random numbers of the first one again, leave running statistics alone and keep the types of the weights whatever
+    torch.autocast says. A ReLU that is on other sides in the two
     passes adds an error that does not fall with ε.
 
     Args:
@@ -111,7 +112,7 @@ class Alignment:
 
         def beside(sign: int) -> tuple[Tensor | None, ...]:
             shifted = [(p.detach().double() + sign * epsilon * v).to(p.dtype) for p, v in zip(own, u, strict=True)]
-            with model.with_cell_weights(_put(cells, places, shifted)):
+            with without_autocast(x), model.with_cell_weights(_put(cells, places, shifted)):
                 loss = weighed(Passes(model).loss(batch, live=False), mine)
                 return torch.autograd.grad(loss, weights, allow_unused=True)
 

@@ -47,6 +47,9 @@ class DataConfig(RunConfig):
     """Of several ranks (torchrun): normalise by the statistics of the whole batch, not of each rank's part."""
     workers: int = 0
     """Processes that prepare images; results do not depend on it."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 computes feature maps in bfloat16, as torch.autocast does; weights, statistics, mixing weights, all updates
+    and whatever is differentiated twice or subtracted to find a product stay in float32."""
 
 
 @dataclass(frozen=True)

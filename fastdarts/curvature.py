@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdarts.distributed import share, summed, weighed
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.hypergradient import Batch, Passes
+from fastdarts.hypergradient import Batch, Passes, without_autocast
 from fastdarts.kinks import Kinks
 
 
@@ -64,7 +64,8 @@ def hessian_eigenvalues(
     Without, they are right only in float64 and with a radius that crosses hardly any, such as 1e-8
     (docs/second-order.md).
 
-    The model stays as it is: weights, alphas, gradients, running statistics, random state. BatchNorm normalises as the
+    The model stays as it is: weights, alphas, gradients, running statistics, random state. Nothing of this is computed
+    in the types of torch.autocast. BatchNorm normalises as the
     mode of the model says. A weight decay of the alphas would add itself to all values.
 
     Args:
@@ -147,9 +148,10 @@ class Exact:
     def __call__(self, u: Tensor) -> Tensor:
         used = [(g, part) for g, part in zip(self.slopes, _split(u, self.alphas), strict=True) if g.requires_grad]
         outputs, vectors = zip(*used, strict=True)
-        rows = torch.autograd.grad(
-            outputs, self.alphas, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        with without_autocast(outputs[0]):
+            rows = torch.autograd.grad(
+                outputs, self.alphas, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
         self.gradients += 1
         return _joined(summed(rows))
 
@@ -184,10 +186,11 @@ class Differences:
 
 def _gradient(passes: Passes, batch: Batch, create_graph: bool = False, kinks: Kinks | None = None) -> list[Tensor]:
     """That of the alphas, zero for idle ones; of several ranks, what adds up to it."""
-    with kinks.keep() if kinks else nullcontext():
-        loss = passes.loss(batch)
-    loss = weighed(loss, share(len(batch[0])))
-    gradients = passes.gradients(loss, create_graph=create_graph)[0]
+    with without_autocast(batch[0]):
+        with kinks.keep() if kinks else nullcontext():
+            loss = passes.loss(batch)
+        loss = weighed(loss, share(len(batch[0])))
+        gradients = passes.gradients(loss, create_graph=create_graph)[0]
     return [torch.zeros_like(a) if g is None else g for a, g in zip(passes.alphas, gradients, strict=True)]
 
 

@@ -16,7 +16,7 @@ from fastdarts.describe import macs
 from fastdarts.distributed import check_batch, joined, smallest_batch, together
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import Progress
-from fastdarts.runs import Run, prepare_data, prepare_device
+from fastdarts.runs import Run, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import parse_architecture
 from fastdarts.training import Job, Recipe, train_all
 from fastdarts.validation import validate
@@ -49,6 +49,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
         check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
         device = prepare_device(config)
+        plain = check_precision(config, device)
     shape = (data.channels, *data.size)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
@@ -69,6 +70,8 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(architecture)
         progress.line(f"run {run.folder}")
+        if plain:
+            progress.line(plain)
         errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, device)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {

@@ -298,7 +298,7 @@ def _mixed(
     channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1] // partial)
     offset = None
     if any(bn is not None and bn.weight is not None for bn in norms):
-        plain = x.new_ones(channels), x.new_zeros(channels)
+        plain = gain.new_ones(channels), gain.new_zeros(channels)
         affine = [plain if bn is None or bn.weight is None else (bn.weight, bn.bias) for bn in norms]
         scale, shift = (torch.stack(table).to(gain.dtype) for table in zip(*affine, strict=True))
         gain, offset = gain * scale, gain * shift
@@ -306,7 +306,7 @@ def _mixed(
     first = next((bn for bn in norms if bn is not None), None)
     eps, running = 1e-5 if first is None else first.eps, None
     if first is not None and not _mode(first)[0]:
-        skip = x.new_zeros(channels)
+        skip = gain.new_zeros(channels)
         running = tuple(
             torch.stack([skip if bn is None else bn._buffers[name] for bn in norms]).to(gain.dtype)
             for name in ("running_mean", "running_var")

@@ -9,6 +9,10 @@ the momentum and λ the weight decay:
     Exact        the same with the product by double backward
     Neumann      ∇_α L_v(w, α) − ξ ∇²_{αw} L_t(w, α) Σ_{k<K} (I − ξ(∇²_w L_t + λ))^k ∇_w L_v(w, α)
 
+Under torch.autocast the gradients of a loss are those of its types, but whatever is subtracted or differentiated twice
+keeps the types of the weights (:func:`without_autocast`): both perturbed passes of Unrolled, the training pass of Exact
+and of Neumann, and their products. A gradient in bfloat16 is off by more than a difference of two amounts to.
+
 Sources: DARTS (Liu et al., ICLR 2019), equations 7 and 8; Optimizing millions of hyperparameters by implicit
 differentiation (Lorraine et al., AISTATS 2020), section 4.
 """
@@ -33,6 +37,12 @@ from fastdarts.kinks import Kinks
 
 Batch = tuple[Tensor, Tensor]
 Gradients = list[Tensor | None]  # one per tensor of arch_parameters(), None for alphas that no cell uses
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """Around passes and products, forward and backward, that have to keep the types of the weights; ``tensor`` says on
+    which device."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 class _Loss(nn.Module):
@@ -350,7 +360,8 @@ def difference(
         return dict(zip(weights, values, strict=True))
 
     # The perturbed weights ask for no gradient, so autograd skips every weight gradient here.
-    above, below = (passes.differentiate(batch, moved(r), keep=kinks)[1] for r in (radius, -radius))
+    with without_autocast(batch[0]):
+        above, below = (passes.differentiate(batch, moved(r), keep=kinks)[1] for r in (radius, -radius))
     return Difference(above, below, norm, radius)
 
 
@@ -413,7 +424,8 @@ def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: fl
 def _differentiable(passes: Passes, batch: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
     """The gradients of the weights, ready to be differentiated again; of several ranks, what adds up to them."""
     ((part, own),) = parts(batch, 1)
-    return torch.autograd.grad(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
+    with without_autocast(batch[0]):
+        return torch.autograd.grad(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
 
 
 def _pull_back(gradients: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]) -> Gradients:
@@ -423,7 +435,8 @@ def _pull_back(gradients: Sequence[Tensor], vector: Sequence[Tensor], inputs: Se
     """
     pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
     outputs, vectors = zip(*pairs, strict=True)
-    return summed(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
+    with without_autocast(outputs[0]):
+        return summed(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
 
 
 def _less(direct: Gradients, product: Gradients, eta: float) -> Gradients:

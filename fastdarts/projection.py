@@ -36,6 +36,8 @@ class Searched(Protocol):
     architect: Any
     device: torch.device
 
+    def autocast(self) -> torch.autocast: ...
+
 
 def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> SearchConfig:
     """The settings of a projection of the search in ``folder``: those of the search, a tenth of its learning rate,
@@ -67,7 +69,7 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
 KEPT = (
     "dataset", "data", "image_size", "samples", "batch_size", "workers", "device", "threads", "checkpoint_minutes",
     "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "weight_decay", "grad_clip",
-    "arch_learning_rate", "arch_weight_decay", "train_portion", "cutout", "memory", "seed", "sync_bn",
+    "arch_learning_rate", "arch_weight_decay", "train_portion", "cutout", "memory", "precision", "seed", "sync_bn",
 )  # fmt: skip
 
 
@@ -187,12 +189,13 @@ def _count(
         tally |= {"batches": 0, "images": 0, "wrong": zeros, "loss": zeros.clone()}
     for x, y in valid.epoch(config.epochs + number, tally["batches"]):
         x, y = x.to(supernet.device), y.to(supernet.device)
-        with batch_statistics(supernet.model), same_random_numbers(x.device):
+        with batch_statistics(supernet.model), same_random_numbers(x.device), supernet.autocast():
             torch.manual_seed(seed_from(config.seed, number, tally["batches"]))
             logits = torch.stack(supernet.model.masked(x, kind, changes))
-        wrong = (logits.argmax(2) != y).sum(1)
-        losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none").view(len(changes), -1)
-        wrong, losses, images = summed([wrong.cpu(), losses.double().sum(1).cpu(), torch.tensor(len(y))])
+            losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none")
+        wrong = (logits.argmax(2) != y).sum(1).cpu()
+        losses = losses.view(len(changes), -1).double().sum(1).cpu()
+        wrong, losses, images = summed([wrong, losses, torch.tensor(len(y))])
         tally["wrong"] += wrong
         tally["loss"] += losses
         tally["batches"] += 1

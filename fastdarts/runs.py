@@ -22,7 +22,7 @@ from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_ch
 from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import release_memory
+from fastdarts.functional import release_memory, why_plain
 from fastdarts.recorder import Recorder, Unheard, atomic_write, environment, read_metrics
 from fastdarts.report import write_report
 from fastdarts.settings import from_dict, from_toml, to_toml
@@ -265,6 +265,15 @@ def prepare_device(config: RunConfig) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device
+
+
+def check_precision(config: DataConfig, device: torch.device) -> str:
+    """What is to be said where ``config.precision`` has no kernels on ``device``; "" where it has.
+
+    Raises :class:`FastdartsError` if FASTDARTS_STRICT=1 forbids to compute without.
+    """
+    reason = "" if config.precision == "float32" else why_plain(device, torch.bfloat16)
+    return f"precision {config.precision} runs in plain PyTorch, several times slower: {reason}" if reason else ""
 
 
 def prepare_data(config: DataConfig) -> tuple[ImageData, range]:

@@ -28,7 +28,7 @@ from fastdarts.projection import Projection, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
 from fastdarts.rollback import Rollback
-from fastdarts.runs import Run, prepare_data, prepare_device
+from fastdarts.runs import Run, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, find_space
 from fastdarts.supernet import FIXED_ALPHAS, Supernet, largest_eigenvalue, network, supernet_facts
 from fastdarts.training import Meter, measure
@@ -66,6 +66,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for half in halves:
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
         device = prepare_device(config)
+        plain = check_precision(config, device)
         if config.partial > 1:  # which does not fit all sizes of images
             with torch.device("meta"), torch.no_grad():
                 network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
@@ -86,6 +87,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         if line:
             progress.line(line)
+        if plain:
+            progress.line(plain)
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
@@ -187,13 +190,15 @@ class GradientSearch:
 
             on_device = ((x.to(device), y.to(device)) for x, y in attended())
             if shared:
-                row |= mean_error(supernet.model, space, config.nodes, on_device)
+                with supernet.autocast():
+                    row |= mean_error(supernet.model, space, config.nodes, on_device)
             else:
                 if epoch >= config.warmup and config.method not in FIXED_ALPHAS:
                     row |= {"arch_loss": arch_loss / len(train)}
-                row |= measure(supernet.model, attended(), device, "valid")
-                if config.gap_every and (epoch + 1) % config.gap_every == 0:
-                    row |= discretisation_gap(supernet.model, on_device)
+                with supernet.autocast():
+                    row |= measure(supernet.model, attended(), device, "valid")
+                    if config.gap_every and (epoch + 1) % config.gap_every == 0:
+                        row |= discretisation_gap(supernet.model, on_device)
                 if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
                     row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
                 if config.alignment_every and (epoch + 1) % config.alignment_every == 0:
@@ -215,7 +220,10 @@ class GradientSearch:
             if not shared:
                 run.write_genotype(Architecture(space, supernet.model.genotype()))
         if shared:
-            found, error = select(supernet.model, space, config.nodes, config.candidates, config.seed, valid, progress)
+            with supernet.autocast():
+                found, error = select(
+                    supernet.model, space, config.nodes, config.candidates, config.seed, valid, progress
+                )
         else:
             found, rows = Architecture(space, supernet.model.genotype()), run.rows()
             error = (self.rollback.final_row(rows, history) if self.rollback else rows[-1])["valid_error"]

@@ -22,7 +22,7 @@ from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Notation, find_space
 from fastdarts.sync_bn import synchronise
-from fastdarts.training import Meter, check_gradients, finite, statistics_of
+from fastdarts.training import Meter, autocast, check_gradients, finite, statistics_of
 from fastdarts.weight_sharing import random_logits
 
 
@@ -101,6 +101,10 @@ class Supernet:
             group["weight_decay"] = weight_decay
         self.architect.network_weight_decay = weight_decay
 
+    def autocast(self) -> torch.autocast:
+        """Around passes of the model: in the precision of its settings."""
+        return autocast(self.config.precision, self.device)
+
     def logits(self, x: Tensor) -> Tensor:
         """What the weights learn from: the mixture, or a random cell (method random-ws)."""
         if self.config.method != "random-ws":
@@ -124,7 +128,8 @@ class Supernet:
             x_arch, y_arch = (t.to(self.device) for t in arch_batch)
             lr = self.optimizer.param_groups[0]["lr"]
             try:
-                loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
+                with self.autocast():
+                    loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
                 arch_loss = finite(loss, "validation", epoch, step)
             except NotFinite as error:
                 batches = {"training": (x, y), "validation": (x_arch, y_arch)}
@@ -136,13 +141,15 @@ class Supernet:
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
         if self.regulariser is not None and epoch:
             share = epoch / (self.config.epochs - 1)
-            loss, logits = self.regulariser.backward(self.model, (x, y), weights, share)
+            with self.autocast():
+                loss, logits = self.regulariser.backward(self.model, (x, y), weights, share)
             value, outputs = finite(loss, "training", epoch, step), [logits]
         else:
             value, outputs = 0.0, []
             for (x_part, y_part), share in parts((x, y), self.config.accumulate):
-                logits = self.logits(x_part)
-                loss = weighed(self.model._criterion(logits, y_part), share)
+                with self.autocast():
+                    logits = self.logits(x_part)
+                    loss = weighed(self.model._criterion(logits, y_part), share)
                 value += finite(summed([loss])[0], "training", epoch, step)
                 loss.backward(inputs=None if joint else weights)
                 outputs.append(logits.detach())
@@ -162,7 +169,8 @@ class Supernet:
         """What is not finite first, in the order in which it is computed; ``error`` if nothing is before it."""
         passes = Passes(self.model, side_effects=False)
         for batch, (x, y) in batches.items():
-            loss = passes.loss((x, y))
+            with self.autocast():
+                loss = passes.loss((x, y))
             weights = passes.weights()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             results = {"images": x, f"{batch} loss": loss}
@@ -176,7 +184,8 @@ class Supernet:
     def difference_error(self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor]) -> dict[str, float]:
         """How far the finite-difference product of an unrolled step on these batches is from the exact one."""
         train, valid = (tuple(t.to(self.device) for t in pair) for pair in (batch, arch_batch))
-        return self.architect.difference_error(train, valid, self.optimizer.param_groups[0]["lr"], self.optimizer)
+        with self.autocast():
+            return self.architect.difference_error(train, valid, self.optimizer.param_groups[0]["lr"], self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for the random state."""

@@ -24,6 +24,11 @@ from fastdarts.spaces import Architecture
 from fastdarts.sync_bn import synchronise
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Around whatever is computed in ``precision``, as settings name it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 @dataclass
 class Meter:
     """Mean loss and error rate over the images seen."""
@@ -109,6 +114,7 @@ class Recipe:
     drop_path_prob: float
     label_smoothing: float
     sync_bn: bool
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -153,13 +159,14 @@ class Training:
         recipe = self.recipe
         x, y = x.to(self.device), y.to(self.device)
         self.optimizer.zero_grad()
-        logits, logits_aux = self.model(x)
-        loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
-        value = finite(summed([weighed(loss, own)])[0], "training", epoch, step)
-        if logits_aux is not None:
-            loss = loss + recipe.auxiliary_weight * F.cross_entropy(
-                logits_aux, y, label_smoothing=recipe.label_smoothing
-            )
+        with autocast(recipe.precision, self.device):
+            logits, logits_aux = self.model(x)
+            loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
+            value = finite(summed([weighed(loss, own)])[0], "training", epoch, step)
+            if logits_aux is not None:
+                loss = loss + recipe.auxiliary_weight * F.cross_entropy(
+                    logits_aux, y, label_smoothing=recipe.label_smoothing
+                )
         weighed(loss, own).backward()
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
@@ -258,7 +265,8 @@ def _train(
         judged = ""
         if epoch + 1 == epochs or not judge_last:
             attended = run.attend(judge_batches.in_order(), lambda epoch=epoch: save(epoch, len(train_batches)))
-            row |= measure(training.model, attended, training.device, prefix)
+            with autocast(training.recipe.precision, training.device):
+                row |= measure(training.model, attended, training.device, prefix)
             judged = f"  {prefix} error {row[f'{prefix}_error']:.2f} %"
         row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
         training.scheduler.step()

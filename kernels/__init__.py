@@ -24,7 +24,14 @@ from fastdarts.kernels.mixed_op import (
 from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
 from fastdarts.kernels.processes import add_up, alone, collective, gather, joined, normalise, rank, world
 from fastdarts.kernels.recurrent import recurrent
-from fastdarts.kernels.registry import IMPLEMENTATIONS, Implementation, implementations, native, release_memory
+from fastdarts.kernels.registry import (
+    IMPLEMENTATIONS,
+    STRICT,
+    Implementation,
+    implementations,
+    native,
+    release_memory,
+)
 
 __all__ = [
     "DILATIONS",
@@ -34,6 +41,7 @@ __all__ = [
     "KINDS",
     "NOISE",
     "SEP_CONV",
+    "STRICT",
     "STRIDES",
     "Implementation",
     "add_up",

@@ -296,7 +296,7 @@ class _MixedOp(torch.autograd.Function):
         grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         again = torch.is_grad_enabled()
-        run, graph = (_backward, (True,)) if again else (ctx.run, ())
+        run, graph = (backward_op.reference, (True,)) if again else (ctx.run, ())
         dx = dbeta = None
         if beta is not None:
             split = interleave.backward_op.reference if again else ctx.split

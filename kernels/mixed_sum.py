@@ -141,7 +141,7 @@ class _MixedSum(torch.autograd.Function):
         _, _, _, _, _, need_weights, *need_z = ctx.needs_input_grad
         run = ctx.run
         if torch.is_grad_enabled():  # create_graph=True: a kernel would be a constant to the second differentiation
-            run = _backward
+            run = backward_op.reference
             if ctx.training:
                 mean = var = None
         grad = grad.contiguous(memory_format=memory_format(z[0]))

@@ -139,7 +139,7 @@ def define(
     A kernel of fastdarts._C, registered for the CPU key or, of an op whose `gpu` is "cuda", for the CUDA key, takes
     precedence over the reference there.
     """
-    name = schema.partition("(")[0]
+    name, reference = schema.partition("(")[0], _in_given_types(reference)
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
@@ -149,6 +149,17 @@ def define(
     if gpu == "triton" and not NO_TRITON:
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
+
+
+def _in_given_types(reference: Callable) -> Callable:
+    """`reference` without autocast, which would choose other types than those of the arguments."""
+
+    @functools.wraps(reference)
+    def run(*args, **options):
+        with torch._C._DisableAutocast():
+            return reference(*args, **options)
+
+    return run
 
 
 def _short(dtype: torch.dtype) -> str:

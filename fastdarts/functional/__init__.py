@@ -2,7 +2,15 @@
 
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
 from fastdarts.functional.likelihood import likelihood
-from fastdarts.functional.mixed_op import MEMORY, Candidate, MixedOpResult, has_kernel, mixed_op, noise_seeds
+from fastdarts.functional.mixed_op import (
+    MEMORY,
+    Candidate,
+    MixedOpResult,
+    has_kernel,
+    mixed_op,
+    noise_seeds,
+    why_plain,
+)
 from fastdarts.functional.mixed_sum import MixedSum, mixed_sum
 from fastdarts.functional.recurrent import Recurrent, recurrent
 from fastdarts.kernels import (
@@ -54,6 +62,7 @@ __all__ = [
     "recurrent",
     "release_memory",
     "standard_normal",
+    "why_plain",
     "working_memory",
     "world",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.autocast import autocast_dtype, cast
 
 MEMORY = ("store", "recompute")
 
@@ -93,7 +94,7 @@ def mixed_op(
     impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
     All tensors are on the device of x and of its dtype; the tables [R, C'] and bypass in float32 if that is bfloat16 or
-    float16.
+    float16. Under torch.autocast x, base and weights are cast to its dtype, tables are not; no gradient changes type.
     Returns out, one [N, C', H', W'] per edge in channels-last, kinks,
     and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip" and
     "noise".
@@ -118,6 +119,9 @@ def mixed_op(
         got = [*gain.shape] if isinstance(gain, Tensor) else type(gain).__name__
         raise FastdartsError(f"gain must be a tensor [R, C'], got {got}.")
     check_eps(eps)
+    dtype = autocast_dtype(x)
+    if dtype not in (None, x.dtype):
+        x = x.to(dtype, memory_format=torch.channels_last)
     (n, channels, height, width), c_out = x.shape, gain.shape[1]
     _check_partial(partial, bypass, channels, c_out, (height, width), stride)
     c_in = channels // partial
@@ -144,6 +148,8 @@ def mixed_op(
     tables = {"gain": gain, "offset": offset} | dict(
         zip(("running mean", "running var"), running or (None, None), strict=True)
     )
+    if dtype is not None:
+        weights, base = cast(weights, dtype), cast(base, dtype)
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     for name, tensor in tables.items():
         if tensor is not None:
@@ -317,7 +323,17 @@ def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...], dt
         )
 
 
+def why_plain(device: torch.device, dtype: torch.dtype) -> str:
+    """Why `mixed_op` runs in plain PyTorch on `device` in `dtype`; "" if a kernel does.
+
+    Raises FastdartsError if it does and FASTDARTS_STRICT=1 forbids it.
+    """
+    reason = kernels.why_no_kernel(device.type, dtype)
+    if reason and kernels.STRICT:
+        raise FastdartsError(f"FASTDARTS_STRICT=1 forbids plain PyTorch, but {reason}: choose another type or device")
+    return reason
+
+
 def has_kernel(x: Tensor) -> bool:
-    """Whether a kernel of `mixed_op`, not its reference, takes ``x`` as it is: its device, its dtype, no autocast."""
-    device = x.device.type
-    return not kernels.why_no_kernel(device, x.dtype) and not torch.is_autocast_enabled(device)
+    """Whether a kernel of `mixed_op`, not its reference, takes ``x``: its device, and its dtype or that of autocast."""
+    return not kernels.why_no_kernel(x.device.type, autocast_dtype(x) or x.dtype)
