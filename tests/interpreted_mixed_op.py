@@ -149,6 +149,20 @@ def test_half_precision_is_no_worse_than_twice_eager(name: str, dtype: torch.dty
     assert {o.dtype for o in out} == {dtype} and mean.dtype is var.dtype is torch.float32
 
 
+def test_under_autocast_maps_are_bfloat16_and_every_gradient_is_of_the_type_of_its_tensor() -> None:
+    case = MixedOpCase("autocast", (2, 4, 3, 4), (("max_pool_3x3", "dil_conv_3x3"),), base=True, affine=True)
+    wide, _ = case.inputs(torch.float32)
+    rounded, grads = case.inputs(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = case.ours(wide, "triton")
+    expected = case.ours(rounded, "triton")
+    for a, b in zip((*ours.out, ours.mean, ours.var), (*expected.out, expected.mean, expected.var), strict=True):
+        assert a.dtype is b.dtype and torch.equal(a, b)
+    found = torch.autograd.grad(ours.out, [*wide.values()], grads)
+    for a, b in zip(found, torch.autograd.grad(expected.out, [*rounded.values()], grads), strict=True):
+        assert a.dtype is torch.float32 and torch.equal(a, b.float())
+
+
 def test_float64_is_refused() -> None:
     x, gain = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="know float32, bfloat16 and float16, not float64"):

@@ -110,6 +110,29 @@ def test_a_supernet_on_a_gpu_takes_the_kernels(dtype: torch.dtype, request: pyte
     assert count.calls["convolution"] == 1 and count.calls["mixed_sum"] == 0  # the stem
 
 
+@pytest.mark.parametrize("partial", [1, 4])
+def test_a_supernet_under_autocast_on_a_gpu_takes_the_kernels(partial: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All feature maps are of bfloat16, all tables of float32, and the weights of a call are cast together."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    types = set()
+
+    class Types(Count):
+        def __torch_dispatch__(self, op, types_, args=(), kwargs=None):
+            if op.overloadpacket.__name__ == "mixed_op":
+                x, base, gain, _, weights, *_ = args
+                types.add((x.dtype, gain.dtype, *{t.dtype for t in (*base, *weights)}))
+            return super().__torch_dispatch__(op, types_, args, kwargs)
+
+    cells, states = 3, 5
+    with FakeTensorMode(), torch.device("cuda"), Types() as count, torch.autocast("cuda", torch.bfloat16):
+        network = Network(8, 10, cells, nn.CrossEntropyLoss(), partial=partial)
+        loss = network._loss(torch.empty(4, 3, 16, 16), torch.zeros(4, dtype=torch.long))
+    assert types == {(torch.bfloat16, torch.float32, torch.bfloat16)} and loss.dtype is torch.float32
+    assert count.calls["mixed_op"] == cells * (2 + states) == count.calls["_foreach_copy_"]
+    assert count.calls["interleave"] == cells * states * (partial > 1) and loss.requires_grad
+
+
 def test_a_supernet_of_partial_channels_on_a_gpu_takes_the_kernels() -> None:
     cells, states = 3, 5
     with FakeTensorMode(), torch.device("cuda"), Count() as count:
