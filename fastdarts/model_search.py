@@ -19,8 +19,9 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in, watched
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
-from fastdarts.operations import OPS, FactorizedReduce, Noise, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
-from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas, same_random_numbers
+from fastdarts.masking import masked
+from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
+from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas
 
 STEMS = ("cifar", "imagenet")
 
@@ -233,6 +234,22 @@ class Cell(nn.Module):
             for i, out in zip(targets, outs, strict=True):
                 nodes[i] = out
             states += nodes[j - 1 : j] if j else []
+
+    def enter(
+        self,
+        node: int,
+        states: list[Tensor],
+        sources: range,
+        total: Tensor | None,
+        weights: Tensor,
+        weights2: Tensor | None,
+    ) -> Tensor:
+        """The sum of ``node`` after these states, ``total`` before them: :meth:`pass_on` to one node, without drop
+        path."""
+        for j in sources:
+            row = node * (node + 3) // 2 + j
+            (total,) = self._leave(states[j], [row], weights, weights2, [total] if j else [])
+        return total
 
     @property
     def kind(self) -> str:
@@ -464,47 +481,9 @@ class Network(Relaxed):
             s0, s1 = s1, cell.discrete(s0, s1, chosen[cell.kind], edges[cell.reduction])
         return self.classifier(self.global_pooling(s1).flatten(1))
 
-    @torch.no_grad()
     def masked(self, input: Tensor, kind: str, changes: Sequence[Change]) -> list[Tensor]:
-        """See :meth:`fastdarts.relaxed.Relaxed.masked`; what the changes do not reach is computed once.
-
-        That is all before the first cell of ``kind``, in it what leaves the states before that of the changed edge,
-        and, unless noise would then be drawn in another order, what leaves the first state of the cell after it.
-        """
-        weights = dict(zip(self.primitives, self.mixing_weights(), strict=True))
-        edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
-        first = next((c for c, cell in enumerate(self.cells) if cell.kind == kind), len(self.cells))
-        if first == len(self.cells):
-            return [self(input)] * len(changes)
-        s0, s1 = self._begin(input)
-        for cell in self.cells[:first]:
-            s0, s1 = s1, cell(s0, s1, weights[cell.kind], edges[cell.kind], self.drop_path_prob)
-        cell, after = self.cells[first], self.cells[first + 1 :]
-        states, nodes, done = [run(cell.preprocess0, s0), run(cell.preprocess1, s1)], [None] * self._steps, 0
-        sources = [source for node in range(self._steps) for source in range(node + 2)]
-        quiet = not self.drop_path_prob and not any(isinstance(m, Noise) for m in self.modules())
-        begun: tuple[list[Tensor], list[Tensor]] | None = None  # in the cell after the first
-        logits: list[Tensor | None] = [None] * len(changes)
-        for number in sorted(range(len(changes)), key=lambda number: sources[changes[number][0]]):
-            row, changed = changes[number]
-            cell.pass_on(states, nodes, range(done, sources[row]), weights[kind], edges[kind], self.drop_path_prob)
-            done = sources[row]
-            mine = weights | {kind: weights[kind].clone()}
-            mine[kind][row] = changed
-            with self.running(kind, row, changed), same_random_numbers(input.device):
-                out = cell.finish([*states], [*nodes], done, s1, mine[kind], edges[kind], self.drop_path_prob)
-                t0, t1 = s1, out
-                for place, later in enumerate(after):
-                    if place == 0 and quiet and (done or later.kind != kind):
-                        if begun is None:
-                            begun = [run(later.preprocess0, t0)], [None] * self._steps
-                            later.pass_on(*begun, range(1), mine[later.kind], edges[later.kind])
-                        now = [*begun[0], run(later.preprocess1, t1)], [*begun[1]]
-                        t0, t1 = t1, later.finish(*now, 1, t1, mine[later.kind], edges[later.kind])
-                    else:
-                        t0, t1 = t1, later(t0, t1, mine[later.kind], edges[later.kind], self.drop_path_prob)
-                logits[number] = self.classifier(self.global_pooling(t1).flatten(1))
-        return logits
+        """See :meth:`fastdarts.relaxed.Relaxed.masked`; what the changes do not reach is computed once."""
+        return masked(self, input, kind, changes)
 
     def _begin(self, input: Tensor) -> tuple[Tensor, Tensor]:
         check_images(input, self._in_channels)
