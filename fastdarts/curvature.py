@@ -159,7 +159,7 @@ class Exact:
 class Differences:
     """Products by central differences of alpha gradients, with kinks of their own or those of the loss at alpha."""
 
-    def __init__(self, passes: Passes, batch: Batch, radius: float, keep_kinks: bool):
+    def __init__(self, passes: Passes, batch: Batch, radius: float, keep_kinks: bool = False):
         self.passes, self.batch, self.radius = passes, batch, radius
         self.gradients, self.kinks = 0, Kinks() if keep_kinks else None
         if self.kinks:
