@@ -13,7 +13,7 @@ vector need that vector averaged first.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -155,15 +155,7 @@ def weighed(loss: Tensor, share: float) -> Tensor:
 
 def summed(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Each summed over the ranks, in one go and without a graph; None, which all ranks must agree on, stays."""
-    if world() == 1:
-        return [*tensors]
-    result = [*tensors]
-    for kind in dict.fromkeys((t.dtype, t.device) for t in tensors if t is not None):
-        places = [i for i, t in enumerate(tensors) if t is not None and (t.dtype, t.device) == kind]
-        flat = add_up(torch.cat([tensors[i].detach().flatten() for i in places]))
-        for i, part in zip(places, flat.split([tensors[i].numel() for i in places]), strict=True):
-            result[i] = part.view(tensors[i].shape)
-    return result
+    return [*tensors] if world() == 1 else _in_one(add_up, tensors)
 
 
 @torch.no_grad()
@@ -174,11 +166,10 @@ def average(tensors: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def give(tensors: Iterable[Tensor]) -> None:
+def give(tensors: Sequence[Tensor]) -> None:
     """Overwrite each by that of rank 0."""
     if world() > 1:
-        for tensor in tensors:
-            collective(dist.broadcast, tensor.data, 0)
+        torch._foreach_copy_([*tensors], _in_one(lambda flat: collective(dist.broadcast, flat, 0), tensors))
 
 
 def own_generator(device: torch.device) -> torch.Generator | None:
@@ -222,6 +213,17 @@ def own_device(name: str) -> str:
         )
     torch.cuda.set_device(local)
     return f"cuda:{local}"
+
+
+def _in_one(work: Callable[[Tensor], Any], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Copies of them after ``work``, which overwrites one tensor with all of a type and device in it."""
+    result = [*tensors]
+    for kind in dict.fromkeys((t.dtype, t.device) for t in tensors if t is not None):
+        places = [i for i, t in enumerate(tensors) if t is not None and (t.dtype, t.device) == kind]
+        work(flat := torch.cat([tensors[i].detach().flatten() for i in places]))
+        for i, part in zip(places, flat.split([tensors[i].numel() for i in places]), strict=True):
+            result[i] = part.view(tensors[i].shape)
+    return result
 
 
 def _objects(value: Any) -> list[Any]:

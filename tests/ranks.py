@@ -23,11 +23,10 @@ from fastdarts.discretise import discretisation_gap
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
 from fastdarts.functional import noise_seeds
-from fastdarts.genotypes import DARTS_V2
 from fastdarts.operations import drop_path
 from fastdarts.projection import projected
 from fastdarts.search import search
-from fastdarts.spaces import architecture
+from fastdarts.spaces import parse_architecture
 from fastdarts.supernet import Supernet, largest_eigenvalue
 from fastdarts.training import Job, Meter, Recipe, Training, measure
 
@@ -116,7 +115,7 @@ def evaluated() -> dict[str, Any]:
         config = resolve(replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True))
         recipe = Recipe(variant="cifar", learning_rate_min=0.0, **{name: getattr(config, name) for name in names})
         data = SimpleNamespace(classes=range(10), channels=1)
-        training = Training(Job(architecture(DARTS_V2), 0), recipe, data, torch.device("cpu"))
+        training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, data, torch.device("cpu"))
         meter = Meter()
         training.begin_epoch(0)
         for step in range(2):
