@@ -53,39 +53,45 @@ def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress) -> None
     fails, with its reason.
     """
     waiting = [task for task in tasks if not task.done]
-    if processes == 1 or len(waiting) == 1:
-        for task in waiting:
-            progress.line(task.title)
-            task.work(*task.arguments)
-        return
-    spawn, running = multiprocessing.get_context("spawn"), {}
-    begun = {task.title: task.recorded() for task in waiting}
-    progress.start("trainings and searches", sum(task.rows - begun[task.title] for task in waiting))
-    shown = 0
     with _stopped_by_sigterm() as stopped:
-        try:
-            while waiting or running:
-                while waiting and len(running) < processes:
-                    task, (mine, theirs) = waiting.pop(0), spawn.Pipe(duplex=False)
-                    process = spawn.Process(target=_work, args=(task, theirs), name=task.title)
-                    process.start()
-                    theirs.close()
-                    running[process] = task, mine
-                    progress.line(task.title)
-                wait([process.sentinel for process in running], timeout=0.5)
+        if processes == 1 or len(waiting) == 1:
+            for task in waiting:
+                progress.line(task.title)
+                task.work(*task.arguments)
                 if stopped:
                     raise SystemExit(0)
-                for process in [process for process in running if process.exitcode is not None]:
-                    _check(process.exitcode, *running.pop(process))
-                recorded = sum(task.recorded() - begun[task.title] for task in tasks if task.title in begun)
-                if recorded > shown:
-                    progress.advance(recorded - shown)
-                    shown = recorded
-        finally:
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.join()
+        else:
+            _side_by_side(waiting, processes, progress, stopped)
+
+
+def _side_by_side(tasks: Sequence[Task], processes: int, progress: Progress, stopped: Sequence[int]) -> None:
+    """The same in processes; ends in SystemExit once there is something in ``stopped``."""
+    spawn, running = multiprocessing.get_context("spawn"), {}
+    waiting, before, shown = list(tasks), sum(task.recorded() for task in tasks), 0
+    progress.start("trainings and searches", sum(task.rows for task in tasks) - before)
+    try:
+        while waiting or running:
+            while waiting and len(running) < processes:
+                task, (mine, theirs) = waiting.pop(0), spawn.Pipe(duplex=False)
+                process = spawn.Process(target=_work, args=(task, theirs), name=task.title)
+                process.start()
+                theirs.close()
+                running[process] = task, mine
+                progress.line(task.title)
+            wait([process.sentinel for process in running], timeout=0.5)
+            if stopped:
+                raise SystemExit(0)
+            for process in [process for process in running if process.exitcode is not None]:
+                _check(process.exitcode, *running.pop(process))
+            recorded = sum(task.recorded() for task in tasks) - before
+            if recorded > shown:
+                progress.advance(recorded - shown)
+                shown = recorded
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
 
 
 def _check(code: int, task: Task, reason: Any) -> None:

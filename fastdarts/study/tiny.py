@@ -79,11 +79,14 @@ def study(config: StudyConfig) -> dict[str, Any]:
 
 def _check_folder(folder: Path) -> None:
     """Raise :class:`FastdartsError` if ``folder`` holds something else than a study."""
-    held = {path.name for path in folder.iterdir() if not path.name.endswith(".tmp")} if folder.is_dir() else ()
-    if (folder.exists() and not folder.is_dir()) or (held and CONFIG not in held):
-        raise FastdartsError(f"{folder} is neither empty nor the folder of a study: name another one with --run")
-    if held:
-        from_toml(folder / CONFIG, StudyConfig)
+    held = [path for path in folder.iterdir() if path.suffix != ".tmp"] if folder.is_dir() else [folder]
+    try:
+        if held and folder.exists():
+            from_toml(folder / CONFIG, StudyConfig)
+    except FastdartsError as error:
+        raise FastdartsError(
+            f"{folder} is neither empty nor the folder of a study ({error}): name another one with --run"
+        ) from error
 
 
 def _tasks(config: StudyConfig, data: ImageData, device: torch.device) -> list[Task]:
@@ -134,7 +137,7 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     settings = replace(evaluation(config, seed), **_place(folder))
     data, indices = prepare_data(settings)
     device = prepare_device(settings)
-    jobs = [Job(Architecture(TINY, g), seed, {"seed": seed, "sample": i}) for i, g in enumerate(architectures())]
+    jobs = [Job(Architecture(TINY, g), seed, {"sample": i}) for i, g in enumerate(architectures())]
     test = range(config.test_samples or len(data.test))
     kept = (
         Kept(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
