@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.fusion import run
+from fastdarts.fusion import run, settled
 from fastdarts.operations import Noise
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
 
@@ -53,6 +53,7 @@ class Begun:
 
 
 @torch.no_grad()
+@settled()
 def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]) -> list[Tensor]:
     """Logits of a :class:`fastdarts.model_search.Network` with each of ``changes`` alone, in all cells of ``kind``.
 
@@ -72,7 +73,11 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
         s0, s1 = s1, cell(s0, s1, weights[cell.kind], edges[cell.kind], drop_prob)
     cell, after = cells[first], cells[first + 1 :]
     begun = Begun(cell, [run(cell.preprocess0, s0), run(cell.preprocess1, s1)])
-    quiet, then = not drop_prob and not any(isinstance(m, Noise) for m in network.modules()), None
+    alike = (
+        ops[0] for ops in network.mixed_ops().values() if ops
+    )  # to walk through all cells takes longer than a cell
+    noisy = any(isinstance(m, Noise) for ops in alike for m in ops.modules())
+    quiet, then = not drop_prob and not noisy, None
     if quiet and after:
         then = Begun(after[0], [run(after[0].preprocess0, s1)])
         then.advance(1, weights[after[0].kind], edges[after[0].kind])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import fastdarts.search
 from fastdarts.checkpoint import load_checkpoint
@@ -64,6 +65,70 @@ def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name):
             table[1], table[3] = 0.0, F.one_hot(torch.tensor(1), table.shape[1])
         model.fix(fixed)
     assert all(map(torch.equal, before, model.buffers()))
+
+
+def flops(work):
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("row", [0, 1, 2, 6, 11, 13])
+@pytest.mark.parametrize("kind", ["normal", "reduce"])
+def test_what_a_change_does_not_reach_is_computed_once(kind, row):
+    """All convolutions are counted, on tensors without numbers, against the sum of those that a change reaches."""
+    model, x = supernet("s2", layers=6), torch.zeros(4, 3, 16, 16, device="meta")
+    number = list(model.primitives).index(kind)
+    changes = changes_of(model.mixing_weights()[number].detach(), "edge", row)
+    model = model.to("meta")
+    weights = dict(zip(model.primitives, model.mixing_weights(), strict=True))
+    inputs, (s0, s1) = [], model._begin(x)
+    for cell in model.cells:
+        inputs.append((s0, s1))
+        s0, s1 = s1, cell(s0, s1, weights[cell.kind])
+    ends = [(node, source) for node in range(4) for source in range(node + 2)]
+    node, source = ends[row]
+
+    def edge(place, row):
+        """Of all candidates."""
+        cell = model.cells[place]
+        state = cell.preprocess1(inputs[place][1])
+        if ends[row][1] > 1 and cell.reduction:
+            state = state[:, :, ::2, ::2]
+        return sum(flops(lambda op=op: op(state)) for op in cell._ops[row]._ops)
+
+    def leaving(place, sources):
+        return sum(edge(place, r) for r, (_, j) in enumerate(ends) if j in sources)
+
+    def whole(place):
+        return flops(lambda: model.cells[place](*inputs[place], weights[model.cells[place].kind]))
+
+    first = next(place for place, cell in enumerate(model.cells) if cell.kind == kind)
+    then = first + 1
+    preprocess0 = flops(lambda: model.cells[then].preprocess0(inputs[then][0]))
+    once = flops(lambda: model.stem(x)) + sum(map(whole, range(first))) + preprocess0 + leaving(then, [0])
+    once += whole(first) - leaving(first, range(node + 2, 5))
+    each = leaving(first, range(node + 2, 5)) + flops(lambda: model.classifier(s1.mean((2, 3))))
+    each += sum(edge(first, r) for r, (n, j) in enumerate(ends) if n == node and j >= source)
+    each += whole(then) - preprocess0 - leaving(then, [0])
+    each += sum(map(whole, range(then + 1, len(model.cells))))
+    if source == 0 and model.cells[then].kind == kind:
+        each += edge(then, row)
+    masked = sum(edge(place, row) for place, cell in enumerate(model.cells) if cell.kind == kind)
+    # each variant leaves one of the two candidates out
+    assert flops(lambda: model.masked(x, kind, changes)) == once + 2 * each - masked
+
+
+def test_a_hook_set_between_two_decisions_is_called():
+    model, x, called = supernet("darts", layers=3), torch.randn(4, 3, 16, 16), []
+    changes = changes_of(model.mixing_weights()[0].detach(), "edge", 4)
+    with batch_statistics(model):
+        before = model.masked(x, "normal", changes)
+        model.cells[0]._ops[9]._ops[4].op[3].register_forward_hook(lambda *_: called.append(1))
+        after = model.masked(x, "normal", changes)
+    assert called
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def straightforward(model, space, nodes, batches, criterion):

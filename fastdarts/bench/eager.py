@@ -62,7 +62,7 @@ class EagerNetwork(Network):
     def forward(self, input: Tensor) -> Tensor:
         s0, s1 = self._stems(input)
         for cell in self.cells:
-            weights, weights2 = F.softmax(self.alphas_reduce if cell.reduction else self.alphas_normal, dim=-1), None
+            weights, weights2 = self.mixing_weights()[cell.reduction], None
             if self._edge_normalisation:
                 betas = self.betas_reduce if cell.reduction else self.betas_normal
                 ends = [i * (i + 3) // 2 for i in range(self._steps + 1)]
