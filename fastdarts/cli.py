@@ -308,9 +308,9 @@ class Info:
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
-    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat"], ...] = ("mixed-op", "step")
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat", "batch"], ...] = ("mixed-op", "step")
     """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
-    operations and a step of PC-DARTS, flat updates."""
+    operations and a step of PC-DARTS, flat updates, the largest batch of a step that fits into a budget of memory."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: int | None = None
@@ -325,6 +325,8 @@ class Bench:
     """Count a GPU's launches and bytes instead, and predict times from them; needs no GPU."""
     default_malloc: bool = False
     """Leave malloc alone: fresh buffers then page-fault at every call, as they do where nobody set it up."""
+    budget: tuple[str, ...] = ("1GiB",)
+    """What a step may take (suite batch), one or several amounts; every one takes minutes."""
     json: Path | None = None
     """Write everything measured to this file."""
 

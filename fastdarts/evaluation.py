@@ -49,7 +49,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
         check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
         device = prepare_device(config)
-        plain = check_precision(config, device)
+        note = check_precision(config, device)
     shape = (data.channels, *data.size)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
@@ -70,8 +70,8 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(architecture)
         progress.line(f"run {run.folder}")
-        if plain:
-            progress.line(plain)
+        if note:
+            progress.line(note)
         errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, device)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {

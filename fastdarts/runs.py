@@ -268,12 +268,17 @@ def prepare_device(config: RunConfig) -> torch.device:
 
 
 def check_precision(config: DataConfig, device: torch.device) -> str:
-    """What is to be said where ``config.precision`` has no kernels on ``device``; "" where it has.
+    """What is to be said about ``config.precision`` on ``device``, where it is not the fastest way; else "".
 
-    Raises :class:`FastdartsError` if FASTDARTS_STRICT=1 forbids to compute without.
+    Raises :class:`FastdartsError` if it has no kernels and FASTDARTS_STRICT=1 forbids to compute without.
     """
-    reason = "" if config.precision == "float32" else why_plain(device, torch.bfloat16)
-    return f"precision {config.precision} runs in plain PyTorch, several times slower: {reason}" if reason else ""
+    if config.precision == "float32":
+        return ""
+    if reason := why_plain(device, torch.bfloat16):
+        return f"precision {config.precision} runs in plain PyTorch, several times slower: {reason}"
+    if device.type == "cpu":
+        return f"precision {config.precision} on the CPU is storage: it takes less memory than float32, and more time"
+    return ""
 
 
 def prepare_data(config: DataConfig) -> tuple[ImageData, range]:

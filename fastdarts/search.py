@@ -66,7 +66,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for half in halves:
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
         device = prepare_device(config)
-        plain = check_precision(config, device)
+        note = check_precision(config, device)
         if config.partial > 1:  # which does not fit all sizes of images
             with torch.device("meta"), torch.no_grad():
                 network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
@@ -87,8 +87,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         if line:
             progress.line(line)
-        if plain:
-            progress.line(plain)
+        if note:
+            progress.line(note)
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.kernels.registry import define
+from fastdarts.kernels.registry import define, rounded
 
 LAST = torch.channels_last
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -85,6 +85,7 @@ forward_op = define(
     _forward_fake,
     triton=".triton.interleave:forward",
     triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, *out: rounded([*out], dtype),
 )
 backward_op = define(
     "interleave_backward(Tensor[] grad, Tensor x, Tensor beta, int partial, int stride, bool need_x, bool need_beta)"
@@ -93,4 +94,5 @@ backward_op = define(
     _backward_fake,
     triton=".triton.interleave:backward",
     triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, dm, dx, dbeta: (rounded(dm, dtype), dx.to(dtype), dbeta),
 )

@@ -51,7 +51,7 @@ from torch import Tensor
 from fastdarts.kernels import interleave, processes
 from fastdarts.kernels.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.noise import standard_normal
-from fastdarts.kernels.registry import define, select
+from fastdarts.kernels.registry import define, rounded, select
 from fastdarts.kernels.wanted import wanted
 
 LAST = torch.channels_last
@@ -244,6 +244,7 @@ forward_op = define(
     _forward_fake,
     triton=".triton.mixed_op:forward",
     triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
@@ -254,6 +255,7 @@ backward_op = define(
     _backward_fake,
     triton=".triton.mixed_op:backward",
     triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
 )
 
 

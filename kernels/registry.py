@@ -27,6 +27,7 @@ DTYPES = {  # that the kernels of an implementation know, where an op says nothi
     "triton": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
     "cuda": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
+HALF = (torch.bfloat16, torch.float16)
 _OPS: dict[str, "Op"] = {}
 
 
@@ -76,7 +77,8 @@ MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
 class Op:
     """One op: its reference, its dispatcher entry, its dtypes, and what its GPU kernel is written in.
 
-    `triton` says where the Triton launcher lives ("module:function"), of an op that has one.
+    `triton` says where the Triton launcher lives ("module:function"), of an op that has one. `narrow(dtype, *results)`
+    rounds what the native kernel gives in float32 to half precision, of an op that takes that: see `in_float32`.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Op:
     triton: str
     gpu: str
     dtypes: dict[str, tuple[torch.dtype, ...]]
+    narrow: Callable | None
 
     @property
     def implementations(self) -> tuple[str, ...]:
@@ -114,6 +117,11 @@ class Op:
         """Its dtypes, in words."""
         return " and ".join(", ".join(map(_short, self.dtypes[implementation])).rsplit(", ", 1))
 
+    def in_float32(self, dtype: torch.dtype, *args):
+        """Runs the native kernel on float32 copies of all tensors of half precision, and rounds what it gives: stored
+        is the one, computed in is the other, of which nothing is left after the call."""
+        return self.narrow(dtype, *self.dispatch(*map(_widened, args)))
+
     def launch(self, *args):
         """Runs the Triton launcher; Triton is imported here, at the first launch."""
         return _resolve(self.triton)(*args)
@@ -133,6 +141,7 @@ def define(
     gpu: str = "triton",
     triton: str = "",
     triton_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
+    narrow: Callable | None = None,
 ) -> Op:
     """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
 
@@ -143,9 +152,9 @@ def define(
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
-    op = _OPS[name] = Op(
-        name, reference, getattr(torch.ops.fastdarts, name).default, triton, gpu, DTYPES | {"triton": triton_dtypes}
-    )
+    dtypes = DTYPES | {"native": DTYPES["native"] + HALF * (narrow is not None), "triton": triton_dtypes}
+    dispatch = getattr(torch.ops.fastdarts, name).default
+    op = _OPS[name] = Op(name, reference, dispatch, triton, gpu, dtypes, narrow)
     if gpu == "triton" and not NO_TRITON:
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
@@ -160,6 +169,18 @@ def _in_given_types(reference: Callable) -> Callable:
             return reference(*args, **options)
 
     return run
+
+
+def _widened(argument: object) -> object:
+    if isinstance(argument, torch.Tensor):
+        return argument.float() if argument.dtype in HALF else argument
+    return [_widened(part) for part in argument] if isinstance(argument, list | tuple) else argument
+
+
+def rounded(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """`tensors` in `dtype`, each of them given up before the next is rounded."""
+    tensors.reverse()
+    return [tensors.pop().to(dtype) for _ in range(len(tensors))]
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -185,6 +206,8 @@ def select(
         raise RuntimeError(f"{op.name} cannot run as {impl!r}: {reason}.")
     if impl == "reference":
         return op.reference
+    if impl == "native" and dtype in HALF:
+        return functools.partial(op.in_float32, dtype)
     return op.launch if impl == "triton" and device == "cpu" else op.dispatch
 
 

@@ -16,11 +16,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fastdarts.bench import run
+from fastdarts.bench import batch, run
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, StepCase
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
 from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
+from fastdarts.errors import FastdartsError
 from fastdarts.model_search import MixedOp
 
 ROOT = Path(__file__).parent.parent
@@ -250,3 +251,45 @@ def test_flat_updates_are_timed_once_they_agree(capsys: pytest.CaptureFixture) -
     wrong = FlatCase("wrong", 1, {"a": lambda: [torch.ones(2)], "b": lambda: [torch.zeros(2)]})
     with pytest.raises(Wrong, match="wrong is off by 1 from torch's"):
         measure_flat(wrong, weights, 0.0)
+
+
+@pytest.mark.parametrize("per_image", [0.5, 3.0, 40.0, 700.0, 2000.0])
+@pytest.mark.parametrize("beyond", [10**9, 40])
+def test_the_largest_batch_is_bracketed_by_measurements(per_image: float, beyond: int) -> None:
+    """With a fixed cost, noise of 1 %, and where nothing larger can be computed at all."""
+    calls = []
+
+    def peak(n: int) -> float:
+        calls.append(n)
+        return float("inf") if n > beyond else (100 + per_image * n) * (1 + 0.01 * (n % 3 - 1))
+
+    known = batch.largest(peak, 1000.0, {n: peak(n) for n in batch.SMALL})
+    assert known == {n: peak(n) for n in known} and len(calls) <= len(known) + 14
+    fits = [n for n, taken in known.items() if taken <= 1000]
+    over = min(n for n, taken in known.items() if taken > 1000 and n > max(fits, default=0))
+    assert over - max(fits, default=0) <= batch.grain(max(fits, default=0))
+    assert (per_image == 2000) == (not fits)
+
+
+def test_the_largest_batch_of_a_step_is_one_that_a_process_fits(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    tiny = StepCase(False, channels=4, layers=3, size=16)
+    monkeypatch.setattr(batch, "STEP", tiny)
+    monkeypatch.setattr(
+        batch, "ways", lambda _: [(EAGER, EAGER, tiny), (OURS, OURS, replace(tiny, memory="recompute"))]
+    )
+    rows = list(batch.measure_batch([24 * run.MIB], 0.0, "cpu", True))
+    for row in rows:
+        peaks = {int(n): taken for n, taken in row["peaks"].items()}
+        assert peaks[row["batch"]] <= 24 * run.MIB < min(taken for n, taken in peaks.items() if n > row["batch"])
+        assert row["images_per_s"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
+    eager, ours = rows
+    assert ours["batch"] > 4 * eager["batch"] and ours["estimate"] == pytest.approx(peaks[ours["batch"]], rel=0.3)
+    batch.print_batch(rows, dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts"), "x"))
+    table = capsys.readouterr().out
+    assert "| largest batch in 24.0 MiB |" in table and f"{ours['batch'] / eager['batch']:.1f}×" in table
+
+
+def test_a_budget_that_the_machine_has_not_is_refused() -> None:
+    for budget, why in (("4096TiB", "the machine has"), ("much", "expected a number above 0 with a unit")):
+        with pytest.raises(FastdartsError, match=f"--budget is '?{budget}'?: {why}"):
+            run.bench(("batch",), budget=(budget,))

@@ -359,10 +359,6 @@ def test_other_pools_run_as_they_are(pool: nn.Module, calls) -> None:
 
 def test_where_the_native_kernel_cannot_run_the_modules_do(calls, monkeypatch: pytest.MonkeyPatch) -> None:
     op, x = MixedOp(4, 1, ("sep_conv_3x3", "max_pool_3x3")), torch.randn(2, 4, 6, 6)
-    op.bfloat16()(x.bfloat16(), torch.ones(2))
-    op.float()
-    with torch.autocast("cpu", torch.bfloat16):
-        op(x, torch.ones(2))
     with pytest.raises(RuntimeError, match="expected input"):  # PyTorch's own message
         op(torch.randn(2, 5, 6, 6), torch.ones(2))
     monkeypatch.setitem(registry.MISSING, "native", "no compiler")

@@ -103,6 +103,8 @@ class StepCase:
     layers: int = 8
     batch: int = 8
     size: int = 32
+    memory: str = "store"  # of fastdarts, as precision
+    precision: str = "float32"
     seed: int = 0
 
     def __str__(self) -> str:
@@ -110,10 +112,15 @@ class StepCase:
         order = "second" if self.unrolled else "first"
         return f"{method}{order}-order step C{self.channels} {self.layers} cells N{self.batch}"
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
-        method = "pc-darts" if self.pc_darts else "darts"
+    @property
+    def config(self) -> SearchConfig:
+        """The settings of its search."""
         options = {"channels": self.channels, "layers": self.layers, "unrolled": self.unrolled, "seed": self.seed}
-        config = resolve(SearchConfig(method=method, **options))
+        ways = {"memory": self.memory, "precision": self.precision, "batch_size": self.batch}
+        return resolve(SearchConfig(method="pc-darts" if self.pc_darts else "darts", **options, **ways))
+
+    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+        config = self.config
         shape = SimpleNamespace(classes=range(10), channels=3)
         supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device(device))
         model = supernet.model.to(dtype)
@@ -184,3 +191,9 @@ SUITES: dict[str, list[Case]] = {
         StepCase(False, pc_darts=True, batch=256),
     ],
 }
+
+
+def prepare(case: Case, side: str, device: str = "cpu") -> Callable[[], object]:
+    """One call of a side, for a process of its own that has loaded what a smaller call needs."""
+    replace(case, batch=2).work(side, device=device).run()
+    return case.work(side, device=device).run

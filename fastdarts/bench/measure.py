@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -121,10 +121,28 @@ def peak_memory(prepare: Callable[..., Callable[[], object]], *args: object) -> 
 
     The process is a fresh one under malloc's defaults; ``prepare`` is a function of a module, as it is sent there.
     """
+    return _apart(_peak_memory, prepare, *args)
+
+
+def seconds_apart(seconds: float, pinned: bool, prepare: Callable[..., Callable[[], object]], *args: object) -> float:
+    """The median time of what ``prepare(*args)`` returns, in a fresh process, which pins its malloc if told so."""
+    return _apart(_seconds, prepare, *args, options=(seconds, pinned))
+
+
+def _apart(measure: Callable, prepare: Callable[..., Callable[[], object]], *args: object, options: tuple = ()) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([prepare.__module__])
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_peak_memory, torch.get_num_threads(), prepare, args).result()
+        return pool.submit(measure, torch.get_num_threads(), prepare, args, *options).result()
+
+
+def _seconds(
+    threads: int, prepare: Callable[..., Callable[[], object]], args: tuple, seconds: float, pin: bool
+) -> float:
+    torch.set_num_threads(threads)
+    if pin:
+        pin_malloc()
+    return interleave({"": prepare(*args)}, seconds)[""].median
 
 
 def _peak_memory(threads: int, prepare: Callable[..., Callable[[], object]], args: tuple) -> int:

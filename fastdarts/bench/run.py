@@ -18,7 +18,20 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdarts.bench import traffic as counter
-from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, REPLAYED, SIDES, SUITES, Case, EdgeCase, Work
+from fastdarts.bench.batch import STEP, measure_batch, print_batch
+from fastdarts.bench.cases import (
+    COMPILED,
+    EAGER,
+    LAST,
+    OURS,
+    REPLAYED,
+    SIDES,
+    SUITES,
+    Case,
+    EdgeCase,
+    Work,
+    prepare,
+)
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import (
     MIB,
@@ -36,7 +49,9 @@ from fastdarts.bench.measure import (
 from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, native
+from fastdarts.memory import format_bytes
 from fastdarts.recorder import atomic_write, environment
+from fastdarts.validation import parse_bytes
 
 SMI = "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"
 
@@ -50,6 +65,7 @@ def bench(
     compile: bool = False,
     traffic: bool = False,
     default_malloc: bool = False,
+    budget: Sequence[str] = ("1GiB",),
     json: Path | None = None,
 ) -> None:
     """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``.
@@ -58,6 +74,7 @@ def bench(
     any work; and at the end, if results were wrong, for the cases that were not timed.
     """
     _validate("cpu" if traffic else device, threads, batch, seconds, json)
+    budgets = [_budget(text, device) for text in budget]
     if json is not None:
         try:
             atomic_write(json, b"{}")
@@ -74,6 +91,15 @@ def bench(
                 report["flat"] = _flat(seconds, device)
                 if json is not None:
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+            if name == "batch" and not traffic:
+                report["batch"] = []
+                try:
+                    for row in measure_batch(budgets, seconds, device, not default_malloc):
+                        report["batch"].append(row)
+                        if json is not None:
+                            atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+                except Wrong as error:
+                    report["cases"].append({"suite": name, "case": str(STEP), "wrong": str(error)})
             for case in _cases(name, batch, traffic):
                 print(f"{name}: {case} ...", file=sys.stderr)
                 try:
@@ -90,8 +116,10 @@ def bench(
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
                 give_back()
     finally:  # whoever has waited enough gets what there is
-        if report["cases"] or "flat" not in report:
+        if report["cases"] or not {"flat", "batch"} & report.keys():
             (counter.print_report if traffic else print_report)(report)
+        if report.get("batch"):
+            print_batch(report["batch"], report["machine"])
         if "flat" in report:
             print_flat(report["flat"], report["machine"])
     if wrong := [row for row in report["cases"] if "wrong" in row]:
@@ -128,6 +156,17 @@ def _validate(device: str, threads: int | None, batch: Sequence[int], seconds: f
     [kernels] = [row for row in implementations() if (row.op, row.device, row.name) == ("mixed_op", device, name)]
     if not kernels.available:
         raise FastdartsError(f"nothing to time, {kernels.reason}")
+
+
+def _budget(text: str, device: str) -> int:
+    budget = parse_bytes(text, "--budget")
+    if device == "cpu":
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        there = torch.cuda.get_device_properties(0).total_memory
+    if budget > there:
+        raise FastdartsError(f"--budget is {text}: the machine has {format_bytes(there)}, name no more than that")
+    return budget
 
 
 def machine(pinned: bool, device: str = "cpu") -> dict[str, Any]:
@@ -226,12 +265,6 @@ def _memory(case: Case, side: str) -> dict[str, Any]:
         return {"peak_mib": peak_memory(prepare, case, side) / MIB}
     except Exception as error:  # killed for want of memory, or no /proc to read
         return {"peak_failed": _reason(error)}
-
-
-def prepare(case: Case, side: str) -> Callable[[], object]:
-    """One call of a side, for a process of its own that has loaded what a smaller call needs."""
-    replace(case, batch=2).work(side).run()
-    return case.work(side).run
 
 
 def _reason(error: Exception) -> str:
