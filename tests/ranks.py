@@ -2,6 +2,7 @@
 the other and with what one process does."""
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from fastdarts.data import eval_transform, load_data
 from fastdarts.discretise import discretisation_gap
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
-from fastdarts.functional import noise_seeds
+from fastdarts.functional import native, noise_seeds
 from fastdarts.operations import drop_path
 from fastdarts.projection import projected
 from fastdarts.search import search
@@ -30,9 +31,9 @@ from fastdarts.spaces import parse_architecture
 from fastdarts.supernet import Supernet, largest_eigenvalue
 from fastdarts.training import Job, Meter, Recipe, Training, measure
 
-SMALL = {"channels": 4, "layers": 3, "nodes": 2, "batch_size": 7, "epochs": 3, "sync_bn": True}
+SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
 TRAINED = {
-    "first-order": {},
+    "first-order": {"nodes": 2},
     "checkpoint": {"memory": "checkpoint"},
     "unrolled": {"unrolled": True},
     "exact": {"hypergradient": "exact"},
@@ -41,7 +42,6 @@ TRAINED = {
     "lambda": {"method": "lambda-darts", "layers": 4},
     "pc-darts": {"method": "pc-darts", "warmup": 0},
     "random-ws": {"method": "random-ws"},
-    "nasbench201": {"space": "nasbench201", "layers": None, "nodes": None},
 }
 APART = {  # without --sync-bn: nothing that one process does, but the same on all ranks
     "apart": {"unrolled": True, "sync_bn": False},
@@ -49,7 +49,7 @@ APART = {  # without --sync-bn: nothing that one process does, but the same on a
     "parts": {"accumulate": 2, "sync_bn": False, "batch_size": 11},
 }
 TINY = {"channels": 4, "layers": 3, "nodes": 2, "batch_size": 32, "threads": 1, "device": "cpu", "epochs": 2}
-WHOLE = SearchConfig(**TINY, samples=100, product_error_every=2, unrolled=True, eigenvalue_every=2)
+WHOLE = SearchConfig(**TINY, samples=100, unrolled=True)
 PROJECTED = SearchConfig(**TINY | {"nodes": 1, "epochs": 1}, samples=70, space="tiny")
 EVALUATED = EvaluateConfig(
     **{k: v for k, v in TINY.items() if k != "nodes"}, samples=99, genotype="DARTS_V2", drop_path_prob=0.3
@@ -65,6 +65,7 @@ RUNS = [
     ("edge-C3", "triton", "store"),
     ("edge-C3", "triton", "recompute"),
 ]
+RUNS = [run for run in RUNS if run[1] != "native" or native()["loaded"]]
 PER_IMAGE = ("out", "grad_x", "grad_base")
 
 
@@ -237,7 +238,7 @@ def main(folder: Path) -> None:
         found |= {"evaluated": evaluated(), "measured": measured()}
         found["whole"] = search(replace(WHOLE, run=folder / "whole"))
         found["code"] = terminated(folder / "killed")
-        distributed.from_first(lambda: os.system(f"cp -r {folder}/killed {folder}/alone"))
+        distributed.from_first(lambda: shutil.copytree(folder / "killed", folder / "alone"))
         found["killed"] = search(replace(WHOLE, resume=folder / "killed"))
         found["occupied"] = sentence(lambda: search(replace(WHOLE, run=folder / "whole")))
         found["evaluation"] = evaluate(replace(EVALUATED, run=folder / "evaluation"))
