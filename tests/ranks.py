@@ -233,6 +233,8 @@ def main(folder: Path) -> None:
         found: dict[str, Any] = {"drawn": drawn(), "shards": shards(), "alone_wrong": alone_wrong()}
         found |= {"strange": [strange("arch"), strange("train")], "exploding": exploding()}
         found |= {"small": sentence(lambda: search(replace(WHOLE, batch_size=3, run=folder / "small")))}
+        for device in ("cuda:1", "cuda"):
+            found[device] = sentence(lambda device=device: search(replace(WHOLE, device=device)))
         found |= {f"mixed {run}": mixed(CASES[run[0]], *run[1:]) for run in RUNS}
         found |= {name: trained(settings) for name, settings in (TRAINED | APART).items()}
         found |= {"evaluated": evaluated(), "measured": measured()}

@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from benchmarks.compare import deviations_of
+from fastdarts import distributed
 from fastdarts.checkpoint import load_checkpoint
+from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
+from fastdarts.rnn.config import RecurrentSearchConfig
+from fastdarts.rnn.search import search as search_text
 from fastdarts.search import search
 from tests import ranks
 from tests.test_search import difference, outcome
@@ -133,6 +137,22 @@ def test_what_one_rank_finds_wrong_stops_all_with_one_sentence(found):
     assert "exists and is not an empty folder" in found[0]["occupied"] and found[0]["occupied"] == found[1][
         "occupied"
     ].replace("Everywhere", "FastdartsError")
+
+
+def test_each_rank_wants_a_gpu_of_its_own(found):
+    assert "--device is cuda:1 for 2 ranks: each takes a GPU of its own" in found[0]["cuda:1"]
+    if not torch.cuda.is_available():
+        assert ["local rank 0 finds 0 GPUs" in found[0]["cuda"], "local rank 1 finds 0" in found[1]["cuda"]] == [
+            True
+        ] * 2
+
+
+def test_recurrent_cells_are_refused_by_name(monkeypatch):
+    for name, value in zip(distributed.LAUNCHED, ("1", "2", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(FastdartsError, match="a recurrent search cannot be divided among several ranks") as refused:
+        search_text(RecurrentSearchConfig())
+    assert not distributed.speaks(refused.value)  # rank 0 does
 
 
 def test_a_search_is_one_run(found, folder):
