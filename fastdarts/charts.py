@@ -75,20 +75,20 @@ def line_chart(
     )
 
 
-def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line], str]], axis: str = "epoch") -> str:
-    """A self-contained SVG of charts side by side, (caption, lines, unit) each, for light and dark pages."""
-    charts = [(caption, [line for line in lines if line.points], unit) for caption, lines, unit in charts]
-    head = 22 + 16 * max(sum(bool(line.name) for line in lines) for _, lines, _ in charts)
+def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line]]]) -> str:
+    """A self-contained SVG of charts over epochs side by side, (caption, lines) each, for light and dark pages; every
+    line has a point."""
+    head = 22 + 16 * max(sum(bool(line.name) for line in lines) for _, lines in charts)
     width, height = len(charts) * WIDTH, head + HEIGHT
     shapes = []
-    for column, (caption, lines, unit) in enumerate(charts):
+    for column, (caption, lines) in enumerate(charts):
         texts = [f'<text class="title" x="{MARGINS[0]}" y="16">{xml_text(caption)}</text>']
         for row, line in enumerate(line for line in lines if line.name):
             y = 34 + 16 * row
             texts.append(f'<path d="M{MARGINS[0]} {y - 4}h14" stroke="{line.colour}" stroke-width="3"/>')
-            text = f"{line.name}: {number(line.points[-1][1])}{unit} at the end"
+            text = f"{line.name}: {number(line.points[-1][1])} at the end"
             texts.append(f'<text class="tick" x="{MARGINS[0] + 20}" y="{y}">{xml_text(text)}</text>')
-        plot = f'<g transform="translate(0 {head})">{_plot(lines, axis)}</g>' if lines else ""
+        plot = f'<g transform="translate(0 {head})">{_plot(lines, "epoch")}</g>'
         shapes.append(f'<g transform="translate({column * WIDTH} 0)">{"".join(texts)}{plot}</g>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '

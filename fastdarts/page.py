@@ -87,6 +87,7 @@ figcaption strong { margin-right: 14px }
 .player .now { font-variant-numeric: tabular-nums; margin: 8px 0 }
 
 .wide { overflow-x: auto }
+.charts + .wide { margin-top: 12px }
 .edges { display: grid; gap: 8px }
 .edges div { border: 1px solid var(--rule); border-radius: 7px; padding: 4px 7px }
 .edges .kept { border: 2px solid var(--soft); padding: 3px 6px }

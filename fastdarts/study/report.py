@@ -28,8 +28,8 @@ def write_study(folder: Path) -> Path:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         title = f"The tiny space on {found['settings']['dataset']}"
-        charts = [("Test regret of the architecture derived now, points", _regret(found), "")]
-        charts.append(("Validation error of the supernet, %", _errors(found), ""))
+        charts = [("Test regret of the architecture derived now, points", _regret(found))]
+        charts.append(("Validation error of the supernet, %", _errors(found)))
         figure, page = drawing_of_charts(title, charts), html_page(f"{title}: fastdarts study", _body(found, title))
     except OSError as error:
         raise FastdartsError(f"cannot read {path} ({error.strerror}): finish the study first") from error
