@@ -2,41 +2,78 @@
 
 import copy
 import dataclasses
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn as nn
 
-from benchmarks.cases import MixedOpCase
+from benchmarks.cases import SEARCHED, MixedOpCase
+from benchmarks.compare import deviations
+from fastdarts import fusion, kernels
+from fastdarts.bench.measure import saved_bytes
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
-from fastdarts.functional import why_plain
+from fastdarts.functional import native, why_plain
 from fastdarts.hypergradient import Descent, Exact, FirstOrder, Neumann, Passes, difference, exact_product, in_one
+from fastdarts.kernels import registry
 from fastdarts.model_search import Network
 from fastdarts.search import search
 
 BF16 = torch.autocast("cpu", torch.bfloat16)
 CPU = torch.device("cpu")
+native_only = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
 CASE = MixedOpCase("autocast", (2, 4, 6, 5), (("sep_conv_3x3", "max_pool_3x3"), ("dil_conv_5x5",)), base=True)
 
 
-def test_an_op_under_autocast_is_the_op_in_bfloat16():
+@pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=native_only)])
+def test_an_op_under_autocast_is_the_op_in_bfloat16(impl):
     wide, _ = CASE.inputs(torch.float32)
     rounded, grads = CASE.inputs(torch.bfloat16)
     with BF16:
-        ours = CASE.ours(wide, "reference")
-    expected = CASE.ours(rounded, "reference")
+        ours = CASE.ours(wide, impl)
+    expected = CASE.ours(rounded, impl)
     for a, b in zip((*ours.out, ours.mean, ours.var), (*expected.out, expected.mean, expected.var), strict=True):
         assert a.dtype is b.dtype and torch.equal(a, b)
     found = torch.autograd.grad(ours.out, [*wide.values()], grads)
     for a, b in zip(found, torch.autograd.grad(expected.out, [*rounded.values()], grads), strict=True):
         assert a.dtype is torch.float32 and torch.equal(a, b.float())
+
+
+@native_only
+@pytest.mark.parametrize("name", [*SEARCHED, "partial"])
+def test_native_kernels_in_half_precision_are_no_worse_than_twice_eager(name):
+    """One candidate at a time: a value that is rounded to the other side of a ReLU would be compared with nothing."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if name == "partial":
+            case = MixedOpCase("half", (2, 16, 6, 4), (("max_pool_3x3",), ("skip_connect",)), base=True, partial=4)
+        else:
+            case = MixedOpCase("half", (2, 16, 5, 4), ((name,),), base=True, affine=True)
+        for deviation in deviations(case, "native", dtype):
+            assert not deviation.wrong, deviation
+
+
+@native_only
+@pytest.mark.parametrize("partial", [1, 4])
+def test_a_supernet_under_autocast_is_fused_and_keeps_half(partial, monkeypatch):
+    model, x = Network(8, 10, 3, nn.CrossEntropyLoss(), partial=partial), torch.randn(8, 3, 16, 16)
+    types, mixed_op = [], fusion.mixed_op
+
+    def noting(x, *args, **options):
+        result = mixed_op(x, *args, **options)
+        types.append((result.out[0].dtype, result.mean.dtype))
+        return result
+
+    wide = saved_bytes(lambda: model(x), x, *model.parameters())
+    monkeypatch.setattr(fusion, "mixed_op", noting)
+    with BF16:
+        narrow = saved_bytes(lambda: model(x), x, *model.parameters())
+        logits = model(x)
+    assert types == [(torch.bfloat16, torch.float32)] * 2 * 3 * (2 + 5)
+    assert narrow < 0.6 * wide
+    torch.testing.assert_close(logits.float(), model(x), rtol=0.05, atol=0.05)
 
 
 def test_gradients_through_the_casts_can_be_differentiated_again():
@@ -66,10 +103,10 @@ def test_float64_is_left_alone_and_so_are_passes_that_end_under_autocast():
         assert all(map(torch.equal, found, expected))
 
 
-def supernet():
-    model = Network(4, 10, 2, nn.CrossEntropyLoss(), 1, 1)
+def supernet(layers, nodes, images, **options):
+    model = Network(4, 10, layers, nn.CrossEntropyLoss(), nodes, nodes, **options)
     passes = Passes(model, side_effects=False)
-    train, valid = ((torch.randn(8, 3, 8, 8), torch.randint(10, (8,))) for _ in range(2))
+    train, valid = ((torch.randn(images, 3, 8, 8), torch.randint(10, (images,))) for _ in range(2))
     weights = list(passes.weights().values())
     return passes, train, valid, Descent(0.1, torch.optim.SGD(weights, 0.1), 0.9, 1e-3)
 
@@ -80,7 +117,7 @@ def relative(a, b):
 
 def test_products_and_curvature_under_autocast_are_those_without():
     """Bit for bit, while the gradient itself takes part: 2⁻⁸ is the rounding of a bfloat16."""
-    passes, train, valid, descent = supernet()
+    passes, train, valid, descent = supernet(1, 1, 4, primitives=["skip_connect", "sep_conv_3x3", "max_pool_3x3"])
     vector = [torch.randn_like(w) for w in passes.weights().values()]
 
     def products():
@@ -102,7 +139,7 @@ def test_products_and_curvature_under_autocast_are_those_without():
 def test_a_finite_difference_of_gradients_in_bfloat16_is_noise():
     """Why both perturbed passes are of float32: at the published radius those of bfloat16 differ by more than the
     weights have moved them. Truth is the same difference in float64."""
-    passes, train, *_ = supernet()
+    passes, train, *_ = supernet(3, 2, 16)
     vector = torch.autograd.grad(passes.loss(train), list(passes.weights().values()))
     exact = Passes(copy.deepcopy(passes.model).double(), side_effects=False)
     truth = in_one(difference(exact, [v.double() for v in vector], (train[0].double(), train[1])).product)
@@ -121,16 +158,21 @@ def test_a_finite_difference_of_gradients_in_bfloat16_is_noise():
 TINY = SearchConfig(
     epochs=1, channels=4, layers=3, nodes=1, batch_size=16, samples=64, threads=1, device="cpu", precision="bf16"
 )
+SHORT = {"epochs": 1, "channels": 4, "layers": 3, "batch_size": 16, "samples": 32, "threads": 1, "device": "cpu"}
 STEPS = [{"unrolled": True}, {"method": "random-ws", "candidates": 2}, {"method": "random", "candidates": 1}]
 
 
+@pytest.mark.usefixtures("without_estimate")
 @pytest.mark.parametrize("settings", STEPS, ids=["unrolled", "random-ws", "random"])
 def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, capsys, settings):
     found = search(dataclasses.replace(TINY, run=tmp_path / "run", **settings))
-    said = capsys.readouterr().err
-    assert ("precision bf16 runs in plain PyTorch, several times slower: " in said) == bool(
-        why_plain(CPU, torch.bfloat16)
+    slow = why_plain(CPU, torch.bfloat16)
+    note = (
+        f"runs in plain PyTorch, several times slower: {slow}"
+        if slow
+        else "on the CPU is storage: it takes less memory"
     )
+    assert f"precision bf16 {note}" in capsys.readouterr().err
     assert 0 <= found["valid_error"] <= 100 and 'precision = "bf16"' in (tmp_path / "run" / "config.toml").read_text()
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")
     if "supernet" in state:
@@ -138,6 +180,7 @@ def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, cap
         assert {t.dtype for t in kept} == {torch.float32, torch.int64}
 
 
+@pytest.mark.usefixtures("without_estimate")
 def test_precision_changes_the_numbers_and_cannot_change_on_the_way(tmp_path):
     rows = {}
     for precision in ("bf16", "float32"):
@@ -150,9 +193,8 @@ def test_precision_changes_the_numbers_and_cannot_change_on_the_way(tmp_path):
 
 
 def test_an_evaluation_in_bf16(tmp_path):
-    sizes = {"epochs": 1, "channels": 4, "layers": 3, "batch_size": 16, "samples": 48, "threads": 1, "device": "cpu"}
     results = [
-        evaluate(EvaluateConfig(genotype="DARTS_V2", run=tmp_path / p, precision=p, **sizes))
+        evaluate(EvaluateConfig(**SHORT, genotype="DARTS_V2", run=tmp_path / p, precision=p))
         for p in ("bf16", "float32")
     ]
     kept = [torch.load(tmp_path / p / "weights_seed_0.pt") for p in ("bf16", "float32")]
@@ -161,17 +203,13 @@ def test_an_evaluation_in_bf16(tmp_path):
     assert {w.dtype for w in kept[0].values()} == {torch.float32, torch.int64}
 
 
-@pytest.mark.skipif(not why_plain(CPU, torch.bfloat16), reason="kernels know bfloat16 here")
-def test_where_plain_pytorch_is_forbidden_bf16_without_kernels_is_refused(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "fastdarts",
-        "search",
-        "--precision=bf16",
-        "--device=cpu",
-        f"--run={tmp_path / 'r'}",
-    ]
-    done = subprocess.run(command, env=os.environ | {"FASTDARTS_STRICT": "1"}, capture_output=True, text=True)
-    assert done.returncode == 2 and not (tmp_path / "r").exists()
-    assert "FASTDARTS_STRICT=1 forbids plain PyTorch, but the native kernels know" in done.stderr
+def test_without_kernels_it_is_said_or_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(registry.MISSING, "native", "there is no compiler")
+    evaluation = EvaluateConfig(**SHORT, genotype="DARTS_V2", precision="bf16", run=tmp_path / "said")
+    evaluate(evaluation)
+    assert "precision bf16 runs in plain PyTorch, several times slower: there is no c" in capsys.readouterr().err
+    monkeypatch.setattr(kernels, "STRICT", True)
+    for work, config in ((search, TINY), (evaluate, evaluation)):
+        with pytest.raises(FastdartsError, match="FASTDARTS_STRICT=1 forbids plain PyTorch, but there is no compiler"):
+            work(dataclasses.replace(config, run=tmp_path / "refused"))
+    assert not (tmp_path / "refused").exists()
