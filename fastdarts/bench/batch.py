@@ -77,11 +77,13 @@ def largest(peak: Callable[[int], float], budget: float, known: dict[int, float]
         over = min((n for n, taken in known.items() if taken > budget and n > fits), default=None)
         if over is not None and over - fits <= grain(fits):
             return known
-        n = _meeting(known, budget)
-        if n is None:
-            n = 2 * fits if over is None else (fits + over) // 2
-        n = max(n, fits + grain(fits))
-        n = n if over is None else min(n, over - 1)
+        n, low = _meeting(known, budget), fits + grain(fits)
+        if over is None:
+            n = max(n or 2 * fits, low)
+        elif n is None or low > over - grain(fits) or not math.isfinite(known[over]):
+            n = (fits + over) // 2
+        else:
+            n = min(max(n, low), over - grain(fits))
         known[n] = peak(n)
 
 
