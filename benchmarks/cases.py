@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.eager import NOISE_SEEDS, EagerEdges
+from fastdarts.bench.recurrent import published_step
 from fastdarts.functional import (
     Candidate,
     MixedOpResult,
     MixedSum,
+    Recurrent,
     flat_hypergradient,
     flat_norm,
     flat_perturb,
@@ -23,6 +25,7 @@ from fastdarts.functional import (
     flat_unroll,
     mixed_op,
     mixed_sum,
+    recurrent,
 )
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
@@ -425,4 +428,84 @@ FLAT_TEST_CASES = [
     FlatCase("loops-plain", 32768, momentum=False),
     FlatCase("offset-1", 40003, offset=1),
     FlatCase("offset-3-plain", 2049, offset=3, momentum=False),
+]
+
+
+@dataclass(frozen=True)
+class RecurrentCase:
+    """`steps` time steps of `batch` streams through a cell of `nodes`."""
+
+    id: str
+    steps: int
+    batch: int
+    width: int
+    nodes: int
+    mask: bool = True
+    eps: float = 1e-5
+    scale: float = 0.5  # of what goes into the gates
+
+    def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
+        """What is differentiable by name, the mask and the gradient of the outputs; the same float32 values, rounded to
+        `dtype`, but for the mixing weights of half precision."""
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator)
+
+        edges = self.nodes * (self.nodes + 1) // 2
+        drawn = {
+            "inputs": self.scale * draw(self.steps, self.batch, 2 * self.width),
+            "hidden": draw(self.batch, self.width),
+        }
+        for i in range(self.nodes + 1):
+            drawn[f"weight{i}"] = self.scale * draw(self.width, 2 * self.width) / self.width**0.5
+        tensors = {name: t.to(device, dtype) for name, t in drawn.items()}
+        tensors["mixing"] = draw(edges, 5).softmax(1)[:, 1:].contiguous().to(device, wide(dtype))
+        mask = ((draw(self.batch, self.width) > -0.7) / 0.75).to(device, dtype) if self.mask else None
+        grad = draw(self.steps, self.batch, self.width).to(device, dtype)
+        return {name: t.requires_grad_() for name, t in tensors.items()}, mask, grad
+
+    def eager(self, tensors: dict[str, Tensor], mask: Tensor | None) -> Recurrent:
+        """The published cell, one operation after another."""
+        first, *weights = (tensors[f"weight{i}"] for i in range(self.nodes + 1))
+        mask, hidden, outputs, mean, var = 1.0 if mask is None else mask, tensors["hidden"], [], [], []
+
+        def normalise(u: Tensor) -> Tensor:
+            norm = nn.BatchNorm1d(self.width, eps=self.eps, momentum=1.0, affine=False, device=u.device)
+            norm.to(wide(u.dtype))
+            s = norm(u)
+            mean.append(norm.running_mean)
+            var.append(norm.running_var)
+            return s
+
+        for x in tensors["inputs"]:
+            mixing = tensors["mixing"].to(hidden.dtype)
+            hidden = published_step(x + (hidden * mask) @ first, hidden, mask, weights, mixing, normalise)
+            outputs.append(hidden)
+        size = self.steps, self.nodes + 1, self.width
+        return Recurrent(torch.stack(outputs), torch.stack(mean).view(size), torch.stack(var).view(size))
+
+    def ours(self, tensors: dict[str, Tensor], mask: Tensor | None, impl: str | None = None) -> Recurrent:
+        """The op under test."""
+        weights = [tensors[f"weight{i}"] for i in range(self.nodes + 1)]
+        return recurrent(
+            tensors["inputs"], tensors["hidden"], weights, tensors["mixing"], mask=mask, eps=self.eps, impl=impl
+        )
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """That of mixing weights and statistics."""
+    return torch.float64 if dtype is torch.float64 else torch.float32
+
+
+RECURRENT_TEST_CASES = [
+    RecurrentCase("one-node", 1, 12, 1, 1),
+    RecurrentCase("one-node-plain", 4, 16, 3, 1, mask=False),
+    RecurrentCase("odd", 3, 15, 7, 2),
+    RecurrentCase("published-nodes", 4, 19, 33, 8),
+    RecurrentCase("published-nodes-plain", 3, 18, 20, 8, mask=False),
+    RecurrentCase("wide", 2, 17, 150, 3),
+    RecurrentCase("many-streams", 2, 70, 16, 4),
+    RecurrentCase("saturated", 3, 21, 12, 3, scale=6.0),
+    RecurrentCase("large-eps", 2, 16, 5, 2, eps=0.1),
 ]

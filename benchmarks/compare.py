@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.cases import FlatCase, MixedOpCase, MixedSumCase
+from benchmarks.cases import FlatCase, MixedOpCase, MixedSumCase, RecurrentCase
 from fastdarts.bench.check import Deviation
 
-Case = MixedSumCase | MixedOpCase
+Case = MixedSumCase | MixedOpCase | RecurrentCase
 
 
 def deviations(case: Case, impl: str | None, dtype: torch.dtype, device: str = "cpu") -> list[Deviation]:
@@ -62,6 +62,12 @@ def _results(case: Case, impl: str | None, dtype: torch.dtype, device: str, *, e
         results = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
         results |= {f"out{e}": out_e for e, out_e in enumerate(out)}
         results |= {f"mean{r}": row for r, row in enumerate(mean)} | {f"var{r}": row for r, row in enumerate(var)}
+        return {name: result.detach().double().cpu() for name, result in results.items()}
+    if isinstance(case, RecurrentCase):
+        tensors, mask, grad = case.inputs(dtype, device)
+        out, mean, var = case.eager(tensors, mask) if eager else case.ours(tensors, mask, impl)
+        results = {"out": out, "mean": mean, "var": var}
+        results |= dict(zip(tensors, torch.autograd.grad(out, [*tensors.values()], grad), strict=True))
         return {name: result.detach().double().cpu() for name, result in results.items()}
     weights, branches, grad = case.inputs(dtype, device)
     if eager:

@@ -308,15 +308,19 @@ class Info:
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
-    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat", "batch"], ...] = ("mixed-op", "step")
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat", "batch", "rnn"], ...] = (
+        "mixed-op",
+        "step",
+    )
     """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
-    operations and a step of PC-DARTS, flat updates, the largest batch of a step that fits into a budget of memory."""
+    operations and a step of PC-DARTS, flat updates, the largest batch of a step that fits into a budget of memory, the
+    recurrent cell and steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: int | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts and partial 256; step 8, published are 64)."""
+    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step 8, published are 64)."""
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False

@@ -20,12 +20,25 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastdarts.kernels.triton import interleave, mix, mixed_op, mixed_sum, stages, stages_backward
+from fastdarts.kernels.triton import interleave, mix, mixed_op, mixed_sum, recurrent, stages, stages_backward
 
 RECORD = Path(__file__).with_name("triton_resources.json")
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
-SIXTEENS = ("channels", "outputs", "C", "height", "width", "out_height", "out_width", "P", "pixels", "step", "S")
+SIXTEENS = (
+    "channels",
+    "outputs",
+    "C",
+    "height",
+    "width",
+    "out_height",
+    "out_width",
+    "P",
+    "pixels",
+    "step",
+    "S",
+    "batch",
+)
 INTEGERS = "height width channels out_height out_width outputs P pixels step chunks stages skip_rows C S"
 
 
@@ -75,6 +88,13 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
                 tile = interleave._tile(channels) if "BLOCK_P" in kernel.arg_names else {}
                 constants = flags | {"STRIDE": stride} | tile
                 yield f"{name}[C{channels} stride {stride}]", kernel, maps, constants
+    cell = dict.fromkeys(("gates", "last", "state", "states", "dropped", "mask", "out", "products", "dgates"), pointer)
+    cell |= dict.fromkeys(("batch", "width", "node"), "i32")
+    flags = {"EPS": 1e-5, "HAS_MASK": True, "NEED_MIXING": True} | recurrent.TILE
+    for name in sorted(name for name in vars(recurrent) if name.endswith("_kernel")):
+        for last in (False, True)[: 1 + ("LAST" in vars(recurrent)[name].arg_names)]:
+            variant = f"recurrent.{name}{'[last]' * last}"
+            yield variant, vars(recurrent)[name], cell, flags | {"LAST": last}
     sums = types | dict.fromkeys(("z", "grad_z"), (pointer,) * 7) | dict.fromkeys(("grad", "out"), pointer)
     flags = {"NORMALIZE": 0b1111011, "NEED": 0b1111111, "TRAINING": True, "EPS": 1e-5, "ACC": tl.float32, "K": 7}
     flags |= {"MAX_CHUNKS": mixed_sum.MAX_CHUNKS}

@@ -16,13 +16,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fastdarts.bench import batch, run
+from fastdarts.bench import batch, recurrent, run
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, StepCase
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
 from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
 from fastdarts.model_search import MixedOp
+from fastdarts.rnn.cells import DARTSCellSearch
 
 ROOT = Path(__file__).parent.parent
 EDGE = EdgeCase(4, 8, batch=2)
@@ -293,3 +294,32 @@ def test_a_budget_that_the_machine_has_not_is_refused() -> None:
     for budget, why in (("4096TiB", "the machine has"), ("much", "expected a number above 0 with a unit")):
         with pytest.raises(FastdartsError, match=f"--budget is '?{budget}'?: {why}"):
             run.bench(("batch",), budget=(budget,))
+
+
+RECURRENT = recurrent.RecurrentCase("step", batch=64, hidden=32, steps=8, words=200)
+
+
+def test_a_step_of_the_recurrent_search_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    row = recurrent.measure(RECURRENT, 0)
+    eager, ours = row["sides"].values()
+    assert eager["peak_mib"] > 2 * ours["peak_mib"] > 0
+    facts = dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts", "compiler", "malloc"), "?")
+    recurrent.print_recurrent([row], facts | {"sgemm_gflops": 1.0})
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| first-order")]
+    cells = re.split(r" *\| *", line.strip("| "))
+    assert cells[0] == "first-order step H32 N64 T8 V200" and cells[3] == f"{eager['ms'] / ours['ms']:.1f}×"
+
+
+@pytest.mark.parametrize("what", ["alphas", "weights", "step", "unrolled"])
+def test_a_wrong_recurrent_cell_is_not_timed(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = replace(RECURRENT, what=what)
+    recurrent.check(case)
+    right = DARTSCellSearch.forward
+
+    def wrong(self: DARTSCellSearch, inputs: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out, last = right(self, inputs, *rest)
+        return out + 1e-4 * (out - out.detach()), last
+
+    monkeypatch.setattr(DARTSCellSearch, "forward", wrong)
+    with pytest.raises(Wrong, match="off by"):
+        recurrent.check(case)

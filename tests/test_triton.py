@@ -33,6 +33,7 @@ INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowes
     "mixed_sum": ("mixed_sum", "test"),
     "traffic": ("traffic", "test"),
     "interleave": ("interleave", "test"),
+    "recurrent": ("recurrent", "test"),
 }
 ARCHITECTURES = (80, 90, 100)
 REGISTERS = 65536  # of a multiprocessor, on all three generations

@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fastdarts.bench import recurrent
 from fastdarts.bench import traffic as counter
 from fastdarts.bench.batch import STEP, measure_batch, print_batch
 from fastdarts.bench.cases import (
@@ -75,6 +76,8 @@ def bench(
     """
     _validate("cpu" if traffic else device, threads, batch, seconds, json)
     budgets = [_budget(text, device) for text in budget]
+    if device == "cuda" and "rnn" in suite:
+        raise FastdartsError("--suite rnn times CPUs, but --device is cuda: leave one of them out")
     if json is not None:
         try:
             atomic_write(json, b"{}")
@@ -87,10 +90,11 @@ def bench(
         report["machine"] = machine(not default_malloc and pin_malloc(), device)
     try:
         for name in suite:
-            if name == "flat" and not traffic:
-                report["flat"] = _flat(seconds, device)
-                if json is not None:
-                    atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+            for special, work in (("flat", _flat), ("rnn", _recurrent)):
+                if name == special and not traffic:
+                    report[name] = work(seconds, batch, device)
+                    if json is not None:
+                        atomic_write(json, jsonlib.dumps(report, indent=1).encode())
             if name == "batch" and not traffic:
                 report["batch"] = []
                 try:
@@ -116,13 +120,15 @@ def bench(
                     atomic_write(json, jsonlib.dumps(report, indent=1).encode())
                 give_back()
     finally:  # whoever has waited enough gets what there is
-        if report["cases"] or not {"flat", "batch"} & report.keys():
+        if report["cases"] or not {"flat", "rnn", "batch"} & report.keys():
             (counter.print_report if traffic else print_report)(report)
         if report.get("batch"):
             print_batch(report["batch"], report["machine"])
         if "flat" in report:
             print_flat(report["flat"], report["machine"])
-    if wrong := [row for row in report["cases"] if "wrong" in row]:
+        if "rnn" in report:
+            recurrent.print_recurrent(report["rnn"], report["machine"])
+    if wrong := [row for row in [*report["cases"], *report.get("rnn", ())] if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
 
@@ -131,12 +137,24 @@ def _cases(name: str, batch: Sequence[int], traffic: bool) -> list[Case]:
     return [case for case in cases if counter.counts(case)] if traffic else cases
 
 
-def _flat(seconds: float, device: str) -> list[dict[str, Any]]:
+def _flat(seconds: float, _: Sequence[int], device: str) -> list[dict[str, Any]]:
     weights = Weights(device=device)
     rows = []
     for case in cases(weights):
         print(f"flat: {case} ...", file=sys.stderr)
         rows.append(measure_flat(case, weights, seconds))
+    return rows
+
+
+def _recurrent(seconds: float, batch: Sequence[int], _: str) -> list[dict[str, Any]]:
+    rows = []
+    for case in (replace(whole, batch=n) for whole in recurrent.SUITE for n in batch or (whole.batch,)):
+        print(f"rnn: {case} ...", file=sys.stderr)
+        try:
+            rows.append(recurrent.measure(case, seconds))
+        except Wrong as error:
+            rows.append({"case": str(case), "wrong": str(error)})
+        give_back()
     return rows
 
 

@@ -1,0 +1,253 @@
+"""The recurrent cell and whole steps of its search, computed by the public code's modules or by fastdarts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from fastdarts.bench.check import Wrong
+from fastdarts.bench.measure import MIB, interleave, number, peak_memory
+from fastdarts.rnn.cells import DARTSCellSearch, dropout_mask
+from fastdarts.rnn.config import RecurrentSearchConfig
+from fastdarts.rnn.model import RNNModelSearch
+from fastdarts.rnn.search import Supernet
+from fastdarts.rnn.text import Corpus
+
+EAGER, OURS = SIDES = "eager", "fastdarts"
+ACTIVATIONS = (torch.tanh, torch.relu, torch.sigmoid, lambda x: x)
+DRAWS = 3
+
+
+def published_step(
+    gates: Tensor, hidden: Tensor, mask: Tensor | float, weights: Sequence[Tensor], mixing: Tensor, bn: nn.Module
+) -> Tensor:
+    """The output of a time step from the gates of state 0, one activation after another, as the public code has it."""
+    carry, new = gates.chunk(2, -1)
+    states, first = bn(hidden + carry.sigmoid() * (new.tanh() - hidden)).unsqueeze(0), 0
+    for node, weight in enumerate(weights, start=1):
+        carry, new = ((states * mask) @ weight).chunk(2, -1)
+        carry, total = carry.sigmoid(), 0
+        for k, activation in enumerate(ACTIVATIONS):
+            share = mixing[first : first + node, k, None, None]
+            total = total + (share * (states + carry * (activation(new) - states))).sum(0)
+        states = torch.cat([states, bn(total).unsqueeze(0)])
+        first += node
+    return states[1:].mean(0)
+
+
+class PublishedCell(DARTSCellSearch):
+    """The same parameters, the published forward."""
+
+    def forward(self, inputs: Tensor, hidden: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        x_mask = dropout_mask(inputs, inputs.shape[1:], self.dropoutx)
+        h_mask = dropout_mask(hidden, hidden.shape, self.dropouth)
+        outputs = []
+        for x in inputs:
+            gates = torch.cat([x * x_mask, hidden * h_mask], 1) @ self._W0
+            hidden = published_step(gates, hidden, h_mask, self._Ws, weights[:, 1:], self.bn)
+            outputs.append(hidden)
+        return torch.stack(outputs), hidden
+
+
+class PublishedModel(RNNModelSearch):
+    """The same, with the logarithms of all probabilities."""
+
+    def nll(self, dropped: Tensor, target: Tensor) -> Tensor:
+        log_probabilities = F.log_softmax(self.decoder(dropped).flatten(0, 1), dim=-1)
+        return F.nll_loss(log_probabilities, target.flatten())
+
+
+def make_published(model: RNNModelSearch) -> None:
+    """Give a supernet and its cell the published forward, in place."""
+    model.__class__, model.rnns[0].__class__ = PublishedModel, PublishedCell
+
+
+@dataclass(frozen=True)
+class RecurrentCase:
+    """``what`` is computed at the published size: the cell forward and backward, for "alphas" or for "weights", or a
+    whole "step" of the search, alphas then weights, "unrolled" or not."""
+
+    what: str
+    batch: int = 256
+    hidden: int = 300
+    steps: int = 35
+    words: int = 10_000
+    seed: int = 0
+
+    def __str__(self) -> str:
+        names = {"alphas": "cell, alphas", "weights": "cell, all gradients", "step": "first-order step"}
+        size = f"H{self.hidden} N{self.batch} T{self.steps}"
+        words = "" if self.what in ("alphas", "weights") else f" V{self.words:,}"
+        return f"{names.get(self.what, 'second-order step')} {size}{words}"
+
+    def run(self, side: str, dtype: torch.dtype = torch.float32) -> Callable[[], dict[str, Tensor]]:
+        """What is timed: it returns its results by name."""
+        draw = torch.Generator().manual_seed(self.seed)
+        config = RecurrentSearchConfig(
+            hidden=self.hidden, batch_size=self.batch, bptt=self.steps, seed=self.seed, unrolled=self.what == "unrolled"
+        )
+        texts = [torch.randint(self.words, (self.steps + 1, self.batch), generator=draw) for _ in range(2)]
+        corpus = Corpus(tuple(map(str, range(self.words))), *(text.flatten() for text in (*texts, texts[1])))
+        supernet = Supernet(config, corpus, torch.device("cpu"))
+        model = supernet.model.to(dtype)
+        supernet.hidden, supernet.arch_hidden = supernet.hidden.to(dtype), supernet.arch_hidden.to(dtype)
+        if side == EAGER:
+            make_published(model)
+        return self._step(supernet, *texts) if self.what in ("step", "unrolled") else self._cell(model, draw)
+
+    def _cell(self, model: RNNModelSearch, draw: torch.Generator) -> Callable[[], dict[str, Tensor]]:
+        cell, alphas, dtype = model.rnns[0], model.alphas, model.encoder.weight.dtype
+        x, grad = (torch.randn(self.steps, self.batch, self.hidden, generator=draw).to(dtype) for _ in range(2))
+        wanted = {"alphas": alphas}
+        if self.what == "weights":
+            wanted |= {"inputs": x.requires_grad_(), **dict(cell.named_parameters())}
+
+        def run() -> dict[str, Tensor]:
+            torch.manual_seed(self.seed)
+            out, _ = cell(x, x.new_zeros(x.shape[1:]), *model.mixing_weights())
+            gradients = torch.autograd.grad(out, [*wanted.values()], grad)
+            named = {f"grad of {name}": g for name, g in zip(wanted, gradients, strict=True)}
+            return {"out": out.detach(), "running_var": cell.bn.running_var.clone()} | named
+
+        return run
+
+    def _step(self, supernet: Supernet, train: Tensor, arch: Tensor) -> Callable[[], dict[str, Tensor]]:
+        model, rows = supernet.model, range(self.steps)
+
+        def run() -> dict[str, Tensor]:
+            torch.manual_seed(self.seed)
+            supernet.arch_row = 0
+            losses = supernet.step(train, rows, arch, 0, 0)
+            dtype, adam = model.encoder.weight.dtype, supernet.architect.optimizer.state
+            results = {"losses": torch.tensor(losses, dtype=dtype), "grad of alphas": adam[model.alphas]["exp_avg"]}
+            return results | {f"grad of {name}": p.grad for name, p in model.named_parameters()}
+
+        return run
+
+    def small(self) -> RecurrentCase:
+        """What is compared; the exact step is that of the first order, as the second divides by a small number."""
+        return replace(self, batch=8, hidden=13, steps=4, words=31)
+
+
+SUITE = [RecurrentCase(what) for what in ("alphas", "weights", "step", "unrolled")]
+
+
+def check(case: RecurrentCase) -> None:
+    """Compare all results with the public code's modules, small; raises :class:`Wrong` if they must not be timed.
+
+    In float64 both agree closely. In float32 all together, at the best of a few draws, are at most twice as far from
+    the truth as the public code's; not in the second order, which divides differences by a small number.
+    """
+    small = case.small()
+    eager, ours = (small.run(side, torch.float64)() for side in SIDES)
+    for name, expected in eager.items():
+        off = (ours[name] - expected).norm() / expected.norm()
+        if not off <= 1e-7:
+            raise Wrong(f"{name} of {case} is off by {off:.2g} of its size in float64, where 1e-7 is allowed")
+    if case.what == "unrolled":
+        return
+    distances: dict[str, list[float]] = {side: [] for side in SIDES}
+    for seed in range(DRAWS):
+        drawn = replace(small, seed=seed)
+        truth = drawn.run(EAGER, torch.float64)()
+        for side, found in distances.items():
+            results = drawn.run(side)()
+            off = [(results[name].double() - exact).norm() / exact.norm() for name, exact in truth.items()]
+            found.append(max(off).item())
+    allowed = 2 * min(distances[EAGER])
+    if not min(distances[OURS]) <= allowed:
+        raise Wrong(
+            f"{case} is off by {min(distances[OURS]):.2g} of its size in float32, where {allowed:.2g} is allowed"
+        )
+
+
+def measure(case: RecurrentCase, seconds: float) -> dict[str, Any]:
+    """Times of both sides in turns, of the products of matrices alone, and peak memory; raises :class:`Wrong` first."""
+    check(case)
+    peaks = {side: peak_memory(prepare, case, side) / MIB for side in SIDES}
+    timings = interleave({side: case.run(side) for side in SIDES} | {"products": products(case)}, seconds)
+    sides = {
+        side: {
+            "ms": timings[side].median * 1e3,
+            "rounds_ms": [s * 1e3 for s in timings[side].seconds],
+            "page_faults": timings[side].faults,
+            "peak_mib": peaks[side],
+        }
+        for side in SIDES
+    }
+    return {"case": str(case), "products_ms": timings["products"].median * 1e3, "sides": sides}
+
+
+def prepare(case: RecurrentCase, side: str) -> Callable[[], object]:
+    """One call of a side, for a process of its own that has loaded what a smaller call needs."""
+    case.small().run(side)()
+    return case.run(side)
+
+
+def products(case: RecurrentCase) -> Callable[[], None]:
+    """The products that fastdarts' side cannot do without, those of the cell and of the decoder, and nothing else."""
+    rows, width, nodes = case.batch, case.hidden, 8
+    passes = {"alphas": (1, 0), "weights": (0, 1), "step": (1, 1), "unrolled": (2, 3)}[case.what]  # alphas only, all
+    states, gates = torch.randn(nodes * rows, width), torch.randn(nodes * rows, 2 * width)
+    weight, words = torch.randn(width, 2 * width), torch.randn(case.words, width)
+    outputs = torch.randn(case.steps * rows, width) if case.what in ("step", "unrolled") else None
+    logits = None if outputs is None else torch.empty(len(outputs), case.words)
+
+    def run() -> None:
+        for everything, count in enumerate(passes):
+            for _ in range(count):
+                for _ in range(case.steps):
+                    for node in (1, *range(1, nodes + 1)):
+                        torch.mm(states[: node * rows], weight, out=gates[: node * rows])
+                        torch.mm(gates[: node * rows], weight.t(), out=states[: node * rows])
+                        if everything:
+                            torch.mm(states[: node * rows].t(), gates[: node * rows])
+                if logits is not None:
+                    torch.mm(outputs, words.t(), out=logits)
+                    torch.mm(logits, words)
+                    if everything:
+                        torch.mm(logits.t(), outputs)
+
+    return run
+
+
+def print_recurrent(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """The machine, the table in Markdown, and what its columns mean."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    table = Table("case", *SIDES, "speed-up", "products alone", "peak MiB", "", box=box.MARKDOWN)
+    for row in rows:
+        if "wrong" in row:
+            table.add_row(row["case"], "not timed")
+            continue
+        eager, ours = (row["sides"][side] for side in SIDES)
+        table.add_row(
+            row["case"],
+            number(eager["ms"]),
+            number(ours["ms"]),
+            f"{eager['ms'] / ours['ms']:.1f}×",
+            number(row["products_ms"]),
+            f"{number(eager['peak_mib'])} → {number(ours['peak_mib'])}",
+            f"1/{eager['peak_mib'] / ours['peak_mib']:.1f}",
+        )
+    console.print(
+        f"{facts['cpu']} ({facts['isa']}), {facts['threads']} threads, torch.mm {facts['sgemm_gflops']:.0f} GFLOP/s, "
+        f"torch {facts['torch']}, fastdarts {facts['fastdarts']} ({facts['compiler']}), malloc {facts['malloc']}\n"
+    )
+    console.print(table)
+    console.print("", LEGEND, *(f"{row['case']}: {row['wrong']}" for row in rows if "wrong" in row), sep="\n")
+
+
+LEGEND = """\
+Median ms of rounds in which the sides take turns. Eager: the public code's modules, one after another. Products alone:
+torch.mm on matrices of the sizes that both sides multiply, in the order they do, and nothing else: what no cell can be
+faster than with this library. Peak: of a whole process over one call, less its size before, malloc's defaults."""
