@@ -18,27 +18,23 @@ from torch import Tensor
 
 from fastdarts.kernels.wanted import wanted
 
-ROWS = 64
+ROWS = 256
 
 
 class _Likelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx, keep, x, weight, bias, target):
-        wide = torch.float64 if x.dtype is torch.float64 else torch.float32
         kept = x.new_empty(len(x) if keep else min(ROWS, len(x)), len(weight))
-        losses, turned = [], weight.t()
+        logits, turned, total = x.new_empty(min(ROWS, len(x)), len(weight)), weight.t(), 0
         for start in range(0, len(x), ROWS):
             part, chosen = x[start : start + ROWS], target[start : start + ROWS, None]
             p = kept[start if keep else 0 :][: len(part)]
-            torch.addmm(bias, part, turned, out=p)
-            largest = p.amax(1, keepdim=True)
-            at_target = (p.gather(1, chosen) - largest).to(wide)
-            total = p.sub_(largest).exp_().sum(1, keepdim=True, dtype=wide)
-            losses.append(total.log() - at_target)
+            torch.log_softmax(torch.addmm(bias, part, turned, out=logits[: len(part)]), 1, out=p)
+            total = total - p.gather(1, chosen).sum(dtype=torch.float64)
             if keep:
-                p.div_(total).scatter_add_(1, chosen, p.new_full(chosen.shape, -1))
+                p.exp_().scatter_add_(1, chosen, p.new_full(chosen.shape, -1))
         ctx.save_for_backward(x, weight, bias, target, kept if keep else None)
-        return torch.cat(losses).mean().to(x.dtype)
+        return (total / len(x)).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

@@ -29,15 +29,14 @@ struct Matrix {
 // out = a b, or that and what `start` holds, which may be `out`.
 template <typename T>
 void multiply(const Matrix<T>& out, const Matrix<const T>& a, const Matrix<const T>& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_cpu_mm_out(out.tensor().get(), a.tensor().get(), b.tensor().get()));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.tensor().get(), a.tensor().get(), b.tensor().get()));
 }
 
 template <typename T>
 void multiply_onto(const Matrix<const T>& start, const Matrix<T>& out, const Matrix<const T>& a,
                    const Matrix<const T>& b) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.tensor().get(), start.tensor().get(), a.tensor().get(),
-                                                         b.tensor().get(), 1.0, 1.0));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_cpu_addmm_out(out.tensor().get(), start.tensor().get(), a.tensor().get(), b.tensor().get(), 1.0, 1.0));
 }
 
 }  // namespace fastdarts

@@ -74,9 +74,8 @@ void run(const Shape& shape, int64_t work, const Make& make) {
     const Pass<T, B> pass = make(Columns<T, B>{shape});
     const int64_t chunks = pass.chunks();
     const int64_t grain = std::max<int64_t>(1, 8192 * chunks / std::max<int64_t>(1, work * shape.state()));
-    torch::stable::parallel_for(0, chunks, grain, [&](int64_t begin, int64_t end) {
-      isa.call(Chunks<Pass<T, B>>{pass, begin, end});
-    });
+    torch::stable::parallel_for(0, chunks, grain,
+                                [&](int64_t begin, int64_t end) { isa.call(Chunks<Pass<T, B>>{pass, begin, end}); });
   });
 }
 
@@ -123,16 +122,18 @@ struct Forward {
       if (mask) run<Drop, T>(s, 1, [&](auto own) { return Drop<T, own.kLanes>{own, last, mask, dropped, 1}; });
       multiply_onto<T>(matrix(start, s.batch, 2 * s.width), matrix(g, s.batch, 2 * s.width),
                        matrix(mask ? dropped : last, s.batch, s.width), weight(0));
-      run<FirstState, T>(s, 1, [&](auto own) {
-        return FirstState<T, own.kLanes>{{own, state(0), mask, eps}, g, last};
-      });
+      run<FirstState, T>(s, 1,
+                         [&](auto own) { return FirstState<T, own.kLanes>{{own, state(0), mask, eps}, g, last}; });
       for (int64_t i = 1; i <= s.nodes; ++i) {
         T* own_gates = g + (1 + Shape::first(i)) * s.gates();
         multiply<T>(matrix(own_gates, i * s.batch, 2 * s.width),
                     matrix<const T>(mask ? dropped : of_step, i * s.batch, s.width), weight(i));
         run<Node, T>(s, i, [&](auto own) {
           return Node<T, own.kLanes>{{own, state(i), i < s.nodes ? mask : nullptr, eps},
-                                own_gates, of_step, shares.data() + Shape::first(i) * kShares, i};
+                                     own_gates,
+                                     of_step,
+                                     shares.data() + Shape::first(i) * kShares,
+                                     i};
         });
       }
       T* output = out + t * s.state();
@@ -151,7 +152,7 @@ struct Backward {
   const Arguments& a;
   double eps;
   const T *grad, *out, *states, *gates, *var;
-  T* dinputs;                // null if not wanted, as all below
+  T* dinputs;  // null if not wanted, as all below
   T* dhidden;
   std::vector<T*> dweights;  // empty
   T* dmixing;
@@ -174,8 +175,8 @@ struct Backward {
       const T* variances = var + t * (s.nodes + 1) * s.width;
       const bool end = t == steps - 1;
       run<OutputGradient, T>(s, 1, [&](auto c) {
-        return OutputGradient<T, c.kLanes>{c,    grad + t * s.state(),           end ? nullptr : direct, product,
-                                      mask, T(1) / static_cast<T>(s.nodes), common};
+        return OutputGradient<T, c.kLanes>{
+            c, grad + t * s.state(), end ? nullptr : direct, product, mask, T(1) / static_cast<T>(s.nodes), common};
       });
       if (dropped) {
         run<Drop, T>(s, s.nodes, [&](auto c) { return Drop<T, c.kLanes>{c, of_step, mask, dropped, s.nodes}; });
@@ -185,10 +186,17 @@ struct Backward {
         const int64_t first = Shape::first(i);
         const bool fresh = i == s.nodes;
         run<NodeBackward, T>(s, 2 * i, [&](auto c) {
-          return NodeBackward<T, c.kLanes>{{c, of_step + i * s.state(), variances + i * s.width, mask, common,
-                                       fresh ? nullptr : products + i * s.state(), own + i * s.state(), fresh, eps},
-                                      g + (1 + first) * s.gates(), of_step, shares.data() + first * kShares, dgates,
-                                      own, i, fresh, sums};
+          return NodeBackward<T, c.kLanes>{
+              {c, of_step + i * s.state(), variances + i * s.width, mask, common,
+               fresh ? nullptr : products + i * s.state(), own + i * s.state(), fresh, eps},
+              g + (1 + first) * s.gates(),
+              of_step,
+              shares.data() + first * kShares,
+              dgates,
+              own,
+              i,
+              fresh,
+              sums};
         });
         if (dmixing) {
           for (int64_t k = 0; k < parts * i * 4; ++k) totals[first * 4 + k % (i * 4)] += sums[k];
@@ -201,8 +209,8 @@ struct Backward {
       }
       T* d = dinputs ? dinputs + t * s.gates() : first_gates;
       run<FirstStateBackward, T>(s, 2, [&](auto c) {
-        return FirstStateBackward<T, c.kLanes>{{c, of_step, variances, mask, nullptr, products, own, false, eps},
-                                          g, last, d, direct};
+        return FirstStateBackward<T, c.kLanes>{
+            {c, of_step, variances, mask, nullptr, products, own, false, eps}, g, last, d, direct};
       });
       const Matrix<const T> of_first = matrix<const T>(d, s.batch, columns);
       onto(matrix(product, s.batch, s.width), of_first, weight(0).transposed(), false);
@@ -213,9 +221,8 @@ struct Backward {
       }
     }
     if (dhidden) {
-      run<OutputGradient, T>(s, 1, [&](auto c) {
-        return OutputGradient<T, c.kLanes>{c, nullptr, direct, product, mask, T(1), dhidden};
-      });
+      run<OutputGradient, T>(
+          s, 1, [&](auto c) { return OutputGradient<T, c.kLanes>{c, nullptr, direct, product, mask, T(1), dhidden}; });
     }
     if (dmixing) std::copy(totals.begin(), totals.end(), dmixing);
   }
@@ -248,10 +255,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent(Tensor inputs, Tens
   Tensor states = pooled(hidden, {held, s.nodes + 1, s.batch, s.width});
   Tensor gates = pooled(hidden, {held, s.edges() + 1, s.batch, 2 * s.width});
   with_type(hidden, [&]<typename T>() {
-    Forward<T>{a, eps, out.mutable_data_ptr<T>(), mean.mutable_data_ptr<T>(), var.mutable_data_ptr<T>(),
-               states.mutable_data_ptr<T>(), gates.mutable_data_ptr<T>(), keep}();
+    Forward<T>{a,
+               eps,
+               out.mutable_data_ptr<T>(),
+               mean.mutable_data_ptr<T>(),
+               var.mutable_data_ptr<T>(),
+               states.mutable_data_ptr<T>(),
+               gates.mutable_data_ptr<T>(),
+               keep}();
   });
-  if (!keep) states = gates = torch::stable::new_empty(hidden, {0});
+  if (!keep) states = torch::stable::new_empty(hidden, {0}), gates = torch::stable::new_empty(hidden, {0});
   return {out, mean, var, states, gates};
 }
 
@@ -275,8 +288,17 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor> recurrent_backward(
   std::vector<Tensor> dweights;
   for (size_t i = 0; i < weights.size() && need_weights; ++i) dweights.push_back(pooled_like(weights[i]));
   with_type(hidden, [&]<typename T>() {
-    Backward<T> pass{a, eps, grad.const_data_ptr<T>(), out.const_data_ptr<T>(), states.const_data_ptr<T>(),
-                     gates.const_data_ptr<T>(), var.const_data_ptr<T>(), nullptr, nullptr, {}, nullptr};
+    Backward<T> pass{a,
+                     eps,
+                     grad.const_data_ptr<T>(),
+                     out.const_data_ptr<T>(),
+                     states.const_data_ptr<T>(),
+                     gates.const_data_ptr<T>(),
+                     var.const_data_ptr<T>(),
+                     nullptr,
+                     nullptr,
+                     {},
+                     nullptr};
     if (need_inputs) pass.dinputs = dinputs.mutable_data_ptr<T>();
     if (need_hidden) pass.dhidden = dhidden.mutable_data_ptr<T>();
     if (need_mixing) pass.dmixing = dmixing.mutable_data_ptr<T>();

@@ -11,9 +11,10 @@
 
 namespace fastdarts {
 
-constexpr int kAcross = 4;   // vectors of a chunk
-constexpr int kShares = 5;   // of an edge: tanh, relu, sigmoid, identity, and the sum of all
+constexpr int kAcross = 4;     // vectors of a chunk
+constexpr int kShares = 5;     // of an edge: tanh, relu, sigmoid, identity, and the sum of all
 constexpr int kTogether = 16;  // streams summed in T, before their sum goes on in double
+constexpr int kAhead = 4;  // streams that gates are fetched ahead: a chunk's rows are too far apart for the hardware
 
 // Of one time step: rows are streams, [batch, width]; those of gates are [carry | new], [batch, 2 width].
 struct Shape {
@@ -42,6 +43,13 @@ struct Columns {
     int64_t column = begin;
     for (; column + B <= end; column += B, ++k) body(k, column, std::integral_constant<int64_t, B>{});
     if (column < end) body(k, column, end - column);
+  }
+
+  // What a later stream wants of an edge: its gates and its state.
+  FASTDARTS_INLINE void fetch(const T* gates, const T* state) const {
+    prefetch<1>(gates + kAhead * 2 * shape.width);
+    prefetch<1>(gates + (kAhead * 2 + 1) * shape.width);
+    prefetch<1>(state + kAhead * shape.width);
   }
 
   // A vector of as many elements as there are, else zero.
@@ -79,8 +87,8 @@ struct State {
 template <typename T, int B>
 struct Normalise : Columns<T, B> {
   using Base = Columns<T, B>;
-  using typename Base::V, typename Base::Wide;
   using Base::shape, Base::read, Base::write, Base::widen, Base::narrow;
+  using typename Base::V, typename Base::Wide;
   State<T> to;
   const T* mask;
   double eps;
@@ -114,8 +122,8 @@ struct Normalise : Columns<T, B> {
 template <typename T, int B>
 struct FirstState : Normalise<T, B> {
   using Base = Normalise<T, B>;
-  using typename Base::V;
   using Base::shape, Base::read, Base::write, Base::to;
+  using typename Base::V;
   const T *gates, *last;
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
@@ -137,8 +145,8 @@ struct FirstState : Normalise<T, B> {
 template <typename T, int B>
 struct Node : Normalise<T, B> {
   using Base = Normalise<T, B>;
-  using typename Base::V;
   using Base::shape, Base::read, Base::write, Base::to;
+  using typename Base::V;
   const T *gates, *states, *shares;
   int64_t node;
 
@@ -148,6 +156,7 @@ struct Node : Normalise<T, B> {
         V u = {};
         for (int64_t j = 0; j < node; ++j) {
           const T *g = gates + j * shape.gates() + 2 * b * shape.width + column, *p = shares + j * kShares;
+          this->fetch(g, states + j * shape.state() + b * shape.width + column);
           const V x = read(g + shape.width, n);
           V carry, rest, tanh, logistic;
           Activations<T, B>::logistic(read(g, n), carry, rest);
@@ -167,8 +176,8 @@ struct Node : Normalise<T, B> {
 template <typename T, int B>
 struct Output : Columns<T, B> {
   using Base = Columns<T, B>;
-  using typename Base::V;
   using Base::shape, Base::read, Base::write;
+  using typename Base::V;
   const T* states;
   T* out;
 
@@ -210,8 +219,8 @@ struct Drop : Columns<T, B> {
 template <typename T, int B>
 struct OutputGradient : Columns<T, B> {
   using Base = Columns<T, B>;
-  using typename Base::V;
   using Base::shape, Base::read, Base::write;
+  using typename Base::V;
   const T *outer, *direct, *product, *mask;  // the middle two null at the last time step, the first before the first
   T scale;
   T* to;
@@ -237,8 +246,8 @@ struct OutputGradient : Columns<T, B> {
 template <typename T, int B>
 struct NormaliseBackward : Columns<T, B> {
   using Base = Columns<T, B>;
-  using typename Base::V, typename Base::Wide;
   using Base::shape, Base::read, Base::write, Base::widen, Base::narrow;
+  using typename Base::V, typename Base::Wide;
   const T *state, *var, *mask, *common, *product;
   T* own;
   bool fresh;  // nothing is in `own` yet
@@ -277,8 +286,8 @@ struct NormaliseBackward : Columns<T, B> {
 template <typename T, int B>
 struct FirstStateBackward : NormaliseBackward<T, B> {
   using Base = NormaliseBackward<T, B>;
-  using typename Base::V;
   using Base::shape, Base::read, Base::write, Base::own;
+  using typename Base::V;
   const T *gates, *last;
   T *dgates, *direct;  // that of the last output, but for what goes through its product
 
@@ -289,7 +298,8 @@ struct FirstStateBackward : NormaliseBackward<T, B> {
         const int64_t at = b * shape.width + column;
         const T* g = gates + 2 * b * shape.width + column;
         T* d = dgates + 2 * b * shape.width + column;
-        const V h = read(last + at, n), tanh = Activations<T, B>::tanh(read(g + shape.width, n)), du = read(own + at, n);
+        const V h = read(last + at, n), tanh = Activations<T, B>::tanh(read(g + shape.width, n)),
+                du = read(own + at, n);
         V carry, rest;
         Activations<T, B>::logistic(read(g, n), carry, rest);
         write(d, du * (tanh - h) * (carry * rest), n);
@@ -305,8 +315,8 @@ struct FirstStateBackward : NormaliseBackward<T, B> {
 template <typename T, int B>
 struct NodeBackward : NormaliseBackward<T, B> {
   using Base = NormaliseBackward<T, B>;
-  using typename Base::V, typename Base::Wide;
   using Base::shape, Base::read, Base::write, Base::widen, Base::own;
+  using typename Base::V, typename Base::Wide;
   const T *gates, *states, *shares;
   T *dgates, *before;
   int64_t node;
@@ -330,6 +340,10 @@ struct NodeBackward : NormaliseBackward<T, B> {
             const int64_t at = b * shape.width + column;
             const T* g = gates + j * shape.gates() + 2 * b * shape.width + column;
             T *d = dgates + j * shape.gates() + 2 * b * shape.width + column, *ds = before + j * shape.state() + at;
+            this->fetch(g, states + j * shape.state() + at);
+            prefetch<1, true>(ds + kAhead * shape.width);
+            prefetch<1, true>(d + kAhead * 2 * shape.width);
+            prefetch<1, true>(d + (kAhead * 2 + 1) * shape.width);
             const V x = read(g + shape.width, n), s = read(states + j * shape.state() + at, n), du = read(own + at, n);
             V carry, leave, tanh, logistic, rest;
             Activations<T, B>::logistic(read(g, n), carry, leave);
