@@ -49,7 +49,7 @@ def torchrun(*arguments: str, **options) -> subprocess.Popen:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     process = torchrun("tests.ranks", str(folder))
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return folder
 
@@ -184,6 +184,6 @@ def test_torchrun_passes_on_sigterm(tmp_path):
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert errors.count(f"fastdarts: terminated; go on with --resume {run}") == 1, errors
     load_checkpoint(run / "checkpoint.pt", "search")
