@@ -12,7 +12,8 @@ With these settings the alphas make 120 steps of 3e-4, where published searches 
 make 120 steps of 0.05 and may move as far as there. That is not published.
 
 A run that has its result.json is not run again, and one that was killed goes on, so the command can be repeated until
-it is done. After each run the tables so far are written to table.md in the folder of the runs. DARTS-ES returns to an
+it is done, and commands for different seeds may run side by side. After each run the tables of all that is finished are
+written to table.md in the folder of the runs; --seeds without a number does no more than that. DARTS-ES returns to an
 epoch of the search by DARTS, and where its criterion never detects, so that nothing differs from DARTS, neither it nor
 DARTS-ADA is a run of its own; a cell that several methods find is trained once per seed.
 """
@@ -21,8 +22,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import statistics
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +36,7 @@ from search_vs_random import once
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.evaluation import evaluate
 from fastdarts.projection import projected
-from fastdarts.recorder import read_metrics
+from fastdarts.recorder import atomic_write, read_metrics
 from fastdarts.search import search
 from fastdarts.stopping import early_stopping
 
@@ -70,8 +74,28 @@ class Row:
     test_error: float | None = None
 
 
-def rows_of(runs: Path, setting: str, space: str, seed: int):
-    """Yields the row of each method once its search is done."""
+class Unfinished(Exception):
+    """A run has no result yet."""
+
+
+def read(work, config_type, run: Path, **settings) -> dict[str, Any]:
+    """In place of :func:`once`: the result in the folder ``run``, which is not worked on."""
+    if not (run / "result.json").exists():
+        raise Unfinished
+    return json.loads((run / "result.json").read_text())
+
+
+def rows_of(once: Callable[..., dict], runs: Path, setting: str, space: str, seed: int) -> Iterator[Row]:
+    """The row of each method once its search and the training of its cell are done."""
+    for row in searched(once, runs, setting, space, seed):
+        text = json.dumps(row.genotype, sort_keys=True)
+        cell = runs / "cells" / f"{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}-{seed}"
+        tested = once(evaluate, EvaluateConfig, cell, **EVALUATE, genotype=text, seed=seed)
+        yield replace(row, test_error=tested["test_error"])
+
+
+def searched(once: Callable[..., dict], runs: Path, setting: str, space: str, seed: int) -> Iterator[Row]:
+    """The row of each method once its search is done."""
     folder = runs / setting.replace(" ", "-") / f"{space}-{seed}"
     settings = {**SEARCH, **SETTINGS[setting], "space": space, "seed": seed}
 
@@ -106,12 +130,14 @@ def rows_of(runs: Path, setting: str, space: str, seed: int):
     yield row("darts-ada", read_metrics(ada)[-1], f"back to epoch {back}")
 
 
-def test_error(runs: Path, genotype: dict[str, Any], seed: int) -> float:
-    """Of the cell trained from scratch with this seed, in percent."""
-    text = json.dumps(genotype, sort_keys=True)
-    name = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-    run = runs / "cells" / f"{name}-{seed}"
-    return once(evaluate, EvaluateConfig, run, **EVALUATE, genotype=text, seed=seed)["test_error"]
+def finished(runs: Path) -> list[Row]:
+    """What there is in the folder ``runs``."""
+    rows = []
+    for setting, space in itertools.product(SETTINGS, SPACES):
+        for folder in sorted((runs / setting.replace(" ", "-")).glob(f"{space}-*")):
+            with suppress(Unfinished):
+                rows.extend(rows_of(read, runs, setting, space, int(folder.name.split("-")[1])))
+    return rows
 
 
 def tables(rows: list[Row]) -> str:
@@ -158,16 +184,12 @@ def _spread(values: list[float | None], form: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="two processes may have different ones")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     args = parser.parse_args()
-    rows: list[Row] = []
-    for setting in SETTINGS:
-        for seed in args.seeds:
-            for space in SPACES:
-                for row in rows_of(args.runs, setting, space, seed):
-                    rows.append(replace(row, test_error=test_error(args.runs, row.genotype, seed)))
-                    (args.runs / "table.md").write_text(tables(rows))
-    print(tables(rows))
+    for setting, seed, space in itertools.product(SETTINGS, args.seeds, SPACES):
+        for _ in rows_of(once, args.runs, setting, space, seed):
+            atomic_write(args.runs / "table.md", tables(finished(args.runs)).encode())
+    print(tables(finished(args.runs)))
 
 
 if __name__ == "__main__":
