@@ -443,11 +443,12 @@ class RecurrentCase:
     mask: bool = True
     eps: float = 1e-5
     scale: float = 0.5  # of what goes into the gates
+    seed: int = 0
 
     def inputs(self, dtype: torch.dtype, device: str = "cpu") -> tuple[dict[str, Tensor], Tensor | None, Tensor]:
         """What is differentiable by name, the mask and the gradient of the outputs; the same float32 values, rounded to
         `dtype`, but for the mixing weights of half precision."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.seed)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator)
