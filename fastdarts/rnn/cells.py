@@ -107,7 +107,7 @@ class DARTSCellSearch(DARTSCell):
         mixing = weights[:, 1:].to(torch.float64 if hidden.dtype is torch.float64 else torch.float32)
         out, mean, var = recurrent(from_input, hidden, matrices, mixing, mask=mask, eps=self.bn.eps)
         track([self.bn] * mean.shape[:2].numel(), mean.flatten(0, 1), var.flatten(0, 1))
-        return out, out[-1]
+        return out, out[-1].clone()  # not a view, which would keep all outputs alive
 
     def _fuses(self, inputs: Tensor, hidden: Tensor) -> bool:
         bn = self.bn
