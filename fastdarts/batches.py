@@ -109,7 +109,7 @@ class Batches:
     def _cut(self, indices: Tensor) -> list[Tensor]:
         """`indices` in batches of all ranks."""
         parts = list(indices.split(self.batch_size))
-        if len(parts) > 1 and len(parts[-1]) < self._smallest <= self.batch_size:
+        if len(parts) > 1 and len(parts[-1]) < min(self._smallest, self.batch_size):
             parts[-2:] = [torch.cat(parts[-2:])]
         return parts
 

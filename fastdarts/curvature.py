@@ -65,8 +65,8 @@ def hessian_eigenvalues(
     (docs/second-order.md).
 
     The model stays as it is: weights, alphas, gradients, running statistics, random state. Nothing of this is computed
-    in the types of torch.autocast. BatchNorm normalises as the
-    mode of the model says. A weight decay of the alphas would add itself to all values.
+    in the types of torch.autocast. BatchNorm normalises as the mode of the model says. A weight decay of the alphas
+    would add itself to all values.
 
     Args:
         model: has ``_loss(input, target)`` and ``arch_parameters()``.
@@ -163,7 +163,7 @@ class Differences:
         self.passes, self.batch, self.radius = passes, batch, radius
         self.gradients, self.kinks = 0, Kinks() if keep_kinks else None
         if self.kinks:
-            with torch.no_grad(), self.kinks.note():
+            with self.kinks.note():
                 passes.loss(batch)
 
     def __call__(self, u: Tensor) -> Tensor:

@@ -246,7 +246,8 @@ class Unrolled:
     ``radius`` is that of the difference, times the norm of the vector: epsilon = radius / ||v||. The training batch is
     passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once. With ``keep_kinks`` both
     perturbed passes decide as that at w where ReLUs pass and where maxima lie, and draw its random numbers: what is
-    published is far from the exact product for want of that alone, and then agrees with it (docs/second-order.md).
+    published is far from the exact product for want of that alone, and then agrees with it (docs/second-order.md). The
+    pass at w then keeps the types of the weights, too.
     """
 
     radius: float = 1e-2
@@ -386,7 +387,7 @@ def difference_error(
     exact = in_one(_pull_back(gradients, vector, passes.alphas))
     kinks = [Kinks()] if keep_kinks else None
     if kinks:
-        with torch.no_grad(), kinks[0].note():
+        with kinks[0].note():
             passes.loss(train)
     found = in_one(difference(passes, vector, train, radius, descent.flat(weights), kinks).product)
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)

@@ -7,7 +7,7 @@ product up to O(ε²) (docs/second-order.md).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,13 +20,28 @@ from fastdarts.functional import MixedOpResult
 
 RELU = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 MAX_POOL = {F.max_pool2d, F._max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d}
-OTHERS = {
-    F.leaky_relu, F.prelu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.threshold, F.max_pool1d, F.max_pool3d,
-    F.adaptive_max_pool2d, torch.maximum, torch.max, torch.amax, torch.clamp, Tensor.clamp,
-    Tensor.max, Tensor.amax,
-}  # fmt: skip
+_MODULE = """
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d elu elu_ hardshrink hardsigmoid hardswish hardtanh
+    hardtanh_ huber_loss l1_loss leaky_relu leaky_relu_ max_pool1d max_pool3d prelu relu6 rrelu rrelu_ smooth_l1_loss
+    softshrink threshold threshold_
+"""
+_TENSOR = """
+    abs absolute amax amin clamp clamp_max clamp_min clip fmax fmin max maximum median min minimum sort topk
+"""
+OTHERS = {getattr(F, name) for name in _MODULE.split()} | {
+    getattr(module, name + end)
+    for module in (torch, Tensor)
+    for name in _TENSOR.split()
+    for end in ("", "_")
+    if hasattr(module, name + end)
+}
+"""Functions with kinks of other kinds, as far as they are known."""
 
 _active: list[Kinks] = []  # the innermost last
+
+
+class Unkeepable(FastdartsError):
+    """A pass has kinks that cannot be kept."""
 
 
 class Kinks(TorchFunctionMode):
@@ -37,8 +52,9 @@ class Kinks(TorchFunctionMode):
     took, and draws the same random numbers. Backward passes need neither. Fused or called makes no difference, but
     both passes must be the same in this.
 
-    Raises :class:`FastdartsError` for a pass that decides otherwise than the noted one, and for a function that has
-    kinks of another kind.
+    Both are computed in the types of the weights, whatever torch.autocast says. Raises :class:`FastdartsError` for a
+    pass that decides otherwise than the noted one, and :class:`Unkeepable` for a function that is known to have kinks
+    of another kind and is given what requires a gradient.
     """
 
     def __init__(self) -> None:
@@ -53,7 +69,8 @@ class Kinks(TorchFunctionMode):
     def note(self) -> Iterator[None]:
         """Inside, a forward pass is noted."""
         self._decided, self._next, self._state = [], None, torch.get_rng_state()
-        self._devices = [(i, torch.cuda.get_rng_state(i)) for i in range(torch.cuda.device_count())]
+        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        self._devices = [] if device is None else [(device, torch.cuda.get_rng_state(device))]
         with self._listening():
             yield
 
@@ -77,7 +94,10 @@ class Kinks(TorchFunctionMode):
     def _listening(self) -> Iterator[None]:
         _active.append(self)
         try:
-            with self:
+            with ExitStack() as stack:
+                for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+                stack.enter_context(self)
                 yield
         finally:
             _active.pop()
@@ -89,8 +109,8 @@ class Kinks(TorchFunctionMode):
                 return self._relu(func, *args, **kwargs)
             if func in MAX_POOL:
                 return self._max_pool(func, *args, **kwargs)
-            if func in OTHERS and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-                raise FastdartsError(
+            if func in OTHERS and any(isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values())):
+                raise Unkeepable(
                     f"{func.__name__} has kinks that cannot be kept: use ReLU and max_pool2d, or do not keep kinks"
                 )
         return func(*args, **kwargs)

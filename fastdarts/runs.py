@@ -19,10 +19,10 @@ import torch
 
 from fastdarts import distributed
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
-from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig
+from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, SearchConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import release_memory, why_plain
+from fastdarts.functional import release_memory, why_no_kinks, why_plain
 from fastdarts.recorder import Recorder, Unheard, atomic_write, environment, read_metrics
 from fastdarts.report import write_report
 from fastdarts.settings import from_dict, from_toml, to_toml
@@ -265,6 +265,15 @@ def prepare_device(config: RunConfig) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device
+
+
+def check_kinks(config: SearchConfig, device: torch.device) -> str:
+    """What is to be said about ``config.keep_kinks`` on ``device``, where no kernel keeps them; else "".
+
+    Raises :class:`FastdartsError` if FASTDARTS_STRICT=1 forbids to compute without.
+    """
+    reason = why_no_kinks(device) if config.keep_kinks else ""
+    return f"passes with kept kinks run in plain PyTorch, several times slower: {reason}" if reason else ""
 
 
 def check_precision(config: DataConfig, device: torch.device) -> str:

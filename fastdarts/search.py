@@ -17,6 +17,7 @@ from torch import Tensor
 from fastdarts.alignment import aligned_cells, alignment
 from fastdarts.batches import Batches, split
 from fastdarts.config import SearchConfig, resolve
+from fastdarts.curvature import Differences
 from fastdarts.curvature import Exact as Product
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
@@ -28,9 +29,9 @@ from fastdarts.projection import Projection, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
 from fastdarts.rollback import Rollback
-from fastdarts.runs import Run, check_precision, prepare_data, prepare_device
+from fastdarts.runs import Run, check_kinks, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, find_space
-from fastdarts.supernet import FIXED_ALPHAS, Supernet, largest_eigenvalue, network, supernet_facts
+from fastdarts.supernet import FIXED_ALPHAS, Supernet, keeps_kinks, largest_eigenvalue, network, supernet_facts
 from fastdarts.training import Meter, measure
 from fastdarts.validation import validate
 from fastdarts.weight_sharing import mean_error, select
@@ -66,7 +67,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for half in halves:
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
         device = prepare_device(config)
-        note = check_precision(config, device)
+        notes = filter(None, (check_precision(config, device), check_kinks(config, device)))
         if config.partial > 1:  # which does not fit all sizes of images
             with torch.device("meta"), torch.no_grad():
                 network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
@@ -76,6 +77,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
         own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape)))
         config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
+        for half in halves:  # parts may be more now
+            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
     with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress:
         run.describe(
             device,
@@ -87,7 +90,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         if line:
             progress.line(line)
-        if note:
+        for note in notes:
             progress.line(note)
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
@@ -124,14 +127,16 @@ class GradientSearch:
         whole = range(halves[1].stop)
         augment = functools.partial(train_transform, data, round(config.cutout * min(data.size)))
 
-        def batches(indices: range, seed: int, size: int = config.batch_size) -> Batches:
-            options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn, config.accumulate)}
+        def batches(
+            indices: range, seed: int, parts: int = config.accumulate, size: int = config.batch_size
+        ) -> Batches:
+            options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn, parts)}
             return Batches(data.train, indices, size, augment(), seed, **options)
 
         train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
         arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None
         # As published, validation images are augmented like the others; the draws are the same in every epoch.
-        valid = batches(halves[1], 2 * config.seed + 1, -(-config.batch_size // config.accumulate))
+        valid = batches(halves[1], 2 * config.seed + 1, 1, -(-config.batch_size // config.accumulate))
 
         supernet = Supernet(config, data, device)
         space, shared = supernet.space, config.method == "random-ws"
@@ -257,10 +262,12 @@ def step_memory(
         batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
         supernet.step(batch, arch_batch if method.alternate else None, Meter(), config.epochs - 1, 0)
         if config.max_memory and config.product_error_every:
-            supernet.difference_error(batch, arch_batch)
-        if config.max_memory and config.eigenvalue_every and config.partial > 1:  # else it takes less than a step
+            supernet.difference_error(*whole)
+        if config.max_memory and config.eigenvalue_every:
             alphas = sum(alpha.numel() for alpha in supernet.model.arch_parameters())
-            Product(Passes(supernet.model, side_effects=False), arch_batch)(torch.ones(alphas, dtype=torch.float64))
+            passes = Passes(supernet.model, side_effects=False)
+            product = Differences(passes, whole[1], 1e-2) if keeps_kinks(supernet) else Product(passes, whole[1])
+            product(torch.ones(alphas, dtype=torch.float64))
         return supernet
 
     return estimate(work, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from fastdarts.distributed import average, first_of, give, summed, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled, parts
+from fastdarts.kinks import Unkeepable
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Notation, find_space
 from fastdarts.sync_bn import synchronise
@@ -214,12 +216,19 @@ class Supernet:
 def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
     """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1).
 
-    Through the kernels, from differences with kept kinks, which agree with exact products to a thousandth; with partial
-    channels, whose bypass takes maxima, from exact products.
+    Where the kernels keep kinks from differences with these, which agree with exact products to a thousandth; else, and
+    with candidates whose kinks cannot be kept, from exact products.
     """
-    x, y = x.to(supernet.device), y.to(supernet.device)
-    near = {"radius": 1e-2, "keep_kinks": True} if supernet.config.partial == 1 else {}
-    return hessian_eigenvalues(supernet.model, x, y, **near).values[0].item() + supernet.config.arch_weight_decay
+    batch, decay = (x.to(supernet.device), y.to(supernet.device)), supernet.config.arch_weight_decay
+    if keeps_kinks(supernet):
+        with suppress(Unkeepable):
+            return hessian_eigenvalues(supernet.model, *batch, radius=1e-2, keep_kinks=True).values[0].item() + decay
+    return hessian_eigenvalues(supernet.model, *batch).values[0].item() + decay
+
+
+def keeps_kinks(supernet: Supernet) -> bool:
+    """Whether the kernels can keep the kinks of its ops: those of CPUs, but for what bypasses partial channels."""
+    return supernet.device.type == "cpu" and supernet.config.partial == 1
 
 
 def supernet_facts(model: Relaxed, space: Notation) -> dict[str, Any]:

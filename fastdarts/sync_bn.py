@@ -41,7 +41,7 @@ def synchronise(model: nn.Module) -> nn.Module:
         for name, module in model.named_modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = SyncBatchNorm2d
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm) and type(module) is not SyncBatchNorm2d:
                 raise FastdartsError(
                     f"{name} is a {type(module).__name__}: only nn.BatchNorm2d can be normalised over all ranks; leave "
                     "--sync-bn out"

@@ -8,6 +8,7 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels import flat
 from fastdarts.kernels.flat import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.kinks import NO_KINKS
 from fastdarts.kernels.likelihood import likelihood
 from fastdarts.kernels.mixed_op import (
     DILATIONS,
@@ -40,6 +41,7 @@ __all__ = [
     "KERNELS",
     "KINDS",
     "NOISE",
+    "NO_KINKS",
     "SEP_CONV",
     "STRICT",
     "STRIDES",

@@ -148,7 +148,7 @@ def mixed(case: MixedOpCase, impl: str, memory: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if name == "x" or name.startswith("base"):
             tensors[name] = own(tensor).detach().contiguous(memory_format=last).requires_grad_()
-    out, mean, var = case.ours(tensors, impl, memory, synchronised=True)
+    out, mean, var, _ = case.ours(tensors, impl, memory, synchronised=True)
     gradients = torch.autograd.grad(out, [*tensors.values()], [own(g) for g in grads], materialize_grads=True)
     found = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
     names = [name for name in found if not name.startswith(PER_IMAGE)]

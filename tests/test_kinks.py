@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from benchmarks.cases import MixedOpCase
 from examples.second_order import Keeping, keeping
 from fastdarts import Architect, FastdartsError, MixedOp, Network
+from fastdarts.config import SearchConfig, resolve
 from fastdarts.curvature import hessian_eigenvalues
 from fastdarts.hypergradient import (
     Descent,
@@ -26,7 +27,10 @@ from fastdarts.hypergradient import (
 from fastdarts.kernels import registry
 from fastdarts.kernels.kinks import NO_KINKS, unpack
 from fastdarts.kernels.mixed_op import forward_op
-from fastdarts.kinks import Kinks
+from fastdarts.kinks import Kinks, Unkeepable
+from fastdarts.recorder import read_metrics
+from fastdarts.search import search
+from fastdarts.supernet import Supernet, largest_eigenvalue
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
 IMPLS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason="no native mixed_op"))]
@@ -293,12 +297,80 @@ def test_candidates_that_are_called_keep_theirs_too():
 
 
 @pytest.mark.parametrize(
-    ("activation", "word"), [(F.leaky_relu, "leaky_relu"), (partial(F.adaptive_max_pool2d, output_size=2), "max_pool")]
+    "activation",
+    [
+        F.leaky_relu,
+        partial(F.adaptive_max_pool2d, output_size=2),
+        lambda x: torch.clamp(input=x, min=0.0),
+        lambda x: x.clamp_min(0.1),
+        lambda x: (x * 1).clamp_(-1.0, 1.0),
+        lambda x: torch.minimum(x, torch.zeros(())),
+        lambda x: x.amin(),
+        torch.abs,
+        lambda x: F.l1_loss(x, torch.zeros_like(x)),
+        nn.Hardswish(),
+    ],
 )
-def test_kinks_of_another_kind_are_refused(activation, word):
+def test_kinks_of_another_kind_are_refused(activation):
     kinks, x = Kinks(), torch.randn(2, 3, 4, 4, requires_grad=True)
-    with pytest.raises(FastdartsError, match=f"{word}.* has kinks that cannot be kept"), kinks.note():
+    with pytest.raises(Unkeepable, match="has kinks that cannot be kept"), kinks.note():
         activation(x)
+    with kinks.note():
+        activation(x.detach())  # of what nothing is differentiated in
+
+
+def test_a_supernet_whose_kinks_cannot_be_kept_has_its_eigenvalue_from_exact_products():
+    config = resolve(SearchConfig(channels=4, layers=3, nodes=2))
+    shape = SimpleNamespace(classes=range(5), channels=3)
+    batch, values = (torch.randn(4, 3, 8, 8), torch.arange(4)), []
+    for activation in (nn.ReLU(), nn.ReLU6()):  # the same function, as nothing reaches 6
+        supernet = Supernet(config, shape, torch.device("cpu"))
+        supernet.model.stem.append(activation)
+        values.append(largest_eigenvalue(supernet, *batch))
+    assert values[0] == pytest.approx(values[1], rel=1e-2)
+
+
+def test_kinks_of_running_statistics_and_of_the_candidates_that_run(setting):
+    """Normalised by running statistics, and with an edge of which one candidate is computed."""
+    model, train, _ = setting
+    model.cells[0]._ops[0].active = (4,)
+    model.eval()
+    moved, kinks = perturbed(model), Kinks()
+    with kinks.note():
+        model._loss(*train)
+
+    def value(step):
+        with kinks.keep():
+            return perturbed(moved, step)._loss(*train)
+
+    with kinks.keep():
+        loss = moved._loss(*train)
+    slopes = torch.autograd.grad(loss, [*moved.parameters()], allow_unused=True)
+    generator = torch.Generator().manual_seed(3)
+    directions = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in moved.parameters()]
+    slope = sum((g * d).sum() for g, d in zip(slopes, directions, strict=True) if g is not None)
+    torch.testing.assert_close((value(1e-5) - value(-1e-5)) / 2e-5, slope, rtol=1e-6, atol=1e-9)
+
+
+def test_under_autocast_kinks_are_noted_and_kept_in_the_types_of_the_weights(setting):
+    model, train, valid = setting
+    model = model.float()
+    train, valid = ((x.float(), y) for x, y in (train, valid))
+    optimizer = torch.optim.SGD(model.parameters(), 0.025, momentum=0.9)
+    descent = Descent(0.025, optimizer, 0.9, 3e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        row = difference_error(Passes(model), train, valid, descent, keep_kinks=True)
+        values = hessian_eigenvalues(model, *train, radius=1e-2, keep_kinks=True).values
+    assert row["product_error"] < 5e-3
+    torch.testing.assert_close(values, hessian_eigenvalues(model, *train).values, rtol=1e-2, atol=0)
+
+
+def test_a_search_that_keeps_kinks_reports_the_exact_product(tmp_path):
+    sizes = {"samples": 64, "batch_size": 32, "channels": 4, "layers": 3, "nodes": 2, "epochs": 1}
+    config = SearchConfig(run=tmp_path / "s", unrolled=True, keep_kinks=True, product_error_every=1, **sizes)
+    search(config)
+    [row] = read_metrics(tmp_path / "s")
+    assert row["product_error"] < 0.02 and row["product_cosine"] > 0.999
 
 
 def test_passes_that_decide_otherwise_are_refused():

@@ -75,7 +75,9 @@ def bench(
     any work; and at the end, if results were wrong, for the cases that were not timed.
     """
     _validate("cpu" if traffic else device, threads, batch, seconds, json)
-    budgets = [_budget(text, device) for text in budget]
+    budgets = [_budget(text, device) for text in budget] if "batch" in suite and not traffic else []
+    if budgets and batch:
+        raise FastdartsError("--suite batch looks for the batch itself, but --batch is given: leave one of them out")
     if device == "cuda" and "rnn" in suite:
         raise FastdartsError("--suite rnn times CPUs, but --device is cuda: leave one of them out")
     if json is not None:

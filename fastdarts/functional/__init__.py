@@ -9,6 +9,7 @@ from fastdarts.functional.mixed_op import (
     has_kernel,
     mixed_op,
     noise_seeds,
+    why_no_kinks,
     why_plain,
 )
 from fastdarts.functional.mixed_sum import MixedSum, mixed_sum
@@ -62,6 +63,7 @@ __all__ = [
     "recurrent",
     "release_memory",
     "standard_normal",
+    "why_no_kinks",
     "why_plain",
     "working_memory",
     "world",

@@ -334,6 +334,17 @@ def why_plain(device: torch.device, dtype: torch.dtype) -> str:
     return reason
 
 
+def why_no_kinks(device: torch.device) -> str:
+    """Why `mixed_op` notes and keeps kinks in plain PyTorch on `device`; "" if a kernel does.
+
+    Raises FastdartsError if it does and FASTDARTS_STRICT=1 forbids it.
+    """
+    reason = kernels.NO_KINKS if device.type == "cuda" else kernels.why_no_kernel(device.type, torch.float32)
+    if reason and kernels.STRICT:
+        raise FastdartsError(f"FASTDARTS_STRICT=1 forbids plain PyTorch, but {reason}: do not keep kinks")
+    return reason
+
+
 def has_kernel(x: Tensor) -> bool:
     """Whether a kernel of `mixed_op`, not its reference, takes ``x``: its device, and its dtype or that of autocast."""
     return not kernels.why_no_kernel(x.device.type, autocast_dtype(x) or x.dtype)

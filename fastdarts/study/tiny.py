@@ -22,6 +22,7 @@ from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_
 from fastdarts.config import SearchConfig
 from fastdarts.data import ImageData, eval_transform, train_transform
 from fastdarts.discretise import batch_statistics
+from fastdarts.distributed import refuse
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import recipe
 from fastdarts.genotypes import Genotype
@@ -50,6 +51,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     Returns what study.json holds, and ``run``, the folder. Raises :class:`fastdarts.errors.FastdartsError` before any
     work if a setting or the data is wrong.
     """
+    refuse("a study")
     config = prepare(config)
     data, indices = prepare_data(config)
     device = prepare_device(config)
