@@ -39,7 +39,7 @@ format: $(INSTALLED)
 	$(BIN)/clang-format -i $$(git ls-files $(NATIVE))
 
 test: lint
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadgroup
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 # The kernels' tests on every instruction set of this machine with every array between closed gaps (needs gcc and cmake);
 # the first report ends it, and what nobody has written is NaN.

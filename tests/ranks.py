@@ -231,7 +231,7 @@ def shards() -> list[int]:
 
 def main(folder: Path) -> None:
     with distributed.joined():
-        found: dict[str, Any] = {"drawn": drawn(), "shards": shards(), "alone_wrong": alone_wrong()}
+        found: dict[str, Any] = {"draws": drawn(), "shards": shards(), "alone_wrong": alone_wrong()}
         found |= {"strange": [strange("arch"), strange("train")], "exploding": exploding()}
         found |= {"small": sentence(lambda: search(replace(WHOLE, batch_size=3, run=folder / "small")))}
         for device in ("cuda:1", "cuda"):

@@ -17,8 +17,6 @@ from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
 from tests.cuda_resources import ARCHITECTURES, RECORD, nvcc
 
-pytestmark = pytest.mark.xdist_group("cuda")
-
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent / "cuda_on_cpu"
 COMPILER = os.environ.get("CXX", "c++")

@@ -12,8 +12,6 @@ from fastdarts.curvature import Differences, hessian_eigenvalues, lanczos
 from fastdarts.errors import NotFinite
 from fastdarts.hypergradient import Passes
 
-pytestmark = pytest.mark.xdist_group("curvature")
-
 
 def supernet(dtype=torch.float64, layers=3):
     torch.manual_seed(1)

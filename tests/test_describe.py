@@ -12,8 +12,6 @@ from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Network
 from fastdarts.spaces import SPACES, CellSpace
 
-pytestmark = pytest.mark.xdist_group("describe")
-
 # parameters, and MACs in millions, of the published networks without auxiliary head
 PUBLISHED = {
     "DARTS_V1": ((3_169_414, 501.0), (4_510_432, 505.9)),

@@ -25,7 +25,6 @@ from tests import ranks
 from tests.test_search import difference, outcome
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.xdist_group("ranks")
 
 
 def torchrun(*arguments: str, **options) -> subprocess.Popen:
@@ -118,7 +117,7 @@ def test_each_rank_has_its_part_of_every_batch(found):
 
 
 def test_what_is_drawn_per_image_differs_and_the_random_state_does_not(found):
-    first, second = (rank["drawn"] for rank in found)
+    first, second = (rank["draws"] for rank in found)
     assert torch.equal(first["state"], second["state"])
     assert not torch.equal(first["dropped"], second["dropped"]) and not torch.equal(first["noise"], second["noise"])
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("install")
-
 ROOT = Path(__file__).parent.parent
 SOURCES = (
     "pyproject.toml setup.py MANIFEST.in CMakeLists.txt .clang-format README.md LICENSE "

@@ -21,10 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.model_search import Network
 
-pytestmark = [
-    pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed"),
-    pytest.mark.xdist_group("triton"),
-]
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 
 HERE = Path(__file__).parent
 INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowest
