@@ -30,9 +30,10 @@ class _Likelihood(torch.autograd.Function):
             part, chosen = x[start : start + ROWS], target[start : start + ROWS, None]
             p = kept[start if keep else 0 :][: len(part)]
             torch.log_softmax(torch.addmm(bias, part, turned, out=logits[: len(part)]), 1, out=p)
-            total = total - p.gather(1, chosen).sum(dtype=torch.float64)
+            at_target = p.gather(1, chosen)
+            total = total - at_target.sum(dtype=torch.float64)
             if keep:
-                p.exp_().scatter_add_(1, chosen, p.new_full(chosen.shape, -1))
+                p.exp_().scatter_(1, chosen, at_target.expm1())
         ctx.save_for_backward(x, weight, bias, target, kept if keep else None)
         return (total / len(x)).to(x.dtype)
 

@@ -16,7 +16,7 @@ namespace fastdarts {
 
 namespace {
 
-// The tensors of a call, of which backward has all and forward makes the last two.
+// What both ops are given.
 struct Arguments {
   Tensor inputs, hidden, mixing;
   std::vector<Tensor> weights;

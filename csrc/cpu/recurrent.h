@@ -35,14 +35,13 @@ struct Columns {
 
   int64_t chunks() const { return up(shape.width, kAcross * B) / (kAcross * B); }
 
-  // body(vector, column, number of columns) for the vectors of a chunk: the number is B at compile time but at the end.
+  // body(column, number of columns) for the vectors of a chunk: the number is B at compile time but at the end.
   template <typename Body>
   FASTDARTS_INLINE void vectors(int64_t chunk, const Body& body) const {
     const int64_t begin = chunk * kAcross * B, end = std::min(shape.width, begin + kAcross * B);
-    int k = 0;
     int64_t column = begin;
-    for (; column + B <= end; column += B, ++k) body(k, column, std::integral_constant<int64_t, B>{});
-    if (column < end) body(k, column, end - column);
+    for (; column + B <= end; column += B) body(column, std::integral_constant<int64_t, B>{});
+    if (column < end) body(column, end - column);
   }
 
   // What a later stream wants of an edge: its gates and its state.
@@ -95,7 +94,7 @@ struct Normalise : Columns<T, B> {
 
   FASTDARTS_INLINE void normalise(int64_t chunk) const {
     const double count = static_cast<double>(shape.batch);
-    this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+    this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
       Wide sum = {}, squares = {};
       for (int64_t b = 0; b < shape.batch; ++b) sum += widen(read(to.state + b * shape.width + column, n));
       const Wide mean = sum / count;
@@ -128,7 +127,7 @@ struct FirstState : Normalise<T, B> {
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     for (int64_t b = 0; b < shape.batch; ++b) {
-      this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+      this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         const T* g = gates + 2 * b * shape.width + column;
         const V h = read(last + b * shape.width + column, n);
         V carry, rest;
@@ -152,7 +151,7 @@ struct Node : Normalise<T, B> {
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     for (int64_t b = 0; b < shape.batch; ++b) {
-      this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+      this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         V u = {};
         for (int64_t j = 0; j < node; ++j) {
           const T *g = gates + j * shape.gates() + 2 * b * shape.width + column, *p = shares + j * kShares;
@@ -183,7 +182,7 @@ struct Output : Columns<T, B> {
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     for (int64_t b = 0; b < shape.batch; ++b) {
-      this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+      this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         V sum = {};
         for (int64_t i = 1; i <= shape.nodes; ++i) {
           sum += read(states + i * shape.state() + b * shape.width + column, n);
@@ -206,7 +205,7 @@ struct Drop : Columns<T, B> {
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     for (int64_t j = 0; j < states; ++j) {
       for (int64_t b = 0; b < shape.batch; ++b) {
-        this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+        this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
           const int64_t at = b * shape.width + column;
           write(to + j * shape.state() + at, read(from + j * shape.state() + at, n) * read(mask + at, n), n);
         });
@@ -227,7 +226,7 @@ struct OutputGradient : Columns<T, B> {
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     for (int64_t b = 0; b < shape.batch; ++b) {
-      this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+      this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         const int64_t at = b * shape.width + column;
         V g = {};
         if (outer) g += read(outer + at, n);
@@ -255,7 +254,7 @@ struct NormaliseBackward : Columns<T, B> {
 
   FASTDARTS_INLINE void back(int64_t chunk) const {
     const double count = static_cast<double>(shape.batch);
-    this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+    this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
       Wide sum = {}, along = {};
       for (int64_t b = 0; b < shape.batch; ++b) {
         const int64_t at = b * shape.width + column;
@@ -294,7 +293,7 @@ struct FirstStateBackward : NormaliseBackward<T, B> {
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
     this->back(chunk);
     for (int64_t b = 0; b < shape.batch; ++b) {
-      this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+      this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         const int64_t at = b * shape.width + column;
         const T* g = gates + 2 * b * shape.width + column;
         T* d = dgates + 2 * b * shape.width + column;
@@ -336,7 +335,7 @@ struct NodeBackward : NormaliseBackward<T, B> {
       for (int64_t from = 0; from < shape.batch; from += kTogether) {
         V of[4] = {};
         for (int64_t b = from; b < std::min(shape.batch, from + kTogether); ++b) {
-          this->vectors(chunk, [&](int, int64_t column, auto n) __attribute__((always_inline)) {
+          this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
             const int64_t at = b * shape.width + column;
             const T* g = gates + j * shape.gates() + 2 * b * shape.width + column;
             T *d = dgates + j * shape.gates() + 2 * b * shape.width + column, *ds = before + j * shape.state() + at;
