@@ -73,10 +73,9 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
         s0, s1 = s1, cell(s0, s1, weights[cell.kind], edges[cell.kind], drop_prob)
     cell, after = cells[first], cells[first + 1 :]
     begun = Begun(cell, [run(cell.preprocess0, s0), run(cell.preprocess1, s1)])
-    alike = (
-        ops[0] for ops in network.mixed_ops().values() if ops
-    )  # to walk through all cells takes longer than a cell
-    noisy = any(isinstance(m, Noise) for ops in alike for m in ops.modules())
+    # One cell of each kind, as the others have the same candidates: walking through all takes longer than a small cell.
+    samples = (ops[0] for ops in network.mixed_ops().values() if ops)
+    noisy = any(isinstance(m, Noise) for ops in samples for m in ops.modules())
     quiet, then = not drop_prob and not noisy, None
     if quiet and after:
         then = Begun(after[0], [run(after[0].preprocess0, s1)])
