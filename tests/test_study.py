@@ -1,7 +1,6 @@
 """The study of the tiny space: whole studies of a smaller one, cached, killed and resumed; its numbers recomputed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -26,9 +25,9 @@ from fastdarts.discretise import DiscretisedNetwork, batch_statistics
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import Genotype
-from fastdarts.recorder import Progress, read_metrics
+from fastdarts.recorder import read_metrics
 from fastdarts.spaces import CellSpace
-from fastdarts.study import pool, tiny
+from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.report import write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
@@ -241,73 +240,3 @@ def test_a_mistake_is_one_sentence_before_any_work(tmp_path, monkeypatch, capfd,
     lines = capfd.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and len(lines) == 1 and all(word in lines[0] for word in words), lines
     assert sorted(tmp_path.rglob("*")) == before
-
-
-# ---- processes side by side: their work is at the end of this file --------------------------------------------
-
-
-def tasks(folder, work, names):
-    made = []
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        made.append(pool.Task(name, folder / name / "result.json", 1, work, (folder / name,)))
-    return made
-
-
-def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
-    good = tasks(tmp_path, meet, ["a", "b"])  # each waits for the other
-    pool.run_tasks(good, 2, Progress())
-    assert {task.result.read_text() for task in good} != {str(os.getpid())}
-    assert good[0].log.read_text() == "working\n"
-    bad = tasks(tmp_path / "bad", fail, ["sentence", "crash"])
-    with pytest.raises(FastdartsError, match=r"^sentence: the data is wrong$"):
-        pool.run_tasks([bad[0], *tasks(tmp_path / "slow", endless, ["s"])], 2, Progress())
-    assert (tmp_path / "slow" / "s" / "stopped").exists()
-    with pytest.raises(FastdartsError, match=r"^crash: exit code 3, see .*crash\.log; the same command goes on"):
-        pool.run_tasks([bad[1], *tasks(tmp_path / "other", meet, ["alone"])], 2, Progress())
-
-
-def test_pieces_end_with_the_process_that_began_them(tmp_path):
-    script = "import sys; sys.path.insert(0, sys.argv[1]); import test_study; test_study.begin(sys.argv[2])"
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
-        folder = tmp_path / str(code)
-        command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        working = [folder / name / "working" for name in "ab"]
-        while not all(path.exists() for path in working) and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        assert process.wait(30) == code
-        deadline = time.monotonic() + 30
-        while not all((folder / name / "stopped").exists() for name in "ab") and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert all((folder / name / "stopped").exists() for name in "ab")
-
-
-def begin(folder):
-    pool.run_tasks(tasks(Path(folder), endless, ["a", "b"]), 2, Progress())
-
-
-def meet(folder):
-    print("working")
-    (folder / "here").touch()
-    other = folder.parent / {"a": "b", "b": "a"}.get(folder.name, folder.name) / "here"
-    deadline = time.monotonic() + 60
-    while not other.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (folder / "result.json").write_text(str(os.getpid()))
-
-
-def fail(folder):
-    if folder.name == "crash":
-        os._exit(3)
-    while not (folder.parent.parent / "slow" / "s" / "working").exists():
-        time.sleep(0.01)
-    raise FastdartsError("the data is wrong")
-
-
-def endless(folder):
-    signal.signal(signal.SIGTERM, lambda *_: ((folder / "stopped").touch(), sys.exit(0)))
-    (folder / "working").touch()
-    while True:
-        time.sleep(0.01)
