@@ -20,7 +20,7 @@ differentiation (Lorraine et al., AISTATS 2020), section 4.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -39,10 +39,11 @@ Batch = tuple[Tensor, Tensor]
 Gradients = list[Tensor | None]  # one per tensor of arch_parameters(), None for alphas that no cell uses
 
 
-def without_autocast(tensor: Tensor) -> torch.autocast:
+def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """Around passes and products, forward and backward, that have to keep the types of the weights; ``tensor`` says on
     which device."""
-    return torch.autocast(tensor.device.type, enabled=False)
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
 
 
 class _Loss(nn.Module):

@@ -45,6 +45,8 @@ class _Likelihood(torch.autograd.Function):
         )
         if torch.is_grad_enabled():  # create_graph=True: P is a constant to the second differentiation
             with torch.enable_grad():
+                # views stop the first differentiation here: x may come from weight, as where the embedding shares it
+                x, weight, bias = (t.view_as(t) for t in (x, weight, bias))
                 loss = F.cross_entropy(F.linear(x, weight, bias), target)
                 needs = [t for t, need in ((x, need_x), (weight, need_weight), (bias, need_bias)) if need]
                 found = iter(torch.autograd.grad(loss, needs, grad, create_graph=True))

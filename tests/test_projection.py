@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -226,6 +227,7 @@ def test_decisions_are_those_of_a_straightforward_implementation(monkeypatch, na
 
     class Searched:
         device = torch.device("cpu")
+        autocast = staticmethod(nullcontext)
 
     searched, history = Searched(), []
     searched.model, searched.space = model, space

@@ -172,12 +172,12 @@ def test_a_language_model_takes_it_unless_somebody_watches_the_decoder() -> None
     torch.manual_seed(0)
     with Ops() as ops:
         plain, _ = model.loss(tokens[:T], model.init_hidden(B), tokens[1:])
-    assert not any("log_softmax" in name for name in ops.seen)
+    assert not any("nll_loss" in name for name in ops.seen)
     model.decoder.register_forward_hook(lambda *_: None)
     torch.manual_seed(0)
     with Ops() as ops:
         watched, _ = model.loss(tokens[:T], model.init_hidden(B), tokens[1:])
-    assert any("log_softmax" in name for name in ops.seen)
+    assert any("nll_loss" in name for name in ops.seen)
     torch.testing.assert_close(plain, watched)
 
 
@@ -199,3 +199,19 @@ def test_bad_input_of_the_likelihood_is_one_sentence(change: dict, says: str) ->
     with pytest.raises(FastdartsError, match=says) as error:
         likelihood(**arguments)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_the_second_derivative_of_the_likelihood_where_its_input_comes_from_its_weight() -> None:
+    """As in a language model whose embedding is the decoder's matrix: along a direction, by differences."""
+    torch.manual_seed(0)
+    weight, target = torch.randn(7, 3, dtype=torch.float64), torch.randint(7, (5,))
+    bias, direction = torch.randn(7, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+
+    def slope(w: torch.Tensor, again: bool) -> torch.Tensor:
+        w = w.clone().requires_grad_()
+        loss = likelihood(w[:5].tanh(), w, bias, target)
+        gradient = torch.autograd.grad(loss, w, create_graph=again)[0]
+        return torch.autograd.grad((gradient * direction).sum(), w)[0] if again else gradient
+
+    near = (slope(weight + 1e-6 * direction, False) - slope(weight - 1e-6 * direction, False)) / 2e-6
+    torch.testing.assert_close(slope(weight, True), near, rtol=1e-7, atol=1e-9)

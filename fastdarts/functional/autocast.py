@@ -9,7 +9,7 @@ from torch import Tensor
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The type in which autocast has a convolution of ``x`` computed; None if it leaves that to ``x``."""
     device = x.device.type
-    casts = torch.is_autocast_enabled(device) and x.dtype is not torch.float64
+    casts = device in ("cpu", "cuda") and torch.is_autocast_enabled(device) and x.dtype is not torch.float64
     return torch.get_autocast_dtype(device) if casts else None
 
 

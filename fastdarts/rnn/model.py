@@ -129,6 +129,10 @@ class Segment:
     hidden: Tensor
     after: Tensor | None = None
 
+    def __len__(self) -> int:
+        """How many streams."""
+        return self.tokens.shape[1]
+
     @property
     def device(self) -> torch.device:
         """That of the tokens."""
