@@ -354,7 +354,9 @@ def main(arguments: list[str] | None = None) -> None:
         with distributed.joined() if arguments[:1] in SHARED else nullcontext():
             _run(arguments)
         sys.stdout.flush()
-    except (ConnectionError, FastdartsError) as error:
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ConnectionError, FastdartsError) as error:  # a BrokenPipeError is a ConnectionError too
         if distributed.speaks(error):
             print(f"fastdarts: {error}", file=sys.stderr)
         sys.exit(2)
@@ -364,8 +366,6 @@ def main(arguments: list[str] | None = None) -> None:
         sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
         print(f"fastdarts: out of memory: lower --batch-size, {sizes}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         reason = f"{error.strerror or error}: free it or name another place"
