@@ -187,14 +187,14 @@ def forward(
         def statistics(rows: Tensor, normalised: Tensor) -> None:
             at.run_statistics(rows, partial, mean, var)
             if images and len(normalised):
-                at.join(normalised, mean, var)
+                at.join(normalised.long(), mean, var)
                 tables[3].copy_(at.for_kernels(var))
 
         if training:
             statistics(table.first_rows, table.first_normalised)
         at.run_stages(0, table.seconds, raw, tables, partial, MOMENTS=training, **flags)
         if training:
-            statistics(table.second_rows, table.second_rows.long())
+            statistics(table.second_rows, table.second_rows)
         out = at.maps(edges)
         mix.mix_kernel[at.map_tiles(at.P)](
             x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals if seeds is None else seeds,
