@@ -216,8 +216,8 @@ class Supernet:
 def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
     """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1).
 
-    Where the kernels keep kinks from differences with these, which agree with exact products to 0.5 % (tests/test_kinks.py); else, and
-    with candidates whose kinks cannot be kept, from exact products.
+    Where the kernels keep kinks from differences with these, which agree with exact products to 0.5 %
+    (tests/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
     """
     batch, decay = (x.to(supernet.device), y.to(supernet.device)), supernet.config.arch_weight_decay
     if keeps_kinks(supernet):
