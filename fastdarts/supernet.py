@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+import warnings
 from typing import Any
 
 import torch
@@ -221,8 +221,11 @@ def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
     """
     batch, decay = (x.to(supernet.device), y.to(supernet.device)), supernet.config.arch_weight_decay
     if keeps_kinks(supernet):
-        with suppress(Unkeepable):
+        try:
             return hessian_eigenvalues(supernet.model, *batch, radius=1e-2, keep_kinks=True).values[0].item() + decay
+        except Unkeepable as error:
+            slower = "the eigenvalue comes from exact products, which take more time and memory"
+            warnings.warn(f"{error}; {slower}.", RuntimeWarning, stacklevel=2)
     return hessian_eigenvalues(supernet.model, *batch).values[0].item() + decay
 
 
