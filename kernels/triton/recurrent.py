@@ -35,6 +35,13 @@ def logistic(x):
 
 
 @triton.jit
+def tile(first, c, batch, width, BLOCK_B: tl.constexpr):
+    """Streams from `first` on, which of them × columns c exist, and where these lie in [batch, width]."""
+    b = first + tl.arange(0, BLOCK_B)
+    return b, (b < batch)[:, None] & (c < width)[None, :], b[:, None] * width + c[None, :]
+
+
+@triton.jit
 def normalise(
     raw, state, dropped, mask, mean, var, sums, c, batch, width,
     EPS: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr,
@@ -43,17 +50,14 @@ def normalise(
     b_mean = sums / batch
     squares = tl.zeros([BLOCK_H], tl.float32)
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        off = tl.load(raw + b[:, None] * width + c[None, :], mask=inside, other=0.0) - b_mean[None, :]
+        _b, inside, at = tile(first, c, batch, width, BLOCK_B)
+        off = tl.load(raw + at, mask=inside, other=0.0) - b_mean[None, :]
         squares += tl.sum(tl.where(inside, off * off, 0.0), 0)
     tl.store(mean + c, b_mean, mask=c < width)
     tl.store(var + c, squares / (batch - 1), mask=c < width)
     r = 1 / tl.sqrt(squares / batch + EPS)
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        _b, inside, at = tile(first, c, batch, width, BLOCK_B)
         s = (tl.load(raw + at, mask=inside, other=0.0) - b_mean[None, :]) * r[None, :]
         s = s.to(state.dtype.element_ty)
         tl.store(state + at, s, mask=inside)
@@ -71,9 +75,7 @@ def first_state_kernel(
     c = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     sums = tl.zeros([BLOCK_H], tl.float32)
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        b, inside, at = tile(first, c, batch, width, BLOCK_B)
         o_g = b[:, None] * (2 * width) + c[None, :]
         carry, _rest = logistic(tl.load(gates + o_g, mask=inside, other=0.0).to(tl.float32))
         new = tanh(tl.load(gates + o_g + width, mask=inside, other=0.0).to(tl.float32))
@@ -93,9 +95,7 @@ def node_kernel(
     c = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
     sums = tl.zeros([BLOCK_H], tl.float32)
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        b, inside, at = tile(first, c, batch, width, BLOCK_B)
         u = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
         for j in range(0, node):
             o_g = (j * batch + b)[:, None] * (2 * width) + c[None, :]
@@ -113,9 +113,7 @@ def node_kernel(
     normalise(raw, state, dropped, mask, mean, var, sums, c, batch, width, EPS, HAS_MASK, BLOCK_B, BLOCK_H)
     if LAST:
         for first in range(0, batch, BLOCK_B):
-            b = first + tl.arange(0, BLOCK_B)
-            inside = (b < batch)[:, None] & (c < width)[None, :]
-            at = b[:, None] * width + c[None, :]
+            _b, inside, at = tile(first, c, batch, width, BLOCK_B)
             total = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
             for i in range(1, node + 1):
                 total += tl.load(states + i * batch * width + at, mask=inside, other=0.0).to(tl.float32)
@@ -131,9 +129,7 @@ def normalise_backward(
     """The gradient of u, to `own`, from that of the state: common if COMMON, own and mask · products if OWN."""
     sums, along = tl.zeros([BLOCK_H], tl.float32), tl.zeros([BLOCK_H], tl.float32)
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        _b, inside, at = tile(first, c, batch, width, BLOCK_B)
         g = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
         if COMMON:
             g += tl.load(common + at, mask=inside, other=0.0)
@@ -148,9 +144,7 @@ def normalise_backward(
     b_var = tl.load(var + c, mask=c < width, other=1.0)
     r, mean, slope = 1 / tl.sqrt(b_var * ((batch - 1) / batch) + EPS), sums / batch, along / batch
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        _b, inside, at = tile(first, c, batch, width, BLOCK_B)
         s = tl.load(state + at, mask=inside, other=0.0).to(tl.float32)
         g = tl.load(own + at, mask=inside, other=0.0)
         tl.store(own + at, r[None, :] * (g - mean[None, :] - s * slope[None, :]), mask=inside)
@@ -175,9 +169,7 @@ def node_gradients_kernel(
         of_tanh, of_relu = tl.zeros([BLOCK_H], tl.float32), tl.zeros([BLOCK_H], tl.float32)
         of_logistic, of_same = tl.zeros([BLOCK_H], tl.float32), tl.zeros([BLOCK_H], tl.float32)
         for first in range(0, batch, BLOCK_B):
-            b = first + tl.arange(0, BLOCK_B)
-            inside = (b < batch)[:, None] & (c < width)[None, :]
-            at = b[:, None] * width + c[None, :]
+            b, inside, at = tile(first, c, batch, width, BLOCK_B)
             o_g = (j * batch + b)[:, None] * (2 * width) + c[None, :]
             carry, leave = logistic(tl.load(gates + o_g, mask=inside, other=0.0).to(tl.float32))
             n = tl.load(gates + o_g + width, mask=inside, other=0.0).to(tl.float32)
@@ -222,9 +214,7 @@ def first_gradients_kernel(
         state, var, mask, own, products, own, c, batch, width, EPS, HAS_MASK, False, True, BLOCK_B, BLOCK_H
     )
     for first in range(0, batch, BLOCK_B):
-        b = first + tl.arange(0, BLOCK_B)
-        inside = (b < batch)[:, None] & (c < width)[None, :]
-        at = b[:, None] * width + c[None, :]
+        b, inside, at = tile(first, c, batch, width, BLOCK_B)
         o_g = b[:, None] * (2 * width) + c[None, :]
         carry, leave = logistic(tl.load(gates + o_g, mask=inside, other=0.0).to(tl.float32))
         new = tanh(tl.load(gates + o_g + width, mask=inside, other=0.0).to(tl.float32))
