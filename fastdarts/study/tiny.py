@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from scipy.stats import kendalltau
 
 from fastdarts.batches import Batches, Kept, split
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
@@ -186,13 +186,7 @@ def one_shot_errors(settings: SearchConfig, folder: Path) -> list[float]:
 
 def kendall_tau(x: list[float], y: list[float]) -> float | None:
     """Kendall's rank correlation of two series, tau-b: ties count for neither side; None if a series is constant."""
-    a, b = (_signs(torch.tensor(series, dtype=torch.float64)) for series in (x, y))
-    scale = (a.abs().sum() * b.abs().sum()).sqrt()
-    return ((a * b).sum() / scale).item() if scale else None
-
-
-def _signs(series: Tensor) -> Tensor:
-    return (series[:, None] - series).sign()
+    return None if len({*x}) == 1 or len({*y}) == 1 else float(kendalltau(x, y).statistic)
 
 
 def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
