@@ -90,20 +90,23 @@ def bench(
     report: dict[str, Any] = {"cases": []}
     if not traffic:
         report["machine"] = machine(not default_malloc and pin_malloc(), device)
+
+    def save() -> None:  # after every case: a large one may be killed for want of memory
+        if json is not None:
+            atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+
     try:
         for name in suite:
             for special, work in (("flat", _flat), ("rnn", _recurrent)):
                 if name == special and not traffic:
                     report[name] = work(seconds, batch, device)
-                    if json is not None:
-                        atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+                    save()
             if name == "batch" and not traffic:
                 report["batch"] = []
                 try:
                     for row in measure_batch(budgets, seconds, device, not default_malloc):
                         report["batch"].append(row)
-                        if json is not None:
-                            atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+                        save()
                 except Wrong as error:
                     report["cases"].append({"suite": name, "case": str(STEP), "wrong": str(error)})
             for case in _cases(name, batch, traffic):
@@ -118,8 +121,7 @@ def bench(
                 except torch.OutOfMemoryError as error:  # of the GPU: the next case may fit
                     row = {"case": str(case), "wrong": _reason(error)}
                 report["cases"].append({"suite": name} | row)
-                if json is not None:  # after every case: a large one may be killed for want of memory
-                    atomic_write(json, jsonlib.dumps(report, indent=1).encode())
+                save()
                 give_back()
     finally:  # whoever has waited enough gets what there is
         if report["cases"] or not {"flat", "rnn", "batch"} & report.keys():
