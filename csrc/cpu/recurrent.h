@@ -63,6 +63,13 @@ struct Columns {
     }
   }
 
+  // The same, as a mask lets it pass, if there is one.
+  template <typename Count>
+  static FASTDARTS_INLINE V passed(const T* p, const T* mask, int64_t at, Count count) {
+    const V v = read(p + at, count);
+    return mask ? v * read(mask + at, count) : v;
+  }
+
   template <typename Count>
   static FASTDARTS_INLINE void write(T* p, const V& v, Count count) {
     if constexpr (std::is_same_v<Count, int64_t>) {
@@ -230,11 +237,7 @@ struct OutputGradient : Columns<T, B> {
         const int64_t at = b * shape.width + column;
         V g = {};
         if (outer) g += read(outer + at, n);
-        if (direct) {
-          V p = read(product + at, n);
-          if (mask) p *= read(mask + at, n);
-          g += read(direct + at, n) + p;
-        }
+        if (direct) g += read(direct + at, n) + Base::passed(product, mask, at, n);
         write(to + at, scale * g, n);
       });
     }
@@ -261,11 +264,7 @@ struct NormaliseBackward : Columns<T, B> {
         V g = {};
         if (common) g += read(common + at, n);
         if (!fresh) g += read(own + at, n);
-        if (product) {
-          V p = read(product + at, n);
-          if (mask) p *= read(mask + at, n);
-          g += p;
-        }
+        if (product) g += Base::passed(product, mask, at, n);
         write(own + at, g, n);
         sum += widen(g);
         along += widen(g) * widen(read(state + at, n));
