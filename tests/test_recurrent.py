@@ -83,7 +83,7 @@ def test_nothing_is_kept_without_gradients_and_half_of_eager_at_most_with_them()
 
         def pack(t: torch.Tensor) -> torch.Tensor:
             storages[t.untyped_storage().data_ptr()] = t.untyped_storage()
-            return t
+            return t.detach()  # the result itself, saved by what made it, would keep both alive for ever
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             call()

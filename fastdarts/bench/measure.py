@@ -109,7 +109,7 @@ def saved_bytes(forward: Callable[[], Tensor], *apart: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage
-        return tensor
+        return tensor.detach()  # a result itself, saved by what made it, would keep both alive for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         forward()
