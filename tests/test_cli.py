@@ -62,18 +62,21 @@ def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
     assert (tmp_path / "s" / "genotype.json").read_text() == (tmp_path / "r" / "genotype.json").read_text()
 
 
-def test_describe_says_the_published_sizes(tmp_path):
-    supernet = json.loads(succeeds("describe", "--supernet", "--json", cwd=tmp_path).stdout)
+def test_describe_says_the_published_sizes(capsys):
+    def described(*arguments):
+        main(["describe", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    supernet = json.loads(described("--supernet", "--json"))
     assert (supernet["parameters"], supernet["macs"]) == (1_930_618, 300_255_744)
-    supernet = json.loads(succeeds("describe", "--supernet", "--method", "pc-darts", "--json", cwd=tmp_path).stdout)
+    supernet = json.loads(described("--supernet", "--method", "pc-darts", "--json"))
     assert (supernet["parameters"], supernet["macs"], supernet["partial"]) == (299_578, 56_596_992, 4)
-    imagenet = ["describe", "--supernet", "--method", "pc-darts", "--stem", "imagenet"]
-    assert "956,512" in succeeds(*imagenet, cwd=tmp_path).stdout
-    darts = succeeds("describe", "--genotype", "DARTS_V2", "--channels", 36, "--layers", 20, "--json", cwd=tmp_path)
-    assert json.loads(darts.stdout)["parameters"] == 3_349_342
-    assert "3,349,342" in succeeds("describe", "--genotype", "DARTS_V2", cwd=tmp_path).stdout
-    imagenet = succeeds("describe", "--genotype", "DARTS_V2", "--variant", "imagenet", "--json", cwd=tmp_path)
-    assert json.loads(imagenet.stdout)["parameters"] == 4_718_752
+    assert "956,512" in described("--supernet", "--method", "pc-darts", "--stem", "imagenet")
+    darts = described("--genotype", "DARTS_V2", "--channels", 36, "--layers", 20, "--json")
+    assert json.loads(darts)["parameters"] == 3_349_342
+    assert "3,349,342" in described("--genotype", "DARTS_V2")
+    imagenet = described("--genotype", "DARTS_V2", "--variant", "imagenet", "--json")
+    assert json.loads(imagenet)["parameters"] == 4_718_752
 
 
 def test_info_names_every_implementation_and_why(tmp_path):
@@ -101,7 +104,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--resume", "notes.txt"], ["notes.txt", "not a fastdarts checkpoint"]),
         (["search", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["search", "--config", "notes.txt"], ["notes.txt", "TOML"]),
-        (["search", "--run", "taken"], ["taken", "--resume"]),
+        (["search", *SMALL, "--run", "taken"], ["taken", "--resume"]),
         (["search", "--device", "warp"], ["warp", "--device cpu"]),
         (["search", "--samples", "9999"], ["9999", "--samples"]),
         (["evaluate", "--genotype", "DARTS_V9"], ["DARTS_V9", "DARTS_V2"]),
@@ -116,7 +119,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["describe", "--supernet", "--channels", "0"], ["--channels"]),
         (["describe", "--supernet", "--image-size", "100000000000"], ["--image-size", "100000"]),
         (["report", "nowhere"], ["nowhere"]),
-        (["search", "--run", "notes.txt/run"], ["notes.txt"]),
+        (["search", *SMALL, "--run", "notes.txt/run"], ["notes.txt"]),
         (["search", "--config", "resume.toml"], ["resume.toml", "--resume"]),
         (["search", "--seed", "99999999999999999999999"], ["--seed"]),
         (["search", "--threads", "100000"], ["--threads"]),

@@ -1,5 +1,6 @@
 """What an installation does: fresh processes without Triton or _C, the wheel, the source distribution."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -127,6 +128,14 @@ def build(kind: str, source: Path, out: Path, **environment: str) -> subprocess.
     )
 
 
+SMALL = ("module.cpp", "cpu/memory.cpp")
+
+
+def shorten(source: Path, *files: str) -> None:
+    """Leaves these of the native sources to be built: all of them take minutes, and the other tests run on all."""
+    (source / "csrc" / "sources.txt").write_text("\n".join(files))
+
+
 def test_a_wheel_without_the_extension_is_pure(checkout: Path, tmp_path: Path) -> None:
     result = build("wheel", checkout, tmp_path, FASTDARTS_BUILD_EXT="0")
     assert result.returncode == 0, result.stderr
@@ -145,18 +154,12 @@ def test_the_source_distribution_builds_a_wheel(checkout: Path, tmp_path: Path) 
     with tarfile.open(archive) as files:
         files.extractall(tmp_path, filter="data")
     source = tmp_path / archive.name.removesuffix(".tar.gz")
-    for name in (
-        "csrc/check.h",
-        "csrc/isa.h",
-        "csrc/cpu/layout.h",
-        "csrc/cuda/flat.cu",
-        "csrc/sources.txt",
-        "csrc/cpu/mixed_sum.cpp",
-        "CMakeLists.txt",
-    ):
-        assert (source / name).is_file()
+    sources = {file.relative_to(checkout) for file in (checkout / "csrc").rglob("*") if file.is_file()}
+    assert len(sources) > 20
+    assert [file for file in sources | {Path("CMakeLists.txt")} if not (source / file).is_file()] == []
     if not shutil.which(os.environ.get("CXX", "c++")):
         pytest.skip("no C++ compiler to build the extension with")
+    shorten(source, *SMALL)
     result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
     assert result.returncode == 0, result.stderr
     (wheel,) = tmp_path.glob("*.whl")
@@ -220,8 +223,7 @@ def test_with_a_toolkit_the_extension_has_cuda_kernels_and_needs_no_cuda_library
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(checkout, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    some = ["module.cpp", "cpu/memory.cpp", "cuda/flat.cpp", "cuda/flat.cu"]  # the others take their time
-    (source / "csrc" / "sources.txt").write_text("\n".join(some))
+    shorten(source, *SMALL, "cuda/flat.cpp", "cuda/flat.cu")
     result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
     assert result.returncode == 0, result.stdout + result.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
@@ -241,15 +243,25 @@ print(module.cuda(), torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not on PATH")
-def test_cmake_builds_the_same_extension_from_the_same_list(tmp_path: Path) -> None:
+def test_cmake_builds_the_same_extension_from_the_same_list(checkout: Path, tmp_path: Path) -> None:
     options = [f"-DPython3_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-O0"]
-    for command in (
-        ["cmake", "-S", str(ROOT), "-B", str(tmp_path), *options],
-        ["cmake", "--build", str(tmp_path), "--parallel", "2"],
-    ):
+    configure = ["cmake", "-B", str(tmp_path), *options, "-S"]
+
+    def run(*command: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
-    [library] = tmp_path.glob("_C*.so")
+
+    run(*configure, str(checkout))
+    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    files = [str(Path(command["file"]).relative_to(checkout / "csrc")) for command in commands]
+    lines = (checkout / "csrc" / "sources.txt").read_text().splitlines()
+    assert files == [line for line in lines if line.endswith(".cpp") and line[0] != "#" and line[:5] != "cuda/"]
+    source = tmp_path / "source"
+    shutil.copytree(checkout, source)
+    shorten(source, *SMALL)
+    run(*configure[:2], str(tmp_path / "build"), *configure[3:], str(source))
+    run("cmake", "--build", str(tmp_path / "build"), "--parallel", "2")
+    [library] = (tmp_path / "build").glob("_C*.so")
     code = f"""
 import importlib.util
 spec = importlib.util.spec_from_file_location("_C", {str(library)!r})

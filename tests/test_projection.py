@@ -213,8 +213,10 @@ class Fixed(list):
         return iter(self[start:])
 
 
-@pytest.mark.parametrize("criterion", ["accuracy", "loss"])
-@pytest.mark.parametrize(("name", "nodes"), [("s3", 3), ("s1", 4), ("nasbench201", 4)])
+@pytest.mark.parametrize(
+    ("name", "nodes", "criterion"),
+    [("s3", 3, "accuracy"), ("s3", 3, "loss"), ("s1", 4, "loss"), ("nasbench201", 4, "accuracy")],
+)
 def test_decisions_are_those_of_a_straightforward_implementation(monkeypatch, name, nodes, criterion):
     """In float64, on a supernet that is not tuned in between; most decisions are not those of the alphas."""
     space, model = SPACES[name], supernet(name, nodes, layers=5 if name == "nasbench201" else 3).double()

@@ -179,7 +179,8 @@ main(sys.argv[1:])
 
 
 def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path, smaller):
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
+    settings = SMALL | {"search_epochs": 12}  # seconds, that the signal comes before the end
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
 
     def started(*more):
         command = [sys.executable, "-c", SCRIPT, "study", "tiny", *more]
@@ -200,7 +201,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path, smaller):
     printed, said = process.communicate()
     assert process.returncode == 0, said
     assert "report killed/report.html" in printed and "points at the end" in printed
-    whole = study(StudyConfig(**SMALL, run=tmp_path / "whole"))
+    whole = study(StudyConfig(**settings, run=tmp_path / "whole"))
     assert outcome(json.loads((tmp_path / "killed" / "study.json").read_text())) == outcome(whole)
 
 

@@ -16,7 +16,10 @@ from fastdarts.supernet import Supernet
 from fastdarts.training import Job, Meter, Recipe, Training, finite, measure
 
 CPU = torch.device("cpu")
-COMMON = {"learning_rate_min": 0.0, "gamma": 0.97, "momentum": 0.9, "grad_clip": 5.0, "auxiliary_weight": 0.4}
+COMMON = {
+    "learning_rate_min": 0.0, "gamma": 0.97, "momentum": 0.9, "grad_clip": 5.0, "auxiliary_weight": 0.4,
+    "sync_bn": False, "precision": "fp32",
+}  # fmt: skip
 
 
 def training(variant="cifar", **changes):
