@@ -15,7 +15,8 @@ A run that has its result.json is not run again, and one that was killed goes on
 it is done, and commands for different seeds may run side by side. After each run the tables of all that is finished are
 written to table.md in the folder of the runs; --seeds without a number does no more than that. DARTS-ES returns to an
 epoch of the search by DARTS, and where its criterion never detects, so that nothing differs from DARTS, neither it nor
-DARTS-ADA is a run of its own; a cell that several methods find is trained once per seed.
+DARTS-ADA is a run of its own; a cell that several methods find is trained once per seed. Λ-DARTS runs as published and
+with --keep-kinks, without which the finite difference of its regulariser is many times too large.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"published": {}, "faster alphas": {"arch_
 SPACES = {"s2": "skip_connect", "s3": "skip_connect", "s4": "noise"}  # and what takes over a cell that collapses
 METHODS = {
     "darts": "DARTS", "darts-es": "DARTS-ES", "darts-ada": "DARTS-ADA", "darts-pt": "DARTS-PT",
-    "lambda-darts": "Λ-DARTS",
+    "lambda-darts": "Λ-DARTS", "lambda-darts-kept-kinks": "Λ-DARTS, kinks kept",
 }  # fmt: skip
 
 
@@ -117,9 +118,10 @@ def searched(once: Callable[..., dict], runs: Path, setting: str, space: str, se
     once(search, lambda **where: replace(projected(darts, decide_every=1), **where), pt)
     yield row("darts-pt", read_metrics(pt)[-1])
 
-    own = folder / "lambda-darts"
-    once(search, SearchConfig, own, **settings, method="lambda-darts", eigenvalue_every=SEARCH["epochs"])
-    yield row("lambda-darts", read_metrics(own)[-1])
+    for method, keep in (("lambda-darts", False), ("lambda-darts-kept-kinks", True)):
+        own = {"method": "lambda-darts", "keep_kinks": keep, "eigenvalue_every": SEARCH["epochs"]}
+        once(search, SearchConfig, folder / method, **settings, **own)
+        yield row(method, read_metrics(folder / method)[-1])
 
     if stop is None:
         yield row("darts-ada", epochs[-1], "never")

@@ -12,6 +12,7 @@ is 1 where all agree. The signed variant divides by :math:`|g_i| \cdot |g_j|`, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from fastdarts.distributed import share as share_of
 from fastdarts.distributed import summed, weighed
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Batch, Passes, without_autocast
+from fastdarts.kinks import Kinks
 from fastdarts.relaxed import Relaxed, same_random_numbers
 
 
@@ -68,18 +70,21 @@ class Alignment:
     :math:`-\nabla_w\Lambda = (\nabla_w L(p - \epsilon u) - \nabla_w L(p + \epsilon u)) / (2\epsilon)`, up to
     O(ε²), with :math:`\epsilon` = ``radius`` / ||u||, all u_l together. The alphas do not move. The two passes draw the
     random numbers of the first one again, leave running statistics alone and keep the types of the weights whatever
-    torch.autocast says. A ReLU that is on other sides in the two
-    passes adds an error that does not fall with ε.
+    torch.autocast says. A ReLU that is on other sides in the two passes adds an error that does not fall with ε: at the
+    published radius many times the true gradient (docs/second-order.md), unless both keep the kinks of the first pass
+    (:class:`fastdarts.kinks.Kinks`), which then is in the types of the weights too.
 
     Args:
         strength: λ.
         radius: of the finite difference.
         signed: whether the signed variant is regularised.
+        keep_kinks: whether both passes decide at ReLUs and max pools as the first one did; published: no.
     """
 
     strength: float = 0.125
     radius: float = 1e-4
     signed: bool = False
+    keep_kinks: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.radius < float("inf"):
@@ -98,7 +103,11 @@ class Alignment:
         places = aligned_cells(model)
         cells = [w.detach() for w in model.cell_weights()]
         own = [cells[place].clone().requires_grad_() for place in places]
-        with model.with_cell_weights(_put(cells, places, own)), same_random_numbers(x.device):
+        kinks = Kinks() if self.keep_kinks else None
+        with (
+            model.with_cell_weights(_put(cells, places, own)),
+            kinks.note() if kinks else same_random_numbers(x.device),
+        ):
             logits = model(x)
             loss = weighed(model._criterion(logits, y), mine)
             gradients = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
@@ -107,18 +116,19 @@ class Alignment:
         loss, *of_cells = summed([loss.detach(), *gradients[len(weights) :]])
         u = directions([g.double() for g in of_cells], self.signed)
         norm = torch.linalg.vector_norm(torch.stack(u)).item()
-        # Without a direction the one pass below only draws the random numbers that are due.
         epsilon = self.radius / norm if 0 < norm < float("inf") else 0.0
 
         def beside(sign: int) -> tuple[Tensor | None, ...]:
             shifted = [(p.detach().double() + sign * epsilon * v).to(p.dtype) for p, v in zip(own, u, strict=True)]
-            with without_autocast(x), model.with_cell_weights(_put(cells, places, shifted)):
+            kept = kinks.keep() if kinks else nullcontext()
+            with without_autocast(x), model.with_cell_weights(_put(cells, places, shifted)), kept:
                 loss = weighed(Passes(model).loss(batch, live=False), mine)
                 return torch.autograd.grad(loss, weights, allow_unused=True)
 
         with same_random_numbers(x.device):
             below = beside(-1) if epsilon else ()
-        above = beside(1)
+        # Without a direction it only draws the random numbers that are due; a pass with kept kinks draws none.
+        above = beside(1) if epsilon or not kinks else ()
         for w, f, b in zip(weights, below, above, strict=False):
             if w.grad is not None:
                 w.grad.add_(f - b, alpha=self.strength * share / (2 * epsilon))

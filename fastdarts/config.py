@@ -94,8 +94,8 @@ class SearchConfig(DataConfig):
     difference_radius: float | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
     keep_kinks: bool = False
-    """Let both passes of the finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
-    agrees with the exact product (unrolled; published: no)."""
+    """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
+    agrees with the exact product (unrolled; lambda-darts; published: no)."""
     neumann_terms: int | None = None
     """Terms of the series (neumann; 3)."""
     arch_side_effects: bool = True

@@ -59,7 +59,8 @@ def regulariser(config: SearchConfig) -> Alignment | None:
     """What is added to the gradient of the weights with these settings."""
     if config.method != "lambda-darts":
         return None
-    return Alignment(config.lambda_strength, config.lambda_radius, config.lambda_correlation == "signed")
+    signed = config.lambda_correlation == "signed"
+    return Alignment(config.lambda_strength, config.lambda_radius, signed, config.keep_kinks)
 
 
 class Supernet:

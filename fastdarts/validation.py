@@ -192,6 +192,8 @@ def validate_hypergradient(config: SecondLevel) -> None:
         ("difference_radius", "unrolled"), ("keep_kinks", "unrolled"), ("product_error_every", "unrolled"),
         ("neumann_terms", "neumann"),
     ):  # fmt: skip
+        if name == "keep_kinks" and getattr(config, "method", None) == "lambda-darts":
+            continue  # has a finite difference of its own
         if getattr(config, name, None) and strategy != wanted:  # a recurrent search has not all of them
             raise FastdartsError(
                 f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
