@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastdarts.batches import Batches, seed_from
 from fastdarts.checkpoint import find_checkpoint, load_checkpoint, taking_up
-from fastdarts.config import PROJECTION, SearchConfig, projection_epochs
+from fastdarts.config import PROJECTION, SearchConfig, projection_epochs, resolve
 from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import from_first, summed
 from fastdarts.errors import FastdartsError, NotFinite
@@ -45,14 +45,17 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
 
     Raises :class:`FastdartsError` if that run has no supernet to project.
     """
-    source = stored_config(folder, "search", SearchConfig)
-    if source.method not in PROJECTION:
-        why = "has no supernet whose mixture was trained for it"
-        if source.supernet or source.method == "pc-darts":
-            why = "is a projection itself" if source.supernet else "lets channels bypass the candidates"
+    source = resolve(stored_config(folder, "search", SearchConfig))
+    reasons = (
+        (source.supernet, "is a projection itself"),
+        (source.partial > 1, f"lets channels bypass the candidates (--partial {source.partial})"),
+        (source.edge_normalisation, "weights its edges by what no decision fixes (--edge-normalisation)"),
+        (source.method not in PROJECTION, "has no supernet whose mixture was trained for it"),
+    )
+    if why := next((reason for holds, reason in reasons if holds), None):
         raise FastdartsError(
             f"{folder} is a search by method {source.method}, which {why}: project one by method "
-            f"{', '.join(PROJECTION)}"
+            f"{', '.join(PROJECTION)} without --partial and --edge-normalisation"
         )
     config = SearchConfig(
         **{name: getattr(source, name) for name in KEPT},

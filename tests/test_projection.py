@@ -357,10 +357,15 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
     search(SearchConfig(**SMALL, method="random", candidates=1, run=tmp_path / "random"))
     with pytest.raises(FastdartsError, match=r"method random, which has no supernet .*: project one by method darts"):
         projected(tmp_path / "random")
-    partial = {"method": "pc-darts", "warmup": 0, "run": tmp_path / "partial"}
-    search(SearchConfig(**SMALL | {"channels": 8, "partial": 4}, **partial))
-    with pytest.raises(FastdartsError, match="method pc-darts, which lets channels bypass the candidates"):
-        projected(tmp_path / "partial")
+    for settings, words in (
+        ({"method": "pc-darts", "warmup": 0}, r"pc-darts, which lets channels bypass the candidates \(--partial 4\)"),
+        ({"partial": 2}, r"method darts, which lets channels bypass the candidates \(--partial 2\): project one by"),
+        ({"edge_normalisation": True}, r"method darts, which weights its edges .* \(--edge-normalisation\): project"),
+    ):
+        run = tmp_path / next(iter(settings))
+        search(SearchConfig(**SMALL | {"channels": 8} | settings, run=run))
+        with pytest.raises(FastdartsError, match=words):
+            projected(run)
     with pytest.raises(FastdartsError, match=r"--method darts-pt got no --supernet: .* use fastdarts project RUN"):
         search(SearchConfig(method="darts-pt"))
     with pytest.raises(FastdartsError, match="--method darts got the --supernet"):
