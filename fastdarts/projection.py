@@ -40,8 +40,8 @@ class Searched(Protocol):
 
 
 def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> SearchConfig:
-    """The settings of a projection of the search in ``folder``: those of the search, a tenth of its learning rate,
-    which stays, first-order tuning without drop path.
+    """The settings of a projection of the search in ``folder``: those of the search, with the L2 that it ended with, a
+    tenth of its learning rate, which stays, first-order tuning without drop path.
 
     Raises :class:`FastdartsError` if that run has no supernet to project.
     """
@@ -57,8 +57,13 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
             f"{folder} is a search by method {source.method}, which {why}: project one by method "
             f"{', '.join(PROJECTION)} without --partial and --edge-normalisation"
         )
+    path = find_checkpoint(folder)
+    state = load_checkpoint(path, "search")
+    with taking_up(path):
+        weight_decay = state["supernet"]["optimizer"]["param_groups"][0]["weight_decay"]  # DARTS-ADA has raised it
     config = SearchConfig(
         **{name: getattr(source, name) for name in KEPT},
+        weight_decay=weight_decay,
         method=PROJECTION[source.method],
         supernet=folder,
         decide_every=decide_every,
@@ -71,8 +76,9 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
 
 KEPT = (
     "dataset", "data", "image_size", "samples", "batch_size", "workers", "device", "threads", "checkpoint_minutes",
-    "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "weight_decay", "grad_clip",
-    "arch_learning_rate", "arch_weight_decay", "train_portion", "cutout", "memory", "precision", "seed", "sync_bn",
+    "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "grad_clip",
+    "arch_learning_rate", "arch_weight_decay", "arch_grad_clip", "train_portion", "cutout", "memory", "accumulate",
+    "precision", "seed", "sync_bn",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastdarts.search
-from fastdarts.checkpoint import load_checkpoint
+from fastdarts.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.cli import main
 from fastdarts.config import SearchConfig, projection_epochs
 from fastdarts.discretise import batch_statistics
@@ -372,6 +372,27 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
         search(SearchConfig(supernet=tmp_path))
     with pytest.raises(FastdartsError, match=r"--epochs is 50 but the decisions .* take 81"):
         search(SearchConfig(method="darts-pt", supernet=tmp_path))
+
+
+def test_a_projection_steps_as_the_search_did(tmp_path, monkeypatch):
+    """In parts, alphas clipped, with the L2 to which DARTS-ADA has come."""
+
+    def rises_once(supernet, x, y):
+        return 1 + (supernet.scheduler.last_epoch == 1 and supernet.optimizer.param_groups[0]["weight_decay"] < 1e-3)
+
+    monkeypatch.setattr(fastdarts.search, "largest_eigenvalue", rises_once)
+    rule = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0}
+    settings = SMALL | rule | {"method": "darts-ada", "epochs": 3, "accumulate": 2, "weight_decay": 3e-4}
+    search(SearchConfig(**settings, run=tmp_path / "searched"))
+    state = load_checkpoint(tmp_path / "searched" / "checkpoint.pt", "search")
+    state["config"]["arch_grad_clip"] = 0.5
+    save_checkpoint(tmp_path / "clipped.pt", "search", state)
+    assert projected(tmp_path / "clipped.pt").arch_grad_clip == 0.5
+    config = projected(tmp_path / "searched", 1)
+    assert (config.accumulate, config.weight_decay) == (2, pytest.approx(3e-3))
+    search(dataclasses.replace(config, run=tmp_path / "run"))
+    (group,) = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")["supernet"]["optimizer"]["param_groups"]
+    assert group["weight_decay"] == config.weight_decay
 
 
 @pytest.mark.usefixtures("without_estimate")
