@@ -392,6 +392,11 @@ def _run(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> Command:
     recurrent = _is_recurrent(arguments)
+    if recurrent and (method := _value(arguments, "--method")):
+        raise FastdartsError(
+            f"--method is {method} but recurrent cells (--space {RECURRENT.name}) are searched by DARTS only: leave it "
+            "out, or choose a space for images"
+        )
     searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
     evaluating, evaluate_config = (
         (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)

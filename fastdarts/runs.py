@@ -26,7 +26,7 @@ from fastdarts.functional import release_memory, why_no_kinks, why_plain
 from fastdarts.recorder import Recorder, Unheard, atomic_write, environment, read_metrics
 from fastdarts.report import write_report
 from fastdarts.settings import from_dict, from_toml, to_toml
-from fastdarts.spaces import Architecture
+from fastdarts.spaces import RECURRENT, Architecture
 
 try:
     import fcntl
@@ -39,7 +39,10 @@ CONFIG = "config.toml"
 
 
 def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
-    """The settings of the run that ``resume`` (its folder or checkpoint) belongs to."""
+    """The settings of the run that ``resume`` (its folder or checkpoint) belongs to.
+
+    Raises :class:`FastdartsError` if that is a search for recurrent cells where one for images is asked for.
+    """
     return _stored(resume, kind, config_type)[0]
 
 
@@ -54,7 +57,12 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
         return from_toml(resume / CONFIG, config_type), None
     state = load_checkpoint(path, kind)
     with taking_up(path):
-        config = state["config"]
+        config = dict(state["config"])
+    if config_type is SearchConfig and config.get("space") == RECURRENT.name:
+        raise FastdartsError(
+            f"{resume} is a search for recurrent cells, which are not projected: name a search for images, or go on "
+            f"with this one by fastdarts search --space {RECURRENT.name} --resume {resume}"
+        )
     return from_dict(config, config_type, str(path)), state
 
 

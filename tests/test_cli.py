@@ -125,6 +125,8 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--threads", "100000"], ["--threads"]),
         (["search", "--device", "meta"], ["meta", "--device cpu"]),
         (["search", "--data", "images"], ["images", "digits", "built in"]),
+        (["search", "--space", "rnn", "--method", "darts-pt"], ["--method is darts-pt", "--space rnn", "leave it out"]),
+        (["search", "--space=rnn", "--method=lambda-darts"], ["--method is lambda-darts", "--space rnn"]),
         (["bench", "--threads", "0"], ["--threads is 0"]),
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),

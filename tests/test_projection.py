@@ -21,6 +21,7 @@ from fastdarts.discretise import batch_statistics
 from fastdarts.errors import FastdartsError
 from fastdarts.projection import Projection, changes_of, projected, turns
 from fastdarts.recorder import Progress, read_metrics
+from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.search import search
 from fastdarts.spaces import SPACES, architecture
 
@@ -393,6 +394,17 @@ def test_a_projection_steps_as_the_search_did(tmp_path, monkeypatch):
     search(dataclasses.replace(config, run=tmp_path / "run"))
     (group,) = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")["supernet"]["optimizer"]["param_groups"]
     assert group["weight_decay"] == config.weight_decay
+
+
+@pytest.mark.parametrize("arguments", [["project"], ["project", "--resume"]])
+def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, arguments):
+    state = {"config": dataclasses.asdict(RecurrentSearchConfig()), "epoch": 50}
+    save_checkpoint(tmp_path / "checkpoint.pt", "search", state)
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, str(tmp_path)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1
+    assert f"{tmp_path} is a search for recurrent cells, which are not projected" in said
 
 
 @pytest.mark.usefixtures("without_estimate")
