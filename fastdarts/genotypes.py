@@ -312,7 +312,9 @@ def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tu
             f"a cell of {steps} nodes needs weights of shape {expected} and primitives for {expected[0]}"
             f" edges, got weights of shape {tuple(weights.shape)} and primitives for {len(primitives)}"
         )
-    best: list[tuple[float, str]] = []  # of each edge; max() keeps the first of equals
+    # Rank and primitive of each edge. One that is all `none` is as weak as one of no weight at all, which a projection
+    # has taken out: that one comes last.
+    best: list[tuple[tuple[float, bool], str]] = []
     for edge, (row, names) in enumerate(zip(weights.detach().cpu().tolist(), primitives, strict=True)):
         candidates = [(weight, name) for weight, name in zip(row, names, strict=True) if name != "none"]
         if not candidates or not all(math.isfinite(weight) for weight in row):
@@ -320,11 +322,12 @@ def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tu
                 f"edge {edge} needs finite mixing weights and a primitive other than none, got {row} for"
                 f" {', '.join(map(str, names))}"
             )
-        best.append(max(candidates, key=lambda candidate: candidate[0]))
+        weight, name = max(candidates, key=lambda candidate: candidate[0])  # the first of equals
+        best.append(((-weight, not any(row)), name))
     cell = []
     for node, offset in enumerate(_offsets(steps)):
         # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
-        strongest = sorted(range(node + 2), key=lambda source: -best[offset + source][0])[:2]
+        strongest = sorted(range(node + 2), key=lambda source: best[offset + source][0])[:2]
         cell += [(best[offset + source][1], source) for source in strongest]
     return cell
 
@@ -340,7 +343,8 @@ def derive_genotype(
     """The discrete architecture of a supernet's mixing weights (DARTS, section 2.4).
 
     Each edge is as strong as its largest weight over primitives other than `none`; each node keeps its two
-    strongest edges, stronger first, each with its strongest such primitive. Ties keep the lower index.
+    strongest edges, stronger first, each with its strongest such primitive. Ties keep the lower index; edges of no
+    weight at all, as a projection leaves them, come last.
 
     weights: [edges, K] mixing weights, that is *after* the softmax: a large `none` must weaken its edge.
     primitives: K names per edge.

@@ -87,6 +87,16 @@ class TestDerive:
         assert cell[2:4] == [("max_pool_3x3", 2), ("skip_connect", 1)]
         assert self.normal({(edge, NONE): 1.0 for edge in range(14)})[0] == ("max_pool_3x3", 0)
 
+    def test_an_edge_decided_as_none_comes_before_those_taken_out(self):
+        # node 2 has edges 5..8 from states 0..3: a projection has kept those from 2 and 3, the latter with `none`
+        w = torch.zeros(14, 8)
+        w[[0, 1, 2, 3, 7, 9, 10], SEP3] = w[8, NONE] = 1.0
+        genotype = derive_genotype(w, w, EDGES, EDGES)
+        assert genotype.normal[4:6] == genotype.reduce[4:6] == [("sep_conv_3x3", 2), ("max_pool_3x3", 3)]
+        names = (("none", "skip_connect", "sep_conv_3x3"),) * 14
+        kept = derive_genotype(w[:, [NONE, SKIP, SEP3]], w[:, [NONE, SKIP, SEP3]], names, names).normal[4:6]
+        assert kept == [("sep_conv_3x3", 2), ("skip_connect", 3)]
+
     def test_none_is_found_by_name_and_every_edge_has_its_own_list(self):
         edges = [("skip_connect", "none"), ("sep_conv_3x3", "dil_conv_3x3")]
         w = torch.tensor([[0.2, 0.8], [0.4, 0.6]])
