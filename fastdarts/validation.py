@@ -23,7 +23,7 @@ from fastdarts.config import (
 )
 from fastdarts.errors import FastdartsError
 from fastdarts.settings import choices_of
-from fastdarts.spaces import find_space
+from fastdarts.spaces import find_space, parse_architecture
 
 _POSITIVE = {
     "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
@@ -48,6 +48,18 @@ _SHARE = {
     "momentum", "cutout", "drop_path_prob", "label_smoothing",
     "dropout", "dropouth", "dropoutx", "dropouti", "dropoute",
 }  # fmt: skip
+
+
+_USED_BY = {
+    **dict.fromkeys(("lambda_strength", "lambda_radius", "lambda_correlation"), ("lambda-darts",)),
+    **dict.fromkeys(("ada_factor", "ada_max_weight_decay"), ("darts-ada",)),
+    **dict.fromkeys(("decide_every", "criterion"), tuple(sorted(set(PROJECTION.values())))),
+    **dict.fromkeys(
+        ("stem", "partial", "edge_normalisation", "memory", "accumulate", "max_memory"),
+        tuple(m for m in choices_of(get_type_hints(SearchConfig)["method"]) if m not in ("random", "select")),
+    ),
+}
+"""The methods that use these settings: with others, which would ignore them, they keep their defaults."""
 
 
 def check_fields(config: RunConfig) -> None:
@@ -111,6 +123,8 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
                 f"--genotypes names {len(config.genotypes)} with method {config.method}: expected two or more for "
                 "method select, and none for the others"
             )
+        if config.resume is None:  # a run that goes on must have what it began with, by whichever rules
+            _validate_used(config)
         if config.eigenvalue_every and config.method not in BILEVEL:
             raise FastdartsError(
                 f"--eigenvalue-every goes with --method {', '.join(BILEVEL)}: method {config.method} has no alphas "
@@ -183,6 +197,24 @@ def _validate_method(config: SearchConfig) -> None:
         )
 
 
+def _validate_used(config: SearchConfig) -> None:
+    plain = resolve(SearchConfig(method=config.method, space=config.space))
+    for name, methods in _USED_BY.items():
+        value = getattr(config, name)
+        if config.method not in methods and value != getattr(plain, name):
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} is {value} but goes with --method {', '.join(methods)}: method "
+                f"{config.method} does not use it, so leave it out"
+            )
+    if config.method == "select":
+        spaces = sorted({parse_architecture(text).space.name for text in config.genotypes})
+        if config.space not in (SearchConfig.space, *spaces):
+            raise FastdartsError(
+                f"--space is {config.space} but method select takes that of its --genotypes, {', '.join(spaces)}: "
+                "leave it out"
+            )
+
+
 def validate_hypergradient(config: SecondLevel) -> None:
     """Raise :class:`FastdartsError` if a setting belongs to another strategy than the one that is meant."""
     strategy = hypergradient(config)
@@ -208,9 +240,6 @@ def _validate_memory(config: SearchConfig) -> None:
             f"--accumulate is {config.accumulate}: expected parts of at least two images of the {config.batch_size} of "
             "--batch-size"
         )
-    for flag, given in (("--max-memory", config.max_memory is not None), ("--accumulate", config.accumulate > 1)):
-        if given and config.method in ("random", "select"):
-            raise FastdartsError(f"{flag} is for supernets: method {config.method} trains none, so leave it out")
     if config.accumulate > 1 and (reason := why_whole(config)):
         raise FastdartsError(f"--accumulate is {config.accumulate}, but {reason}: leave it out")
 

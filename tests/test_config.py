@@ -2,12 +2,14 @@
 
 import dataclasses
 import tomllib
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from fastdarts.config import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.settings import from_dict, from_toml, to_toml
+from fastdarts.settings import choices_of, from_dict, from_toml, to_toml
 from fastdarts.spaces import SPACES
 from fastdarts.validation import validate
 
@@ -131,6 +133,19 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
         (SearchConfig(method="pc-darts", epochs=15), "--warmup"),
         (SearchConfig(warmup=-1), "--warmup"),
         (SearchConfig(stem="svhn"), "--stem"),
+        (SearchConfig(lambda_strength=0.25), "--lambda-strength"),
+        (SearchConfig(method="darts-es", lambda_radius=1e-3), "--lambda-radius"),
+        (SearchConfig(method="blank", lambda_correlation="signed"), "--lambda-correlation"),
+        (SearchConfig(method="darts-es", ada_factor=3.0), "--ada-factor"),
+        (SearchConfig(eigenvalue_every=2, ada_max_weight_decay=0.1), "--ada-max-weight-decay"),
+        (SearchConfig(decide_every=2), "--decide-every"),
+        (SearchConfig(method="select", genotypes=("DARTS_V1", "DARTS_V2"), criterion="loss"), "--criterion"),
+        (SearchConfig(method="random", stem="imagenet"), "--stem"),
+        (SearchConfig(method="random", partial=4), "--partial"),
+        (SearchConfig(method="random", edge_normalisation=True), "--edge-normalisation"),
+        (SearchConfig(method="random", memory="recompute"), "--memory"),
+        (SearchConfig(method="select", genotypes=("DARTS_V1", "DARTS_V2"), max_memory="1GiB"), "--max-memory"),
+        (SearchConfig(method="select", genotypes=("DARTS_V1", "DARTS_V2"), space="s2"), "--space"),
         (EvaluateConfig(), "--genotype"),
         (EvaluateConfig(genotype="DARTS", variant="svhn"), "--variant"),
         (EvaluateConfig(genotype="DARTS", drop_path_prob=1.5), "--drop-path-prob"),
@@ -140,6 +155,26 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
 def test_nonsense_is_named(config, flag):
     with pytest.raises(FastdartsError, match=f"{flag} |{flag}$"):
         validate(config)
+
+
+PROJECTS = {"supernet": Path("searched"), "epochs": 81, "criterion": "loss"}
+NEEDED = {"darts-pt": PROJECTS, "blank-pt": PROJECTS, "select": {"genotypes": ("DARTS_V1", "DARTS_V2")}}
+
+
+@pytest.mark.parametrize("method", choices_of(get_type_hints(SearchConfig)["method"]))
+def test_what_a_method_is_left_with_is_never_refused(method):
+    """As given, filled in, in another space, and as a run that began by other rules goes on."""
+    config = SearchConfig(method=method, **NEEDED.get(method, {}))
+    validate(config)
+    validate(resolve(config))
+    if method != "select":
+        validate(resolve(dataclasses.replace(config, space="s3")))
+    validate(dataclasses.replace(config, lambda_strength=1.0, resume=Path("run")))
+
+
+def test_the_space_of_what_is_selected_may_be_named():
+    one = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+    validate(SearchConfig(method="select", genotypes=(one, one), space="nasbench201"))
 
 
 @pytest.mark.parametrize("config", [SearchConfig(), EvaluateConfig(), resolve(EvaluateConfig(genotype="DARTS"))])
