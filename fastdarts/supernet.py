@@ -91,9 +91,11 @@ class Supernet:
         )
         if config.arch_grad_clip:
             alphas = self.model.arch_parameters()
-            self.architect.optimizer.register_step_pre_hook(
-                lambda *_: nn.utils.clip_grad_norm_(alphas, config.arch_grad_clip)
-            )
+
+            def clip(*_: object) -> None:  # what a hook returns would replace the arguments of the step
+                nn.utils.clip_grad_norm_(alphas, config.arch_grad_clip)
+
+            self.architect.optimizer.register_step_pre_hook(clip)
         if config.method in FIXED_ALPHAS:
             for alpha in self.model.arch_parameters():
                 alpha.requires_grad_(False)
