@@ -43,8 +43,9 @@ from fastdarts.stopping import early_stopping
 
 SEARCH = {
     "dataset": "fashion-mnist", "image_size": 12, "samples": 768, "channels": 4, "layers": 5, "nodes": 2, "epochs": 20,
-    "gap_every": 0, "es_window": 3, "es_lag": 2, "es_start": 4, "threads": 1,
+    "gap_every": 0, "threads": 1,
 }  # fmt: skip
+CRITERION = {"window": 3, "lag": 2, "start": 4}
 EIGENVALUE_EVERY = 2
 EVALUATE = {
     "dataset": "fashion-mnist", "image_size": 12, "samples": 5000, "channels": 8, "layers": 5, "epochs": 3,
@@ -110,8 +111,7 @@ def searched(once: Callable[..., dict], runs: Path, setting: str, space: str, se
     epochs = read_metrics(darts)
     yield row("darts", epochs[-1])
     measured = [(epoch["epoch"], epoch["eigenvalue"]) for epoch in epochs if "eigenvalue" in epoch]
-    criterion = {name: settings[f"es_{name}"] for name in ("window", "lag", "start")}
-    stop = early_stopping(*zip(*measured, strict=True), **criterion, total_epochs=SEARCH["epochs"])
+    stop = early_stopping(*zip(*measured, strict=True), **CRITERION, total_epochs=SEARCH["epochs"])
     yield row("darts-es", epochs[stop[1]], f"back to epoch {stop[1]}") if stop else row("darts-es", epochs[-1], "never")
 
     pt = folder / "darts-pt"
@@ -127,7 +127,9 @@ def searched(once: Callable[..., dict], runs: Path, setting: str, space: str, se
         yield row("darts-ada", epochs[-1], "never")
         return
     ada = folder / "darts-ada"
-    result = once(search, SearchConfig, ada, **settings, method="darts-ada", eigenvalue_every=EIGENVALUE_EVERY)
+    own = {"method": "darts-ada", "eigenvalue_every": EIGENVALUE_EVERY}
+    own |= {f"es_{name}": value for name, value in CRITERION.items()}
+    result = once(search, SearchConfig, ada, **settings, **own)
     back = ", ".join(str(event["epoch"]) for event in result["rollbacks"])
     yield row("darts-ada", read_metrics(ada)[-1], f"back to epoch {back}")
 
