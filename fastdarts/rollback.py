@@ -52,12 +52,17 @@ class Rollback:
 
         Returns the epoch to go on with, and how many rows of metrics.jsonl remain (None: all).
         """
+        decay = supernet.optimizer.param_groups[0]["weight_decay"]
+        stronger = decay * config.ada_factor
+        if self.adapt and stronger > config.ada_max_weight_decay * (1 + 1e-9):  # 3e-4 * 10 * 10 is not quite 0.03
+            return epoch + 1, None
         folder = run.folder / "epochs"
-        if rank() == 0:
+        if rank() == 0 and epoch >= config.es_start and epoch % config.eigenvalue_every == 0:
             folder.mkdir(exist_ok=True)
             save_checkpoint(_kept(folder, epoch), "epoch", {"supernet": supernet.state_dict()})
-            span = config.eigenvalue_every * (config.es_window // 2 + config.es_lag)
-            _kept(folder, epoch - span - 1).unlink(missing_ok=True)
+            if not self.adapt:  # DARTS-ADA may return to an epoch before the one that it went on from
+                span = config.eigenvalue_every * (config.es_window // 2 + config.es_lag + 1)
+                _kept(folder, epoch - span).unlink(missing_ok=True)
 
         rows = run.rows()
         series = [(row["epoch"], row["eigenvalue"]) for row in rows if "eigenvalue" in row]
@@ -69,10 +74,7 @@ class Rollback:
             start=config.es_start,
             total_epochs=config.epochs,
         )
-        decay = supernet.optimizer.param_groups[0]["weight_decay"]
-        stronger = decay * config.ada_factor
-        beyond = self.adapt and stronger > config.ada_max_weight_decay * (1 + 1e-9)  # 3e-4 * 10 * 10 is not quite 0.03
-        if not found or found[0] != epoch or beyond:
+        if not found or found[0] != epoch:
             return epoch + 1, None
         back = found[1]
         path = _kept(folder, back)

@@ -64,6 +64,7 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
     assert result["genotype"] == rows[2]["genotype"] == json.loads((run / "genotype.json").read_text())
     assert result["valid_error"] == rows[2]["valid_error"]
     assert [(event["detected"], event["epoch"]) for event in result["rollbacks"]] == [(4, 2)]
+    assert sorted(path.name for path in (run / "epochs").iterdir()) == ["epoch_2.pt", "epoch_3.pt", "epoch_4.pt"]
     alphas = load_checkpoint(run / "checkpoint.pt", "search")["supernet"]["alphas"]
     assert torch.softmax(alphas[0], 1).tolist() == rows[2]["weights_normal"] != rows[4]["weights_normal"]
     report = write_report(run).read_text()
@@ -97,6 +98,17 @@ def test_darts_ada_goes_on_from_there_with_more_weight_decay(tmp_path, monkeypat
     # The unrolled step looks ahead with the L2 that the weights will have: 2 steps an epoch, 5, 4 and 3 epochs of each.
     decays = [3e-4] * 10 + [3e-3] * 8 + [3e-2] * 6
     assert [pair[0] for pair in seen] == [pair[1] for pair in seen] == pytest.approx(decays)
+
+
+def test_darts_ada_may_return_to_an_epoch_before_the_one_it_went_on_from(tmp_path, monkeypatch):
+    monkeypatch.setitem(EIGENVALUES, 3e-4, [1, 1, 1, 1, 1, 2, 2, 2])  # back to epoch 3
+    monkeypatch.setitem(EIGENVALUES, 3e-3, [1, 1, 1, 1, 2, 2, 2, 2])  # and then to epoch 2
+    run = tmp_path / "run"
+    result = search(SearchConfig(**SMALL, **RULE, method="darts-ada", run=run))
+    assert [(event["detected"], event["epoch"]) for event in result["rollbacks"]] == [(5, 3), (4, 2)]
+    rows = read_metrics(run)
+    assert [row["epoch"] for row in rows] == list(range(8))
+    assert [row["weight_decay"] for row in rows] == pytest.approx([3e-4] * 3 + [3e-2] * 5)
 
 
 @pytest.mark.parametrize("method", ["darts-es", "darts-ada", "random-ws"])
