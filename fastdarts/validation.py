@@ -141,6 +141,11 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
             raise FastdartsError(
                 f"--eigenvalue-every is 0 but method {config.method} decides by the eigenvalue: leave it out"
             )
+        if config.method == "darts-ada" and not config.weight_decay * config.ada_factor > config.weight_decay:
+            raise FastdartsError(
+                f"--weight-decay is {config.weight_decay} and --ada-factor {config.ada_factor}: method darts-ada ends "
+                "because the L2 grows; choose a weight decay above 0 and a factor above 1"
+            )
         _validate_memory(config)
         if config.es_factor == 1:
             raise FastdartsError("--es-factor is 1: expected more (newer / older) or less (older / newer)")

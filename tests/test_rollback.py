@@ -181,6 +181,8 @@ def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
         ),
         ({"method": "joint", "eigenvalue_every": 1}, "--eigenvalue-every goes with .*method joint"),
         ({"method": "darts-es", "eigenvalue_every": 0}, "method darts-es decides by the eigenvalue"),
+        ({"method": "darts-ada", "weight_decay": 0.0}, r"--weight-decay is 0\.0 and --ada-factor 10\.0: .* L2 grows"),
+        ({"method": "darts-ada", "ada_factor": 1.0}, r"--ada-factor 1\.0: .* a factor above 1"),
         ({"method": "darts-es", "es_factor": 1.0}, "--es-factor is 1"),
         ({"method": "darts-es", "es_lag": 0}, "--es-lag is 0"),
         ({"method": "random-ws", "drop_path_prob": 0.2}, "--drop-path-prob .* random-ws"),
