@@ -226,8 +226,9 @@ class GradientSearch:
                 run.write_genotype(Architecture(space, supernet.model.genotype()))
         if shared:
             with supernet.autocast():
+                attend = functools.partial(run.attend, save=functools.partial(save, epoch, 0))
                 found, error = select(
-                    supernet.model, space, config.nodes, config.candidates, config.seed, valid, progress
+                    supernet.model, space, config.nodes, config.candidates, config.seed, valid, attend, progress
                 )
         else:
             found, rows = Architecture(space, supernet.model.genotype()), run.rows()

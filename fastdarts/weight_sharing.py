@@ -3,7 +3,7 @@ at a time, ranks many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -15,9 +15,10 @@ from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import total
 from fastdarts.drawing import edge_nodes
 from fastdarts.recorder import Progress
-from fastdarts.relaxed import Chosen, Relaxed
+from fastdarts.relaxed import Chosen, Relaxed, same_random_numbers
 from fastdarts.spaces import Architecture, Space
 
+Batch = tuple[Tensor, Tensor]
 FINALISTS, FIRST_BATCHES = 10, 10  # as published
 
 
@@ -37,10 +38,12 @@ def random_logits(model: Relaxed, space: Space, nodes: int, x: Tensor, generator
     return model.discrete(x, chosen_by(space, space.sample(generator, nodes, none=True), nodes))
 
 
-def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """``valid_error`` in percent: every batch by another random cell, the same ones at every call."""
+def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[Batch]) -> dict[str, float]:
+    """``valid_error`` in percent: every batch by another random cell, the same ones at every call. The random
+    state is left as it was."""
     generator, wrong, count = torch.Generator().manual_seed(0), 0, 0
-    with torch.no_grad(), batch_statistics(model):
+    device = next(model.parameters()).device
+    with torch.no_grad(), batch_statistics(model), same_random_numbers(device):
         for x, y in batches:
             wrong += (random_logits(model, space, nodes, x, generator).argmax(1) != y).sum().item()
             count += len(y)
@@ -49,12 +52,20 @@ def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[tuple
 
 
 def select(
-    model: Relaxed, space: Space, nodes: int, candidates: int, seed: int, valid: Batches, progress: Progress
+    model: Relaxed,
+    space: Space,
+    nodes: int,
+    candidates: int,
+    seed: int,
+    valid: Batches,
+    attend: Callable[[Iterable[Batch]], Iterator[Batch]],
+    progress: Progress,
 ) -> tuple[Architecture, float]:
     """The best of ``candidates`` random cells with the weights of the supernet, and its error in percent.
 
-    All are ranked on the same ten batches, the best ten then on all images. BatchNorms use the statistics of the
-    batch: the running ones belong to all cells together.
+    All are ranked on the same ten batches, the best ten then on all images, with the same random numbers. BatchNorms
+    use the statistics of the batch: the running ones belong to all cells together. ``attend`` is that of
+    :class:`fastdarts.runs.Run`.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
@@ -62,11 +73,12 @@ def select(
     few = [(x.to(device), y.to(device)) for x, y in islice(valid.epoch(0), FIRST_BATCHES)]
 
     @torch.no_grad()
-    def error(genotype: Any, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    def error(genotype: Any, batches: Iterable[Batch]) -> float:
         chosen, wrong, count = chosen_by(space, genotype, nodes), 0, 0
-        for x, y in batches:
-            wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
-            count += len(y)
+        with same_random_numbers(device):
+            for x, y in attend(batches):
+                wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
+                count += len(y)
         progress.advance()
         wrong, count = total(wrong, count)
         return 100 * wrong / count
