@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdarts.distributed import total
 from fastdarts.errors import FastdartsError
-from fastdarts.relaxed import Relaxed
+from fastdarts.relaxed import Relaxed, same_random_numbers
 
 
 class DiscretisedNetwork(nn.Module):
@@ -73,7 +73,7 @@ def discretisation_gap(supernet: Relaxed, batches: Iterable[tuple[Tensor, Tensor
     change of scale as a loss.
 
     Args:
-        supernet: left as it was.
+        supernet: left as it was, like the random state.
         batches: pairs of images [N, C, H, W] and labels [N]; of several ranks, those of this one.
 
     Returns ``supernet_error_batch_stats`` and ``discretised_error`` in percent, and ``discretisation_gap``, their
@@ -81,7 +81,7 @@ def discretisation_gap(supernet: Relaxed, batches: Iterable[tuple[Tensor, Tensor
     """
     discrete = DiscretisedNetwork(supernet)
     wrong_mixed = wrong_discrete = images = 0
-    with batch_statistics(supernet):
+    with batch_statistics(supernet), same_random_numbers(next(supernet.parameters()).device):
         for x, y in batches:
             wrong_mixed += (supernet(x).argmax(1) != y).sum().item()
             wrong_discrete += (discrete(x).argmax(1) != y).sum().item()

@@ -186,9 +186,12 @@ class Run:
         return distributed.any_of(self._terminated or late)
 
     def attend(self, batches: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
-        """The batches of a measurement, which changes nothing: after SIGTERM ``save`` does not wait for its end."""
+        """The batches of a measurement, which changes nothing: after SIGTERM ``save`` does not wait for its end, and
+        what goes on draws the random numbers of the measurement from its beginning."""
+        state = _random_state()
         for batch in batches:
             if distributed.any_of(self._terminated):
+                restore_random_state(state)
                 save()
             yield batch
 

@@ -19,6 +19,7 @@ from fastdarts.distributed import average, give, share, summed, total, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.recorder import Progress
+from fastdarts.relaxed import same_random_numbers
 from fastdarts.runs import Run
 from fastdarts.spaces import Architecture
 from fastdarts.sync_bn import synchronise
@@ -80,15 +81,16 @@ def measure(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, prefix: str
 ) -> dict[str, float]:
     """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks; the model is
-    left in training mode."""
+    left in training mode, and the random state as it was."""
     meter = Meter()
     model.eval()
-    for x, y in batches:
-        x, y = x.to(device), y.to(device)
-        logits = model(x)
-        logits = logits[0] if isinstance(logits, tuple) else logits
-        (loss,) = total(share(len(y)) * F.cross_entropy(logits, y).item())
-        meter.update(loss, logits, y)
+    with same_random_numbers(device):
+        for x, y in batches:
+            x, y = x.to(device), y.to(device)
+            logits = model(x)
+            logits = logits[0] if isinstance(logits, tuple) else logits
+            (loss,) = total(share(len(y)) * F.cross_entropy(logits, y).item())
+            meter.update(loss, logits, y)
     model.train()
     return meter.summary(prefix)
 

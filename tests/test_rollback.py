@@ -5,6 +5,7 @@ The eigenvalues are scripted here: what a search does when they rise is tested, 
 
 import dataclasses
 import json
+import signal
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
 from fastdarts.report import write_report
-from fastdarts.runs import stored_config
+from fastdarts.runs import Run, stored_config
 from fastdarts.search import search
 from fastdarts.settings import from_toml
 from fastdarts.spaces import SPACES, architecture
@@ -139,6 +140,35 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
     assert {k: v for k, v in result.items() if k not in ("run", "seconds")} == {
         k: v for k, v in whole.items() if k not in ("run", "seconds")
     }
+    (*mine, tensors), (*theirs, expected) = (outcome(tmp_path / name) for name in ("stopped", "whole"))
+    assert mine == theirs and all(map(torch.equal, tensors, expected))
+
+
+@pytest.mark.parametrize(
+    ("method", "attended"),
+    [("darts", 2), ("darts", 6), ("random-ws", 2), ("random-ws", 11), ("random-ws", 60)],
+    ids=["valid error", "gap", "mean error", "ranking", "ranking of the best"],
+)
+def test_sigterm_while_noise_is_drawn_to_measure_leaves_nothing_behind(tmp_path, monkeypatch, method, attended):
+    """Four batches a measurement, of two epochs; 12 cells are ranked on four batches each, then the best on all."""
+    settings = {"space": "s4", "batch_size": 8, "epochs": 2, "checkpoint_minutes": 60}
+    settings |= {"candidates": 12} if method == "random-ws" else {"gap_every": 1}
+    config = SearchConfig(**SMALL | settings, method=method)
+    whole, real, seen = search(dataclasses.replace(config, run=tmp_path / "whole")), Run.attend, []
+
+    def attend(self, batches, save):
+        for batch in real(self, batches, save):
+            seen.append(batch)
+            if len(seen) == attended:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(Run, "attend", attend)
+    with pytest.raises(SystemExit):
+        search(dataclasses.replace(config, run=tmp_path / "stopped"))
+    assert len(seen) == attended
+    again = search(dataclasses.replace(config, resume=tmp_path / "stopped"))
+    assert (again["genotype"], again["valid_error"]) == (whole["genotype"], whole["valid_error"])
     (*mine, tensors), (*theirs, expected) = (outcome(tmp_path / name) for name in ("stopped", "whole"))
     assert mine == theirs and all(map(torch.equal, tensors, expected))
 
