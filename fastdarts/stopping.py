@@ -3,6 +3,7 @@ Differentiable Architecture Search", section 4.3)."""
 
 import itertools
 import math
+import numbers
 from collections.abc import Sequence
 
 from fastdarts.errors import FastdartsError
@@ -22,9 +23,10 @@ def early_stopping(
 
     Averages over the last ``window`` measurements (over all while there are fewer, from ceil(window / 2) on) belong to
     the epoch in their middle, window // 2 measurements back. The search stops at the first epoch at which the average
-    exceeds ``factor`` times the one ``lag`` measurements before, provided that this older one belongs to epoch
-    ``start`` or later; that is the epoch to return to. The defaults are those of the published code; the paper words
-    the test as older / newer < 0.75 with a lag of 5: a ``factor`` below 1 means that, ``factor=0.75, lag=5``.
+    exceeds ``factor`` times the one ``lag`` measurements before, provided that this older one belongs to the first
+    epoch measured or later and to ``start`` or later; that is the epoch to return to. The defaults are those of the
+    published code; the paper words the test as older / newer < 0.75 with a lag of 5: a ``factor`` below 1 means that,
+    ``factor=0.75, lag=5``.
 
     Args:
         epochs: of the measurements, equally spaced; one more after the last epoch may stand off the grid.
@@ -40,10 +42,11 @@ def early_stopping(
         raise FastdartsError(f"got {len(epochs)} epochs and {len(eigenvalues)} eigenvalues: expected one per epoch")
     if not all(map(math.isfinite, eigenvalues)):
         raise FastdartsError(f"got the eigenvalues {list(eigenvalues)}: expected finite numbers")
-    if window < 1 or lag < 1 or not factor > 0 or factor == 1:
+    counts = all(isinstance(count, numbers.Integral) and count >= 1 for count in (window, lag))
+    if not counts or not factor > 0 or factor == 1:
         raise FastdartsError(
-            f"got window={window}, lag={lag}, factor={factor}: expected a window and a lag of at least 1 and a factor "
-            "above 0 other than 1"
+            f"got window={window}, lag={lag}, factor={factor}: expected whole numbers of at least 1 as window and lag, "
+            "and a factor above 0 other than 1"
         )
     spacing = epochs[1] - epochs[0] if len(epochs) > 1 else 1
     steps = [b - a for a, b in itertools.pairwise(epochs)]
@@ -58,7 +61,7 @@ def early_stopping(
         recent = eigenvalues[max(0, count - window) : count]
         averages.append(sum(recent) / len(recent))
         older = epoch - spacing * (window // 2 + lag)
-        if len(averages) > lag and older >= start and _risen(averages[-1 - lag], averages[-1], factor):
+        if older >= max(start, epochs[0]) and _risen(averages[-1 - lag], averages[-1], factor):
             return epoch, older
     return None
 

@@ -55,6 +55,12 @@ def test_a_step_by_hand():
     assert early_stopping([0, 1, 2, 3], [1, 1, 1, 2], window=1, lag=1, start=0) == (3, 2)
 
 
+def test_an_even_window_returns_to_a_measured_epoch():
+    # Averages of two belong to the earlier epoch: 1.5 to 20, 3 to 22; the first measurement alone belongs to none.
+    assert early_stopping([20, 22, 24], [1, 2, 4], window=2, lag=1, start=0) == (24, 20)
+    assert early_stopping([20, 22, 24], [1, 2, 4], window=4, lag=1, start=0) is None
+
+
 def test_the_last_epoch_and_one_off_the_grid_are_not_tested():
     assert early_stopping([0, 1, 2, 3], [1, 1, 1, 2], window=1, lag=1, start=0, total_epochs=4) is None
     assert early_stopping([0, 2, 4, 5], [1, 1, 1, 2], window=1, lag=1, start=0) is None
@@ -76,6 +82,8 @@ def test_what_has_no_ratio_does_not_stop():
         (([0, 2, 1], [1.0] * 3), {}, "equal steps"),
         (([0], [1.0]), {"window": 0}, "window=0"),
         (([0], [1.0]), {"lag": 0}, "lag=0"),
+        (([0], [1.0]), {"window": 2.5}, "window=2.5, .* whole numbers"),
+        (([0], [1.0]), {"lag": 1.0}, "lag=1.0, .* whole numbers"),
         (([0], [1.0]), {"factor": 1}, "factor=1"),
     ],
 )
