@@ -15,6 +15,7 @@ from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import Genotype, derive_genotype
 from fastdarts.hypergradient import Passes
+from fastdarts.kinks import Unkeepable
 from fastdarts.model_search import Network
 from fastdarts.operations import Noise, drop_path
 from fastdarts.recorder import read_metrics
@@ -355,6 +356,42 @@ def test_a_space_of_ones_own_is_one_object(tmp_path, monkeypatch):
         find_space("mine")
     with pytest.raises(FastdartsError, match="unknown space 'mine'"):
         search(SearchConfig(space="mine"))
+
+
+def test_kinks_that_cannot_be_kept_are_refused_before_the_run(tmp_path, monkeypatch):
+    """lambda-darts keeps them from its second epoch on only."""
+
+    def leaky(C, stride, affine):
+        return nn.Sequential(nn.LeakyReLU(), nn.Conv2d(C, C, 1, stride))
+
+    monkeypatch.setitem(OPS, "leaky", leaky)
+    monkeypatch.setitem(SPACES, "mine", CellSpace("mine", ["skip_connect", "leaky"]))
+    settings = {"space": "mine", "nodes": 1, "layers": 4, "method": "lambda-darts", "keep_kinks": True}
+    with pytest.raises(Unkeepable, match="leaky_relu has kinks that cannot be kept"):
+        search(SearchConfig(**SMALL | {"epochs": 2}, **settings, run=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ([[]], r"normal cell: got primitives \[\]"),
+        ([["skip_connect"], []], r"reduction cell: got primitives \[\]"),
+        ([["skip_connect"], [["noise"]] * 3], "reduction cell: got primitives for 3 edges: a cell of 2 nodes has 5"),
+        ([[["noise"]] * 5, [["noise"]] * 9], "reduction cell: got primitives for 9 edges: a cell of 2 nodes has 5"),
+        ([[["noise"], ["noise", "none"]]], r"normal cell: got edges with \[1, 2\] candidates"),
+    ],
+)
+def test_tables_that_belong_to_no_cell_are_refused_when_the_space_is_made(tables, words):
+    with pytest.raises(FastdartsError, match=f"space mine, {words}"):
+        CellSpace("mine", *tables)
+
+
+def test_a_list_per_edge_of_one_kind_of_cell_fixes_the_nodes():
+    space = CellSpace("mine", ["skip_connect"], [["noise"]] * 5)
+    assert {kind: len(table) for kind, table in space.primitives(space.nodes).items()} == {"normal": 5, "reduce": 5}
+    with pytest.raises(FastdartsError, match=r"--nodes is 4 but space mine .* of 2 nodes"):
+        space.check(4, 8)
 
 
 def test_structures_print_as_the_benchmark_names_them():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class CellSpace(Space):
 
     primitives, primitives_reduce: names in ``OPS`` for every edge, in the order of alpha's columns, or one list per
     edge, node after node, sources ascending; the latter fixes the number of nodes. Reduction cells have those of
-    normal cells if left out.
+    normal cells if left out. Raises :class:`FastdartsError` for tables that belong to no cell, or to different ones.
     """
 
     name: str
@@ -35,19 +36,30 @@ class CellSpace(Space):
     options = ("partial", "edge_normalisation", "stem")
     variants = tuple(NETWORKS)
 
+    def __post_init__(self) -> None:
+        for kind, table in self._tables.items():
+            try:
+                edge_primitives(table, self.nodes)
+            except FastdartsError as error:
+                raise FastdartsError(f"space {self.name}, {self.kinds[kind]}: {error}") from None
+
     @property
-    def fixed(self) -> bool:
-        """Whether each edge has a list of its own, so that the number of nodes is given."""
-        return not isinstance(self.normal[0], str)
+    def _tables(self) -> dict[str, Sequence[str] | Primitives]:
+        return {"normal": self.normal, "reduce": self.normal if self.reduce is None else self.reduce}
+
+    @property
+    def _per_edge(self) -> Primitives | None:
+        """The first table with a list for each edge, which gives the number of nodes."""
+        return next((table for table in self._tables.values() if table and not isinstance(table[0], str)), None)
 
     @property
     def nodes(self) -> int:
         """Intermediate nodes of the published cell."""
-        return next(n for n in range(1, 99) if edge_count(n) >= len(self.normal)) if self.fixed else 4
+        return next(n for n in itertools.count(1) if edge_count(n) >= len(self._per_edge)) if self._per_edge else 4
 
     def check(self, nodes: int, layers: int) -> None:
         """Raise :class:`FastdartsError` if the candidates are given for cells of another number of nodes."""
-        if self.fixed and nodes != self.nodes:
+        if self._per_edge and nodes != self.nodes:
             raise FastdartsError(
                 f"--nodes is {nodes} but space {self.name} says what each edge of a cell of {self.nodes} nodes offers: "
                 "leave --nodes out"
@@ -55,8 +67,7 @@ class CellSpace(Space):
 
     def primitives(self, nodes: int) -> dict[str, Table]:
         """The candidates of every edge of both cells."""
-        tables = self.normal, self.reduce or self.normal
-        return {kind: edge_primitives(table, nodes) for kind, table in zip(self.kinds, tables, strict=True)}
+        return {kind: edge_primitives(table, nodes) for kind, table in self._tables.items()}
 
     def supernet(
         self,
