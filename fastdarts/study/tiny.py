@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -40,6 +41,7 @@ from fastdarts.training import Job, train_all
 from fastdarts.weight_sharing import chosen_by
 
 RESULT, ONE_SHOT = "result.json", "one-shot.json"
+KEPT_BYTES = 2**30
 
 
 def study(config: StudyConfig) -> dict[str, Any]:
@@ -65,9 +67,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
     with alone_in(config.run), Progress() as progress:
         atomic_write(config.run / CONFIG, to_toml(config).encode())
         tasks = _tasks(config, data, device)
-        count = config.processes or (1 if device.type == "cuda" else os.cpu_count() or 1)
+        count = _processes(config, device)
         todo = sum(not task.done for task in tasks)
         progress.line(f"study {config.run}: {config.dataset}, {todo} of {len(tasks)} pieces to do, {count} at a time")
+        if note:
+            progress.line(note)
         try:
             run_tasks(tasks, count, progress)
         except SystemExit:
@@ -77,6 +81,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
         atomic_write(config.run / STUDY, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
         write_study(config.run)
     return found | {"run": str(config.run)}
+
+
+def _processes(config: StudyConfig, device: torch.device) -> int:
+    """How many trainings and searches run at a time."""
+    return config.processes or (1 if device.type == "cuda" else os.cpu_count() or 1)
 
 
 def _check_folder(folder: Path) -> None:
@@ -141,13 +150,18 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     device = prepare_device(settings)
     jobs = [Job(Architecture(TINY, g), seed, {"sample": i}) for i, g in enumerate(architectures())]
     test = range(config.test_samples or len(data.test))
-    kept = (
-        Kept(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
-        Kept(data.test, test, settings.batch_size, eval_transform(data), 0, workers=settings.workers),
+    # All architectures pass the same batches. Small images are augmented once and kept; those of many large ones would
+    # be more than the memory of the machine, and are made anew for each architecture, with the same bits.
+    images = settings.epochs * len(indices) + len(test)
+    size = 4 * images * data.channels * math.prod(data.size) * min(_processes(config, device), config.seeds)
+    kind = Kept if size <= KEPT_BYTES else Batches
+    both = (
+        kind(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
+        kind(data.test, test, settings.batch_size, eval_transform(data), 0, workers=settings.workers),
     )
     with Run(settings, "study", "tiny") as run, Progress() as progress:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=(data.channels, *data.size))
-        errors = train_all(jobs, recipe(settings), data, lambda _: kept, "test", run, progress, device, judge_last=True)
+        errors = train_all(jobs, recipe(settings), data, lambda _: both, "test", run, progress, device, judge_last=True)
         seconds = sum(row["seconds"] for row in run.rows())
         run.recorder.write_json(RESULT, {"kind": "study", "test_errors": errors, "seconds": seconds})
 
