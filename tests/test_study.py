@@ -234,6 +234,8 @@ def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller
         (["--dataset", "digits", "--samples", "1"], ["leaves none"]),
         (["--dataset", "cifar10"], ["cifar10 needs a path"]),
         (["--image-size", "9"], ["--image-size is 9"]),
+        (["--method", "lambda-darts"], ["compares normal cells, but the supernet has 1", "raise --layers"]),
+        (["--sync-bn"], ["--sync-bn is for several ranks"]),
     ],
 )
 def test_a_mistake_is_one_sentence_before_any_work(tmp_path, monkeypatch, capfd, flags, words):

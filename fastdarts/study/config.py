@@ -82,6 +82,8 @@ def prepare(config: StudyConfig) -> StudyConfig:
     left_out = {name: value for name, value in left_out.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, dataset=dataset, **left_out)
     check_fields(config)
+    if config.sync_bn:
+        raise FastdartsError("--sync-bn is for several ranks, but a study runs every network in one: leave it out")
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))
     validate(searching(config, config.seed))
     return config
@@ -110,7 +112,7 @@ def searching(config: StudyConfig, seed: int) -> SearchConfig:
 SEARCHED = "method", "unrolled", "arch_learning_rate"
 COMMON = (
     "device", "threads", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size", "workers",
-    "channels", "layers", "learning_rate", "weight_decay",
+    "precision", "channels", "layers", "learning_rate", "weight_decay",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
+from fastdarts.alignment import aligned_cells
 from fastdarts.batches import Batches, Kept, split
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
 from fastdarts.config import SearchConfig
@@ -28,7 +29,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import recipe
 from fastdarts.genotypes import Genotype
 from fastdarts.recorder import Progress, atomic_write, environment, read_metrics
-from fastdarts.runs import CONFIG, Run, alone_in, prepare_data, prepare_device
+from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
 from fastdarts.search import search
 from fastdarts.settings import from_toml, to_toml
 from fastdarts.spaces import Architecture
@@ -36,7 +37,7 @@ from fastdarts.spaces.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
-from fastdarts.supernet import Supernet
+from fastdarts.supernet import Supernet, network
 from fastdarts.training import Job, train_all
 from fastdarts.weight_sharing import chosen_by
 
@@ -57,7 +58,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
     config = prepare(config)
     data, indices = prepare_data(config)
     device = prepare_device(config)
+    note = check_precision(config, device)
     split(len(indices), searching(config, 0).train_portion)
+    if config.method == "lambda-darts":
+        with torch.device("meta"):
+            aligned_cells(network(searching(config, 0), data))
     if (config.test_samples or 0) > len(data.test):
         raise FastdartsError(
             f"--test-samples is {config.test_samples}: {config.dataset} has {len(data.test)} test images"
@@ -190,7 +195,7 @@ def one_shot_errors(settings: SearchConfig, folder: Path) -> list[float]:
     with taking_up(path):
         supernet.load_state_dict(state["supernet"])
     errors = []
-    with batch_statistics(supernet.model):
+    with batch_statistics(supernet.model), supernet.autocast():
         for genotype in architectures():
             chosen = chosen_by(TINY, genotype, TINY.nodes)
             wrong = sum((supernet.model.discrete(x, chosen).argmax(1) != y).sum().item() for x, y in batches)
