@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import fastdarts.spaces
 from fastdarts.batches import Batches, Kept
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.cli import main
-from fastdarts.config import EvaluateConfig
+from fastdarts.config import DataConfig, EvaluateConfig
 from fastdarts.data import eval_transform, load_data, train_transform
 from fastdarts.discretise import DiscretisedNetwork, batch_statistics
 from fastdarts.errors import FastdartsError
@@ -28,7 +28,7 @@ from fastdarts.recorder import read_metrics
 from fastdarts.spaces import CellSpace
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
-from fastdarts.study.report import write_study
+from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
 from fastdarts.supernet import Supernet
 
@@ -153,6 +153,50 @@ def test_only_what_depends_on_a_changed_setting_is_computed(tmp_path, smaller, m
     calls.clear()
     study(replace(config, batch_size=8, workers=1))
     assert calls == [("evaluate_all", 0), ("search_once", 0)]
+
+
+def test_the_result_of_a_search_counts_not_its_last_epoch(tmp_path, smaller):
+    """As by darts-es, which goes back; here another result is written by hand."""
+    config = StudyConfig(**SMALL | {"epochs": 1, "search_epochs": 1, "search_seeds": 1}, run=tmp_path / "study")
+    (search,) = study(config)["searches"]
+    other = (search["architecture"] + 1) % 4
+    result = tmp_path / "study" / search["folder"] / "result.json"
+    changed = json.loads(result.read_text()) | {"genotype": SMALLER.to_dict(architectures()[other])}
+    result.write_text(json.dumps(changed))
+    found = study(config)
+    mean = {a["number"]: sum(a["test_errors"]) / 2 for a in found["architectures"]}
+    (after,) = found["searches"]
+    assert after["architecture"] == other and after["regret"] == pytest.approx(mean[other] - min(mean.values()))
+    assert after["architectures"] == [search["architecture"]]
+    shown = f"{after['regret']:.2f} points"
+    assert f"regret  {shown} at the end" in study_text(found)
+    page = Page((tmp_path / "study" / "report.html").read_text())
+    assert f"Regret at the end{shown}" in page.text
+    (line,) = (a for a in found["architectures"] if a["number"] == other)
+    assert spelled(line) in page.text.split(search["folder"])[1]
+
+
+def test_batches_too_many_to_keep_are_made_anew_with_the_same_results(tmp_path, smaller, monkeypatch):
+    config = StudyConfig(**SMALL | {"search_seeds": 1, "search_epochs": 1})
+    kept = study(replace(config, run=tmp_path / "kept"))
+    # 48 training images in 2 epochs and the test images, of 64 pixels in float32; one training at a time
+    monkeypatch.setattr(tiny, "KEPT_BYTES", 4 * 64 * (2 * 48 + len(load_data("digits").test)) - 1)
+    monkeypatch.setattr(tiny, "Kept", None)
+    assert outcome(study(replace(config, run=tmp_path / "anew"))) == outcome(kept)
+    monkeypatch.setattr(tiny, "KEPT_BYTES", tiny.KEPT_BYTES + 1)
+    with pytest.raises(TypeError):
+        study(replace(config, run=tmp_path / "again"))
+
+
+def test_trainings_and_searches_have_the_settings_of_the_study():
+    given = {
+        "device": "cpu", "threads": 2, "checkpoint_minutes": 1.0, "dataset": "digits", "data": Path("x"),
+        "image_size": 4, "samples": 9, "batch_size": 5, "workers": 3, "precision": "bf16",
+    }  # fmt: skip
+    assert {field.name for field in fields(DataConfig)} == given.keys() | {"run", "resume", "sync_bn"}
+    config = prepare(StudyConfig(**given))
+    for settings in (evaluation(config, 0), searching(config, 0)):
+        assert {name: getattr(settings, name) for name in given} == given
 
 
 def test_a_key_has_every_setting_and_the_images_but_not_where_things_lie():

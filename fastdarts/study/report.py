@@ -61,14 +61,19 @@ def spelled(architecture: Found) -> str:
 def study_text(found: Found) -> str:
     """What a terminal shows of a study."""
     lines = [f"{name:7} {spread(a['test_errors'])} %  {spelled(a)}" for name, a in extremes(found).items()]
-    last, lowest = ([pick(s["regrets"]) for s in found["searches"]] for pick in (lambda r: r[-1], min))
-    regret = f"regret  {spread(last)} points at the end, {spread(lowest)} at its lowest, "
+    final, lowest = _regrets(found)
+    regret = f"regret  {spread(final)} points at the end, {spread(lowest)} at its lowest, "
     lines.append(f"{regret}{found['mean_regret']:.2f} of an architecture at random")
     if taus := correlations(found):
         lines.append(f"tau     {spread(taus)} between one-shot and test error")
     if found["seeds_tau"] is not None:
         lines.append(f"tau     {found['seeds_tau']:.2f} between the test errors of two seeds")
     return "\n".join(lines)
+
+
+def _regrets(found: Found) -> tuple[list[float], list[float]]:
+    """Of each search, the regret of its result and the lowest on the way."""
+    return [search["regret"] for search in found["searches"]], [min(search["regrets"]) for search in found["searches"]]
 
 
 def correlations(found: Found) -> list[float]:
@@ -129,9 +134,8 @@ def _cards(found: Found) -> Iterator[str]:
     for name, architecture in extremes(found).items():
         errors = spread(architecture["test_errors"])
         yield card(f"{name.capitalize()} test error", f"{errors}\u00a0%", spelled(architecture))
-    last = [search["regrets"][-1] for search in found["searches"]]
-    lowest = [min(search["regrets"]) for search in found["searches"]]
-    yield card("Regret at the end", f"{spread(last)} points", f"an architecture at random: {found['mean_regret']:.2f}")
+    final, lowest = _regrets(found)
+    yield card("Regret at the end", f"{spread(final)} points", f"an architecture at random: {found['mean_regret']:.2f}")
     yield card("Lowest on the way", f"{spread(lowest)} points")
     if taus := correlations(found):
         yield card("One-shot ranking", f"τ = {spread(taus)}", "Kendall, one-shot against trained error")
@@ -188,11 +192,11 @@ def _searches(found: Found) -> str:
     heads = ["Search", "Regret, points", "Lowest on the way", "Rank", "One-shot τ", "Architecture at the end"]
     rows = [_row(heads, "th")]
     for search in found["searches"]:
-        rank, architecture = by_number[search["architectures"][-1]]
+        rank, architecture = by_number[search["architecture"]]
         lowest = min(search["regrets"])
         when = search["epochs"][search["regrets"].index(lowest)]
         tau = "" if search["one_shot_tau"] is None else f"{search['one_shot_tau']:.2f}"
-        regret = f"{search['regrets'][-1]:.2f}"
+        regret = f"{search['regret']:.2f}"
         rows.append(_row([search["folder"], regret, f"{lowest:.2f} in epoch {when}", rank, tau, spelled(architecture)]))
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 

@@ -218,15 +218,17 @@ def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
     numbers = {operations(genotype): i for i, genotype in enumerate(architectures())}
     searches, one_shot = [], []
     for task in tasks[config.seeds :]:
-        rows = read_metrics(task.result.parent)
+        rows, result = read_metrics(task.result.parent), json.loads((task.result.parent / RESULT).read_text())
         one_shot.append(json.loads(task.result.read_text())["valid_errors"])
-        chosen = [numbers[operations(TINY.genotype(_fields(row["genotype"])))] for row in rows]
+        *chosen, final = (numbers[operations(TINY.genotype(_fields(found["genotype"])))] for found in (*rows, result))
         searches.append(
             {
                 "folder": str(task.result.parent.relative_to(config.run)),
                 "epochs": [row["epoch"] for row in rows],
                 "architectures": chosen,
                 "regrets": [mean[number] - best for number in chosen],
+                "architecture": final,  # by darts-es that of an epoch before the last
+                "regret": mean[final] - best,
                 "valid_errors": [row["valid_error"] for row in rows],
                 "one_shot_tau": kendall_tau(one_shot[-1], mean),
                 "seconds": sum(row["seconds"] for row in rows),
