@@ -14,18 +14,20 @@ def eigenvalue_player(
     genotypes: Sequence[tuple[int, Mapping[str, str]]],
     colour: str,
     last: int,
+    shown: int,
 ) -> str:
     """A chart with a marker, drawings and what moves both: a button and a slider, which ``SCRIPT`` brings to life.
 
     eigenvalues: (epoch, value), ascending. genotypes: (first epoch of it, an SVG of each kind of cell), ascending.
-    last: the last epoch.
+    last: the last epoch. shown: the one to begin with.
 
-    Without scripts it shows the last epoch, and no controls.
+    Without scripts it shows that one, and no controls.
     """
-    first = genotypes[0][0]
-    chart = line_chart(NAME, [Line("at the last measurement", colour, eigenvalues)], marker=last)
+    first, since = genotypes[0][0], max(epoch for epoch, _ in genotypes if epoch <= shown)
+    measured = max(point for point in eigenvalues if point[0] <= shown)
+    chart = line_chart(NAME, [Line("at the last measurement", colour, eigenvalues)], marker=shown)
     frames = "".join(
-        f'<div class="drawings" data-epoch="{epoch}"{" hidden" if epoch != genotypes[-1][0] else ""}>'
+        f'<div class="drawings" data-epoch="{epoch}"{" hidden" if epoch != since else ""}>'
         f"{''.join(f'<div>{svg}</div>' for svg in drawings.values())}</div>"
         for epoch, drawings in genotypes
     )
@@ -33,8 +35,8 @@ def eigenvalue_player(
     return (
         f'<div class="player" data-values="{xml_text(values)}"><div>{chart}'
         f'<div class="controls" hidden><button type="button" aria-label="Play">▶</button>'
-        f'<input type="range" min="{first}" max="{last}" value="{last}" aria-label="Epoch"></div>'
-        f'<p class="now" aria-live="polite">{_now(last, eigenvalues[-1], genotypes[-1][0])}</p></div>{frames}</div>'
+        f'<input type="range" min="{first}" max="{last}" value="{shown}" aria-label="Epoch"></div>'
+        f'<p class="now" aria-live="polite">{_now(shown, measured, since)}</p></div>{frames}</div>'
     )
 
 

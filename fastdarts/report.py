@@ -69,14 +69,15 @@ def _cards(run: Records) -> Iterator[str]:
         return f"<div><span>{label}</span><strong>{value}</strong><small>{note}</small></div>"
 
     yield from (card(*facts) for facts in (_test_error(run) if run.is_evaluation else _valid_error(run)))
-    if gaps := points(run.rows, "discretisation_gap"):
-        error = last(run.rows, "discretised_error")
+    rows = _ending(run)
+    if gaps := points(rows, "discretisation_gap"):
+        error = last(rows, "discretised_error")
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
     if run.genotype and run.space.inputs:
         skips = [sum(op == "skip_connect" for op, _ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
-    entropies = [value for kind in run.space.kinds if (value := last(run.rows, f"entropy_{kind}")) is not None]
+    entropies = [value for kind in run.space.kinds if (value := last(rows, f"entropy_{kind}")) is not None]
     if entropies:
         yield card("Mean entropy", " / ".join(map(number, entropies)), f"nats, {_kinds(run, ' / ')}")
     for event in run.result.get("rollbacks", ()):
@@ -94,6 +95,12 @@ def _cards(run: Records) -> Iterator[str]:
     if times := points(run.rows, "seconds"):
         seconds = sum(value for _, value in times)
         yield card("Time", _duration(seconds), f"{_duration(seconds / len(times))} per epoch")
+
+
+def _ending(run: Records) -> list[Row]:
+    """The rows up to that of the result, which DARTS-ES has in an epoch before the last."""
+    events = run.result.get("rollbacks") if run.result.get("method") == "darts-es" else None
+    return [row for row in run.rows if row["epoch"] <= events[-1]["epoch"]] if events else run.rows
 
 
 def _kinds(run: Records, separator: str) -> str:
@@ -125,7 +132,8 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
         yield "Best valid error", f"{number(best)} %", note
     elif errors := points(run.rows, "valid_error"):
         epoch, lowest = min(errors, key=lambda point: point[1])
-        yield "Valid error", f"{number(errors[-1][1])} %", f"lowest {number(lowest)} % in epoch {epoch}"
+        error = last(_ending(run), "valid_error")
+        yield "Valid error", f"{number(error)} %", f"lowest {number(lowest)} % in epoch {epoch}"
     elif found := points(run.rows, "valid_perplexity"):
         epoch, lowest = min(found, key=lambda point: point[1])
         yield "Valid perplexity", number(found[-1][1]), f"lowest {number(lowest)} in epoch {epoch}"
@@ -328,7 +336,7 @@ def _player(run: Records) -> str:
     if not eigenvalues or not changes:
         return ""
     drawn = [(epoch, run.space.draw(genotype)) for epoch, genotype in changes]
-    return eigenvalue_player(eigenvalues, drawn, BLUE, run.rows[-1]["epoch"])
+    return eigenvalue_player(eigenvalues, drawn, BLUE, run.rows[-1]["epoch"], _ending(run)[-1]["epoch"])
 
 
 def _history(run: Records) -> str:

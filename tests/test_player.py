@@ -41,6 +41,23 @@ def test_the_eigenvalue_stands_beside_the_cells_of_the_last_epoch(tmp_path):
     assert not page_of(search(tmp_path / "other", [search_row(0)])).having("div", "player")
 
 
+def test_a_search_that_ended_by_going_back_shows_the_epoch_of_its_result(tmp_path):
+    run = eigenvalues(tmp_path)
+    went_back = {"method": "darts-es", "rollbacks": [{"detected": 5, "epoch": 1}]}
+    (run / "result.json").write_text(json.dumps(json.loads((run / "result.json").read_text()) | went_back))
+    page = page_of(run)
+    assert "Valid error60 %lowest 40 % in epoch 5" in page.text  # 65 - 5 * epoch
+    assert "Mean entropy1.97 / 1.95" in page.text and "Genotypeno changes" in page.text
+    assert "Epoch 1: eigenvalue 0.1 (epoch 1), these cells since epoch 0" in page.text
+    frames = [attrs for tag, attrs in page.tags if tag == "div" and "data-epoch" in attrs]
+    assert [(frame["data-epoch"], "hidden" in frame) for frame in frames] == [("0", False), ("3", True)]
+    (slider,) = [attrs for tag, attrs in page.tags if tag == "input"]
+    assert (slider["min"], slider["value"], slider["max"]) == ("0", "1", "5")
+    (marker,) = [shape for shape in page.chart("Largest eigenvalue of the alphas' Hessian") if shape.get("data-start")]
+    place = float(marker.get("data-start")) + float(marker.get("data-step"))
+    assert marker.get("transform") == f"translate({place:.1f} 0)"
+
+
 def test_one_measurement_is_enough(tmp_path):
     page = page_of(search(tmp_path, [search_row(0, eigenvalue=0.25)]))
     assert "Epoch 0: eigenvalue 0.25 (epoch 0), these cells since epoch 0" in page.text
