@@ -22,11 +22,18 @@ VOCABULARY = 10_000
 def verses(passage: str) -> list[str]:
     """The verses of a passage (Gen1:1-Rev22:21 is all), tokens separated by blanks."""
     try:
-        text = subprocess.run(["bible", "-f", passage], check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(["bible", "-f", passage], capture_output=True, text=True)
     except FileNotFoundError:
         sys.exit("there is no command bible: install Debian's bible-kjv-text and bible-kjv")
+    if done.returncode or done.stderr or not done.stdout:
+        said = " ".join(done.stderr.split()) or "nothing"
+        sys.exit(
+            f"the command bible has no passage {passage!r}, it says {said}: name one such as Gen1:1-Rev22:21, and "
+            "install Debian's bible-kjv-text"
+        )
     return [
-        " ".join(re.findall(r"[a-z0-9'-]+|[^\sa-z0-9]", line.split(" ", 1)[1].lower())) for line in text.splitlines()
+        " ".join(re.findall(r"[a-z0-9'-]+|[^\sa-z0-9]", line.split(" ", 1)[1].lower()))
+        for line in done.stdout.splitlines()
     ]
 
 

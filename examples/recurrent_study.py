@@ -117,14 +117,25 @@ def evaluate_lstm(config: RecurrentEvaluateConfig, run: Path) -> None:
 def once(work, config_type, run: Path, *more, **settings) -> dict:
     """The result in the folder ``run``: read if it is there, else worked out, going on if it was begun.
 
-    ``cpu_seconds`` are those of this process, which others on the machine do not lengthen much.
+    ``cpu_seconds`` are those of the processes that worked on it, which others on the machine do not lengthen much; NaN
+    if one of them was killed before it could note its own.
     """
+    noted = run / "cpu.json"
+
+    def spent() -> float:
+        return json.loads(noted.read_text())["cpu_seconds"] if noted.exists() else math.nan
+
     if not (run / "result.json").exists():
-        config = config_type(**settings, **({"resume": run} if (run / "config.toml").exists() else {"run": run}))
-        begun = time.process_time()
-        work(config, *more)
-        atomic_write(run / "cpu.json", json.dumps({"cpu_seconds": time.process_time() - begun}).encode())
-    return json.loads((run / "result.json").read_text()) | json.loads((run / "cpu.json").read_text())
+        begun = (run / "config.toml").exists()
+        config = config_type(**settings, **{"resume" if begun else "run": run})
+        before, start = spent() if begun else 0.0, time.process_time()
+        noted.unlink(missing_ok=True)
+        try:
+            work(config, *more)
+        finally:
+            if run.is_dir():
+                atomic_write(noted, json.dumps({"cpu_seconds": before + time.process_time() - start}).encode())
+    return json.loads((run / "result.json").read_text()) | {"cpu_seconds": spent()}
 
 
 def main() -> None:
