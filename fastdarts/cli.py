@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tomllib
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from tyro.conf import OmitArgPrefixes, subcommand
 from fastdarts import __version__, distributed
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, projection_epochs
 from fastdarts.errors import FastdartsError
+from fastdarts.genotypes import read_fields
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.settings import from_toml
 from fastdarts.spaces import RECURRENT
@@ -360,8 +362,9 @@ def main(arguments: list[str] | None = None) -> None:
         if distributed.speaks(error):
             print(f"fastdarts: {error}", file=sys.stderr)
         sys.exit(2)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        said = re.search("can't allocate memory|bad_alloc", str(error))  # by torch's allocator, and by the kernels
+        if not (said or isinstance(error, MemoryError | torch.OutOfMemoryError)):
             raise
         sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
         print(f"fastdarts: out of memory: lower --batch-size, {sizes}", file=sys.stderr)
@@ -427,19 +430,17 @@ def _is_recurrent(arguments: list[str]) -> bool:
         return False
     if (space := _value(arguments, "--space")) is not None:
         return space == RECURRENT.name
-    resume, config = _value(arguments, "--resume"), _value(arguments, "--config")
-    if resume or config:
-        from fastdarts.runs import CONFIG, find_checkpoint
-
-        path = find_checkpoint(Path(resume)).parent / CONFIG if resume else Path(config)
-    else:
-        path = Path(_value(arguments, "--genotype") or "") / "genotype.json"
-        path = path if path.is_file() else path.parent
+    resume, config, genotype = (_value(arguments, flag) for flag in ("--resume", "--config", "--genotype"))
     try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        if resume or config:
+            from fastdarts.runs import CONFIG, find_checkpoint
+
+            path = find_checkpoint(Path(resume)).parent / CONFIG if resume else Path(config)
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        else:
+            found = read_fields(genotype) if genotype else None
     except (OSError, ValueError):
-        return False  # what is wrong with the file is said where it is read
+        return False  # what is wrong with them is said where they are read
     return isinstance(found, dict) and found.get("space") == RECURRENT.name
 
 

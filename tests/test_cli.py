@@ -1,5 +1,6 @@
 """The command line as a user types it: real processes, exit codes, one sentence for each mistake."""
 
+import importlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from fastdarts.cli import main
+from fastdarts.genotypes import DARTS_V1, to_dict
 from fastdarts.recorder import read_metrics
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
@@ -174,6 +176,43 @@ def test_output_that_nobody_reads_to_the_end_is_no_error(tmp_path):
 def test_the_version_is_the_installed_one(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"fastdarts {metadata.version('fastdarts')}\n"
+
+
+@pytest.mark.parametrize("form", [lambda g: json.dumps(to_dict(g)), str], ids=["JSON", "printed"])
+def test_a_genotype_may_stand_on_the_command_line(tmp_path, form):
+    run = tmp_path / "run"
+    assert len(form(DARTS_V1)) > 255  # more than a file's name may have
+    flags = ["--epochs=1", "--channels=4", "--layers=3", "--samples=128", "--threads=1", f"--run={run}"]
+    main(["evaluate", "--genotype", form(DARTS_V1), *flags])
+    stored = json.loads((run / "genotype.json").read_text())
+    assert {name: stored[name] for name in to_dict(DARTS_V1)} == to_dict(DARTS_V1)
+
+
+def test_a_genotype_that_lies_about_makes_no_search_recurrent(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    recurrent = {"space": "rnn", "recurrent": [["tanh", 0]], "concat": [1]}
+    (tmp_path / "genotype.json").write_text(json.dumps(recurrent))
+    for arguments, says in (
+        (["search", "--samples", "9999"], "--samples is 9999"),
+        (["evaluate", "--samples", "9999"], "--genotype"),
+        (["evaluate", "--genotype", "."], "no text given"),  # asked for, it is
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        lines = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2 and len(lines) == 1 and says in lines[0], lines
+
+
+@pytest.mark.parametrize("error", [MemoryError("std::bad_alloc"), RuntimeError("std::bad_alloc"), MemoryError()])
+def test_no_memory_in_a_kernel_is_the_same_sentence(monkeypatch, capsys, error):
+    def search(_):
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("fastdarts.search"), "search", search)
+    with pytest.raises(SystemExit) as stop:
+        main(["search"])
+    said = "fastdarts: out of memory: lower --batch-size, --channels or --layers\n"
+    assert stop.value.code == 2 and capsys.readouterr().err == said
 
 
 def test_no_memory_is_one_sentence(tmp_path):
