@@ -83,7 +83,7 @@ def _cards(run: Records) -> Iterator[str]:
     for event in run.result.get("rollbacks", ()):
         note = f"the eigenvalue's rise was seen in epoch {event['detected']}"
         yield card("Went back", f"to epoch {event['epoch']}", note)
-    if changes := _changes(run):
+    if changes := [change for change in _changes(run) if change[0] <= rows[-1]["epoch"]]:
         count = len(changes) - 1
         note = f"the last in epoch {changes[-1][0]}" if count else ""
         yield card("Genotype", f"{count or 'no'} change{'s' * (count != 1)}", note)
@@ -153,7 +153,7 @@ def _cells(run: Records) -> str:
 
 
 def _curves(run: Records) -> str:
-    test = "test" if run.is_evaluation else "valid"
+    test = "test" if points(run.rows, "test_loss") else "valid"  # a language model is tested at the end only
     kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
     wanted = (
         ("Loss", "", ("train_loss", "train"), (f"{test}_loss", test), ("arch_loss", "alpha steps")),

@@ -286,6 +286,17 @@ def test_an_evaluation_of_one_seed_has_no_spread(tmp_path):
     assert "Test error2.75 %" in page.text and "±" not in page.text
 
 
+def test_the_evaluation_of_a_language_model_shows_the_loss_that_it_is_judged_by(tmp_path):
+    with Recorder(tmp_path) as recorder:
+        recorder.write_text("config.toml", 'space = "rnn"\ngenotype = "DARTS_V1"\nepochs = 3\n')
+        for epoch in range(3):
+            losses = {"train_loss": 5.0 - epoch, "valid_loss": 5.5 - epoch}
+            recorder.epoch({"epoch": epoch, "lr": 20.0, "phase": "sgd", "seconds": 1.0} | losses)
+    page = page_of(tmp_path)
+    assert len([path for path in page.chart("Loss").iter() if path.get("class") == "line"]) == 2
+    assert "train 3" in page.text and "valid 3.5" in page.text
+
+
 def test_an_unfinished_evaluation(tmp_path):
     page = page_of(evaluation(tmp_path, seeds=3, epochs=4, finished=False, cut=6))
     assert "unfinished: seed 1, 2 of 4 epochs" in page.text
