@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -306,6 +307,60 @@ def test_a_step_of_the_recurrent_search_is_measured(capsys: pytest.CaptureFixtur
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| first-order")]
     cells = re.split(r" *\| *", line.strip("| "))
     assert cells[0] == "first-order step H32 N64 T8 V200" and cells[3] == f"{eager['ms'] / ours['ms']:.1f}×"
+
+
+def test_the_public_step_of_the_alphas_computes_the_gradients_of_the_weights_too(monkeypatch) -> None:
+    wanted, grad = [], torch.autograd.grad
+
+    def spy(loss: torch.Tensor, inputs: list, **options: object) -> tuple[torch.Tensor, ...]:
+        wanted.append(len(inputs))
+        return grad(loss, inputs, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    for side in recurrent.SIDES:
+        replace(RECURRENT, batch=2, steps=3).run(side)()
+    assert wanted == [1 + 11, 1]  # of 11 are W_0 to W_8, the embedding and the biases of the decoder
+
+
+def test_a_child_that_is_killed_for_memory_costs_no_row(tmp_path: Path, monkeypatch, capsys) -> None:
+    def killed(*_: object) -> int:
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    cases, report = [replace(RECURRENT, what=what) for what in ("alphas", "weights")], tmp_path / "bench.json"
+    monkeypatch.setattr(recurrent, "SUITE", cases)
+    monkeypatch.setattr(recurrent, "check", lambda case: None)
+    monkeypatch.setattr(recurrent, "peak_memory", killed)
+    interleaved = recurrent.interleave
+
+    def interrupted(sides: dict, seconds: float) -> dict:
+        if report.exists() and json.loads(report.read_bytes()).get("rnn"):
+            raise KeyboardInterrupt
+        return interleaved(sides, seconds)
+
+    monkeypatch.setattr(recurrent, "interleave", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.bench(("rnn",), seconds=0, json=report)
+    [row] = json.loads(report.read_bytes())["rnn"]
+    assert row["case"] == str(cases[0]) and all(side["ms"] > 0 for side in row["sides"].values())
+    printed = capsys.readouterr().out
+    assert "| failed → failed |" in printed
+    assert f"{cases[0]}, eager: BrokenProcessPool: a process was terminated abruptly" in printed
+
+
+def test_what_the_recurrent_suite_does_not_do_is_refused() -> None:
+    for options, says in (
+        ({"compile": True}, "--compile is given"),
+        ({"traffic": True}, "--traffic is given"),
+        ({"batch": (8, 1)}, "--batch is 1, but one stream has no batch statistics"),
+    ):
+        with pytest.raises(FastdartsError, match=says):
+            run.bench(("mixed-op", "rnn"), **options)
+
+
+def test_a_recurrent_cell_without_kernels_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DARTSCellSearch, "_fuses", lambda *_: False)
+    with pytest.raises(Wrong, match="runs without fastdarts::recurrent and fastdarts::recurrent_backward"):
+        recurrent.check(replace(RECURRENT, what="alphas"))
 
 
 @pytest.mark.parametrize("what", ["alphas", "weights", "step", "unrolled"])

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastdarts.bench.check import Wrong
+from fastdarts.bench.check import Wrong, _Kernels
 from fastdarts.bench.measure import MIB, interleave, number, peak_memory
+from fastdarts.hypergradient import Batch, Descent, Gradients, Passes
 from fastdarts.rnn.cells import DARTSCellSearch, dropout_mask
 from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.rnn.model import RNNModelSearch
@@ -24,6 +25,7 @@ from fastdarts.rnn.text import Corpus
 EAGER, OURS = SIDES = "eager", "fastdarts"
 ACTIVATIONS = (torch.tanh, torch.relu, torch.sigmoid, lambda x: x)
 DRAWS = 3
+KERNELS = {"fastdarts::recurrent", "fastdarts::recurrent_backward"}
 
 
 def published_step(
@@ -70,6 +72,12 @@ def make_published(model: RNNModelSearch) -> None:
     model.__class__, model.rnns[0].__class__ = PublishedModel, PublishedCell
 
 
+def published_first_order(passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
+    """The gradient of the alphas, and along with it that of all weights, as a backward() of the loss computes them."""
+    loss, gradients, _ = passes.differentiate(valid, wanted=list(passes.weights().values()))
+    return loss, gradients
+
+
 @dataclass(frozen=True)
 class RecurrentCase:
     """``what`` is computed at the published size: the cell forward and backward, for "alphas" or for "weights", or a
@@ -101,6 +109,8 @@ class RecurrentCase:
         supernet.hidden, supernet.arch_hidden = supernet.hidden.to(dtype), supernet.arch_hidden.to(dtype)
         if side == EAGER:
             make_published(model)
+            if self.what == "step":
+                supernet.architect.strategy = published_first_order
         return self._step(supernet, *texts) if self.what in ("step", "unrolled") else self._cell(model, draw)
 
     def _cell(self, model: RNNModelSearch, draw: torch.Generator) -> Callable[[], dict[str, Tensor]]:
@@ -147,7 +157,7 @@ def check(case: RecurrentCase) -> None:
     the truth as the public code's; not in the second order, which divides differences by a small number.
     """
     small = case.small()
-    eager, ours = (small.run(side, torch.float64)() for side in SIDES)
+    eager, ours = small.run(EAGER, torch.float64)(), _ours(small, torch.float64)
     for name, expected in eager.items():
         off = (ours[name] - expected).norm() / expected.norm()
         if not off <= 1e-7:
@@ -159,7 +169,7 @@ def check(case: RecurrentCase) -> None:
         drawn = replace(small, seed=seed)
         truth = drawn.run(EAGER, torch.float64)()
         for side, found in distances.items():
-            results = drawn.run(side)()
+            results = _ours(drawn) if side == OURS else drawn.run(side)()
             off = [(results[name].double() - exact).norm() / exact.norm() for name, exact in truth.items()]
             found.append(max(off).item())
     allowed = 2 * min(distances[EAGER])
@@ -169,21 +179,37 @@ def check(case: RecurrentCase) -> None:
         )
 
 
+def _ours(case: RecurrentCase, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    run = case.run(OURS, dtype)
+    with _Kernels() as kernels:
+        results = run()
+    if missing := sorted(KERNELS - kernels.seen):
+        raise Wrong(f"{case} runs without {' and '.join(missing)}")
+    return results
+
+
 def measure(case: RecurrentCase, seconds: float) -> dict[str, Any]:
     """Times of both sides in turns, of the products of matrices alone, and peak memory; raises :class:`Wrong` first."""
     check(case)
-    peaks = {side: peak_memory(prepare, case, side) / MIB for side in SIDES}
+    peaks = {side: _memory(case, side) for side in SIDES}
     timings = interleave({side: case.run(side) for side in SIDES} | {"products": products(case)}, seconds)
     sides = {
         side: {
             "ms": timings[side].median * 1e3,
             "rounds_ms": [s * 1e3 for s in timings[side].seconds],
             "page_faults": timings[side].faults,
-            "peak_mib": peaks[side],
+            **peaks[side],
         }
         for side in SIDES
     }
     return {"case": str(case), "products_ms": timings["products"].median * 1e3, "sides": sides}
+
+
+def _memory(case: RecurrentCase, side: str) -> dict[str, Any]:
+    try:
+        return {"peak_mib": peak_memory(prepare, case, side) / MIB}
+    except Exception as error:  # killed for want of memory, or no /proc to read
+        return {"peak_failed": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def prepare(case: RecurrentCase, side: str) -> Callable[[], object]:
@@ -225,29 +251,36 @@ def print_recurrent(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     if not console.is_terminal:
         console.width = 200
     table = Table("case", *SIDES, "speed-up", "products alone", "peak MiB", "", box=box.MARKDOWN)
+    notes = []
     for row in rows:
         if "wrong" in row:
             table.add_row(row["case"], "not timed")
+            notes.append(f"{row['case']}: not timed, {row['wrong']}")
             continue
         eager, ours = (row["sides"][side] for side in SIDES)
+        peaks = [eager.get("peak_mib"), ours.get("peak_mib")]
+        failed = {side: of["peak_failed"] for side, of in row["sides"].items() if "peak_failed" in of}
+        notes += [f"{row['case']}, {side}: {reason}" for side, reason in failed.items()]
         table.add_row(
             row["case"],
             number(eager["ms"]),
             number(ours["ms"]),
             f"{eager['ms'] / ours['ms']:.1f}×",
             number(row["products_ms"]),
-            f"{number(eager['peak_mib'])} → {number(ours['peak_mib'])}",
-            f"1/{eager['peak_mib'] / ours['peak_mib']:.1f}",
+            " → ".join(map(number, peaks)),
+            "" if None in peaks else f"1/{peaks[0] / peaks[1]:.1f}",
         )
     console.print(
         f"{facts['cpu']} ({facts['isa']}), {facts['threads']} threads, torch.mm {facts['sgemm_gflops']:.0f} GFLOP/s, "
         f"torch {facts['torch']}, fastdarts {facts['fastdarts']} ({facts['compiler']}), malloc {facts['malloc']}\n"
     )
     console.print(table)
-    console.print("", LEGEND, *(f"{row['case']}: {row['wrong']}" for row in rows if "wrong" in row), sep="\n")
+    console.print("", LEGEND, *notes, sep="\n")
 
 
 LEGEND = """\
-Median ms of rounds in which the sides take turns. Eager: the public code's modules, one after another. Products alone:
-torch.mm on matrices of the sizes that both sides multiply, in the order they do, and nothing else: what no cell can be
-faster than with this library. Peak: of a whole process over one call, less its size before, malloc's defaults."""
+Median ms of rounds in which the sides take turns. Eager: the public code's modules, one after another; as published its
+first-order step of the alphas computes the gradients of the weights too, but its step of the weights not those of the
+alphas. Products alone: torch.mm on matrices of the sizes that fastdarts multiplies, in the order it does, and nothing
+else: what no cell can be faster than with this library. Peak: of a whole process over one call, less its size before,
+malloc's defaults."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,9 @@ def bench(
     budgets = [_budget(text, device) for text in budget] if "batch" in suite and not traffic else []
     if budgets and batch:
         raise FastdartsError("--suite batch looks for the batch itself, but --batch is given: leave one of them out")
-    if device == "cuda" and "rnn" in suite:
-        raise FastdartsError("--suite rnn times CPUs, but --device is cuda: leave one of them out")
+    if "rnn" in suite:
+        flags = {"--device cuda": device == "cuda", "--compile": compile, "--traffic": traffic}
+        _validate_recurrent([flag for flag, given in flags.items() if given], batch)
     if json is not None:
         try:
             atomic_write(json, b"{}")
@@ -97,9 +98,13 @@ def bench(
 
     try:
         for name in suite:
-            for special, work in (("flat", _flat), ("rnn", _recurrent)):
-                if name == special and not traffic:
-                    report[name] = work(seconds, batch, device)
+            if name == "flat" and not traffic:
+                report["flat"] = _flat(seconds, device)
+                save()
+            if name == "rnn":
+                report["rnn"] = []
+                for row in _recurrent(seconds, batch):
+                    report["rnn"].append(row)
                     save()
             if name == "batch" and not traffic:
                 report["batch"] = []
@@ -141,7 +146,7 @@ def _cases(name: str, batch: Sequence[int], traffic: bool) -> list[Case]:
     return [case for case in cases if counter.counts(case)] if traffic else cases
 
 
-def _flat(seconds: float, _: Sequence[int], device: str) -> list[dict[str, Any]]:
+def _flat(seconds: float, device: str) -> list[dict[str, Any]]:
     weights = Weights(device=device)
     rows = []
     for case in cases(weights):
@@ -150,16 +155,15 @@ def _flat(seconds: float, _: Sequence[int], device: str) -> list[dict[str, Any]]
     return rows
 
 
-def _recurrent(seconds: float, batch: Sequence[int], _: str) -> list[dict[str, Any]]:
-    rows = []
+def _recurrent(seconds: float, batch: Sequence[int]) -> Iterator[dict[str, Any]]:
     for case in (replace(whole, batch=n) for whole in recurrent.SUITE for n in batch or (whole.batch,)):
         print(f"rnn: {case} ...", file=sys.stderr)
         try:
-            rows.append(recurrent.measure(case, seconds))
+            row = recurrent.measure(case, seconds)
         except Wrong as error:
-            rows.append({"case": str(case), "wrong": str(error)})
+            row = {"case": str(case), "wrong": str(error)}
+        yield row
         give_back()
-    return rows
 
 
 def _validate(device: str, threads: int | None, batch: Sequence[int], seconds: float, json: Path | None) -> None:
@@ -178,6 +182,13 @@ def _validate(device: str, threads: int | None, batch: Sequence[int], seconds: f
     [kernels] = [row for row in implementations() if (row.op, row.device, row.name) == ("mixed_op", device, name)]
     if not kernels.available:
         raise FastdartsError(f"nothing to time, {kernels.reason}")
+
+
+def _validate_recurrent(flags: Sequence[str], batch: Sequence[int]) -> None:
+    if flags:
+        raise FastdartsError(f"--suite rnn times two sides on a CPU, but {flags[0]} is given: leave one of them out")
+    if 1 in batch:
+        raise FastdartsError("--batch is 1, but one stream has no batch statistics: --suite rnn takes 2 or more")
 
 
 def _budget(text: str, device: str) -> int:
