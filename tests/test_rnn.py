@@ -373,6 +373,24 @@ def test_a_corpus_by_words_by_characters_and_with_a_limit(tmp_path):
     assert limited.valid.tolist() == [1, 1, 0]
 
 
+def test_only_line_feeds_end_lines_and_a_byte_order_mark_is_no_token(tmp_path):
+    write(tmp_path, train="a\n", valid="a\n", test="a\n")
+    text = "\ufeffa\x0bb\x0cc\x1cd\x1ee\x85f\u2028g\u2029h\r\n\ni\n"
+    (tmp_path / "train.txt").write_bytes(text.encode())
+    words = load_corpus(tmp_path)
+    assert [words.vocabulary[i] for i in words.train] == [*"abcdefgh", EOS, EOS, "i", EOS]
+    letters = load_corpus(tmp_path, "char")
+    assert [letters.vocabulary[i] for i in letters.train] == [*text[1 : text.index("\r")], EOS, EOS, "i", EOS]
+
+
+def test_the_digest_tells_texts_of_one_vocabulary_apart(tmp_path):
+    texts = {"train": "a b\n", "valid": "b a\n", "test": "a\n"}
+    changed = [{"train": "a b b\n"}, {"valid": "b b\n"}, {"test": "b\n"}, {"train": "a b\nb\n", "valid": "a\n"}]
+    digests = [load_corpus(write(tmp_path, **texts | change)).digest for change in ({}, *changed)]
+    assert len(set(digests)) == 5
+    assert load_corpus(write(tmp_path, **texts)).digest == digests[0]
+
+
 @pytest.mark.parametrize(
     ("texts", "words"),
     [

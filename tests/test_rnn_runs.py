@@ -1,6 +1,9 @@
 """Searches and evaluations of recurrent cells on a real text: what they leave, that they repeat, that they resume."""
 
+import importlib
 import json
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +23,7 @@ from fastdarts.rnn.evaluation import evaluate
 from fastdarts.rnn.genotypes import DARTS_V1, derive_genotype, from_dict, to_dict
 from fastdarts.rnn.search import search
 from fastdarts.rnn.text import load_corpus, streams
+from fastdarts.runs import Run
 from fastdarts.settings import from_toml
 
 ROOT = Path(__file__).parent.parent
@@ -143,6 +147,63 @@ def test_a_search_that_was_killed_goes_on_bit_identically(tmp_path, monkeypatch)
         assert same(outcome(killed), outcome(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_search_that_ends_with_a_save_has_its_genotype(tmp_path, monkeypatch, epoch):
+    config, save = SEARCH | {"arch_learning_rate": 0.3}, Run.save
+
+    def last(self, state, rows=None):
+        save(self, state, rows)
+        if (state["epoch"], state["step"]) == (epoch, 0):
+            raise SystemExit(0)  # as after SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", last)
+        with pytest.raises(SystemExit):
+            search(RecurrentSearchConfig(**config, run=tmp_path / "run"))
+    kept = json.loads((tmp_path / "run" / "genotype.json").read_text())
+    rows = read_metrics(tmp_path / "run")
+    assert len(rows) == epoch and kept == rows[-1]["genotype"]
+    search(RecurrentSearchConfig(**config, resume=tmp_path / "run"))
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["genotype"]
+    assert found == json.loads((tmp_path / "run" / "genotype.json").read_text())
+    assert found != rows[0]["genotype"]  # else a genotype that stays behind would not show
+
+
+def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("train", "valid", "test"):
+        lines = (KJV / f"{name}.txt").read_text().splitlines()
+        (other / f"{name}.txt").write_text("\n".join(lines[::-1] if name == "train" else lines))
+    assert len(load_corpus(other).vocabulary) == len(load_corpus(KJV).vocabulary)
+    for work, config_type, settings, module in (
+        (search, RecurrentSearchConfig, SEARCH, searching),
+        (evaluate, RecurrentEvaluateConfig, EVALUATE, evaluation),
+    ):
+        run = tmp_path / module.__name__
+        with monkeypatch.context() as patch:
+            kill_at(patch, module, 2)
+            with pytest.raises(Killed):
+                work(config_type(**settings, run=run))
+        before = {path: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(FastdartsError, match=f"text in {other} is not the one that the run to resume has read"):
+            work(config_type(**settings | {"data": other}, resume=run))
+        assert {path: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("strategy", ["first-order", "unrolled", "exact", "neumann"])
+@pytest.mark.parametrize("batch", ["training", "validation"])
+def test_what_is_not_finite_first_is_named(strategy, batch):
+    config = RecurrentSearchConfig(**SEARCH, hypergradient=strategy)
+    supernet = searching.Supernet(config, load_corpus(KJV), torch.device("cpu"))
+    (supernet.hidden if batch == "training" else supernet.arch_hidden)[0, 0] = math.nan
+    corpus = load_corpus(KJV)
+    texts = streams(corpus.train, 8), streams(corpus.valid, 8)
+    with pytest.raises(NotFinite, match="epoch 4, step 5") as error:
+        supernet.step(texts[0], range(12), texts[1], 4, 5)
+    assert error.value.batch == batch
+
+
 def test_an_evaluation_goes_through_its_phases_and_resumes_in_each(tmp_path, monkeypatch):
     seen = []  # the epoch of each step
     with monkeypatch.context() as patch:
@@ -185,6 +246,7 @@ def test_a_diverging_run_is_one_sentence(tmp_path):
         ({"neumann_terms": 2}, ["--neumann-terms", "neumann"]),
         ({"dropout": 1.0}, ["--dropout", "less than 1"]),
         ({"bptt": 0}, ["--bptt", "above 0"]),
+        ({"bptt": 1}, ["--bptt is 1", "2 or more"]),
         ({"batch_size": 64}, ["validation text", "98", "64"]),
         ({"data": None}, ["--data"]),
         ({"vocabulary": 2}, ["--vocabulary"]),
@@ -210,6 +272,8 @@ def test_the_command_line_knows_recurrent_runs_by_space_genotype_and_folder(tmp_
     main(["evaluate", "--space=rnn", "--genotype=DARTS_V1", text, f"--run={tmp_path / 'named'}", *size])
     stored = json.loads((tmp_path / "named" / "genotype.json").read_text())
     assert stored == {"space": "rnn"} | to_dict(DARTS_V1)
+    main(["evaluate", f"--genotype={json.dumps(stored)}", text, f"--run={tmp_path / 'inline'}", *size])
+    assert json.loads((tmp_path / "inline" / "genotype.json").read_text()) == stored
     for arguments, word in (
         (["search", "--space=rnn", f"--data={tmp_path}"], "train.txt"),
         (["evaluate", f"--genotype={run / 'genotype.json'}"], "--data"),
@@ -230,3 +294,46 @@ def test_the_recipe_of_the_king_james_bible(tmp_path):
     assert len(corpus.vocabulary) == 10_000
     assert [len(part) for part in (corpus.train, corpus.valid, corpus.test)] == [859_315, 40_479, 44_681]
     assert (tmp_path / "kjv" / "train.txt").read_text().startswith((KJV / "train.txt").read_text()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("echo Bad Book: foo9:99 >&2", "it says Bad Book: foo9:99"),  # and exits with 0, as the command does
+        ("echo no bible.data >&2; exit 1", "it says no bible.data"),
+        ("exit 0", "it says nothing"),
+        (None, "there is no command bible"),
+    ],
+)
+def test_a_bible_without_the_passage_is_one_sentence(tmp_path, script, says):
+    if script is not None:
+        (tmp_path / "bible").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bible").chmod(0o755)
+    recipe = [sys.executable, str(ROOT / "examples" / "bible_kjv.py"), str(tmp_path / "kjv"), "Foo9:99"]
+    done = subprocess.run(recipe, capture_output=True, text=True, env=os.environ | {"PATH": str(tmp_path)})
+    assert done.returncode == 1 and not (tmp_path / "kjv").exists()
+    assert says in done.stderr and "install Debian's bible-kjv-text" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_study_counts_the_seconds_of_all_parts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    study = importlib.import_module("recurrent_study")
+    clock, run = iter([10.0, 15.0, 100.0, 107.0, 200.0]), tmp_path / "run"
+    monkeypatch.setattr(study.time, "process_time", lambda: next(clock))
+    starts = []
+
+    def work(config):
+        starts.append("resume" if config.resume else "run")
+        run.mkdir(exist_ok=True)
+        (run / "config.toml").touch()
+        if len(starts) == 1:
+            raise KeyboardInterrupt
+        (run / "result.json").write_text('{"test_perplexity": 3.0}')
+
+    with pytest.raises(KeyboardInterrupt):
+        study.once(work, RecurrentSearchConfig, run)
+    for _ in range(2):  # the second time it is only read
+        assert study.once(work, RecurrentSearchConfig, run) == {"test_perplexity": 3.0, "cpu_seconds": 12.0}
+    assert starts == ["run", "resume"]
+    (run / "cpu.json").unlink()  # killed before it was written
+    assert math.isnan(study.once(work, RecurrentSearchConfig, run)["cpu_seconds"])

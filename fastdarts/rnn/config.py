@@ -117,6 +117,8 @@ class RecurrentEvaluateConfig(TextConfig):
 def validate(config: RecurrentSearchConfig | RecurrentEvaluateConfig) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first setting that makes no sense."""
     check_fields(config)
+    if config.bptt == 1:
+        raise FastdartsError("--bptt is 1, but a segment has two time steps or more: expected 2 or more")
     if isinstance(config, RecurrentSearchConfig):
         validate_hypergradient(config)
         if config.batch_size == 1:

@@ -19,7 +19,7 @@ from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
 from fastdarts.rnn.genotypes import parse_genotype
 from fastdarts.rnn.model import RNNModel, Segment
 from fastdarts.rnn.text import Lengths, in_order, load_corpus, segment, streams
-from fastdarts.rnn.training import Likelihood, measure, perplexity, set_rate, weight_step
+from fastdarts.rnn.training import Likelihood, check_text, measure, perplexity, set_rate, weight_step
 from fastdarts.runs import Run, prepare_device
 from fastdarts.spaces import RECURRENT, Architecture
 
@@ -47,14 +47,16 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     }
     device = prepare_device(config)
     texts = {name: text.to(device) for name, text in texts.items()}
-    with Run(config, "evaluate", "rnn") as run, Progress() as progress:
+    run = Run(config, "evaluate", "rnn")
+    check_text(corpus, run.state, config)
+    with run, Progress() as progress:
         training = Training(config, language_model(config, len(corpus.vocabulary), genotype=genotype).to(device))
         size = {"parameters": sum(p.numel() for p in training.model.parameters())}
         tokens = {name: len(getattr(corpus, name)) for name in texts}
         run.describe(device, vocabulary=len(corpus.vocabulary), tokens=tokens, **size)
         run.write_genotype(Architecture(RECURRENT, genotype))
         progress.line(f"run {run.folder}")
-        _train(training, texts, run, progress)
+        _train(training, corpus.digest, texts, run, progress)
         training.return_to_best()
         run.write_weights("weights.pt", training.model)
         tested = measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch")
@@ -179,7 +181,7 @@ class Training:
             self.average.count = state["average"]["count"]
 
 
-def _train(training: Training, texts: dict[str, Tensor], run: Run, progress: Progress) -> None:
+def _train(training: Training, digest: str, texts: dict[str, Tensor], run: Run, progress: Progress) -> None:
     """All epochs that are left."""
     config = training.config
     epoch, start, seen, elapsed = 0, 0, Likelihood(), 0.0
@@ -194,6 +196,7 @@ def _train(training: Training, texts: dict[str, Tensor], run: Run, progress: Pro
                 "training": training.state_dict(),
                 "epoch": epoch,
                 "step": step,
+                "text": digest,
                 "seen": asdict(seen),
                 "elapsed": time.monotonic() - begun if step else 0.0,
             }

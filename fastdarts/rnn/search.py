@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from fastdarts.architect import Architect
+from fastdarts.config import hypergradient
 from fastdarts.distributed import refuse
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
+from fastdarts.hypergradient import Batch, Passes
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentSearchConfig, validate
 from fastdarts.rnn.genotypes import PRIMITIVES, edges_of
 from fastdarts.rnn.model import RNNModelSearch, Segment
 from fastdarts.rnn.text import Corpus, Lengths, in_order, load_corpus, segment, streams
-from fastdarts.rnn.training import Likelihood, measure, set_rate, weight_step
+from fastdarts.rnn.training import Likelihood, check_text, measure, set_rate, weight_step
 from fastdarts.runs import Run, prepare_device
 from fastdarts.spaces import RECURRENT, Architecture
 from fastdarts.supernet import strategy, supernet_facts
@@ -45,7 +47,9 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
     }
     device = prepare_device(config)
     texts = {name: text.to(device) for name, text in texts.items()}
-    with Run(config, "search", "rnn") as run, Progress() as progress:
+    run = Run(config, "search", "rnn")
+    check_text(corpus, run.state, config)
+    with run, Progress() as progress:
         run.describe(
             device,
             vocabulary=len(corpus.vocabulary),
@@ -53,7 +57,7 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
             primitives={"recurrent": [PRIMITIVES] * edges_of(config.nodes)},
         )
         progress.line(f"run {run.folder}")
-        row = _train(config, Supernet(config, corpus, device), texts, run, progress)
+        row = _train(config, Supernet(config, corpus, device), corpus.digest, texts, run, progress)
         result = {
             "kind": "search",
             "method": "darts",
@@ -109,12 +113,26 @@ class Supernet:
             loss = self.architect.step(piece, target, arch_piece, arch_target, rate, self.optimizer, False)
             arch_loss = finite(loss, "validation", epoch, step)
         except NotFinite as error:
+            if hypergradient(self.config) != "first-order":
+                self._check_training((piece, target), at)
             raise NotFinite(error.tensor, error.value, error.batch, at) from error
         self.arch_hidden = arch_piece.after
         self.architect.optimizer.zero_grad()
         value = weight_step(self.model, self.optimizer, self.config, piece, target, epoch, step)
         self.hidden = piece.after
         return value, arch_loss
+
+    def _check_training(self, batch: Batch, at: str) -> None:
+        """Raise :class:`NotFinite` if what a second-order step computes first is not finite: the loss of the training
+        segment and its gradients, at the weights."""
+        passes = Passes(self.model, side_effects=False)
+        weights = passes.weights()
+        loss, _, gradients = passes.differentiate(batch, alphas=False, wanted=list(weights.values()))
+        results = {"training loss": loss}
+        results |= {f"gradient of {name}": g for name, g in zip(weights, gradients, strict=True)}
+        for name, result in results.items():
+            if not result.isfinite().all():
+                raise NotFinite(name, result[~result.isfinite()][0].item(), "training", at)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for the random state."""
@@ -142,7 +160,12 @@ class Supernet:
 
 
 def _train(
-    config: RecurrentSearchConfig, supernet: Supernet, texts: dict[str, Tensor], run: Run, progress: Progress
+    config: RecurrentSearchConfig,
+    supernet: Supernet,
+    digest: str,
+    texts: dict[str, Tensor],
+    run: Run,
+    progress: Progress,
 ) -> dict[str, Any]:
     """All epochs that are left; returns the row of the last one."""
     epoch, start, seen, arch_loss, elapsed = 0, 0, Likelihood(), 0.0, 0.0
@@ -157,6 +180,7 @@ def _train(
             {
                 "epoch": epoch,
                 "step": step,
+                "text": digest,
                 "seen": asdict(seen),
                 "arch_loss": arch_loss,
                 "elapsed": time.monotonic() - begun if step else 0.0,
@@ -192,6 +216,6 @@ def _train(
             f"{row['valid_perplexity']:.2f}  {row['seconds']:.1f} s"
         )
         epoch, start, seen, arch_loss, elapsed = epoch + 1, 0, Likelihood(), 0.0, 0.0
+        run.write_genotype(Architecture(RECURRENT, supernet.model.genotype()))  # before a save, which may be the end
         save(epoch, 0)
-        run.write_genotype(Architecture(RECURRENT, supernet.model.genotype()))
     return run.rows()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ class Corpus:
     train: Tensor
     valid: Tensor
     test: Tensor
+
+    @property
+    def digest(self) -> str:
+        """The same for another text only if all results are the same too."""
+        parts = [part.numpy().tobytes() for part in (self.train, self.valid, self.test)]
+        return hashlib.sha256(b"".join([repr([*map(len, parts)]).encode(), *parts])).hexdigest()
 
 
 def load_corpus(folder: Path | None, level: str = "word", limit: int | None = None) -> Corpus:
@@ -72,10 +79,10 @@ _USES = {"train": "train weights on", "valid": "validate on", "test": "test on"}
 
 def _tokens(path: Path, level: str) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FastdartsError(f"{path} cannot be read as UTF-8 text ({error}): convert or replace it") from error
-    lines = text.splitlines()
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")  # str.splitlines() ends them elsewhere too
     tokens = [token for line in lines for token in (*(line.split() if level == "word" else line), EOS)]
     if len(tokens) == len(lines):
         raise FastdartsError(f"{path} is empty: expected text, a sentence per line")

@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdarts.errors import NotFinite
+from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.flat import SGD
 from fastdarts.rnn.config import TextConfig
 from fastdarts.rnn.model import RNNModel, Segment
+from fastdarts.rnn.text import Corpus
 from fastdarts.training import check_gradients, finite
+
+
+def check_text(corpus: Corpus, state: dict[str, Any] | None, config: TextConfig) -> None:
+    """Raise :class:`FastdartsError` if the run that goes on from ``state`` has read another text."""
+    if state is not None and state.get("text") != corpus.digest:
+        raise FastdartsError(
+            f"the text in {config.data} is not the one that the run to resume has read: name the folder of that one "
+            "with --data, or start a new run with --run"
+        )
 
 
 @dataclass
