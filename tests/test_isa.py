@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 COMPILED = ("avx512f", "avx2", "baseline")
 # Every kind, both strides, all kernels; C = 1 to 64 and maps of 1 to 141 columns, which choose among all tiles.
 RULES = "test_no_worse_than_twice_eager or test_recomputing or test_nan_passes"
-CASES = f"test_leftovers or test_every_size or native and ({RULES})"
+CASES = f"test_leftovers or test_every_size or test_tanh_and_sigmoid or native and ({RULES})"
 
 
 def python(code: str, isa: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +34,7 @@ import sys, pytest
 from fastdarts.functional import native
 assert native()["isa"] == {isa!r}, native()
 options = ["-q", "-p", "no:cacheprovider", "-k", {CASES!r}]
-files = [f"tests/test_{{name}}.py" for name in ("mixed_op", "interleave", "kernels", "flat")]
+files = [f"tests/test_{{name}}.py" for name in ("mixed_op", "interleave", "kernels", "flat", "recurrent")]
 sys.exit(pytest.main([*options, *files]))
 """,
         isa,
