@@ -136,14 +136,14 @@ def _no_worse(case: Case, device: str) -> None:
 
 def _ours(case: Case, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     work = case.work(OURS, dtype, device)
-    with _Kernels() as kernels:
+    with Kernels() as kernels:
         results = work.run()
     if not kernels.seen:
         raise Wrong(f"{case} runs no kernel of fastdarts")
     return results
 
 
-class _Kernels(TorchDispatchMode):
+class Kernels(TorchDispatchMode):
     """Notes which ops of fastdarts are dispatched: none if the plain modules run instead."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastdarts.bench.check import Wrong, _Kernels
+from fastdarts.bench.check import Kernels, Wrong
 from fastdarts.bench.measure import MIB, interleave, number, peak_memory
 from fastdarts.hypergradient import Batch, Descent, Gradients, Passes
 from fastdarts.rnn.cells import DARTSCellSearch, dropout_mask
@@ -181,7 +181,7 @@ def check(case: RecurrentCase) -> None:
 
 def _ours(case: RecurrentCase, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     run = case.run(OURS, dtype)
-    with _Kernels() as kernels:
+    with Kernels() as kernels:
         results = run()
     if missing := sorted(KERNELS - kernels.seen):
         raise Wrong(f"{case} runs without {' and '.join(missing)}")
