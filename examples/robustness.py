@@ -16,7 +16,7 @@ it is done, and commands for different seeds may run side by side. After each ru
 written to table.md in the folder of the runs; --seeds without a number does no more than that. DARTS-ES returns to an
 epoch of the search by DARTS, and where its criterion never detects, so that nothing differs from DARTS, neither it nor
 DARTS-ADA is a run of its own; a cell that several methods find is trained once per seed. Λ-DARTS runs as published and
-with --keep-kinks, without which the finite difference of its regulariser is many times too large.
+with --keep-kinks, without which the finite difference of its regulariser is mostly error.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Alignment:
     O(ε²), with :math:`\epsilon` = ``radius`` / ||u||, all u_l together. The alphas do not move. The two passes draw the
     random numbers of the first one again, leave running statistics alone and keep the types of the weights whatever
     torch.autocast says. A ReLU that is on other sides in the two passes adds an error that does not fall with ε: at the
-    published radius many times the true gradient (docs/second-order.md), unless both keep the kinks of the first pass
+    published radius more than the true gradient (docs/second-order.md), unless both keep the kinks of the first pass
     (:class:`fastdarts.kinks.Kinks`), which then is in the types of the weights too.
 
     Args:

@@ -114,7 +114,7 @@ def test_the_regularised_gradient_is_that_of_double_backward(name, signed, kept)
 
 
 def test_with_kept_kinks_the_published_difference_is_right_and_without_them_it_is_not():
-    """In float32 at the published radius, off by a hundredth and by a hundred times the truth, which is float64."""
+    """In float32 at the published radius; the truth is float64."""
     model = supernet("s2")
     x, y = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
     _, plain, slopes = by_double_backward(copy.deepcopy(model).double(), x.double(), y, False)
