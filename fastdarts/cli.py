@@ -50,6 +50,8 @@ class Project:
     """Epochs of tuning from one decision to the next (5)."""
     criterion: Literal["accuracy", "loss"] | None = None
     """What of the supernet without a candidate decides (accuracy)."""
+    bn_statistics: Literal["batch", "running"] | None = None
+    """By which BatchNorm normalises there: those of the batch (the default), or the running ones of the mixture."""
     learning_rate: float | None = None
     """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
     seed: int | None = None
@@ -79,8 +81,8 @@ class Project:
         config = projected(self.folder) if self.folder else stored_config(self.resume, "search", SearchConfig)
         if config.supernet is None:
             raise FastdartsError(f"{self.resume} is no projection: go on with it by fastdarts search --resume")
-        names = ("decide_every", "criterion", "learning_rate", "seed", "data", "workers", "device", "threads")
-        given = {name: getattr(self, name) for name in (*names, "checkpoint_minutes")}
+        names = ("decide_every", "criterion", "bn_statistics", "learning_rate", "seed", "data", "workers", "device")
+        given = {name: getattr(self, name) for name in (*names, "threads", "checkpoint_minutes")}
         given = {name: value for name, value in given.items() if value is not None}
         if "learning_rate" in given:
             given["learning_rate_min"] = given["learning_rate"]

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdarts.batches import Batches, seed_from
 from fastdarts.checkpoint import find_checkpoint, load_checkpoint, taking_up
 from fastdarts.config import PROJECTION, SearchConfig, projection_epochs, resolve
-from fastdarts.discretise import batch_statistics
+from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.distributed import from_first, summed
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.recorder import Progress
@@ -121,8 +121,9 @@ class Projection:
     with weight 1. *Node:* each incoming edge is left out in turn; the two without which it is lowest stay. Ties keep
     the lower index.
 
-    BatchNorms use the statistics of the batch. All variants of a decision see the same images, in the same batches with
-    the same augmentation and noise: published evaluations differ in them, so that their noise decides with.
+    BatchNorms use the statistics of the batch, or (``bn_statistics`` running) those that the whole mixture has left in
+    them while it was trained. All variants of a decision see the same images, in the same batches with the same
+    augmentation and noise: published evaluations differ in them, so that their noise decides with.
     """
 
     def decide(
@@ -196,9 +197,10 @@ def _count(
     if not tally:
         zeros = torch.zeros(len(changes), dtype=torch.float64)
         tally |= {"batches": 0, "images": 0, "wrong": zeros, "loss": zeros.clone()}
+    statistics = batch_statistics if config.bn_statistics == "batch" else running_statistics
     for x, y in valid.epoch(config.epochs + number, tally["batches"]):
         x, y = x.to(supernet.device), y.to(supernet.device)
-        with batch_statistics(supernet.model), same_random_numbers(x.device), supernet.autocast():
+        with statistics(supernet.model), same_random_numbers(x.device), supernet.autocast():
             torch.manual_seed(seed_from(config.seed, number, tally["batches"]))
             logits = torch.stack(supernet.model.masked(x, kind, changes))
             losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none")

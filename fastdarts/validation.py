@@ -54,7 +54,7 @@ _USED_BY = {
     **dict.fromkeys(("lambda_strength", "lambda_radius", "lambda_correlation"), ("lambda-darts",)),
     **dict.fromkeys(("es_window", "es_lag", "es_factor", "es_start"), ROLLBACK),
     **dict.fromkeys(("ada_factor", "ada_max_weight_decay"), ("darts-ada",)),
-    **dict.fromkeys(("decide_every", "criterion"), tuple(sorted(set(PROJECTION.values())))),
+    **dict.fromkeys(("decide_every", "criterion", "bn_statistics"), tuple(sorted(set(PROJECTION.values())))),
     "candidates": ("random", "random-ws"),
     **dict.fromkeys(
         ("stem", "partial", "edge_normalisation", "memory", "accumulate", "max_memory"),

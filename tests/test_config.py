@@ -144,6 +144,7 @@ def test_bad_toml_is_one_sentence(tmp_path, text, words):
         (SearchConfig(method="darts-es", ada_factor=3.0), "--ada-factor"),
         (SearchConfig(eigenvalue_every=2, ada_max_weight_decay=0.1), "--ada-max-weight-decay"),
         (SearchConfig(decide_every=2), "--decide-every"),
+        (SearchConfig(bn_statistics="running"), "--bn-statistics"),
         (SearchConfig(method="select", genotypes=("DARTS_V1", "DARTS_V2"), criterion="loss"), "--criterion"),
         (SearchConfig(method="random", stem="imagenet"), "--stem"),
         (SearchConfig(method="random", partial=4), "--partial"),

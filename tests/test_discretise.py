@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from fastdarts import PRIMITIVES, FastdartsError, Network
-from fastdarts.discretise import DiscretisedNetwork, batch_statistics, discretisation_gap
+from fastdarts.discretise import DiscretisedNetwork, batch_statistics, discretisation_gap, running_statistics
 
 
 def supernet():
@@ -64,15 +64,14 @@ def test_the_gap_is_the_difference_of_both_accuracies_under_batch_statistics():
     )
 
 
-def test_batch_statistics_restores_every_mode_even_after_an_error():
+@pytest.mark.parametrize("statistics", [batch_statistics, running_statistics])
+def test_statistics_restore_every_mode_even_after_an_error(statistics):
     model = supernet().train()
     model.cells[1].eval()
     modes = [m.training for m in model.modules()]
-    try:
-        with batch_statistics(model):
-            raise RuntimeError
-    except RuntimeError:
-        pass
+    with pytest.raises(RuntimeError), statistics(model):
+        assert not model.training
+        raise RuntimeError
     assert [m.training for m in model.modules()] == modes
     assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
 

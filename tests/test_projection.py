@@ -17,7 +17,7 @@ import fastdarts.search
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.cli import main
 from fastdarts.config import SearchConfig, projection_epochs
-from fastdarts.discretise import batch_statistics
+from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.errors import FastdartsError
 from fastdarts.projection import Projection, changes_of, projected, turns
 from fastdarts.recorder import Progress, read_metrics
@@ -38,11 +38,15 @@ def supernet(name, nodes=None, layers=5):
     model = space.supernet(*sizes, in_channels=3, memory="store")
     for alpha in model.arch_parameters():
         alpha.data.normal_()
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(std=0.2)
+        norm.running_var.uniform_(0.5, 2)
     return model
 
 
+@pytest.mark.parametrize("statistics", [batch_statistics, running_statistics])
 @pytest.mark.parametrize("name", ["darts", "s1", "s4", "nasbench201"])
-def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name):
+def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name, statistics):
     """Those compute everything; noise is the same in all variants, and statistics stay as they are."""
     model, x = supernet(name), torch.randn(4, 3, 16, 16)
     whole = copy.deepcopy(model)
@@ -53,7 +57,7 @@ def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name):
             rows = range(len(tables[k]))
             changes = [change for row in rows[::4] for change in changes_of(tables[k], "edge", row)]
             changes += [(row, torch.zeros_like(tables[k][row])) for row in rows]
-            with batch_statistics(model), batch_statistics(whole), torch.no_grad():
+            with statistics(model), statistics(whole), torch.no_grad():
                 torch.set_rng_state(state)
                 found = model.masked(x, kind, changes)
                 for (row, weights), logits in zip(changes, found, strict=True):
@@ -130,14 +134,14 @@ def test_a_hook_set_between_two_decisions_is_called():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def straightforward(model, space, nodes, batches, criterion):
+def straightforward(model, space, nodes, batches, criterion, statistics="batch"):
     """The published procedure, one masked pass at a time, on modules called one by one: the genotype's mixing weights.
 
     All passes see the same batches. In a topology decision edges go one by one, the edges that went before being there
     again while the next one is chosen.
     """
     weights = [table.detach().clone() for table in model.mixing_weights()]
-    kinds, model = list(model.primitives), copy.deepcopy(model).train()
+    kinds, model = list(model.primitives), copy.deepcopy(model).train(statistics == "batch")
 
     def score(tables):
         tables, wrong, loss, count = dict(zip(kinds, tables, strict=True)), 0, 0.0, 0
@@ -215,18 +219,29 @@ class Fixed(list):
 
 
 @pytest.mark.parametrize(
-    ("name", "nodes", "criterion"),
-    [("s3", 3, "accuracy"), ("s3", 3, "loss"), ("s1", 4, "loss"), ("nasbench201", 4, "accuracy")],
+    ("name", "nodes", "criterion", "statistics"),
+    [
+        ("s3", 3, "accuracy", "batch"),
+        ("s3", 3, "loss", "batch"),
+        ("s3", 3, "loss", "running"),
+        ("s1", 4, "loss", "batch"),
+        ("nasbench201", 4, "loss", "batch"),
+        ("nasbench201", 4, "loss", "running"),
+    ],
 )
-def test_decisions_are_those_of_a_straightforward_implementation(monkeypatch, name, nodes, criterion):
-    """In float64, on a supernet that is not tuned in between; most decisions are not those of the alphas."""
+def test_decisions_are_those_of_a_straightforward_implementation(name, nodes, criterion, statistics):
+    """In float64, on a supernet that is not tuned in between; most decisions are not those of the alphas, and running
+    statistics decide other than those of the batch."""
     space, model = SPACES[name], supernet(name, nodes, layers=5 if name == "nasbench201" else 3).double()
     torch.manual_seed(3)
     batches = Fixed((torch.randn(16, 3, 8, 8).double(), torch.randint(10, (16,))) for _ in range(3))
-    expected = straightforward(model, space, nodes, batches, criterion)
+    expected = straightforward(model, space, nodes, batches, criterion, statistics)
+    if statistics == "running":
+        other = straightforward(model, space, nodes, batches, criterion)
+        assert not all(map(torch.equal, expected, other))
     strongest = [table.detach().argmax(1) for table in model.mixing_weights()]
 
-    config = SearchConfig(space=name, nodes=nodes, epochs=1, criterion=criterion, seed=2)
+    config = SearchConfig(space=name, nodes=nodes, epochs=1, criterion=criterion, bn_statistics=statistics, seed=2)
 
     class Searched:
         device = torch.device("cpu")
@@ -337,10 +352,11 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
 def test_the_command_line_projects_and_goes_on(tmp_path, capsys):
     search(SearchConfig(**SMALL | {"space": "tiny", "nodes": None}, run=tmp_path / "searched"))
     run = str(tmp_path / "run")
-    main(["project", str(tmp_path / "searched"), "--decide-every", "1", "--criterion", "loss", "--run", run])
+    own = ["--decide-every", "1", "--criterion", "loss", "--bn-statistics", "running"]
+    main(["project", str(tmp_path / "searched"), *own, "--run", run])
     first = capsys.readouterr().out
     assert "genotype" in first and "report" in first
-    assert (tmp_path / "run" / "config.toml").read_text().count('criterion = "loss"') == 1
+    assert (tmp_path / "run" / "config.toml").read_text().count('criterion = "loss"\nbn_statistics = "running"') == 1
     main(["project", "--resume", run])
     assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
     for arguments, words in (
