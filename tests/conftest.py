@@ -1,12 +1,17 @@
 """Fixtures of every test: a seed, fresh memory that shows when it was not written, and the marker `gpu`."""
 
+import dataclasses
 import importlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from fastdarts.config import SearchConfig
 from fastdarts.memory import Estimate
+from fastdarts.operations import OPS
+from fastdarts.spaces import SPACES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +24,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_estimate_for_alike_searches() -> Iterator[None]:
+    """What a step takes is estimated once for all searches of a process that differ in nothing a step depends on: an
+    estimate takes 2 s of processor time, two thirds of what many tests of searches took."""
+    module = importlib.import_module("fastdarts.search")
+    known, real = {}, module.step_memory
+
+    def once(config: SearchConfig, *shape: Any) -> Estimate:
+        alike = dataclasses.replace(config, seed=0, run=None, resume=None, supernet=None)
+        key = alike, *shape, torch.get_num_threads(), SPACES.get(config.space), *OPS.values()
+        if key not in known:
+            known[key] = real(config, *shape)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "step_memory", once)
+        yield
 
 
 @pytest.fixture

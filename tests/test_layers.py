@@ -86,13 +86,15 @@ def test_networks_know_nothing_of_runs_and_nobody_but_main_knows_the_command_lin
             assert modules_of(path) <= NETWORKS, path
         if path.stem != "__main__":
             assert "cli" not in modules_of(path), path
+        if path.stem != "cli":
+            assert "commands" not in modules_of(path), path
 
 
 def test_only_the_command_line_knows_the_benchmarks() -> None:
     for path in PACKAGE:
-        if path.parent.name != "bench" and path.stem != "cli":
+        if path.parent.name != "bench" and path.stem != "commands":
             assert not {name for name in modules_of(path) if name.startswith("bench")}, path
-    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli.py")
+    assert "bench.run" in modules_of(ROOT / "fastdarts" / "commands.py")
 
 
 def test_modules_of_fastdarts_form_no_circle() -> None:

@@ -1,0 +1,340 @@
+"""The commands of ``fastdarts``: each a dataclass whose fields are its flags."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from fastdarts import distributed
+from fastdarts.config import EvaluateConfig, SearchConfig, projection_epochs
+from fastdarts.errors import FastdartsError
+from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.study.config import StudyConfig
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
+
+    settings: OmitArgPrefixes[SearchConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Search and print the genotype, the supernet's validation error and the report's path."""
+        _search(self.settings)
+
+
+@dataclass(frozen=True)
+class Project:
+    """Derive the genotype of a finished search by what its supernet loses without each candidate, tuning it in between
+    (DARTS-PT; after a search by method blank, blank-PT)."""
+
+    folder: Annotated[Path | None, tyro.conf.Positional] = None
+    """The folder of the search."""
+    decide_every: int | None = None
+    """Epochs of tuning from one decision to the next (5)."""
+    criterion: Literal["accuracy", "loss"] | None = None
+    """What of the supernet without a candidate decides (accuracy)."""
+    bn_statistics: Literal["batch", "running"] | None = None
+    """By which BatchNorm normalises there: those of the batch (the default), or the running ones of the mixture."""
+    learning_rate: float | None = None
+    """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
+    seed: int | None = None
+    """Seed of the order of decisions and of the images (the search's)."""
+    data: Path | None = None
+    """Folder of the dataset (the search's)."""
+    workers: int | None = None
+    """Processes that prepare images (the search's)."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, ... (the search's)."""
+    threads: int | None = None
+    """CPU threads (the search's)."""
+    checkpoint_minutes: float | None = None
+    """Minutes between checkpoints within an epoch or a decision (the search's)."""
+    run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
+    """Folder for everything the run leaves; by default a new one under runs/."""
+    resume: Path | None = None
+    """Go on with the projection in this folder."""
+
+    def run(self) -> None:
+        """Project and print what a search prints."""
+        from fastdarts.projection import projected
+        from fastdarts.runs import stored_config
+
+        if (self.folder is None) == (self.resume is None):
+            raise FastdartsError("project needs the folder of a search, or --resume and that of a projection")
+        config = projected(self.folder) if self.folder else stored_config(self.resume, "search", SearchConfig)
+        if config.supernet is None:
+            raise FastdartsError(f"{self.resume} is no projection: go on with it by fastdarts search --resume")
+        names = ("decide_every", "criterion", "bn_statistics", "learning_rate", "seed", "data", "workers", "device")
+        given = {name: getattr(self, name) for name in (*names, "threads", "checkpoint_minutes")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "learning_rate" in given:
+            given["learning_rate_min"] = given["learning_rate"]
+        config = replace(config, **given, run=self.run_folder, resume=self.resume)
+        _search(replace(config, epochs=projection_epochs(config)))
+
+
+def _search(settings: SearchConfig) -> None:
+    from fastdarts.search import search
+
+    result = search(settings)
+    if distributed.rank():
+        return
+    print(f"genotype {json.dumps(result['genotype'])}")
+    print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
+    print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class SearchRecurrent:
+    """Search for a recurrent cell on text and leave its genotype, checkpoint and report in the run's folder."""
+
+    settings: OmitArgPrefixes[RecurrentSearchConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Search and print the genotype, the supernet's validation perplexity and the report's path."""
+        from fastdarts.rnn.search import search
+
+        result = search(self.settings)
+        print(f"genotype {json.dumps(result['genotype'])}")
+        print(f"valid perplexity {result['valid_perplexity']:.2f}  ({result['seconds']:.1f} s)")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train a genotype from scratch and test it."""
+
+    settings: OmitArgPrefixes[EvaluateConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Evaluate and print the test error, the network's size and the report's path."""
+        from fastdarts.evaluation import evaluate
+
+        result = evaluate(self.settings)
+        if distributed.rank():
+            return
+        std = result["test_error_std"]
+        spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
+        print(f"test error {result['test_error']:.2f}{spread} %  ({result['seconds']:.1f} s)")
+        print(f"parameters {result['parameters']:,}  macs {result['macs']:,}")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class EvaluateRecurrent:
+    """Train the language model of a recurrent cell from scratch and test it."""
+
+    settings: OmitArgPrefixes[RecurrentEvaluateConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Evaluate and print the perplexities, the network's size and the report's path."""
+        from fastdarts.rnn.evaluation import evaluate
+
+        result = evaluate(self.settings)
+        print(
+            f"test perplexity {result['test_perplexity']:.2f}  valid perplexity {result['valid_perplexity']:.2f}  "
+            f"({result['seconds']:.1f} s)"
+        )
+        print(f"parameters {result['parameters']:,}")
+        print(f"report {Path(result['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Train every architecture of a small space from scratch, search in it on the same images, and see how good the
+    architecture is that the search would derive after each epoch. Stopped, it goes on by the same command."""
+
+    space: Annotated[Literal["tiny"], tyro.conf.Positional]
+    """The space."""
+    settings: OmitArgPrefixes[StudyConfig]
+    config: Path | None = None
+    """Read settings from this TOML file; flags come on top."""
+
+    def run(self) -> None:
+        """Study and print the best, median and worst architecture, the regret of the searches and the report's path."""
+        from fastdarts.study.report import study_text
+        from fastdarts.study.tiny import study
+
+        found = study(self.settings)
+        print(study_text(found))
+        print(f"report {Path(found['run']) / 'report.html'}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write report.html of the folder of a run or of a study anew."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The folder."""
+
+    def run(self) -> None:
+        """Write the report and print its path."""
+        from fastdarts.report import write_report
+        from fastdarts.study.report import STUDY, write_study
+
+        write = write_study if (self.folder / STUDY).exists() else write_report
+        print(f"report {write(self.folder)}")
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say how large a genotype's network or the supernet is, and draw its cells."""
+
+    genotype: str | None = None
+    """A name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of NAS-Bench-201."""
+    supernet: bool = False
+    """Describe the search network of DARTS instead."""
+    space: str | None = None
+    """Describe the search network of this space instead."""
+    method: Literal["darts", "pc-darts"] = "darts"
+    """Whose search network; that of pc-darts has partial channels."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """How the search network begins."""
+    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
+    """Stem and head of the genotype's network."""
+    channels: int | None = None
+    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16)."""
+    layers: int | None = None
+    """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
+    classes: int | None = None
+    """Classes (cifar 10, imagenet 1000)."""
+    image_size: int | None = None
+    """Pixels a side of the images (cifar 32, imagenet 224)."""
+    in_channels: int = 3
+    """Channels of the images."""
+    memory: bool = False
+    """Estimate what a first-order step of the supernet takes, for every value of the search's --memory."""
+    batch: int = 64
+    """Images per step of it."""
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the description."""
+        from fastdarts.config import RECIPES, network_options, resolve
+        from fastdarts.describe import describe_genotype, describe_supernet, describe_text
+        from fastdarts.spaces import DARTS, find_space, parse_architecture
+        from fastdarts.validation import validate
+
+        if (self.supernet or self.space is not None) == (self.genotype is not None):
+            raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
+        for name in ("channels", "layers", "classes", "image_size", "in_channels", "batch"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 100_000:
+                raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
+        if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
+            raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
+        if self.genotype is None:
+            space = find_space(self.space or DARTS.name)
+            settings = SearchConfig(method=self.method, stem=self.stem, space=space.name)
+            validate(settings)
+            published = (16, space.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+        else:
+            space, genotype = parse_architecture(self.genotype)
+            variant = space.check_variant(self.variant)
+            images = (1000, 224) if variant == "imagenet" else (10, 32)
+            published = (RECIPES[variant]["channels"], RECIPES[variant]["layers"], *images)
+        asked = (self.channels, self.layers, self.classes, self.image_size)
+        shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
+        if self.memory and self.genotype is not None:
+            raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
+        if self.genotype is None:
+            options = network_options(resolve(settings))
+            facts = describe_supernet(*shape, self.in_channels, space, **options)
+            if self.memory:
+                config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
+                facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
+        else:
+            facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
+        print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
+
+    def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
+        from fastdarts.config import resolve
+        from fastdarts.memory import MODES
+        from fastdarts.search import step_memory
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        images = self.in_channels, size, size
+        return {m: step_memory(resolve(replace(config, memory=m)), classes, images, device).peak for m in MODES}
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what runs here: versions, and for each operation and device the implementation and why."""
+
+    json: bool = False
+    """Print JSON."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from fastdarts.functional import implementations, native
+        from fastdarts.recorder import environment
+
+        facts = {
+            "environment": {k: v for k, v in environment().items() if k not in ("command", "started")},
+            "native": native(),
+            "implementations": [row._asdict() for row in implementations()],
+        }
+        if self.json:
+            print(json.dumps(facts, indent=2))
+            return
+        for name, value in (facts["environment"] | {f"native {k}": v for k, v in facts["native"].items()}).items():
+            print(f"{name:20} {value}")
+        for row in facts["implementations"]:
+            mark = "yes" if row["available"] else "no"
+            print(f"{row['op']:20} {row['device']:5} {row['name']:10} {mark:4} {row['reason']}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
+
+    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat", "batch", "rnn"], ...] = (
+        "mixed-op",
+        "step",
+    )
+    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
+    operations and a step of PC-DARTS, flat updates, the largest batch of a step that fits into a budget of memory, the
+    recurrent cell and steps of its search."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
+    threads: int | None = None
+    """CPU threads."""
+    batch: tuple[int, ...] = ()
+    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step 8, published are 64)."""
+    seconds: float = 5.0
+    """Time for each case; every side gets three rounds at least."""
+    compile: bool = False
+    """Time torch.compile of the public code too: about a minute per case to compile, several for a step."""
+    traffic: bool = False
+    """Count a GPU's launches and bytes instead, and predict times from them; needs no GPU."""
+    default_malloc: bool = False
+    """Leave malloc alone: fresh buffers then page-fault at every call, as they do where nobody set it up."""
+    budget: tuple[str, ...] = ("1GiB",)
+    """What a step may take (suite batch), one or several amounts; every one takes minutes."""
+    json: Path | None = None
+    """Write everything measured to this file."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from fastdarts.bench.run import bench
+
+        bench(**vars(self))
+
+
+Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Study | Report | Describe | Info | Bench
