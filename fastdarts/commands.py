@@ -28,6 +28,11 @@ class Search:
 
     def run(self) -> None:
         """Search and print the genotype, the supernet's validation error and the report's path."""
+        if self.settings.supernet is not None and self.settings.resume is None:
+            raise FastdartsError(
+                f"--supernet is {self.settings.supernet}: a supernet is projected by fastdarts project, with the "
+                "settings of its search"
+            )
         _search(self.settings)
 
 
@@ -43,9 +48,12 @@ class Project:
     criterion: Literal["accuracy", "loss"] | None = None
     """What of the supernet without a candidate decides (accuracy)."""
     bn_statistics: Literal["batch", "running"] | None = None
-    """By which BatchNorm normalises there: those of the batch (the default), or the running ones of the mixture."""
+    """By which BatchNorm normalises there: those of the batch (the default), or the running ones, which do not know
+    what has been decided since the last tuning."""
     learning_rate: float | None = None
     """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
+    alignment_every: int | None = None
+    """Epochs between two measurements of the layer alignment (the search's)."""
     seed: int | None = None
     """Seed of the order of decisions and of the images (the search's)."""
     data: Path | None = None
@@ -73,8 +81,11 @@ class Project:
         config = projected(self.folder) if self.folder else stored_config(self.resume, "search", SearchConfig)
         if config.supernet is None:
             raise FastdartsError(f"{self.resume} is no projection: go on with it by fastdarts search --resume")
-        names = ("decide_every", "criterion", "bn_statistics", "learning_rate", "seed", "data", "workers", "device")
-        given = {name: getattr(self, name) for name in (*names, "threads", "checkpoint_minutes")}
+        names = (
+            "decide_every", "criterion", "bn_statistics", "learning_rate", "alignment_every", "seed", "data", "workers",
+            "device", "threads", "checkpoint_minutes",
+        )  # fmt: skip
+        given = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
         if "learning_rate" in given:
             given["learning_rate_min"] = given["learning_rate"]

@@ -109,7 +109,8 @@ class SearchConfig(DataConfig):
     criterion: Literal["accuracy", "loss"] = "accuracy"
     """What of the supernet without a candidate a projection judges that candidate by."""
     bn_statistics: Literal["batch", "running"] = "batch"
-    """By which BatchNorm normalises there: those of the batch, as published, or the running ones of the mixture."""
+    """By which BatchNorm normalises there: those of the batch, as published, or the running ones, which do not know
+    what has been decided since the last tuning."""
     epochs: int = 50
     """Passes over the training half (over all images for joint and coordinate; per candidate for random; a projection
     has as many as its decisions need)."""

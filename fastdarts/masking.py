@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.fusion import run, settled
-from fastdarts.operations import Noise
+from fastdarts.operations import may_draw
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
 
 
@@ -59,8 +59,9 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
 
     Once are computed: all before the first cell of ``kind``; in it all that enters the node of the changed edge and the
     nodes before it, but for that edge and those after it into the same node; and what leaves the first state of the
-    next cell, but for the changed edge. Noise must be drawn in the order of a plain pass: with it, and with drop path,
-    it is in the first cell what leaves the states before that of the changed edge, and nothing in the next one.
+    next cell, but for the changed edge. Random numbers must be drawn in the order of a plain pass: where a candidate
+    may draw, and with drop path, it is in the first cell what leaves the states before that of the changed edge, and
+    nothing in the next one.
     """
     weights = dict(zip(network.primitives, network.mixing_weights(), strict=True))
     edges = dict(zip(network.primitives, network.edge_weights(), strict=True))
@@ -75,7 +76,7 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
     begun = Begun(cell, [run(cell.preprocess0, s0), run(cell.preprocess1, s1)])
     # One cell of each kind, as the others have the same candidates: walking through all takes longer than a small cell.
     samples = (ops[0] for ops in network.mixed_ops().values() if ops)
-    noisy = any(isinstance(m, Noise) for ops in samples for m in ops.modules())
+    noisy = any(may_draw(op) for ops in samples for mixed in ops for op in mixed._ops)
     quiet, then = not drop_prob and not noisy, None
     if quiet and after:
         then = Begun(after[0], [run(after[0].preprocess0, s1)])

@@ -43,7 +43,7 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
     """The settings of a projection of the search in ``folder``: those of the search, with the L2 that it ended with, a
     tenth of its learning rate, which stays, first-order tuning without drop path.
 
-    Raises :class:`FastdartsError` if that run has no supernet to project.
+    Raises :class:`FastdartsError` if that run has no supernet to project, or has not come to its end.
     """
     source = resolve(stored_config(folder, "search", SearchConfig))
     reasons = (
@@ -60,7 +60,13 @@ def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> Se
     path = find_checkpoint(folder)
     state = load_checkpoint(path, "search")
     with taking_up(path):
+        done, epochs = state["epoch"], state["config"]["epochs"]
         weight_decay = state["supernet"]["optimizer"]["param_groups"][0]["weight_decay"]  # DARTS-ADA has raised it
+    if done < epochs:
+        raise FastdartsError(
+            f"the search in {folder} has done {done} of {epochs} epochs: finish it first, by fastdarts search --resume "
+            f"{folder}"
+        )
     config = SearchConfig(
         **{name: getattr(source, name) for name in KEPT},
         weight_decay=weight_decay,
@@ -78,24 +84,29 @@ KEPT = (
     "dataset", "data", "image_size", "samples", "batch_size", "workers", "device", "threads", "checkpoint_minutes",
     "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "grad_clip",
     "arch_learning_rate", "arch_weight_decay", "arch_grad_clip", "train_portion", "cutout", "memory", "accumulate",
-    "precision", "seed", "sync_bn",
+    "precision", "seed", "sync_bn", "alignment_every",
 )  # fmt: skip
+
+
+def check_supernet(config: SearchConfig) -> None:
+    """Raise :class:`FastdartsError` if what is in ``config.supernet`` is not to be projected, or not with ``config``,
+    which is resolved."""
+    fitting = resolve(projected(config.supernet, config.decide_every))
+    for name in ("method", "space", "stem", "channels", "layers", "nodes", "partial", "edge_normalisation", "dataset"):
+        mine, its = getattr(config, name), getattr(fitting, name)
+        if mine != its:
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} is {mine} but the projection of {config.supernet} has {its}: use "
+                "fastdarts project, which takes the settings of the search"
+            )
 
 
 def start_from(config: SearchConfig, supernet: Any) -> None:
     """Give ``supernet`` weights, alphas and the optimizer of the alphas of the search in ``config.supernet``; the
-    optimizer of the weights starts anew.
-
-    Raises :class:`FastdartsError` if that search has not come to its end.
-    """
+    optimizer of the weights starts anew."""
     path = find_checkpoint(config.supernet)
     state = from_first(lambda: load_checkpoint(path, "search"))
     with taking_up(path):
-        if state["epoch"] < state["config"]["epochs"]:
-            raise FastdartsError(
-                f"the search in {config.supernet} has done {state['epoch']} of {state['config']['epochs']} epochs: "
-                f"finish it first, by fastdarts search --resume {config.supernet}"
-            )
         searched, fresh = state["supernet"], supernet.state_dict()
         supernet.load_state_dict(fresh | {name: searched[name] for name in ("model", "alphas", "arch_optimizer")})
 
@@ -118,12 +129,13 @@ class Projection:
 
     *Edge:* each candidate's weight is set to 0 in turn, the others keep theirs; the candidate without which the
     accuracy of the supernet on the validation half is lowest (``criterion`` loss: the loss highest) stays, alone and
-    with weight 1. *Node:* each incoming edge is left out in turn; the two without which it is lowest stay. Ties keep
-    the lower index.
+    with weight 1. *Node:* each incoming edge is left out in turn; the two without which it is lowest stay. Of equal
+    accuracies the one with the higher loss decides, of equal losses the lower index.
 
-    BatchNorms use the statistics of the batch, or (``bn_statistics`` running) those that the whole mixture has left in
-    them while it was trained. All variants of a decision see the same images, in the same batches with the same
-    augmentation and noise: published evaluations differ in them, so that their noise decides with.
+    BatchNorms use the statistics of the batch, or (``bn_statistics`` running) the running ones: those that training
+    with all that was not decided yet has left, which do not know what has been decided since. All variants of a
+    decision see the same images, in the same batches with the same augmentation and noise: published evaluations differ
+    in them, so that their noise decides with.
     """
 
     def decide(
@@ -156,8 +168,8 @@ class Projection:
             tally.clear()
             if strange := [loss for loss in losses if not math.isfinite(loss)]:
                 raise NotFinite(f"loss without a candidate of {title}", strange[0], "validation")
-            harm = errors if config.criterion == "accuracy" else losses
-            best = sorted(range(len(harm)), key=lambda k: -harm[k])  # stable: ties keep the lower index
+            harm = list(zip(errors, losses, strict=True)) if config.criterion == "accuracy" else losses
+            best = sorted(range(len(harm)), key=harm.__getitem__, reverse=True)  # stable: the lower index first
             fixed = model.fixed
             if what == "edge":
                 fixed[kinds.index(kind)][index] = F.one_hot(torch.tensor(best[0]), len(names))

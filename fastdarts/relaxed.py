@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
 from fastdarts.kinks import active
+from fastdarts.operations import may_draw
 
 Chosen = Mapping[str, Sequence[int | None]]
 """For each kind of cell the candidate that each edge runs, alone and with weight 1; None where the edge is left out."""
@@ -109,7 +110,7 @@ class Relaxed(nn.Module):
                 self._run_only(kind, row, None if (weights < 0).any() else _not_zero(weights))
 
     def mixed_ops(self) -> dict[str, list[Sequence[nn.Module]]]:
-        """Of a subclass whose weights can be fixed; each has an attribute ``active``, as
+        """Of a subclass whose weights can be fixed; each has attributes ``active`` and ``_ops``, as
         :class:`fastdarts.model_search.MixedOp`."""
         raise FastdartsError(f"{type(self).__name__} has no mixed_ops(): a supernet that is projected must have them")
 
@@ -132,11 +133,12 @@ class Relaxed(nn.Module):
     @contextmanager
     def running(self, kind: str, row: int, weights: Tensor) -> Iterator[None]:
         """Inside, the edge ``row`` of all cells of ``kind`` computes the candidates only whose weight is not 0."""
-        before = next((ops[row].active for ops in self.mixed_ops()[kind]), None)
-        # Noise draws even with weight 0: else the edges after it would draw other numbers than without the change.
-        noise = {k for k, name in enumerate(self.primitives[kind][row]) if name == "noise"}
-        noise &= noise if before is None else set(before)
-        self._run_only(kind, row, tuple(sorted({*_not_zero(weights), *noise})))
+        edge = next((ops[row] for ops in self.mixed_ops()[kind]), None)
+        before = edge.active if edge is not None else None
+        # What draws does so with weight 0 too: else the edges after it would draw other numbers than before.
+        draws = {k for k, op in enumerate(edge._ops) if may_draw(op)} if edge is not None else set()
+        draws &= draws if before is None else set(before)
+        self._run_only(kind, row, tuple(sorted({*_not_zero(weights), *draws})))
         try:
             yield
         finally:

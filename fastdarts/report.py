@@ -223,7 +223,7 @@ def _candidates(run: Records) -> str:
 
 
 def _decisions(run: Records) -> str:
-    """A projection's: what stayed, and the error of the supernet without each of those that could."""
+    """A projection's: what stayed, and the supernet's error and loss without each of those that could."""
     lines, inputs = [], run.space.inputs
     for event in run.result.get("decisions", ()):
         kept = event["keeps"]
@@ -233,12 +233,13 @@ def _decisions(run: Records) -> str:
         else:
             where, name = f"node {event['node']}", lambda source: state_name(source, inputs)
         losers = (
-            f"{'<b>' * (choice in kept)}{xml_text(name(choice))} {number(error)} %{'</b>' * (choice in kept)}"
-            for choice, error in zip(event["without"], event["errors"], strict=True)
+            f"{'<b>' * (choice in kept)}{xml_text(name(choice))} {number(error)} % ({number(loss)})"
+            f"{'</b>' * (choice in kept)}"
+            for choice, error, loss in zip(event["without"], event["errors"], event["losses"], strict=True)
         )
         entries = (event["epoch"], run.space.kinds[event["cell"]], where, ", ".join(losers))
         lines.append("".join(f"<td>{entry}</td>" for entry in entries))
-    head = "".join(f"<th>{title}</th>" for title in ("Epoch", "Cell", "Decided", "Valid error without"))
+    head = "".join(f"<th>{title}</th>" for title in ("Epoch", "Cell", "Decided", "Valid error (loss) without"))
     rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
     return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint, taking_up
-from fastdarts.config import SearchConfig
+from fastdarts.config import ROLLBACK, SearchConfig
 from fastdarts.distributed import from_first, rank
 from fastdarts.runs import Run
 from fastdarts.stopping import early_stopping
@@ -94,6 +94,20 @@ class Rollback:
     def final_row(self, rows: list[dict[str, Any]], history: list[dict]) -> dict[str, Any]:
         """The row of the epoch whose supernet is the result."""
         return rows[history[-1]["epoch"]] if history and not self.adapt else rows[-1]
+
+
+def why_never(config: SearchConfig) -> str:
+    """What is to be said about a search by DARTS-ES or DARTS-ADA that is too short to go back; else ""."""
+    if config.method not in ROLLBACK:
+        return ""
+    spans = -(-config.es_start // config.eigenvalue_every) + config.es_window // 2 + config.es_lag
+    first = spans * config.eigenvalue_every + 1  # epochs done when the first two averages are compared
+    if first < config.epochs:
+        return ""
+    return (
+        f"method {config.method} never goes back within {config.epochs} epochs, as its first comparison would come "
+        f"after {first} of more: lower --es-start, --es-window, --es-lag or --eigenvalue-every, or raise --epochs"
+    )
 
 
 def _kept(folder: Path, epoch: int) -> Path:

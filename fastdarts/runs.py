@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -54,16 +55,25 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
             raise FastdartsError(
                 f"{resume} has results but no {NAME} to go on from: put it back, or start a new run with --run"
             )
+        try:
+            values = tomllib.loads((resume / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            values = {}  # from_toml says what is wrong
+        _refuse_recurrent(values, config_type, resume)
         return from_toml(resume / CONFIG, config_type), None
     state = load_checkpoint(path, kind)
     with taking_up(path):
         config = dict(state["config"])
-    if config_type is SearchConfig and config.get("space") == RECURRENT.name:
+    _refuse_recurrent(config, config_type, resume)
+    return from_dict(config, config_type, str(path)), state
+
+
+def _refuse_recurrent(values: dict[str, Any], config_type: type[RunConfig], resume: Path) -> None:
+    if config_type is SearchConfig and values.get("space") == RECURRENT.name:
         raise FastdartsError(
             f"{resume} is a search for recurrent cells, which are not projected: name a search for images, or go on "
             f"with this one by fastdarts search --space {RECURRENT.name} --resume {resume}"
         )
-    return from_dict(config, config_type, str(path)), state
 
 
 class Run:

@@ -25,10 +25,10 @@ from fastdarts.distributed import check_batch, from_first, joined, smallest_batc
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Passes
 from fastdarts.memory import Estimate, estimate, fit
-from fastdarts.projection import Projection, start_from
+from fastdarts.projection import Projection, check_supernet, start_from
 from fastdarts.random_search import RandomSearch, spell_out
 from fastdarts.recorder import Progress
-from fastdarts.rollback import Rollback
+from fastdarts.rollback import Rollback, why_never
 from fastdarts.runs import Run, check_kinks, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, find_space
 from fastdarts.supernet import FIXED_ALPHAS, Supernet, keeps_kinks, largest_eigenvalue, network, supernet_facts
@@ -59,6 +59,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         if config.method == "select":
             config = spell_out(config)
         config = resolve(config)
+        if config.supernet is not None and config.resume is None:
+            check_supernet(config)
         data, indices = prepare_data(config)
         if config.method == "lambda-darts" or config.alignment_every:
             with torch.device("meta"):
@@ -67,7 +69,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for half in halves:
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
         device = prepare_device(config)
-        notes = filter(None, (check_precision(config, device), check_kinks(config, device)))
+        notes = filter(None, (check_precision(config, device), check_kinks(config, device), why_never(config)))
         if config.partial > 1:  # which does not fit all sizes of images
             with torch.device("meta"), torch.no_grad():
                 network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
@@ -94,7 +96,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             progress.line(note)
         outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
-        result = {"kind": "search", "method": config.method, **outcome, "epochs": config.epochs, "seconds": seconds}
+        result = {"kind": "search", "method": config.method, "epochs": config.epochs, **outcome, "seconds": seconds}
         run.finish(result)
     return result | {"run": str(run.folder)}
 
@@ -234,7 +236,7 @@ class GradientSearch:
             found, rows = Architecture(space, supernet.model.genotype()), run.rows()
             error = (self.rollback.final_row(rows, history) if self.rollback else rows[-1])["valid_error"]
         run.write_genotype(found)
-        result = {"genotype": found.to_dict(), "valid_error": error}
+        result = {"genotype": found.to_dict(), "valid_error": error, "epochs": len(run.rows())}
         events = "rollbacks" if self.rollback else "decisions" if self.projection else None
         return result | {events: history} if events else result
 

@@ -14,15 +14,18 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastdarts.search
+from fastdarts.charts import number
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.cli import main
 from fastdarts.config import SearchConfig, projection_epochs
 from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.errors import FastdartsError
+from fastdarts.operations import FactorizedReduce
 from fastdarts.projection import Projection, changes_of, projected, turns
 from fastdarts.recorder import Progress, read_metrics
 from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.search import search
+from fastdarts.settings import to_toml
 from fastdarts.spaces import SPACES, architecture
 
 SMALL = {
@@ -72,6 +75,35 @@ def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name, statistics
             table[1], table[3] = 0.0, F.one_hot(torch.tensor(1), table.shape[1])
         model.fix(fixed)
     assert all(map(torch.equal, before, model.buffers()))
+
+
+class Scatters(nn.Module):
+    """A candidate of one's own that draws in evaluation too."""
+
+    def forward(self, x):
+        return x + torch.rand(())
+
+
+@pytest.mark.parametrize("row", [0, 2, 4])
+def test_a_candidate_of_ones_own_may_draw_random_numbers(row):
+    """Every variant is what its own pass gives, and the candidates of other edges draw the same in all variants."""
+    model, x = supernet("s2", 2), torch.randn(4, 3, 16, 16)
+    for cells in model.mixed_ops().values():
+        for ops in cells:
+            for mixed_op in ops:
+                if not isinstance(mixed_op._ops[0], FactorizedReduce):
+                    mixed_op._ops[0] = Scatters()
+    whole, state = copy.deepcopy(model), torch.get_rng_state()
+    tables = [table.detach() for table in model.mixing_weights()]
+    changes = changes_of(tables[0], "edge", row)
+    with batch_statistics(model), batch_statistics(whole), torch.no_grad():
+        found = model.masked(x, "normal", changes)
+        for (place, weights), logits in zip(changes, found, strict=True):
+            masked = [table.clone() for table in tables]
+            masked[0][place] = weights
+            whole.mixing_weights = lambda masked=masked: masked
+            torch.set_rng_state(state)
+            assert torch.equal(logits, whole(x))
 
 
 def flops(work, *inputs):
@@ -137,11 +169,12 @@ def test_a_hook_set_between_two_decisions_is_called():
 def straightforward(model, space, nodes, batches, criterion, statistics="batch"):
     """The published procedure, one masked pass at a time, on modules called one by one: the genotype's mixing weights.
 
-    All passes see the same batches. In a topology decision edges go one by one, the edges that went before being there
-    again while the next one is chosen.
+    All passes see the same batches, and of equal accuracies the loss decides. In a topology decision edges go one by
+    one, the edges that went before being there again while the next one is chosen.
     """
     weights = [table.detach().clone() for table in model.mixing_weights()]
-    kinds, model = list(model.primitives), copy.deepcopy(model).train(statistics == "batch")
+    by_accuracy, kinds = criterion == "accuracy", list(model.primitives)
+    model = copy.deepcopy(model).train(statistics == "batch")
 
     def score(tables):
         tables, wrong, loss, count = dict(zip(kinds, tables, strict=True)), 0, 0.0, 0
@@ -163,8 +196,8 @@ def straightforward(model, space, nodes, batches, criterion, statistics="batch")
             scores = [masked(k, index, entry) for entry in range(weights[k].shape[1])]
             best = 0
             for entry, (accuracy, loss) in enumerate(scores):
-                better = accuracy < scores[best][0] if criterion == "accuracy" else loss > scores[best][1]
-                best = entry if better else best
+                (than, lower) = scores[best]
+                best = entry if ((accuracy, -loss) < (than, -lower) if by_accuracy else loss > lower) else best
             weights[k][index] = 0
             weights[k][index, best] = 1
         else:
@@ -174,8 +207,8 @@ def straightforward(model, space, nodes, batches, criterion, statistics="batch")
                 scores = [masked(k, row) for row in left]
                 worst = 0
                 for place, (accuracy, loss) in enumerate(scores):
-                    better = accuracy >= scores[worst][0] if criterion == "accuracy" else loss <= scores[worst][1]
-                    worst = place if better else worst
+                    (than, lower) = scores[worst]
+                    worst = place if ((accuracy, -loss) >= (than, -lower) if by_accuracy else loss <= lower) else worst
                 gone.append(left.pop(worst))
             weights[k][gone] = 0
     return weights
@@ -225,7 +258,7 @@ class Fixed(list):
         ("s3", 3, "loss", "batch"),
         ("s3", 3, "loss", "running"),
         ("s1", 4, "loss", "batch"),
-        ("nasbench201", 4, "loss", "batch"),
+        ("nasbench201", 4, "accuracy", "batch"),
         ("nasbench201", 4, "loss", "running"),
     ],
 )
@@ -304,15 +337,21 @@ def outcome(run):
 def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatch, space, method):
     own = {"nasbench201": {"nodes": None, "layers": 5}}.get(space, {})
     settings = SMALL | {"space": space} | own
+    settings |= {"alignment_every": 2} if space == "nasbench201" else {}
     found = search(SearchConfig(**settings, method=method, cutout=0.5, drop_path_prob=0.1, run=tmp_path / "searched"))
     config = projected(tmp_path / "searched", decide_every=1)
+    if space == "s4":
+        config = dataclasses.replace(config, bn_statistics="running")
     whole = search(dataclasses.replace(config, run=tmp_path / "whole"))
     rows = read_metrics(tmp_path / "whole")
     assert len(rows) == config.epochs and {row["lr"] for row in rows} == {0.0025}
+    assert ["alignment" in row for row in rows[:3]] == [False, space == "nasbench201", False]
     assert json.loads((tmp_path / "whole" / "genotype.json").read_text()) == whole["genotype"] == rows[-1]["genotype"]
     assert architecture(whole["genotype"]).space is SPACES[space] and whole["valid_error"] == rows[-1]["valid_error"]
     assert len(whole["decisions"]) == len(turns(SPACES[space], config.nodes or 4, 2))
-    assert "Decisions" in (tmp_path / "whole" / "report.html").read_text()
+    report = (tmp_path / "whole" / "report.html").read_text()
+    losses = [loss for event in whole["decisions"] for loss in event["losses"]]
+    assert "Decisions" in report and all(f"({number(loss)})" in report for loss in losses)
     searched, tuned = (
         load_checkpoint(tmp_path / run / "checkpoint.pt", "search")["supernet"] for run in ("searched", "whole")
     )
@@ -333,8 +372,8 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
 
     monkeypatch.setattr(fastdarts.search.Run, "save", stops)
     stopped, where = [], {"run": tmp_path / "stopped"}
-    for number in range(80):
-        left[0] = 5 + number % 3 if number % 2 else 0 if number else 3
+    for attempt in range(80):
+        left[0] = 5 + attempt % 3 if attempt % 2 else 0 if attempt else 3
         try:
             again = search(dataclasses.replace(config, **where))
             break
@@ -391,6 +430,47 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
         search(SearchConfig(method="darts-pt", supernet=tmp_path))
 
 
+def test_a_supernet_is_projected_with_the_settings_of_its_search_only(tmp_path, capsys):
+    search(SearchConfig(**SMALL, method="blank", run=tmp_path / "blank"))
+    config = projected(tmp_path / "blank", 1)
+    for settings, words in (
+        (
+            {"method": "darts-pt"},
+            "--method is darts-pt but the projection of .*blank has blank-pt: use fastdarts project",
+        ),
+        ({"space": "s2"}, "--space is s2 but .* has s3"),
+        ({"channels": 8}, "--channels is 8 but .* has 4"),
+        ({"partial": 2}, "--partial is 2 but .* has 1"),
+    ):
+        with pytest.raises(FastdartsError, match=words):
+            search(dataclasses.replace(config, **settings, run=tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        main(["search", "--method", "blank-pt", "--supernet", str(tmp_path / "blank")])
+    assert "projected by fastdarts project, with the settings of its search" in capsys.readouterr().err
+
+
+def test_of_equal_accuracies_the_loss_decides(monkeypatch):
+    """Two candidates without which all images are wrong: the second is worth more."""
+    model = supernet("s2", 2, layers=3)
+    wrong, right = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    monkeypatch.setattr(type(model), "masked", lambda _, x, kind, changes: [wrong, 2 * wrong, right][: len(changes)])
+
+    class Searched:
+        device = torch.device("cpu")
+        autocast = staticmethod(nullcontext)
+
+    searched, history = Searched(), []
+    searched.model, searched.space = model, SPACES["s2"]
+    run = type("Run", (), {"due": staticmethod(lambda: False)})
+    batches, config = Fixed([(torch.zeros(1, 3, 8, 8), torch.tensor([1]))]), SearchConfig(space="s2", nodes=2, epochs=1)
+    with Progress() as progress:
+        Projection().decide(0, searched, config, batches, history, {}, run, progress, None)
+    assert {tuple(event["keeps"]) for event in history if "edge" in event} == {("sep_conv_3x3",)}
+    assert {tuple(event["keeps"]) for event in history if "node" in event} == {(0, 1)}
+    assert all(event["errors"][:2] == [100.0, 100.0] for event in history)
+
+
 def test_a_projection_steps_as_the_search_did(tmp_path, monkeypatch):
     """In parts, alphas clipped, with the L2 to which DARTS-ADA has come."""
 
@@ -421,6 +501,12 @@ def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, argumen
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1
     assert f"{tmp_path} is a search for recurrent cells, which are not projected" in said
+    (tmp_path / "checkpoint.pt").unlink()  # stopped before its first one
+    (tmp_path / "config.toml").write_text(to_toml(RecurrentSearchConfig()))
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(SystemExit):
+        main([*arguments, str(tmp_path)])
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.usefixtures("without_estimate")
@@ -434,8 +520,11 @@ def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         search(SearchConfig(**SMALL, run=tmp_path / "searched"))
     monkeypatch.setattr(fastdarts.search.Supernet, "step", step)
-    with pytest.raises(FastdartsError, match="has done 0 of 1 epochs: finish it first"):
-        search(dataclasses.replace(projected(tmp_path / "searched"), run=tmp_path / "run"))
+    with pytest.raises(FastdartsError, match=r"^the search in .*searched has done 0 of 1 epochs: finish it first"):
+        projected(tmp_path / "searched")
+    with pytest.raises(FastdartsError, match="has done 0 of 1 epochs"):
+        search(SearchConfig(method="darts-pt", supernet=tmp_path / "searched", epochs=81, run=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_decides_nothing(tmp_path, monkeypatch):

@@ -17,10 +17,12 @@ from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
 from fastdarts.report import write_report
+from fastdarts.rollback import why_never
 from fastdarts.runs import Run, stored_config
 from fastdarts.search import search
 from fastdarts.settings import from_toml
 from fastdarts.spaces import SPACES, architecture
+from fastdarts.stopping import early_stopping
 from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 from fastdarts.weight_sharing import chosen_by
@@ -63,7 +65,7 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["eigenvalue"] for row in rows] == EIGENVALUES[3e-4][:5]
     assert result["genotype"] == rows[2]["genotype"] == json.loads((run / "genotype.json").read_text())
-    assert result["valid_error"] == rows[2]["valid_error"]
+    assert result["valid_error"] == rows[2]["valid_error"] and result["epochs"] == 5
     assert [(event["detected"], event["epoch"]) for event in result["rollbacks"]] == [(4, 2)]
     assert sorted(path.name for path in (run / "epochs").iterdir()) == ["epoch_2.pt", "epoch_3.pt", "epoch_4.pt"]
     alphas = load_checkpoint(run / "checkpoint.pt", "search")["supernet"]["alphas"]
@@ -72,6 +74,19 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
     assert "Largest eigenvalue" in report and "to epoch 2" in report and "seen in epoch 4" in report
     again = search(SearchConfig(**SMALL, **RULE, method="darts-es", resume=run))
     assert again == result and read_metrics(run) == rows
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize(("window", "lag", "start"), [(1, 1, 0), (5, 4, 10), (4, 2, 3)])
+def test_a_search_too_short_to_go_back_says_so(every, window, lag, start):
+    rule = {"es_window": window, "es_lag": lag, "es_start": start, "eigenvalue_every": every}
+    for epochs in range(1, 50):
+        said = why_never(SearchConfig(method="darts-es", **rule, epochs=epochs))
+        measured = range(0, epochs, every)
+        rising = [4.0**epoch for epoch in measured]
+        found = early_stopping(measured, rising, window=window, lag=lag, start=start, total_epochs=epochs)
+        assert bool(said) == (found is None), epochs
+        assert not said or f"never goes back within {epochs} epochs" in said
 
 
 @pytest.mark.usefixtures("without_estimate")
@@ -213,6 +228,7 @@ def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
         ({"method": "darts-es", "eigenvalue_every": 0}, "method darts-es decides by the eigenvalue"),
         ({"method": "darts-ada", "weight_decay": 0.0}, r"--weight-decay is 0\.0 and --ada-factor 10\.0: .* L2 grows"),
         ({"method": "darts-ada", "ada_factor": 1.0}, r"--ada-factor 1\.0: .* a factor above 1"),
+        ({"method": "darts-ada", "weight_decay": 0.01}, r"product is above --ada-max-weight-decay 0\.03: .* never go"),
         ({"method": "darts-es", "es_factor": 1.0}, "--es-factor is 1"),
         ({"method": "darts-es", "es_lag": 0}, "--es-lag is 0"),
         ({"method": "random-ws", "drop_path_prob": 0.2}, "--drop-path-prob .* random-ws"),
