@@ -32,7 +32,7 @@ from fastdarts.rollback import Rollback, why_never
 from fastdarts.runs import Run, check_kinks, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import Architecture, find_space
 from fastdarts.supernet import FIXED_ALPHAS, Supernet, keeps_kinks, largest_eigenvalue, network, supernet_facts
-from fastdarts.training import Meter, measure
+from fastdarts.training import Meter, measure, next_rate
 from fastdarts.validation import validate
 from fastdarts.weight_sharing import mean_error, select
 
@@ -215,7 +215,7 @@ class GradientSearch:
             row |= {"seconds": time.monotonic() - begun}
             if self.rollback is not None and self.rollback.adapt:
                 row["weight_decay"] = supernet.optimizer.param_groups[0]["weight_decay"]
-            supernet.scheduler.step()
+            next_rate(supernet.scheduler)
             run.recorder.epoch(row)
             start, meter, arch_loss, elapsed = 0, Meter(), 0.0, 0.0
             progress.line(_line(row, config.epochs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -68,6 +69,14 @@ def check_gradients(model: nn.Module, optimizer: SGD, epoch: int, step: int) -> 
             if not gradient.isfinite().all():
                 value = gradient[~gradient.isfinite()][0].item()
                 raise NotFinite(f"gradient of {name}", value, "training", f"epoch {epoch}, step {step}")
+
+
+def next_rate(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+    """Go to the learning rate of the next epoch, without a warning where a run that goes on after the last step of an
+    epoch has made none itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
+        scheduler.step()
 
 
 def statistics_of(model: nn.Module) -> list[Tensor]:
@@ -271,7 +280,7 @@ def _train(
                 row |= measure(training.model, attended, training.device, prefix)
             judged = f"  {prefix} error {row[f'{prefix}_error']:.2f} %"
         row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
-        training.scheduler.step()
+        next_rate(training.scheduler)
         run.recorder.epoch(row)
         progress.line(f"{title}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s")
         start, meter, elapsed = 0, Meter(), 0.0

@@ -324,6 +324,7 @@ def test_sigterm_saves_at_the_step_and_exits_0(tmp_path, workers):
     assert not difference(outcome(run), outcome(tmp_path / "whole"))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["search", "evaluate"])
 def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
     """Sent within the validation pass after the first epoch: saved before its row, no step is done again."""
