@@ -51,8 +51,10 @@ struct Groups {
   static FASTDARTS_INLINE void transpose(const T* from, int64_t own, T* to) {
     using Four = typename Block<T, 4>::Aligned;
     using FourLoose = typename Block<T, 4>::Loose;
-    const auto read = [&](int64_t j) { return static_cast<Four>(*reinterpret_cast<const FourLoose*>(from + j * own)); };
-    const auto write = [&](int64_t i, const Four& v) { *reinterpret_cast<FourLoose*>(to + 4 * i) = v; };
+    // Inlined whatever the optimiser thinks: a function of its own would return vectors in other registers.
+    const auto read = EACH(j) { return static_cast<Four>(*reinterpret_cast<const FourLoose*>(from + j * own)); };
+    const auto write = [&](int64_t i, const Four& v)
+                           __attribute__((always_inline)) { *reinterpret_cast<FourLoose*>(to + 4 * i) = v; };
     const Four zero = {}, first = read(1);
     const Four low = __builtin_shufflevector(zero, first, 0, 4, 1, 5);
     const Four high = __builtin_shufflevector(zero, first, 2, 6, 3, 7);
