@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -266,11 +266,12 @@ def mix(
         mixed = mix(edges, part, weights, stride, (), memory)
         spread = [shuffle_in(m, x, stride, b) for m, b in zip(mixed, bypass.to(x.dtype), strict=True)]
         return [b + y for b, y in zip(base, spread, strict=True)] if base else spread
+    shared: dict[tuple, Tensor] = {}
     for e, others in unknown:
         ops, first = edges[e]
         some = [ops[k] for k in others] or [ops[0]]
         own = weights[first : first + len(ops)]
-        rest = mix_modules(some, x, own[others or [0]])
+        rest = mix_modules(some, x, own[others or [0]], shared)
         out[e] = rest if out[e] is None else out[e] + rest
     joined = list(dict.fromkeys(e for e, _, _ in parts))
     if joined:
@@ -386,16 +387,19 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     torch._foreach_lerp_(variances, [var[r] for r in rows], momenta)
 
 
-def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
-    """Σ_k w_k o_k(x), modules called one by one; the BatchNorms that close them and the sum are one op."""
+def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor, shared: dict[tuple, Tensor]) -> Tensor:
+    """Σ_k w_k o_k(x), modules called one by one; the BatchNorms that close them and the sum are one op.
+
+    ``shared``: what the ReLUs and pools give with which modules on this x begin, computed once.
+    """
     branches, norms, mode = [], [], None
     for op in ops:
-        body, bn = split(op) or (op, None)
+        layers, bn = split(op) or ([op], None)
         if bn is not None and mode in (None, _mode(bn)):
             mode = _mode(bn)
         else:
-            body, bn = op, None
-        branches.append(body(in_a_format_for(op, x)))
+            layers, bn = [op], None
+        branches.append(_through(layers, in_a_format_for(op, x), x, shared))
         norms.append(bn)
     normalize = [bn is not None for bn in norms]
     used = [bn for bn in norms if bn is not None]
@@ -409,25 +413,48 @@ def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor) -> Tensor:
     return out
 
 
-def split(op: nn.Module) -> tuple[Callable[[Tensor], Tensor], nn.BatchNorm2d] | None:
-    """``op`` as (what gives its raw output, its closing affine-free BatchNorm), or None if it has to be called."""
+def _through(layers: Sequence[Callable[[Tensor], Tensor]], y: Tensor, x: Tensor, shared: dict[tuple, Tensor]) -> Tensor:
+    """What the layers make of ``y``, one after another; the first one's result is in ``shared`` if y is x."""
+    first, *others = layers
+    key = _begins(first, others) if y is x else None
+    if key is None:
+        y = first(y)
+    else:
+        y = shared[key] = shared[key] if key in shared else first(y)
+    for layer in others:
+        y = layer(y)
+    return y
+
+
+def _begins(layer: Any, others: Sequence[Any]) -> tuple | None:
+    """What says all about a ReLU or a pool whose result nobody changes in place; None if it is something else."""
+    kind = type(layer)
+    if kind not in (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d) or watched(layer) or _has_any_global_hook():
+        return None
+    if others and type(others[0]) is not nn.Conv2d:
+        return None
+    settings = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
+    if settings.pop("inplace", False) or settings.pop("return_indices", False):
+        return None
+    settings.pop("training")
+    return (kind, *sorted(settings.items()))
+
+
+def split(op: nn.Module) -> tuple[Sequence[Callable[[Tensor], Tensor]], nn.BatchNorm2d] | None:
+    """``op`` as (the layers that give its raw output, its closing affine-free BatchNorm), or None if it has to be
+    called."""
     if _has_any_global_hook():
         return None
     kind = type(op)
     if kind is FactorizedReduce:
-        inner, body, bn = op, op.raw, op.bn
+        inner, layers, bn = op, [op.raw], op.bn
     elif kind in (SepConv, DilConv, ReLUConvBN, nn.Sequential):
         inner = op if kind is nn.Sequential else op.op
         if type(inner) is not nn.Sequential or not len(inner):
             return None
-        bn = inner[-1]
-
-        def body(x: Tensor) -> Tensor:
-            for layer in inner[:-1]:
-                x = layer(x)
-            return x
+        *layers, bn = inner
     else:
         return None
     if type(bn) is not nn.BatchNorm2d or not _is_plain(bn) or bn._parameters["weight"] is not None:
         return None
-    return None if any(map(watched, (op, inner, bn))) else (body, bn)
+    return None if not layers or any(map(watched, (op, inner, bn))) else (layers, bn)

@@ -110,7 +110,7 @@ class MixedOp(nn.Module):
             return out.contiguous() if x.is_contiguous() else out
         rows = [k for k, op in enumerate(ops) if not is_none(op)]
         some = weights if len(rows) == len(weights) else weights[rows]
-        out = mix_modules([ops[k] for k in rows], part, some) if rows else ops[0](part)
+        out = mix_modules([ops[k] for k in rows], part, some, {}) if rows else ops[0](part)
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
 
     def only(self, x: Tensor, k: int) -> Tensor:
@@ -269,32 +269,48 @@ class Cell(nn.Module):
     def _leave(
         self, x: Tensor, rows: Sequence[int], weights: Tensor, weights2: Tensor | None, base: Sequence[Tensor]
     ) -> list[Tensor]:
-        """The edges of these rows at x, added to `base`: as one op if all of them are plain and alike."""
-        gone = [row for row in rows if self._ops[row].active == () and self._ops[row].k == 1]
-        if base and gone:
-            some = [e for e, row in enumerate(rows) if row not in gone]
-            outs = self._leave(x, [rows[e] for e in some], weights, weights2, [base[e] for e in some]) if some else []
-            return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
-        edges = [self._ops[row] for row in rows]
-        K, first = weights.shape[-1], edges[0]
-        alike = all(
-            type(edge) is MixedOp
-            and not watched(edge)
-            and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
-            for edge in edges
-        )
-        if alike and weights.shape == (len(self._ops), K) and fuses(x):
-            first._part(x)
-            table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
-            bypass = None
-            if first.k > 1:
-                bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
-            gains = weights if weights2 is None else weights * weights2[:, None]
-            return mix(table, x, gains, first.stride, base, self.memory, first.k, bypass)
-        outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
-        if weights2 is not None:
-            outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
-        return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+        return leave(self._ops, x, rows, weights, weights2, base, self.memory)
+
+
+def leave(
+    ops: Sequence[nn.Module],
+    x: Tensor,
+    rows: Sequence[int],
+    weights: Tensor,
+    weights2: Tensor | None,
+    base: Sequence[Tensor],
+    memory: str,
+) -> list[Tensor]:
+    """The edges of these rows at x, added to `base` (none or one per edge): as one op if all are plain and alike.
+
+    ops: the mixed operations of all edges of a cell; weights: their mixing weights [E, K]; weights2: [E] or None.
+    """
+    gone = [row for row in rows if ops[row].active == () and ops[row].k == 1]
+    if base and gone:
+        some = [e for e, row in enumerate(rows) if row not in gone]
+        own = [rows[e] for e in some], weights, weights2, [base[e] for e in some]
+        outs = leave(ops, x, *own, memory) if some else []
+        return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
+    edges = [ops[row] for row in rows]
+    K, first = weights.shape[-1], edges[0]
+    alike = all(
+        type(edge) is MixedOp
+        and not watched(edge)
+        and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
+        for edge in edges
+    )
+    if alike and weights.shape == (len(ops), K) and fuses(x):
+        first._part(x)
+        table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
+        bypass = None
+        if first.k > 1:
+            bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
+        gains = weights if weights2 is None else weights * weights2[:, None]
+        return mix(table, x, gains, first.stride, base, memory, first.k, bypass)
+    outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
+    if weights2 is not None:
+        outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
+    return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
 
 
 def edge_count(steps: int) -> int:

@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases import CONTIGUOUS, LAST
 from fastdarts import FastdartsError, fusion, model
@@ -16,7 +18,8 @@ from fastdarts.functional import mixed_op, native
 from fastdarts.genotypes import Genotype
 from fastdarts.kernels import registry
 from fastdarts.model import NetworkCIFAR
-from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.model_search import Cell, MixedOp, Network, leave
+from fastdarts.spaces import nasbench201
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
 
@@ -372,3 +375,59 @@ def test_a_custom_candidate_may_call_view(memory_format: torch.memory_format) ->
     candidates = ["sep_conv_3x3", Flat(), nn.Sequential(Flat(), nn.BatchNorm2d(4, affine=False))]
     MixedOp(4, 1, candidates)(x, torch.ones(3))
     Cell(2, 2, 4, 4, 4, False, False, candidates)(x, x, torch.rand(5, 3))
+
+
+class Counted(TorchDispatchMode):
+    """How often each of PyTorch's own operators runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4, affine=False))
+
+
+def squared() -> nn.Module:
+    """Changes in place what its pool gives."""
+    return nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(4, affine=False))
+
+
+def test_what_candidates_of_several_edges_begin_with_is_computed_once(calls) -> None:
+    pools = [nn.AvgPool2d(3, 1, 1, count_include_pad=pads) for pads in (False, False, True)]
+    edges = [[convolution(), pools[0], "skip_connect"], [convolution(), pools[1], pools[2]]]
+    cell = Cell(1, 1, 4, 4, 4, False, False, [[*edge, squared()] for edge in edges]).double()
+    x, weights = torch.randn(2, 4, 6, 6, dtype=torch.float64), simplex(2, 4)
+    state, rows = cell.preprocess0(x).contiguous(memory_format=LAST), [0, 1]
+    with Counted() as counted:
+        outs = leave(cell._ops, state, rows, weights, None, [], "store")
+    # Both edges share a ReLU, and one of two pools; what is changed in place afterwards is everybody's own.
+    assert (counted.calls["relu"] + counted.calls["clamp_min"], counted.calls["avg_pool2d"]) == (1, 4)
+    for edge, own, out in zip(make_eager(copy.deepcopy(cell))._ops, weights, outs, strict=True):
+        torch.testing.assert_close(out, edge(state, own), rtol=1e-9, atol=1e-10)
+    compare(cell, make_eager(copy.deepcopy(cell)), x, x.flip(0), weights)
+
+
+def test_a_layer_that_somebody_watches_is_called_for_every_candidate(calls) -> None:
+    seen = []
+    edges = [[convolution(), "skip_connect"], [convolution(), "skip_connect"]]
+    cell = Cell(1, 1, 4, 4, 4, False, False, edges).double()
+    cell._ops[1]._ops[0][0].register_forward_hook(lambda *_: seen.append(1))
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64).contiguous(memory_format=LAST)
+    leave(cell._ops, x, [0, 1], simplex(2, 2), None, [], "store")
+    assert seen == [1]
+
+
+def test_the_cell_of_nasbench201_is_one_call_per_state(calls) -> None:
+    cell = nasbench201.SearchCell(4).double()
+    x, weights = torch.randn(2, 4, 6, 6, dtype=torch.float64), simplex(6, 5)
+    with Counted() as counted:
+        cell(x, weights)
+    assert calls == [["skip", "relu_conv"] * edges for edges in (3, 2, 1)]
+    assert (counted.calls["relu"] + counted.calls["clamp_min"], counted.calls["avg_pool2d"]) == (3, 3)
+    compare(cell, make_eager(copy.deepcopy(cell)), x, weights)

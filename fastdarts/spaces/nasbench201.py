@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
-from fastdarts.fusion import run
-from fastdarts.model_search import MixedOp
+from fastdarts.fusion import fuses, run
+from fastdarts.model_search import MixedOp, leave
 from fastdarts.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
 from fastdarts.spaces.space import Space, Table
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 class SearchCell(nn.Module):
-    """The cell of the supernet: a :class:`MixedOp` per edge.
+    """The cell of the supernet: a :class:`MixedOp` per edge; all that leave a state are one op, where it has a kernel.
 
     ``forward(x, weights, drop_prob)``: [N, C, H, W] and mixing weights [6, 5]; returns [N, C, H, W].
     """
@@ -92,14 +92,21 @@ class SearchCell(nn.Module):
     def __init__(self, C: int, memory: str = "store"):
         super().__init__()
         self.channels = C
+        self.memory = memory
         self.edges = nn.ModuleList(MixedOp(C, 1, list(OPS.values()), memory=memory) for _ in EDGES)
 
     def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
-        def edge(row: int, state: Tensor) -> Tensor:
-            out = self.edges[row](state, weights[row])
-            return drop_path(out, drop_prob) if self.training and drop_prob > 0 else out
-
-        return _cell(x, edge)
+        drop_prob, states = drop_prob if self.training else 0.0, [x] * NODES
+        for source in range(NODES - 1):
+            rows = [row for row, (_, start) in enumerate(EDGES) if start == source]
+            base = [states[EDGES[row][0]] for row in rows] if source else []
+            outs = leave(self.edges, states[source], rows, weights, None, [] if drop_prob else base, self.memory)
+            if drop_prob:
+                outs = [drop_path(out, drop_prob) for out in outs]
+                outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+            for row, out in zip(rows, outs, strict=True):
+                states[EDGES[row][0]] = out
+        return states[-1]
 
     def discrete(self, x: Tensor, chosen: Sequence[int | None]) -> Tensor:
         """The cell where each edge runs its ``chosen`` candidate only, with weight 1; an edge of None is left out."""
@@ -168,6 +175,7 @@ class _Skeleton(nn.Module):
     def _classify(self, input: Tensor, cell: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
         check_images(input, self._in_channels)
         x = self.stem(input)
+        x = x.contiguous(memory_format=torch.channels_last) if fuses(x) else x  # once, not around every cell
         for block in self.cells:
             x = block(x) if isinstance(block, ResidualBlock) else cell(block, x)
         return self.classifier(self.global_pooling(self.lastact(x)).flatten(1))
