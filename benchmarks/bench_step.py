@@ -7,6 +7,6 @@ import pytest
 from fastdarts.bench.cases import SUITES, Case
 
 
-@pytest.mark.parametrize("case", [*SUITES["step"], *SUITES["partial"]], ids=str)
+@pytest.mark.parametrize("case", [*SUITES["step"], *SUITES["partial"], *SUITES["nasbench201"]], ids=str)
 def bench_step(compare: Callable, case: Case) -> None:
     compare(case)

@@ -315,19 +315,19 @@ class Info:
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
-    suite: tuple[Literal["ops", "mixed-op", "pc-darts", "step", "partial", "flat", "batch", "rnn"], ...] = (
-        "mixed-op",
-        "step",
-    )
+    suite: tuple[
+        Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "flat", "batch", "rnn"], ...
+    ] = ("mixed-op", "step")
     """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
-    operations and a step of PC-DARTS, flat updates, the largest batch of a step that fits into a budget of memory, the
-    recurrent cell and steps of its search."""
+    operations and a step of PC-DARTS, a step in NAS-Bench-201, flat updates, the largest batch of a step that fits into
+    a budget of memory, the recurrent cell and steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: int | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step 8, published are 64)."""
+    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step and nasbench201 8, published are
+    64)."""
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False

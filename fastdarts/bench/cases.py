@@ -15,7 +15,8 @@ from fastdarts.bench.eager import EagerSupernet, make_compiled, make_eager
 from fastdarts.bench.measure import conv_flops
 from fastdarts.config import SearchConfig, resolve
 from fastdarts.genotypes import PRIMITIVES
-from fastdarts.model_search import MixedOp
+from fastdarts.model_search import MixedOp, Primitive
+from fastdarts.spaces import nasbench201
 from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 
@@ -42,7 +43,7 @@ class EdgeCase:
     size: int
     batch: int = 64
     stride: int = 1
-    primitives: tuple[str, ...] = tuple(PRIMITIVES)
+    primitives: tuple[Primitive, ...] = tuple(PRIMITIVES)
     partial: int = 1
     seed: int = 0
 
@@ -99,6 +100,7 @@ class StepCase:
 
     unrolled: bool
     pc_darts: bool = False
+    space: str = "darts"
     channels: int = 16
     layers: int = 8
     batch: int = 8
@@ -108,14 +110,15 @@ class StepCase:
     seed: int = 0
 
     def __str__(self) -> str:
-        method = "PC-DARTS " * self.pc_darts
+        what = "PC-DARTS " * self.pc_darts + f"{self.space} " * (self.space != "darts")
         order = "second" if self.unrolled else "first"
-        return f"{method}{order}-order step C{self.channels} {self.layers} cells N{self.batch}"
+        return f"{what}{order}-order step C{self.channels} {self.layers} cells N{self.batch}"
 
     @property
     def config(self) -> SearchConfig:
         """The settings of its search."""
         options = {"channels": self.channels, "layers": self.layers, "unrolled": self.unrolled, "seed": self.seed}
+        options |= {"space": self.space}
         ways = {"memory": self.memory, "precision": self.precision, "batch_size": self.batch}
         return resolve(SearchConfig(method="pc-darts" if self.pc_darts else "darts", **options, **ways))
 
@@ -141,8 +144,9 @@ class StepCase:
             arch_loss = supernet.step(train, valid, Meter(), config.warmup, 0)
             # After the first step the optimizers hold its gradients: of the alphas, and of the weights when clipped.
             adam, sgd = supernet.architect.optimizer.state, supernet.optimizer.state
-            names = ("alphas_normal", "alphas_reduce", "betas_normal", "betas_reduce")[: len(model.arch_parameters())]
-            alphas = {f"grad of {name}": adam[getattr(model, name)]["exp_avg"] for name in names}
+            learned = {id(a) for a in model.arch_parameters()}
+            named = ((name, value) for name, value in vars(model).items() if id(value) in learned)
+            alphas = {f"grad of {name}": adam[value]["exp_avg"] for name, value in named}
             return (
                 {"validation loss": torch.tensor(arch_loss, dtype=dtype)}
                 | alphas
@@ -161,6 +165,8 @@ class StepCase:
     def edges(self) -> list[EdgeCase]:
         """The kinds of edges in it."""
         widths = [(self.channels << level, self.size >> level) for level in range(3)]
+        if self.space == "nasbench201":
+            return [EdgeCase(c, size, self.batch, primitives=tuple(nasbench201.OPS.values())) for c, size in widths]
         options = {"partial": 4 if self.pc_darts else 1}
         reducing = [EdgeCase(c, 2 * size, self.batch, stride=2, **options) for c, size in widths[1:]]
         return [EdgeCase(c, size, self.batch, **options) for c, size in widths] + reducing
@@ -190,6 +196,7 @@ SUITES: dict[str, list[Case]] = {
         *(EdgeCase(c, size, batch=256, partial=4) for c, size in WIDTHS),
         StepCase(False, pc_darts=True, batch=256),
     ],
+    "nasbench201": [StepCase(False, space="nasbench201", layers=17)],
 }
 
 

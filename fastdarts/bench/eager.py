@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.spaces.nasbench201 import NODES, SearchCell, SearchNetwork
 from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
 
@@ -72,9 +73,30 @@ class EagerNetwork(Network):
         return self.classifier(self.global_pooling(s1).flatten(1))
 
 
+class EagerSearchCell(SearchCell):
+    """That of NAS-Bench-201: every edge on its own, every state the sum of its edges."""
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        states, rows = [x], iter(zip(self.edges, weights, strict=True))
+        for node in range(1, NODES):
+            states.append(sum(edge(state, own) for state, (edge, own) in zip(states[:node], rows, strict=False)))
+        return states[-1]
+
+
+class EagerSearchNetwork(SearchNetwork):
+    """That of NAS-Bench-201; nothing is converted."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        x, (weights,) = self.stem(input), self.mixing_weights()
+        for block in self.cells:
+            x = block(x, weights) if isinstance(block, SearchCell) else block(x)
+        return self.classifier(self.global_pooling(self.lastact(x)).flatten(1))
+
+
 def make_eager(model: nn.Module) -> nn.Module:
-    """Give every MixedOp, Cell and Network of ``model`` the published forward, in place."""
+    """Give every mixed operation, cell and network of ``model`` the published forward, in place."""
     published = {MixedOp: EagerMixedOp, Cell: EagerCell, Network: EagerNetwork}
+    published |= {SearchCell: EagerSearchCell, SearchNetwork: EagerSearchNetwork}
     for module in model.modules():
         module.__class__ = published.get(type(module), type(module))
     return model
