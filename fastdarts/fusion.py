@@ -23,6 +23,7 @@ from fastdarts.sync_bn import SyncBatchNorm2d
 
 LAST = torch.channels_last
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
+DRAWING = (Noise, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # in eval mode too
 PARAMETERS = {"weight", "bias"}  # of a convolution and of a BatchNorm
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 LAYERS = {
@@ -426,18 +427,33 @@ def _through(layers: Sequence[Callable[[Tensor], Tensor]], y: Tensor, x: Tensor,
     return y
 
 
-def _begins(layer: Any, others: Sequence[Any]) -> tuple | None:
+BEGINNINGS = {
+    nn.ReLU: (),
+    nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
+}
+
+
+def _begins(layer: Any, others: Sequence[Any]) -> tuple[str, ...] | None:
     """What says all about a ReLU or a pool whose result nobody changes in place; None if it is something else."""
     kind = type(layer)
-    if kind not in (nn.ReLU, nn.AvgPool2d, nn.MaxPool2d) or watched(layer) or _has_any_global_hook():
+    if kind not in BEGINNINGS or watched(layer) or _has_any_global_hook():
         return None
-    if others and type(others[0]) is not nn.Conv2d:
+    if others and (type(others[0]) is not nn.Conv2d or watched(others[0])):
         return None
-    settings = {name: value for name, value in vars(layer).items() if not name.startswith("_")}
-    if settings.pop("inplace", False) or settings.pop("return_indices", False):
+    if getattr(layer, "inplace", False) or getattr(layer, "return_indices", False):
         return None
-    settings.pop("training")
-    return (kind, *sorted(settings.items()))
+    return kind.__name__, *(repr(getattr(layer, name)) for name in BEGINNINGS[kind])
+
+
+def may_draw(module: nn.Module) -> bool:
+    """Whether a pass through ``module`` in eval mode may draw random numbers: with noise or another layer that does in
+    it, a layer that is neither torch's nor this package's, or one that somebody watches."""
+    own = "torch", __name__.partition(".")[0]
+    return any(
+        isinstance(m, DRAWING) or watched(m) or type(m).__module__.partition(".")[0] not in own
+        for m in module.modules()
+    )
 
 
 def split(op: nn.Module) -> tuple[Sequence[Callable[[Tensor], Tensor]], nn.BatchNorm2d] | None:

@@ -11,8 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.fusion import run, settled
-from fastdarts.operations import may_draw
+from fastdarts.fusion import may_draw, run, settled
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
 
 

@@ -115,13 +115,6 @@ class Noise(nn.Module):
         return (self.mean + self.std * z).to(x.dtype)
 
 
-def may_draw(module: nn.Module) -> bool:
-    """Whether a pass through ``module`` in eval mode may draw random numbers: it has noise in it, or what is neither
-    torch's nor this package's."""
-    own = "torch", __name__.partition(".")[0]
-    return any(isinstance(m, Noise) or type(m).__module__.partition(".")[0] not in own for m in module.modules())
-
-
 class FactorizedReduce(nn.Module):
     """The stride-2 skip connection: BatchNorm(concat(conv_1(r), conv_2(r[1:, 1:]))) with r = ReLU(x).
 

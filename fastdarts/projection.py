@@ -103,7 +103,11 @@ def check_supernet(config: SearchConfig) -> None:
 
 def start_from(config: SearchConfig, supernet: Any) -> None:
     """Give ``supernet`` weights, alphas and the optimizer of the alphas of the search in ``config.supernet``; the
-    optimizer of the weights starts anew."""
+    optimizer of the weights starts anew.
+
+    Raises what :func:`check_supernet` raises: a run that was stopped before its first checkpoint may name another one.
+    """
+    from_first(lambda: check_supernet(config))
     path = find_checkpoint(config.supernet)
     state = from_first(lambda: load_checkpoint(path, "search"))
     with taking_up(path):

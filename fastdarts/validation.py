@@ -146,13 +146,6 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
                 f"--weight-decay is {config.weight_decay} and --ada-factor {config.ada_factor}: method darts-ada ends "
                 "because the L2 grows; choose a weight decay above 0 and a factor above 1"
             )
-        stronger = config.weight_decay * config.ada_factor
-        if config.method == "darts-ada" and stronger > config.ada_max_weight_decay * (1 + 1e-9):
-            raise FastdartsError(
-                f"--weight-decay is {config.weight_decay} and --ada-factor {config.ada_factor}, whose product is above "
-                f"--ada-max-weight-decay {config.ada_max_weight_decay}: method darts-ada would never go back; lower "
-                "one of the first two or raise the third"
-            )
         _validate_memory(config)
         if config.es_factor == 1:
             raise FastdartsError("--es-factor is 1: expected more (newer / older) or less (older / newer)")
@@ -220,6 +213,13 @@ def _validate_used(config: SearchConfig) -> None:
                 f"--{name.replace('_', '-')} is {value} but goes with --method {', '.join(methods)}: method "
                 f"{config.method} does not use it, so leave it out"
             )
+    stronger = config.weight_decay * config.ada_factor
+    if config.method == "darts-ada" and stronger > config.ada_max_weight_decay * (1 + 1e-9):
+        raise FastdartsError(
+            f"--weight-decay is {config.weight_decay} and --ada-factor {config.ada_factor}, whose product is above "
+            f"--ada-max-weight-decay {config.ada_max_weight_decay}: method darts-ada would never go back; lower "
+            "one of the first two or raise the third"
+        )
     if config.method == "select":
         spaces = sorted({parse_architecture(text).space.name for text in config.genotypes})
         if config.space not in (SearchConfig.space, *spaces):

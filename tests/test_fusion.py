@@ -19,6 +19,7 @@ from fastdarts.genotypes import Genotype
 from fastdarts.kernels import registry
 from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Cell, MixedOp, Network, leave
+from fastdarts.operations import Noise
 from fastdarts.spaces import nasbench201
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
@@ -413,14 +414,44 @@ def test_what_candidates_of_several_edges_begin_with_is_computed_once(calls) -> 
     compare(cell, make_eager(copy.deepcopy(cell)), x, x.flip(0), weights)
 
 
-def test_a_layer_that_somebody_watches_is_called_for_every_candidate(calls) -> None:
-    seen = []
-    edges = [[convolution(), "skip_connect"], [convolution(), "skip_connect"]]
-    cell = Cell(1, 1, 4, 4, 4, False, False, edges).double()
-    cell._ops[1]._ops[0][0].register_forward_hook(lambda *_: seen.append(1))
-    x = torch.randn(2, 4, 6, 6, dtype=torch.float64).contiguous(memory_format=LAST)
-    leave(cell._ops, x, [0, 1], simplex(2, 2), None, [], "store")
-    assert seen == [1]
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_layer_that_somebody_watches_gets_an_input_and_an_output_of_its_own(layer: int, calls) -> None:
+    """Two pools before convolutions; one pool, or its convolution, has a hook that changes what it gets or gives."""
+
+    def candidate() -> nn.Module:
+        convolution = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        return nn.Sequential(nn.AvgPool2d(3, 1, 1), convolution, nn.BatchNorm2d(4, affine=False))
+
+    cell = Cell(1, 1, 4, 4, 4, False, False, [[candidate(), "skip_connect"], [candidate(), "skip_connect"]]).double()
+    eager = make_eager(copy.deepcopy(cell))
+    for own in (cell, eager):
+        if layer == 0:
+            own._ops[0]._ops[0][0].register_forward_hook(lambda layer, inputs, out: out.mul_(2))
+        else:
+            own._ops[0]._ops[0][1].register_forward_pre_hook(lambda layer, inputs: (inputs[0].mul_(2),))
+    x, weights = torch.randn(2, 4, 6, 6, dtype=torch.float64), simplex(2, 2)
+    state = x.contiguous(memory_format=LAST)
+    outs = leave(cell._ops, state, [0, 1], weights, None, [], "store")
+    for edge, own, out in zip(eager._ops, weights, outs, strict=True):
+        torch.testing.assert_close(out, edge(state, own), rtol=1e-9, atol=1e-10)
+    compare(cell, eager, x, x.flip(0), weights)
+
+
+def test_settings_of_a_pool_may_be_lists_and_its_attributes_anything(calls) -> None:
+    pools = [nn.AvgPool2d([3, 3], 1, [1, 1]), nn.Sequential(nn.MaxPool2d([3, 3], 1, 1), *convolution()[1:])]
+    op = MixedOp(4, 1, [*pools, "skip_connect"]).double()
+    op._ops[0].note = {"of": ["mine"]}
+    compare(op, make_eager(copy.deepcopy(op)), torch.randn(2, 4, 6, 6, dtype=torch.float64), simplex(3))
+
+
+def test_what_may_draw_in_evaluation() -> None:
+    assert not any(
+        map(fusion.may_draw, (convolution(), nn.Dropout(), nn.AvgPool2d(3), *Cell(2, 2, 4, 4, 4, 0, 0)._ops))
+    )
+    assert all(map(fusion.may_draw, (Noise(1), nn.Sequential(nn.FractionalMaxPool2d(2, 2)), Flat())))
+    pool = nn.AvgPool2d(3)
+    pool.register_forward_hook(lambda *_: None)
+    assert fusion.may_draw(nn.Sequential(pool))
 
 
 def test_the_cell_of_nasbench201_is_one_call_per_state(calls) -> None:
@@ -431,3 +462,6 @@ def test_the_cell_of_nasbench201_is_one_call_per_state(calls) -> None:
     assert calls == [["skip", "relu_conv"] * edges for edges in (3, 2, 1)]
     assert (counted.calls["relu"] + counted.calls["clamp_min"], counted.calls["avg_pool2d"]) == (3, 3)
     compare(cell, make_eager(copy.deepcopy(cell)), x, weights)
+    assert cell(x, weights).is_contiguous() and cell(x.contiguous(memory_format=LAST), weights).is_contiguous(
+        memory_format=LAST
+    )

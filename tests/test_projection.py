@@ -17,7 +17,7 @@ import fastdarts.search
 from fastdarts.charts import number
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.cli import main
-from fastdarts.config import SearchConfig, projection_epochs
+from fastdarts.config import SearchConfig, projection_epochs, resolve
 from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.errors import FastdartsError
 from fastdarts.operations import FactorizedReduce
@@ -525,6 +525,14 @@ def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch)
     with pytest.raises(FastdartsError, match="has done 0 of 1 epochs"):
         search(SearchConfig(method="darts-pt", supernet=tmp_path / "searched", epochs=81, run=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+    # Stopped before its first checkpoint, a projection may name another supernet where it goes on.
+    search(SearchConfig(**SMALL, run=tmp_path / "finished"))
+    config = dataclasses.replace(projected(tmp_path / "finished", 1), supernet=tmp_path / "searched")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(to_toml(resolve(config)))
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    with pytest.raises(FastdartsError, match="has done 0 of 1 epochs: finish it first"):
+        search(dataclasses.replace(config, resume=tmp_path / "run"))
 
 
 def test_a_loss_that_is_not_finite_decides_nothing(tmp_path, monkeypatch):

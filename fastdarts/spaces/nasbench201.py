@@ -88,6 +88,7 @@ class SearchCell(nn.Module):
     """
 
     reduction = False
+    memory = "store"  # of modules that were pickled without
 
     def __init__(self, C: int, memory: str = "store"):
         super().__init__()
@@ -106,7 +107,7 @@ class SearchCell(nn.Module):
                 outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
             for row, out in zip(rows, outs, strict=True):
                 states[EDGES[row][0]] = out
-        return states[-1]
+        return states[-1].contiguous() if x.is_contiguous() else states[-1]
 
     def discrete(self, x: Tensor, chosen: Sequence[int | None]) -> Tensor:
         """The cell where each edge runs its ``chosen`` candidate only, with weight 1; an edge of None is left out."""
