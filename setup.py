@@ -104,7 +104,8 @@ class Toolkit:
 def extension_arguments() -> dict:
     """The extension and its builder; torch can be imported by now (under isolation by setup_requires)."""
     import torch
-    from torch.utils import cpp_extension
+    from torch.utils.cpp_extension import BuildExtension as TorchBuild
+    from torch.utils.cpp_extension import include_paths, library_paths
 
     home = os.environ.get("CUDA_HOME", "")
     toolkit = Toolkit(Path(home)) if home else None
@@ -114,7 +115,7 @@ def extension_arguments() -> dict:
             "without them."
         )
 
-    class BuildExtension(cpp_extension.BuildExtension):
+    class BuildExtension(TorchBuild):
         def build_extensions(self) -> None:
             for source in cuda_sources:
                 target = Path(self.build_temp, source).with_suffix(".cu.o")
@@ -136,8 +137,8 @@ def extension_arguments() -> dict:
         "fastdarts._C",
         sources=sources,
         depends=["csrc/sources.txt", *cuda_sources, *map(str, Path("csrc").rglob("*.h"))],
-        include_dirs=[str(ROOT / "csrc"), *cpp_extension.include_paths()],
-        library_dirs=cpp_extension.library_paths(),
+        include_dirs=[str(ROOT / "csrc"), *include_paths()],
+        library_dirs=library_paths(),
         libraries=["c10", "torch_cpu"],
         extra_compile_args=[
             "-std=c++20",

@@ -17,8 +17,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+from torch import library
 
-LIBRARY = torch.library.Library("fastdarts", "DEF")
+LIBRARY = library.Library("fastdarts", "DEF")
 STRICT = os.environ.get("FASTDARTS_STRICT", "0") == "1"  # falling to the reference is an error
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton's own: kernels run on CPU tensors
 IMPLEMENTATIONS = ("native", "triton", "reference")  # of an op whose GPU kernel is in Triton
@@ -151,7 +152,7 @@ def define(
     name, reference = schema.partition("(")[0], _in_given_types(reference)
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
+    library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
     dtypes = DTYPES | {"native": DTYPES["native"] + HALF * (narrow is not None), "triton": triton_dtypes}
     dispatch = getattr(torch.ops.fastdarts, name).default
     op = _OPS[name] = Op(name, reference, dispatch, triton, gpu, dtypes, narrow)

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch import library
 
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase
 from benchmarks.compare import flat_deviations
@@ -131,12 +132,12 @@ def test_a_direction_without_length_shows_as_nan(impl: str) -> None:
 def test_opcheck() -> None:
     w, grad, momentum, v = torch.randn(4, 100)
     norm = torch.tensor(2.0)
-    torch.library.opcheck(flat.norm_op.dispatch, (w,))
+    library.opcheck(flat.norm_op.dispatch, (w,))
     for buffer in (momentum, None):
-        torch.library.opcheck(flat.unroll_op.dispatch, (w.clone(), w, grad, buffer, 0.1, 0.9, 0.01))
-        torch.library.opcheck(flat.sgd_op.dispatch, (w, buffer, grad, norm, 5.0, 0.1, 0.9, 0.01))
-    torch.library.opcheck(flat.perturb_op.dispatch, (w.clone(), w, v, norm, 0.01))
-    torch.library.opcheck(flat.hypergradient_op.dispatch, (w.clone(), w, grad, v, norm, 0.01, 0.1))
+        library.opcheck(flat.unroll_op.dispatch, (w.clone(), w, grad, buffer, 0.1, 0.9, 0.01))
+        library.opcheck(flat.sgd_op.dispatch, (w, buffer, grad, norm, 5.0, 0.1, 0.9, 0.01))
+    library.opcheck(flat.perturb_op.dispatch, (w.clone(), w, v, norm, 0.01))
+    library.opcheck(flat.hypergradient_op.dispatch, (w.clone(), w, grad, v, norm, 0.01, 0.1))
 
 
 X, N = torch.zeros(4), torch.ones(())

@@ -232,7 +232,8 @@ def test_with_a_toolkit_the_extension_has_cuda_kernels_and_needs_no_cuda_library
     needed = subprocess.check_output(["readelf", "--dynamic", library], text=True)
     assert "libtorch_cpu.so" in needed and "cuda" not in needed
     result = python(f"""
-torch.library.Library("fastdarts", "DEF").define("flat_norm(Tensor x) -> Tensor")
+from torch import library
+library.Library("fastdarts", "DEF").define("flat_norm(Tensor x) -> Tensor")
 import importlib.util
 spec = importlib.util.spec_from_file_location("_C", {library!r})
 module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from benchmarks.cases import CHEAP, LAST, MixedOpCase
 from fastdarts.errors import FastdartsError
@@ -93,9 +94,9 @@ def test_same_bits_for_every_number_of_threads_and_for_what_is_wanted(stride: in
 @pytest.mark.parametrize("stride", [1, 2])
 def test_opcheck(stride: int) -> None:
     first, second = arguments(2, 6, (4, 6), 3, stride)
-    torch.library.opcheck(forward_op.dispatch, first)
+    library.opcheck(forward_op.dispatch, first)
     for needs in ((True, True), (True, False), (False, True), (False, False)):
-        torch.library.opcheck(backward_op.dispatch, (*second, *needs))
+        library.opcheck(backward_op.dispatch, (*second, *needs))
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from benchmarks.cases import CONTIGUOUS, LAST, TEST_CASES, EagerMix, MixedSumCase
 from benchmarks.compare import deviations
@@ -116,10 +117,10 @@ def test_opcheck(training: bool, memory_format: torch.memory_format) -> None:
     weights, normalize, need = torch.rand(3), [True, False, True], [True, False, True]
     mean, var = torch.rand(2, 3), torch.rand(2, 3) + 0.5
     running = (None, None) if training else (mean, var)
-    torch.library.opcheck(forward_op.dispatch, (z, weights, normalize, *running, 1e-5))
+    library.opcheck(forward_op.dispatch, (z, weights, normalize, *running, 1e-5))
     for need_weights in (True, False):
         args = (z[0], z, weights, normalize, mean, var, training, 1e-5, need, need_weights)
-        torch.library.opcheck(backward_op.dispatch, args)
+        library.opcheck(backward_op.dispatch, args)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

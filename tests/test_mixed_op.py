@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from benchmarks.cases import LAST, MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
@@ -146,9 +147,9 @@ def test_opcheck(case: MixedOpCase) -> None:
     options = {} if NATIVE else {"test_utils": "test_autograd_registration"}
     for keep in (True, False):
         _, forward, backward = arguments(case, keep=keep)
-        torch.library.opcheck(forward_op.dispatch, forward)
+        library.opcheck(forward_op.dispatch, forward)
         for needs in [(True, True), (True, False), (False, True), (False, False)]:
-            torch.library.opcheck(backward_op.dispatch, (*backward, *needs, []), **options)
+            library.opcheck(backward_op.dispatch, (*backward, *needs, []), **options)
 
 
 @pytest.mark.parametrize("impl", IMPLS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases import RECURRENT_TEST_CASES, RecurrentCase
@@ -162,11 +163,11 @@ def test_opcheck() -> None:
     tensors, mask = small(torch.float32)
     inputs, hidden, *weights, mixing = (t.detach() for t in tensors.values())
     for keep in (True, False):
-        torch.library.opcheck(forward_op.dispatch, (inputs, hidden, weights, mask, mixing, 1e-5, keep))
+        library.opcheck(forward_op.dispatch, (inputs, hidden, weights, mask, mixing, 1e-5, keep))
     result, _, var, states, gates = forward_op.dispatch(inputs, hidden, weights, mask, mixing, 1e-5, True)
     for need in (True, False):
         args = (result, inputs, hidden, weights, mask, mixing, 1e-5, result, var, states, gates, need, True, need, need)
-        torch.library.opcheck(backward_op.dispatch, args)
+        library.opcheck(backward_op.dispatch, args)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
