@@ -11,7 +11,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.fusion import may_draw, run, settled
+from fastdarts.fusion import run
+from fastdarts.parts import may_draw, settled
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
 
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
-from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in, watched
+from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
 from fastdarts.masking import masked
 from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
+from fastdarts.parts import watched
 from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas
 
 STEMS = ("cifar", "imagenet")
@@ -227,10 +228,7 @@ class Cell(nn.Module):
             targets = range(max(0, j - 1), self._steps)
             rows = [i * (i + 3) // 2 + j for i in targets]
             base = [nodes[i] for i in targets] if j else []
-            outs = self._leave(states[j], rows, weights, weights2, [] if drop_prob else base)
-            if drop_prob:
-                outs = [drop_path(out, drop_prob) for out in outs]
-                outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+            outs = leave(self._ops, states[j], rows, weights, weights2, base, self.memory, drop_prob)
             for i, out in zip(targets, outs, strict=True):
                 nodes[i] = out
             states += nodes[j - 1 : j] if j else []
@@ -248,7 +246,7 @@ class Cell(nn.Module):
         path."""
         for j in sources:
             row = node * (node + 3) // 2 + j
-            (total,) = self._leave(states[j], [row], weights, weights2, [total] if j else [])
+            (total,) = leave(self._ops, states[j], [row], weights, weights2, [total] if j else [], self.memory)
         return total
 
     @property
@@ -266,11 +264,6 @@ class Cell(nn.Module):
             states.append(sum(w * edge.only(state, k) for state, (edge, k, w) in triples if k is not None))
         return torch.cat(states[-self._multiplier :], dim=1)
 
-    def _leave(
-        self, x: Tensor, rows: Sequence[int], weights: Tensor, weights2: Tensor | None, base: Sequence[Tensor]
-    ) -> list[Tensor]:
-        return leave(self._ops, x, rows, weights, weights2, base, self.memory)
-
 
 def leave(
     ops: Sequence[nn.Module],
@@ -280,11 +273,16 @@ def leave(
     weights2: Tensor | None,
     base: Sequence[Tensor],
     memory: str,
+    drop_prob: float = 0.0,
 ) -> list[Tensor]:
     """The edges of these rows at x, added to `base` (none or one per edge): as one op if all are plain and alike.
 
-    ops: the mixed operations of all edges of a cell; weights: their mixing weights [E, K]; weights2: [E] or None.
+    ops: the mixed operations of all edges of a cell; weights: their mixing weights [E, K]; weights2: [E] or None;
+    drop_prob: with which each edge is dropped, per sample.
     """
+    if drop_prob:
+        outs = [drop_path(out, drop_prob) for out in leave(ops, x, rows, weights, weights2, [], memory)]
+        return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
     gone = [row for row in rows if ops[row].active == () and ops[row].k == 1]
     if base and gone:
         some = [e for e, row in enumerate(rows) if row not in gone]

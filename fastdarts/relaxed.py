@@ -14,8 +14,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
-from fastdarts.fusion import may_draw
 from fastdarts.kinks import active
+from fastdarts.parts import may_draw
 
 Chosen = Mapping[str, Sequence[int | None]]
 """For each kind of cell the candidate that each edge runs, alone and with weight 1; None where the edge is left out."""

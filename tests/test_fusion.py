@@ -19,7 +19,8 @@ from fastdarts.genotypes import Genotype
 from fastdarts.kernels import registry
 from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Cell, MixedOp, Network, leave
-from fastdarts.operations import Noise
+from fastdarts.operations import Noise, SepConv
+from fastdarts.parts import may_draw
 from fastdarts.spaces import nasbench201
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
@@ -149,7 +150,7 @@ def randomise(module: nn.Module) -> None:
 
 def test_batchnorms_of_their_own_momentum_and_affine_parameters_in_a_mixed_operation() -> None:
     op = MixedOp(4, 1, [*CONVOLUTIONS, "skip_connect", "max_pool_3x3"]).double()
-    op._ops[0] = fusion.SepConv(4, 4, 3, 1, 1, affine=True).double()
+    op._ops[0] = SepConv(4, 4, 3, 1, 1, affine=True).double()
     op._ops[6][1] = nn.BatchNorm2d(4, momentum=None).double()
     op._ops[3].op[3].momentum = 0.7
     op._ops[4].op[3].track_running_stats = False  # not plain any more: it runs by itself
@@ -445,13 +446,11 @@ def test_settings_of_a_pool_may_be_lists_and_its_attributes_anything(calls) -> N
 
 
 def test_what_may_draw_in_evaluation() -> None:
-    assert not any(
-        map(fusion.may_draw, (convolution(), nn.Dropout(), nn.AvgPool2d(3), *Cell(2, 2, 4, 4, 4, 0, 0)._ops))
-    )
-    assert all(map(fusion.may_draw, (Noise(1), nn.Sequential(nn.FractionalMaxPool2d(2, 2)), Flat())))
+    assert not any(map(may_draw, (convolution(), nn.Dropout(), nn.AvgPool2d(3), *Cell(2, 2, 4, 4, 4, 0, 0)._ops)))
+    assert all(map(may_draw, (Noise(1), nn.Sequential(nn.FractionalMaxPool2d(2, 2)), Flat())))
     pool = nn.AvgPool2d(3)
     pool.register_forward_hook(lambda *_: None)
-    assert fusion.may_draw(nn.Sequential(pool))
+    assert may_draw(nn.Sequential(pool))
 
 
 def test_the_cell_of_nasbench201_is_one_call_per_state(calls) -> None:

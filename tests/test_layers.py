@@ -76,7 +76,7 @@ NETWORKS = {
     "errors", "functional.__init__", "functional.autocast", "functional.flat", "functional.likelihood",
     "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion", "kinks", "masking", "operations",
     "genotypes", "model", "model_search", "architect", "hypergradient", "curvature", "discretise", "distributed",
-    "flat", "relaxed", "alignment", "sync_bn", "rnn.cells", "rnn.genotypes", "rnn.model",
+    "flat", "relaxed", "alignment", "parts", "sync_bn", "rnn.cells", "rnn.genotypes", "rnn.model",
 }  # fmt: skip
 
 

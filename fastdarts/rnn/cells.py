@@ -7,8 +7,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.functional import recurrent
-from fastdarts.fusion import track, unobserved, watched
+from fastdarts.fusion import track, unobserved
 from fastdarts.kinks import active
+from fastdarts.parts import watched
 from fastdarts.rnn.genotypes import ACTIVATIONS, PRIMITIVES, STEPS, Genotype
 
 INITRANGE = 0.04

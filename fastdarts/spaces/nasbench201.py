@@ -101,10 +101,7 @@ class SearchCell(nn.Module):
         for source in range(NODES - 1):
             rows = [row for row, (_, start) in enumerate(EDGES) if start == source]
             base = [states[EDGES[row][0]] for row in rows] if source else []
-            outs = leave(self.edges, states[source], rows, weights, None, [] if drop_prob else base, self.memory)
-            if drop_prob:
-                outs = [drop_path(out, drop_prob) for out in outs]
-                outs = [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+            outs = leave(self.edges, states[source], rows, weights, None, base, self.memory, drop_prob)
             for row, out in zip(rows, outs, strict=True):
                 states[EDGES[row][0]] = out
         return states[-1].contiguous() if x.is_contiguous() else states[-1]
