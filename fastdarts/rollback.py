@@ -105,8 +105,9 @@ def why_never(config: SearchConfig) -> str:
     if first < config.epochs:
         return ""
     return (
-        f"method {config.method} never goes back within {config.epochs} epochs, as its first comparison would come "
-        f"after {first} of more: lower --es-start, --es-window, --es-lag or --eigenvalue-every, or raise --epochs"
+        f"method {config.method} never goes back within {config.epochs} epochs, as its first comparison comes after "
+        f"{first} and not after the last one: lower --es-start, --es-window, --es-lag or --eigenvalue-every, or raise "
+        "--epochs"
     )
 
 

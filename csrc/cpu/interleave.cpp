@@ -51,7 +51,7 @@ struct Groups {
   static FASTDARTS_INLINE void transpose(const T* from, int64_t own, T* to) {
     using Four = typename Block<T, 4>::Aligned;
     using FourLoose = typename Block<T, 4>::Loose;
-    // Inlined whatever the optimiser thinks: a function of its own would return vectors in other registers.
+    // Always inlined: a function of its own has not this one's instruction set, and returns vectors elsewhere.
     const auto read = EACH(j) { return static_cast<Four>(*reinterpret_cast<const FourLoose*>(from + j * own)); };
     const auto write = [&](int64_t i, const Four& v)
                            __attribute__((always_inline)) { *reinterpret_cast<FourLoose*>(to + 4 * i) = v; };
