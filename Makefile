@@ -11,7 +11,7 @@ TORCH := torch==2.14.1 torchvision==0.29.1
 
 NATIVE := '*.cpp' '*.h' '*.cu'
 
-.PHONY: install demo test sanitize lint format
+.PHONY: install demo test fuzz sanitize lint format
 
 install: $(INSTALLED)
 
@@ -40,6 +40,11 @@ format: $(INSTALLED)
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadfile
+
+# The same property-based tests as `make test`, with 100 times as many inputs, and every place where a run can be killed.
+fuzz: $(INSTALLED)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadfile --hypothesis-profile=many \
+	    --hypothesis-show-statistics $(wildcard tests/test_fuzz_*.py)
 
 # The kernels' tests on every instruction set of this machine with every array between closed gaps (needs gcc and cmake);
 # the first report ends it, and what nobody has written is NaN.

@@ -27,11 +27,11 @@ from fastdarts.kernels.processes import add_up, alone, collective, gather, joine
 from fastdarts.kernels.recurrent import recurrent
 from fastdarts.kernels.registry import (
     IMPLEMENTATIONS,
-    STRICT,
     Implementation,
     implementations,
     native,
     release_memory,
+    strict,
 )
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "NOISE",
     "NO_KINKS",
     "SEP_CONV",
-    "STRICT",
     "STRIDES",
     "Implementation",
     "add_up",
@@ -64,6 +63,7 @@ __all__ = [
     "recurrent",
     "release_memory",
     "run_flat",
+    "strict",
     "why_no_kernel",
     "working_memory",
     "world",

@@ -198,7 +198,7 @@ def select(
     if impl is None:
         impl = op.gpu if device == "cuda" else "native"
         if reason := op.why_not(impl, device, dtype) or lacking.get(impl, ""):
-            if STRICT:
+            if strict():
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
             if device in ("cpu", "cuda") and dtype in op.dtypes["native" if device == "cpu" else impl]:
                 _warn_slow(reason)
@@ -210,6 +210,11 @@ def select(
     if impl == "native" and dtype in HALF:
         return functools.partial(op.in_float32, dtype)
     return op.launch if impl == "triton" and device == "cpu" else op.dispatch
+
+
+def strict() -> bool:
+    """Whether FASTDARTS_STRICT=1 makes an error of what is slower, ignored or converted."""
+    return STRICT
 
 
 @functools.cache

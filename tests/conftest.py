@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from fastdarts.config import SearchConfig
 from fastdarts.memory import Estimate
 from fastdarts.operations import OPS
 from fastdarts.spaces import SPACES
+from tests import fuzzing  # noqa: F401 - registers the profiles
+
+settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

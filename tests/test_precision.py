@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from benchmarks.cases import SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
-from fastdarts import fusion, kernels
+from fastdarts import fusion
 from fastdarts.bench.measure import saved_bytes
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import EvaluateConfig, SearchConfig
@@ -208,7 +208,7 @@ def test_without_kernels_it_is_said_or_refused_before_any_work(tmp_path, monkeyp
     evaluation = EvaluateConfig(**SHORT, genotype="DARTS_V2", precision="bf16", run=tmp_path / "said")
     evaluate(evaluation)
     assert "precision bf16 runs in plain PyTorch, several times slower: there is no c" in capsys.readouterr().err
-    monkeypatch.setattr(kernels, "STRICT", True)
+    monkeypatch.setattr(registry, "STRICT", True)
     for work, config in ((search, TINY), (evaluate, evaluation)):
         with pytest.raises(FastdartsError, match="FASTDARTS_STRICT=1 forbids plain PyTorch, but there is no compiler"):
             work(dataclasses.replace(config, run=tmp_path / "refused"))

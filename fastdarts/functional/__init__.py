@@ -26,6 +26,7 @@ from fastdarts.kernels import (
     normalise,
     rank,
     release_memory,
+    strict,
     working_memory,
     world,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "recurrent",
     "release_memory",
     "standard_normal",
+    "strict",
     "why_no_kinks",
     "why_plain",
     "working_memory",

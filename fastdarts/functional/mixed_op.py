@@ -329,7 +329,7 @@ def why_plain(device: torch.device, dtype: torch.dtype) -> str:
     Raises FastdartsError if it does and FASTDARTS_STRICT=1 forbids it.
     """
     reason = kernels.why_no_kernel(device.type, dtype)
-    if reason and kernels.STRICT:
+    if reason and kernels.strict():
         raise FastdartsError(f"FASTDARTS_STRICT=1 forbids plain PyTorch, but {reason}: choose another type or device")
     return reason
 
@@ -340,7 +340,7 @@ def why_no_kinks(device: torch.device) -> str:
     Raises FastdartsError if it does and FASTDARTS_STRICT=1 forbids it.
     """
     reason = kernels.NO_KINKS if device.type == "cuda" else kernels.why_no_kernel(device.type, torch.float32)
-    if reason and kernels.STRICT:
+    if reason and kernels.strict():
         raise FastdartsError(f"FASTDARTS_STRICT=1 forbids plain PyTorch, but {reason}: do not keep kinks")
     return reason
 
