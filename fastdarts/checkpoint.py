@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,17 +91,18 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             f"cannot read the checkpoint {path} ({type(error).__name__}): it is damaged or not a fastdarts checkpoint; "
             "resume from another one or start a new run"
         ) from error
-    if not isinstance(state, dict) or "fastdarts" not in state:
+    if not isinstance(state, dict) or not isinstance(state.get("fastdarts"), str):
         raise FastdartsError(
             f"{path} is not a fastdarts checkpoint: it has no 'fastdarts' entry; weights of other DARTS code can be "
             "loaded with Network.load_state_dict"
         )
-    if state["fastdarts"] != kind or state.get("version") not in (UNSEALED, VERSION):
+    version = state.get("version")
+    if state["fastdarts"] != kind or type(version) is not int or not UNSEALED <= version <= VERSION:
         raise FastdartsError(
-            f"{path} is a version {state.get('version')} checkpoint of '{state['fastdarts']}': expected version "
-            f"{VERSION} of '{kind}'"
+            f"{path} is a version {version if isinstance(version, int) else '?'} checkpoint of "
+            f"{state['fastdarts']!r}: expected version {VERSION} of {kind!r}"
         )
-    if state["version"] > UNSEALED and not sealed:
+    if version > UNSEALED and not sealed:
         raise FastdartsError(
             f"the checkpoint {path} has lost its digest, so it was edited or damaged: resume from another one or start "
             "a new run"
@@ -113,12 +115,36 @@ def taking_up(path: Path) -> Iterator[None]:
     """Inside, a state that does not fit what takes it up is one sentence about the checkpoint at ``path``."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip() if str(error) else ""
         raise FastdartsError(
             f"the checkpoint {path} does not fit this run ({type(error).__name__}: {reason}): it is damaged or was "
             "edited; resume from another one or start a new run"
         ) from error
+
+
+def check_alike(stored: Any, fresh: Any, name: str = "state") -> None:
+    """Raise ValueError where ``stored`` is not what a run could have saved in place of ``fresh``.
+
+    Numbers must be finite numbers, dicts must have the same keys and more, lists must be lists. Tensors are left to
+    whoever loads them. What is None in ``fresh`` may be anything.
+    """
+    kinds = {bool: (bool,), int: (int,), float: (int, float), str: (str,), list: (list, tuple), tuple: (list, tuple)}
+    kind = next((k for k in kinds if type(fresh) is k), None)
+    if isinstance(fresh, Mapping):
+        if not isinstance(stored, Mapping) or (missing := sorted(map(str, fresh.keys() - stored.keys()))):
+            raise ValueError(f"its {name} {'lacks ' + missing[0] if isinstance(stored, Mapping) else 'is no table'}")
+        for key, value in fresh.items():
+            check_alike(stored[key], value, f"{name}.{key}" if name != "state" else str(key))
+    elif kind and (type(stored) not in kinds[kind] or (kind is float and not _as_finite(stored, fresh))):
+        raise ValueError(f"its {name} is {stored!r}")
+    elif kind in (list, tuple) and len(stored) == len(fresh):
+        for number, (mine, own) in enumerate(zip(stored, fresh, strict=True)):
+            check_alike(mine, own, f"{name}[{number}]")
+
+
+def _as_finite(stored: float, fresh: float) -> bool:
+    return math.isfinite(stored) or (stored == fresh and not math.isnan(stored))
 
 
 def find_checkpoint(resume: Path) -> Path:

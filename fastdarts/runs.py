@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from fastdarts import distributed
-from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
+from fastdarts.checkpoint import NAME, check_alike, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, SearchConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.endings import Stop, stoppable
@@ -65,6 +65,8 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
     state = load_checkpoint(path, kind)
     with taking_up(path):
         config = dict(state["config"])
+        if type(state["metrics"]) is not int or state["metrics"] < 0:
+            raise ValueError(f"its metrics is {state['metrics']!r}")
     _refuse_recurrent(config, config_type, resume)
     return from_dict(config, config_type, str(path)), state
 
@@ -105,18 +107,22 @@ class Run:
         self.folder, self.state = distributed.from_first(lambda: _begin(config, kind, label))
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._new, self._named = config.resume is None, config.run is not None
-        self._made_folder = self._worked = False
+        self._made_folder = self._owns = self._worked = False
         self._saved = time.monotonic()
         self._stop = Stop()
 
     def __enter__(self) -> Run:
-        with ExitStack() as stack:
-            self.folder = distributed.from_first(self._own_folder)
-            self.config = dataclasses.replace(self.config, run=self.folder)
-            with distributed.together():
-                self.recorder = Unheard(self.folder) if distributed.rank() else self._record(stack)
-            self._stop = stack.enter_context(stoppable())
-            self._open = stack.pop_all()
+        try:
+            with ExitStack() as stack:
+                self.folder = distributed.from_first(self._own_folder)
+                self.config = dataclasses.replace(self.config, run=self.folder)
+                with distributed.together():
+                    self.recorder = Unheard(self.folder) if distributed.rank() else self._record(stack)
+                self._stop = stack.enter_context(stoppable())
+                self._open = stack.pop_all()
+        except BaseException:
+            self._leave_nothing()
+            raise
         return self
 
     def _own_folder(self) -> Path:
@@ -142,6 +148,7 @@ class Run:
             position = 0  # stopped before its first checkpoint
         else:
             _check_free(self.folder)  # once more: two runs may have begun here at the same time
+            self._owns = True  # whatever comes into the folder from here on
             atomic_write(self.folder / CONFIG, to_toml(self.config).encode())
         return stack.enter_context(Recorder(self.folder, resume_at=position))
 
@@ -150,37 +157,38 @@ class Run:
         release_memory()
         if error is None:
             return
-        if self._new and not self._worked:
+        if not self._worked:
             self._leave_nothing()
-        elif isinstance(error, KeyboardInterrupt) and not error.args:
+        if self._worked and isinstance(error, KeyboardInterrupt) and not error.args:
             lost = "what came after the last checkpoint is lost"
             raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
 
     def _leave_nothing(self) -> None:
-        if distributed.rank() == 0:
+        """Take away what a new run has brought, which is all that the folder holds."""
+        if self._owns:
             for path in self.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            if self._made_folder:
+        if self._made_folder:
+            with suppress(OSError):  # it is another run's by now
                 self.folder.rmdir()
 
     @contextmanager
-    def taking_up(self) -> Iterator[dict[str, Any] | None]:
-        """The last checkpoint's state, None at the beginning; a state that does not fit is one sentence."""
+    def taking_up(
+        self, fresh: Mapping[str, Any], epochs: int | None = None, steps: int | None = None
+    ) -> Iterator[dict[str, Any] | None]:
+        """The last checkpoint's state, None at the beginning; a state that does not fit is one sentence.
+
+        fresh: what the run would save at its beginning; epochs, steps: the most that the state may have done.
+        """
         with taking_up(self.folder / NAME):
             if self.state is not None:
-                self._check_place()
+                check_alike(self.state, {**fresh, "random": []})
+                for name, most in (("epoch", epochs), ("step", steps)):
+                    if most is not None and not 0 <= self.state[name] <= most:
+                        raise ValueError(f"its {name} is {self.state[name]} of {most}")
             yield self.state
             if self.state is not None:
                 restore_random_state(self.state["random"])
-
-    def _check_place(self) -> None:
-        """Raise ValueError if the checkpoint says that it was made where this run never is."""
-        epochs = getattr(self.config, "epochs", None)
-        last = {"epoch": epochs and epochs + getattr(self.config, "finetune_epochs", 0), "step": None}
-        for name, end in last.items():
-            number = self.state.get(name, 0)
-            if type(number) is not int or number < 0 or (end is not None and number > end):
-                raise ValueError(f"its {name} is {number!r}")
 
     def describe(self, device: torch.device, **facts: Any) -> None:
         """Write environment.json, at the beginning of a run only."""

@@ -152,7 +152,20 @@ class GradientSearch:
         epoch, start, meter, arch_loss, elapsed, history, tally = 0, 0, Meter(), 0.0, 0.0, [], {}
         if self.projection is not None and run.state is None:
             start_from(config, supernet)
-        with run.taking_up() as state:
+
+        def place(epoch: int, step: int) -> dict[str, Any]:
+            return {
+                "epoch": epoch,
+                "step": step,
+                "meter": asdict(meter),
+                "arch_loss": arch_loss,
+                "elapsed": time.monotonic() - begun if step else 0.0,
+                "supernet": supernet.state_dict(),
+                "history": history,
+                "tally": tally,
+            }
+
+        with run.taking_up(place(0, 0), config.epochs, len(train)) as state:
             if state is not None:
                 supernet.load_state_dict(state["supernet"])
                 epoch, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
@@ -160,19 +173,7 @@ class GradientSearch:
                 tally = state["tally"]
 
         def save(epoch: int, step: int, rows: int | None = None) -> None:
-            run.save(
-                {
-                    "epoch": epoch,
-                    "step": step,
-                    "meter": asdict(meter),
-                    "arch_loss": arch_loss,
-                    "elapsed": time.monotonic() - begun if step else 0.0,
-                    "supernet": supernet.state_dict(),
-                    "history": history,
-                    "tally": tally,
-                },
-                rows,
-            )
+            run.save(place(epoch, step), rows)
 
         if run.state is None:
             save(0, 0)  # from here on a run without a checkpoint has lost it

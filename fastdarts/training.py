@@ -215,11 +215,12 @@ def train_all(
 
     Returns the error in percent of each job after its last epoch.
     """
-    with run.taking_up() as state:
+    fresh = {"errors": [], "training": None}
+    with run.taking_up(fresh) as state:
         if state is None:
-            state = {"errors": [], "training": None}
+            state = fresh
             run.save(state)  # from here on a run without a checkpoint has lost it
-        errors = list(state["errors"])
+        errors = [float(error) for error in state["errors"]]
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
         error = _train(training, job, errors, state, *batches(job), prefix, run, progress, judge_last)
@@ -244,24 +245,26 @@ def _train(
 ) -> float:
     """One job from where ``state`` left it to its last epoch; returns the error after it."""
     first, start, meter, elapsed = 0, 0, Meter(), 0.0
+    epochs = training.recipe.epochs
+
+    def place(epoch: int, step: int) -> dict[str, Any]:
+        return {
+            "errors": errors,
+            "training": training.state_dict(),
+            "epoch": epoch,
+            "step": step,
+            "meter": asdict(meter),
+            "elapsed": time.monotonic() - begun if step else 0.0,
+        }
+
+    def save(epoch: int, step: int) -> None:
+        run.save(place(epoch, step))
+
     if state["training"] is not None:
-        with run.taking_up():
+        with run.taking_up(place(0, 0), epochs, len(train_batches)):
             training.load_state_dict(state["training"])
             first, start, meter, elapsed = state["epoch"], state["step"], Meter(**state["meter"]), state["elapsed"]
 
-    def save(epoch: int, step: int) -> None:
-        run.save(
-            {
-                "errors": errors,
-                "training": training.state_dict(),
-                "epoch": epoch,
-                "step": step,
-                "meter": asdict(meter),
-                "elapsed": time.monotonic() - begun if step else 0.0,
-            }
-        )
-
-    epochs = training.recipe.epochs
     for epoch in range(first, epochs):
         begun = time.monotonic() - elapsed
         training.begin_epoch(epoch)

@@ -202,6 +202,16 @@ def alone_wrong() -> str:
     return sentence(work)
 
 
+def disagreeing(folder: Path) -> list[str]:
+    """What is said where the last rank has another setting, or another command."""
+    last = distributed.rank() == distributed.world() - 1
+    whole = replace(WHOLE, run=folder / "disagreeing")
+    others = ({"seed": 7}, {"unrolled": False}, {"epochs": 5}, {"device": "cuda"}, {"resume": folder})
+    said = [sentence(lambda other=other: search(replace(whole, **other) if last else whole)) for other in others]
+    said.append(sentence(lambda: evaluate(replace(EVALUATED, run=whole.run)) if last else search(whole)))
+    return said
+
+
 def terminated(folder: Path) -> int:
     """The exit code of a search, the last rank of which gets SIGTERM in its second step."""
     step, calls = Supernet.step, []
@@ -233,6 +243,7 @@ def main(folder: Path) -> None:
     with distributed.joined():
         found: dict[str, Any] = {"draws": drawn(), "shards": shards(), "alone_wrong": alone_wrong()}
         found |= {"strange": [strange("arch"), strange("train")], "exploding": exploding()}
+        found |= {"disagreeing": disagreeing(folder), "left": (folder / "disagreeing").exists()}
         found |= {"small": sentence(lambda: search(replace(WHOLE, batch_size=3, run=folder / "small")))}
         for device in ("cuda:1", "cuda"):
             found[device] = sentence(lambda device=device: search(replace(WHOLE, device=device)))

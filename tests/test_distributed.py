@@ -16,6 +16,7 @@ import torch
 from benchmarks.compare import deviations_of
 from fastdarts import distributed
 from fastdarts.checkpoint import load_checkpoint
+from fastdarts.cli import main
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import read_metrics
 from fastdarts.rnn.config import RecurrentSearchConfig
@@ -136,6 +137,30 @@ def test_what_one_rank_finds_wrong_stops_all_with_one_sentence(found):
     assert "exists and is not an empty folder" in found[0]["occupied"] and found[0]["occupied"] == found[1][
         "occupied"
     ].replace("Everywhere", "FastdartsError")
+
+
+def test_ranks_with_other_settings_are_refused_before_any_work(found):
+    wanted = [
+        "--seed 7 and rank 0 has 2:", "--unrolled False and rank 0 has True:", "--epochs 5 and rank 0 has 2:",
+        "--device 'cuda' and rank 0 has 'cpu':", "--resume PosixPath", "command evaluate and rank 0 has search:",
+    ]  # fmt: skip
+    for said in zip(wanted, *(rank["disagreeing"] for rank in found), strict=True):
+        words, first, last = said
+        assert first == last and f"Everywhere: rank 1 has {words}" in first + ":", first
+        assert first.endswith("start all ranks with the same command and settings")
+    assert not any(rank["left"] for rank in found)
+
+
+def test_a_world_size_that_is_no_number_is_one_sentence(monkeypatch, capsys):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "two"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        main(["search"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "fastdarts: the environment variable WORLD_SIZE is 'two': expected a number; start ranks by torchrun, or unset "
+        "it for a run of one process\n"
+    )
 
 
 def test_each_rank_wants_a_gpu_of_its_own(found):

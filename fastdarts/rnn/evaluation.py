@@ -191,26 +191,28 @@ def _train(training: Training, digest: str, texts: dict[str, Tensor], run: Run, 
     """All epochs that are left."""
     config = training.config
     epoch, start, seen, elapsed = 0, 0, Likelihood(), 0.0
-    with run.taking_up() as state:
+    total = config.epochs + config.finetune_epochs
+
+    def place(epoch: int, step: int) -> dict[str, Any]:
+        return {
+            "training": training.state_dict(),
+            "epoch": epoch,
+            "step": step,
+            "text": digest,
+            "seen": asdict(seen),
+            "elapsed": time.monotonic() - begun if step else 0.0,
+        }
+
+    with run.taking_up(place(0, 0), total, len(texts["train"])) as state:
         if state is not None:
             training.load_state_dict(state["training"])
             epoch, start, seen, elapsed = state["epoch"], state["step"], Likelihood(**state["seen"]), state["elapsed"]
 
     def save(epoch: int, step: int) -> None:
-        run.save(
-            {
-                "training": training.state_dict(),
-                "epoch": epoch,
-                "step": step,
-                "text": digest,
-                "seen": asdict(seen),
-                "elapsed": time.monotonic() - begun if step else 0.0,
-            }
-        )
+        run.save(place(epoch, step))
 
     if run.state is None:
         save(0, 0)  # from here on a run without a checkpoint has lost it
-    total = config.epochs + config.finetune_epochs
     lengths = Lengths(config.bptt, config.length_spread, config.bptt + 20)
     while epoch < total:
         begun = time.monotonic() - elapsed

@@ -175,24 +175,26 @@ def _train(
 ) -> dict[str, Any]:
     """All epochs that are left; returns the row of the last one."""
     epoch, start, seen, arch_loss, elapsed = 0, 0, Likelihood(), 0.0, 0.0
-    with run.taking_up() as state:
+
+    def place(epoch: int, step: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "step": step,
+            "text": digest,
+            "seen": asdict(seen),
+            "arch_loss": arch_loss,
+            "elapsed": time.monotonic() - begun if step else 0.0,
+            "supernet": supernet.state_dict(),
+        }
+
+    with run.taking_up(place(0, 0), config.epochs, len(texts["train"])) as state:
         if state is not None:
             supernet.load_state_dict(state["supernet"])
             epoch, start, seen = state["epoch"], state["step"], Likelihood(**state["seen"])
             arch_loss, elapsed = state["arch_loss"], state["elapsed"]
 
     def save(epoch: int, step: int) -> None:
-        run.save(
-            {
-                "epoch": epoch,
-                "step": step,
-                "text": digest,
-                "seen": asdict(seen),
-                "arch_loss": arch_loss,
-                "elapsed": time.monotonic() - begun if step else 0.0,
-                "supernet": supernet.state_dict(),
-            }
-        )
+        run.save(place(epoch, step))
 
     if run.state is None:
         save(0, 0)  # from here on a run without a checkpoint has lost it
