@@ -73,7 +73,7 @@ def _ending(error: BaseException, arguments: list[str]) -> tuple[str, int] | Non
         return str(error), 2
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        return f"cannot read or write{where}, {error.strerror or error}: free it or name another place", 2
+        return f"cannot read or write{where}: {error.strerror or error}; free it or name another place", 2
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
         and re.search("can't allocate memory|bad_alloc", str(error))  # by torch's allocator, and by the kernels

@@ -125,8 +125,8 @@ class Recorder:
             self._file.write(_line(row).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-        self._scalars(row)
-        self._events.flush()
+            self._scalars(row)
+            self._events.flush()
 
     def position(self, rows: int | None = None) -> int:
         """Bytes of metrics.jsonl up to the end of row number `rows`, counted from 1, or of the last one: what a
@@ -212,7 +212,7 @@ class Progress:
 
     def __init__(self, stream: TextIO | None = None, interval: float = 30.0) -> None:
         self._stream = stream or sys.stderr
-        self._silent = rank() > 0
+        self._silent = rank() > 0 or self._stream is None  # a program without a terminal has no stderr
         self._interval = interval
         self._bar = None
         self._description, self._total, self._done = "", 0, 0

@@ -159,7 +159,7 @@ class Run:
             return
         if not self._worked:
             self._leave_nothing()
-        if self._worked and isinstance(error, KeyboardInterrupt) and not error.args:
+        if (self._worked or not self._new) and isinstance(error, KeyboardInterrupt) and not error.args:
             lost = "what came after the last checkpoint is lost"
             raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
 

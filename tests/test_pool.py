@@ -37,7 +37,7 @@ def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
 
 def test_pieces_end_with_the_process_that_began_them(tmp_path):
     script = "import sys; sys.path.insert(0, sys.argv[1]); import test_pool; test_pool.begin(sys.argv[2])"
-    for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -9)):
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, -2), (signal.SIGKILL, -9)):
         folder = tmp_path / str(code)
         command = [sys.executable, "-c", script, str(Path(__file__).parent), str(folder)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

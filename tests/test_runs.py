@@ -131,7 +131,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch, capsys):
     assert error.value.filename == str(tmp_path / "file") and not [*tmp_path.glob(".*.tmp")]
     with pytest.raises(SystemExit) as ended:
         main(["search", "--epochs=1", f"--run={tmp_path / 'other'}", "--samples=64", "--channels=4", "--layers=3"])
-    line = f"fastdarts: cannot read or write {tmp_path / 'other' / 'config.toml'}, No space left on device: free it"
+    line = f"fastdarts: cannot read or write {tmp_path / 'other' / 'config.toml'}: No space left on device; free it"
     assert ended.value.code == 2 and line in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
