@@ -3,7 +3,6 @@ al. 2021, "Rethinking Architecture Selection in Differentiable NAS", ICLR, algor
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,12 +165,10 @@ class Projection:
             names = model.primitives[kind][index] if what == "edge" else list(range(index + 2))
             changes = changes_of(model.mixing_weights()[kinds.index(kind)].detach(), what, index)
             progress.start(title, len(valid))
-            _count(number, supernet, kind, changes, config, valid, tally, run, progress, save)
+            _count(number, title, supernet, kind, changes, config, valid, tally, run, progress, save)
             errors = [100 * wrong / tally["images"] for wrong in tally["wrong"].tolist()]
             losses = (tally["loss"] / tally["images"]).tolist()
             tally.clear()
-            if strange := [loss for loss in losses if not math.isfinite(loss)]:
-                raise NotFinite(f"loss without a candidate of {title}", strange[0], "validation")
             harm = list(zip(errors, losses, strict=True)) if config.criterion == "accuracy" else losses
             best = sorted(range(len(harm)), key=harm.__getitem__, reverse=True)  # stable: the lower index first
             fixed = model.fixed
@@ -199,6 +196,7 @@ def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
 
 def _count(
     number: int,
+    title: str,
     supernet: Searched,
     kind: str,
     changes: list[Change],
@@ -223,6 +221,9 @@ def _count(
         wrong = (logits.argmax(2) != y).sum(1).cpu()
         losses = losses.view(len(changes), -1).double().sum(1).cpu()
         wrong, losses, images = summed([wrong, losses, torch.tensor(len(y))])
+        if not losses.isfinite().all():
+            strange = losses[~losses.isfinite()][0].item()
+            raise NotFinite(f"loss without a candidate of {title}", strange, "validation")
         tally["wrong"] += wrong
         tally["loss"] += losses
         tally["batches"] += 1

@@ -65,8 +65,6 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
     state = load_checkpoint(path, kind)
     with taking_up(path):
         config = dict(state["config"])
-        if type(state["metrics"]) is not int or state["metrics"] < 0:
-            raise ValueError(f"its metrics is {state['metrics']!r}")
     _refuse_recurrent(config, config_type, resume)
     return from_dict(config, config_type, str(path)), state
 
@@ -144,6 +142,8 @@ class Run:
         if self.state is not None:
             with taking_up(self.folder / NAME):
                 position = self.state["metrics"]
+                if type(position) is not int or position < 0:
+                    raise ValueError(f"its metrics is {position!r}")
         elif not self._new:
             position = 0  # stopped before its first checkpoint
         else:

@@ -374,12 +374,15 @@ def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, argumen
 
 @pytest.mark.usefixtures("without_estimate")
 def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch):
-    step = fastdarts.search.Supernet.step
+    step, steps = fastdarts.search.Supernet.step, []
 
-    def stops(*_):
-        raise KeyboardInterrupt
+    def stops_at_the_second(*arguments):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(*arguments)
 
-    monkeypatch.setattr(fastdarts.search.Supernet, "step", stops)
+    monkeypatch.setattr(fastdarts.search.Supernet, "step", stops_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         search(SearchConfig(**SMALL, run=tmp_path / "searched"))
     monkeypatch.setattr(fastdarts.search.Supernet, "step", step)

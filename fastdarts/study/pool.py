@@ -56,7 +56,11 @@ def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress, how: st
         if processes == 1 or len(waiting) == 1:
             for task in waiting:
                 progress.line(task.title)
-                task.work(*task.arguments)
+                try:
+                    task.work(*task.arguments)
+                except (SystemExit, KeyboardInterrupt):
+                    if not stop:
+                        raise
                 if stop:
                     stop.leave(how)
         else:
