@@ -18,6 +18,8 @@ from typing import NoReturn, TextIO
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Sent where the terminal ends; not on Windows."""
 
 
 def say(text: str) -> None:
@@ -42,7 +44,7 @@ def is_unread(stream: TextIO) -> bool:
 
 
 class Stop:
-    """Whether SIGTERM or Ctrl-C has asked for an end.
+    """Whether SIGTERM, SIGHUP or Ctrl-C has asked for an end.
 
     Work goes on to the next place where it can be saved, saves, and calls :meth:`leave`. A second Ctrl-C does not wait:
     it raises KeyboardInterrupt at once.
@@ -55,7 +57,7 @@ class Stop:
         return self.signal is not None
 
     def leave(self, how: str | None) -> NoReturn:
-        """End the work: by KeyboardInterrupt after Ctrl-C, by SystemExit with code 0 after SIGTERM, as batch systems
+        """End the work: by KeyboardInterrupt after Ctrl-C, else by SystemExit with code 0, as batch systems
         expect of a job that has saved its state. ``how`` to go on is said, unless another rank says it."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt(*filter(None, [how]))
@@ -69,7 +71,8 @@ _listening: Stop | None = None
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Inside, SIGTERM and the first Ctrl-C are noted in the :class:`Stop` that this gives; the same one if nested.
+    """Inside, SIGTERM, SIGHUP and the first Ctrl-C are noted in the :class:`Stop` that this gives; the same one if
+    nested.
 
     Only the main thread can listen; elsewhere signals do what the program makes them do. A handler for SIGINT that is
     not Python's own stays.
@@ -85,6 +88,8 @@ def stoppable() -> Iterator[Stop]:
     before = {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         before[signal.SIGINT] = signal.default_int_handler
+    if HANGUP and signal.getsignal(HANGUP) is signal.SIG_DFL:  # else it is ignored, as of jobs of nohup
+        before[HANGUP] = signal.SIG_DFL
 
     def note(number: int, _: object) -> None:
         stop.signal = number
@@ -123,7 +128,7 @@ def follow_parent(end: Callable[[], None], *, also: Connection | None = None, gr
 
 
 def leave_signals_to_parent() -> None:
-    """In a helper process: Ctrl-C and the SIGTERM of a batch system reach all processes of a job, and the parent still
-    needs this one to end its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """In a helper process: Ctrl-C, the end of the terminal and the SIGTERM of a batch system reach all processes of a
+    job, and the parent still needs this one to end its step."""
+    for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
         signal.signal(number, signal.SIG_IGN)

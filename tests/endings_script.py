@@ -1,6 +1,6 @@
 """A script that makes batches in processes and then ends in one of many ways: test_endings.py starts it.
 
-`endings_script.py METHOD ENDING`: the start method of multiprocessing, and how it ends. It prints the numbers of the
+`endings_script.py METHOD ENDING`: the start method of multiprocessing and how it ends, or bench. It prints the numbers of the
 processes that make its batches.
 """
 
@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 
 from fastdarts.batches import Batches, Workers
+from fastdarts.bench.measure import seconds_apart
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -34,7 +36,15 @@ def whole(image: torch.Tensor) -> torch.Tensor:
     return image
 
 
+def measured() -> Callable[[], None]:
+    """A case of a benchmark that takes for ever."""
+    print(os.getpid(), flush=True)
+    return lambda: time.sleep(0.1)
+
+
 def main(method: str, ending: str) -> None:
+    if method == "bench":
+        seconds_apart(10**6, False, measured)
     multiprocessing.set_start_method(method)
     data = Numbers(slow=ending == "slow")
     with Workers(2, data) as workers:

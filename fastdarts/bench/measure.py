@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import os
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.endings import follow_parent
 from fastdarts.functional import release_memory
 
 ROUNDS = 3, 101  # at least, at most
@@ -132,7 +135,7 @@ def seconds_apart(seconds: float, pinned: bool, prepare: Callable[..., Callable[
 def _apart(measure: Callable, prepare: Callable[..., Callable[[], object]], *args: object, options: tuple = ()) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([prepare.__module__])
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, context, follow_parent, (partial(os._exit, 1),)) as pool:
         return pool.submit(measure, torch.get_num_threads(), prepare, args, *options).result()
 
 
