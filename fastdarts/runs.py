@@ -320,16 +320,17 @@ def prepare_data(config: DataConfig) -> tuple[ImageData, range]:
     if count > len(data.train):
         raise FastdartsError(f"--samples is {count}: {config.dataset} has {len(data.train)} training images")
     if config.resume is not None:
-        _check_count(find_checkpoint(config.resume).parent, count)
+        _check_count(find_checkpoint(config.resume).parent, config.samples, count)
     return data, range(count)
 
 
-def _check_count(folder: Path, count: int) -> None:
+def _check_count(folder: Path, samples: int | None, count: int) -> None:
     try:
         began = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["images"]
+        stored = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
-        return  # stopped before it was written, or damaged, which the report says
-    if began != count:
+        return  # stopped before they were written, or damaged, which others say
+    if began != count and samples == stored.get("samples"):  # else the flag is refused, not the images
         raise FastdartsError(
             f"there are {count} training images but the run in {folder} began with {began}: put the images back as "
             "they were, or start a new run with --run"
