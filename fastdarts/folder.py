@@ -55,14 +55,14 @@ class Files(Dataset):
 def recognise(path: Path) -> Layout:
     """The layout of the image folder ``path``, by the names and the content of the folders in it.
 
-    Folders whose names mean train, test or val are parts of the set if they hold folders. With other folders beside
-    them, and only files inside, they are classes like these. Raises :class:`FastdartsError` for what is neither.
+    Folders whose names mean train, test or val are parts of the set. With other folders beside them they are so only
+    if one of them holds folders and no images of its own, and else classes like the others. Raises
+    :class:`FastdartsError` for what is neither.
     """
     here = _folders(path)
     parts = _parts(here, path)
-    inside = {part: bool(_folders(path / name)) for part, name in parts.items()}
     others = sorted(set(here) - set(parts.values()))
-    if not parts or (others and not any(inside.values())):
+    if not parts or (others and not any(_holds_folders_only(path / name) for name in parts.values())):
         if not here:
             raise FastdartsError(f"{shown(path)} is no image folder: it holds no folders, but should hold {LAYOUT}")
         return Layout([path], None)
@@ -86,6 +86,12 @@ def recognise(path: Path) -> Layout:
         )
         return Layout([path / parts["train"], path / parts["val"]], path / parts["test"])
     return Layout([path / parts["train"]], path / (parts.get("test") or parts["val"]))
+
+
+def _holds_folders_only(path: Path) -> bool:
+    entries = _listed(path)
+    images = (entry for entry in entries if entry.name.lower().endswith(ENDINGS) and not entry.is_dir())
+    return any(entry.is_dir() for entry in entries) and not any(images)
 
 
 def _parts(names: Sequence[str], path: Path) -> dict[str, str]:

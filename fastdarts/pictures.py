@@ -91,10 +91,9 @@ def opened(file: str) -> Iterator[Picture]:
     what Pillow raises inside.
     """
     try:
-        with Image.open(file, formats=tuple(FORMATS)) as image:
-            if image.mode not in _MODES:
-                deep = image.mode.startswith(("I", "F"))
-                what = "more than 8 bits per channel" if deep else "colours of a kind that is not read"
+        # Not by its name: Pillow maps some TIFFs into memory then, and garbles those with turned sides.
+        with open(file, "rb") as stream, Image.open(stream, formats=tuple(FORMATS)) as image:
+            if what := _refused(image):
                 raise FastdartsError(f"{shown(file)} has {what} (mode {image.mode}): convert it to 8 bits, grey or RGB")
             yield Picture(image, _turn(image))
     except FastdartsError:
@@ -103,6 +102,15 @@ def opened(file: str) -> Iterator[Picture]:
         raise FastdartsError(
             f"cannot read the image {shown(file)} ({_why(file, error)}): replace it or remove it"
         ) from error
+
+
+def _refused(image: Image.Image) -> str:
+    """What of ``image`` cannot be shown as it is; "" if all can."""
+    if image.mode not in _MODES:
+        deep = image.mode.startswith(("I", "F"))
+        return "more than 8 bits per channel" if deep else "colours of a kind that is not read"
+    # Pillow keeps the 16 bits of that colour beside pixels of 8, where it finds none.
+    return "a transparent colour of 16 bits" if "transparency" in image.info and _deep(image) else ""
 
 
 def _why(file: str, error: Exception) -> str:
@@ -122,6 +130,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         # Not the method of PNGs, which decodes the pixels first.
         return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION))
     return None
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether a header that has just been read promises 16 bits per channel, of which Pillow takes the upper 8."""
+    return any(";16" in str(tile[3]) for tile in image.tile)
 
 
 def _transparent(image: Image.Image) -> bool:
@@ -154,7 +167,7 @@ _REMARKS = (
         "store them as RGB, if exact colours matter",
     ),
     _Remark(
-        lambda image: any(";16" in str(tile[3]) for tile in image.tile),
+        _deep,
         "have 16 bits per channel, of which the upper 8 are taken",
         "store them with 8 bits",
     ),
