@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -175,10 +176,15 @@ class _Images(Dataset):
 def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> ImageData:
     train, test = stored.train, stored.test
     for part, (images, labels) in (("training", train), ("test", test)):
-        if len(images) != len(labels):
+        if len(images) != len(labels) or not labels:
             raise FastdartsError(
                 f"{name} has {len(images)} {part} images but {len(labels)} labels: one of the files is "
                 "incomplete, get them anew"
+            )
+        if not 0 <= min(labels) <= max(labels) < len(stored.classes):
+            raise FastdartsError(
+                f"{name} has {part} labels from {min(labels)} to {max(labels)} but {len(stored.classes)} classes: "
+                "one of the files is damaged, get them anew"
             )
     height, width = train[0].shape[-2:]
     size = (height, width) if image_size is None else (image_size, image_size)
@@ -220,18 +226,17 @@ class _Looked:
     first: dict[bytes, dict[int, int]] = field(default_factory=dict)  # content → label → index of the first such image
     contents: dict[int, set[bytes]] = field(default_factory=lambda: defaultdict(set))  # of each label
     counts: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    low: Tensor | None = None
-    high: Tensor | None = None
+    low: np.ndarray | int = 255  # of each channel
+    high: np.ndarray | int = 0
 
     def at(self, index: int, image: Tensor, label: int) -> None:
         """Look at one."""
-        content = hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
+        pixels = image.numpy()
+        content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
         self.first.setdefault(content, {}).setdefault(label, index)
         self.contents[label].add(content)
         self.counts[label] += 1
-        low, high = image.amin((1, 2)), image.amax((1, 2))
-        self.low = low if self.low is None else torch.minimum(low, self.low)
-        self.high = high if self.high is None else torch.maximum(high, self.high)
+        self.low, self.high = np.minimum(pixels.min((1, 2)), self.low), np.maximum(pixels.max((1, 2)), self.high)
 
     def along(self, images: Dataset, indices: Iterable[int]) -> Iterator[Tensor]:
         """The images at `indices`, looking at each."""
@@ -260,10 +265,8 @@ class _Looked:
                 f"such as {one} and {other})",
                 "give each image one class",
             )
-        flat = (self.low == self.high).nonzero().flatten().tolist()
-        if flat:
-            value = int(self.low[flat[0]])
-            notice(f"{name}: channel {flat[0]} of the training images is {value} everywhere", remedy)
+        for channel in np.flatnonzero(self.low == self.high)[:1]:
+            notice(f"{name}: channel {channel} of the training images is {self.low[channel]} everywhere", remedy)
 
 
 def _folder(path: Path | None, image_size: int | None, test_portion: float) -> ImageData:

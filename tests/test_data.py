@@ -181,6 +181,18 @@ def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch):
     sentence(lambda: load_data("cifar10", tmp_path), tmp_path, "cifar-10-batches-py", "CIFAR10")
 
 
+def test_labels_without_a_class_and_sets_without_images_are_refused(tmp_path, monkeypatch):
+    batches = {"data_batch_1": 20, "test_batch": 3}
+    content = write_cifar(tmp_path, monkeypatch, datasets.CIFAR10, batches, "labels", "label_names", 10)
+    pixels, labels = content["data_batch_1"]
+    file = tmp_path / datasets.CIFAR10.base_folder / "data_batch_1"
+    for kept, words in ((range(20), "training labels from 0 to 10 but 10 classes"), (range(0), "0 training images")):
+        file.write_bytes(pickle.dumps({"data": pixels[kept], "labels": [labels[i] + i // 19 for i in kept]}))
+        digest = hashlib.md5(file.read_bytes()).hexdigest()
+        monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", digest]])
+        sentence(lambda: load_data("cifar10", tmp_path), words)
+
+
 def test_cifar100_has_its_own_labels_and_constants(tmp_path, monkeypatch):
     batches = {"train": 200, "test": 100}
     write_cifar(tmp_path, monkeypatch, datasets.CIFAR100, batches, "fine_labels", "fine_label_names", 100)
