@@ -187,7 +187,13 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
                 "one of the files is damaged, get them anew"
             )
     height, width = train[0].shape[-2:]
+    if test[0].shape[1:] != train[0].shape[1:]:
+        raise FastdartsError(
+            f"{name} has training images of {height}x{width} pixels but test images of {test[0].shape[-2]}x"
+            f"{test[0].shape[-1]}: one of the files is damaged, get them anew"
+        )
     size = (height, width) if image_size is None else (image_size, image_size)
+    _check_size(size, f"the size of the images of {name}")
     if size != (height, width) and not is_big(size):
         resize = v2.Compose(_resize_and_crop(size, size))
         # By the thousand, so that float copies made on the way stay small.

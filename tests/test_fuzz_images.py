@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import math
 import os
+import struct
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -162,6 +165,44 @@ def test_damaged_images_are_read_as_they_are_seen_or_refused_in_one_sentence(con
         check(Path(folder), write(Path(folder), [*contents, damaged]))
 
 
+IDX = {"train-images-idx3": 6, "train-labels-idx1": 6, "t10k-images-idx3": 2, "t10k-labels-idx1": 2}
+SIDES = st.sampled_from([(8, 8)] * 5 + [(16, 4), (4, 16), (10, 8), (9, 9)])
+BYTES = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 255)), max_size=3)  # places and what is put there
+
+
+@given(
+    st.tuples(SIDES, SIDES),
+    st.dictionaries(st.sampled_from(sorted(IDX)), BYTES, max_size=2),
+    st.dictionaries(st.sampled_from(sorted(IDX)), st.integers(0, 400), max_size=1),
+)
+@example(((8, 8), (16, 4)), {}, {})
+@example(((9, 9), (9, 9)), {}, {})
+def test_damaged_sets_in_memory_are_read_whole_or_refused_in_one_sentence(sides, flips, cuts):
+    with tempfile.TemporaryDirectory() as folder:
+        stored = {}
+        for name, count in IDX.items():
+            shape = (count, *sides[name.startswith("t10k")]) if "images" in name else (count,)
+            # The format's own words: two zeros, the type 8 of bytes, the number of sides, and the sides.
+            content = bytearray(struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape))
+            content += bytes(i * 37 % (10 if len(shape) == 1 else 256) for i in range(math.prod(shape)))
+            for place, value in flips.get(name, []):
+                content[place % len(content)] = value
+            stored[name] = bytes(content[: cuts.get(name, len(content))])
+            (Path(folder) / f"{name}-ubyte.gz").write_bytes(gzip.compress(stored[name], 1))
+        try:
+            data = load_data("fashion-mnist", folder)
+        except FastdartsError as error:
+            assert str(error).isprintable(), error
+            assert flips or cuts or not sides[0] == sides[1] in [(8, 8), (10, 8)], error
+            return
+        for part, name in ((data.train, "train"), (data.test, "t10k")):
+            labels = stored[f"{name}-labels-idx1"][8:]
+            pixels = np.frombuffer(stored[f"{name}-images-idx3"][16:], np.uint8).reshape(len(labels), *data.size)
+            assert len(part) == len(labels) and all(side % 2 == 0 and side >= 8 for side in data.size)
+            for (image, label), expected, number in zip(part, pixels, labels, strict=True):
+                assert label == number < 10 and (image.numpy() == expected).all()
+
+
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).map(
     lambda name: name.strip(".") or "x"
 )
@@ -190,6 +231,7 @@ JUNK = st.sampled_from(
     st.lists(JUNK, max_size=4),
     st.floats(0.05, 0.95),
 )
+@example({"car": ["0", "1"], "bus": ["0", "1"], "train": ["0", "1", "2"]}, [], 0.5)  # of which train holds a folder
 def test_any_names_and_what_systems_leave_beside_them(classes, junk, portion):
     shown = io.BytesIO()
     Image.new("RGB", (SHOWN[1], SHOWN[0]), "red").save(shown, "PNG")
