@@ -58,17 +58,17 @@ def load_data(
       Debian's dataset-fashion-mnist.
     - cifar10, cifar100, svhn: `path` is torchvision's root.
     - folder: `path`/<class>/*, of which `test_portion` is the test set, or `path`/train/<class>/* and
-      `path`/test/<class>/* (or val; beside both, val joins train). Images are grey if all are, else RGB; they are
-      what a person sees: turned as EXIF says, and on white where they are transparent. The training images are
-      ordered so that any leading part holds the classes in proportion, because a search splits them unshuffled.
+      `path`/test/<class>/* (or val; beside both, val joins train). Images are grey if all are, else RGB. They are
+      turned as EXIF says, and on white where they are transparent. The training images are ordered so that any
+      leading part holds the classes in proportion, because a search splits them unshuffled.
 
     `image_size` (pixels) resizes the shorter side, antialiased, and crops the middle square; without it,
     images keep their size, and those of a folder must agree. Normalisation is by the usual constants for
     CIFAR, SVHN and Fashion-MNIST, by ImageNet's for big colour images in folders, and else by those of the
     training images (in folders, of about 1,000 evenly spaced ones).
 
-    A Notice says what was left out or converted, and where training images are equal or a channel is constant, as far
-    as about 1,000 of them show (fewer of big ones).
+    A Notice says what was left out or converted. Another says where training images are equal or a channel is
+    constant; about 1,000 images are compared, fewer of big ones.
 
     Raises FastdartsError for an unknown name, for files that are missing, damaged or do not fit together, and
     for sizes that are odd or below 8; for a damaged image with a good header only when it is read.

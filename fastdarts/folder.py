@@ -151,8 +151,8 @@ def class_folders(path: Path) -> Classes:
 def hold_out(classes: Classes, portion: float, path: Path) -> tuple[Classes, Classes]:
     """Training and test images of every class: ``portion`` of its files, rounded, are for the test, at least one.
 
-    Hashes of their names below ``path`` decide which ones, so that files that are added move few others, and a smaller
-    portion is a part of a larger one. Raises :class:`FastdartsError` for a class of one image.
+    Hashes of their names below ``path`` decide which ones. So a file that is added moves one other at most, and a
+    smaller portion is a part of a larger one. Raises :class:`FastdartsError` for a class of one image.
     """
     train, test = {}, {}
     for name, files in classes.items():
