@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
     looked = _Looked(classes, "training image {}".format)
     for index in _sample(len(train[0])):
         looked.at(index, train[0][index], int(train[1][index]))
-    looked.say(name)
+    looked.say(name, _Images(*test))
     return ImageData(name, _Images(*train), _Images(*test), classes, len(mean), size, mean, std, stored.flip)
 
 
@@ -223,6 +224,10 @@ def _sample(count: int, of: int = 1000) -> range:
     return range(0, count, max(1, count // of))
 
 
+def _digest(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.numpy().tobytes(), digest_size=16).digest()
+
+
 @dataclass
 class _Looked:
     """What training images that were looked at have in common; `name` names an image by its index."""
@@ -237,8 +242,7 @@ class _Looked:
 
     def at(self, index: int, image: Tensor, label: int) -> None:
         """Look at one."""
-        pixels = image.numpy()
-        content = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
+        pixels, content = image.numpy(), _digest(image)
         self.first.setdefault(content, {}).setdefault(label, index)
         self.contents[label].add(content)
         self.counts[label] += 1
@@ -251,28 +255,43 @@ class _Looked:
             self.at(index, image, label)
             yield image
 
-    def say(self, name: str) -> None:
-        """Give the Notices."""
-        total = sum(self.counts.values())
+    def say(self, name: str, test: Dataset | None = None) -> None:
+        """Give a Notice for the first that holds of what can be equal, and one for a constant channel; ``test`` is
+        compared too."""
         remedy = "look at what the network sees, fastdarts.data.load_data(...).train[i], and at the files"
+        total = sum(self.counts.values())
         if len(self.first) == 1 and total > 1:
             notice(f"{name}: all training images that were looked at are equal ({total})", remedy)
             return
-        for label, count in sorted(self.counts.items()):
-            if len(self.contents[label]) == 1 and count > 1:
-                known = shown(self.classes[label])
-                notice(f"{name}: all training images of class {known} that were looked at are equal ({count})", remedy)
-                break
+        alike = [label for label, count in sorted(self.counts.items()) if count > 1 and len(self.contents[label]) == 1]
         shared = [list(labels.values()) for labels in self.first.values() if len(labels) > 1]
-        if shared:
+        if alike:
+            known, count = shown(self.classes[alike[0]]), self.counts[alike[0]]
+            notice(f"{name}: all training images of class {known} that were looked at are equal ({count})", remedy)
+        elif shared:
             one, other, *_ = map(self.name, shared[0])
             notice(
                 f"{name}: equal training images have different classes ({len(shared)} of {len(self.first)} looked at, "
                 f"such as {one} and {other})",
                 "give each image one class",
             )
+        elif copies := self._copies(test) if test is not None else []:
+            notice(
+                f"{name}: test images are equal to training images ({len(copies)} of those looked at, such as one that "
+                f"is {copies[0]})",
+                "remove them from one side, as they make the test error too good",
+            )
         for channel in np.flatnonzero(self.low == self.high)[:1]:
             notice(f"{name}: channel {channel} of the training images is {self.low[channel]} everywhere", remedy)
+
+    def _copies(self, test: Dataset) -> list[str]:
+        """The names of training images that were looked at and are equal to some of about 200 of ``test``."""
+        found = []
+        for index in _sample(len(test), 200):
+            with suppress(FastdartsError):  # a damaged one is named when it is used
+                if known := self.first.get(_digest(test[index][0])):
+                    found.append(self.name(next(iter(known.values()))))
+        return found
 
 
 def _folder(path: Path | None, image_size: int | None, test_portion: float) -> ImageData:
@@ -305,8 +324,8 @@ def _folder(path: Path | None, image_size: int | None, test_portion: float) -> I
             pass
     else:
         mean, std = _statistics(looked.along(images, _sample(len(images))))
-    looked.say(shown(path))
     test_images = folder.Files(folder.samples(test), decoder)
+    looked.say(shown(path), None if big else test_images)
     return ImageData("folder", images, test_images, tuple(train), len(mean), size, mean, std, flip=True)
 
 

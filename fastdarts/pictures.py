@@ -120,7 +120,7 @@ def _why(file: str, error: Exception) -> str:
         empty = os.path.isfile(file) and not os.path.getsize(file)
         return "it is empty" if empty else f"its content is none of {', '.join(FORMATS)}"
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(reason.split()).rstrip(".")
+    return shown(" ".join(reason.split()).rstrip("."))
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

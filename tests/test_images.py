@@ -380,6 +380,7 @@ def test_folders_that_are_no_set_say_what_was_recognised(tmp_path):
         (lambda number: photo((8, 8), shift=number % 2), ["have different classes (2 of 2", "a/0.png", "b/0.png"]),
         (lambda number: Image.merge("RGB", [*photo((8, 8), shift=number).split()[:2], Image.new("L", (8, 8), 9)]),
          ["channel 2 of the training images is 9 everywhere"]),
+        (lambda number: photo((8, 8), shift=number % 5), ["test images are equal", "(3 of those", "a/0.png"]),
         (lambda number: photo((8, 8), shift=number), []),
     ],
 )  # fmt: skip
