@@ -81,7 +81,8 @@ def recognise(path: Path) -> Layout:
         )
     if len(parts) == 3:
         notice(
-            f"{shown(path)} holds {', '.join(parts.values())}: images of {parts['val']} join the training images",
+            f"{shown(path)} holds {', '.join(parts.values())}, and the images of {parts['val']} join those of "
+            f"{parts['train']} for training",
             f"move {parts['val']} elsewhere to leave them out, as a search halves the training images itself",
         )
         return Layout([path / parts["train"], path / parts["val"]], path / parts["test"])

@@ -324,7 +324,7 @@ def test_test_portion_is_refused_where_it_means_nothing(tmp_path):
 def test_val_joins_the_training_images_beside_a_test_set(tmp_path):
     write_images(tmp_path, lambda number: photo((8, 8), shift=number), parts=("train", "val", "test"))
     data, notices = said(lambda: load_data("folder", tmp_path))
-    assert len(notices) == 1 and "images of val join the training images" in notices[0]
+    assert len(notices) == 1 and "images of val join those of train for training" in notices[0]
     assert {Path(file).parts[-3] for file in files_of(data.train)} == {"train", "val"} and len(data.train) == 8
     assert {Path(file).parts[-3] for file in files_of(data.test)} == {"test"} and len(data.test) == 4
     assert [label for _, label in data.train] == [0, 1] * 4
