@@ -199,7 +199,7 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
         resize = v2.Compose(_resize_and_crop(size, size))
         # By the thousand, so that float copies made on the way stay small.
         train, test = ((torch.cat([resize(some) for some in images.split(1000)]), y) for images, y in (train, test))
-    mean, std = stored.constants or _statistics(train[0])
+    mean, std = stored.constants or _statistics(images.transpose(0, 1) for images in train[0].split(1000))
     classes = tuple(stored.classes)
     looked = _Looked(classes, "training image {}".format)
     for index in _sample(len(train[0])):
@@ -210,13 +210,21 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
 
 def _statistics(images: Iterable[Tensor]) -> arrays.Constants:
     """Mean and standard deviation per channel of uint8 images [C, H, W], from counts of the 256 levels."""
-    counts = sum(torch.stack([channel.flatten().bincount(minlength=256) for channel in image]) for image in images)
+    counts = torch.from_numpy(sum(map(_levels, images)))
     share = counts / counts.sum(1, keepdim=True, dtype=torch.float64)
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ levels
     variance = (share * (levels - mean[:, None]).square()).sum(1)
     # At least one level, so that a flat channel becomes 0 and not a division by zero.
     return tuple(mean.tolist()), tuple(variance.sqrt().clamp(min=1 / 255).tolist())
+
+
+def _levels(image: Tensor) -> np.ndarray:
+    """How often each of the 256 levels comes in each channel of an image [C, H, W], or of images [C, N, H, W]."""
+    channels = image.flatten(1).numpy()
+    # One call for all channels, each with levels of its own: twice as fast on small images.
+    apart = channels + np.arange(0, 256 * len(channels), 256)[:, None]
+    return np.bincount(apart.ravel(), minlength=256 * len(channels)).reshape(-1, 256)
 
 
 def _sample(count: int, of: int = 1000) -> range:
@@ -285,9 +293,9 @@ class _Looked:
             notice(f"{name}: channel {channel} of the training images is {self.low[channel]} everywhere", remedy)
 
     def _copies(self, test: Dataset) -> list[str]:
-        """The names of training images that were looked at and are equal to some of about 200 of ``test``."""
+        """The names of training images that were looked at and are equal to some of about 100 of ``test``."""
         found = []
-        for index in _sample(len(test), 200):
+        for index in _sample(len(test), 100):
             with suppress(FastdartsError):  # a damaged one is named when it is used
                 if known := self.first.get(_digest(test[index][0])):
                     found.append(self.name(next(iter(known.values()))))

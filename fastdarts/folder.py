@@ -199,9 +199,10 @@ def _listed(path: str | Path) -> list[os.DirEntry[str]]:
     return entries
 
 
-def _walk(folder: str, found: list[tuple[str, str]], left_out: list[str], above: tuple[str, ...] = ()) -> None:
+def _walk(folder: str, found: list[tuple[str, str]], left_out: list[str], above: tuple[Any, ...] = ()) -> None:
     """Add the images below ``folder`` to ``found``, and other files to ``left_out``."""
-    here = os.path.realpath(folder)
+    status = os.stat(folder)
+    here = status.st_dev, status.st_ino
     if here in above:
         raise FastdartsError(f"the link {shown(folder)} leads back to a folder that it lies in: remove it")
     for entry in _listed(folder):
