@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import tempfile
 import zlib
@@ -46,14 +47,17 @@ def existing(name: str, path: Path | None, remedy: str) -> Path:
     """`path`; raises FastdartsError, with the `remedy`, if it is None or no folder."""
     if path is None:
         raise FastdartsError(f"dataset {name} needs a path: {remedy}")
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path.is_dir, says no of what must not be looked at
         raise FastdartsError(f"there is no folder {path} to read {name} from: {remedy}")
     return path
 
 
 def _digits(path: Path | None) -> Arrays:
     if path is not None:
-        raise FastdartsError(f"dataset digits is built in and reads nothing from {path}: leave its path out")
+        raise FastdartsError(
+            f"dataset digits is built in and reads nothing from {path}: add --dataset folder for a folder of images, "
+            "or leave the path out"
+        )
     from sklearn.datasets import load_digits  # takes a second, so only when it is needed
 
     bunch = load_digits()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from fastdarts.errors import FastdartsError
 from fastdarts.spaces import DARTS, Space, find_space
 
 S = TypeVar("S", "SearchConfig", "EvaluateConfig")
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
 
 
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder in place of a leading ~; raises :class:`FastdartsError` for an empty one."""
+    if not (text := os.fspath(path)) or "\0" in text:
+        raise FastdartsError(f"got {text!r} for a path: name a file or folder, or leave it out")
+    return Path(os.path.expanduser(text))
+
+
 @dataclass(frozen=True)
 class RunConfig:
-    """Where the work is done, and what it leaves."""
+    """Where the work is done, and what it leaves. In paths, a leading ~ is the home folder."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
@@ -28,15 +37,23 @@ class RunConfig:
     resume: Path | None = None
     """Go on with the run in this folder, or of this checkpoint file."""
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Path):
+                object.__setattr__(self, field.name, expanded(value))
+
 
 @dataclass(frozen=True)
 class DataConfig(RunConfig):
     """Which images, and where the work is done."""
 
     dataset: Dataset = "digits"
-    """Images to learn from; digits needs no download, folder means one folder of images per class."""
+    """Images to learn from; digits needs no download, folder means one folder of images per class, or train/ and test/
+    of these."""
     data: Path | None = None
     """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
+    test_portion: float = 0.2
+    """Share of the images of every class that is the test set, where an image folder has none."""
     image_size: int | None = None
     """Resize images to this many pixels a side (even); by default they keep their size."""
     samples: int | None = None

@@ -96,6 +96,10 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
     check_fields(config)
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
+    if not 0 < config.test_portion < 1:
+        raise FastdartsError(
+            f"--test-portion is {config.test_portion}: expected between 0 and 1, so that both sides have images"
+        )
     if isinstance(config, SearchConfig):
         space, config = find_space(config.space), resolve(config)
         space.check(config.nodes, config.layers)

@@ -1,6 +1,9 @@
 """Settings: published defaults, TOML in and out, one sentence for each mistake."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import get_type_hints
@@ -9,8 +12,11 @@ import pytest
 
 from fastdarts.config import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
 from fastdarts.errors import FastdartsError
+from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.settings import choices_of, from_dict, from_toml, to_toml
 from fastdarts.spaces import SPACES
+from fastdarts.study import config as study
+from fastdarts.study.config import StudyConfig
 from fastdarts.validation import validate
 
 
@@ -194,3 +200,85 @@ def test_what_distinguishes_a_supernet_and_the_spaces_that_have_none_of_it():
     assert options == {"partial": 2, "edge_normalisation": True, "stem": "imagenet"}
     with pytest.raises(FastdartsError, match="--partial is 4 with method pc-darts, but space nasbench201 has no such"):
         validate(SearchConfig(method="pc-darts", space="nasbench201"))
+
+
+# --- what a settings file and a flag may hold
+
+
+def refusal(call):
+    with pytest.raises(FastdartsError) as error:
+        call()
+    text = str(error.value)
+    assert text.isprintable() and not text.endswith("."), text
+    return text
+
+
+PATHS = [
+    (kind, name)
+    for kind in (SearchConfig, EvaluateConfig, StudyConfig, RecurrentSearchConfig)
+    for name, hint in get_type_hints(kind).items()
+    if hint == Path | None and name != "resume"
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), PATHS)
+def test_every_path_finds_the_home_folder_and_is_not_empty(tmp_path, monkeypatch, kind, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "c.toml"
+    file.write_text(f'{name} = "~/set"', encoding="utf-8")
+    assert getattr(from_toml(Path("~/c.toml"), kind), name) == tmp_path / "set"
+    assert getattr(kind(**{name: Path("~/set")}), name) == tmp_path / "set"  # as a flag gives it
+    assert getattr(dataclasses.replace(kind(), **{name: Path("a/~")}), name) == Path("a/~")
+    for text in ('""', r'"a\u0000b"'):
+        file.write_text(f"{name} = {text}", encoding="utf-8")
+        words = refusal(lambda: from_toml(file, kind))
+        assert str(file) in words and f"sets {name}" in words
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfeb\0a\0",  # UTF-16, as PowerShell writes it
+        b'run = "\xe4"',
+        b"genotypes = " + b"[" * 10_000,
+        b"epochs = " + b"9" * 5000,
+        b"learning_rate = 1" + b"0" * 400,
+        b"epochs = 2026-11-29",
+        b'"a\nb" = 1',
+    ],
+)
+def test_any_broken_settings_file_is_one_sentence(tmp_path, content):
+    file = tmp_path / "c.toml"
+    file.write_bytes(content)
+    assert str(file) in refusal(lambda: from_toml(file, SearchConfig))
+    assert str(tmp_path) in refusal(lambda: from_toml(tmp_path, SearchConfig))
+
+
+def test_settings_are_utf_8_whatever_the_locale_and_with_a_mark_too(tmp_path):
+    file = tmp_path / "c.toml"
+    for content in ('data = "Äpfel/猫"', '\ufeffdata = "Äpfel/猫"'):
+        file.write_text(content, encoding="utf-8")
+        code = (
+            "import sys; from pathlib import Path; from fastdarts.config import SearchConfig as C; "
+            "from fastdarts.settings import from_toml; print(ascii(str(from_toml(Path(sys.argv[1]), C).data)))"
+        )
+        environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        said = subprocess.run([sys.executable, "-c", code, file], env=environment, capture_output=True, text=True)
+        assert said.stdout.strip() == ascii("Äpfel/猫"), said.stderr
+
+
+def test_test_portion_is_a_share_and_old_runs_have_its_default():
+    for portion in (0.0, 1.0, -0.5, 2.0):
+        for kind in (SearchConfig, EvaluateConfig):
+            assert "--test-portion" in refusal(lambda kind=kind, portion=portion: validate(kind(test_portion=portion)))
+    old = {name: value for name, value in dataclasses.asdict(SearchConfig()).items() if name != "test_portion"}
+    assert from_dict(old, SearchConfig, "here") == SearchConfig()
+
+
+def test_a_study_hands_test_portion_on_and_finds_its_old_trainings():
+    config = StudyConfig(dataset="folder", data=Path("photos"), test_portion=0.3)
+    plain = dataclasses.replace(config, test_portion=0.2)
+    for made in (study.evaluation, study.searching):
+        assert made(config, 0).test_portion == 0.3
+        # The facts of the images tell the portions apart, so that names from before the setting are found again.
+        assert study.key(made(config, 0), "facts") == study.key(made(plain, 0), "facts")

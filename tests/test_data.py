@@ -123,14 +123,14 @@ def test_fashion_mnist_with_damaged_files(tmp_path):
     sentence(lambda: load_data("fashion-mnist", tmp_path), tmp_path, "ubyte")
 
 
-def write_cifar(root, monkeypatch, make, batches, label_key, names_key, classes):
+def write_cifar(root, monkeypatch, make, batches, label_key, names_key, classes, levels=256):
     """Random images in the layout of torchvision, whose checksums are set to those of these files."""
     folder = root / make.base_folder
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     sums, content = {}, {}
     for name, count in batches.items():
-        pixels = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+        pixels = generator.integers(0, levels, (count, 3072), dtype=np.uint8)
         content[name] = pixels, [i % classes for i in range(count)]
         (folder / name).write_bytes(pickle.dumps({"data": pixels, label_key: content[name][1]}))
         sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
@@ -168,6 +168,18 @@ def test_cifar10_in_torchvisions_layout(tmp_path, monkeypatch):
     damaged = tmp_path / "cifar-10-batches-py" / "data_batch_3"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
     sentence(lambda: load_data("cifar10", tmp_path), tmp_path, "cifar-10-batches-py", "CIFAR10")
+
+
+def test_labels_without_a_class_and_sets_without_images_are_refused(tmp_path, monkeypatch):
+    batches = {"data_batch_1": 20, "test_batch": 3}
+    content = write_cifar(tmp_path, monkeypatch, datasets.CIFAR10, batches, "labels", "label_names", 10)
+    pixels, labels = content["data_batch_1"]
+    file = tmp_path / datasets.CIFAR10.base_folder / "data_batch_1"
+    for kept, words in ((range(20), "training labels from 0 to 10 but 10 classes"), (range(0), "0 training images")):
+        file.write_bytes(pickle.dumps({"data": pixels[kept], "labels": [labels[i] + i // 19 for i in kept]}))
+        digest = hashlib.md5(file.read_bytes()).hexdigest()
+        monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", digest]])
+        sentence(lambda: load_data("cifar10", tmp_path), words)
 
 
 def test_cifar100_has_its_own_labels_and_constants(tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def searching(config: StudyConfig, seed: int) -> SearchConfig:
 SEARCHED = "method", "unrolled", "arch_learning_rate"
 COMMON = (
     "device", "threads", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size", "workers",
-    "precision", "channels", "layers", "learning_rate", "weight_decay",
+    "precision", "channels", "layers", "learning_rate", "weight_decay", "test_portion",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _shared(config: StudyConfig) -> dict[str, Any]:
 def key(settings: EvaluateConfig | SearchConfig, facts: object) -> str:
     """A name for all that results depend on: ``settings`` but for the seed, and ``facts`` of the images."""
     values = dataclasses.asdict(settings)
-    kept = {name: value for name, value in values.items() if name not in (*FREE_ON_RESUME, "seed")}
+    kept = {name: value for name, value in values.items() if name not in (*FREE_ON_RESUME, "seed", "test_portion")}
     space = find_space("tiny").primitives(1)
     text = json.dumps([kept, facts, space], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
