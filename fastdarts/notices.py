@@ -9,7 +9,7 @@ from typing import Any
 
 from fastdarts.endings import say
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import strict
+from fastdarts.functional import rank, strict
 
 
 class Notice(UserWarning):
@@ -30,16 +30,16 @@ def notice(text: str, remedy: str, stacklevel: int = 2) -> None:
 
 @contextmanager
 def notices_as_lines() -> Iterator[None]:
-    """Inside, each notice is one line on stderr, once; other warnings look as ever."""
+    """Inside, each notice is one line on stderr, once, of the first rank; other warnings look as ever."""
     with warnings.catch_warnings():
         warnings.simplefilter("once", Notice)
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, Notice):
-                say(str(message))
-            else:
+            if not issubclass(category, Notice):
                 others(message, category, *place, **more)
+            elif rank() == 0:
+                say(str(message))
 
         warnings.showwarning = show
         yield

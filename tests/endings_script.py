@@ -1,7 +1,7 @@
 """A script that makes batches in processes and then ends in one of many ways: test_endings.py starts it.
 
-`endings_script.py METHOD ENDING`: the start method of multiprocessing and how it ends; or `bench`. It prints the numbers
-of the processes that make its batches.
+`endings_script.py METHOD ENDING`: the start method of multiprocessing, or bench, and how it ends. It prints the numbers
+of the processes that it has started.
 """
 
 import multiprocessing
