@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 
 from fastdarts.genotypes import DARTS_V1, DARTS_V2
+from fastdarts.markup import Html
 from fastdarts.page import html_page
 from fastdarts.player import SCRIPT
 from tests.test_report import page_of, search, search_row
@@ -81,7 +82,7 @@ def test_the_player_plays(tmp_path):
     button.click(); say();
     setTimeout(() => { say(); document.title = JSON.stringify(said); }, 5 * 400 + 200);
     """
-    (tmp_path / "driven.html").write_text(html_page("driven", body, SCRIPT + driver), encoding="utf-8")
+    (tmp_path / "driven.html").write_text(html_page("driven", Html(body), SCRIPT + driver), encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
