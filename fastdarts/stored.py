@@ -51,6 +51,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The types that a union allows; of any other type that type."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 class _Wrong(ValueError):
     pass
 
@@ -71,8 +76,8 @@ def _check(value: Any, kind: Any, name: str) -> None:
     allowed = None
     if get_origin(kind) is Annotated:
         kind, allowed = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        kinds = get_args(kind)
+    kinds = alternatives(kind)
+    if len(kinds) > 1:
         if value is None and NoneType in kinds:
             return
         kind = next((k for k in kinds if _fits(value, k)), kinds[0])
