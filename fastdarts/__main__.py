@@ -1,5 +1,31 @@
-"""``python -m fastdarts``."""
+"""The program ``fastdarts``, also ``python -m fastdarts``."""
 
-from fastdarts.cli import main
+import os
+import signal
+import sys
 
-main()
+from fastdarts import __version__
+
+
+def _leave_at_once(*_: object) -> None:
+    os.write(2, b"fastdarts: interrupted\n")
+    os._exit(130)
+
+
+def main() -> None:
+    """Run the command line; see :func:`fastdarts.cli.main`. Ctrl-C while PyTorch is imported is one line too."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"fastdarts {__version__}")
+        return
+    own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as of jobs of nohup
+    if own:
+        signal.signal(signal.SIGINT, _leave_at_once)
+    from fastdarts.cli import main as run
+
+    if own:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import signal
+import multiprocessing
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Self
 
 import torch
+import torch.multiprocessing  # tensors then travel between processes in shared memory
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from fastdarts.distributed import rank, world
+from fastdarts.endings import follow_parent, leave_signals_to_parent
 from fastdarts.errors import FastdartsError
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
+Transform = Callable[[Tensor], Tensor]
 
 
 def split(n: int, train_portion: float) -> tuple[range, range]:
@@ -34,14 +42,114 @@ def split(n: int, train_portion: float) -> tuple[range, range]:
     return range(first), range(first, n)
 
 
+class Request(NamedTuple):
+    """What a batch is made of: its place in a pass, the seed, and what makes an image of a sample."""
+
+    key: Key
+    seed: int
+    transform: Transform
+
+
+class Workers:
+    """Processes that make batches, for all :class:`Batches` and all passes of a run. Use as a context manager.
+
+    count: processes; 0 makes every batch in this process when it is asked for.
+    datasets: all that batches are made of; each process gets them once, at its start.
+
+    PyTorch's DataLoader starts its workers anew for every pass, which takes 2 s by fork and 100 s by spawn, as their
+    transforms change; and an exception in a script, which keeps the loader alive, left them running for ever. These
+    end when the context does, and by themselves when this process is gone, however it ended.
+    """
+
+    AHEAD = 2  # batches that each process makes before they are asked for
+    GRACE = 5.0  # seconds for the batch at work, at the end
+
+    def __init__(self, count: int, *datasets: Dataset) -> None:
+        self._count, self._datasets = count, datasets
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._closing.send_bytes(b"end")  # nobody reads it: it stays there for every process to see
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+            self._closing.close()
+            self._closed.close()
+
+    def load(self, dataset: Dataset, requests: Iterator[Request]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``requests``, in their order.
+
+        Raises :class:`FastdartsError` for an image that cannot be read, and if a process was killed.
+        """
+        if not self._count:
+            for request in requests:
+                yield _make(dataset, request)
+            return
+        pool = self._pool or self._start()
+        number = [known is dataset for known in self._datasets].index(True)
+        coming = deque(pool.submit(_work, number, r) for r in itertools.islice(requests, self.AHEAD * self._count))
+        try:
+            while coming:
+                batch = coming.popleft().result()
+                coming.extend(pool.submit(_work, number, request) for request in itertools.islice(requests, 1))
+                yield batch
+        except BrokenProcessPool as error:
+            raise FastdartsError(
+                "a process that prepares images was killed, most often for want of memory: lower --workers or "
+                "--batch-size"
+            ) from error
+        finally:
+            for batch in coming:
+                batch.cancel()
+
+    def _start(self) -> ProcessPoolExecutor:
+        self._closed, self._closing = multiprocessing.Pipe(duplex=False)
+        arguments = self._datasets, self._closed
+        self._pool = ProcessPoolExecutor(self._count, multiprocessing.get_context(), _begin_work, arguments)
+        return self._pool
+
+
+IN_THIS_PROCESS = Workers(0)
+_datasets: Sequence[Dataset] = ()  # of a process that makes batches
+
+
+def _begin_work(datasets: Sequence[Dataset], closed: Connection) -> None:
+    global _datasets
+    leave_signals_to_parent()
+    follow_parent(lambda: os._exit(1), also=closed, grace=Workers.GRACE)
+    torch.set_num_threads(1)  # the parent's threads are the step's
+    _datasets = datasets
+
+
+def _work(number: int, request: Request) -> tuple[Tensor, Tensor]:
+    return _make(_datasets[number], request)
+
+
+def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
+    """A whole batch."""
+    (number, indices), seed, transform = request
+    images, labels = [], []
+    with torch.random.fork_rng(devices=[]):
+        for index in indices.tolist():
+            # Not torch.manual_seed, which would reseed the accelerators too.
+            torch.default_generator.manual_seed(seed_from(seed, number, index))
+            image, label = dataset[index]
+            images.append(transform(image))
+            labels.append(label)
+    return torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+
+
 class Batches:
     """Batches (x float32 [B, C, H, W], contiguous, and y int64 [B]) of the samples `indices` of `dataset`,
     whose items are (uint8 tensor [C, H, W], int label).
 
     Stateless: the permutation of pass p is a function of (seed, p), and what `transform` draws for a sample
-    one of (seed, p, index). So a batch has the same bits whatever came before it and however many `workers`
-    (processes; 0 is this one) load it. The global random state is left untouched; `transform` may draw from
-    torch's CPU generator only. With fewer samples than `batch_size` a batch is all of them.
+    one of (seed, p, index). So a batch has the same bits whatever came before it, and whether the processes of
+    `workers` make it or this one. The global random state is left untouched; `transform` may draw from torch's CPU
+    generator only. With fewer samples than `batch_size` a batch is all of them.
 
     Of several ranks each gets its part of every batch: parts of neighbouring samples, in the order of the ranks, that
     differ by one sample at most. What is left over at the end of a pass joins the batch before it if it is less than
@@ -55,10 +163,10 @@ class Batches:
         dataset: Dataset,
         indices: Sequence[int],
         batch_size: int,
-        transform: Callable[[Tensor], Tensor],
+        transform: Transform,
         seed: int,
         *,
-        workers: int = 0,
+        workers: Workers = IN_THIS_PROCESS,
         smallest: int = 2,
     ) -> None:
         if len(indices) == 0:
@@ -68,18 +176,11 @@ class Batches:
         self.indices = torch.as_tensor(indices, dtype=torch.int64)
         self.batch_size = min(batch_size, len(indices))
         self.seed = seed
-        self._smallest = smallest
-        self._augmented = _Augmented(dataset, transform, seed)
-        self._workers = workers
-
-    @property
-    def transform(self) -> Callable[[Tensor], Tensor]:
+        self.transform = transform
         """What makes an image of a sample; may be replaced between passes."""
-        return self._augmented.transform
-
-    @transform.setter
-    def transform(self, transform: Callable[[Tensor], Tensor]) -> None:
-        self._augmented.transform = transform
+        self._smallest = smallest
+        self._dataset = dataset
+        self._workers = workers
 
     def __len__(self) -> int:
         """Batches per pass of `epoch`."""
@@ -115,20 +216,7 @@ class Batches:
 
     def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
         keys = ((number, part.tensor_split(world())[rank()]) for number, part in keys)
-        # Without a generator of its own, the loader draws a seed for its workers from the global one.
-        loader = DataLoader(
-            self._augmented,
-            batch_size=None,
-            sampler=keys,
-            num_workers=self._workers,
-            worker_init_fn=_leave_sigterm_to_the_parent,
-            generator=torch.Generator(),
-        )
-        for batch in loader:
-            if isinstance(batch, FastdartsError):
-                raise batch
-            x, y = batch
-            yield x, y
+        return self._workers.load(self._dataset, (Request(key, self.seed, self.transform) for key in keys))
 
 
 class Kept(Batches):
@@ -150,33 +238,6 @@ class Kept(Batches):
         if None not in self._made:
             self._made[None] = list(super().in_order())
         return iter(self._made[None])
-
-
-class _Augmented(Dataset):
-    """Whole batches by key; an error is returned, since a worker would bury a raised one in its traceback."""
-
-    def __init__(self, dataset: Dataset, transform: Callable[[Tensor], Tensor], seed: int) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor] | FastdartsError:
-        number, indices = key
-        images, labels = [], []
-        with torch.random.fork_rng(devices=[]):
-            for index in indices.tolist():
-                # Not torch.manual_seed, which would reseed the accelerators too.
-                torch.default_generator.manual_seed(seed_from(self.seed, number, index))
-                try:
-                    image, label = self.dataset[index]
-                except FastdartsError as error:
-                    return error
-                images.append(self.transform(image))
-                labels.append(label)
-        return torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
-
-
-def _leave_sigterm_to_the_parent(_: int) -> None:
-    """A batch system sends SIGTERM to every process of a job; the parent still needs its batch to end the step."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def seed_from(*numbers: int) -> int:

@@ -1,36 +1,90 @@
-"""Checkpoints: one file, replaced atomically, that says what it is and whose it is."""
+"""Checkpoints: one file, replaced atomically, that says what it is and whose it is, and shows any change of a byte."""
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.recorder import atomic_write
 
 NAME = "checkpoint.pt"
-VERSION = 1
+VERSION = 2
+UNSEALED = 1
+"""The last version whose files carry no digest; they are still read."""
+SEAL = b"fastdarts blake2b "
+_DIGITS = 64  # of the digest, in hexadecimal
 
 
 def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``; a reader sees the old file or the new one, never a part."""
+    """Write ``state`` to ``path``; a reader sees the old file or the new one, never a part.
+
+    ``torch.load`` reads the file too. Raises :class:`NotFinite`, and leaves the old file, if a tensor of ``state``
+    holds NaN or an infinity: nothing could go on from it.
+    """
+    for name, tensor in _tensors(state):
+        if not tensor.isfinite().all():
+            at = f"epoch {state['epoch']}, step {state['step']}" if "epoch" in state else "the checkpoint"
+            raise NotFinite(name, tensor[~tensor.isfinite()][0].item(), "training", at)
     buffer = io.BytesIO()
     torch.save({"fastdarts": kind, "version": VERSION, **state}, buffer)
+    _seal(buffer)
     atomic_write(path, buffer.getvalue())
 
 
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All floating-point tensors in ``value``, with their names."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _tensors(part, f"{name}.{number}")
+
+
+def _seal(file: io.BytesIO) -> None:
+    """Append a digest of all bytes of a zip archive as its comment, which readers of the archive pass over."""
+    with file.getbuffer() as archive:
+        digest = hashlib.blake2b(archive, digest_size=_DIGITS // 2).hexdigest().encode()
+    file.seek(-2, io.SEEK_END)  # the length of the comment, so far 0
+    file.write(len(SEAL + digest).to_bytes(2, "little") + SEAL + digest)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the digest at the end of a sealed file is that of the bytes before it."""
+    end = -len(SEAL) - _DIGITS
+    archive, length, seal = memoryview(data)[: end - 2], data[end - 2 : end], data[end:]
+    digest = hashlib.blake2b(archive, digest_size=_DIGITS // 2)
+    digest.update(bytes(2))  # what the length was before
+    return digest.hexdigest().encode() == seal.removeprefix(SEAL) and length == len(seal).to_bytes(2, "little")
+
+
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
-    """Read a checkpoint of ``kind`` onto the CPU; raises :class:`FastdartsError` if it is missing, damaged or
+    """Read a checkpoint of ``kind`` onto the CPU; raises :class:`FastdartsError` if it is missing, damaged, edited or
     foreign."""
     if not path.is_file():
         raise FastdartsError(f"no checkpoint at {path}: give the run's folder or its {NAME}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+    except OSError as error:
+        raise FastdartsError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    sealed = data[-len(SEAL) - _DIGITS :].startswith(SEAL)
+    try:
+        # Without a seal, the sums of the archive's records must do. torch does not look at them.
+        if not (_is_whole(data) if sealed else zipfile.ZipFile(io.BytesIO(data)).testzip() is None):
+            raise ValueError("a byte has changed")
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types here: zip, pickle, EOF, version, key errors
         raise FastdartsError(
             f"cannot read the checkpoint {path} ({type(error).__name__}): it is damaged or not a fastdarts checkpoint; "
@@ -41,10 +95,15 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             f"{path} is not a fastdarts checkpoint: it has no 'fastdarts' entry; weights of other DARTS code can be "
             "loaded with Network.load_state_dict"
         )
-    if state["fastdarts"] != kind or state.get("version") != VERSION:
+    if state["fastdarts"] != kind or state.get("version") not in (UNSEALED, VERSION):
         raise FastdartsError(
             f"{path} is a version {state.get('version')} checkpoint of '{state['fastdarts']}': expected version "
             f"{VERSION} of '{kind}'"
+        )
+    if state["version"] > UNSEALED and not sealed:
+        raise FastdartsError(
+            f"the checkpoint {path} has lost its digest, so it was edited or damaged: resume from another one or start "
+            "a new run"
         )
     return state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import tomllib
@@ -30,8 +29,10 @@ from fastdarts.commands import (
     Study,
 )
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
+from fastdarts.endings import INTERRUPTED, is_unread, say
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
+from fastdarts.notices import notices_as_lines
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.settings import from_toml
 from fastdarts.spaces import RECURRENT
@@ -41,40 +42,46 @@ from fastdarts.study.config import StudyConfig
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: exit code 0; 2 with one sentence on stderr for bad input or no memory; 130 after Ctrl-C.
 
-    SIGTERM during a search, a projection, an evaluation or a study saves a checkpoint and exits with 0.
+    During a search, a projection, an evaluation or a study SIGTERM and Ctrl-C save a checkpoint; the exit code is 0 or
+    130 then. Where nobody reads the output any more, work goes on and the rest is not printed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
-        print(f"fastdarts {__version__}")
-        return
     try:
-        with distributed.joined() if arguments[:1] in SHARED else nullcontext():
+        if arguments == ["--version"]:
+            print(f"fastdarts {__version__}")
+            return
+        with notices_as_lines(), distributed.joined() if arguments[:1] in SHARED else nullcontext():
             _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ConnectionError, FastdartsError) as error:  # a BrokenPipeError is a ConnectionError too
-        if distributed.speaks(error):
-            print(f"fastdarts: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        said = re.search("can't allocate memory|bad_alloc", str(error))  # by torch's allocator, and by the kernels
-        if not (said or isinstance(error, MemoryError | torch.OutOfMemoryError)):
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            return
+        ending = _ending(error, arguments)
+        if ending is None:
             raise
-        sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
-        print(f"fastdarts: out of memory: lower --batch-size, {sizes}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
+        text, code = ending
+        if distributed.speaks(error):
+            say(text)
+        sys.exit(code)
+
+
+def _ending(error: BaseException, arguments: list[str]) -> tuple[str, int] | None:
+    """The last line of a command that ``error`` ends, and its exit code; None for a fault of the program."""
+    if isinstance(error, KeyboardInterrupt):
+        return "; ".join(["interrupted", *map(str, error.args)]), INTERRUPTED
+    if isinstance(error, ConnectionError | FastdartsError):
+        return str(error), 2
+    if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
-        reason = f"{error.strerror or error}: free it or name another place"
-        print(f"fastdarts: cannot read or write{where}, {reason}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        resumable = arguments[:1] in SHARED
-        how = "; go on with --resume and the run's folder" if resumable else ""
-        how = "; the same command goes on" if arguments[:1] == ["study"] else how
-        print(f"fastdarts: interrupted{how}", file=sys.stderr)
-        sys.exit(130)
+        return f"cannot read or write{where}, {error.strerror or error}: free it or name another place", 2
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and re.search("can't allocate memory|bad_alloc", str(error))  # by torch's allocator, and by the kernels
+    )
+    if no_memory:
+        sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
+        return f"out of memory: lower --batch-size, {sizes}", 2
+    return None
 
 
 SHARED = (["search"], ["project"], ["evaluate"])

@@ -12,6 +12,7 @@ vector need that vector averaged first.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,22 @@ class Everywhere(FastdartsError):
 
 
 def launched() -> bool:
-    """Whether this process is one of several that torchrun, or another in its manner, has started."""
-    return all(name in os.environ for name in LAUNCHED) and int(os.environ["WORLD_SIZE"]) > 1
+    """Whether this process is one of several that torchrun, or another in its manner, has started.
+
+    Raises :class:`FastdartsError` if WORLD_SIZE or RANK is no number.
+    """
+    return all(name in os.environ for name in LAUNCHED) and _counted("WORLD_SIZE") > 1 and _counted("RANK") >= 0
+
+
+def _counted(variable: str) -> int:
+    """The number in a variable that torchrun sets."""
+    text = os.environ[variable]
+    if not (text.isascii() and text.isdecimal()):
+        raise FastdartsError(
+            f"the environment variable {variable} is {text!r}: expected a number; start ranks by torchrun, or unset "
+            "it for a run of one process"
+        )
+    return int(text)
 
 
 @contextmanager
@@ -87,7 +102,7 @@ def refuse(what: str) -> None:
 def speaks(error: Exception) -> bool:
     """Whether this process is to say what went wrong: rank 0, or one that alone knows."""
     known = isinstance(error, Everywhere | NotFinite) or getattr(error, "told", False)
-    return not known or not launched() or os.environ["RANK"] == "0"
+    return not known or os.environ.get("RANK") in (None, "0") or not launched()
 
 
 @contextmanager
@@ -121,6 +136,28 @@ def from_first(make: Callable[[], T]) -> T:
                 found = [make()]
     collective(dist.broadcast_object_list, found)
     return found[0]
+
+
+OF_ITS_OWN = ("data", "workers", "threads", "checkpoint_minutes")
+"""Settings that a rank may have for itself: no result depends on them, but for threads, which are per machine."""
+
+
+def agree(command: str, config: Any) -> None:
+    """Raise on all ranks if one was asked for another command or has another setting than rank 0.
+
+    config: a dataclass. Ranks that differ would wait for one another for ever, or learn different things.
+    """
+    if world() == 1:
+        return
+    mine = {"command": command} | {f.name: repr(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    for number, theirs in enumerate(all_ranks := _objects(mine)):
+        for name, value in all_ranks[0].items():
+            if name not in OF_ITS_OWN and theirs.get(name) != value:
+                what = name if name == "command" else "--" + name.replace("_", "-")
+                raise Everywhere(
+                    f"rank {number} has {what} {theirs.get(name)} and rank 0 has {value}: start all ranks with the "
+                    "same command and settings"
+                )
 
 
 def first_of(value: T | None) -> T | None:
@@ -206,7 +243,7 @@ def own_device(name: str) -> str:
         return name
     if name != "cuda":
         raise FastdartsError(f"--device is {name} for {world()} ranks: each takes a GPU of its own with --device cuda")
-    local = int(os.environ.get("LOCAL_RANK", rank()))
+    local = _counted("LOCAL_RANK") if "LOCAL_RANK" in os.environ else rank()
     if local >= torch.cuda.device_count():
         raise FastdartsError(
             f"local rank {local} finds {torch.cuda.device_count()} GPUs: start at most one rank for each"

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from fastdarts.batches import Batches
+from fastdarts.batches import Batches, Workers
 from fastdarts.config import EvaluateConfig, resolve
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
-from fastdarts.distributed import check_batch, joined, smallest_batch, together
+from fastdarts.distributed import agree, check_batch, joined, smallest_batch, together
 from fastdarts.errors import FastdartsError
+from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress
 from fastdarts.runs import Run, check_precision, prepare_data, prepare_device
 from fastdarts.spaces import parse_architecture
@@ -33,7 +34,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     of one image), ... Raises :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the
     genotype is wrong. Started by torchrun, all ranks train as one, as in :func:`fastdarts.search.search`.
     """
-    with joined():
+    with joined(), isolated():
+        agree("evaluate", config)
         return _evaluate(config)
 
 
@@ -58,7 +60,8 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     jobs = [Job(architecture, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
     augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
-    options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn)}
+    workers = Workers(config.workers, data.train, data.test)
+    options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
 
     def batches(job: Job) -> tuple[Batches, Batches]:
         return (
@@ -66,7 +69,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
             Batches(data.test, range(len(data.test)), config.batch_size, eval_transform(data), 0, **options),
         )
 
-    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress:
+    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         run.write_genotype(architecture)
         progress.line(f"run {run.folder}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastdarts.batches import Batches
+from fastdarts.batches import Batches, Workers
 from fastdarts.config import SearchConfig
 from fastdarts.data import ImageData, eval_transform, train_transform
 from fastdarts.distributed import smallest_batch
@@ -49,6 +49,7 @@ class RandomSearch:
         device: torch.device,
         run: Run,
         progress: Progress,
+        workers: Workers,
     ) -> dict[str, Any]:
         """Train the cells; returns the best genotype and its validation error."""
         generator = torch.Generator().manual_seed(config.seed)
@@ -69,7 +70,7 @@ class RandomSearch:
         )
         augment = train_transform(data, round(config.cutout * min(data.size)))
 
-        options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn)}
+        options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
 
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,16 +34,32 @@ def atomic_write(path: Path, data: bytes) -> None:
     disk before it takes the name.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _naming(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     _sync_folder(path.parent)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is the temporary file of an :func:`atomic_write` that was killed."""
+    return path.name.startswith(".") and path.suffix == ".tmp"
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Inside, an error that names no file, as that of a full disk, names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -94,7 +110,7 @@ class Recorder:
         elif path.exists() and path.stat().st_size:
             raise FastdartsError(f"{run} already holds the metrics of a run: resume that run or choose another folder")
         run.mkdir(parents=True, exist_ok=True)
-        for leftover in run.glob(".*.tmp"):  # of an `atomic_write` that was killed
+        for leftover in filter(is_leftover, run.rglob(".*")):
             leftover.unlink(missing_ok=True)
         self._file = open(path, "ab")  # noqa: SIM115 - closed in close()
         self._open_events(read_metrics(run))
@@ -105,9 +121,10 @@ class Recorder:
         The line is on disk on return. TensorBoard's step is the "epoch"; rows with a "seed" or a "sample"
         get tags such as `seed_3/train_loss`. Raises FastdartsError when a number is not finite.
         """
-        self._file.write(_line(row).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _naming(self.run / METRICS):
+            self._file.write(_line(row).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._scalars(row)
         self._events.flush()
 
@@ -253,8 +270,12 @@ class Progress:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        if not self._silent:
+        if self._silent:
+            return
+        try:
             print(text, file=self._stream, flush=True)
+        except (BrokenPipeError, ValueError):  # nobody reads it any more: the run goes on
+            self._silent = True
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

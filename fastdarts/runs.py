@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import os
-import signal
-import sys
-import threading
+import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +21,10 @@ from fastdarts import distributed
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, SearchConfig
 from fastdarts.data import ImageData, load_data
+from fastdarts.endings import Stop, stoppable
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import release_memory, why_no_kinks, why_plain
-from fastdarts.recorder import Recorder, Unheard, atomic_write, environment, read_metrics
+from fastdarts.recorder import METRICS, Recorder, Unheard, atomic_write, environment, is_leftover, read_metrics
 from fastdarts.report import write_report
 from fastdarts.settings import from_dict, from_toml, to_toml
 from fastdarts.spaces import RECURRENT, Architecture
@@ -51,7 +51,8 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
     """The settings of a run and its last state, None if it was stopped before its first checkpoint."""
     path = find_checkpoint(resume)
     if resume.is_dir() and not path.exists() and (resume / CONFIG).exists():
-        if read_metrics(resume) or (resume / "result.json").exists():
+        rows = (resume / METRICS).exists() and read_metrics(resume)
+        if rows or (resume / "result.json").exists():
             raise FastdartsError(
                 f"{resume} has results but no {NAME} to go on from: put it back, or start a new run with --run"
             )
@@ -88,59 +89,98 @@ class Run:
     ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
 
-    Inside, SIGTERM makes a checkpoint :meth:`due`; once it is saved, SystemExit with code 0 ends the run. Of several
-    ranks the first looks and writes; what it has found, and a signal to any of them, is known to all.
+    Inside, SIGTERM or Ctrl-C make a checkpoint :meth:`due`; once it is saved, the run ends as :class:`Stop` says. A new
+    run that ends before its first step is done leaves nothing. Of several ranks the first looks and writes; what it has
+    found, and a signal to any of them, is known to all.
+
+    After a kill at any moment the folder is in one of these states. Files appear in this order:
+
+    1. missing, or empty but for temporary files: a new run may begin there;
+    2. config.toml, without a row or a checkpoint: ``resume`` begins anew, with these settings;
+    3. checkpoint.pt: ``resume`` goes on from it; rows and files that are newer are written again.
     """
 
     def __init__(self, config: RunConfig, kind: str, label: str):
         self.kind = kind
         self.folder, self.state = distributed.from_first(lambda: _begin(config, kind, label))
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
+        self._new, self._named = config.resume is None, config.run is not None
+        self._made_folder = self._worked = False
         self._saved = time.monotonic()
-        self._terminated = False
+        self._stop = Stop()
 
     def __enter__(self) -> Run:
         with ExitStack() as stack:
+            self.folder = distributed.from_first(self._own_folder)
+            self.config = dataclasses.replace(self.config, run=self.folder)
             with distributed.together():
                 self.recorder = Unheard(self.folder) if distributed.rank() else self._record(stack)
-            self._listen(stack)
+            self._stop = stack.enter_context(stoppable())
             self._open = stack.pop_all()
         return self
 
+    def _own_folder(self) -> Path:
+        """The folder, made if it is missing. A default name that another run has taken gets a number."""
+        self._made_folder = not self.folder.exists()
+        if not self._new or self._named:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self.folder
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = self.folder.with_name(f"{self.folder.name}-{number}") if number > 1 else self.folder
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
     def _record(self, stack: ExitStack) -> Recorder:
-        self.folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(alone_in(self.folder))
         position = None
         if self.state is not None:
             with taking_up(self.folder / NAME):
                 position = self.state["metrics"]
-        elif (self.folder / CONFIG).exists():
+        elif not self._new:
             position = 0  # stopped before its first checkpoint
-        recorder = stack.enter_context(Recorder(self.folder, resume_at=position))
-        if position is None:
-            recorder.write_text(CONFIG, to_toml(self.config))
-        return recorder
+        else:
+            _check_free(self.folder)  # once more: two runs may have begun here at the same time
+            atomic_write(self.folder / CONFIG, to_toml(self.config).encode())
+        return stack.enter_context(Recorder(self.folder, resume_at=position))
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._open.close()
         release_memory()
+        if error is None:
+            return
+        if self._new and not self._worked:
+            self._leave_nothing()
+        elif isinstance(error, KeyboardInterrupt) and not error.args:
+            lost = "what came after the last checkpoint is lost"
+            raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
 
-    def _listen(self, stack: ExitStack) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return  # only the main thread may; elsewhere SIGTERM does what the program makes it do
-
-        def note(*_: object) -> None:
-            self._terminated = True
-
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, note) or signal.SIG_DFL)
+    def _leave_nothing(self) -> None:
+        if distributed.rank() == 0:
+            for path in self.folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if self._made_folder:
+                self.folder.rmdir()
 
     @contextmanager
     def taking_up(self) -> Iterator[dict[str, Any] | None]:
         """The last checkpoint's state, None at the beginning; a state that does not fit is one sentence."""
         with taking_up(self.folder / NAME):
+            if self.state is not None:
+                self._check_place()
             yield self.state
             if self.state is not None:
                 restore_random_state(self.state["random"])
+
+    def _check_place(self) -> None:
+        """Raise ValueError if the checkpoint says that it was made where this run never is."""
+        epochs = getattr(self.config, "epochs", None)
+        last = {"epoch": epochs and epochs + getattr(self.config, "finetune_epochs", 0), "step": None}
+        for name, end in last.items():
+            number = self.state.get(name, 0)
+            if type(number) is not int or number < 0 or (end is not None and number > end):
+                raise ValueError(f"its {name} is {number!r}")
 
     def describe(self, device: torch.device, **facts: Any) -> None:
         """Write environment.json, at the beginning of a run only."""
@@ -151,9 +191,10 @@ class Run:
         """Replace the checkpoint; the random state and the place in metrics.jsonl go with it. Rows after number
         ``rows`` are forgotten.
 
-        Leaves by SystemExit if SIGTERM has arrived.
+        Leaves as :class:`Stop` says if SIGTERM or Ctrl-C has arrived. Raises :class:`NotFinite`, and leaves the last
+        checkpoint, if ``state`` holds a tensor that is not finite.
         """
-        terminated = distributed.any_of(self._terminated)
+        stopped = distributed.first_of(self._stop.signal)
         config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
         position = self.recorder.position(rows)
         common = {"config": config, "metrics": position, "random": _random_state()}
@@ -162,10 +203,10 @@ class Run:
         if rows is not None:  # after the checkpoint: one that is resumed from cuts what is beyond its place
             self.recorder.cut(position)
         self._saved = time.monotonic()
-        if terminated:
-            if distributed.rank() == 0:
-                print(f"fastdarts: terminated; go on with --resume {self.folder}", file=sys.stderr)
-            raise SystemExit(0)
+        if stopped is not None:
+            self._worked = True  # what is saved stays
+            self._stop.signal = stopped
+            self._stop.leave(f"go on with --resume {self.folder}" if distributed.rank() == 0 else None)
 
     def write_genotype(self, architecture: Architecture) -> None:
         """Write genotype.json and a drawing of each cell."""
@@ -191,16 +232,20 @@ class Run:
         return distributed.from_first(lambda: read_metrics(self.folder))
 
     def due(self) -> bool:
-        """Whether a checkpoint within the epoch is due."""
+        """Whether a checkpoint within the epoch is due; to be asked after every step."""
+        self._worked = True
         late = time.monotonic() - self._saved >= 60 * self.config.checkpoint_minutes
-        return distributed.any_of(self._terminated or late)
+        return distributed.any_of(bool(self._stop) or late)
 
     def attend(self, batches: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
-        """The batches of a measurement, which changes nothing: after SIGTERM ``save`` does not wait for its end, and
-        what goes on draws the random numbers of the measurement from its beginning."""
+        """Yield the batches of a measurement, which changes nothing.
+
+        After SIGTERM or Ctrl-C, restore the random state from before it and save at once; the resumed run repeats the
+        measurement.
+        """
         state = _random_state()
         for batch in batches:
-            if distributed.any_of(self._terminated):
+            if distributed.any_of(bool(self._stop)):
                 restore_random_state(state)
                 save()
             yield batch
@@ -211,11 +256,8 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     if config.resume is None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = config.run or Path("runs") / f"{kind}-{label}-{stamp}"
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise FastdartsError(
-                f"{folder} exists and is not an empty folder: go on with its run by --resume {folder}, or name a new "
-                "folder with --run"
-            )
+        if config.run is not None:
+            _check_free(folder)
         return folder, None
     folder = find_checkpoint(config.resume).parent
     if config.run is not None and config.run.resolve() != folder.resolve():
@@ -223,6 +265,14 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     stored, state = _stored(config.resume, kind, type(config))
     _check_same(config, stored)
     return folder, state
+
+
+def _check_free(folder: Path) -> None:
+    """Raise :class:`FastdartsError` if ``folder`` exists and holds more than a kill before the first file leaves."""
+    if folder.exists() and not (folder.is_dir() and all(is_leftover(path) for path in folder.iterdir())):
+        resumable = (folder / CONFIG).exists() or (folder / NAME).exists()
+        how = f"go on with its run by --resume {folder}, or name" if resumable else "name"
+        raise FastdartsError(f"{folder} exists and is not an empty folder: {how} a new folder with --run")
 
 
 @contextmanager

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from fastdarts.alignment import aligned_cells, alignment
-from fastdarts.batches import Batches, split
+from fastdarts.batches import Batches, Workers, split
 from fastdarts.config import SearchConfig, resolve
 from fastdarts.curvature import Differences
 from fastdarts.curvature import Exact as Product
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
-from fastdarts.distributed import check_batch, from_first, joined, smallest_batch, together, world
+from fastdarts.distributed import agree, check_batch, from_first, joined, smallest_batch, together, world
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Passes
+from fastdarts.isolation import isolated
 from fastdarts.memory import Estimate, estimate, fit
 from fastdarts.projection import Projection, check_supernet, start_from
 from fastdarts.random_search import RandomSearch, spell_out
@@ -45,11 +46,15 @@ def search(config: SearchConfig) -> dict[str, Any]:
     Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
     epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
     :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
-    :class:`fastdarts.errors.NotFinite` if a loss or a gradient is not finite, with the last checkpoint as it was. After
-    SIGTERM it saves and raises SystemExit with code 0. Started by torchrun, or where torch.distributed has a process
-    group, all ranks search as one and return the same.
+    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
+    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
+
+    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
+    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
+    return the same.
     """
-    with joined():
+    with joined(), isolated():
+        agree("search", config)
         return _search(config)
 
 
@@ -81,7 +86,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
         for half in halves:  # parts may be more now
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
-    with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress:
+    workers = Workers(config.workers, data.train)
+    with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress, workers:
         run.describe(
             device,
             classes=len(data.classes),
@@ -94,7 +100,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             progress.line(line)
         for note in notes:
             progress.line(note)
-        outcome = METHODS[config.method].run(config, data, halves, device, run, progress)
+        outcome = METHODS[config.method].run(config, data, halves, device, run, progress, workers)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, "epochs": config.epochs, **outcome, "seconds": seconds}
         run.finish(result)
@@ -124,6 +130,7 @@ class GradientSearch:
         device: torch.device,
         run: Run,
         progress: Progress,
+        workers: Workers,
     ) -> dict[str, Any]:
         """Train a supernet; returns the genotype and the supernet's validation error after the last epoch."""
         whole = range(halves[1].stop)
@@ -132,7 +139,7 @@ class GradientSearch:
         def batches(
             indices: range, seed: int, parts: int = config.accumulate, size: int = config.batch_size
         ) -> Batches:
-            options = {"workers": config.workers, "smallest": smallest_batch(config.sync_bn, parts)}
+            options = {"workers": workers, "smallest": smallest_batch(config.sync_bn, parts)}
             return Batches(data.train, indices, size, augment(), seed, **options)
 
         train = batches(halves[0] if self.held_out else whole, 2 * config.seed)

@@ -106,7 +106,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--resume", "notes.txt"], ["notes.txt", "not a fastdarts checkpoint"]),
         (["search", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["search", "--config", "notes.txt"], ["notes.txt", "TOML"]),
-        (["search", *SMALL, "--run", "taken"], ["taken", "--resume"]),
+        (["search", *SMALL, "--run", "taken"], ["taken", "name a new folder with --run"]),
         (["search", "--device", "warp"], ["warp", "--device cpu"]),
         (["search", "--samples", "9999"], ["9999", "--samples"]),
         (["evaluate", "--genotype", "DARTS_V9"], ["DARTS_V9", "DARTS_V2"]),

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision import datasets
 
 from fastdarts.arrays import FASHION_MNIST
-from fastdarts.batches import Batches, split
+from fastdarts.batches import Batches, Workers, split
 from fastdarts.data import Cutout, eval_transform, load_data, train_transform
 from fastdarts.errors import FastdartsError
 
@@ -325,8 +325,9 @@ def test_folder_with_unreadable_images(tmp_path):
     bad.write_bytes(whole[: len(whole) // 2])  # a good header with too little behind it
     data = load_data("folder", path)
     for workers in (0, 1):
-        batches = Batches(data.test, range(3), 2, eval_transform(data), 0, workers=workers)
-        sentence(lambda batches=batches: list(batches.in_order()), bad, "cannot read")
+        with Workers(workers, data.test) as made_by:
+            batches = Batches(data.test, range(3), 2, eval_transform(data), 0, workers=made_by)
+            sentence(lambda batches=batches: list(batches.in_order()), bad, "cannot read")
 
 
 # --- transforms
@@ -437,17 +438,18 @@ def test_fewer_samples_than_the_batch_size_make_whole_batches():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starting_at_a_batch_equals_iterating_to_it(digits, workers):
-    batches = make(digits, workers=workers)
-    reference = make(digits)
-    whole = list(islice(reference.endless(), 10))
-    assert same(whole, islice(batches.endless(), 10))
-    for start in (1, 3, 7):
-        assert same(whole[start:], islice(batches.endless(start), 10 - start))
-    epoch = list(reference.epoch(5))
-    assert same(epoch, batches.epoch(5))
-    assert same(epoch[2:], batches.epoch(5, start=2))
-    assert list(batches.epoch(5, start=4)) == []
-    assert same(reference.in_order(), batches.in_order())
+    with Workers(workers, digits.train) as made_by:
+        batches = make(digits, workers=made_by)
+        reference = make(digits)
+        whole = list(islice(reference.endless(), 10))
+        assert same(whole, islice(batches.endless(), 10))
+        for start in (1, 3, 7):
+            assert same(whole[start:], islice(batches.endless(start), 10 - start))
+        epoch = list(reference.epoch(5))
+        assert same(epoch, batches.epoch(5))
+        assert same(epoch[2:], batches.epoch(5, start=2))
+        assert list(batches.epoch(5, start=4)) == []
+        assert same(reference.in_order(), batches.in_order())
 
 
 def test_augmentation_depends_on_seed_pass_and_index_only(digits):
@@ -473,15 +475,16 @@ def test_augmentation_depends_on_seed_pass_and_index_only(digits):
 def test_global_random_states_are_left_alone(digits, workers):
     torch.manual_seed(3)
     before = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    stream = make(digits, workers=workers).endless()
-    next(stream)
-    assert torch.equal(before[0], torch.get_rng_state())  # also while the stream is open
-    list(make(digits, workers=workers).epoch(0))
-    list(make(digits, workers=workers).in_order())
-    after = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
-    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
-    torch.manual_seed(4)  # and what is drawn does not follow it
-    assert same(islice(stream, 2), islice(make(digits).endless(1), 2))
+    with Workers(workers, digits.train) as made_by:
+        stream = make(digits, workers=made_by).endless()
+        next(stream)
+        assert torch.equal(before[0], torch.get_rng_state())  # also while the stream is open
+        list(make(digits, workers=made_by).epoch(0))
+        list(make(digits, workers=made_by).in_order())
+        after = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+        assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+        torch.manual_seed(4)  # and what is drawn does not follow it
+        assert same(islice(stream, 2), islice(make(digits).endless(1), 2))
 
 
 def test_batches_refuse_no_samples_and_no_batch_size(digits):

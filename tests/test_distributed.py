@@ -22,7 +22,7 @@ from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.rnn.search import search as search_text
 from fastdarts.search import search
 from tests import ranks
-from tests.test_search import difference, outcome
+from tests.outcomes import difference, outcome
 
 ROOT = Path(__file__).parent.parent
 

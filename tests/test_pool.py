@@ -24,15 +24,15 @@ def tasks(folder, work, names):
 
 def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
     good = tasks(tmp_path, meet, ["a", "b"])  # each waits for the other
-    pool.run_tasks(good, 2, Progress())
+    pool.run_tasks(good, 2, Progress(), "go on with it")
     assert {task.result.read_text() for task in good} != {str(os.getpid())}
     assert good[0].log.read_text() == "working\n"
     bad = tasks(tmp_path / "bad", fail, ["sentence", "crash"])
     with pytest.raises(FastdartsError, match=r"^sentence: the data is wrong$"):
-        pool.run_tasks([bad[0], *tasks(tmp_path / "slow", endless, ["s"])], 2, Progress())
+        pool.run_tasks([bad[0], *tasks(tmp_path / "slow", endless, ["s"])], 2, Progress(), "go on with it")
     assert (tmp_path / "slow" / "s" / "stopped").exists()
     with pytest.raises(FastdartsError, match=r"^crash: exit code 3, see .*crash\.log; the same command goes on"):
-        pool.run_tasks([bad[1], *tasks(tmp_path / "other", meet, ["alone"])], 2, Progress())
+        pool.run_tasks([bad[1], *tasks(tmp_path / "other", meet, ["alone"])], 2, Progress(), "go on with it")
 
 
 def test_pieces_end_with_the_process_that_began_them(tmp_path):
@@ -53,7 +53,7 @@ def test_pieces_end_with_the_process_that_began_them(tmp_path):
 
 
 def begin(folder):
-    pool.run_tasks(tasks(Path(folder), endless, ["a", "b"]), 2, Progress())
+    pool.run_tasks(tasks(Path(folder), endless, ["a", "b"]), 2, Progress(), "go on with it")
 
 
 def meet(folder):

@@ -27,6 +27,7 @@ from fastdarts.runs import stored_config
 from fastdarts.search import search
 from fastdarts.spaces import architecture
 from fastdarts.supernet import Supernet
+from tests.outcomes import difference, outcome
 
 TINY = {
     "epochs": 2,
@@ -39,33 +40,6 @@ TINY = {
     "device": "cpu",
 }
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()]
-
-
-def outcome(run):
-    """Everything a run determines: rows without the clock, the genotype, weights, alphas, optimizers, random state."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
-    state = load_checkpoint(run / "checkpoint.pt", json.loads((run / "result.json").read_text())["kind"])
-    for name in ("config", "metrics", "elapsed"):
-        state.pop(name, None)
-    weights = [torch.load(f) for f in sorted(run.glob("weights*.pt"))]
-    return {"rows": rows, "genotype": (run / "genotype.json").read_text(), "state": state, "weights": weights}
-
-
-def difference(a, b, place=""):
-    """Where two outcomes differ first, bit for bit; empty if nowhere."""
-    if isinstance(a, torch.Tensor):
-        return "" if torch.equal(a, b) else f"{place}: {(a - b).abs().max()}"
-    if isinstance(a, dict):
-        if a.keys() != b.keys():
-            return f"{place}: {sorted(map(str, a.keys() ^ b.keys()))}"
-        return next(filter(None, (difference(a[k], b[k], f"{place}.{k}") for k in a)), "")
-    if isinstance(a, list | tuple):
-        if len(a) != len(b):
-            return f"{place}: {len(a)} != {len(b)}"
-        return next(
-            filter(None, (difference(*pair, f"{place}[{i}]") for i, pair in enumerate(zip(a, b, strict=True)))), ""
-        )
-    return "" if a == b else f"{place}: {a} != {b}"
 
 
 PARTIAL = {"method": "pc-darts", "warmup": 1, "learning_rate_min": 0.001, "learning_rate": 0.025}

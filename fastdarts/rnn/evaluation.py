@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastdarts.distributed import refuse
 from fastdarts.flat import SGD
+from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
 from fastdarts.rnn.genotypes import parse_genotype
@@ -34,6 +35,11 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     Returns what result.json holds: ``valid_perplexity``, ``test_perplexity``, ``parameters``, ... Raises and ends as
     :func:`fastdarts.evaluation.evaluate` does.
     """
+    with isolated():
+        return _evaluate(config)
+
+
+def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     refuse("the evaluation of a recurrent cell")
     validate(config)
     genotype = parse_genotype(config.genotype)

@@ -16,6 +16,7 @@ from fastdarts.distributed import refuse
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Batch, Passes
+from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentSearchConfig, validate
 from fastdarts.rnn.genotypes import PRIMITIVES, edges_of
@@ -37,6 +38,11 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
     Returns what result.json holds: ``genotype`` (as a dict), ``valid_perplexity`` (of the supernet after the last
     epoch), ``epochs``, ``seconds``, and ``run``, the folder. Raises and ends as :func:`fastdarts.search.search` does.
     """
+    with isolated():
+        return _search(config)
+
+
+def _search(config: RecurrentSearchConfig) -> dict[str, Any]:
     refuse("a recurrent search")
     validate(config)
     corpus = load_corpus(config.data, config.level, config.vocabulary)

@@ -6,14 +6,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from fastdarts.endings import Stop, follow_parent, stoppable
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, Progress
 
@@ -45,27 +44,27 @@ class Task:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress) -> None:
+def run_tasks(tasks: Sequence[Task], processes: int, progress: Progress, how: str) -> None:
     """Do what is not done yet, ``processes`` at a time, in the order given; what they print goes to a log each.
 
-    With one process at a time they run in this one. SIGTERM stops them, each after saving what it saves then, and ends
-    in SystemExit with code 0; any other end stops them likewise. Raises :class:`FastdartsError` for the first that
-    fails, with its reason.
+    With one process at a time they run in this one. SIGTERM and Ctrl-C stop them, each after saving what it saves then,
+    and end as :meth:`Stop.leave` says, with ``how`` to go on; any other end stops them likewise. Raises
+    :class:`FastdartsError` for the first that fails, with its reason.
     """
     waiting = [task for task in tasks if not task.done]
-    with _stopped_by_sigterm() as stopped:
+    with stoppable() as stop:
         if processes == 1 or len(waiting) == 1:
             for task in waiting:
                 progress.line(task.title)
                 task.work(*task.arguments)
-                if stopped:
-                    raise SystemExit(0)
+                if stop:
+                    stop.leave(how)
         else:
-            _side_by_side(waiting, processes, progress, stopped)
+            _side_by_side(waiting, processes, progress, stop, how)
 
 
-def _side_by_side(tasks: Sequence[Task], processes: int, progress: Progress, stopped: Sequence[int]) -> None:
-    """The same in processes; ends in SystemExit once there is something in ``stopped``."""
+def _side_by_side(tasks: Sequence[Task], processes: int, progress: Progress, stop: Stop, how: str) -> None:
+    """The same in processes."""
     spawn, running = multiprocessing.get_context("spawn"), {}
     waiting, before, shown = list(tasks), sum(task.recorded() for task in tasks), 0
     progress.start("trainings and searches", sum(task.rows for task in tasks) - before)
@@ -79,8 +78,8 @@ def _side_by_side(tasks: Sequence[Task], processes: int, progress: Progress, sto
                 running[process] = task, mine
                 progress.line(task.title)
             wait([process.sentinel for process in running], timeout=0.5)
-            if stopped:
-                raise SystemExit(0)
+            if stop:
+                stop.leave(how)
             for process in [process for process in running if process.exitcode is not None]:
                 _check(process.exitcode, *running.pop(process))
             recorded = sum(task.recorded() for task in tasks) - before
@@ -106,31 +105,12 @@ def _check(code: int, task: Task, reason: Any) -> None:
 
 def _work(task: Task, reason: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for all processes, but it is the first that tells the others
-    with open(task.log, "a") as log:
+    with open(task.log, "a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         task.work(*task.arguments)
     except FastdartsError as error:
         reason.send(str(error))
         sys.exit(2)
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[list[int]]:
-    """Inside, a list that SIGTERM fills; only the main thread can have it so."""
-    stopped: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -10,7 +10,6 @@ import math
 import os
 import shutil
 import statistics
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from scipy.stats import kendalltau
 
 from fastdarts.alignment import aligned_cells
-from fastdarts.batches import Batches, Kept, split
+from fastdarts.batches import Batches, Kept, Workers, split
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
 from fastdarts.config import SearchConfig
 from fastdarts.data import ImageData, eval_transform, train_transform
@@ -28,6 +27,7 @@ from fastdarts.distributed import refuse
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import recipe
 from fastdarts.genotypes import Genotype
+from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress, atomic_write, environment, read_metrics
 from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
 from fastdarts.search import search
@@ -54,6 +54,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
     Returns what study.json holds, and ``run``, the folder. Raises :class:`fastdarts.errors.FastdartsError` before any
     work if a setting or the data is wrong.
     """
+    with isolated():
+        return _study(config)
+
+
+def _study(config: StudyConfig) -> dict[str, Any]:
     refuse("a study")
     config = prepare(config)
     data, indices = prepare_data(config)
@@ -77,11 +82,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         progress.line(f"study {config.run}: {config.dataset}, {todo} of {len(tasks)} pieces to do, {count} at a time")
         if note:
             progress.line(note)
-        try:
-            run_tasks(tasks, count, progress)
-        except SystemExit:
-            print(f"fastdarts: go on with fastdarts study tiny --resume {config.run}", file=sys.stderr)
-            raise
+        run_tasks(tasks, count, progress, f"go on with fastdarts study tiny --resume {config.run}")
         found = _summary(config, tasks) | {"environment": environment(device)}
         atomic_write(config.run / STUDY, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
         write_study(config.run)
@@ -160,11 +161,12 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     images = settings.epochs * len(indices) + len(test)
     size = 4 * images * data.channels * math.prod(data.size) * min(_processes(config, device), config.seeds)
     kind = Kept if size <= KEPT_BYTES else Batches
+    workers = Workers(settings.workers, data.train, data.test)
     both = (
-        kind(data.train, indices, settings.batch_size, train_transform(data), seed, workers=settings.workers),
-        kind(data.test, test, settings.batch_size, eval_transform(data), 0, workers=settings.workers),
+        kind(data.train, indices, settings.batch_size, train_transform(data), seed, workers=workers),
+        kind(data.test, test, settings.batch_size, eval_transform(data), 0, workers=workers),
     )
-    with Run(settings, "study", "tiny") as run, Progress() as progress:
+    with Run(settings, "study", "tiny") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=(data.channels, *data.size))
         errors = train_all(jobs, recipe(settings), data, lambda _: both, "test", run, progress, device, judge_last=True)
         seconds = sum(row["seconds"] for row in run.rows())

@@ -1,0 +1,41 @@
+"""What a run determines, and where two runs differ first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdarts.checkpoint import load_checkpoint
+from fastdarts.recorder import read_metrics
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Everything a run determines: rows without the clock, the genotype, weights, alphas, optimizers, random state."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
+    state = load_checkpoint(
+        run / "checkpoint.pt", json.loads((run / "result.json").read_text(encoding="utf-8"))["kind"]
+    )
+    for name in ("config", "metrics", "elapsed"):
+        state.pop(name, None)
+    weights = [torch.load(f) for f in sorted(run.glob("weights*.pt"))]
+    genotype = run / "genotype.json"
+    text = genotype.read_text(encoding="utf-8") if genotype.exists() else None
+    return {"rows": rows, "genotype": text, "state": state, "weights": weights}
+
+
+def difference(a: Any, b: Any, place: str = "") -> str:
+    """Where two outcomes differ first, bit for bit; empty if nowhere."""
+    if isinstance(a, torch.Tensor):
+        return "" if torch.equal(a, b) else f"{place}: {(a - b).abs().max()}"
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return f"{place}: {sorted(map(str, a.keys() ^ b.keys()))}"
+        return next(filter(None, (difference(a[k], b[k], f"{place}.{k}") for k in a)), "")
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return f"{place}: {len(a)} != {len(b)}"
+        return next(
+            filter(None, (difference(*pair, f"{place}[{i}]") for i, pair in enumerate(zip(a, b, strict=True)))), ""
+        )
+    return "" if a == b else f"{place}: {a} != {b}"

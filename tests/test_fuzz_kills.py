@@ -1,0 +1,28 @@
+"""A run is killed before each of its file operations, and must then be new or go on to the same end, bit for bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parent.parent
+KINDS = [
+    "search", "random", "random-ws", "ada", "es", "project", "evaluate", "recurrent-search", "recurrent-evaluation",
+    "study",
+]  # fmt: skip
+PLACES = 8 if settings.default.max_examples < 100 else 10**9
+"""At how many places each run is killed: in `make fuzz` at all."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_killed_before_a_file_operation_is_new_or_ends_the_same(tmp_path, kind):
+    command = [sys.executable, "-m", "tests.kills", kind, str(tmp_path), str(PLACES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    count, *faults = map(json.loads, done.stdout.splitlines())
+    print(f"{kind}: killed at {count} places")
+    assert not faults, faults[0]
+    assert int(count) >= 8  # a run that touches fewer files was not run
