@@ -170,9 +170,9 @@ class Study:
     """Train every architecture of a small space from scratch, search in it on the same images, and see how good the
     architecture is that the search would derive after each epoch. Stopped, it goes on by the same command."""
 
-    space: Annotated[Literal["tiny"], tyro.conf.Positional]
-    """The space."""
     settings: OmitArgPrefixes[StudyConfig]
+    space: Annotated[Literal["tiny"], tyro.conf.Positional] = "tiny"
+    """The space."""
     config: Path | None = None
     """Read settings from this TOML file; flags come on top."""
 
