@@ -36,7 +36,7 @@ def from_toml(path: Path, kind: type[C]) -> C:
     """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
     wrong type."""
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -42,11 +42,11 @@ def test_search_evaluate_report_and_resume_end_to_end(tmp_path):
     assert "\r" not in done.stderr and "\x1b" not in done.stdout + done.stderr
     genotype = tmp_path / "found" / "genotype.json"
     printed = json.loads(re.search(r"^genotype (.*)$", done.stdout, re.M)[1])
-    assert printed == json.loads(genotype.read_text())
+    assert printed == json.loads(genotype.read_text(encoding="utf-8"))
 
     flags = ["--genotype", genotype, "--epochs", 1, "--channels", 4, "--layers", 3, "--samples", 128, "--threads", 1]
     done = succeeds("evaluate", *flags, "--run", "trained", cwd=tmp_path)
-    result = json.loads((tmp_path / "trained" / "result.json").read_text())
+    result = json.loads((tmp_path / "trained" / "result.json").read_text(encoding="utf-8"))
     assert f"test error {result['test_error']:.2f} %" in done.stdout
     assert f"parameters {result['parameters']:,}  macs {result['macs']:,}" in done.stdout
 
@@ -59,14 +59,14 @@ def test_search_evaluate_report_and_resume_end_to_end(tmp_path):
 
 
 def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
-    (tmp_path / "c.toml").write_text(
-        'channels = 2\nlayers = 3\nnodes = 2\nsamples = 64\nepochs = 1\nrun = "r"\nthreads = 1\n'
-    )
+    text = 'channels = 2\nlayers = 3\nnodes = 2\nsamples = 64\nepochs = 1\nrun = "r"\nthreads = 1\n'
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     succeeds("search", "--config", "c.toml", "--channels", "4", cwd=tmp_path)
-    used = (tmp_path / "r" / "config.toml").read_text()
+    used = (tmp_path / "r" / "config.toml").read_text(encoding="utf-8")
     assert "channels = 4" in used and "layers = 3" in used and "samples = 64" in used
     succeeds("search", "--config=r/config.toml", "--run=s", cwd=tmp_path)  # a run's own settings start another
-    assert (tmp_path / "s" / "genotype.json").read_text() == (tmp_path / "r" / "genotype.json").read_text()
+    found = [(tmp_path / run / "genotype.json").read_text(encoding="utf-8") for run in "rs"]
+    assert found[0] == found[1]
 
 
 def test_describe_says_the_published_sizes(capsys):
@@ -178,11 +178,11 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     for split in ("train", "test"):
         (tmp_path / "images" / split / "empty").mkdir(parents=True)
         (tmp_path / "images" / split / "other").mkdir()
-    (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML")
-    (tmp_path / "resume.toml").write_text('resume = "taken"')
-    (tmp_path / "bogus.toml").write_text('method = "bogus"')
+    (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML", encoding="utf-8")
+    (tmp_path / "resume.toml").write_text('resume = "taken"', encoding="utf-8")
+    (tmp_path / "bogus.toml").write_text('method = "bogus"', encoding="utf-8")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -285,14 +285,14 @@ def test_a_genotype_may_stand_on_the_command_line(tmp_path, form):
     assert len(form(DARTS_V1)) > 255  # more than a file's name may have
     flags = ["--epochs=1", "--channels=4", "--layers=3", "--samples=128", "--threads=1", f"--run={run}"]
     main(["evaluate", "--genotype", form(DARTS_V1), *flags])
-    stored = json.loads((run / "genotype.json").read_text())
+    stored = json.loads((run / "genotype.json").read_text(encoding="utf-8"))
     assert {name: stored[name] for name in to_dict(DARTS_V1)} == to_dict(DARTS_V1)
 
 
 def test_a_genotype_that_lies_about_makes_no_search_recurrent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recurrent = {"space": "rnn", "recurrent": [["tanh", 0]], "concat": [1]}
-    (tmp_path / "genotype.json").write_text(json.dumps(recurrent))
+    (tmp_path / "genotype.json").write_text(json.dumps(recurrent), encoding="utf-8")
     for arguments, says in (
         (["search", "--samples", "9999"], "--samples is 9999"),
         (["evaluate", "--samples", "9999"], "--genotype"),

@@ -82,7 +82,7 @@ def test_evaluation_defaults_are_the_published_recipes(variant, published):
 
 def test_toml_round_trip(tmp_path):
     config = SearchConfig(dataset="folder", data=tmp_path, channels=8, cutout=0.25, learning_rate=0.1, samples=None)
-    (tmp_path / "c.toml").write_text(to_toml(config))
+    (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8")
     assert from_toml(tmp_path / "c.toml", SearchConfig) == config
     every = {f.name for f in dataclasses.fields(SearchConfig)}
     assert set(tomllib.loads(to_toml(config))) <= every
@@ -99,7 +99,7 @@ def test_toml_round_trip(tmp_path):
     ],
 )
 def test_bad_toml_is_one_sentence(tmp_path, text, words):
-    (tmp_path / "c.toml").write_text(text)
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     with pytest.raises(FastdartsError) as error:
         from_toml(tmp_path / "c.toml", SearchConfig)
     assert all(word in str(error.value) for word in words)

@@ -45,7 +45,9 @@ def test_the_eigenvalue_stands_beside_the_cells_of_the_last_epoch(tmp_path):
 def test_a_search_that_ended_by_going_back_shows_the_epoch_of_its_result(tmp_path):
     run = eigenvalues(tmp_path)
     went_back = {"method": "darts-es", "rollbacks": [{"detected": 5, "epoch": 1}]}
-    (run / "result.json").write_text(json.dumps(json.loads((run / "result.json").read_text()) | went_back))
+    (run / "result.json").write_text(
+        json.dumps(json.loads((run / "result.json").read_text(encoding="utf-8")) | went_back), encoding="utf-8"
+    )
     page = page_of(run)
     assert "Valid error60 %lowest 40 % in epoch 5" in page.text  # 65 - 5 * epoch
     assert "Mean entropy1.97 / 1.95" in page.text and "Genotypeno changes" in page.text

@@ -350,7 +350,7 @@ def test_text_from_files_cannot_become_markup(tmp_path):
 )
 def test_damaged_files_are_named_in_one_sentence(tmp_path, name, content, complaint):
     search(tmp_path, [search_row(0)])
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(FastdartsError, match=complaint) as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
