@@ -139,11 +139,18 @@ def read_records(folder: Path) -> Records:
             )
         space = found
     parts = next((key for key in ("seed", "sample") if rows and key in rows[0]), None)
-    space = space or find_notation(config.get("space", DARTS.name))
+    space = space or _space_of(config, folder / "config.toml")
     records = Records(folder, rows, config, environment, result, genotype, parts, space)
     _check_order(records)
     _check_result(records)
     return records if stored else dataclasses.replace(records, genotype=_best(records))
+
+
+def _space_of(config: Row, path: Path) -> Notation:
+    try:
+        return find_notation(config.get("space", DARTS.name))
+    except FastdartsError as error:
+        raise FastdartsError(f"{path}: {error}") from None
 
 
 def _check_rows(rows: list[Row], path: Path) -> Notation | None:

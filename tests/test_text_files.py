@@ -1,4 +1,4 @@
-"""Text files are UTF-8 wherever they are opened, whatever the locale; the linter's rule finds only some of the places."""
+"""Text files are UTF-8 wherever they are opened, whatever the locale: a linter finds only some of the places."""
 
 import ast
 from pathlib import Path
