@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -59,6 +60,7 @@ class Parameter:
         return " or ".join(_READABLE[kind] for kind in alternatives(self.one) if kind is not NoneType)
 
 
+@cache
 def parameters(command: type) -> dict[str, Parameter]:
     """What a command takes: the fields of its dataclass, those of settings in it included."""
     found = {}

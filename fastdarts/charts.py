@@ -203,7 +203,7 @@ def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[flo
     if whole:
         step = max(round(step), 1)
         return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [round(k * step, 12) for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return [float(f"{k * step:.12g}") for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 def _draw_line(points: Points, colour: str, faint: bool, dots: bool) -> Html:

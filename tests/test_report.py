@@ -429,7 +429,8 @@ def test_numbers_have_the_digits_a_reader_needs(value, text):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.0], [5.0, 5.0], [1e-9, 2e-9], [-3.0, 4.0], [0.0, 1e6], [2.0784, 2.0785], [99.99, 100.0]]
+    "values",
+    [[0.0], [5.0, 5.0], [1e-9, 2e-9], [-3.0, 4.0], [0.0, 1e6], [2.0784, 2.0785], [99.99, 100.0], [1e-20, 2e-20]],
 )
 def test_axes_hold_the_data_and_have_a_few_round_ticks(values):
     figure = ET.fromstring(line_chart("x", [Line("a", "#123456", list(enumerate(values)))]))
