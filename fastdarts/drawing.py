@@ -41,6 +41,7 @@ _GUTTER = 52  # between columns: the room in which edges bend
 _GAP = 12  # between boxes of a column
 _MARGIN = 10
 _HEADING = 34
+_MANY = 500  # boxes beyond which swaps of neighbours would take longer than anyone waits
 
 
 def family_colour(op: str) -> str:
@@ -231,7 +232,7 @@ def _order(columns: list[list[_Box]]) -> None:
         if (crossings := _crossings(columns)) < fewest:
             best, fewest = [list(column) for column in columns], crossings
     columns[:] = best
-    improved = True
+    improved = sum(map(len, columns)) <= _MANY
     while improved:
         improved = False
         for column in columns:

@@ -16,6 +16,7 @@ from fastdarts.stored import check, is_number, read_table, sound
 
 Row = dict[str, Any]
 RESULT = "result.json"
+_MOST_EDGES = 1000  # of a cell that can be drawn
 _Epoch = Annotated[int, range(10**9)]
 
 
@@ -216,6 +217,9 @@ def _best(records: Records) -> Any:
 
 def _architecture(fields: Any, path: Path) -> Architecture:
     try:
-        return architecture(fields)
+        found = architecture(fields)
     except FastdartsError as error:
         raise FastdartsError(f"{path} holds a damaged genotype: {error}") from None
+    if (edges := max(len(edges) for edges, _ in found.space.cells(found.genotype).values())) > _MOST_EDGES:
+        raise FastdartsError(f"{path} holds a genotype of {edges} edges a cell: expected at most {_MOST_EDGES}")
+    return found
