@@ -131,12 +131,14 @@ def _parse(arguments: list[str]) -> Command:
     said = io.StringIO()  # what is wrong fills a frame of many lines
     try:
         with redirect_stderr(said):
-            return tyro.cli(kinds, prog="fastdarts", args=arguments, description="Differentiable architecture search.")
+            found = tyro.cli(kinds, prog="fastdarts", args=arguments, description="Differentiable architecture search.")
     except SystemExit as stop:
         if not stop.code:
             raise
         words = re.sub(r"[\s\u2500-\u257f]+", " ", said.getvalue()).strip()
         raise FastdartsError(f"the command line cannot be read ({words}): see --help") from None
+    sys.stderr.write(said.getvalue())
+    return found
 
 
 COMMANDS: dict[str, type[Command]] = {
