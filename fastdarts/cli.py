@@ -188,11 +188,11 @@ def _is_recurrent(arguments: list[str]) -> bool:
         if resume is not None or config is not None:
             from fastdarts.runs import CONFIG, find_checkpoint
 
-            path = Path(config) if resume is None else find_checkpoint(Path(resume)).parent / CONFIG
-            found = read_table(path)
+            path = Path(config) if resume is None else find_checkpoint(Path(resume).expanduser()).parent / CONFIG
+            found = read_table(path.expanduser())
         else:
             found = read_fields(genotype) if genotype else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: no home for "~"
         return False  # what is wrong with them is said where they are read
     return isinstance(found, dict) and found.get("space") == RECURRENT.name
 

@@ -36,10 +36,10 @@ def from_toml(path: Path, kind: type[C]) -> C:
     """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
     wrong type."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of encodings and of numbers that are too long
         raise FastdartsError(f"{path} is not valid TOML: {error}") from error
     if "resume" in values:
         raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
@@ -64,7 +64,7 @@ def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
         return tuple(value)
     if Path in kinds and isinstance(value, str):
         return Path(value)
-    if float in kinds and type(value) is int:
+    if float in kinds and type(value) is int and abs(value) < 2**1000:
         return float(value)
     names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
     raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

@@ -19,7 +19,7 @@ def read_table(path: Path) -> dict[str, Any] | None:
     Raises FastdartsError, naming the file, if it cannot be read, is malformed or holds something else.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
         found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except FileNotFoundError:
         return None

@@ -159,6 +159,9 @@ def flags(draw, parameter):
     return draw(st.sampled_from([[name, text], [name, text], [f"{name}={text}"], [name]]))
 
 
+# What other code reads files and text by.
+DEEP = {"--config", "--resume", "--run", "--data", "--genotype", "--space", "--device", "the folder"}
+
 # What takes minutes where it is right, and what makes files.
 LEFT_OUT = {"--memory", "--image-size", "--json"}
 
@@ -170,8 +173,9 @@ def lines(draw, commands):
     if name in cli.OF_RECURRENT and draw(st.booleans()):
         kind = cli.OF_RECURRENT[name]
     known = [parameter for parameter in parameters(kind).values() if parameter.name not in LEFT_OUT]
+    known += [parameter for parameter in known if parameter.name in DEEP] * 8
     line = [name]
-    for parameter in draw(st.lists(st.sampled_from(known), max_size=4)) if known else ():
+    for parameter in draw(st.lists(st.sampled_from(known), max_size=3)) if known else ():
         line += [draw(texts(parameter.hint))] if parameter.place else draw(flags(parameter))
     if kind is cli.OF_RECURRENT.get(name):
         line += draw(st.sampled_from([[], ["--space", "rnn"], ["--config=rnn.toml"]]))
