@@ -73,12 +73,13 @@ _MOST = {
     int: 10**9,
     "gamma": 1,
     "nodes": 100,
+    "seeds": 10**4,
     **dict.fromkeys(("workers", "processes", "layers", "search_seeds", "neumann_terms"), 1000),
     **dict.fromkeys(
         ("channels", "image_size", "hidden", "bptt", "accumulate", "partial", "classes", "in_channels", "batch"), 10**5
     ),
     **dict.fromkeys(("epochs", "search_epochs", "finetune_epochs", "warmup", "learning_rate_warmup"), 10**6),
-    **dict.fromkeys(("batch_size", "eval_batch_size", "test_batch_size", "seeds", "candidates", "decide_every"), 10**6),
+    **dict.fromkeys(("batch_size", "eval_batch_size", "test_batch_size", "candidates", "decide_every"), 10**6),
     "seed": 2**31 - 1,
 }
 """The largest value of a setting: by name, else by type. Above are slips, which would end in a crash or never.
