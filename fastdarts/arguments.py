@@ -1,5 +1,7 @@
-"""A command line read by the fields of the command's dataclass, before it is parsed: what it gives, and in one sentence
-what is wrong with it."""
+"""A command line, read by the fields of the command's dataclass before it is parsed.
+
+It is known then what it gives, and what is wrong with it is one sentence.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +81,9 @@ def parameters(command: type) -> dict[str, Parameter]:
 class Reading(NamedTuple):
     """What the arguments of a command give.
 
-    given: the texts for each parameter; of a flag that comes twice the last ones, none of a flag without a value.
-    unknown: what is neither a known flag nor belongs to one. switched: flags without values that were given one.
+    given: the texts for each parameter: the last ones of a flag that comes twice, none of a flag without a value.
+    unknown: what is neither a known flag nor belongs to one.
+    switched: flags that take no value and were given one.
     helps: whether --help ends the reading.
     """
 

@@ -199,6 +199,7 @@ def outcome(line):
     if code == 0:
         return ""
     assert code == 2 and len(said) == 1, (code, said)
+    assert "the command line cannot be read" not in said[0]  # the parser found what the reader had not
     return said[0]
 
 
