@@ -81,16 +81,21 @@ def parameters(command: type) -> dict[str, Parameter]:
 class Reading(NamedTuple):
     """What the arguments of a command give.
 
-    given: the texts for each parameter: the last ones of a flag that comes twice, none of a flag without a value.
+    occurrences: parameters in their order, each with its texts; none of a flag without a value.
     unknown: what is neither a known flag nor belongs to one.
     switched: flags that take no value and were given one.
     helps: whether --help ends the reading.
     """
 
-    given: dict[str, list[str]]
+    occurrences: list[tuple[str, list[str]]]
     unknown: list[str]
     switched: list[str]
     helps: bool = False
+
+    @property
+    def given(self) -> dict[str, list[str]]:
+        """The texts for each parameter: the last ones of a flag that comes twice."""
+        return dict(self.occurrences)
 
     def value(self, name: str) -> str | None:
         """The text of a parameter that takes one; None without it, and where "None" stands for nothing."""
@@ -100,8 +105,7 @@ class Reading(NamedTuple):
 
 def read(arguments: Sequence[str], known: Mapping[str, Parameter]) -> Reading:
     """Read the arguments as the parser does; what is wrong is passed over, as :func:`check` says it."""
-    given: dict[str, list[str]] = {}
-    reading, left = Reading(given, [], []), deque(arguments)
+    reading, left = Reading([], [], []), deque(arguments)
     places = deque(name for name, parameter in known.items() if parameter.place)
     only_places = False
 
@@ -123,11 +127,11 @@ def read(arguments: Sequence[str], known: Mapping[str, Parameter]) -> Reading:
             parameter = opposite
         if parameter is None:
             if places and (only_places or not word.startswith("-") or _is_number(word)):
-                given[places.popleft()] = [word]
+                reading.occurrences.append((places.popleft(), [word]))
             else:
                 reading.unknown.append(word)
             continue
-        given[parameter.name] = texts = [text] if attached else []
+        reading.occurrences.append((parameter.name, texts := [text] if attached else []))
         if parameter.switch:
             if attached:
                 reading.switched.append(flag)
@@ -157,7 +161,7 @@ def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapp
     for flag in reading.switched:
         plain = flag[2:].removeprefix("no-")
         raise FastdartsError(f"{flag} got a value: say --{plain} or --no-{plain} alone")
-    for name, texts in reading.given.items():
+    for name, texts in reading.occurrences:
         _check_texts(known[name], texts)
     for parameter in known.values():
         if parameter.required and parameter.name not in reading.given and not reading.helps:

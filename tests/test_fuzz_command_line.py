@@ -207,6 +207,7 @@ def outcome(line):
 @example(["search"])
 @example(["search", "--space", "rnn", "--data", "empty", "--batch-size", "1"])
 @example(["search", "--config", "good.toml", "--epochs", "3"])
+@example(["search", "--space", "bogus", "--space", "rnn"])
 def test_a_line_for_a_run(place, barrier, line):
     before = sorted(place.rglob("*"))
     outcome(line)
