@@ -129,7 +129,7 @@ def extension_arguments() -> dict:
                     "or set FASTDARTS_BUILD_EXT=0 to go without the native kernels."
                 ) from error
 
-    lines = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
+    lines = (ROOT / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
     files = [f"csrc/{line}" for line in map(str.strip, lines) if line and line[0] != "#"]
     sources = [file for file in files if file.endswith(".cpp") and (toolkit or not file.startswith("csrc/cuda/"))]
     cuda_sources = [file for file in files if file.endswith(".cu") and toolkit]

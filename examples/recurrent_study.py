@@ -123,7 +123,7 @@ def once(work, config_type, run: Path, *more, **settings) -> dict:
     noted = run / "cpu.json"
 
     def spent() -> float:
-        return json.loads(noted.read_text())["cpu_seconds"] if noted.exists() else math.nan
+        return json.loads(noted.read_text(encoding="utf-8"))["cpu_seconds"] if noted.exists() else math.nan
 
     if not (run / "result.json").exists():
         begun = (run / "config.toml").exists()
@@ -135,7 +135,7 @@ def once(work, config_type, run: Path, *more, **settings) -> dict:
         finally:
             if run.is_dir():
                 atomic_write(noted, json.dumps({"cpu_seconds": before + time.process_time() - start}).encode())
-    return json.loads((run / "result.json").read_text()) | {"cpu_seconds": spent()}
+    return json.loads((run / "result.json").read_text(encoding="utf-8")) | {"cpu_seconds": spent()}
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def read(work, config_type, run: Path, **settings) -> dict[str, Any]:
     """In place of :func:`once`: the result in the folder ``run``, which is not worked on."""
     if not (run / "result.json").exists():
         raise Unfinished
-    return json.loads((run / "result.json").read_text())
+    return json.loads((run / "result.json").read_text(encoding="utf-8"))
 
 
 def rows_of(once: Callable[..., dict], runs: Path, setting: str, space: str, seed: int) -> Iterator[Row]:

@@ -30,7 +30,7 @@ def once(work, config_type, run: Path, **settings) -> dict:
     if not (run / "result.json").exists():
         begun = (run / "config.toml").exists()
         work(config_type(**settings, **({"resume": run} if begun else {"run": run})))
-    return json.loads((run / "result.json").read_text())
+    return json.loads((run / "result.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fastdarts.drawing import FAMILIES, xml_text
+from fastdarts.drawing import FAMILIES, drawing
+from fastdarts.markup import EMPTY, Html, element, joined
 
 Points = Sequence[tuple[float, float]]
 
@@ -53,51 +54,51 @@ def primitive_colours(names: Sequence[str]) -> dict[str, str]:
 
 def line_chart(
     title: str, lines: Sequence[Line], unit: str = "", axis: str = "epoch", marker: float | None = None
-) -> str:
-    """A figure: caption, legend with the last values, chart; an empty string if no line has a point.
+) -> Html:
+    """A figure: caption, legend with the last values, chart; empty if no line has a point.
 
     marker: where along the axis a movable line stands; its place is data-start + data-step * position.
     """
     lines = [line for line in lines if line.points]
     if not lines:
-        return ""
-    legend = "".join(
-        f'<span><i style="background:{line.colour}"></i>{xml_text(line.name)} '
-        f"<b>{number(line.points[-1][1])}{xml_text(unit)}</b></span>"
+        return EMPTY
+    legend = (
+        element("span", patch(line.colour), f"{line.name} ", element("b", number(line.points[-1][1]), unit))
         for line in lines
         if line.name
     )
-    return (
-        f"<figure><figcaption><strong>{xml_text(title)}</strong>"
-        f'<span class="legend">{legend}</span></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{xml_text(title)} over {axis}s">'
-        f"{_plot(lines, axis, marker)}</svg></figure>"
-    )
+    caption = element("strong", title), element("span", *legend, class_="legend")
+    plot = _plot(lines, axis, marker)
+    box = f"0 0 {WIDTH} {HEIGHT}"
+    svg = element("svg", plot, viewBox=box, role="img", aria_label=f"{title} over {axis}s")
+    return element("figure", element("figcaption", *caption), svg)
 
 
-def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line]]]) -> str:
+def patch(colour: str) -> Html:
+    """The colour in front of a name in a legend."""
+    return element("i", style=f"background:{colour}")
+
+
+def drawing_of_charts(title: str, charts: Sequence[tuple[str, Sequence[Line]]]) -> Html:
     """A self-contained SVG of charts over epochs side by side, (caption, lines) each, for light and dark pages; every
     line has a point."""
     head = 22 + 16 * max(sum(bool(line.name) for line in lines) for _, lines in charts)
     width, height = len(charts) * WIDTH, head + HEIGHT
     shapes = []
     for column, (caption, lines) in enumerate(charts):
-        texts = [f'<text class="title" x="{MARGINS[0]}" y="16">{xml_text(caption)}</text>']
+        texts = [element("text", caption, class_="title", x=MARGINS[0], y=16)]
         for row, line in enumerate(line for line in lines if line.name):
             y = 34 + 16 * row
-            texts.append(f'<path d="M{MARGINS[0]} {y - 4}h14" stroke="{line.colour}" stroke-width="3"/>')
+            texts.append(element("path", d=f"M{MARGINS[0]} {y - 4}h14", stroke=line.colour, stroke_width=3))
             text = f"{line.name}: {number(line.points[-1][1])} at the end"
-            texts.append(f'<text class="tick" x="{MARGINS[0] + 20}" y="{y}">{xml_text(text)}</text>')
-        plot = f'<g transform="translate(0 {head})">{_plot(lines, "epoch")}</g>'
-        shapes.append(f'<g transform="translate({column * WIDTH} 0)">{"".join(texts)}{plot}</g>')
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" font-family="system-ui, \'DejaVu Sans\', sans-serif"><title>{xml_text(title)}</title>'
-        f"<style>{_DRAWING_STYLE}</style>{''.join(shapes)}</svg>\n"
-    )
+            texts.append(element("text", text, class_="tick", x=MARGINS[0] + 20, y=y))
+        plot = element("g", _plot(lines, "epoch"), transform=f"translate(0 {head})")
+        shapes.append(element("g", *texts, plot, transform=f"translate({column * WIDTH} 0)"))
+    heading = element("title", title), element("style", Html(_DRAWING_STYLE))
+    return drawing((*heading, *shapes), width, height, "system-ui, 'DejaVu Sans', sans-serif")
 
 
-def _plot(lines: Sequence[Line], axis: str, marker: float | None = None) -> str:
+def _plot(lines: Sequence[Line], axis: str, marker: float | None = None) -> Html:
     """Axes, bands, lines and marker, WIDTH by HEIGHT; every line has a point."""
     left, right, top, bottom = MARGINS
     width, height = WIDTH, HEIGHT
@@ -118,71 +119,68 @@ def _plot(lines: Sequence[Line], axis: str, marker: float | None = None) -> str:
     shapes = []
     for tick in y_ticks:
         y = at(x_low, tick)[1]
-        shapes.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
-        shapes.append(f'<text class="tick" x="{left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
-    shapes.append(f'<text class="tick" x="{left - 10}" y="{height - 8}" text-anchor="end">{axis}</text>')
+        shapes.append(element("path", class_="grid", d=f"M{left} {y:.1f}H{width - right}"))
+        shapes.append(_tick(f"{tick:g}", left - 6, f"{y + 3.5:.1f}", "end"))
+    shapes.append(_tick(axis, left - 10, height - 8, "end"))
     for tick in x_ticks:
         x = at(tick, y_low)[0]
-        shapes.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:g}</text>')
+        shapes.append(_tick(f"{tick:g}", f"{x:.1f}", height - 8))
     for line in sorted(lines, key=lambda line: not line.faint):
         if len(line.band) > 1:
             outline = [at(x, high) for x, _, high in line.band] + [at(x, low) for x, low, _ in line.band[::-1]]
-            shapes.append(f'<path d="{_path(outline)}Z" fill="{line.colour}" opacity=".18"/>')
+            shapes.append(element("path", d=f"{_path(outline)}Z", fill=line.colour, opacity=".18"))
         shapes.append(_draw_line([at(*point) for point in line.points], line.colour, line.faint, dots=True))
     if marker is not None:
         start, step = at(0, y_low)[0], at(1, y_low)[0] - at(0, y_low)[0]
-        shapes.append(
-            f'<g class="marker" transform="translate({start + step * marker:.1f} 0)" data-start="{start:.3f}" '
-            f'data-step="{step:.4f}"><path d="M0 {top}V{height - bottom}"/></g>'
-        )
-    return "".join(shapes)
+        place = {"transform": f"translate({start + step * marker:.1f} 0)", "data_start": f"{start:.3f}"}
+        stroke = element("path", d=f"M0 {top}V{height - bottom}")
+        shapes.append(element("g", stroke, class_="marker", **place, data_step=f"{step:.4f}"))
+    return joined(shapes)
 
 
-def small_chart(lines: Sequence[Line], x_range: tuple[float, float], y_range: tuple[float, float]) -> str:
+def _tick(text: object, x: object, y: object, anchor: str = "middle") -> Html:
+    return element("text", text, class_="tick", x=x, y=y, text_anchor=anchor)
+
+
+def small_chart(lines: Sequence[Line], x_range: tuple[float, float], y_range: tuple[float, float]) -> Html:
     """One of many charts with common ranges: the lines without axes."""
     width, height = 190, 76
-    shapes = [f'<path class="grid" d="M0 {height - 1}H{width}M0 1H{width}"/>']
+    shapes = [element("path", class_="grid", d=f"M0 {height - 1}H{width}M0 1H{width}")]
     for line in lines:
         points = [(_scale(x, *x_range, 3, width - 3), _scale(y, *y_range, height - 4, 4)) for x, y in line.points]
         shapes.append(_draw_line(points, line.colour, line.faint, dots=False))
-    return f'<svg viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(shapes)}</svg>'
+    return element("svg", *shapes, viewBox=f"0 0 {width} {height}", aria_hidden="true")
 
 
-def span_chart(title: str, rows: Sequence[tuple[str, Sequence[str]]], colours: dict[str, str], first: int) -> str:
+def span_chart(title: str, rows: Sequence[tuple[str, Sequence[str]]], colours: dict[str, str], first: int) -> Html:
     """What each row was epoch by epoch, from `first` on: a run of equal values is one bar, "" is a blank."""
     count = max((len(values) for _, values in rows), default=0)
     if not count:
-        return ""
+        return EMPTY
     left, width, pitch = 104, 960, 24
     step = (width - left) / count
     shapes = []
     for row, (label, values) in enumerate(rows):
         y = row * pitch
-        shapes.append(f'<text class="tick" x="{left - 8}" y="{y + 15}" text-anchor="end">{xml_text(label)}</text>')
-        shapes.append(f'<path class="grid" d="M{left} {y + 11}H{width}"/>')
+        shapes.append(_tick(label, left - 8, y + 15, "end"))
+        shapes.append(element("path", class_="grid", d=f"M{left} {y + 11}H{width}"))
         for start, end in _runs(values):
             name, x, span = values[start], left + start * step, (end - start) * step
             if not name:
                 continue
             epochs = f"epoch {first + start}" + (f" to {first + end - 1}" if end - start > 1 else "")
-            shapes.append(
-                f"<g><title>{xml_text(f'{label}: {name}, {epochs}')}</title>"
-                f'<rect x="{x + 0.5:.1f}" y="{y + 2}" width="{max(span - 1, 0.5):.1f}" height="18" rx="3" '
-                f'fill="{colours[name]}"/>'
-            )
+            size = {"width": f"{max(span - 1, 0.5):.1f}", "height": 18, "rx": 3}
+            bar = [element("rect", x=f"{x + 0.5:.1f}", y=y + 2, **size, fill=colours[name])]
             if span > 7 * len(name) + 8:
-                shapes.append(f'<text class="bar" x="{x + 7:.1f}" y="{y + 15}">{xml_text(name)}</text>')
-            shapes.append("</g>")
+                bar.append(element("text", name, class_="bar", x=f"{x + 7:.1f}", y=y + 15))
+            shapes.append(element("g", element("title", f"{label}: {name}, {epochs}"), *bar))
     base = len(rows) * pitch + 14
-    shapes.append(f'<text class="tick" x="{left - 8}" y="{base}" text-anchor="end">epoch</text>')
+    shapes.append(_tick("epoch", left - 8, base, "end"))
     for tick in _ticks(first, first + count - 1, 10, whole=True):
         x = left + (tick - first + 0.5) * step
-        shapes.append(f'<text class="tick" x="{x:.1f}" y="{base}" text-anchor="middle">{tick:g}</text>')
-    return (
-        f"<figure><figcaption><strong>{xml_text(title)}</strong></figcaption>"
-        f'<svg viewBox="0 0 {width} {base + 6}" role="img" aria-label="{xml_text(title)}">'
-        f"{''.join(shapes)}</svg></figure>"
-    )
+        shapes.append(_tick(f"{tick:g}", f"{x:.1f}", base))
+    svg = element("svg", *shapes, viewBox=f"0 0 {width} {base + 6}", role="img", aria_label=title)
+    return element("figure", element("figcaption", element("strong", title)), svg)
 
 
 def number(value: float) -> str:
@@ -205,20 +203,18 @@ def _ticks(low: float, high: float, count: int, whole: bool = False) -> list[flo
     if whole:
         step = max(round(step), 1)
         return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return [round(k * step, 12) for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return [float(f"{k * step:.12g}") for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
-def _draw_line(points: Points, colour: str, faint: bool, dots: bool) -> str:
+def _draw_line(points: Points, colour: str, faint: bool, dots: bool) -> Html:
     stride = -(-len(points) // _MANY)
     points = [*points[:-1:stride], points[-1]]
-    look = f'stroke-width="{1 if faint else 2}" opacity="{0.35 if faint else 1}"'
-    shapes = f'<path class="line" d="{_path(points)}" stroke="{colour}" {look}/>' if len(points) > 1 else ""
+    look = {"stroke_width": 1 if faint else 2, "opacity": 0.35 if faint else 1}
+    line = [element("path", class_="line", d=_path(points), stroke=colour, **look)] * (len(points) > 1)
     marked = points if dots and not faint and len(points) <= 12 else points[-1:]
     radius = 3 if dots and not faint else 1.8
-    return shapes + "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}" opacity="{0.5 if faint else 1}"/>'
-        for x, y in marked
-    )
+    look = {"r": radius, "fill": colour, "opacity": 0.5 if faint else 1}
+    return joined((*line, *(element("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", **look) for x, y in marked)))
 
 
 def _path(points: Points) -> str:

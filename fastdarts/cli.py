@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import re
+import reprlib
 import sys
-import tomllib
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import torch
 import tyro
 from tyro.conf import subcommand
 
 from fastdarts import __version__, distributed
+from fastdarts.arguments import Reading, check, parameters, read
 from fastdarts.commands import (
     Bench,
     Command,
@@ -34,9 +37,12 @@ from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
 from fastdarts.notices import notices_as_lines
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.settings import from_toml
+from fastdarts.settings import choices_of, from_toml
 from fastdarts.spaces import RECURRENT
+from fastdarts.stored import read_table
+from fastdarts.streams import readable_streams
 from fastdarts.study.config import StudyConfig
+from fastdarts.validation import check_setting
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     130 then. Where nobody reads the output any more, work goes on and the rest is not printed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    readable_streams()
     try:
         if arguments == ["--version"]:
             print(f"fastdarts {__version__}")
@@ -96,32 +103,76 @@ def _run(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> Command:
     recurrent = _is_recurrent(arguments)
-    if recurrent and (method := _value(arguments, "--method")):
+    reading = _read(arguments)
+    if recurrent and (method := reading.value("--method")):
         raise FastdartsError(
             f"--method is {method} but recurrent cells (--space {RECURRENT.name}) are searched by DARTS only: leave it "
             "out, or choose a space for images"
         )
+    _check(arguments, recurrent)
     searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
     evaluating, evaluate_config = (
         (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)
     )
     settings = {
-        command: _defaults(arguments, command, kind)
+        command: _defaults(reading, command, kind) if arguments[:1] == [command] else kind()
         for command, kind in (("search", search_config), ("evaluate", evaluate_config), ("study", StudyConfig))
     }
-    return tyro.cli(
+    kinds = (
         Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
         | Annotated[Project, subcommand("project", prefix_name=False)]
         | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
-        | Annotated[Study, subcommand("study", prefix_name=False, default=Study("tiny", settings["study"]))]
+        | Annotated[Study, subcommand("study", prefix_name=False, default=Study(settings["study"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
         | Annotated[Info, subcommand("info", prefix_name=False)]
-        | Annotated[Bench, subcommand("bench", prefix_name=False)],
-        prog="fastdarts",
-        args=arguments,
-        description="Differentiable architecture search.",
+        | Annotated[Bench, subcommand("bench", prefix_name=False)]
     )
+    said = io.StringIO()  # what is wrong fills a frame of many lines
+    try:
+        with redirect_stderr(said):
+            found = tyro.cli(kinds, prog="fastdarts", args=arguments, description="Differentiable architecture search.")
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        words = re.sub(r"[\s\u2500-\u257f]+", " ", said.getvalue()).strip()
+        raise FastdartsError(f"the command line cannot be read ({words}): see --help") from None
+    sys.stderr.write(said.getvalue())
+    return found
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "search": Search, "project": Project, "evaluate": Evaluate, "study": Study, "report": Report, "describe": Describe,
+    "info": Info, "bench": Bench,
+}  # fmt: skip
+OF_RECURRENT: dict[str, type[Command]] = {"search": SearchRecurrent, "evaluate": EvaluateRecurrent}
+SHELLS = ("bash", "zsh", "tcsh", "fish")
+
+
+def _read(arguments: list[str]) -> Reading:
+    """What a command's arguments give, for images and recurrent cells alike: nothing for an unknown command."""
+    kinds = [table[name] for table in (COMMANDS, OF_RECURRENT) for name in arguments[:1] if name in table]
+    return read(arguments[1:], {name: found for kind in kinds for name, found in parameters(kind).items()})
+
+
+def _check(arguments: list[str], recurrent: bool) -> None:
+    """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
+    command = arguments[0] if arguments else ""
+    if command in ("-h", "--help"):
+        return
+    if command.replace("_", "-") in ("--tyro-print-completion", "--tyro-write-completion"):
+        if not arguments[1:2] or arguments[1] not in SHELLS:
+            raise FastdartsError(f"{command} needs a shell: name one of {', '.join(SHELLS)}")
+        return
+    if command not in COMMANDS:
+        near = get_close_matches(command, COMMANDS, n=1)
+        got = f"unknown command {reprlib.repr(command)}{f' (similar is {near[0]})' if near else ''}"
+        raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
+    images, words = parameters(COMMANDS[command]), parameters(OF_RECURRENT.get(command, COMMANDS[command]))
+    if recurrent:
+        check(arguments[1:], words, images, f"is for images, not for --space {RECURRENT.name}")
+    else:
+        check(arguments[1:], images, words, f"goes with --space {RECURRENT.name}")
 
 
 def _is_recurrent(arguments: list[str]) -> bool:
@@ -129,45 +180,39 @@ def _is_recurrent(arguments: list[str]) -> bool:
     settings it starts from, or by the genotype."""
     if arguments[:1] not in (["search"], ["evaluate"]):
         return False
-    if (space := _value(arguments, "--space")) is not None:
+    reading = _read(arguments)
+    if (space := reading.value("--space")) is not None:
         return space == RECURRENT.name
-    resume, config, genotype = (_value(arguments, flag) for flag in ("--resume", "--config", "--genotype"))
+    resume, config, genotype = (reading.value(flag) for flag in ("--resume", "--config", "--genotype"))
     try:
-        if resume or config:
+        if resume is not None or config is not None:
             from fastdarts.runs import CONFIG, find_checkpoint
 
-            path = find_checkpoint(Path(resume)).parent / CONFIG if resume else Path(config)
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
+            path = Path(config) if resume is None else find_checkpoint(Path(resume).expanduser()).parent / CONFIG
+            found = read_table(path.expanduser())
         else:
             found = read_fields(genotype) if genotype else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last: no home for "~"
         return False  # what is wrong with them is said where they are read
     return isinstance(found, dict) and found.get("space") == RECURRENT.name
 
 
-def _defaults(arguments: list[str], command: str, kind: type[RunConfig]) -> RunConfig:
+def _defaults(reading: Reading, command: str, kind: type[RunConfig]) -> RunConfig:
     """What the flags of ``command`` default to: the settings file's, or those of the run to resume."""
-    if not arguments or arguments[0] != command:
-        return kind()
-    config, resume = _value(arguments, "--config"), _value(arguments, "--resume")
-    if config and resume:
+    config, resume = reading.value("--config"), reading.value("--resume")
+    if config is not None and resume is not None:
         raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
-    if resume and kind is StudyConfig:
+    if resume is not None and kind is StudyConfig:
         from fastdarts.runs import CONFIG
 
-        return from_toml(Path(resume) / CONFIG, kind)
-    if resume:
+        found = from_toml(Path(resume) / CONFIG, kind)
+    elif resume is not None:
         from fastdarts.runs import stored_config
 
-        return replace(stored_config(Path(resume), command, kind), run=None)
-    return from_toml(Path(config), kind) if config else kind()
-
-
-def _value(arguments: list[str], flag: str) -> str | None:
-    found = None
-    for here, after in zip(arguments, [*arguments[1:], None], strict=True):
-        if here == flag:
-            found = after
-        elif here.startswith(flag + "="):
-            found = here.partition("=")[2]
-    return found  # the last one, as the flags themselves have it
+        found = replace(stored_config(Path(resume), command, kind), run=None)
+    else:
+        found = kind() if config is None else from_toml(Path(config), kind)
+    for name, hint in get_type_hints(kind).items():
+        if choices_of(hint):  # the parser takes no other defaults
+            check_setting(name, getattr(found, name), hint)
+    return found

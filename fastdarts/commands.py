@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import torch
 import tyro
@@ -170,9 +170,9 @@ class Study:
     """Train every architecture of a small space from scratch, search in it on the same images, and see how good the
     architecture is that the search would derive after each epoch. Stopped, it goes on by the same command."""
 
-    space: Annotated[Literal["tiny"], tyro.conf.Positional]
-    """The space."""
     settings: OmitArgPrefixes[StudyConfig]
+    space: Annotated[Literal["tiny"], tyro.conf.Positional] = "tiny"
+    """The space."""
     config: Path | None = None
     """Read settings from this TOML file; flags come on top."""
 
@@ -240,14 +240,12 @@ class Describe:
         from fastdarts.config import RECIPES, network_options, resolve
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
         from fastdarts.spaces import DARTS, find_space, parse_architecture
-        from fastdarts.validation import validate
+        from fastdarts.validation import check_setting, validate
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
             raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
-        for name in ("channels", "layers", "classes", "image_size", "in_channels", "batch"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 100_000:
-                raise FastdartsError(f"--{name.replace('_', '-')} is {value}: expected a number from 1 to 100000")
+        for name, hint in get_type_hints(Describe).items():
+            check_setting(name, getattr(self, name), hint)
         if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
             raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
         if self.genotype is None:

@@ -40,7 +40,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), Path):
-                object.__setattr__(self, field.name, expanded(value))
+                object.__setattr__(self, field.name, Path(os.path.expanduser(value)))
 
 
 @dataclass(frozen=True)

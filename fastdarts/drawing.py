@@ -6,14 +6,14 @@ that edges never run through a box and boxes never overlap, whatever the cell.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, pairwise
 from operator import itemgetter
 from statistics import fmean
-from xml.sax.saxutils import escape
 
 from fastdarts.errors import FastdartsError
+from fastdarts.markup import Html, element, joined
 
 Edges = Sequence[tuple[str, int]]
 """(operation, source state) pairs as in a genotype: two per node, node after node."""
@@ -41,6 +41,7 @@ _GUTTER = 52  # between columns: the room in which edges bend
 _GAP = 12  # between boxes of a column
 _MARGIN = 10
 _HEADING = 34
+_MANY = 500  # boxes beyond which swaps of neighbours would take longer than anyone waits
 
 
 def family_colour(op: str) -> str:
@@ -69,7 +70,7 @@ def edge_nodes(edges: Edges, inputs: int = 2) -> list[int]:
     return [node for node in range(len(edges)) for _ in range(node + 1)][: len(edges)]
 
 
-def draw_cell(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> str:
+def draw_cell(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> Html:
     """A self-contained SVG of a derived cell, for light and dark pages.
 
     edges: two (operation, source) pairs per node; source 0 is c_{k-2}, 1 is c_{k-1}, j >= 2 is node j - 2. In a cell
@@ -81,17 +82,21 @@ def draw_cell(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) 
     boxes, routes = _layout(edges, concat, inputs)
     width = boxes[-1].x + boxes[-1].width + _MARGIN
     height = max(box.y + box.height / 2 for box in boxes) + _MARGIN
-    lines = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" font-family="{_FONT}" font-size="12">',
-        f"<title>{xml_text(title)}</title>",
-        f"<desc>{xml_text('; '.join(_sentences(edges, concat, inputs)))}</desc>",
-        f'<text x="{_MARGIN}" y="18" fill="{_LINE}" font-weight="bold">{xml_text(title)}</text>',
+    shapes = (
+        element("title", title),
+        element("desc", "; ".join(_sentences(edges, concat, inputs))),
+        element("text", title, x=_MARGIN, y=18, fill=_LINE, font_weight="bold"),
         *map(_draw_route, routes),
         *(_draw_box(box) for box in boxes if box.kind != "lane"),
-        "</svg>\n",
     )
-    return "\n".join(lines)
+    return drawing(shapes, f"{width:.0f}", f"{height:.0f}", _FONT)
+
+
+def drawing(shapes: Iterable[Html], width: object, height: object, font: str) -> Html:
+    """A self-contained SVG of these `shapes`, one a line."""
+    content = joined(("", *shapes, ""), "\n")
+    box = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width} {height}", "width": width, "height": height}
+    return joined((element("svg", content, **box, role="img", font_family=font, font_size=12), "\n"))
 
 
 def cell_text(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> str:
@@ -108,11 +113,6 @@ def cell_text(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) 
     how, output = _output(inputs)
     lines += ["", f"  {', '.join(state_name(state, inputs) for state in concat)} ── {how} ──▶ {output}"]
     return "\n".join(lines) + "\n"
-
-
-def xml_text(value: object) -> str:
-    """`value` as text that is safe in XML and HTML, in element content and in quoted attributes."""
-    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "�", str(value)), {'"': "&quot;"})
 
 
 def _output(inputs: int) -> tuple[str, str]:
@@ -232,7 +232,7 @@ def _order(columns: list[list[_Box]]) -> None:
         if (crossings := _crossings(columns)) < fewest:
             best, fewest = [list(column) for column in columns], crossings
     columns[:] = best
-    improved = True
+    improved = sum(map(len, columns)) <= _MANY
     while improved:
         improved = False
         for column in columns:
@@ -308,7 +308,7 @@ def _port(box: _Box, other: _Box) -> float:
     return box.y + 14 * (above - (len(box.inputs) - 1) / 2)
 
 
-def _draw_route(route: _Route) -> str:
+def _draw_route(route: _Route) -> Html:
     first = route.path[0]
     x, y = first.x + first.width, first.y
     path = f"M{x:.1f} {y:.1f}"
@@ -322,20 +322,23 @@ def _draw_route(route: _Route) -> str:
         if b.kind == "lane":
             x += b.width
             path += f" H{x:.1f}"
-    head = f'<path d="M{x + 7:.1f} {y:.1f} l-9 -4.5 v9 z" fill="{route.colour}"/>' if route.arrow else ""
-    return f'<path class="edge" d="{path}" fill="none" stroke="{route.colour}" stroke-width="1.8"/>{head}'
+    line = element("path", class_="edge", d=path, fill="none", stroke=route.colour, stroke_width=1.8)
+    head = [element("path", d=f"M{x + 7:.1f} {y:.1f} l-9 -4.5 v9 z", fill=route.colour)] * route.arrow
+    return joined((line, *head))
 
 
-def _draw_box(box: _Box) -> str:
+def _draw_box(box: _Box) -> Html:
     fill, radius = (box.colour, 13) if box.kind == "op" else ("#334155", 8)
     top = box.y - box.height / 2
-    label = xml_text(box.label)
-    if box.kind == "state":
-        label = re.sub(r"_\{(.*)\}", r'<tspan dy="3" font-size="10">\1</tspan>', label.replace("-", "−"))
-    return (
-        f'<g class="{box.kind}"><title>{xml_text(box.note or box.label)}</title>'
-        f'<rect x="{box.x:.1f}" y="{top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}" '
-        f'rx="{radius}" fill="{fill}" stroke="{_LINE}" stroke-width="{int(box.kind == "state")}"/>'
-        f'<text x="{box.x + box.width / 2:.1f}" y="{box.y + 4:.1f}" text-anchor="middle" fill="#fff">'
-        f"{label}</text></g>"
+    label: list[object] = [box.label]
+    if box.kind == "state" and (found := re.fullmatch(r"(.*)_\{(.*)\}", box.label.replace("-", "−"))):
+        label = [found[1], element("tspan", found[2], dy=3, font_size=10)]
+    shape = {"width": f"{box.width:.1f}", "height": f"{box.height:.1f}", "rx": radius, "fill": fill, "stroke": _LINE}
+    place = {"x": f"{box.x + box.width / 2:.1f}", "y": f"{box.y + 4:.1f}", "text_anchor": "middle", "fill": "#fff"}
+    return element(
+        "g",
+        element("title", box.note or box.label),
+        element("rect", x=f"{box.x:.1f}", y=f"{top:.1f}", **shape, stroke_width=int(box.kind == "state")),
+        element("text", *label, **place),
+        class_=box.kind,
     )

@@ -16,6 +16,8 @@ from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn, TextIO
 
+from fastdarts.errors import one_line
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 HANGUP = getattr(signal, "SIGHUP", None)
@@ -25,7 +27,7 @@ HANGUP = getattr(signal, "SIGHUP", None)
 def say(text: str) -> None:
     """Print a line on stderr. Where nobody reads it any more, nothing happens."""
     with suppress(OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, no stream at all
-        print(f"fastdarts: {text}", file=sys.stderr, flush=True)
+        print(f"fastdarts: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 def is_unread(stream: TextIO) -> bool:

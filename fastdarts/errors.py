@@ -1,8 +1,18 @@
 """The one exception that means "what you asked for cannot be done": the command line prints it and exits 2."""
 
+import re
+
 
 class FastdartsError(ValueError):
     """Bad input, in one sentence: what was got, what was expected and what to do about it."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """``text`` with line ends and other control characters, which a name may hold, written as escapes."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
 
 
 class NotFinite(FastdartsError):

@@ -2,30 +2,49 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable, Mapping
 
-from fastdarts.drawing import xml_text
+from fastdarts.markup import EMPTY, Html, element, joined
 
 
-def html_page(title: str, body: str, script: str = "") -> str:
-    """A whole page; `title` is escaped here, `body` is HTML. The page may load nothing and run nothing but `script`."""
-    policy, run = "default-src 'none'; style-src 'unsafe-inline'", ""
+def html_page(title: str, body: Html, script: str = "") -> str:
+    """A whole page. It may load nothing and run nothing but `script`, which is code of this package."""
+    policy, run = "default-src 'none'; style-src 'unsafe-inline'", EMPTY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        policy, run = f"{policy}; script-src 'sha256-{digest}'", f"\n<script>{script}</script>"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<title>{xml_text(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}{run}
-</body>
-</html>
-"""
+        policy, run = f"{policy}; script-src 'sha256-{digest}'", element("script", Html(script))
+    head = (
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("title", title),
+        element("style", Html(STYLE)),
+    )
+    page = element("html", _lines(element("head", _lines(*head)), element("body", _lines(body, run))), lang="en")
+    return joined((Html("<!doctype html>"), page, EMPTY), "\n")
+
+
+def _lines(*parts: Html) -> Html:
+    return joined((EMPTY, *(part for part in parts if part), EMPTY), "\n")
+
+
+def table_row(cells: Iterable[object], tag: str = "td") -> Html:
+    """A row of a table."""
+    return element("tr", *(element(tag, cell) for cell in cells))
+
+
+def fact_tables(facts: Mapping[str, Mapping[str, object]]) -> Html:
+    """A table of two columns under each title; empty ones are left out."""
+    tables = (
+        element("div", element("h3", title), element("table", *map(_fact, values.items())))
+        for title, values in facts.items()
+        if values
+    )
+    return element("div", *tables, class_="tables") if any(facts.values()) else EMPTY
+
+
+def _fact(fact: tuple[str, object]) -> Html:
+    return element("tr", element("th", fact[0]), element("td", fact[1]))
 
 
 STYLE = """

@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 
 from fastdarts.charts import Line, line_chart, number
-from fastdarts.drawing import xml_text
+from fastdarts.markup import Html, element
 
 NAME = "Largest eigenvalue of the alphas' Hessian"
 
 
 def eigenvalue_player(
     eigenvalues: Sequence[tuple[int, float]],
-    genotypes: Sequence[tuple[int, Mapping[str, str]]],
+    genotypes: Sequence[tuple[int, Mapping[str, Html]]],
     colour: str,
     last: int,
     shown: int,
-) -> str:
+) -> Html:
     """A chart with a marker, drawings and what moves both: a button and a slider, which ``SCRIPT`` brings to life.
 
     eigenvalues: (epoch, value), ascending. genotypes: (first epoch of it, an SVG of each kind of cell), ascending.
@@ -23,26 +23,32 @@ def eigenvalue_player(
 
     Without scripts it shows that one, and no controls.
     """
-    first, since = genotypes[0][0], max(epoch for epoch, _ in genotypes if epoch <= shown)
-    measured = max(point for point in eigenvalues if point[0] <= shown)
+    first = genotypes[0][0]
+    since = max((epoch for epoch, _ in genotypes if epoch <= shown), default=first)
     chart = line_chart(NAME, [Line("at the last measurement", colour, eigenvalues)], marker=shown)
-    frames = "".join(
-        f'<div class="drawings" data-epoch="{epoch}"{" hidden" if epoch != since else ""}>'
-        f"{''.join(f'<div>{svg}</div>' for svg in drawings.values())}</div>"
+    frames = (
+        element(
+            "div",
+            *(element("div", svg) for svg in drawings.values()),
+            class_="drawings",
+            data_epoch=epoch,
+            hidden=True if epoch != since else None,
+        )
         for epoch, drawings in genotypes
     )
     values = json.dumps([[epoch, number(value)] for epoch, value in eigenvalues])
-    return (
-        f'<div class="player" data-values="{xml_text(values)}"><div>{chart}'
-        f'<div class="controls" hidden><button type="button" aria-label="Play">▶</button>'
-        f'<input type="range" min="{first}" max="{last}" value="{shown}" aria-label="Epoch"></div>'
-        f'<p class="now" aria-live="polite">{_now(shown, measured, since)}</p></div>{frames}</div>'
-    )
+    button = element("button", "▶", type="button", aria_label="Play")
+    slider = element("input", type="range", min=first, max=last, value=shown, aria_label="Epoch")
+    controls = element("div", button, slider, class_="controls", hidden=True)
+    now = element("p", _now(shown, eigenvalues, since), class_="now", aria_live="polite")
+    return element("div", element("div", chart, controls, now), *frames, class_="player", data_values=values)
 
 
-def _now(epoch: int, measured: tuple[int, float], since: int) -> str:
+def _now(epoch: int, eigenvalues: Sequence[tuple[int, float]], since: int) -> str:
     """What SCRIPT says too."""
-    return f"Epoch {epoch}: eigenvalue {number(measured[1])} (epoch {measured[0]}), these cells since epoch {since}"
+    measured = max((point for point in eigenvalues if point[0] <= epoch), default=None)
+    value = f"eigenvalue {number(measured[1])} (epoch {measured[0]})" if measured else "no eigenvalue yet"
+    return f"Epoch {epoch}: {value}, these cells since epoch {since}"
 
 
 # The parts are found by their place, so that a page can hold several players.

@@ -1,21 +1,60 @@
 """Reading a run's folder back: what a search or an evaluation has written so far, checked."""
 
 import dataclasses
-import json
-import math
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, read_metrics
 from fastdarts.spaces import DARTS, Architecture, Notation, architecture, find_notation
+from fastdarts.stored import check, is_number, read_table, sound
 
 Row = dict[str, Any]
+RESULT = "result.json"
+_MOST_EDGES = 1000  # of a cell that can be drawn
+_Epoch = Annotated[int, range(10**9)]
+
+
+class _Rollback(TypedDict):
+    epoch: _Epoch
+    detected: _Epoch
+
+
+class _Decided(TypedDict):
+    epoch: _Epoch
+    cell: str
+    without: Annotated[list[str | int], range(1, 1000)]
+    errors: list[float]
+    losses: list[float]
+    keeps: list[str | int]
+
+
+class _Decision(_Decided, total=False):
+    edge: Annotated[int, range(1000)]
+    node: Annotated[int, range(1000)]
+
+
+class _Config(TypedDict, total=False):
+    space: str
+
+
+class _Result(TypedDict, total=False):
+    kind: str
+    method: str
+    rollbacks: list[_Rollback]
+    decisions: list[_Decision]
+    test_error: float | None
+    test_error_std: float | None
+    test_errors: list[float]
+    test_perplexity: float
+    valid_perplexity: float
+    parameters: int
+    macs: int
 
 
 @dataclass(frozen=True)
@@ -70,11 +109,11 @@ class Records:
         found = [(row["epoch"], row[key]) for row in self.rows if key in row]
         for epoch, table in found:
             try:
-                sound = [len(edge) for edge in rows(table)] == [len(edge) for edge in rows(found[0][1])]
-                sound = sound and all(math.isfinite(weight) for edge in rows(table) for weight in edge)
+                whole = [len(edge) for edge in rows(table)] == [len(edge) for edge in rows(found[0][1])]
+                whole = whole and all(is_number(weight) for edge in rows(table) for weight in edge)
             except TypeError:
-                sound = False
-            if not sound:
+                whole = False
+            if not whole:
                 raise FastdartsError(
                     f"{self.folder / METRICS} is damaged: {key} of epoch {epoch} is not a table of numbers "
                     "shaped like the first; restore the file or start the run again"
@@ -88,22 +127,73 @@ def read_records(folder: Path) -> Records:
     Raises FastdartsError when it is not the folder of a run or when one of its files is damaged.
     """
     rows = read_metrics(folder)
+    tables = (read_table(folder / name) or {} for name in ("config.toml", "environment.json", RESULT, "genotype.json"))
+    config, environment, result, genotype = tables
+    check(config, _Config, folder / "config.toml")
+    space = _check_rows(rows, folder / METRICS)
+    stored, genotype = genotype or result.get("genotype"), None
+    if stored:
+        found, genotype = _architecture(stored, folder)
+        if space not in (None, found):
+            raise FastdartsError(
+                f"{folder / METRICS} has genotypes of space {space.name}, but {folder} of {found.name}"
+            )
+        space = found
+    parts = next((key for key in ("seed", "sample") if rows and key in rows[0]), None)
+    space = space or _space_of(config, folder / "config.toml")
+    records = Records(folder, rows, config, environment, result, genotype, parts, space)
+    _check_order(records)
+    _check_result(records)
+    return records if stored else dataclasses.replace(records, genotype=_best(records))
+
+
+def _space_of(config: Row, path: Path) -> Notation:
+    try:
+        return find_notation(config.get("space", DARTS.name))
+    except FastdartsError as error:
+        raise FastdartsError(f"{path}: {error}") from None
+
+
+def _check_rows(rows: list[Row], path: Path) -> Notation | None:
+    """The space of the rows' genotypes, which take the place of their fields."""
+    space = None
     for number, row in enumerate(rows, start=1):
         if type(row.get("epoch")) is not int:
-            raise FastdartsError(f"{folder / METRICS} is damaged: line {number} has no epoch; restore the file")
+            raise FastdartsError(f"{path} is damaged: line {number} has no epoch; restore the file")
+        sound(row, f"line {number} of {path}")
+        check(row["epoch"], _Epoch, path, name=f"epoch of line {number}")
         if "genotype" in row:
-            row["genotype"] = _architecture(row["genotype"], folder / METRICS).genotype
-    config, environment = _table(folder / "config.toml"), _table(folder / "environment.json")
-    result = _table(folder / "result.json")
-    stored = _table(folder / "genotype.json") or result.get("genotype")
-    parts = next((key for key in ("seed", "sample") if rows and key in rows[0]), None)
-    if stored:
-        space, genotype = _architecture(stored, folder)
-        return Records(folder, rows, config, environment, result, genotype, parts, space)
-    records = Records(
-        folder, rows, config, environment, result, None, parts, find_notation(config.get("space", DARTS.name))
-    )
-    return dataclasses.replace(records, genotype=_best(records))
+            found = _architecture(row["genotype"], path)
+            if found.space is not (space := space or found.space):
+                raise FastdartsError(f"{path} is damaged: line {number} has a genotype of another space; restore it")
+            row["genotype"] = found.genotype
+    return space
+
+
+def _check_order(records: Records) -> None:
+    for rows in records.trainings().values():
+        for before, after in pairwise(row["epoch"] for row in rows):
+            if after <= before:
+                path = records.folder / METRICS
+                raise FastdartsError(f"{path} is damaged: epoch {after} follows epoch {before}; restore the file")
+
+
+def _check_result(records: Records) -> None:
+    path, kinds = records.folder / RESULT, records.space.kinds
+    check(records.result, _Result, path)
+    for event in records.result.get("rollbacks", ()):
+        if not records.rows or event["epoch"] < records.rows[0]["epoch"]:
+            raise FastdartsError(f"{path} went back to epoch {event['epoch']}, of which {METRICS} has no row")
+    for number, event in enumerate(records.result.get("decisions", ())):
+        counts = {len(event[key]) for key in ("without", "errors", "losses")}
+        if len(counts) > 1 or ("edge" in event) == ("node" in event) or event["cell"] not in kinds:
+            raise FastdartsError(
+                f"{path} is damaged: decisions[{number}] does not say of one edge or node of a cell "
+                f"({', '.join(kinds)}) an error and a loss without each of its candidates; restore it or delete it"
+            )
+        names = event["without"] + event["keeps"] if "node" in event else ()
+        for name in names:
+            check(name, Annotated[int, range(1000)], path, name=f"a source in decisions[{number}]")
 
 
 def points(rows: Iterable[Row], key: str) -> list[tuple[int, float]]:
@@ -117,11 +207,6 @@ def last(rows: Iterable[Row], key: str) -> float | None:
     return values[-1] if values else None
 
 
-def is_number(value: object) -> bool:
-    """Whether a value from a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _best(records: Records) -> Any:
     """The genotype an unfinished run would end with now: that of its best candidate or of its last row."""
     rows = records.rows
@@ -130,21 +215,11 @@ def _best(records: Records) -> Any:
     return next((row["genotype"] for row in reversed(rows) if "genotype" in row), None)
 
 
-def _table(path: Path) -> Row:
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise FastdartsError(f"{path} cannot be read ({error}): restore it or delete it") from None
-    if not isinstance(found, dict):
-        raise FastdartsError(f"{path} holds a {type(found).__name__}, not a table: restore it or delete it")
-    return found
-
-
 def _architecture(fields: Any, path: Path) -> Architecture:
     try:
-        return architecture(fields)
+        found = architecture(fields)
     except FastdartsError as error:
         raise FastdartsError(f"{path} holds a damaged genotype: {error}") from None
+    if (edges := max(len(edges) for edges, _ in found.space.cells(found.genotype).values())) > _MOST_EDGES:
+        raise FastdartsError(f"{path} holds a genotype of {edges} edges a cell: expected at most {_MOST_EDGES}")
+    return found

@@ -2,16 +2,18 @@
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastdarts.charts import Line, line_chart, number, primitive_colours, small_chart, span_chart
-from fastdarts.drawing import Edges, draw_cell, edge_nodes, first_node, state_name, xml_text
-from fastdarts.page import html_page
+from fastdarts.charts import Line, line_chart, number, patch, primitive_colours, small_chart, span_chart
+from fastdarts.drawing import Edges, draw_cell, edge_nodes, first_node, state_name
+from fastdarts.markup import EMPTY, Html, element, joined
+from fastdarts.page import fact_tables, html_page, table_row
 from fastdarts.player import SCRIPT, eigenvalue_player
-from fastdarts.recorder import atomic_write
-from fastdarts.records import Records, Row, is_number, last, points, read_records
+from fastdarts.recorder import METRICS, atomic_write
+from fastdarts.records import Records, Row, last, points, read_records
+from fastdarts.stored import is_number
 
 BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
 
@@ -29,7 +31,7 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def _body(run: Records) -> str:
+def _body(run: Records) -> Html:
     about = ["evaluation" if run.is_evaluation else "search"]
     about += [run.config.get("method"), run.config.get("dataset"), run.environment.get("started")]
     sections = {
@@ -37,36 +39,33 @@ def _body(run: Records) -> str:
         "Curves": _curves(run),
         "Candidates": _candidates(run),
         "Decisions": _decisions(run),
-        "Mixing weights": "".join(_mixing(run, kind) for kind in run.space.kinds),
+        "Mixing weights": joined(_mixing(run, kind) for kind in run.space.kinds),
         "Eigenvalue and genotype": _player(run),
         "The genotype over the epochs": _history(run),
         "Settings and environment": _tables(run),
     }
-    return "\n".join(
-        (
-            f"<header><h1>{xml_text(run.folder.resolve().name)}</h1> {_status(run)}",
-            f"<p>{' · '.join(xml_text(part) for part in about if part)}</p></header>",
-            f'<div class="cards">{"".join(_cards(run))}</div>',
-            *(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections.items() if content),
-        )
-    )
+    about = element("p", joined((part for part in about if part), " · "))
+    header = element("header", element("h1", run.folder.resolve().name), " ", _status(run), "\n", about)
+    cards = element("div", *_cards(run), class_="cards")
+    found = (element("section", element("h2", title), content) for title, content in sections.items() if content)
+    return joined((header, cards, *found), "\n")
 
 
-def _status(run: Records) -> str:
+def _status(run: Records) -> Html:
     if run.result:
-        return '<span class="badge good">finished</span>'
+        return element("span", "finished", class_="badge good")
     done = "no epoch is complete yet"
     if run.rows:
         part, rows = list(run.trainings().items())[-1]
         done = f"{len(rows)} of {run.config.get('epochs', '?')} epochs"
         done = f"{run.parts} {part}, {done}" if run.parts else done
-    return f'<span class="badge">unfinished: {xml_text(done)}</span>'
+    return element("span", f"unfinished: {done}", class_="badge")
 
 
-def _cards(run: Records) -> Iterator[str]:
-    def card(label: str, value: str, note: str = "") -> str:
-        value, note = (xml_text(text).replace(" %", "\u00a0%") for text in (value, note))
-        return f"<div><span>{label}</span><strong>{value}</strong><small>{note}</small></div>"
+def _cards(run: Records) -> Iterator[Html]:
+    def card(label: str, value: str, note: str = "") -> Html:
+        value, note = (text.replace(" %", "\u00a0%") for text in (value, note))
+        return element("div", element("span", label), element("strong", value), element("small", note))
 
     yield from (card(*facts) for facts in (_test_error(run) if run.is_evaluation else _valid_error(run)))
     rows = _ending(run)
@@ -112,15 +111,15 @@ def _kinds(run: Records, separator: str) -> str:
 
 def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
     error, spread = run.result.get("test_error"), run.result.get("test_error_std")
-    if is_number(error):
-        each = run.result.get("test_errors")
-        each = [number(value) for value in each if is_number(value)] if isinstance(each, list) else []
+    if error is not None:
+        each = [number(value) for value in run.result.get("test_errors", ())]
         note = "seeds: " + ", ".join(each) if len(each) > 1 else ""
-        yield "Test error", f"{error:.2f}" + (f" ± {spread:.2f}" if is_number(spread) else "") + " %", note
+        yield "Test error", f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "") + " %", note
     elif (error := last(run.rows, "test_error")) is not None:
         yield "Test error so far", f"{number(error)} %"
-    elif is_number(perplexity := run.result.get("test_perplexity")):
-        yield "Test perplexity", number(perplexity), f"valid {number(run.result['valid_perplexity'])}"
+    elif perplexity := run.result.get("test_perplexity"):
+        valid = run.result.get("valid_perplexity")
+        yield "Test perplexity", number(perplexity), "" if valid is None else f"valid {number(valid)}"
     else:
         yield from _valid_error(run)
 
@@ -139,20 +138,19 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
         yield "Valid perplexity", number(found[-1][1]), f"lowest {number(lowest)} in epoch {epoch}"
 
 
-def _cells(run: Records) -> str:
+def _cells(run: Records) -> Html:
     if not run.genotype:
-        return ""
+        return EMPTY
     drawings = (
         draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.inputs)
         for kind, cell in run.cells(run.genotype).items()
     )
-    note = "" if run.result or run.is_evaluation else "<p>As they would be derived now.</p>"
-    shown = "".join(f"<div>{drawing}</div>" for drawing in drawings)
-    text = f'<pre title="A click selects it">{xml_text(run.genotype)}</pre>'
-    return f'{note}<div class="drawings">{shown}</div>{text}'
+    note = EMPTY if run.result or run.is_evaluation else element("p", "As they would be derived now.")
+    shown = element("div", *(element("div", drawing) for drawing in drawings), class_="drawings")
+    return joined((note, shown, element("pre", run.genotype, title="A click selects it")))
 
 
-def _curves(run: Records) -> str:
+def _curves(run: Records) -> Html:
     test = "test" if points(run.rows, "test_loss") else "valid"  # a language model is tested at the end only
     kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
     wanted = (
@@ -183,7 +181,11 @@ def _curves(run: Records) -> str:
             for line in _lines(run, key, name, colour)
         ]
         charts.append(line_chart(title, lines, unit))
-    return f'<div class="charts">{"".join(charts)}</div>' if any(charts) else ""
+    keys = dict.fromkeys(key for _, _, *curves in wanted for key, _ in curves)
+    strange = [key for key in keys if any(row.get(key) is not None and not is_number(row[key]) for row in run.rows)]
+    text = f"Left out, as some values in {METRICS} are no usable numbers: {', '.join(strange)}."
+    note = element("p", text) if strange else EMPTY
+    return joined((note, element("div", *charts, class_="charts") if any(charts) else EMPTY))
 
 
 def _lines(run: Records, key: str, name: str, colour: str) -> list[Line]:
@@ -206,23 +208,24 @@ def _lines(run: Records, key: str, name: str, colour: str) -> list[Line]:
     return [*faint, Line(f"{name}, mean ± std", colour, means, band=band)]
 
 
-def _candidates(run: Records) -> str:
+def _candidates(run: Records) -> Html:
     if run.parts != "sample":
-        return ""
+        return EMPTY
     trainings, lines = run.trainings(), []
     for error, sample in run.ranking():
         found = run.cells(trainings[sample][-1].get("genotype"))
         cells = [_formulas(found[kind][0], run.space.inputs) if found else "" for kind in run.space.kinds]
-        entries = (xml_text(sample), f"{number(error)} %", *cells)
-        lines.append("".join(f"<td>{entry}</td>" for entry in entries))
-    head = "".join(
-        f"<th>{title}</th>" for title in ("Candidate", "Valid error", *map(str.capitalize, run.space.kinds.values()))
-    )
-    rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
-    return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
+        lines.append((sample, f"{number(error)} %", *cells))
+    return _wide(("Candidate", "Valid error", *map(str.capitalize, run.space.kinds.values())), lines)
 
 
-def _decisions(run: Records) -> str:
+def _wide(head: Iterable[object], lines: Sequence[Iterable[object]]) -> Html:
+    """A table that scrolls where it is too wide; empty without lines."""
+    rows = (table_row(head, "th"), *map(table_row, lines))
+    return element("div", element("table", *rows, class_="candidates"), class_="wide") if lines else EMPTY
+
+
+def _decisions(run: Records) -> Html:
     """A projection's: what stayed, and the supernet's error and loss without each of those that could."""
     lines, inputs = [], run.space.inputs
     for event in run.result.get("decisions", ()):
@@ -232,16 +235,13 @@ def _decisions(run: Records) -> str:
             where, name = f"{state_name(source, inputs)} → {state_name(node + inputs, inputs)}", str
         else:
             where, name = f"node {event['node']}", lambda source: state_name(source, inputs)
-        losers = (
-            f"{'<b>' * (choice in kept)}{xml_text(name(choice))} {number(error)} % ({number(loss)})"
-            f"{'</b>' * (choice in kept)}"
+        losers = [
+            (choice in kept, f"{name(choice)} {number(error)} % ({number(loss)})")
             for choice, error, loss in zip(event["without"], event["errors"], event["losses"], strict=True)
-        )
-        entries = (event["epoch"], run.space.kinds[event["cell"]], where, ", ".join(losers))
-        lines.append("".join(f"<td>{entry}</td>" for entry in entries))
-    head = "".join(f"<th>{title}</th>" for title in ("Epoch", "Cell", "Decided", "Valid error (loss) without"))
-    rows = "".join(f"<tr>{line}</tr>" for line in (head, *lines))
-    return f'<div class="wide"><table class="candidates">{rows}</table></div>' if lines else ""
+        ]
+        losers = joined((element("b", text) if stays else text for stays, text in losers), ", ")
+        lines.append((event["epoch"], run.space.kinds[event["cell"]], where, losers))
+    return _wide(("Epoch", "Cell", "Decided", "Valid error (loss) without"), lines)
 
 
 def _ends(edge: int, inputs: int) -> tuple[int, int]:
@@ -253,19 +253,19 @@ def _ends(edge: int, inputs: int) -> tuple[int, int]:
     return node, edge
 
 
-def _formulas(edges: Edges, inputs: int) -> str:
+def _formulas(edges: Edges, inputs: int) -> Html:
     """A line of HTML per node: sep_conv_3x3(c_{k-2}) + skip_connect(0)."""
     terms = defaultdict(list)
     for node, (op, source) in zip(edge_nodes(edges, inputs), edges, strict=True):
-        terms[node].append(xml_text(f"{op}({state_name(source, inputs)})"))
-    return "<br>".join(map(" + ".join, terms.values()))
+        terms[node].append(f"{op}({state_name(source, inputs)})")
+    return joined(map(" + ".join, terms.values()), element("br"))
 
 
-def _mixing(run: Records, cell: str) -> str:
+def _mixing(run: Records, cell: str) -> Html:
     """One small chart per edge, with a line per primitive: a row of charts per node, a column per source."""
     weights = run.weights(cell)
     if not weights or not any(weights[0][1]):
-        return ""
+        return EMPTY
     epochs = [epoch for epoch, _ in weights]
     names, inputs = _primitives(run, cell, weights[0][1]), run.space.inputs
     colours = primitive_colours([name for edge in names for name in edge])
@@ -283,29 +283,31 @@ def _mixing(run: Records, cell: str) -> str:
             for k, name in enumerate(primitives)
         ]
         op = kept.get((node, source))
-        chosen = f'<b style="color:{colours.get(op, "inherit")}">{xml_text(op)}</b>' if op else ""
-        beta = ""
+        chosen = element("b", op, style=f"color:{colours.get(op, 'inherit')}") if op else EMPTY
+        beta = ()
         if betas:
             line = Line("", BLUE, [(epoch, table[edge]) for epoch, table in betas])
-            beta = f"<span>weight of the edge {betas[-1][1][edge]:.3f}</span>"
-            beta += small_chart([line], (epochs[0], epochs[-1]), (0.0, 1.0))
-        charts.append(
-            f'<div class="{"kept" if op else "left"}" style="grid-column:{source + 1}">'
-            f"<span>{xml_text(state_name(source, inputs))} → {state_name(node + first, inputs)}{chosen}</span>"
-            f"{small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))}{beta}</div>"
-        )
+            text = element("span", f"weight of the edge {betas[-1][1][edge]:.3f}")
+            beta = text, small_chart([line], (epochs[0], epochs[-1]), (0.0, 1.0))
+        heading = element("span", f"{state_name(source, inputs)} → {state_name(node + first, inputs)}", chosen)
+        chart = small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))
+        look = {"class": "kept" if op else "left", "style": f"grid-column:{source + 1}"}
+        charts.append(element("div", heading, chart, *beta, **look))
         node, source = (node, source + 1) if source + 1 < node + first else (node + 1, 0)
-    legend = "".join(
-        f'<span><i style="background:{colours[name]}"></i>{xml_text(name)}</span>'
-        for name in dict.fromkeys(name for edge in names for name in edge)
+    legend = (element("span", patch(colours[name]), name) for name in dict.fromkeys(n for edge in names for n in edge))
+    columns = f"grid-template-columns:repeat({max(source, node + 1)}, minmax(130px, 1fr))"
+    about = (
+        f"Every chart: epochs {epochs[0]} to {epochs[-1]}, weights {lowest:.4g} to {highest:.4g}. Framed: edges of the "
+        "derived cell, with what they keep."
+        f"{' Below: the weight of the edge among those of its node, 0 to 1.' if betas else ''}"
     )
-    columns = max(source, node + 1)
-    return (
-        f"<h3>{run.space.kinds[cell].capitalize()}</h3><p>Every chart: epochs {epochs[0]} to {epochs[-1]}, weights "
-        f"{lowest:.4g} to {highest:.4g}. Framed: edges of the derived cell, with what they keep."
-        f"{' Below: the weight of the edge among those of its node, 0 to 1.' if betas else ''}</p>"
-        f'<p class="legend">{legend}</p><div class="wide"><div class="edges" '
-        f'style="grid-template-columns:repeat({columns}, minmax(130px, 1fr))">{"".join(charts)}</div></div>'
+    return joined(
+        (
+            element("h3", run.space.kinds[cell].capitalize()),
+            element("p", about),
+            element("p", *legend, class_="legend"),
+            element("div", element("div", *charts, class_="edges", style=columns), class_="wide"),
+        )
     )
 
 
@@ -332,15 +334,15 @@ def _changes(run: Records) -> list[tuple[int, Any]]:
     return changes
 
 
-def _player(run: Records) -> str:
+def _player(run: Records) -> Html:
     eigenvalues, changes = points(run.rows, "eigenvalue"), _changes(run)
     if not eigenvalues or not changes:
-        return ""
+        return EMPTY
     drawn = [(epoch, run.space.draw(genotype)) for epoch, genotype in changes]
     return eigenvalue_player(eigenvalues, drawn, BLUE, run.rows[-1]["epoch"], _ending(run)[-1]["epoch"])
 
 
-def _history(run: Records) -> str:
+def _history(run: Records) -> Html:
     rows, charts = _derived(run), []
     inputs = run.space.inputs
     for kind, title in run.space.kinds.items() if rows else ():
@@ -355,19 +357,12 @@ def _history(run: Records) -> str:
         ]
         colours = primitive_colours([name for _, values in bars for name in values])
         charts.append(span_chart(title.capitalize(), bars, colours, first=rows[0]["epoch"]))
-    return f'<div class="spans">{"".join(charts)}</div>' if charts else ""
+    return element("div", *charts, class_="spans") if charts else EMPTY
 
 
-def _tables(run: Records) -> str:
-    tables = ""
-    for title, values in (("config.toml", run.config), ("environment.json", run.environment)):
-        rows = "".join(
-            f"<tr><th>{xml_text(key)}</th><td>{xml_text(value)}</td></tr>"
-            for key, value in values.items()
-            if key != "primitives"
-        )
-        tables += f"<div><h3>{title}</h3><table>{rows}</table></div>" if rows else ""
-    return f'<div class="tables">{tables}</div>' if tables else ""
+def _tables(run: Records) -> Html:
+    environment = {key: value for key, value in run.environment.items() if key != "primitives"}
+    return fact_tables({"config.toml": run.config, "environment.json": environment})
 
 
 def _duration(seconds: float) -> str:

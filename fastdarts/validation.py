@@ -6,7 +6,10 @@ import dataclasses
 import math
 import os
 import re
-from typing import get_type_hints
+import reprlib
+from pathlib import Path
+from types import NoneType
+from typing import get_origin, get_type_hints
 
 from fastdarts.config import (
     BILEVEL,
@@ -24,6 +27,7 @@ from fastdarts.config import (
 from fastdarts.errors import FastdartsError
 from fastdarts.settings import choices_of
 from fastdarts.spaces import find_space, parse_architecture
+from fastdarts.stored import alternatives
 
 _POSITIVE = {
     "es_window", "es_lag", "es_factor", "ada_factor", "ada_max_weight_decay",
@@ -31,7 +35,7 @@ _POSITIVE = {
     "bptt", "hidden", "vocabulary", "eval_batch_size", "test_batch_size", "nonmono",
     "candidates", "seeds", "samples", "threads", "decide_every", "image_size", "gamma", "difference_radius",
     "neumann_terms", "partial", "lambda_radius", "accumulate", "search_epochs", "search_seeds", "processes",
-    "test_samples",
+    "test_samples", "classes", "in_channels", "batch",
 }  # fmt: skip
 
 
@@ -64,30 +68,113 @@ _USED_BY = {
 """The methods that use these settings: with others, which would ignore them, they keep their defaults."""
 
 
+_MOST = {
+    float: 1e30,
+    int: 10**9,
+    "gamma": 1,
+    "nodes": 100,
+    "seeds": 10**4,
+    **dict.fromkeys(("workers", "processes", "layers", "search_seeds", "neumann_terms"), 1000),
+    **dict.fromkeys(
+        ("channels", "image_size", "hidden", "bptt", "accumulate", "partial", "classes", "in_channels", "batch"), 10**5
+    ),
+    **dict.fromkeys(("epochs", "search_epochs", "finetune_epochs", "warmup", "learning_rate_warmup"), 10**6),
+    **dict.fromkeys(("batch_size", "eval_batch_size", "test_batch_size", "candidates", "decide_every"), 10**6),
+    "seed": 2**31 - 1,
+}
+"""The largest value of a setting: by name, else by type. Above are slips, which would end in a crash or never.
+
+Numbers up to 1e30 and their products with whole numbers and rates fit into the float32 that torch computes in.
+"""
+
+_LEAST = 1e-30  # of a number above 0: with a smaller one, float32 computes as with 0
+
+
 def check_fields(config: RunConfig) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first field whose value makes no sense on its own."""
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), field.name
-        flag = "--" + name.replace("_", "-")
-        if value is None:
-            continue
-        choices = choices_of(hints[name])
-        if choices and value not in choices:
-            raise FastdartsError(f"{flag} is {value!r}: expected one of {', '.join(choices)}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise FastdartsError(f"{flag} is {value}: expected a finite number")
-        if name in _POSITIVE and not value > 0:
-            raise FastdartsError(f"{flag} is {value}: expected a number above 0")
-        if name in _NOT_NEGATIVE and not value >= 0:
-            raise FastdartsError(f"{flag} is {value}: expected 0 or more")
-        if name in _SHARE and not 0 <= value < 1:
-            raise FastdartsError(f"{flag} is {value}: expected at least 0 and less than 1")
-    if config.seed >= 2**31:
-        raise FastdartsError(f"--seed is {config.seed}: expected less than {2**31}")
+        check_setting(field.name, getattr(config, field.name), hints[field.name])
     cores = os.cpu_count() or 1
     if config.threads is not None and config.threads > 4 * cores:
         raise FastdartsError(f"--threads is {config.threads}: expected at most {4 * cores} on {cores} cores")
+
+
+def check_setting(name: str, value: object, hint: object) -> None:
+    """Raise :class:`FastdartsError` with one sentence if ``value`` is not of the type ``hint`` or outside the range of
+    the setting ``name``."""
+    flag = "--" + name.replace("_", "-")
+    kinds = alternatives(hint)
+    if value is None and NoneType in kinds:
+        return
+    if choices := choices_of(hint):
+        if not isinstance(value, str) or value not in choices:
+            raise FastdartsError(f"{flag} is {_shown(value)}: expected one of {', '.join(choices)}")
+        return
+    if not any(_is(value, kind) for kind in kinds):
+        names = " or ".join(_KINDS.get(get_origin(kind) or kind, "None") for kind in kinds)
+        raise FastdartsError(f"{flag} is {_shown(value)} ({type(value).__name__}): expected {names}")
+    for text in value if isinstance(value, tuple) else [value]:
+        if isinstance(text, str | Path):
+            check_text(flag, str(text))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if expected := _out_of_range(name, value, _MOST[float if float in kinds else int]):
+        raise FastdartsError(f"{flag} is {_shown(value)}: expected {expected}")
+
+
+def _out_of_range(name: str, value: float, most: float) -> str:
+    """What the setting ``name`` must be if ``value`` is not that; ``most`` is for what has no limit of its own."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if name in _POSITIVE and not value > 0:
+        return "a number above 0"
+    if name in _NOT_NEGATIVE and not value >= 0:
+        return "0 or more"
+    if name in _SHARE and not 0 <= value < 1:
+        return "at least 0 and less than 1"
+    most = _MOST.get(name, most)
+    if abs(value) > most:
+        return f"at most {most}"
+    return f"at least {_LEAST}" if name in _POSITIVE and value < _LEAST else ""
+
+
+def check_text(flag: str, text: str) -> None:
+    """Raise :class:`FastdartsError` if ``text``, the value of ``flag``, is none that files and pages can hold."""
+    if "\0" in text:
+        raise FastdartsError(f"{flag} is {text!r}: expected text without null characters")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise FastdartsError(
+            f"{flag} is {text!r}: expected text in UTF-8; rename the file, or set PYTHONUTF8=1 if the name is in UTF-8"
+        ) from None
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a str",
+    bool: "True or False",
+    Path: "a Path",
+    tuple: "a tuple",
+}
+
+
+def _is(value: object, kind: object) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+    return isinstance(value, kind)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python writes no number of many digits
+        return f"a number of about {round(value.bit_length() * math.log10(2))} digits"
+    return reprlib.repr(value)
 
 
 def validate(config: SearchConfig | EvaluateConfig) -> None:
@@ -182,9 +269,10 @@ def parse_bytes(text: str, flag: str) -> int:
     Raises :class:`FastdartsError`, naming ``flag``, for anything else.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt])(?:i?b)?\s*", text.lower())
-    if not found or not float(found[1]):
+    amount = float(found[1]) * 1024 ** (1 + "kmgt".index(found[2])) if found else 0.0
+    if not 1 <= amount <= 2**60:
         raise FastdartsError(f"{flag} is {text!r}: expected a number above 0 with a unit, such as 4GiB or 800MiB")
-    return int(float(found[1]) * 1024 ** (1 + "kmgt".index(found[2])))
+    return int(amount)
 
 
 def _validate_method(config: SearchConfig) -> None:

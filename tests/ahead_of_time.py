@@ -154,7 +154,7 @@ def main() -> None:
     }
     text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(used)}" for name, used in found.items()) + "\n}\n"
     if "--write" in arguments:
-        RECORD.write_text(text)
+        RECORD.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -152,7 +152,9 @@ def test_a_search_by_lambda_darts_killed_and_resumed_ends_bit_identical(tmp_path
         (True,) * 2,
         (False,) * 2,
     ]
-    assert -1 <= rows[1]["alignment"] <= 1 and "Layer alignment" in write_report(tmp_path / "whole").read_text()
+    assert -1 <= rows[1]["alignment"] <= 1 and "Layer alignment" in write_report(tmp_path / "whole").read_text(
+        encoding="utf-8"
+    )
 
     plain = {"unrolled": settings.get("unrolled", False), "drop_path_prob": 0.1}
     search(SearchConfig(**SMALL, **plain, run=tmp_path / "darts"))

@@ -43,7 +43,7 @@ def bench(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]
 def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
     done = bench(*TINY, "--json", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "bench.json").read_text())
+    report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert report["machine"]["threads"] == 1 and report["machine"]["malloc"] == "pinned"
     assert [row["case"] for row in report["cases"]] == [
         "MixedOp C4 32×32 N2",
@@ -83,7 +83,7 @@ def test_wrong_results_are_not_timed(tmp_path: Path, fault: str, named: str) -> 
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("fastdarts: 3 cases were not timed") and named in done.stderr
     assert done.stdout.count("not timed, ") == 3
-    rows = json.loads((tmp_path / "bench.json").read_text())["cases"]
+    rows = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["cases"]
     assert len(rows) == 3 and all("wrong" in row and "sides" not in row for row in rows)
 
 
@@ -238,7 +238,7 @@ def test_the_suites_of_pytest_benchmark_record_every_side(tmp_path: Path) -> Non
     options = ["--batch=2", "--seconds=0", f"--benchmark-json={tmp_path / 'bench.json'}"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert done.returncode == 0 and "not used" not in done.stdout, done.stdout
-    results = json.loads((tmp_path / "bench.json").read_text())["benchmarks"]
+    results = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["benchmarks"]
     assert [(r["group"], r["name"]) for r in results] == [("MixedOp C4 32×32 N2", side) for side in (EAGER, LAST, OURS)]
     for result in results:
         assert result["stats"]["rounds"] == 3

@@ -10,8 +10,12 @@ from importlib import metadata
 
 import pytest
 import torch
+import tyro
 
+from fastdarts.arguments import check, parameters, read
 from fastdarts.cli import main
+from fastdarts.commands import Search
+from fastdarts.config import SearchConfig
 from fastdarts.genotypes import DARTS_V1, to_dict
 from fastdarts.recorder import read_metrics
 
@@ -19,10 +23,11 @@ SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 
 SMALL = [f"--{name}={value}" for name, value in SMALL.items()]
 
 
-def fastdarts(*arguments, cwd):
+def fastdarts(*arguments, cwd, **environment):
     command = [sys.executable, "-m", "fastdarts", *map(str, arguments)]
     # A narrow COLUMNS would break sentences into lines.
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ | {"COLUMNS": "500"})
+    variables = os.environ | {"COLUMNS": "500"} | environment
+    return subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8", env=variables)
 
 
 def succeeds(*arguments, cwd):
@@ -37,11 +42,11 @@ def test_search_evaluate_report_and_resume_end_to_end(tmp_path):
     assert "\r" not in done.stderr and "\x1b" not in done.stdout + done.stderr
     genotype = tmp_path / "found" / "genotype.json"
     printed = json.loads(re.search(r"^genotype (.*)$", done.stdout, re.M)[1])
-    assert printed == json.loads(genotype.read_text())
+    assert printed == json.loads(genotype.read_text(encoding="utf-8"))
 
     flags = ["--genotype", genotype, "--epochs", 1, "--channels", 4, "--layers", 3, "--samples", 128, "--threads", 1]
     done = succeeds("evaluate", *flags, "--run", "trained", cwd=tmp_path)
-    result = json.loads((tmp_path / "trained" / "result.json").read_text())
+    result = json.loads((tmp_path / "trained" / "result.json").read_text(encoding="utf-8"))
     assert f"test error {result['test_error']:.2f} %" in done.stdout
     assert f"parameters {result['parameters']:,}  macs {result['macs']:,}" in done.stdout
 
@@ -54,14 +59,14 @@ def test_search_evaluate_report_and_resume_end_to_end(tmp_path):
 
 
 def test_settings_come_from_toml_and_flags_come_on_top(tmp_path):
-    (tmp_path / "c.toml").write_text(
-        'channels = 2\nlayers = 3\nnodes = 2\nsamples = 64\nepochs = 1\nrun = "r"\nthreads = 1\n'
-    )
+    text = 'channels = 2\nlayers = 3\nnodes = 2\nsamples = 64\nepochs = 1\nrun = "r"\nthreads = 1\n'
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     succeeds("search", "--config", "c.toml", "--channels", "4", cwd=tmp_path)
-    used = (tmp_path / "r" / "config.toml").read_text()
+    used = (tmp_path / "r" / "config.toml").read_text(encoding="utf-8")
     assert "channels = 4" in used and "layers = 3" in used and "samples = 64" in used
     succeeds("search", "--config=r/config.toml", "--run=s", cwd=tmp_path)  # a run's own settings start another
-    assert (tmp_path / "s" / "genotype.json").read_text() == (tmp_path / "r" / "genotype.json").read_text()
+    found = [(tmp_path / run / "genotype.json").read_text(encoding="utf-8") for run in "rs"]
+    assert found[0] == found[1]
 
 
 def test_describe_says_the_published_sizes(capsys):
@@ -133,16 +138,51 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),
         (["bench", "--json", "nowhere/bench.json"], ["--json", "nowhere", "exists"]),
+        (["serch"], ["unknown command 'serch'", "similar is search", "project, evaluate"]),
+        ([], ["no command", "search, project"]),
+        (["--epochs", "3", "search"], ["unknown command '--epochs'"]),
+        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, darts-es", "similar is darts"]),
+        (["search", "--epochs", "three"], ["--epochs is 'three'", "a whole number"]),
+        (["search", "--epochs", "9" * 5000], ["--epochs is '999", "...'", "a whole number"]),
+        (["search", "--epochs=1.5"], ["--epochs is '1.5'", "a whole number"]),
+        (["search", "--learning-rate", "fast"], ["--learning-rate is 'fast'", "a number"]),
+        (["search", "--epochs"], ["--epochs has no value", "a whole number"]),
+        (["search", "--run", "--epochs", "3"], ["--run has no value", "a file or a folder"]),
+        (["search", "--epcohs", "3"], ["unknown flag --epcohs", "--epochs"]),
+        (["search", "--epoch", "3"], ["unknown flag --epoch:", "--epochs"]),
+        (["search", "-e", "3"], ["unknown flag -e"]),
+        (["search", "--unrolled=yes"], ["--unrolled got a value", "--no-unrolled"]),
+        (["search", "--edge-normalisation", "maybe"], ["--edge-normalisation is 'maybe'", "True or False"]),
+        (["search", "--hidden", "3"], ["--hidden goes with --space rnn"]),
+        (["search", "--space", "rnn", "--channels", "3"], ["--channels is for images"]),
+        (["search", "three"], ["'three'", "no value belongs"]),
+        (["report"], ["folder is missing"]),
+        (["report", "a", "b"], ["'b'"]),
+        (["study", "huge"], ["space is 'huge'", "tiny"]),
+        (["bench", "--suite", "magic"], ["--suite is 'magic'", "mixed-op"]),
+        (["search", "--config", ""], ["--config is ''"]),
+        (["search", "--resume="], ["--resume is ''"]),
+        (["search", "--config", "bogus.toml"], ["--method is 'bogus'", "pc-darts"]),
+        (["--tyro-print-completion", "powershell"], ["bash, zsh"]),
+        (["search", "--run", "a\udcffb"], ["'a\\udcffb'", "UTF-8"]),
+        (["search", "--device", "cpu\nx\x1b[2J"], ["--device cpu\\nx\\x1b[2J cannot be used"]),
+        (["search", "--arch-learning-rate", "1e39"], ["--arch-learning-rate is 1e+39", "at most 1e+30"]),
+        (["search", "--workers", "1000000000"], ["--workers is 1000000000", "at most 1000"]),
+        (["search", "--space", "rnn", "--hidden", "1000000000", "--data", "."], ["--hidden is 1000000000", "100000"]),
+        (["evaluate", "--genotype", "DARTS_V2", "--seeds", "1000000000"], ["--seeds is 1000000000", "at most 10000"]),
+        (["study", "tiny", "--layers", "1000000000"], ["--layers is 1000000000", "at most 1000"]),
+        (["describe", "--supernet", "--layers", "100000"], ["--layers is 100000", "at most 1000"]),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd, arguments, words):
     for split in ("train", "test"):
         (tmp_path / "images" / split / "empty").mkdir(parents=True)
         (tmp_path / "images" / split / "other").mkdir()
-    (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML")
-    (tmp_path / "resume.toml").write_text('resume = "taken"')
+    (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML", encoding="utf-8")
+    (tmp_path / "resume.toml").write_text('resume = "taken"', encoding="utf-8")
+    (tmp_path / "bogus.toml").write_text('method = "bogus"', encoding="utf-8")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
@@ -153,12 +193,73 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("arguments", [["serch"], ["search", "--epochs", "three"], ["bench", "--suite", "magic"], []])
-def test_unknown_words_are_refused_with_exit_code_2(tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["search", "--help"], ["search", "--epochs", "3", "-h"], ["search", "--space", "rnn", "--help"]],
+)
+def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    printed = capsys.readouterr()
+    assert stop.value.code == 0 and printed.err == "" and printed.out.startswith("usage: fastdarts")
+    flag = {("search", "--help"): "--channels", ("search", "--space"): "--hidden"}.get(tuple(arguments[:2]), "")
+    assert flag in printed.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--channels", "4", "--nodes=2", "--no-arch_side_effects", "--edge-normalisation", "None", "--unrolled"],
+        [
+            "--weight-decay",
+            "-0.0",
+            "--genotypes",
+            "DARTS_V1",
+            "DARTS_V2",
+            "--run",
+            "a b",
+            "--channels=3",
+            "--data",
+            "-1",
+        ],
+        ["--run=--odd", "--batch_size", "1_0", "--criterion=loss", "--no-keep-kinks", "--device", "None"],
+    ],
+)
+def test_the_reader_of_flags_takes_them_as_the_parser_does(arguments):
+    """Two readers of one line: this one, which explains mistakes, and tyro, which makes the settings."""
+    known = parameters(Search)
+    check(arguments, known, {}, "")
+    given = read(arguments, known).given
+    parsed = tyro.cli(Search, args=arguments, default=Search(SearchConfig()))
+    values = {"--" + name.replace("_", "-"): value for name, value in vars(parsed.settings).items()}
+    plain = {"--" + name.replace("_", "-"): value for name, value in vars(SearchConfig()).items()}
+    assert {name for name in values if values[name] != plain[name]} <= given.keys()
+    for name, texts in given.items():
+        if texts and texts != ["None"]:
+            value = values[name]
+            assert list(value) == texts if isinstance(value, tuple) else type(value)(texts[0]) == value
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_no_character_of_the_output_is_too_much_for_a_stream(tmp_path, encoding):
+    done = fastdarts("describe", "--genotype", "DARTS_V2", cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0 and done.stderr == "" and "skip_connect" in done.stdout
+    assert ("──▶" in done.stdout) == (encoding == "utf-8") and ("-->" in done.stdout) == (encoding != "utf-8")
+
+
+def test_a_spread_is_printed_where_there_is_no_sign_for_it(tmp_path):
+    flags = ["--epochs=1", "--channels=4", "--layers=3", "--samples=64", "--threads=1", "--batch-size=32"]
+    done = fastdarts("evaluate", "--genotype=DARTS_V2", *flags, "--seeds=2", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^test error \d+\.\d\d \+- \d+\.\d\d \(2 seeds\) %", done.stdout, re.M)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX only")
+def test_a_name_that_is_no_utf8_is_refused_before_anything_is_written(tmp_path):
+    command = [sys.executable.encode(), b"-m", b"fastdarts", b"search", *map(str.encode, SMALL), b"--run", b"a\xffb"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 2 and not os.listdir(tmp_path)
+    assert done.stderr.count(b"\n") == 1 and b"a\\udcffb" in done.stderr and b"UTF-8" in done.stderr
 
 
 def test_a_mistake_in_a_real_process_has_no_traceback(tmp_path):
@@ -184,14 +285,14 @@ def test_a_genotype_may_stand_on_the_command_line(tmp_path, form):
     assert len(form(DARTS_V1)) > 255  # more than a file's name may have
     flags = ["--epochs=1", "--channels=4", "--layers=3", "--samples=128", "--threads=1", f"--run={run}"]
     main(["evaluate", "--genotype", form(DARTS_V1), *flags])
-    stored = json.loads((run / "genotype.json").read_text())
+    stored = json.loads((run / "genotype.json").read_text(encoding="utf-8"))
     assert {name: stored[name] for name in to_dict(DARTS_V1)} == to_dict(DARTS_V1)
 
 
 def test_a_genotype_that_lies_about_makes_no_search_recurrent(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     recurrent = {"space": "rnn", "recurrent": [["tanh", 0]], "concat": [1]}
-    (tmp_path / "genotype.json").write_text(json.dumps(recurrent))
+    (tmp_path / "genotype.json").write_text(json.dumps(recurrent), encoding="utf-8")
     for arguments, says in (
         (["search", "--samples", "9999"], "--samples is 9999"),
         (["evaluate", "--samples", "9999"], "--genotype"),

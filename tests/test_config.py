@@ -8,16 +8,19 @@ import tomllib
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 from fastdarts.config import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.rnn.config import RecurrentSearchConfig
+from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.rnn.config import validate as validate_recurrent
 from fastdarts.settings import choices_of, from_dict, from_toml, to_toml
 from fastdarts.spaces import SPACES
+from fastdarts.stored import alternatives
 from fastdarts.study import config as study
-from fastdarts.study.config import StudyConfig
-from fastdarts.validation import validate
+from fastdarts.study.config import StudyConfig, prepare
+from fastdarts.validation import parse_bytes, validate
 
 
 def test_search_defaults_are_the_published_ones():
@@ -83,7 +86,7 @@ def test_evaluation_defaults_are_the_published_recipes(variant, published):
 
 def test_toml_round_trip(tmp_path):
     config = SearchConfig(dataset="folder", data=tmp_path, channels=8, cutout=0.25, learning_rate=0.1, samples=None)
-    (tmp_path / "c.toml").write_text(to_toml(config))
+    (tmp_path / "c.toml").write_text(to_toml(config), encoding="utf-8")
     assert from_toml(tmp_path / "c.toml", SearchConfig) == config
     every = {f.name for f in dataclasses.fields(SearchConfig)}
     assert set(tomllib.loads(to_toml(config))) <= every
@@ -100,7 +103,7 @@ def test_toml_round_trip(tmp_path):
     ],
 )
 def test_bad_toml_is_one_sentence(tmp_path, text, words):
-    (tmp_path / "c.toml").write_text(text)
+    (tmp_path / "c.toml").write_text(text, encoding="utf-8")
     with pytest.raises(FastdartsError) as error:
         from_toml(tmp_path / "c.toml", SearchConfig)
     assert all(word in str(error.value) for word in words)
@@ -282,3 +285,62 @@ def test_a_study_hands_test_portion_on_and_finds_its_old_trainings():
         assert made(config, 0).test_portion == 0.3
         # The facts of the images tell the portions apart, so that names from before the setting are found again.
         assert study.key(made(config, 0), "facts") == study.key(made(plain, 0), "facts")
+
+
+CHECKS = {
+    SearchConfig: validate,
+    EvaluateConfig: validate,
+    RecurrentSearchConfig: validate_recurrent,
+    RecurrentEvaluateConfig: validate_recurrent,
+    StudyConfig: prepare,
+}
+NUMPY = np.int64(5)
+WRONG = {
+    float: ["0.5", True, 1e39, -1e39, 10**400, float("nan"), np.float32(0.5), [0.5], 1 + 0j],
+    int: ["5", True, 5.0, NUMPY, 10**12, -(10**12), 10**5000, -(10**5000), [5]],
+    bool: ["yes", 1, 0, np.True_],
+    str: [5, b"cpu", Path("cpu"), "a\0b", "a\udcffb", ["cpu"]],
+    Path: ["photos", 5, b"photos", Path("a\0b"), Path("a\udcffb")],
+    tuple: [["DARTS_V1", "DARTS_V2"], "DARTS_V1", (1, 2), ("a\udcff", "b")],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "hint"),
+    [(kind, name, hint) for kind in CHECKS for name, hint in get_type_hints(kind).items()],
+    ids=lambda part: getattr(part, "__name__", None) or (part if isinstance(part, str) else ""),
+)
+def test_every_setting_refuses_what_is_not_of_its_type_or_beyond_all_measure(kind, name, hint):
+    """Each field of each dataclass by its type alone: no setting can be added without these checks."""
+    plain = {getattr(part, "__origin__", part) for part in alternatives(hint)}
+    values = [value for type_, values in WRONG.items() if type_ in plain for value in values]
+    values = values or ["magic", 5, ["darts"], NUMPY]  # one of several words
+    for value in [*values, object(), *([None] if type(None) not in plain else [])]:
+        config = dataclasses.replace(kind(), **{name: value})
+        with pytest.raises(FastdartsError) as error:
+            CHECKS[kind](config)
+        said = str(error.value)
+        assert said.startswith(f"--{name.replace('_', '-')} is ") and ": expected " in said, said
+        assert len(said) < 300 and "\n" not in said
+
+
+def test_the_largest_and_the_smallest_number_are_numbers_of_float32_with_room_for_their_products():
+    for value in (1e30, 1e-30):
+        validate(SearchConfig(learning_rate=max(value, 1e-3), arch_learning_rate=value, grad_clip=value))
+        assert 0 < np.float32(value) < np.inf and 0 < np.float32(value) * np.float32(1e7) < np.inf
+    for value in (1.1e30, 0.9e-30):
+        with pytest.raises(FastdartsError, match="--grad-clip is"):
+            validate(SearchConfig(grad_clip=value))
+
+
+@pytest.mark.parametrize(
+    "config", [{"learning_rate": 1}, {"learning_rate": np.float64(0.1)}, {"weight_decay": 0}, {"data": Path("photos")}]
+)
+def test_a_number_may_be_whole_or_of_numpy_if_it_is_a_float(config):
+    validate(SearchConfig(**config))
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "G", "0.0001k", "4", "-1G", "nanG", "1e3G"])
+def test_an_amount_of_memory_is_one_that_a_machine_could_have(text):
+    with pytest.raises(FastdartsError, match="with a unit, such as 4GiB"):
+        parse_bytes(text, "--max-memory")

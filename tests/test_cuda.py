@@ -157,10 +157,10 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
     folder = tmp_path_factory.mktemp("sanitized")
     started = {}
     for i, (name, (sanitizer, planted, _, _)) in enumerate(PLANTED.items()):
-        text = (ROOT / "csrc/cuda/flat.cu").read_text()
+        text = (ROOT / "csrc/cuda/flat.cu").read_text(encoding="utf-8")
         assert planted is None or planted[0] in text
         source = folder / f"{i}.cu"
-        source.write_text(text if planted is None else text.replace(*planted))
+        source.write_text(text if planted is None else text.replace(*planted), encoding="utf-8")
         options = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-O1", "-g")
         started[name] = (
             folder / f"{i}",
@@ -187,7 +187,7 @@ def test_compiles_ahead_of_time_within_the_recorded_resources() -> None:
     script = ROOT / "tests" / "cuda_resources.py"
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found, record = json.loads(done.stdout), json.loads(RECORD.read_text())
+    found, record = json.loads(done.stdout), json.loads(RECORD.read_text(encoding="utf-8"))
     assert found.keys() == record.keys() and {name.split()[-1] for name in found} == {f"sm_{a}" for a in ARCHITECTURES}
     for name, used in found.items():
         allowed = record[name]

@@ -313,7 +313,7 @@ def test_folder_with_missing_parts(tmp_path):
     def empty(path):
         shutil.rmtree(path / "train" / "b")
         (path / "train" / "b").mkdir()
-        (path / "train" / "b" / "notes.txt").write_text("no image")
+        (path / "train" / "b" / "notes.txt").write_text("no image", encoding="utf-8")
 
     def one_class(path):
         shutil.rmtree(path / "train" / "b")

@@ -183,7 +183,7 @@ def test_a_search_is_one_run(found, folder):
     """One folder, the same result on all ranks; SIGTERM to one of them ends all, and what goes on is bit-identical."""
     for name in ("whole", "killed", "evaluation", "projection"):
         assert not difference(found[0][name], found[1][name])
-        written = json.loads((folder / name / "result.json").read_text()) | {"run": str(folder / name)}
+        written = json.loads((folder / name / "result.json").read_text(encoding="utf-8")) | {"run": str(folder / name)}
         assert written == json.loads(json.dumps(found[0][name]))
         assert (folder / name / "report.html").exists() and len(list((folder / name).glob("events*"))) == 1
     assert [rank["code"] for rank in found] == [0, 0]

@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from itertools import pairwise
@@ -217,3 +218,12 @@ def test_cell_text():
 def test_impossible_cells_are_refused(draw, edges, concat, complaint):
     with pytest.raises(FastdartsError, match=complaint):
         draw(edges, concat, "cell")
+
+
+def test_a_cell_of_the_most_nodes_is_drawn_before_anyone_loses_patience():
+    nodes = 100
+    edges = [("skip_connect", source % (node + 2)) for node in range(nodes) for source in (7 * node, 3 * node + 1)]
+    start = time.process_time()
+    root = ET.fromstring(draw_cell(edges, range(2, nodes + 2), "large"))
+    assert time.process_time() - start < 10  # it took a minute
+    assert sum(group.get("class") == "op" for group in root.iter(f"{SVG}g")) == 2 * nodes

@@ -184,7 +184,7 @@ class TestText:
         genotype = NAMED[name]
         inline = json.dumps(to_dict(genotype))
         file = tmp_path / "genotype.json"
-        file.write_text(inline)
+        file.write_text(inline, encoding="utf-8")
         for text in (name, f" {name}\n", inline, str(file), repr(genotype), str(genotype)):
             assert parse_genotype(text) == genotype
 
@@ -276,10 +276,10 @@ def test_one_sentence_names_the_offence(text, message):
 
 def test_a_json_file_that_holds_something_else_is_named(tmp_path):
     file = tmp_path / "list.json"
-    file.write_text("[1, 2]")
+    file.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(FastdartsError, match=r"needs exactly the fields .*, got list"):
         parse_genotype(str(file))
-    file.write_text("not json")
+    file.write_text("not json", encoding="utf-8")
     with pytest.raises(FastdartsError, match=f"{re.escape(str(file))} is not valid JSON"):
         parse_genotype(str(file))
     with pytest.raises(FastdartsError, match="is not a genotype"):
@@ -287,5 +287,5 @@ def test_a_json_file_that_holds_something_else_is_named(tmp_path):
 
 
 def test_a_run_folder_stands_for_its_genotype(tmp_path):
-    (tmp_path / "genotype.json").write_text(json.dumps(to_dict(genotypes.DARTS_V1)))
+    (tmp_path / "genotype.json").write_text(json.dumps(to_dict(genotypes.DARTS_V1)), encoding="utf-8")
     assert parse_genotype(str(tmp_path)) == genotypes.DARTS_V1

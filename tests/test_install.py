@@ -133,7 +133,7 @@ SMALL = ("module.cpp", "cpu/memory.cpp")
 
 def shorten(source: Path, *files: str) -> None:
     """Leaves these of the native sources to be built: all of them take minutes, and the other tests run on all."""
-    (source / "csrc" / "sources.txt").write_text("\n".join(files))
+    (source / "csrc" / "sources.txt").write_text("\n".join(files), encoding="utf-8")
 
 
 def test_a_wheel_without_the_extension_is_pure(checkout: Path, tmp_path: Path) -> None:
@@ -253,9 +253,9 @@ def test_cmake_builds_the_same_extension_from_the_same_list(checkout: Path, tmp_
         assert done.returncode == 0, done.stdout + done.stderr
 
     run(*configure, str(checkout))
-    commands = json.loads((tmp_path / "compile_commands.json").read_text())
+    commands = json.loads((tmp_path / "compile_commands.json").read_text(encoding="utf-8"))
     files = [str(Path(command["file"]).relative_to(checkout / "csrc")) for command in commands]
-    lines = (checkout / "csrc" / "sources.txt").read_text().splitlines()
+    lines = (checkout / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
     assert files == [line for line in lines if line.endswith(".cpp") and line[0] != "#" and line[:5] != "cuda/"]
     source = tmp_path / "source"
     shutil.copytree(checkout, source)

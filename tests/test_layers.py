@@ -13,7 +13,7 @@ PACKAGE = sorted((ROOT / "fastdarts").rglob("*.py"))
 def imports(path: Path) -> set[str]:
     """Full names of the modules a file imports, `from a import b` as a.b."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -49,7 +49,7 @@ def test_triton_is_imported_by_its_own_folder_only(path: Path) -> None:
 @pytest.mark.parametrize("path", [*KERNELS, *PACKAGE], ids=lambda path: path.stem)
 def test_environment_of_the_kernels_is_read_in_the_registry(path: Path) -> None:
     variables = ("FASTDARTS_ISA", "FASTDARTS_STRICT", "TRITON_INTERPRET")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     reads = any(f'environ.get("{name}"' in text or f'environ["{name}"' in text for name in variables)
     assert reads == (path == ROOT / "kernels" / "registry.py")
 
@@ -113,10 +113,10 @@ def test_modules_of_fastdarts_form_no_circle() -> None:
 
 
 def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case() -> None:
-    sources = (ROOT / "csrc" / "sources.txt").read_text().splitlines()
-    cases = (ROOT / "benchmarks" / "cases.py").read_text()
+    sources = (ROOT / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
+    cases = (ROOT / "benchmarks" / "cases.py").read_text(encoding="utf-8")
     for path in (ROOT / "kernels").glob("*.py"):
-        if "define(" in path.read_text() and path.stem != "registry":
+        if "define(" in path.read_text(encoding="utf-8") and path.stem != "registry":
             assert f"cpu/{path.stem}.cpp" in sources
             assert (ROOT / "csrc" / "cpu" / f"{path.stem}.cpp").is_file()
             if f"cuda/{path.stem}.cu" in sources:

@@ -167,7 +167,7 @@ def test_what_is_kept_follows_the_work() -> None:
 
 def test_released_memory_is_gone() -> None:
     def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc/self/statm to read the resident memory from")

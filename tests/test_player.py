@@ -9,6 +9,7 @@ from html import unescape
 import pytest
 
 from fastdarts.genotypes import DARTS_V1, DARTS_V2
+from fastdarts.markup import Html
 from fastdarts.page import html_page
 from fastdarts.player import SCRIPT
 from tests.test_report import page_of, search, search_row
@@ -44,7 +45,9 @@ def test_the_eigenvalue_stands_beside_the_cells_of_the_last_epoch(tmp_path):
 def test_a_search_that_ended_by_going_back_shows_the_epoch_of_its_result(tmp_path):
     run = eigenvalues(tmp_path)
     went_back = {"method": "darts-es", "rollbacks": [{"detected": 5, "epoch": 1}]}
-    (run / "result.json").write_text(json.dumps(json.loads((run / "result.json").read_text()) | went_back))
+    (run / "result.json").write_text(
+        json.dumps(json.loads((run / "result.json").read_text(encoding="utf-8")) | went_back), encoding="utf-8"
+    )
     page = page_of(run)
     assert "Valid error60 %lowest 40 % in epoch 5" in page.text  # 65 - 5 * epoch
     assert "Mean entropy1.97 / 1.95" in page.text and "Genotypeno changes" in page.text
@@ -81,7 +84,7 @@ def test_the_player_plays(tmp_path):
     button.click(); say();
     setTimeout(() => { say(); document.title = JSON.stringify(said); }, 5 * 400 + 200);
     """
-    (tmp_path / "driven.html").write_text(html_page("driven", body, SCRIPT + driver), encoding="utf-8")
+    (tmp_path / "driven.html").write_text(html_page("driven", Html(body), SCRIPT + driver), encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "driven.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -25,8 +25,8 @@ def tasks(folder, work, names):
 def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
     good = tasks(tmp_path, meet, ["a", "b"])  # each waits for the other
     pool.run_tasks(good, 2, Progress(), "go on with it")
-    assert {task.result.read_text() for task in good} != {str(os.getpid())}
-    assert good[0].log.read_text() == "working\n"
+    assert {task.result.read_text(encoding="utf-8") for task in good} != {str(os.getpid())}
+    assert good[0].log.read_text(encoding="utf-8") == "working\n"
     bad = tasks(tmp_path / "bad", fail, ["sentence", "crash"])
     with pytest.raises(FastdartsError, match=r"^sentence: the data is wrong$"):
         pool.run_tasks([bad[0], *tasks(tmp_path / "slow", endless, ["s"])], 2, Progress(), "go on with it")
@@ -63,7 +63,7 @@ def meet(folder):
     deadline = time.monotonic() + 60
     while not other.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    (folder / "result.json").write_text(str(os.getpid()))
+    (folder / "result.json").write_text(str(os.getpid()), encoding="utf-8")
 
 
 def fail(folder):

@@ -173,7 +173,9 @@ def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, cap
         else "on the CPU is storage: it takes less memory"
     )
     assert f"precision bf16 {note}" in capsys.readouterr().err
-    assert 0 <= found["valid_error"] <= 100 and 'precision = "bf16"' in (tmp_path / "run" / "config.toml").read_text()
+    assert 0 <= found["valid_error"] <= 100 and 'precision = "bf16"' in (tmp_path / "run" / "config.toml").read_text(
+        encoding="utf-8"
+    )
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")
     if "supernet" in state:
         kept = [*state["supernet"]["model"].values(), *state["supernet"]["alphas"]]

@@ -200,7 +200,7 @@ def outcome(run):
     state = load_checkpoint(run / "checkpoint.pt", "search")
     searched = state["supernet"]
     tensors = [*searched["model"].values(), *searched["alphas"], *searched["fixed"], *state["random"]]
-    files = {name: (run / name).read_text() for name in ("genotype.json", "config.toml")}
+    files = {name: (run / name).read_text(encoding="utf-8") for name in ("genotype.json", "config.toml")}
     return rows, state["history"], files, tensors
 
 
@@ -217,10 +217,14 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
     rows = read_metrics(tmp_path / "whole")
     assert len(rows) == config.epochs and {row["lr"] for row in rows} == {0.0025}
     assert ["alignment" in row for row in rows[:3]] == [False, space == "nasbench201", False]
-    assert json.loads((tmp_path / "whole" / "genotype.json").read_text()) == whole["genotype"] == rows[-1]["genotype"]
+    assert (
+        json.loads((tmp_path / "whole" / "genotype.json").read_text(encoding="utf-8"))
+        == whole["genotype"]
+        == rows[-1]["genotype"]
+    )
     assert architecture(whole["genotype"]).space is SPACES[space] and whole["valid_error"] == rows[-1]["valid_error"]
     assert len(whole["decisions"]) == len(turns(SPACES[space], config.nodes or 4, 2))
-    report = (tmp_path / "whole" / "report.html").read_text()
+    report = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     losses = [loss for event in whole["decisions"] for loss in event["losses"]]
     assert "Decisions" in report and all(f"({number(loss)})" in report for loss in losses)
     searched, tuned = (
@@ -266,7 +270,9 @@ def test_the_command_line_projects_and_goes_on(tmp_path, capsys):
     main(["project", str(tmp_path / "searched"), *own, "--run", run])
     first = capsys.readouterr().out
     assert "genotype" in first and "report" in first
-    assert (tmp_path / "run" / "config.toml").read_text().count('criterion = "loss"\nbn_statistics = "running"') == 1
+    assert (tmp_path / "run" / "config.toml").read_text(encoding="utf-8").count(
+        'criterion = "loss"\nbn_statistics = "running"'
+    ) == 1
     main(["project", "--resume", run])
     assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
     for arguments, words in (
@@ -365,7 +371,7 @@ def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, argumen
     assert stop.value.code == 2 and said.count("\n") == 1
     assert f"{tmp_path} is a search for recurrent cells, which are not projected" in said
     (tmp_path / "checkpoint.pt").unlink()  # stopped before its first one
-    (tmp_path / "config.toml").write_text(to_toml(RecurrentSearchConfig()))
+    (tmp_path / "config.toml").write_text(to_toml(RecurrentSearchConfig()), encoding="utf-8")
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(SystemExit):
         main([*arguments, str(tmp_path)])
@@ -395,7 +401,7 @@ def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch)
     search(SearchConfig(**SMALL, run=tmp_path / "finished"))
     config = dataclasses.replace(projected(tmp_path / "finished", 1), supernet=tmp_path / "searched")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text(to_toml(resolve(config)))
+    (tmp_path / "run" / "config.toml").write_text(to_toml(resolve(config)), encoding="utf-8")
     (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(FastdartsError, match="has done 0 of 1 epochs: finish it first"):
         search(dataclasses.replace(config, resume=tmp_path / "run"))

@@ -250,7 +250,7 @@ def test_json_and_text_files(tmp_path):
     with Recorder(tmp_path) as recorder:
         recorder.write_json("result.json", {"test_error": torch.tensor(2.5), "seeds": (0, 1)})
         recorder.write_text("normal.svg", "⟨svg⟩\n")
-    assert json.loads((tmp_path / "result.json").read_text()) == {"test_error": 2.5, "seeds": [0, 1]}
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == {"test_error": 2.5, "seeds": [0, 1]}
     assert (tmp_path / "normal.svg").read_text(encoding="utf-8") == "⟨svg⟩\n"
 
 

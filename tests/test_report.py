@@ -11,6 +11,8 @@ import pytest
 from fastdarts.charts import Line, line_chart, number, span_chart
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import DARTS_V1, DARTS_V2, PRIMITIVES, to_dict
+from fastdarts.markup import Html, element, joined, xml_text
+from fastdarts.page import html_page
 from fastdarts.recorder import Recorder
 from fastdarts.report import write_report
 
@@ -346,11 +348,31 @@ def test_text_from_files_cannot_become_markup(tmp_path):
         ("result.json", "{", r"result\.json cannot be read"),
         ("environment.json", "[]", r"environment\.json holds a list, not a table"),
         ("genotype.json", '{"normal": []}', "damaged genotype"),
+        ("result.json", '{"rollbacks": "x"}', r"result\.json is damaged \(rollbacks is 'x', expected a list\)"),
+        ("result.json", '{"test_error": "low"}', r"test_error is 'low', expected a number"),
+        ("result.json", '{"test_errors": [1, true]}', r"test_errors\[1\] is True, expected a number"),
+        ("result.json", '{"rollbacks": [{"epoch": 0}]}', r"rollbacks\[0\] has no detected"),
+        (
+            "result.json",
+            '{"rollbacks": [{"epoch": -1, "detected": 1}]}',
+            r"epoch is -1, expected a whole number from 0",
+        ),
+        ("result.json", '{"decisions": [{"epoch": "<script>"}]}', r"decisions\[0\]\.epoch is '<script>'"),
+        ("result.json", f'{{"macs": {10**30}}}', "a number of more than 64 bits"),
+        ("result.json", f'{{"macs": {"9" * 5000}}}', r"result\.json cannot be read"),
+        ("result.json", f'{{"x": {"[" * 100}{"]" * 100}}}', "nested deeper than 20 levels"),
+        ("result.json", "[" * 100_000, r"result\.json cannot be read"),
+        ("environment.json", "{" + '"a":{' * 5000, r"environment\.json cannot be read"),
+        ("config.toml", f"epochs = {'[' * 5000}", r"config\.toml cannot be read"),
+        ("config.toml", "space = [1]", r"config\.toml is damaged \(space is \[1\], expected text\)"),
+        ("metrics.jsonl", '{"epoch": 1}\n{"epoch": 1}\n', "epoch 1 follows epoch 1"),
+        ("metrics.jsonl", '{"epoch": -1}\n', "epoch of line 1 is -1"),
+        ("metrics.jsonl", f'{{"epoch": {10**30}}}\n', "more than 64 bits"),
     ],
 )
 def test_damaged_files_are_named_in_one_sentence(tmp_path, name, content, complaint):
     search(tmp_path, [search_row(0)])
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(FastdartsError, match=complaint) as error:
         write_report(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
@@ -367,6 +389,22 @@ def test_a_folder_that_is_no_run(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(FastdartsError, match="is not a run folder"):
             write_report(folder)
+
+
+def test_what_is_no_number_is_left_out_of_the_curves_and_said(tmp_path):
+    page = page_of(search(tmp_path, [search_row(0, train_loss="<b>"), search_row(1, train_loss=1e300)]))
+    assert "Left out, as some values in metrics.jsonl are no usable numbers: train_loss." in page.text
+    assert "alpha steps 2.25" in page.text and "Left out" not in page_of(search(tmp_path / "a", [search_row(0)])).text
+
+
+def test_markup_is_a_type_and_everything_else_is_text():
+    bold = element("b", "<i>", class_='"x"', hidden=True, title=None)
+    assert bold == '<b class="&quot;x&quot;" hidden>&lt;i&gt;</b>' and isinstance(bold, Html)
+    assert joined([bold, "&", 1], "<") == f"{bold}&lt;&amp;&lt;1"
+    assert element("p", bold) == f"<p>{bold}</p>"
+    assert element("p", "see " + bold) == f"<p>see {xml_text(bold)}</p>"  # what other means have touched is text
+    assert element("br") == "<br>" and element("path", d="M0 0") == '<path d="M0 0"/>'
+    assert "<script>" not in html_page("<script>", "<script>")  # a body that is no markup
 
 
 # ---- charts -----------------------------------------------------------------------------------------------
@@ -391,7 +429,8 @@ def test_numbers_have_the_digits_a_reader_needs(value, text):
 
 
 @pytest.mark.parametrize(
-    "values", [[0.0], [5.0, 5.0], [1e-9, 2e-9], [-3.0, 4.0], [0.0, 1e6], [2.0784, 2.0785], [99.99, 100.0]]
+    "values",
+    [[0.0], [5.0, 5.0], [1e-9, 2e-9], [-3.0, 4.0], [0.0, 1e6], [2.0784, 2.0785], [99.99, 100.0], [1e-20, 2e-20]],
 )
 def test_axes_hold_the_data_and_have_a_few_round_ticks(values):
     figure = ET.fromstring(line_chart("x", [Line("a", "#123456", list(enumerate(values)))]))

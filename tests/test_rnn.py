@@ -356,7 +356,7 @@ def test_the_drawing_shows_every_node_and_both_inputs():
 def write(folder, **texts):
     folder.mkdir(exist_ok=True)
     for name, text in texts.items():
-        (folder / f"{name}.txt").write_text(text)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -36,9 +36,13 @@ EVALUATE = COMMON | {"genotype": "DARTS_V1", "nonmono": 1, "epochs": 6, "finetun
 def outcome(run):
     """Everything a run determines but for the clock."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
-    kind = json.loads((run / "result.json").read_text())["kind"]
+    kind = json.loads((run / "result.json").read_text(encoding="utf-8"))["kind"]
     state = load_checkpoint(run / "checkpoint.pt", kind)
-    return rows, (run / "genotype.json").read_text(), {k: v for k, v in state.items() if k not in ("config", "metrics")}
+    return (
+        rows,
+        (run / "genotype.json").read_text(encoding="utf-8"),
+        {k: v for k, v in state.items() if k not in ("config", "metrics")},
+    )
 
 
 def same(a, b):
@@ -77,13 +81,15 @@ def test_a_search_leaves_a_whole_run(tmp_path, settings):
                      "result.json", "checkpoint.pt", "report.html"}  # fmt: skip
     rows = read_metrics(run)
     assert (
-        [row["genotype"] for row in rows][-1] == result["genotype"] == json.loads((run / "genotype.json").read_text())
+        [row["genotype"] for row in rows][-1]
+        == result["genotype"]
+        == json.loads((run / "genotype.json").read_text(encoding="utf-8"))
     )
     weights = torch.tensor(rows[-1]["weights_recurrent"])
     assert weights.shape == (3, 5) and torch.allclose(weights.sum(1), torch.ones(3))
     fields = dict(result["genotype"])
     assert fields.pop("space") == "rnn" and from_dict(fields) == derive_genotype(weights)
-    page = (run / "report.html").read_text()
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert all(words in page for words in ("Valid perplexity", "Perplexity", "h_{t} = mean", "Recurrent cell"))
     assert "Skip" not in page
     assert from_toml(run / "config.toml", RecurrentSearchConfig).nodes == 2
@@ -160,12 +166,12 @@ def test_a_search_that_ends_with_a_save_has_its_genotype(tmp_path, monkeypatch, 
         patch.setattr(Run, "save", last)
         with pytest.raises(SystemExit):
             search(RecurrentSearchConfig(**config, run=tmp_path / "run"))
-    kept = json.loads((tmp_path / "run" / "genotype.json").read_text())
+    kept = json.loads((tmp_path / "run" / "genotype.json").read_text(encoding="utf-8"))
     rows = read_metrics(tmp_path / "run")
     assert len(rows) == epoch and kept == rows[-1]["genotype"]
     search(RecurrentSearchConfig(**config, resume=tmp_path / "run"))
-    found = json.loads((tmp_path / "run" / "result.json").read_text())["genotype"]
-    assert found == json.loads((tmp_path / "run" / "genotype.json").read_text())
+    found = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["genotype"]
+    assert found == json.loads((tmp_path / "run" / "genotype.json").read_text(encoding="utf-8"))
     assert found != rows[0]["genotype"]  # else a genotype that stays behind would not show
 
 
@@ -173,8 +179,8 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("train", "valid", "test"):
-        lines = (KJV / f"{name}.txt").read_text().splitlines()
-        (other / f"{name}.txt").write_text("\n".join(lines[::-1] if name == "train" else lines))
+        lines = (KJV / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        (other / f"{name}.txt").write_text("\n".join(lines[::-1] if name == "train" else lines), encoding="utf-8")
     assert len(load_corpus(other).vocabulary) == len(load_corpus(KJV).vocabulary)
     for work, config_type, settings, module in (
         (search, RecurrentSearchConfig, SEARCH, searching),
@@ -218,7 +224,7 @@ def test_an_evaluation_goes_through_its_phases_and_resumes_in_each(tmp_path, mon
     assert result["valid_perplexity"] == min(row["valid_perplexity"] for row in rows)
     state = torch.load(tmp_path / "whole" / "weights.pt")
     assert result["parameters"] == sum(v.numel() for k, v in state.items() if k != "decoder.weight")
-    page = (tmp_path / "whole" / "report.html").read_text()
+    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     assert "Test perplexity" in page and "evaluation" in page
     config = EVALUATE | {"checkpoint_minutes": 0}
     for phase in ("sgd", "asgd", "finetune"):
@@ -267,13 +273,15 @@ def test_the_command_line_knows_recurrent_runs_by_space_genotype_and_folder(tmp_
     main(["search", "--resume", str(run)])
     main(["evaluate", "--genotype", str(run), text, f"--run={tested}", *size])
     assert "test perplexity" in capsys.readouterr().out
-    assert json.loads((tested / "genotype.json").read_text()) == json.loads((run / "genotype.json").read_text())
+    assert json.loads((tested / "genotype.json").read_text(encoding="utf-8")) == json.loads(
+        (run / "genotype.json").read_text(encoding="utf-8")
+    )
     main(["report", str(tested)])
     main(["evaluate", "--space=rnn", "--genotype=DARTS_V1", text, f"--run={tmp_path / 'named'}", *size])
-    stored = json.loads((tmp_path / "named" / "genotype.json").read_text())
+    stored = json.loads((tmp_path / "named" / "genotype.json").read_text(encoding="utf-8"))
     assert stored == {"space": "rnn"} | to_dict(DARTS_V1)
     main(["evaluate", f"--genotype={json.dumps(stored)}", text, f"--run={tmp_path / 'inline'}", *size])
-    assert json.loads((tmp_path / "inline" / "genotype.json").read_text()) == stored
+    assert json.loads((tmp_path / "inline" / "genotype.json").read_text(encoding="utf-8")) == stored
     for arguments, word in (
         (["search", "--space=rnn", f"--data={tmp_path}"], "train.txt"),
         (["evaluate", f"--genotype={run / 'genotype.json'}"], "--data"),
@@ -293,7 +301,11 @@ def test_the_recipe_of_the_king_james_bible(tmp_path):
     corpus = load_corpus(tmp_path / "kjv")
     assert len(corpus.vocabulary) == 10_000
     assert [len(part) for part in (corpus.train, corpus.valid, corpus.test)] == [859_315, 40_479, 44_681]
-    assert (tmp_path / "kjv" / "train.txt").read_text().startswith((KJV / "train.txt").read_text()[:3000])
+    assert (
+        (tmp_path / "kjv" / "train.txt")
+        .read_text(encoding="utf-8")
+        .startswith((KJV / "train.txt").read_text(encoding="utf-8")[:3000])
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,7 +319,7 @@ def test_the_recipe_of_the_king_james_bible(tmp_path):
 )
 def test_a_bible_without_the_passage_is_one_sentence(tmp_path, script, says):
     if script is not None:
-        (tmp_path / "bible").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bible").write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (tmp_path / "bible").chmod(0o755)
     recipe = [sys.executable, str(ROOT / "examples" / "bible_kjv.py"), str(tmp_path / "kjv"), "Foo9:99"]
     done = subprocess.run(recipe, capture_output=True, text=True, env=os.environ | {"PATH": str(tmp_path)})
@@ -328,7 +340,7 @@ def test_the_study_counts_the_seconds_of_all_parts(tmp_path, monkeypatch):
         (run / "config.toml").touch()
         if len(starts) == 1:
             raise KeyboardInterrupt
-        (run / "result.json").write_text('{"test_perplexity": 3.0}')
+        (run / "result.json").write_text('{"test_perplexity": 3.0}', encoding="utf-8")
 
     with pytest.raises(KeyboardInterrupt):
         study.once(work, RecurrentSearchConfig, run)

@@ -54,7 +54,7 @@ def outcome(run):
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
     state = load_checkpoint(run / "checkpoint.pt", "search")
     tensors = [*state["supernet"]["model"].values(), *state["supernet"]["alphas"], *state["random"]]
-    files = {f.name: f.read_text() for f in run.iterdir() if f.name == "genotype.json"}
+    files = {f.name: f.read_text(encoding="utf-8") for f in run.iterdir() if f.name == "genotype.json"}
     return rows, files, state["history"], tensors
 
 
@@ -64,13 +64,13 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
     rows = read_metrics(run)
     assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["eigenvalue"] for row in rows] == EIGENVALUES[3e-4][:5]
-    assert result["genotype"] == rows[2]["genotype"] == json.loads((run / "genotype.json").read_text())
+    assert result["genotype"] == rows[2]["genotype"] == json.loads((run / "genotype.json").read_text(encoding="utf-8"))
     assert result["valid_error"] == rows[2]["valid_error"] and result["epochs"] == 5
     assert [(event["detected"], event["epoch"]) for event in result["rollbacks"]] == [(4, 2)]
     assert sorted(path.name for path in (run / "epochs").iterdir()) == ["epoch_2.pt", "epoch_3.pt", "epoch_4.pt"]
     alphas = load_checkpoint(run / "checkpoint.pt", "search")["supernet"]["alphas"]
     assert torch.softmax(alphas[0], 1).tolist() == rows[2]["weights_normal"] != rows[4]["weights_normal"]
-    report = write_report(run).read_text()
+    report = write_report(run).read_text(encoding="utf-8")
     assert "Largest eigenvalue" in report and "to epoch 2" in report and "seen in epoch 4" in report
     again = search(SearchConfig(**SMALL, **RULE, method="darts-es", resume=run))
     assert again == result and read_metrics(run) == rows
@@ -107,7 +107,7 @@ def test_darts_ada_goes_on_from_there_with_more_weight_decay(tmp_path, monkeypat
     assert [row["lr"] for row in rows] == pytest.approx(lr)
     events = [(event["detected"], event["epoch"], event["weight_decay"]) for event in result["rollbacks"]]
     assert events == [(4, 2, pytest.approx(3e-3)), (6, 4, pytest.approx(3e-2))]
-    undone = [(run / f"rollback_{n}.jsonl").read_text().splitlines() for n in (1, 2)]
+    undone = [(run / f"rollback_{n}.jsonl").read_text(encoding="utf-8").splitlines() for n in (1, 2)]
     undone = [[json.loads(line)["epoch"] for line in lines] for lines in undone]
     assert undone == [[3, 4], [5, 6]]
     assert result["genotype"] == rows[-1]["genotype"] and result["valid_error"] == rows[-1]["valid_error"]
@@ -194,10 +194,12 @@ def test_shared_weights_rank_random_cells(tmp_path, name):
     settings = {"space": name, "nodes": None, "layers": 5, "epochs": 2, "candidates": 12}
     result = search(SearchConfig(**SMALL | settings, method="random-ws", run=run))
     space, genotype = architecture(result["genotype"])
-    assert space is SPACES[name] and json.loads((run / "genotype.json").read_text()) == result["genotype"]
+    assert (
+        space is SPACES[name] and json.loads((run / "genotype.json").read_text(encoding="utf-8")) == result["genotype"]
+    )
     assert 0 <= result["valid_error"] <= 100 and all("genotype" not in row for row in read_metrics(run))
     operations = {op for edges, _ in space.cells(genotype).values() for op, _ in edges}
-    assert all(op in write_report(run).read_text() for op in operations)
+    assert all(op in write_report(run).read_text(encoding="utf-8") for op in operations)
 
 
 def test_a_step_with_shared_weights_moves_the_drawn_cell_only():

@@ -64,7 +64,7 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
     assert any(f.startswith("events.out.tfevents") for f in files)
     rows = read_metrics(run)
     assert len(rows) == (4 if method == "random" else 2)
-    assert json.loads((run / "genotype.json").read_text()) == result["genotype"]
+    assert json.loads((run / "genotype.json").read_text(encoding="utf-8")) == result["genotype"]
     assert architecture(result["genotype"]).to_dict() == result["genotype"]
     if method == "random":
         last = [row["valid_error"] for row in rows if row["epoch"] == 1]
@@ -347,7 +347,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_a_finished_on
     assert not difference(outcome(run), whole)
     other.mkdir()
     (other / "config.toml").write_bytes((run / "config.toml").read_bytes())
-    (other / "metrics.jsonl").write_text('{"epoch": 0')  # torn
+    (other / "metrics.jsonl").write_text('{"epoch": 0', encoding="utf-8")  # torn
     search(dataclasses.replace(resumed, resume=other))
     assert not difference(outcome(other), whole)
     (run / "checkpoint.pt").unlink()
@@ -461,7 +461,7 @@ def test_a_diverging_search_stops_with_the_step_named_and_keeps_its_checkpoint(t
 
 def test_an_evaluation_does_not_depend_on_the_genotype_file_after_its_start(tmp_path):
     file, run = tmp_path / "g.json", tmp_path / "run"
-    file.write_text(json.dumps(to_dict(DARTS_V1)))
+    file.write_text(json.dumps(to_dict(DARTS_V1)), encoding="utf-8")
     config = EvaluateConfig(genotype=str(file), epochs=1, channels=4, layers=3, samples=100, threads=1, run=run)
     evaluate(config)
     file.unlink()

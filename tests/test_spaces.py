@@ -299,14 +299,16 @@ def test_every_space_is_searched_drawn_reported_and_evaluated(tmp_path, name):
     space, run = SPACES[name], tmp_path / "run"
     layers = 5 if name == "nasbench201" else 3
     found = search(SearchConfig(**SMALL, space=name, layers=layers, run=run))
-    assert found["genotype"]["space"] == name == json.loads((run / "genotype.json").read_text())["space"]
+    assert (
+        found["genotype"]["space"] == name == json.loads((run / "genotype.json").read_text(encoding="utf-8"))["space"]
+    )
     read, genotype = parse_architecture(str(run))
     assert read is space and genotype == architecture(read_metrics(run)[-1]["genotype"]).genotype
-    assert all((run / f"{kind}.svg").read_text().startswith("<svg") for kind in space.kinds)
-    page = write_report(run).read_text()
+    assert all((run / f"{kind}.svg").read_text(encoding="utf-8").startswith("<svg") for kind in space.kinds)
+    page = write_report(run).read_text(encoding="utf-8")
     operations = {op for edges, _ in space.cells(genotype).values() for op, _ in edges}
     assert all(op in page for op in operations) and all(title.capitalize() in page for title in space.kinds.values())
-    environment = json.loads((run / "environment.json").read_text())
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     assert environment["primitives"] == json.loads(json.dumps(space.primitives(space.nodes)))
     tested = evaluate(EvaluateConfig(**SMALL, genotype=str(run), layers=layers, run=tmp_path / "tested"))
     assert tested["genotype"] == found["genotype"] and tested["parameters"] > 0
@@ -318,7 +320,7 @@ def test_a_random_search_samples_the_space(tmp_path, name):
     settings = {"method": "random", "candidates": 2, "space": name, "layers": layers}
     found = search(SearchConfig(**SMALL, **settings, run=tmp_path / "run"))
     assert found["genotype"] in [candidate["genotype"] for candidate in found["candidates"]]
-    assert "Candidates" in write_report(tmp_path / "run").read_text()
+    assert "Candidates" in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["s4", "nasbench201"])

@@ -198,7 +198,7 @@ def test_a_search_says_what_it_takes_and_keeps_what_it_chose(tmp_path, capsys):
     search(dataclasses.replace(TINY, max_memory="2.5MiB", run=tmp_path / "run"))
     (line,) = re.findall(r"^memory .*", capsys.readouterr().err, re.M)
     assert re.fullmatch(r"memory recompute: a step takes an estimated .* MiB of 2.50 MiB, as store takes .* MiB", line)
-    assert 'memory = "recompute"' in (tmp_path / "run" / "config.toml").read_text()
+    assert 'memory = "recompute"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     search(dataclasses.replace(TINY, memory="recompute", max_memory="2.5MiB", resume=tmp_path / "run"))
 
 

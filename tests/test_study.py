@@ -124,7 +124,7 @@ def test_a_study_says_what_its_parts_say(tmp_path, smaller):
             wrong = sum((network(x).argmax(1) != y).sum().item() for x, y in batches)
         assert by_name[derived[-1]]["one_shot_errors"][seed] == 100 * wrong / 24
 
-    page = Page((tmp_path / "study" / "report.html").read_text())
+    page = Page((tmp_path / "study" / "report.html").read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in page.tags} and "url(" not in page.html
     best = found["architectures"][0]
     spread = abs(best["test_errors"][0] - best["test_errors"][1]) / 2**0.5
@@ -161,8 +161,8 @@ def test_the_result_of_a_search_counts_not_its_last_epoch(tmp_path, smaller):
     (search,) = study(config)["searches"]
     other = (search["architecture"] + 1) % 4
     result = tmp_path / "study" / search["folder"] / "result.json"
-    changed = json.loads(result.read_text()) | {"genotype": SMALLER.to_dict(architectures()[other])}
-    result.write_text(json.dumps(changed))
+    changed = json.loads(result.read_text(encoding="utf-8")) | {"genotype": SMALLER.to_dict(architectures()[other])}
+    result.write_text(json.dumps(changed), encoding="utf-8")
     found = study(config)
     mean = {a["number"]: sum(a["test_errors"]) / 2 for a in found["architectures"]}
     (after,) = found["searches"]
@@ -170,7 +170,7 @@ def test_the_result_of_a_search_counts_not_its_last_epoch(tmp_path, smaller):
     assert after["architectures"] == [search["architecture"]]
     shown = f"{after['regret']:.2f} points"
     assert f"regret  {shown} at the end" in study_text(found)
-    page = Page((tmp_path / "study" / "report.html").read_text())
+    page = Page((tmp_path / "study" / "report.html").read_text(encoding="utf-8"))
     assert f"Regret at the end{shown}" in page.text
     (line,) = (a for a in found["architectures"] if a["number"] == other)
     assert spelled(line) in page.text.split(search["folder"])[1]
@@ -246,7 +246,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path, smaller):
     assert process.returncode == 0, said
     assert "report killed/report.html" in printed and "points at the end" in printed
     whole = study(StudyConfig(**settings, run=tmp_path / "whole"))
-    assert outcome(json.loads((tmp_path / "killed" / "study.json").read_text())) == outcome(whole)
+    assert outcome(json.loads((tmp_path / "killed" / "study.json").read_text(encoding="utf-8"))) == outcome(whole)
 
 
 def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller, capsys, monkeypatch):
@@ -255,11 +255,11 @@ def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller
     main(["study", "tiny", *flags, "--run", "s", "--epochs", "1", "--search-epochs", "1"])
     printed = capsys.readouterr().out
     assert "report s/report.html" in printed and "± " not in printed  # one of each has no spread
-    before = (tmp_path / "s" / "report.html").read_text()
+    before = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
     (tmp_path / "s" / "report.html").unlink()
     main(["report", "s"])
-    assert (tmp_path / "s" / "report.html").read_text() == before
-    (tmp_path / "s" / "study.json").write_text('{"settings": {"dataset": "digits"}}')
+    assert (tmp_path / "s" / "report.html").read_text(encoding="utf-8") == before
+    (tmp_path / "s" / "study.json").write_text('{"settings": {"dataset": "digits"}}', encoding="utf-8")
     with pytest.raises(FastdartsError, match=r"is damaged .*: run the study again"):
         write_study(tmp_path / "s")
 
@@ -284,7 +284,7 @@ def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller
 )
 def test_a_mistake_is_one_sentence_before_any_work(tmp_path, monkeypatch, capfd, flags, words):
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:

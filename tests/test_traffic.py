@@ -122,7 +122,7 @@ def test_the_command_prints_what_it_counted(tmp_path: Path) -> None:
     arguments = ("--traffic", "--suite", "pc-darts", "--batch", "2", "4", "--json", str(tmp_path / "traffic.json"))
     done = bench(*arguments)
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "traffic.json").read_text())["cases"]
+    rows = json.loads((tmp_path / "traffic.json").read_text(encoding="utf-8"))["cases"]
     shapes = ("C4 32×32", "C8 16×16", "C16 8×8")
     assert [row["case"] for row in rows] == [f"MixedOp {shape} N{n}" for shape in shapes for n in (2, 4)]
     first = rows[0]["passes"]["forward"]
@@ -147,7 +147,7 @@ def test_the_page_about_gpus_shows_what_the_command_prints(capsys: pytest.Captur
         return [re.sub(r" *\| *", "|", line.strip()) for line in lines]
 
     traffic.print_report({"cases": [traffic.measure(case) for case in SUITES["mixed-op"]]})
-    shown, printed = rows((ROOT / "docs" / "gpu.md").read_text()), rows(capsys.readouterr().out)
+    shown, printed = rows((ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")), rows(capsys.readouterr().out)
     assert len(shown) > 20 and not {*shown} - {*printed}
 
 
@@ -184,7 +184,7 @@ def test_the_table_of_a_gpu_has_its_replays_and_what_did_not_fit(capsys: pytest.
 def test_all_sides_are_timed_on_a_gpu(tmp_path: Path) -> None:
     done = bench("--device=cuda", "--suite=pc-darts", "--batch=8", "--seconds=0", f"--json={tmp_path / 'bench.json'}")
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "bench.json").read_text())
+    report = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
     assert report["machine"]["gpu"] == torch.cuda.get_device_name() and report["machine"]["copy_gb_per_s"] > 0
     for row in report["cases"]:
         assert [*row["sides"]] == [EAGER, LAST, OURS, *REPLAYED]

@@ -74,7 +74,7 @@ def test_compiles_ahead_of_time_within_the_recorded_resources(arch: int, started
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     found = json.loads(out)
-    record = json.loads((HERE / "triton_resources.json").read_text())
+    record = json.loads((HERE / "triton_resources.json").read_text(encoding="utf-8"))
     assert found.keys() == {name for name in record if name.endswith(f"sm_{arch}")}
     for name, used in found.items():
         assert used["spilled"] == 0, name

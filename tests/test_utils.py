@@ -129,9 +129,9 @@ def test_checkpoints(tmp_path):
 
 def test_experiment_folder_keeps_the_scripts(tmp_path):
     script = tmp_path / "train.py"
-    script.write_text("pass\n")
+    script.write_text("pass\n", encoding="utf-8")
     utils.create_exp_dir(tmp_path / "a" / "plain")
     assert not list((tmp_path / "a" / "plain").iterdir())
     for _ in range(2):  # an existing folder is fine
         utils.create_exp_dir(str(tmp_path / "run"), scripts_to_save=[str(script)])
-    assert (tmp_path / "run" / "scripts" / "train.py").read_text() == "pass\n"
+    assert (tmp_path / "run" / "scripts" / "train.py").read_text(encoding="utf-8") == "pass\n"

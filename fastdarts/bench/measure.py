@@ -152,14 +152,14 @@ def _peak_memory(threads: int, prepare: Callable[..., Callable[[], object]], arg
     torch.set_num_threads(threads)
     run = prepare(*args)
     give_back()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM falls to VmRSS
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM falls to VmRSS
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
 
 
 def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 

@@ -80,7 +80,9 @@ _USES = {"train": "train weights on", "valid": "validate on", "test": "test on"}
 def _tokens(path: Path, level: str) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FastdartsError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except UnicodeDecodeError as error:
         raise FastdartsError(f"{path} cannot be read as UTF-8 text ({error}): convert or replace it") from error
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")  # str.splitlines() ends them elsewhere too
     tokens = [token for line in lines for token in (*(line.split() if level == "word" else line), EOS)]

@@ -71,6 +71,7 @@ def prepare(config: StudyConfig) -> StudyConfig:
 
     Raises :class:`FastdartsError` with one sentence for the first setting that makes no sense.
     """
+    check_fields(config)
     if config.resume is not None:
         if config.run is not None and config.run.resolve() != config.resume.resolve():
             raise FastdartsError(
@@ -81,7 +82,6 @@ def prepare(config: StudyConfig) -> StudyConfig:
     left_out = REDUCED.get(dataset, {}) | {"run": Path("runs") / "study-tiny"}
     left_out = {name: value for name, value in left_out.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, dataset=dataset, **left_out)
-    check_fields(config)
     if config.sync_bn:
         raise FastdartsError("--sync-bn is for several ranks, but a study runs every network in one: leave it out")
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))

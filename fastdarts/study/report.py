@@ -1,22 +1,65 @@
 """The page and the figure of a study, from its study.json alone."""
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from fastdarts.charts import Line, drawing_of_charts, line_chart
-from fastdarts.drawing import draw_cell, xml_text
+from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
-from fastdarts.page import html_page
+from fastdarts.markup import Html, element, joined
+from fastdarts.page import fact_tables, html_page, table_row
 from fastdarts.recorder import atomic_write
 from fastdarts.spaces.robust import TINY
+from fastdarts.stored import check, read_table
 
 STUDY, FIGURE = "study.json", "regret.svg"
 BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#64748b"
 Found = dict[str, Any]
+
+
+class _Settings(TypedDict):
+    dataset: str
+    seeds: int
+    search_seeds: int
+    method: str
+
+
+_Some = range(1, 10**6)
+_Errors = Annotated[list[float], _Some]
+
+
+class _Architecture(TypedDict):
+    number: int
+    operations: Annotated[list[Annotated[list[str], range(2, 3)]], range(len(TINY.kinds), len(TINY.kinds) + 1)]
+    test_errors: _Errors
+    test_error: float
+    test_error_std: float | None
+    one_shot_errors: _Errors
+
+
+class _Search(TypedDict):
+    folder: str
+    epochs: Annotated[list[Annotated[int, range(10**9)]], _Some]
+    regrets: _Errors
+    valid_errors: _Errors
+    architecture: int
+    regret: float
+    one_shot_tau: float | None
+
+
+class _Study(TypedDict):
+    settings: _Settings
+    environment: dict[str, Any]
+    architectures: Annotated[list[_Architecture], _Some]
+    searches: Annotated[list[_Search], _Some]
+    mean_regret: float
+    seeds_tau: float | None
+    training_seconds: float
+    search_seconds: float
 
 
 def write_study(folder: Path) -> Path:
@@ -24,20 +67,34 @@ def write_study(folder: Path) -> Path:
 
     Raises :class:`FastdartsError` if study.json is missing or damaged.
     """
-    path = folder / STUDY
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        title = f"The tiny space on {found['settings']['dataset']}"
-        charts = [("Test regret of the architecture derived now, points", _regret(found))]
-        charts.append(("Validation error of the supernet, %", _errors(found)))
-        figure, page = drawing_of_charts(title, charts), html_page(f"{title}: fastdarts study", _body(found, title))
-    except OSError as error:
-        raise FastdartsError(f"cannot read {path} ({error.strerror}): finish the study first") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise FastdartsError(f"{path} is damaged ({type(error).__name__}: {error}): run the study again") from error
+    found = _read(folder / STUDY)
+    title = f"The tiny space on {found['settings']['dataset']}"
+    charts = [("Test regret of the architecture derived now, points", _regret(found))]
+    charts.append(("Validation error of the supernet, %", _errors(found)))
+    figure, page = drawing_of_charts(title, charts), html_page(f"{title}: fastdarts study", _body(found, title))
     atomic_write(folder / FIGURE, figure.encode())
     atomic_write(folder / "report.html", page.encode())
     return folder / "report.html"
+
+
+def _read(path: Path) -> Found:
+    found = read_table(path)
+    if found is None:
+        raise FastdartsError(f"cannot read {path} (No such file or directory): finish the study first")
+    check(found, _Study, path, "run the study again")
+    numbers = {architecture["number"] for architecture in found["architectures"]}
+    for search in found["searches"]:
+        if search["architecture"] not in numbers:
+            raise FastdartsError(
+                f"{path} is damaged: no architecture has number {search['architecture']}: run the study again"
+            )
+        if len({len(search[key]) for key in ("epochs", "regrets", "valid_errors")}) > 1:
+            raise FastdartsError(
+                f"{path} is damaged: a search has another number of epochs than of errors: run the study again"
+            )
+        if any(after <= before for before, after in pairwise(search["epochs"])):
+            raise FastdartsError(f"{path} is damaged: the epochs of a search do not ascend: run the study again")
+    return found
 
 
 def extremes(found: Found) -> dict[str, Found]:
@@ -107,29 +164,26 @@ def _errors(found: Found) -> list[Line]:
     return _over_seeds(found, "valid_errors", "validation error", BLUE)
 
 
-def _body(found: Found, title: str) -> str:
+def _body(found: Found, title: str) -> Html:
     settings = found["settings"]
     about = f"{len(found['architectures'])} architectures, {settings['seeds']} trainings each, and "
     about += f"{settings['search_seeds']} searches by {settings['method']}"
     sections = {
-        "The search": f'<div class="charts">{_search_charts(found)}</div>',
-        "All architectures": f'<div class="charts">{_rank_charts(found)}</div>{_table(found)}',
+        "The search": element("div", _search_charts(found), class_="charts"),
+        "All architectures": joined((element("div", _rank_charts(found), class_="charts"), _table(found))),
         "Best and worst": _drawings(found),
         "Searches": _searches(found),
-        "Settings and environment": _facts(found),
+        "Settings and environment": fact_tables({title: found[title] for title in ("settings", "environment")}),
     }
-    return "\n".join(
-        (
-            f"<header><h1>{xml_text(title)}</h1><p>{xml_text(about)}</p></header>",
-            f'<div class="cards">{"".join(_cards(found))}</div>',
-            *(f"<section><h2>{heading}</h2>{content}</section>" for heading, content in sections.items()),
-        )
-    )
+    header = element("header", element("h1", title), element("p", about))
+    cards = element("div", *_cards(found), class_="cards")
+    sections = (element("section", element("h2", heading), content) for heading, content in sections.items())
+    return joined((header, cards, *sections), "\n")
 
 
-def _cards(found: Found) -> Iterator[str]:
-    def card(label: str, value: str, note: str = "") -> str:
-        return f"<div><span>{label}</span><strong>{xml_text(value)}</strong><small>{xml_text(note)}</small></div>"
+def _cards(found: Found) -> Iterator[Html]:
+    def card(label: str, value: str, note: str = "") -> Html:
+        return element("div", element("span", label), element("strong", value), element("small", note))
 
     for name, architecture in extremes(found).items():
         errors = spread(architecture["test_errors"])
@@ -145,12 +199,12 @@ def _cards(found: Found) -> Iterator[str]:
     yield card("Time", f"{seconds / 60:.1f} min", "of all processes together, validation included")
 
 
-def _search_charts(found: Found) -> str:
+def _search_charts(found: Found) -> Html:
     regret = line_chart("Test regret of the architecture derived now", _regret(found), " points")
-    return regret + line_chart("Validation error of the supernet", _errors(found), " %")
+    return joined((regret, line_chart("Validation error of the supernet", _errors(found), " %")))
 
 
-def _rank_charts(found: Found) -> str:
+def _rank_charts(found: Found) -> Html:
     ranked = found["architectures"]
     trained = [(rank, a["test_error"]) for rank, a in enumerate(ranked, 1)]
     band = [
@@ -162,50 +216,37 @@ def _rank_charts(found: Found) -> str:
     name = "mean ± std" if band else "error"
     chart = line_chart("Test error, trained from scratch", [Line(name, ORANGE, trained, band=band)], " %", "rank")
     title = "One-shot error, with the weights of the supernets"
-    return chart + line_chart(title, [Line("mean of the searches", BLUE, shared)], " %", "rank")
+    return joined((chart, line_chart(title, [Line("mean of the searches", BLUE, shared)], " %", "rank")))
 
 
-def _row(cells: list[object], tag: str = "td") -> str:
-    return "<tr>" + "".join(f"<{tag}>{xml_text(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _table(found: Found) -> str:
+def _table(found: Found) -> Html:
     titles = [f"{title.capitalize()}, c_{{k-2}} + c_{{k-1}}" for title in TINY.kinds.values()]
-    rows = [_row(["Rank", "Test error, %", "One-shot error, %", *titles], "th")]
+    rows = [table_row(["Rank", "Test error, %", "One-shot error, %", *titles], "th")]
     for rank, a in enumerate(found["architectures"], 1):
         cells = [" + ".join(operations) for operations in a["operations"]]
-        rows.append(_row([rank, spread(a["test_errors"]), spread(a["one_shot_errors"]), *cells]))
-    return f'<div class="wide"><table class="candidates">{"".join(rows)}</table></div>'
+        rows.append(table_row([rank, spread(a["test_errors"]), spread(a["one_shot_errors"]), *cells]))
+    return element("div", element("table", *rows, class_="candidates"), class_="wide")
 
 
-def _drawings(found: Found) -> str:
+def _drawings(found: Found) -> Html:
     shown = []
     for name, architecture in extremes(found).items():
         for title, operations in zip(TINY.kinds.values(), architecture["operations"], strict=True):
             edges = [(op, source) for source, op in enumerate(operations)]
-            shown.append(f"<div>{draw_cell(edges, [2], f'{name.capitalize()}: {title}')}</div>")
-    return f'<div class="drawings">{"".join(shown)}</div>'
+            shown.append(element("div", draw_cell(edges, [2], f"{name.capitalize()}: {title}")))
+    return element("div", *shown, class_="drawings")
 
 
-def _searches(found: Found) -> str:
+def _searches(found: Found) -> Html:
     by_number = {a["number"]: (rank, a) for rank, a in enumerate(found["architectures"], 1)}
     heads = ["Search", "Regret, points", "Lowest on the way", "Rank", "One-shot τ", "Architecture at the end"]
-    rows = [_row(heads, "th")]
+    rows = [table_row(heads, "th")]
     for search in found["searches"]:
         rank, architecture = by_number[search["architecture"]]
         lowest = min(search["regrets"])
         when = search["epochs"][search["regrets"].index(lowest)]
         tau = "" if search["one_shot_tau"] is None else f"{search['one_shot_tau']:.2f}"
         regret = f"{search['regret']:.2f}"
-        rows.append(_row([search["folder"], regret, f"{lowest:.2f} in epoch {when}", rank, tau, spelled(architecture)]))
-    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
-
-
-def _facts(found: Found) -> str:
-    tables = ""
-    for title in ("settings", "environment"):
-        rows = "".join(
-            f"<tr><th>{xml_text(key)}</th><td>{xml_text(value)}</td></tr>" for key, value in found[title].items()
-        )
-        tables += f"<div><h3>{title}</h3><table>{rows}</table></div>"
-    return f'<div class="tables">{tables}</div>'
+        lowest = f"{lowest:.2f} in epoch {when}"
+        rows.append(table_row([search["folder"], regret, lowest, rank, tau, spelled(architecture)]))
+    return element("div", element("table", *rows), class_="wide")

@@ -212,7 +212,7 @@ def kendall_tau(x: list[float], y: list[float]) -> float | None:
 
 def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
     """What study.json holds, from the files of ``tasks``."""
-    trained = [json.loads(task.result.read_text()) for task in tasks[: config.seeds]]
+    trained = [json.loads(task.result.read_text(encoding="utf-8")) for task in tasks[: config.seeds]]
     by_seed = [result["test_errors"] for result in trained]
     errors = list(zip(*by_seed, strict=True))
     mean = [statistics.fmean(e) for e in errors]
@@ -220,8 +220,11 @@ def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
     numbers = {operations(genotype): i for i, genotype in enumerate(architectures())}
     searches, one_shot = [], []
     for task in tasks[config.seeds :]:
-        rows, result = read_metrics(task.result.parent), json.loads((task.result.parent / RESULT).read_text())
-        one_shot.append(json.loads(task.result.read_text())["valid_errors"])
+        rows, result = (
+            read_metrics(task.result.parent),
+            json.loads((task.result.parent / RESULT).read_text(encoding="utf-8")),
+        )
+        one_shot.append(json.loads(task.result.read_text(encoding="utf-8"))["valid_errors"])
         *chosen, final = (numbers[operations(TINY.genotype(_fields(found["genotype"])))] for found in (*rows, result))
         searches.append(
             {
