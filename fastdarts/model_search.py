@@ -449,6 +449,7 @@ class Network(Relaxed):
 
     def mixing_weights(self) -> tuple[Tensor, Tensor]:
         """softmax(alpha) over the candidates, but for rows that were fixed: (normal, reduce), each [E, K]."""
+        self.arch_parameters()  # what was set there becomes the attribute
         return self._with_fixed_rows((F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)))
 
     def cell_kinds(self) -> list[str]:
