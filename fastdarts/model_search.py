@@ -26,7 +26,7 @@ from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuf
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
 from fastdarts.masking import masked
 from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
-from fastdarts.parts import watched
+from fastdarts.parts import say_called, watched
 from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas
 
 STEMS = ("cifar", "imagenet")
@@ -451,6 +451,10 @@ def leave(
             bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
         gains = weights if weights2 is None else weights * weights2[:, None]
         return mix(table, x, gains, first.stride, base, memory, first.k, bypass)
+    if fuses(x):
+        for edge in edges:
+            if type(edge) is not MixedOp and not _inherits_forward(type(edge)):
+                say_called(edge, "leave forward, candidates and _part of MixedOp as they are")
     outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
     if weights2 is not None:
         outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
