@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum, noise_seeds
+from fastdarts.functional import Candidate, has_kernel, in_format, mixed_op, mixed_sum, noise_seeds
 from fastdarts.kinks import active
 from fastdarts.operations import FactorizedReduce
 from fastdarts.parts import STATISTICS, Part, is_plain, mode_of, say_called, take_apart, watched
@@ -70,7 +70,7 @@ def mix(
     With partial > 1 the candidates take the first 1/partial of the channels and bypass [edges] weights the others.
     Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
     """
-    x = x.contiguous(memory_format=LAST)
+    x = in_format(x, LAST)
     part = x if partial == 1 else x[:, : x.shape[1] // partial]
     weights = weights.to(_wide(x)).flatten()
     out, parts, mode = [*base] or [None] * len(edges), [], None
