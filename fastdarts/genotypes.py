@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 from fastdarts.operations import OPS
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
@@ -177,12 +178,6 @@ def whole(value: object) -> int | None:
         return None if isinstance(value, bool) else operator.index(value)
     except (TypeError, ValueError):
         return None
-
-
-def brief(value: object) -> str:
-    """``value`` as a message shows it: one line, not a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"
 
 
 def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:

@@ -32,17 +32,37 @@ def check_dense(name: str, t: Any) -> None:
         raise FastdartsError(f"{name} must be a tensor, got {got(t)}.")
 
 
-def check_list(name: str, values: Any) -> None:
-    """Raise :class:`FastdartsError` unless ``values`` has a length and an order, as a list has."""
-    if not isinstance(values, Sequence | Tensor) or isinstance(values, str):
-        raise FastdartsError(f"{name} must be a list, got {type(values).__name__}.")
+def brief(value: Any) -> str:
+    """``value`` as a message shows it: one line, not a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:40]}...{text[-17:]}"
+
+
+def as_list(name: str, values: Any) -> Sequence[Any]:
+    """``values``, a list or what is like one; raises :class:`FastdartsError` for anything else."""
+    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        return values
+    if is_dense(values) and values.dim():
+        return list(values)
+    raise FastdartsError(f"{name} must be a list, got {got(values)}.")
+
+
+def as_flags(name: str, values: Any) -> list[bool]:
+    """A list of truth values; raises :class:`FastdartsError` for anything else."""
+    values = values.tolist() if is_dense(values) and values.dim() == 1 else as_list(name, values)
+    flags = []
+    for value in values:
+        if not isinstance(value, bool | int) and type(value).__name__ not in ("bool", "bool_"):  # that of numpy
+            raise FastdartsError(f"{name} must hold true or false, got {brief(value)}.")
+        flags.append(bool(value))
+    return flags
 
 
 def check_numbers(**numbers: Any) -> None:
     """Raise :class:`FastdartsError` for what is no real number."""
     for name, number in numbers.items():
         if not isinstance(number, Real) and not (is_dense(number) and number.dim() == 0 and not number.is_complex()):
-            raise FastdartsError(f"{name} must be a number, got {number!r:.80}.")
+            raise FastdartsError(f"{name} must be a number, got {brief(number)}.")
 
 
 def in_format(t: Tensor, memory_format: torch.memory_format) -> Tensor:

@@ -60,7 +60,7 @@ def flat_perturb(
 
     Returns out. Source: Liu et al. 2019 (DARTS), equation 8.
     """
-    _check_flat(impl, norm, w=w, v=v, out=out)
+    _check_flat(impl, norm, True, w=w, v=v, out=out)
     check_numbers(radius=radius)
     out = torch.empty_like(w) if out is None else out
     kernels.run_flat(kernels.flat.perturb_op, impl, out, w, v, norm, radius)
@@ -78,7 +78,7 @@ def flat_hypergradient(
 
     Source: Liu et al. 2019 (DARTS), equations 7 and 8.
     """
-    _check_flat(impl, norm, direct=direct, above=above, below=below)
+    _check_flat(impl, norm, True, direct=direct, above=above, below=below)
     check_numbers(radius=radius, lr=lr)
     out = torch.empty_like(direct)
     kernels.run_flat(kernels.flat.hypergradient_op, impl, out, direct, above, below, norm, radius, lr)
@@ -111,7 +111,9 @@ def flat_sgd(
     kernels.run_flat(kernels.flat.sgd_op, impl, w, momentum, grad, norm, max_norm, lr, mu, weight_decay)
 
 
-def _check_flat(impl: str | None, norm: Tensor | None = None, **tensors: Tensor | None) -> None:
+def _check_flat(
+    impl: str | None, norm: Tensor | None = None, needs_norm: bool = False, **tensors: Tensor | None
+) -> None:
     if impl not in (None, *kernels.FLAT_IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.FLAT_IMPLEMENTATIONS)} or None.")
     (base, first), *_ = tensors.items()
@@ -126,7 +128,9 @@ def _check_flat(impl: str | None, norm: Tensor | None = None, **tensors: Tensor 
         if t.requires_grad and torch.is_grad_enabled():
             raise FastdartsError(f"{name} asks for a gradient, which flat updates have not: use torch.no_grad().")
     wide = torch.float64 if first.dtype is torch.float64 else torch.float32
-    if norm is None or (is_dense(norm) and (*norm.shape, norm.dtype, norm.device) == (wide, first.device)):
+    if (norm is None and not needs_norm) or (
+        is_dense(norm) and (*norm.shape, norm.dtype, norm.device) == (wide, first.device)
+    ):
         return
     found = _like(norm) if is_dense(norm) else got(norm)
     raise FastdartsError(f"The norm must be [] in {wide} on {first.device}, got {found}: take that of flat_norm.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.functional.arguments import FLOATING, check_list, got, in_format, is_dense
+from fastdarts.functional.arguments import FLOATING, as_list, brief, got, in_format, is_dense
 from fastdarts.functional.autocast import autocast_dtype, cast
 
 MEMORY = ("store", "recompute")
@@ -106,8 +106,8 @@ def mixed_op(
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
-    if memory not in MEMORY:
-        raise FastdartsError(f"memory is {memory!r}: choose one of {', '.join(MEMORY)}.")
+    if type(memory) is not str or memory not in MEMORY:
+        raise FastdartsError(f"memory is {brief(memory)}: choose one of {', '.join(MEMORY)}.")
     if not is_dense(x):
         raise FastdartsError(f"x must be a tensor [N, C, H, W], got {got(x)}.")
     if x.dim() != 4 or not x.numel() or x.dtype not in FLOATING:
@@ -115,13 +115,14 @@ def mixed_op(
             f"x must be a non-empty, floating point [N, C, H, W] tensor, got {[*x.shape]} in {x.dtype}."
         )
     if type(stride) is not int or stride not in kernels.STRIDES:
-        raise FastdartsError(f"stride must be 1 or 2, got {stride!r}.")
+        raise FastdartsError(f"stride must be 1 or 2, got {brief(stride)}.")
     if type(edges) is not int:
-        raise FastdartsError(f"edges must be a whole number, got {edges!r}.")
+        raise FastdartsError(f"edges must be a whole number, got {brief(edges)}.")
+    if type(note) is not bool:
+        raise FastdartsError(f"note must be true or false, got {brief(note)}.")
     if not is_dense(gain) or gain.dim() != 2:
         raise FastdartsError(f"gain must be a tensor [R, C'], got {got(gain)}.")
-    check_list("candidates", candidates)
-    check_list("kinks", kinks)
+    candidates, kinks = as_list("candidates", candidates), as_list("kinks", kinks)
     check_eps(eps)
     dtype = autocast_dtype(x)
     if dtype not in (None, x.dtype):
@@ -241,7 +242,7 @@ def _check_partial(
     partial: int, bypass: Tensor | None, channels: int, c_out: int, size: tuple[int, int], stride: int
 ) -> None:
     if type(partial) is not int or partial < 1 or channels % partial:
-        raise FastdartsError(f"partial must be a divisor of the {channels} channels of x, got {partial!r}.")
+        raise FastdartsError(f"partial must be a divisor of the {channels} channels of x, got {brief(partial)}.")
     if (partial > 1) != (bypass is not None):
         raise FastdartsError(
             f"bypass goes with partial > 1, got partial {partial} and {'no ' * (bypass is None)}bypass: "
@@ -294,7 +295,7 @@ def _candidate(candidate: Candidate) -> Candidate:
         pass
     raise FastdartsError(
         f"A candidate must be Candidate(edge: int, kind: str, weights: list of tensors, dilation: int), got "
-        f"{candidate!r:.100}."
+        f"{brief(candidate)}."
     )
 
 
@@ -328,7 +329,7 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
 
 def check_eps(eps: float) -> None:
     if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
-        raise FastdartsError(f"eps must be a finite number, at least 0, got {eps!r}.")
+        raise FastdartsError(f"eps must be a finite number, at least 0, got {brief(eps)}.")
 
 
 def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:

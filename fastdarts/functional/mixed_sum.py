@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.functional.arguments import FLOATING, check_dense, check_list, in_format
+from fastdarts.functional.arguments import FLOATING, as_flags, as_list, check_dense, in_format
 from fastdarts.functional.mixed_op import check_eps
 
 
@@ -52,8 +52,7 @@ def mixed_sum(
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
     check_eps(eps)
-    check_list("branches", branches)
-    z = _common(branches)
+    z, normalize = _common(as_list("branches", branches)), as_flags("normalize", normalize)
     first = z[0]
     _check_weights(weights, normalize, first, len(z))
     if running is None:
@@ -107,7 +106,6 @@ def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, co
         raise FastdartsError(f"weights must be floating point, got {weights.dtype}: convert them first.")
     if weights.device != first.device:
         raise FastdartsError(f"weights are on {weights.device} but the branches on {first.device}: move one of them.")
-    check_list("normalize", normalize)
     if len(normalize) != count:
         raise FastdartsError(f"normalize must hold one flag per branch, got {len(normalize)} for {count} branches.")
 

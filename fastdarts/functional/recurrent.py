@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
-from fastdarts.functional.arguments import FLOATING, check_list, got, is_dense
+from fastdarts.functional.arguments import FLOATING, as_list, got, is_dense
 from fastdarts.functional.mixed_op import check_eps
 
 
@@ -59,7 +59,7 @@ def recurrent(
     batch, width = hidden.shape
     if batch == 1:
         raise FastdartsError("Batch statistics need two streams or more, got one: use a larger batch.")
-    check_list("weights", weights)
+    weights = as_list("weights", weights)
     if len(weights) < 2:
         raise FastdartsError(f"weights must be W_0 of state 0 and one for each node, got {len(weights)} of them.")
     nodes = len(weights) - 1

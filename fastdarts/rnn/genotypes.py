@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import brief, items, read_fields, whole
+from fastdarts.functional.arguments import brief
+from fastdarts.genotypes import items, read_fields, whole
 
 Genotype = namedtuple("Genotype", "recurrent concat")
 
