@@ -9,9 +9,11 @@ Architecture Search", ICLR 2020, section 3.
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
+from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
 from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
 from fastdarts.masking import masked
@@ -48,17 +51,27 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
         return primitive
     if not callable(primitive) and not isinstance(primitive, str):
         raise FastdartsError(
-            f"a candidate is {primitive!r}: expected a name in OPS, a module or a builder (C, stride, affine) -> module"
+            f"a candidate is {brief(primitive)}: expected a name in OPS, a module or a builder (C, stride, affine) "
+            "-> module"
         )
     if isinstance(primitive, str):
         if primitive not in OPS:
             raise FastdartsError(
-                f"unknown primitive {primitive!r}: expected one of {', '.join(OPS)}; "
+                f"unknown primitive {brief(primitive)}: expected one of {', '.join(OPS)}; "
                 "add your own with OPS[name] = lambda C, stride, affine: module"
             )
         op = OPS[primitive](C, stride, False)
         return nn.Sequential(op, nn.BatchNorm2d(C, affine=False)) if "pool" in primitive else op
-    op = primitive(C, stride, False)
+    try:
+        op = primitive(C, stride, False)
+    except TypeError as error:
+        try:
+            inspect.signature(primitive).bind(C, stride, False)
+        except TypeError:
+            raise FastdartsError(
+                f"{name_of(primitive)} does not take the arguments of a builder: expected (C, stride, affine) -> module"
+            ) from error
+        raise
     if not isinstance(op, nn.Module):
         raise FastdartsError(f"the builder {name_of(primitive)} gave {type(op).__name__}: expected a torch.nn.Module")
     return op
@@ -78,7 +91,7 @@ def whole(**numbers: Any) -> list[int]:
         try:
             found.append(operator.index(number))
         except TypeError:
-            raise FastdartsError(f"got {name}={number!r}: expected a whole number") from None
+            raise FastdartsError(f"got {name}={brief(number)}: expected a whole number") from None
     return found
 
 
@@ -119,23 +132,20 @@ def row_of(weights: Any, x: Tensor) -> Tensor:
     try:
         if isinstance(weights, Sequence) and any(isinstance(w, Tensor) for w in weights):
             weights = torch.stack([torch.as_tensor(w, device=x.device) for w in weights])
-        weights = torch.as_tensor(weights, device=x.device)
+        elif not isinstance(weights, Tensor):
+            weights = torch.as_tensor(weights, device=x.device)
     except (TypeError, ValueError, RuntimeError):
         weights = None
-    if weights is None or weights.is_complex() or weights.layout is not torch.strided:
+    if not is_dense(weights) or weights.is_complex():
         raise FastdartsError("got mixing weights that are no row of real numbers: expected a tensor or a list of them")
     return weights if weights.is_floating_point() else weights.to(x.dtype)
 
 
 def check_map(name: str, x: Any) -> None:
     """Raise :class:`FastdartsError` unless ``x`` is a dense floating point tensor [N, C, H, W]."""
-    if isinstance(x, Tensor) and x.layout is torch.strided and x.dim() == 4 and x.is_floating_point():
-        return
-    got = type(x).__name__
-    if isinstance(x, Tensor):
-        layout = "" if x.layout is torch.strided else f", {x.layout},"
-        got = f"a {x.dtype} tensor{layout} of shape {tuple(x.shape)}"
-    raise FastdartsError(f"{name} is {got}: expected a dense floating point tensor [N, C, H, W]")
+    if not is_dense(x) or x.dim() != 4 or x.dtype not in FLOATING:
+        found = f"{got(x)} in {x.dtype}" if isinstance(x, Tensor) else got(x)
+        raise FastdartsError(f"{name} is {found}: expected a dense floating point tensor [N, C, H, W]")
 
 
 class MixedOp(nn.Module):
@@ -184,9 +194,11 @@ class MixedOp(nn.Module):
         if C < 1 or stride not in (1, 2):
             raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
         if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
-            raise FastdartsError(f"a MixedOp got primitives {primitives!r}: expected a list of at least one candidate")
-        if memory not in MEMORY:
-            raise FastdartsError(f"a MixedOp got memory={memory!r}: expected one of {', '.join(MEMORY)}")
+            raise FastdartsError(
+                f"a MixedOp got primitives {brief(primitives)}: expected a list of at least one candidate"
+            )
+        if type(memory) is not str or memory not in MEMORY:
+            raise FastdartsError(f"a MixedOp got memory={brief(memory)}: expected one of {', '.join(MEMORY)}")
         if partial < 1 or C % partial:
             raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
         self.stride = stride
@@ -197,7 +209,7 @@ class MixedOp(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         check_map("x", x)
-        if not isinstance(weights, Tensor) or not weights.is_floating_point():
+        if not is_dense(weights) or not weights.is_floating_point():
             weights = row_of(weights, x)
         if weights.shape != (len(self._ops),):
             raise FastdartsError(
@@ -276,7 +288,14 @@ class Cell(nn.Module):
     ):
         super().__init__()
         primitives = default_primitives() if primitives is None else primitives
-        steps, multiplier, C = whole(steps=steps, multiplier=multiplier, C=C)
+        steps, multiplier, C_prev_prev, C_prev, C = whole(
+            steps=steps, multiplier=multiplier, C_prev_prev=C_prev_prev, C_prev=C_prev, C=C
+        )
+        if min(steps, C_prev_prev, C_prev, C) < 1 or not 1 <= multiplier <= steps + 2:
+            raise FastdartsError(
+                f"a Cell got steps={steps}, multiplier={multiplier}, C_prev_prev={C_prev_prev}, C_prev={C_prev}, "
+                f"C={C}: expected all of them at least 1 and multiplier at most steps + 2"
+            )
         self.reduction = reduction
         self.channels = C
         self.memory = memory
@@ -307,16 +326,18 @@ class Cell(nn.Module):
         weights2: Tensor | float | None = None,
         drop_prob: float = 0.0,
     ) -> Tensor:
-        if isinstance(weights2, int | float):
+        if isinstance(weights2, Real):
             weights2, drop_prob = None, weights2
-        if weights2 is not None and (not isinstance(weights2, Tensor) or weights2.shape != (len(self._ops),)):
-            got = f"has shape {tuple(weights2.shape)}" if isinstance(weights2, Tensor) else f"is {weights2!r:.60}"
+        if weights2 is not None and (not is_dense(weights2) or weights2.shape != (len(self._ops),)):
+            found = f"has shape {tuple(weights2.shape)}" if is_dense(weights2) else f"is {brief(weights2)}"
             raise FastdartsError(
-                f"weights2 {got}: expected ({len(self._ops)},), one weight for each edge, None, or a number, which "
+                f"weights2 {found}: expected ({len(self._ops)},), one weight for each edge, None, or a number, which "
                 "is drop_prob"
             )
-        if isinstance(drop_prob, int | float) and not 0 <= drop_prob < 1:
-            raise FastdartsError(f"drop_prob is {drop_prob}: expected a probability from 0 to below 1")
+        if isinstance(drop_prob, Tensor) and drop_prob.numel() == 1:
+            drop_prob = drop_prob.item()
+        if not isinstance(drop_prob, Real) or not 0 <= drop_prob < 1:
+            raise FastdartsError(f"drop_prob is {brief(drop_prob)}: expected a probability from 0 to below 1")
         check_map("s0", s0), check_map("s1", s1)
         weights = self._table(weights, s1)
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
@@ -326,12 +347,17 @@ class Cell(nn.Module):
     def _table(self, weights: Tensor | Sequence[Any], x: Tensor) -> Tensor:
         """The mixing weights of all edges as one tensor [E, K]."""
         expected = len(self._ops), len(self._ops[0]._ops)
-        if not isinstance(weights, Tensor):
-            rows = [row if isinstance(row, Tensor) else row_of(row, x) for row in weights]
-            if [*map(len, rows)] != [expected[1]] * expected[0]:
+        if not is_dense(weights):
+            if not isinstance(weights, Sequence) or isinstance(weights, str | bytes):
                 raise FastdartsError(
-                    f"got {len(rows)} rows of {sorted({*map(len, rows)})} mixing weights: expected {expected[0]} of "
-                    f"{expected[1]}; candidates of your own are given as primitives="
+                    f"weights is {brief(weights)}: expected a tensor or a list of rows, one for each edge"
+                )
+            rows = [row_of(row, x) for row in weights]
+            if [row.shape for row in rows] != [(expected[1],)] * expected[0]:
+                sizes = sorted({row.numel() for row in rows})
+                raise FastdartsError(
+                    f"got {len(rows)} rows of {sizes} mixing weights: expected {expected[0]} of {expected[1]}; "
+                    "candidates of your own are given as primitives="
                 )
             weights = torch.stack(rows)
         if weights.shape != expected:
@@ -511,7 +537,7 @@ def edge_primitives(primitives: Primitives, steps: int) -> tuple[tuple[Primitive
     """
     edges = edge_count(steps)
     if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
-        raise FastdartsError(f"got primitives {primitives!r}: expected a list of candidates, or one list per edge")
+        raise FastdartsError(f"got primitives {brief(primitives)}: expected a list of candidates, or one list per edge")
     nested = not isinstance(primitives[0], str) and isinstance(primitives[0], Sequence)
     table = tuple(tuple(p) for p in primitives) if nested else (tuple(primitives),) * edges
     if len(table) != edges:
@@ -611,8 +637,8 @@ class Network(Relaxed):
                 f"multiplier={multiplier}, stem_multiplier={stem_multiplier}, in_channels={in_channels}: expected all "
                 "of them at least 1 and multiplier at most steps"
             )
-        if stem not in STEMS:
-            raise FastdartsError(f"a Network got stem={stem!r}: expected one of {', '.join(STEMS)}")
+        if type(stem) is not str or stem not in STEMS:
+            raise FastdartsError(f"a Network got stem={brief(stem)}: expected one of {', '.join(STEMS)}")
         self._C = C
         self._num_classes = num_classes
         self._layers = layers
@@ -634,7 +660,7 @@ class Network(Relaxed):
                 )
             primitives, primitives_reduce = by_kind(primitives).values()
         self.primitives_normal = edge_primitives(primitives, steps)
-        self.primitives_reduce = edge_primitives(primitives_reduce or primitives, steps)
+        self.primitives_reduce = edge_primitives(primitives if primitives_reduce is None else primitives_reduce, steps)
 
         C_curr = stem_multiplier * C
         if stem == "imagenet":
