@@ -9,7 +9,6 @@ Architecture Search", ICLR 2020, section 3.
 from __future__ import annotations
 
 import functools
-import inspect
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -65,13 +64,9 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
     try:
         op = primitive(C, stride, False)
     except TypeError as error:
-        try:
-            inspect.signature(primitive).bind(C, stride, False)
-        except TypeError:
-            raise FastdartsError(
-                f"{name_of(primitive)} does not take the arguments of a builder: expected (C, stride, affine) -> module"
-            ) from error
-        raise
+        raise FastdartsError(
+            f"the builder {name_of(primitive)} cannot be called: {error}; expected (C, stride, affine) -> module"
+        ) from error
     if not isinstance(op, nn.Module):
         raise FastdartsError(f"the builder {name_of(primitive)} gave {type(op).__name__}: expected a torch.nn.Module")
     return op
