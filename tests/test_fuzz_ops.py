@@ -72,7 +72,7 @@ def map_of(source: random.Random, C: int, least: int = 1) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
     if layout == "sliced":
         x = torch.stack([x, x], -1)[..., 0]
-    if layout == "expanded":
+    if layout == "expanded" and min(size[2:]) > 2:  # equal values alone have no variance: their sign is rounding
         x = x[:1].expand(size)
     return x.transpose(2, 3) if layout == "turned" else x
 
