@@ -251,6 +251,14 @@ def test_weights_that_are_frozen_and_freed_again_move_as_with_torch(kind) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12, msg=name)
 
 
+def test_a_frozen_parameter_of_whole_numbers_is_left_alone() -> None:
+    table, weight = nn.Parameter(torch.arange(3), requires_grad=False), nn.Parameter(torch.ones(2))
+    optimizer = SGD([table, weight], 0.5, max_norm=10.0)
+    weight.grad = torch.tensor([1.0, 2.0])
+    optimizer.step()
+    assert torch.equal(table, torch.arange(3)) and torch.equal(weight, torch.tensor([0.5, 0.0]))
+
+
 class TestAlphasOfTheUsersOwn:
     """An attribute that holds an alpha and its place in arch_parameters() are one."""
 

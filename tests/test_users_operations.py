@@ -11,7 +11,7 @@ from torch import nn
 
 from fastdarts import PRIMITIVES, FastdartsError, fusion, parts
 from fastdarts.bench.eager import make_eager
-from fastdarts.functional import mixed_op, native
+from fastdarts.functional import Candidate, mixed_op, native
 from fastdarts.kernels import registry
 from fastdarts.model_search import Cell, MixedOp, Network
 from fastdarts.notices import Notice
@@ -178,6 +178,34 @@ class TestCandidates:
             names,
         )
         assert shape_of(type("Mine", (nn.Module,), {"forward": names["forward"]})) is None
+
+
+@fused
+@pytest.mark.parametrize("partial", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_maps_have_their_layout_once_and_twice(layout, stride, partial) -> None:
+    edge = MixedOp(4, stride, ["skip_connect", "sep_conv_3x3", "dil_conv_5x5"], partial=partial).double()
+    x = torch.randn(2, 4, 6, 6).double().contiguous(memory_format=layout).requires_grad_()
+    out = edge(2 * x, torch.rand(3).double())
+    weight = torch.randn_like(out).requires_grad_()
+    (first,) = torch.autograd.grad(out, x, weight, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, retain_graph=True)
+    assert all(g.is_contiguous(memory_format=layout) for g in (out, first))
+    assert second.is_contiguous() or layout is torch.channels_last
+
+
+def test_gradients_of_the_op_and_of_a_cell_have_the_layout_of_each_input() -> None:
+    x, base = (torch.randn(2, 4, 6, 6, requires_grad=True) for _ in range(2))
+    w = torch.randn(4, 4, 1, 1)
+    (out,), *_ = mixed_op(x, [Candidate(0, "relu_conv", [w])], torch.rand(1, 4), base=[base])
+    for gradient in torch.autograd.grad(out, (x, base), torch.randn_like(out)):
+        gradient.view(-1)
+    cell = Cell(2, 2, 4, 4, 4, True, False, ["skip_connect", "sep_conv_3x3"])
+    out = cell(x, base, torch.rand(5, 2))
+    for gradient in torch.autograd.grad(out, (x, base), torch.randn_like(out)):
+        gradient.view(-1)
+    out.view(-1)
 
 
 class Counting(MixedOp):
