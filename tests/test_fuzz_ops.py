@@ -248,7 +248,7 @@ def test_arguments_of_any_kind_are_computed_with_or_refused_in_one_sentence(name
         place = data.draw(st.sampled_from([*range(len(args)), *options]))
         value = data.draw(st.sampled_from(JUNK))
         into = args if isinstance(place, int) else options
-        if isinstance(into[place], list) and data.draw(st.booleans()):
+        if isinstance(into[place], list) and into[place] and data.draw(st.booleans()):
             into[place][data.draw(st.integers(0, len(into[place]) - 1))] = value
         else:
             into[place] = value

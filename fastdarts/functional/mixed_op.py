@@ -263,13 +263,23 @@ def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int
     """The candidates as the op takes them, four integers each, and all their weights."""
     table, weights, expected = [], [], 0
     for candidate in candidates:
-        edge, kind, own, dilation = _candidate(candidate)
+        try:
+            edge, kind, own, dilation = candidate
+            given = [w.shape for w in own]
+            kernel = given[0][-1] if given and given[0] else 0
+            fits = type(edge) is type(dilation) is int and type(kind) is str and type(own) in (list, tuple)
+        except (TypeError, ValueError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
+            raise FastdartsError(
+                "A candidate must be Candidate(edge: int, kind: str, weights: list of tensors, dilation: int), got "
+                f"{brief(candidate)}."
+            )
         if edge not in (expected, expected - 1) or edge < 0:
             break
         expected = edge + 1
-        kernel = own[0].shape[-1] if own and own[0].shape else 0
         number, size, shapes = _geometry(kind, kernel, dilation, stride, c_in, c_out)
-        if [w.shape for w in own] != shapes:
+        if given != shapes:
             raise FastdartsError(
                 f"The weights of {kind!r} from {c_in} to {c_out} channels must be {[[*shape] for shape in shapes]}, "
                 f"got {[[*w.shape] for w in own]}."
@@ -282,20 +292,6 @@ def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int
     raise FastdartsError(
         f"Candidates must be sorted by edge, one or more for each of the {edges} edges from 0 on, got them for edges "
         f"{[candidate.edge for candidate in candidates]}."
-    )
-
-
-def _candidate(candidate: Candidate) -> Candidate:
-    try:
-        edge, kind, own, dilation = candidate
-        fits = type(edge) is type(dilation) is int and type(kind) is str and type(own) in (list, tuple)
-        if fits and all(isinstance(w, Tensor) for w in own):
-            return candidate
-    except (TypeError, ValueError):
-        pass
-    raise FastdartsError(
-        f"A candidate must be Candidate(edge: int, kind: str, weights: list of tensors, dilation: int), got "
-        f"{brief(candidate)}."
     )
 
 
