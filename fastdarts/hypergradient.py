@@ -401,6 +401,7 @@ def difference(
         )
     if flat is None:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
+        norm = norm if norm.dtype is torch.float64 else norm.float()  # as of the flat updates
     else:
         vector = flat.collect(whole := vector)
         norm = flat_norm(vector)

@@ -251,6 +251,19 @@ def test_weights_that_are_frozen_and_freed_again_move_as_with_torch(kind) -> Non
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("kind", [torch.optim.SGD, SGD], ids=["torch's SGD", "flat SGD"])
+def test_an_unrolled_step_in_bfloat16_is_near_the_one_in_float64(kind) -> None:
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        model, _, train, valid = setting(CASES["all trained"])
+        model = model.to(dtype)
+        optimizer = kind(model.parameters(), ETA, momentum=MU)
+        batches = [(x.to(dtype), y) for x, y in (train, valid)]
+        Architect(model, ARGS).step(*batches[0], *batches[1], ETA, optimizer, unrolled=True)
+        found.append(torch.cat([a.grad.double().flatten() for a in model.arch_parameters()]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.9
+
+
 def test_a_frozen_parameter_of_whole_numbers_is_left_alone() -> None:
     table, weight = nn.Parameter(torch.arange(3), requires_grad=False), nn.Parameter(torch.ones(2))
     optimizer = SGD([table, weight], 0.5, max_norm=10.0)
