@@ -22,7 +22,7 @@ from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import share as share_of
 from fastdarts.distributed import summed, weighed
 from fastdarts.errors import FastdartsError
-from fastdarts.hypergradient import Batch, Passes, without_autocast
+from fastdarts.hypergradient import Batch, Gradients, Passes, filled, gradients_of, without_autocast
 from fastdarts.kinks import Kinks
 from fastdarts.relaxed import Relaxed, same_random_numbers
 
@@ -110,27 +110,27 @@ class Alignment:
         ):
             logits = model(x)
             loss = weighed(model._criterion(logits, y), mine)
-            gradients = torch.autograd.grad(loss, [*weights, *own], allow_unused=True)
+            gradients = gradients_of(loss, [*weights, *own])
         for w, g in zip(weights, gradients, strict=False):
             w.grad = g
-        loss, *of_cells = summed([loss.detach(), *gradients[len(weights) :]])
+        loss, *of_cells = summed([loss.detach(), *filled(gradients[len(weights) :], own)])
         u = directions([g.double() for g in of_cells], self.signed)
         norm = torch.linalg.vector_norm(torch.stack(u)).item()
         epsilon = self.radius / norm if 0 < norm < float("inf") else 0.0
 
-        def beside(sign: int) -> tuple[Tensor | None, ...]:
+        def beside(sign: int) -> Gradients:
             shifted = [(p.detach().double() + sign * epsilon * v).to(p.dtype) for p, v in zip(own, u, strict=True)]
             kept = kinks.keep() if kinks else nullcontext()
             with without_autocast(x), model.with_cell_weights(_put(cells, places, shifted)), kept:
                 loss = weighed(Passes(model).loss(batch, live=False), mine)
-                return torch.autograd.grad(loss, weights, allow_unused=True)
+                return gradients_of(loss, weights)
 
         with same_random_numbers(x.device):
             below = beside(-1) if epsilon else ()
         # Without a direction it only draws the random numbers that are due; a pass with kept kinks draws none.
         above = beside(1) if epsilon or not kinks else ()
         for w, f, b in zip(weights, below, above, strict=False):
-            if w.grad is not None:
+            if f is not None and b is not None:
                 w.grad.add_(f - b, alpha=self.strength * share / (2 * epsilon))
         return loss, logits.detach()
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.errors import NotFinite
+from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.hypergradient import (
     Batch,
     Descent,
@@ -52,7 +52,8 @@ class Architect:
 
     Args:
         model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
-            counted among the weights.
+            counted among the weights; nor are parameters that are frozen or that a loss does not depend on. Alphas that
+            take the place of others later, as by ``model.alphas_normal = ...``, are followed from the next step on.
         args: ``momentum``, ``weight_decay`` (of the network optimizer), ``arch_learning_rate``, ``arch_weight_decay``.
         strategy: how the gradient is found; by default ``unrolled`` of every step says which of the published ones.
         side_effects: False leaves running statistics and the random state as they are in all passes of a step.
@@ -78,6 +79,7 @@ class Architect:
         self.side_effects = side_effects
         self.grad_clip = grad_clip
         self.accumulate = accumulate
+        self._alphas = list(model.arch_parameters())
         self.optimizer = torch.optim.Adam(
             model.arch_parameters(),
             lr=args.arch_learning_rate,
@@ -101,6 +103,7 @@ class Architect:
         training batch, are read by every strategy but the first order. ``unrolled`` counts if no strategy was given.
         Raises :class:`NotFinite`, before the alphas move, if their gradient is not finite.
         """
+        self._follow()
         self.optimizer.zero_grad()
         train, valid = (input_train, target_train), (input_valid, target_valid)
         if self.strategy is not None:
@@ -112,6 +115,27 @@ class Architect:
         self._check_gradients()
         self.optimizer.step()
         return loss
+
+    def _follow(self) -> None:
+        """Let the optimizer hold the alphas that took the place of others since; what it knew of those is dropped."""
+        alphas = self.model.arch_parameters()
+        if len(alphas) != len(self._alphas):
+            raise FastdartsError(
+                f"arch_parameters() has {len(alphas)} tensors: expected the {len(self._alphas)} that the Architect was "
+                "built with; build it again"
+            )
+        for place, (before, alpha) in enumerate(zip(self._alphas, alphas, strict=True)):
+            if alpha is before:
+                continue
+            if not alpha.is_leaf or (before.requires_grad and not alpha.requires_grad):
+                raise FastdartsError(
+                    f"arch_parameters()[{place}] was replaced by one that cannot be optimised: expected a leaf that "
+                    "requires a gradient, as by .detach().clone().requires_grad_()"
+                )
+            for group in self.optimizer.param_groups:
+                group["params"] = [alpha if p is before else p for p in group["params"]]
+            self.optimizer.state.pop(before, None)
+            self._alphas[place] = alpha
 
     def difference_error(
         self, train: Batch, valid: Batch, eta: float, network_optimizer: torch.optim.Optimizer

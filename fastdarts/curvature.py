@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdarts.distributed import share, summed, weighed
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.hypergradient import Batch, Passes, without_autocast
+from fastdarts.hypergradient import Batch, Passes, filled, pull_back, without_autocast
 from fastdarts.kinks import Kinks
 
 
@@ -66,7 +66,7 @@ def hessian_eigenvalues(
 
     The model stays as it is: weights, alphas, gradients, running statistics, random state. Nothing of this is computed
     in the types of torch.autocast. BatchNorm normalises as the mode of the model says. A weight decay of the alphas
-    would add itself to all values.
+    would add itself to all values. Alphas that are frozen or idle have rows and columns of zeros.
 
     Args:
         model: has ``_loss(input, target)`` and ``arch_parameters()``.
@@ -146,14 +146,9 @@ class Exact:
         self.gradients = 1
 
     def __call__(self, u: Tensor) -> Tensor:
-        used = [(g, part) for g, part in zip(self.slopes, _split(u, self.alphas), strict=True) if g.requires_grad]
-        outputs, vectors = zip(*used, strict=True)
-        with without_autocast(outputs[0]):
-            rows = torch.autograd.grad(
-                outputs, self.alphas, vectors, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
+        rows = pull_back(self.slopes, _split(u, self.alphas), self.alphas)
         self.gradients += 1
-        return _joined(summed(rows))
+        return _joined(filled(rows, self.alphas))
 
 
 class Differences:
@@ -172,12 +167,17 @@ class Differences:
 
     def _at(self, shift: Tensor) -> Tensor:
         """The gradient at alpha + shift; alphas are no parameters of the model, so they are moved and put back."""
-        alphas = self.passes.alphas
+        alphas = [a for a in self.passes.alphas if a.requires_grad]
+        moves = [
+            part
+            for part, a in zip(_split(shift, self.passes.alphas), self.passes.alphas, strict=True)
+            if a.requires_grad
+        ]
         kept = [a.detach().clone() for a in alphas]
         self.gradients += 1
         try:
             with torch.no_grad():
-                torch._foreach_add_(alphas, _split(shift, alphas))
+                torch._foreach_add_(alphas, moves)
             return _joined(summed(_gradient(self.passes, self.batch, kinks=self.kinks)))
         finally:
             with torch.no_grad():
@@ -185,13 +185,13 @@ class Differences:
 
 
 def _gradient(passes: Passes, batch: Batch, create_graph: bool = False, kinks: Kinks | None = None) -> list[Tensor]:
-    """That of the alphas, zero for idle ones; of several ranks, what adds up to it."""
+    """That of the alphas, zero for idle and frozen ones; of several ranks, what adds up to it."""
     with without_autocast(batch[0]):
         with kinks.keep() if kinks else nullcontext():
             loss = passes.loss(batch)
         loss = weighed(loss, share(len(batch[0])))
         gradients = passes.gradients(loss, create_graph=create_graph)[0]
-    return [torch.zeros_like(a) if g is None else g for a, g in zip(passes.alphas, gradients, strict=True)]
+    return filled(gradients, passes.alphas)
 
 
 def _split(u: Tensor, alphas: list[Tensor]) -> list[Tensor]:

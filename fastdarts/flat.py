@@ -191,7 +191,7 @@ class SGD(torch.optim.SGD):
                     f"the optimizer's settings have {unknown[0]} = {options[unknown[0]]!r}: expected none of it; use "
                     "torch.optim.SGD for that"
                 )
-            for p in options["params"]:
+            for p in filter(torch.is_floating_point, options["params"]):  # others, which are frozen, never move
                 kinds.setdefault((number, p.dtype, p.device), []).append(p)
         self._flats = [_Updated(ps, self.param_groups[number], self.state) for (number, *_), ps in kinds.items()]
 

@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastdarts.functional import Candidate, has_kernel, mixed_op, mixed_sum, noise_seeds
+from fastdarts.functional import Candidate, has_kernel, in_format, mixed_op, mixed_sum, noise_seeds
 from fastdarts.kinks import active
-from fastdarts.operations import DilConv, FactorizedReduce, ReLUConvBN, SepConv, Zero
-from fastdarts.parts import STATISTICS, Part, is_plain, mode_of, take_apart, watched
+from fastdarts.operations import FactorizedReduce
+from fastdarts.parts import STATISTICS, Part, is_plain, mode_of, say_called, take_apart, watched
+from fastdarts.shapes import INNER, ZERO, shape_of
 
 LAST = torch.channels_last
 
@@ -47,7 +48,9 @@ def run(module: nn.Module, x: Tensor) -> Tensor:
 
 def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
     """``x``, but contiguous for a custom module where fusion prefers channels-last: the module may call view()."""
-    known = all(type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) for m in op.modules())
+    known = all(
+        type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) or shape_of(type(m)) for m in op.modules()
+    )
     return x if known or not fuses(x) else x.contiguous()
 
 
@@ -67,7 +70,7 @@ def mix(
     With partial > 1 the candidates take the first 1/partial of the channels and bypass [edges] weights the others.
     Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
     """
-    x = x.contiguous(memory_format=LAST)
+    x = in_format(x, LAST)
     part = x if partial == 1 else x[:, : x.shape[1] // partial]
     weights = weights.to(_wide(x)).flatten()
     out, parts, mode = [*base] or [None] * len(edges), [], None
@@ -75,13 +78,16 @@ def mix(
     for e, (ops, first) in enumerate(edges):
         others, found = [], len(parts)
         for k, op in enumerate(ops):
-            known = None if is_none(op) else take_apart(op, part)
+            if is_none(op):
+                continue
+            known = take_apart(op, part)
             same = known is not None and known.stride == stride and known.mode in (None, mode or known.mode)
             if same and (not known.weights or known.norms[-1].num_features == part.shape[1]):
                 mode = mode or known.mode
                 parts.append((e, first + k, known))
-            elif not is_none(op):
+            else:
                 others.append(k)
+                say_called(op)
         if others or found == len(parts):
             unknown.append((e, others))
     if partial > 1 and unknown:
@@ -126,7 +132,7 @@ def _wide(x: Tensor) -> torch.dtype:
 
 def is_none(op: nn.Module) -> bool:
     """Whether ``op`` is the operation `none`, which need not be computed."""
-    return type(op) is Zero and not watched(op) and not _has_any_global_hook()
+    return shape_of(type(op)) == ZERO and not watched(op) and not _has_any_global_hook()
 
 
 def _mixed(
@@ -272,16 +278,14 @@ def split(op: nn.Module) -> tuple[Sequence[Callable[[Tensor], Tensor]], nn.Batch
     called."""
     if _has_any_global_hook():
         return None
-    kind = type(op)
-    if kind is FactorizedReduce:
-        inner, layers, bn = op, [op.raw], op.bn
-    elif kind in (SepConv, DilConv, ReLUConvBN, nn.Sequential):
-        inner = op if kind is nn.Sequential else op.op
+    inner = op
+    if type(op) is FactorizedReduce:
+        layers, bn = [op.raw], op.bn
+    else:
+        inner = op if type(op) is nn.Sequential else op._modules.get("op") if shape_of(type(op)) == INNER else None
         if type(inner) is not nn.Sequential or not len(inner):
             return None
         *layers, bn = inner
-    else:
-        return None
     if type(bn) is not nn.BatchNorm2d or not is_plain(bn) or bn._parameters["weight"] is not None:
         return None
     return None if not layers or any(map(watched, (op, inner, bn))) else (layers, bn)

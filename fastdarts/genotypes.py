@@ -6,16 +6,21 @@ the last, state 1 that of the last cell, state j >= 2 is node j - 2.
 """
 
 import ast
+import itertools
 import json
 import math
+import operator
+import re
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 from fastdarts.operations import OPS
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
@@ -159,37 +164,68 @@ NAMED: dict[str, Genotype] = {
 }
 
 
+def items(value: object) -> Sequence[Any] | None:
+    """The elements of a list, a tuple, a range or an array of numpy or torch; None of anything else."""
+    if isinstance(value, list | tuple | range):
+        return value
+    listed = value.tolist() if hasattr(value, "tolist") else None
+    return listed if isinstance(listed, list) else None
+
+
+def whole(value: object) -> int | None:
+    """``value`` if it is a whole number, of any library; None otherwise."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:
-    if not isinstance(pairs, list | tuple) or not pairs or len(pairs) % 2:
-        raise FastdartsError(f"{cell} must list two [operation, source] pairs per node, got {pairs!r}")
+    listed = items(pairs)
+    if not listed or len(listed) % 2:
+        raise FastdartsError(f"{cell} must list two [operation, source] pairs per node, got {brief(pairs)}")
     checked = []
-    for position, pair in enumerate(pairs):
-        node = position // 2
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise FastdartsError(f"entry {position} of {cell} must be an [operation, source] pair, got {pair!r}")
-        name, source = pair
+    for position, given in enumerate(listed):
+        node, pair = position // 2, items(given)
+        if pair is None or len(pair) != 2:
+            raise FastdartsError(f"entry {position} of {cell} must be an [operation, source] pair, got {brief(given)}")
+        name, source = pair[0], whole(pair[1])
         if not isinstance(name, str) or name not in OPS:
             raise FastdartsError(
-                f"unknown operation {name!r} in entry {position} of {cell}: use one of {', '.join(OPS)}"
+                f"unknown operation {brief(name)} in entry {position} of {cell}: use one of {', '.join(OPS)}"
             )
-        if type(source) is not int or not 0 <= source < node + 2:
+        if source is None or not 0 <= source < node + 2:
             raise FastdartsError(
-                f"entry {position} of {cell} takes its input from {source!r}, but node {node} can only take"
+                f"entry {position} of {cell} takes its input from {brief(pair[1])}, but node {node} can only take"
                 f" states 0 to {node + 1}"
             )
-        checked.append((name, source))
+        checked.append((str(name), source))
     return checked
 
 
+def _check_two_per_node(cell: str, pairs: Sequence[object], concat: Sequence[int]) -> None:
+    """Raise :class:`FastdartsError` for as many pairs as all edges of a cell, whose nodes alone are concatenated."""
+    sizes = ((nodes, nodes * (nodes + 3) // 2) for nodes in itertools.count(2))
+    nodes, edges = next((nodes, edges) for nodes, edges in sizes if edges >= len(pairs))
+    if edges == len(pairs) and max(concat) < nodes + 2:
+        raise FastdartsError(
+            f"{cell} lists {edges} pairs, all edges of a cell of {nodes} nodes, and {cell}_concat no state beyond "
+            f"{nodes + 1}: expected two pairs per node, {2 * nodes} in all, of the edges that are kept"
+        )
+
+
 def _check_concat(cell: str, concat: object, steps: int) -> Sequence[int]:
-    if not isinstance(concat, list | tuple | range) or not concat:
-        raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {concat!r}")
-    for state in concat:
-        if type(state) is not int or not 2 <= state < steps + 2:
+    listed = items(concat)
+    if not listed:
+        raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {brief(concat)}")
+    states = []
+    for given in listed:
+        state = whole(given)
+        if state is None or not 2 <= state < steps + 2:
             raise FastdartsError(
-                f"{cell}_concat holds {state!r}, but a cell of {steps} nodes has states 2 to {steps + 1}"
+                f"{cell}_concat holds {brief(given)}, but a cell of {steps} nodes has states 2 to {steps + 1}"
             )
-    states = list(concat)
+        states.append(state)
     if len(set(states)) != len(states):
         raise FastdartsError(f"{cell}_concat names a state twice in {states}: name each state once")
     consecutive = range(states[0], states[0] + len(states))
@@ -211,35 +247,57 @@ def from_dict(fields: dict[str, object]) -> Genotype:
 
     Raises FastdartsError naming the offending field or entry and what is allowed there.
     """
-    if not isinstance(fields, dict) or sorted(fields) != sorted(Genotype._fields):
-        got = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+    if not isinstance(fields, dict) or sorted(map(str, fields)) != sorted(Genotype._fields):
+        got = (
+            ", ".join(brief(str(name))[1:-1] for name in fields) if isinstance(fields, dict) else type(fields).__name__
+        )
         raise FastdartsError(f"a genotype needs exactly the fields {', '.join(Genotype._fields)}, got {got or 'none'}")
     normal = _check_pairs("normal", fields["normal"])
     reduce = _check_pairs("reduce", fields["reduce"])
-    return Genotype(
+    genotype = Genotype(
         normal=normal,
         normal_concat=_check_concat("normal", fields["normal_concat"], len(normal) // 2),
         reduce=reduce,
         reduce_concat=_check_concat("reduce", fields["reduce_concat"], len(reduce) // 2),
     )
+    _check_two_per_node("normal", normal, genotype.normal_concat)
+    _check_two_per_node("reduce", reduce, genotype.reduce_concat)
+    return genotype
 
 
 def check_genotype(genotype: Genotype) -> Genotype:
     """`genotype` in canonical form; raises FastdartsError as `from_dict` does."""
-    return from_dict(genotype._asdict())
+    return from_dict(genotype._asdict() if hasattr(genotype, "_asdict") else genotype)
+
+
+WRAPPERS = re.compile(r"u?int\d*|str_?|list|tuple|array|asarray|tensor")
+"""Calls that printed values are wrapped in: np.int64(2), array([2, 3]), list(range(2, 6))."""
 
 
 def _literal(node: ast.expr) -> object:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
-        return range(*(ast.literal_eval(argument) for argument in node.args))
-    return ast.literal_eval(node)
+    """The value of an expression of literals, ranges and wrappers; read, never evaluated. ValueError for another."""
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_literal(element) for element in node.elts]
+    if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
+        return {key.value: _literal(value) for key, value in zip(node.keys, node.values, strict=True)}
+    if not isinstance(node, ast.Call):
+        return ast.literal_eval(node)
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    values = [_literal(argument) for argument in node.args]
+    if name == "range" and not node.keywords:
+        return range(*values)
+    if WRAPPERS.fullmatch(name) and len(values) == 1:
+        return values[0]
+    raise ValueError(f"{name}(...) is no literal")
 
 
 def _from_repr(text: str) -> dict[str, object]:
     try:
-        call = ast.parse(text, mode="eval").body
+        call = ast.parse(_call(text), mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError("not Genotype(field=..., ...)")
+        if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
+            raise ValueError("a field twice")
         return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise FastdartsError(
@@ -248,11 +306,35 @@ def _from_repr(text: str) -> dict[str, object]:
         ) from error
 
 
+def _call(text: str) -> str:
+    """The one Genotype(...) in ``text``, as of a log or a file of Python."""
+    (start,) = (found.start() for found in re.finditer(r"\bGenotype\(", text))
+    depth = 0
+    for end, letter in enumerate(text[start:], start + 1):
+        depth += (letter in "([") - (letter in ")]")
+        if letter == ")" and not depth:
+            return text[start:end]
+    raise SyntaxError("no end")
+
+
 def _from_json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FastdartsError(f"{where} is not valid JSON ({error}): write it as genotype.json of a run") from error
+        try:
+            return _literal(ast.parse(text, mode="eval").body)  # a dict as Python prints it
+        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+            pass
+        raise FastdartsError(
+            f"{where} is not valid JSON ({brief(str(error))[1:-1]}): write it as genotype.json of a run"
+        ) from error
+
+
+def _from_text(text: str, named: Mapping[str, dict[str, list]], where: str) -> object:
+    """The fields that ``text`` names or spells."""
+    if text in named:
+        return named[text]
+    return _from_repr(text) if re.search(r"\bGenotype\(", text) else _from_json(text, where)
 
 
 def _shorten(text: str) -> str:
@@ -264,14 +346,10 @@ def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -
 
     `named`: the fields by name, those of `NAMED` if left out.
     """
-    text = text.strip()
+    text = text.strip().removeprefix("\ufeff")
     named = named or {name: to_dict(genotype) for name, genotype in NAMED.items()}
-    if text in named:
-        return named[text]
-    if text.startswith("{"):
-        return _from_json(text, "the genotype")
-    if text.startswith("Genotype("):
-        return _from_repr(text)
+    if text in named or text.startswith("{") or "Genotype(" in text:
+        return _from_text(text, named, "the genotype")
     try:
         path = Path(text)
         content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
@@ -280,14 +358,15 @@ def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -
             f"{_shorten(text)} is not a genotype: give one of {', '.join(named)}, a readable JSON file, or"
             " the JSON or Genotype(...) text itself"
         ) from error
-    return _from_json(content, text)
+    return _from_text(content.strip().removeprefix("\ufeff"), named, text if text.isprintable() else brief(text))
 
 
 def parse_genotype(text: str) -> Genotype:
     """The genotype that `text` names or spells.
 
     `text` is a name in `NAMED`, inline JSON (`{"normal": ...}`), the repr `Genotype(normal=[...], ...)` that
-    DARTS code prints (lists or ranges; read, never evaluated), the path of a JSON file, or a run's folder.
+    DARTS code prints (lists, ranges or numbers of numpy, a log around it; read, never evaluated), the path of a file
+    that holds any of these, or a run's folder.
     Raises FastdartsError naming the offence.
     """
     fields = read_fields(text)

@@ -78,9 +78,9 @@ class Passes:
         return list(self.model.arch_parameters())
 
     def weights(self) -> dict[str, Tensor]:
-        """Parameters by name, but for alphas."""
+        """What is trained, by name: the parameters that require a gradient, but for alphas."""
         alphas = {id(a) for a in self.alphas}
-        return {name: p for name, p in self.model.named_parameters() if id(p) not in alphas}
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in alphas}
 
     def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
         """The loss on a batch (of this rank's part), at ``weights`` if given; running statistics stay unless
@@ -105,10 +105,10 @@ class Passes:
         wanted: Sequence[Tensor] = (),
         note: list[Kinks] | None = None,
         keep: Sequence[Kinks] | None = None,
-    ) -> tuple[Tensor, Gradients, list[Tensor]]:
+    ) -> tuple[Tensor, Gradients, Gradients]:
         """The loss as :meth:`loss` gives it, detached, and its gradients: of the alphas, if asked for, and of
-        ``wanted``; all of them of the whole batch, on every rank. The kinks of each part are added to ``note``, or kept
-        as noted in ``keep``.
+        ``wanted``; all of them of the whole batch, on every rank. Those that the loss does not depend on are None. The
+        kinks of each part are added to ``note``, or kept as noted in ``keep``.
 
         With ``accumulate`` the sums over parts of the batch, weighted by their sizes. Without BatchNorm they are those
         of the whole batch; BatchNorm normalises each part by itself, and running statistics move once for each.
@@ -127,7 +127,7 @@ class Passes:
             if alphas:
                 of_alphas, of_weights = self.gradients(loss, wanted)
             else:
-                of_alphas, of_weights = [], list(torch.autograd.grad(loss, wanted))
+                of_alphas, of_weights = [], gradients_of(loss, wanted)
             gradients, loss = [*of_alphas, *of_weights], loss.detach()
             if found is None:
                 total, found = loss, gradients
@@ -140,17 +140,51 @@ class Passes:
 
     def gradients(
         self, loss: Tensor, weights: Iterable[Tensor] = (), create_graph: bool = False
-    ) -> tuple[Gradients, list[Tensor]]:
+    ) -> tuple[Gradients, Gradients]:
         """Gradients of the alphas, and of ``weights``, as this rank has them; ``create_graph`` lets them be
         differentiated again."""
         alphas = self.alphas
-        gradients = torch.autograd.grad(loss, [*alphas, *weights], allow_unused=True, create_graph=create_graph)
-        if all(g is None for g in gradients[: len(alphas)]):
+        gradients = gradients_of(loss, [*alphas, *weights], create_graph=create_graph)
+        of_alphas, of_weights = gradients[: len(alphas)], gradients[len(alphas) :]
+        if any(g is None for g in of_alphas):
+            self._check_alphas(of_alphas)
+        return of_alphas, of_weights
+
+    def _check_alphas(self, gradients: Gradients) -> None:
+        """Raise :class:`FastdartsError` if the loss depends on no alpha, or on a tensor that took the place of one."""
+        if all(g is None for g in gradients):
             raise FastdartsError(
                 "the loss depends on none of the tensors in arch_parameters(): expected the alphas the network uses; "
                 "if you replaced model.alphas_normal, put the new tensor into model.arch_parameters() too"
             )
-        return list(gradients[: len(alphas)]), list(gradients[len(alphas) :])
+        known = {id(a) for a in self.alphas}
+        held = {**vars(self.model), **self.model._parameters}
+        others = {
+            name: t
+            for name, t in held.items()
+            if "alpha" in name and isinstance(t, Tensor) and t.requires_grad and id(t) not in known
+        }
+        for place, (alpha, gradient) in enumerate(zip(self.alphas, gradients, strict=True)):
+            named = next((name for name, t in others.items() if t.shape == alpha.shape), None)
+            if gradient is None and alpha.requires_grad and named is not None:
+                raise FastdartsError(
+                    f"the loss does not depend on arch_parameters()[{place}], and model.{named} of the same shape is "
+                    f"not among them: set arch_parameters()[{place}] = model.{named}"
+                )
+
+
+def gradients_of(
+    output: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    vectors: Sequence[Tensor] | None = None,
+    **options: bool,
+) -> Gradients:
+    """What torch.autograd.grad gives, with None for inputs that are frozen or that no output depends on."""
+    outputs = [output] if isinstance(output, Tensor) else output
+    some, found = [t for t in inputs if t.requires_grad], iter(())
+    if some and outputs and outputs[0].requires_grad:
+        found = iter(torch.autograd.grad(outputs, some, vectors, allow_unused=True, **options))
+    return [next(found, None) if t.requires_grad else None for t in inputs]
 
 
 def parts(batch: Batch, count: int) -> Iterator[tuple[Batch, float]]:
@@ -163,6 +197,12 @@ def parts(batch: Batch, count: int) -> Iterator[tuple[Batch, float]]:
     cut = (t.tensor_split(max(1, min(count, min(images) // 2))) for t in batch)
     for x, y in zip(*cut, strict=True):
         yield (x, y), len(x) / sum(images)
+
+
+def _moving(weights: dict[str, Tensor], gradients: Gradients) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The weights that have a gradient, and these gradients: SGD leaves the others where they are."""
+    pairs = [(name, w, g) for (name, w), g in zip(weights.items(), gradients, strict=True) if g is not None]
+    return {name: w for name, w, _ in pairs}, [g for *_, g in pairs]
 
 
 class Descent(NamedTuple):
@@ -182,7 +222,7 @@ class Descent(NamedTuple):
     def clipped(self, gradients: Sequence[Tensor]) -> tuple[list[Tensor], float]:
         """These gradients, detached, times what brings their norm to ``grad_clip``, and that factor, at most 1."""
         gradients = [g.detach() for g in gradients]
-        if self.grad_clip is None:
+        if self.grad_clip is None or not gradients:
             return gradients, 1.0
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
         factor = min(1.0, self.grad_clip / (norm + 1e-6))
@@ -206,6 +246,8 @@ class Descent(NamedTuple):
 
         The momentum counts as zero while any buffer is missing.
         """
+        if not weights:
+            return {}
         parameters, flat = list(weights.values()), self.flat(weights)
         gradients = [g.detach() for g in gradients]
         if flat is not None:
@@ -262,8 +304,11 @@ class Unrolled:
         descent.check()
         weights, kinks = passes.weights(), [] if self.keep_kinks else None
         _, _, gradients = passes.differentiate(train, alphas=False, wanted=list(weights.values()), note=kinks)
+        weights, gradients = _moving(weights, gradients)
         loss, direct, vector, rate = _look_ahead(passes, valid, weights, gradients, descent)
-        found = difference(passes, vector, train, self.radius, descent.flat(weights), kinks)
+        if not weights:
+            return loss, direct
+        found = difference(passes, vector, train, self.radius, descent.flat(weights), kinks, weights)
         if any(d is None or a is None for d, a in zip(direct, found.above, strict=True)):
             return loss, _less(direct, found.product, rate)
         triples = zip(direct, found.above, found.below, strict=True)
@@ -280,10 +325,9 @@ class Exact:
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
-        weights = passes.weights()
-        gradients = _differentiable(passes, train, weights)
+        weights, gradients = _moving(*_differentiable(passes, train))
         loss, direct, vector, rate = _look_ahead(passes, valid, weights, summed(gradients), descent)
-        return loss, _less(direct, _pull_back(gradients, vector, passes.alphas), rate)
+        return loss, _less(direct, pull_back(gradients, vector, passes.alphas), rate)
 
 
 @dataclass(frozen=True)
@@ -302,19 +346,22 @@ class Neumann:
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
         descent.check()
-        weights = list(passes.weights().values())
-        loss, direct, vector = passes.differentiate(valid, wanted=weights)
-        gradients = _differentiable(passes, train, passes.weights())
+        loss, direct, vector = passes.differentiate(valid, wanted=list(passes.weights().values()))
+        trained, slopes = _differentiable(passes, train)
+        vector = [v for v, g in zip(filled(vector, trained.values()), slopes, strict=True) if g is not None]
+        weights, gradients = _moving(trained, slopes)
+        weights = list(weights.values())
+        if not weights:
+            return loss, direct
         (vector, _), (_, factor) = descent.clipped(vector), descent.clipped(summed(gradients))
         rate, total = descent.eta * factor, vector
         for _ in range(self.terms - 1):
-            curved = _pull_back(gradients, vector, weights)
-            curved = [torch.zeros_like(w) if c is None else c for c, w in zip(curved, weights, strict=True)]
+            curved = filled(pull_back(gradients, vector, weights), weights)
             with torch.no_grad():
                 torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
                 vector = torch._foreach_add(vector, curved, alpha=-rate)
                 total = torch._foreach_add(total, vector)
-        return loss, _less(direct, _pull_back(gradients, total, passes.alphas), rate)
+        return loss, _less(direct, pull_back(gradients, total, passes.alphas), rate)
 
 
 class Difference(NamedTuple):
@@ -339,14 +386,22 @@ def difference(
     radius: float = 1e-2,
     flat: Flat | None = None,
     kinks: Sequence[Kinks] | None = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> Difference:
     r"""Two passes for the central difference of :math:`\nabla_\alpha L(w, \alpha)` along ``vector`` (DARTS, eq. 8).
 
     ``flat`` holds the weights, if they lie in one buffer; ``kinks`` are those to keep, of every part of the batch.
+    ``vector`` is of ``weights``, by default all that are trained.
     """
-    weights = passes.weights()
+    weights = passes.weights() if weights is None else weights
+    if len(weights) != len(vector):
+        raise FastdartsError(
+            f"got a vector of {len(vector)} tensors: expected one for each of the {len(weights)} parameters that "
+            "require a gradient, but for alphas"
+        )
     if flat is None:
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
+        norm = norm if norm.dtype is torch.float64 else norm.float()  # as of the flat updates
     else:
         vector = flat.collect(whole := vector)
         norm = flat_norm(vector)
@@ -369,7 +424,7 @@ def difference(
 
 def exact_product(passes: Passes, vector: Sequence[Tensor], batch: Batch) -> Gradients:
     r""":math:`\nabla_\alpha \langle \nabla_w L(w, \alpha), v\rangle` by double backward."""
-    return _pull_back(_differentiable(passes, batch, passes.weights()), vector, passes.alphas)
+    return pull_back(_differentiable(passes, batch)[1], vector, passes.alphas)
 
 
 def difference_error(
@@ -382,15 +437,19 @@ def difference_error(
     """
     descent.check()
     passes = Passes(passes.model, side_effects=False)
-    weights = passes.weights()
-    gradients = _differentiable(passes, train, weights)
+    weights, gradients = _moving(*_differentiable(passes, train))
+    if not weights:
+        raise FastdartsError(
+            "no weight is trained: expected some that require a gradient, as the product is along them"
+        )
     _, _, vector, _ = _look_ahead(passes, valid, weights, summed(gradients), descent)
-    exact = in_one(_pull_back(gradients, vector, passes.alphas))
+    exact = in_one(filled(pull_back(gradients, vector, passes.alphas), passes.alphas))
     kinks = [Kinks()] if keep_kinks else None
     if kinks:
         with kinks[0].note():
             passes.loss(train)
-    found = in_one(difference(passes, vector, train, radius, descent.flat(weights), kinks).product)
+    along = difference(passes, vector, train, radius, descent.flat(weights), kinks, weights)
+    found = in_one(filled(along.product, passes.alphas))
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
     return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / exact.norm()).item()}
 
@@ -409,7 +468,7 @@ def _look_ahead(
     ahead = descent.ahead(weights, gradients)
     # The statistics of the live network do not see the pass at w'.
     loss, direct, vector = passes.differentiate(valid, ahead, live=False, wanted=list(ahead.values()))
-    return loss, direct, descent.clipped(vector)[0], descent.eta * factor
+    return loss, direct, descent.clipped(filled(vector, weights.values()))[0], descent.eta * factor
 
 
 def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: float) -> FastdartsError:
@@ -423,22 +482,26 @@ def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: fl
     return NotFinite(f"gradient of {next(strange, 'all weights')} at the unrolled weights", norm, "validation")
 
 
-def _differentiable(passes: Passes, batch: Batch, weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    """The gradients of the weights, ready to be differentiated again; of several ranks, what adds up to them."""
-    ((part, own),) = parts(batch, 1)
+def _differentiable(passes: Passes, batch: Batch) -> tuple[dict[str, Tensor], Gradients]:
+    """The weights and their gradients, ready to be differentiated again; of several ranks, what adds up to them."""
+    weights, ((part, own),) = passes.weights(), parts(batch, 1)
     with without_autocast(batch[0]):
-        return torch.autograd.grad(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
+        return weights, gradients_of(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
 
 
-def _pull_back(gradients: Sequence[Tensor], vector: Sequence[Tensor], inputs: Sequence[Tensor]) -> Gradients:
+def filled(gradients: Gradients, like: Iterable[Tensor]) -> list[Tensor]:
+    """``gradients``, with zeros for None."""
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, like, strict=True)]
+
+
+def pull_back(gradients: Gradients, vector: Sequence[Tensor], inputs: Sequence[Tensor]) -> Gradients:
     """The gradient of <gradients, vector> in ``inputs``; the graph stays.
 
     Of several ranks the sum of what each finds: it is linear in the gradients, and ``vector`` the same for all.
     """
-    pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g.requires_grad]
-    outputs, vectors = zip(*pairs, strict=True)
-    with without_autocast(outputs[0]):
-        return summed(torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True))
+    pairs = [(g, v) for g, v in zip(gradients, vector, strict=True) if g is not None and g.requires_grad]
+    with without_autocast(inputs[0]):
+        return summed(gradients_of([g for g, _ in pairs], inputs, [v for _, v in pairs], retain_graph=True))
 
 
 def _less(direct: Gradients, product: Gradients, eta: float) -> Gradients:

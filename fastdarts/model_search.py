@@ -8,7 +8,13 @@ Architecture Search", ICLR 2020, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -17,11 +23,12 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
+from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
 from fastdarts.fusion import fuses, is_none, mix, mix_modules, run, select, shuffle_in
 from fastdarts.genotypes import PRIMITIVES, Genotype, derive_genotype
 from fastdarts.masking import masked
 from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
-from fastdarts.parts import watched
+from fastdarts.parts import say_called, watched
 from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas
 
 STEMS = ("cifar", "imagenet")
@@ -30,19 +37,110 @@ Primitive = str | nn.Module | Callable[[int, int, bool], nn.Module]
 """A candidate of an edge: a name in ``OPS``, a module, or a builder ``(C, stride, affine) -> module``."""
 
 
+Primitives = Sequence[Primitive] | Sequence[Sequence[Primitive]]
+"""The candidates of a cell: one list for all edges, or one list per edge."""
+
+KINDS = {"normal": ("primitives_normal", "normal"), "reduce": ("primitives_reduct", "primitives_reduce", "reduce")}
+"""How a dict of candidates calls those of each kind of cell; the first is the name in the public forks."""
+
+
 def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
     """The search-time module of one candidate: BatchNorm without affine parameters, and one more after a pool."""
     if isinstance(primitive, nn.Module):
         return primitive
+    if not callable(primitive) and not isinstance(primitive, str):
+        raise FastdartsError(
+            f"a candidate is {brief(primitive)}: expected a name in OPS, a module or a builder (C, stride, affine) "
+            "-> module"
+        )
     if isinstance(primitive, str):
         if primitive not in OPS:
             raise FastdartsError(
-                f"unknown primitive {primitive!r}: expected one of {', '.join(OPS)}; "
+                f"unknown primitive {brief(primitive)}: expected one of {', '.join(OPS)}; "
                 "add your own with OPS[name] = lambda C, stride, affine: module"
             )
         op = OPS[primitive](C, stride, False)
         return nn.Sequential(op, nn.BatchNorm2d(C, affine=False)) if "pool" in primitive else op
-    return primitive(C, stride, False)
+    try:
+        op = primitive(C, stride, False)
+    except TypeError as error:
+        raise FastdartsError(
+            f"the builder {name_of(primitive)} cannot be called: {error}; expected (C, stride, affine) -> module"
+        ) from error
+    if not isinstance(op, nn.Module):
+        raise FastdartsError(f"the builder {name_of(primitive)} gave {type(op).__name__}: expected a torch.nn.Module")
+    return op
+
+
+def name_of(primitive: Primitive) -> str:
+    """That of the builtin, of the module's class or of the builder."""
+    if isinstance(primitive, str):
+        return str(primitive)
+    return getattr(primitive, "__name__", type(primitive).__name__)
+
+
+def whole(**numbers: Any) -> list[int]:
+    """``numbers`` as int; raises :class:`FastdartsError` for one that is no whole number."""
+    found = []
+    for name, number in numbers.items():
+        try:
+            found.append(operator.index(number))
+        except TypeError:
+            raise FastdartsError(f"got {name}={brief(number)}: expected a whole number") from None
+    return found
+
+
+def default_primitives() -> Sequence[str]:
+    """The list of fastdarts, for a caller that gives none.
+
+    Raises :class:`FastdartsError` if the module that calls knows another list of candidates by the public name: its
+    code would train one candidate and read the alphas of another.
+    """
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    seen = frame.f_globals
+    if _of_fastdarts(seen.get("__name__")):
+        return PRIMITIVES
+    modules = [(f"{name}.", vars(m)) for name, m in seen.items() if isinstance(m, ModuleType)]
+    for prefix, names in [
+        ("", seen),
+        *((p, names) for p, names in modules if not _of_fastdarts(names.get("__name__"))),
+    ]:
+        theirs = names.get("PRIMITIVES")
+        if not isinstance(theirs, list | tuple) or list(theirs) == list(PRIMITIVES):
+            continue
+        if any(isinstance(name, str) and name in OPS and name != "none" for name in theirs):
+            raise FastdartsError(
+                f"got no primitives, but {prefix}PRIMITIVES of module {seen.get('__name__')} is another list than "
+                f"fastdarts.PRIMITIVES: pass primitives={prefix}PRIMITIVES, or primitives=fastdarts.PRIMITIVES"
+            )
+    return PRIMITIVES
+
+
+def _of_fastdarts(module: object) -> bool:
+    return str(module).partition(".")[0] == "fastdarts"
+
+
+def row_of(weights: Any, x: Tensor) -> Tensor:
+    """Mixing weights of an edge as a tensor of floating point: a list, of tensors too, or an integer one-hot."""
+    try:
+        if isinstance(weights, Sequence) and any(isinstance(w, Tensor) for w in weights):
+            weights = torch.stack([torch.as_tensor(w, device=x.device) for w in weights])
+        elif not isinstance(weights, Tensor):
+            weights = torch.as_tensor(weights, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        weights = None
+    if not is_dense(weights) or weights.is_complex():
+        raise FastdartsError("got mixing weights that are no row of real numbers: expected a tensor or a list of them")
+    return weights if weights.is_floating_point() else weights.to(x.dtype)
+
+
+def check_map(name: str, x: Any) -> None:
+    """Raise :class:`FastdartsError` unless ``x`` is a dense floating point tensor [N, C, H, W]."""
+    if not is_dense(x) or x.dim() != 4 or x.dtype not in FLOATING:
+        found = f"{got(x)} in {x.dtype}" if isinstance(x, Tensor) else got(x)
+        raise FastdartsError(f"{name} is {found}: expected a dense floating point tensor [N, C, H, W]")
 
 
 class MixedOp(nn.Module):
@@ -58,18 +156,21 @@ class MixedOp(nn.Module):
         C: channels of input and output.
         stride: 1 or 2.
         primitives: candidates in the order of the weights: names in ``OPS``, modules, or builders
-            ``(C, stride, affine) -> module``.
+            ``(C, stride, affine) -> module``. By default ``fastdarts.PRIMITIVES``, unless the calling module has a list
+            ``PRIMITIVES`` that differs: that has to be passed. The attribute ``primitives`` holds their names.
         memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
         partial: divisor k of C; the candidates take the first C/k channels, the others bypass them and all are shuffled
             (PC-DARTS, section 3.2; the public code has k = 4). At stride 2 a maximum over 2x2 pixels is on the way.
 
-    ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed; returns [N, C, ceil(H/stride),
-    ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot be divided.
+    ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed, a tensor or a list; returns [N, C,
+    ceil(H/stride), ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot
+    be divided.
 
     ``active``: the only candidates that are computed, None for all; the weights of the others must be 0.
     """
 
     memory = "store"  # of modules that were pickled without
+    primitives: tuple[str, ...] = ()
     k = 1
     active: tuple[int, ...] | None = None
 
@@ -77,33 +178,41 @@ class MixedOp(nn.Module):
         self,
         C: int,
         stride: int,
-        primitives: Sequence[Primitive] = PRIMITIVES,
+        primitives: Sequence[Primitive] | None = None,
         *,
         memory: str = "store",
         partial: int = 1,
     ):
         super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        C, stride, partial = whole(C=C, stride=stride, partial=partial)
         if C < 1 or stride not in (1, 2):
             raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
-        if not primitives or isinstance(primitives, str):
-            raise FastdartsError(f"a MixedOp got primitives {primitives!r}: expected a list of at least one candidate")
-        if memory not in MEMORY:
-            raise FastdartsError(f"a MixedOp got memory={memory!r}: expected one of {', '.join(MEMORY)}")
+        if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
+            raise FastdartsError(
+                f"a MixedOp got primitives {brief(primitives)}: expected a list of at least one candidate"
+            )
+        if type(memory) is not str or memory not in MEMORY:
+            raise FastdartsError(f"a MixedOp got memory={brief(memory)}: expected one of {', '.join(MEMORY)}")
         if partial < 1 or C % partial:
             raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
         self.stride = stride
         self.memory = memory
         self.k = partial
+        self.primitives = tuple(map(name_of, primitives))
         self._ops = nn.ModuleList(build_candidate(p, C // partial, stride) for p in primitives)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        if not isinstance(weights, Tensor) or not weights.is_floating_point():
-            weights = torch.as_tensor(weights, dtype=x.dtype, device=x.device)  # a list, or an integer one-hot
+        check_map("x", x)
+        if not is_dense(weights) or not weights.is_floating_point():
+            weights = row_of(weights, x)
         if weights.shape != (len(self._ops),):
             raise FastdartsError(
                 f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
-                "candidate of the edge"
+                f"candidate of the edge ({', '.join(self.primitives)}); candidates of your own are given as primitives="
             )
+        if weights.device != x.device:
+            raise FastdartsError(f"weights is on {weights.device} but x on {x.device}: move one of them")
         part, ops = self._part(x), self.candidates()
         if fuses(x):
             bypass = None if self.k == 1 else weights.new_ones(1)
@@ -144,12 +253,15 @@ class Cell(nn.Module):
     Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
     strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
     Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
-    and ``partial`` are those of :class:`MixedOp`.
+    and ``partial`` are those of :class:`MixedOp`; ``mixed_op`` is a subclass of it, or a function
+    ``(C, stride, primitives, **options)`` that gives one, and makes the edges. ``primitives`` may be a dict of those of
+    both kinds of cells, see :class:`Network`.
 
-    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K]
-    and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else None; returns
-    [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with probability
-    ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS").
+    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K],
+    a tensor or a list of rows, and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else
+    None; returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with
+    probability ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS"); a number in the place of
+    weights2 is ``drop_prob``, as in the code of that paper.
     """
 
     memory = "store"  # of modules that were pickled without
@@ -163,12 +275,22 @@ class Cell(nn.Module):
         C: int,
         reduction: bool,
         reduction_prev: bool,
-        primitives: Sequence[Primitive] | Sequence[Sequence[Primitive]] = PRIMITIVES,
+        primitives: Primitives | Mapping[str, Primitives] | None = None,
         *,
         memory: str = "store",
         partial: int = 1,
+        mixed_op: Callable[..., MixedOp] = MixedOp,
     ):
         super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        steps, multiplier, C_prev_prev, C_prev, C = whole(
+            steps=steps, multiplier=multiplier, C_prev_prev=C_prev_prev, C_prev=C_prev, C=C
+        )
+        if min(steps, C_prev_prev, C_prev, C) < 1 or not 1 <= multiplier <= steps + 2:
+            raise FastdartsError(
+                f"a Cell got steps={steps}, multiplier={multiplier}, C_prev_prev={C_prev_prev}, C_prev={C_prev}, "
+                f"C={C}: expected all of them at least 1 and multiplier at most steps + 2"
+            )
         self.reduction = reduction
         self.channels = C
         self.memory = memory
@@ -179,23 +301,68 @@ class Cell(nn.Module):
         self.preprocess1 = ReLUConvBN(C_prev, C, 1, 1, 0, affine=False)
         self._steps = steps
         self._multiplier = multiplier
+        if isinstance(primitives, Mapping):
+            primitives = by_kind(primitives)[self.kind]
         edges = iter(edge_primitives(primitives, steps))
+        # a class of the user's need not take what is not asked of it
+        options = {"memory": memory} if memory != "store" else {}
+        options |= {"partial": partial} if partial != 1 else {}
         self._ops = nn.ModuleList()
         for i in range(steps):
             for j in range(2 + i):
                 stride = 2 if reduction and j < 2 else 1
-                self._ops.append(MixedOp(C, stride, next(edges), memory=memory, partial=partial))
+                self._ops.append(checked_edge(mixed_op, C, stride, next(edges), options))
 
     def forward(
-        self, s0: Tensor, s1: Tensor, weights: Tensor, weights2: Tensor | None = None, drop_prob: float = 0.0
+        self,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Tensor | Sequence[Any],
+        weights2: Tensor | float | None = None,
+        drop_prob: float = 0.0,
     ) -> Tensor:
-        if weights2 is not None and weights2.shape != (len(self._ops),):
+        if isinstance(weights2, Real):
+            weights2, drop_prob = None, weights2
+        if weights2 is not None and (not is_dense(weights2) or weights2.shape != (len(self._ops),)):
+            found = f"has shape {tuple(weights2.shape)}" if is_dense(weights2) else f"is {brief(weights2)}"
             raise FastdartsError(
-                f"weights2 has shape {tuple(weights2.shape)}: expected ({len(self._ops)},), one weight for each edge"
+                f"weights2 {found}: expected ({len(self._ops)},), one weight for each edge, None, or a number, which "
+                "is drop_prob"
             )
+        if isinstance(drop_prob, Tensor) and drop_prob.numel() == 1:
+            drop_prob = drop_prob.item()
+        if not isinstance(drop_prob, Real) or not 0 <= drop_prob < 1:
+            raise FastdartsError(f"drop_prob is {brief(drop_prob)}: expected a probability from 0 to below 1")
+        check_map("s0", s0), check_map("s1", s1)
+        weights = self._table(weights, s1)
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
         nodes: list[Tensor | None] = [None] * self._steps
         return self.finish(states, nodes, 0, s1, weights, weights2, drop_prob)
+
+    def _table(self, weights: Tensor | Sequence[Any], x: Tensor) -> Tensor:
+        """The mixing weights of all edges as one tensor [E, K]."""
+        expected = len(self._ops), len(self._ops[0]._ops)
+        if not is_dense(weights):
+            if not isinstance(weights, Sequence) or isinstance(weights, str | bytes):
+                raise FastdartsError(
+                    f"weights is {brief(weights)}: expected a tensor or a list of rows, one for each edge"
+                )
+            rows = [row_of(row, x) for row in weights]
+            if [row.shape for row in rows] != [(expected[1],)] * expected[0]:
+                sizes = sorted({row.numel() for row in rows})
+                raise FastdartsError(
+                    f"got {len(rows)} rows of {sizes} mixing weights: expected {expected[0]} of {expected[1]}; "
+                    "candidates of your own are given as primitives="
+                )
+            weights = torch.stack(rows)
+        if weights.shape != expected:
+            raise FastdartsError(
+                f"weights has shape {tuple(weights.shape)}: expected {expected}, a row for each edge and a column for "
+                "each of its candidates; candidates of your own are given as primitives="
+            )
+        if weights.device != x.device:
+            raise FastdartsError(f"weights is on {weights.device} but the states on {x.device}: move one of them")
+        return weights
 
     def finish(
         self,
@@ -292,7 +459,7 @@ def leave(
     edges = [ops[row] for row in rows]
     K, first = weights.shape[-1], edges[0]
     alike = all(
-        type(edge) is MixedOp
+        (type(edge) is MixedOp or _inherits_forward(type(edge)))
         and not watched(edge)
         and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
         for edge in edges
@@ -305,10 +472,51 @@ def leave(
             bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
         gains = weights if weights2 is None else weights * weights2[:, None]
         return mix(table, x, gains, first.stride, base, memory, first.k, bypass)
+    if fuses(x):
+        for edge in edges:
+            if type(edge) is not MixedOp and not _inherits_forward(type(edge)):
+                say_called(edge, "leave forward, candidates and _part of MixedOp as they are")
     outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
     if weights2 is not None:
         outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
     return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+
+
+@functools.cache
+def _inherits_forward(kind: type[MixedOp]) -> bool:
+    """Whether a subclass computes what MixedOp does: then edges of it are fused like these."""
+    names = ("forward", "candidates", "_part", "__call__")
+    return all(getattr(kind, name, None) is getattr(MixedOp, name) for name in names)
+
+
+def checked_edge(
+    make: Callable[..., MixedOp], C: int, stride: int, primitives: Sequence[Primitive], options: dict[str, Any]
+) -> MixedOp:
+    """The mixed operation that ``make`` gives; raises :class:`FastdartsError` for another module, or other candidates
+    than were asked for."""
+    edge = make(C, stride, primitives, **options)
+    if not isinstance(edge, MixedOp):
+        raise FastdartsError(
+            f"mixed_op gave {type(edge).__name__}: expected a MixedOp or an object of a subclass of it"
+        )
+    names = tuple(map(name_of, primitives))
+    if edge.primitives != names:
+        raise FastdartsError(
+            f"mixed_op made an edge of the candidates {', '.join(edge.primitives)}: expected {', '.join(names)}; hand "
+            "the primitives that it gets on to MixedOp"
+        )
+    return edge
+
+
+def by_kind(primitives: Mapping[str, Primitives]) -> dict[str, Primitives]:
+    """The candidates of normal and of reduction cells, from a dict as the public forks have them."""
+    found = {kind: [name for name in names if name in primitives] for kind, names in KINDS.items()}
+    if len(primitives) != 2 or [*map(len, found.values())] != [1, 1]:
+        raise FastdartsError(
+            f"got primitives for {', '.join(map(str, primitives)) or 'no kind of cell'}: expected a dict of "
+            f"{' and '.join(names[0] for names in KINDS.values())}"
+        )
+    return {kind: primitives[name] for kind, (name,) in found.items()}
 
 
 def edge_count(steps: int) -> int:
@@ -316,17 +524,15 @@ def edge_count(steps: int) -> int:
     return sum(i + 2 for i in range(steps))
 
 
-def edge_primitives(
-    primitives: Sequence[Primitive] | Sequence[Sequence[Primitive]], steps: int
-) -> tuple[tuple[Primitive, ...], ...]:
+def edge_primitives(primitives: Primitives, steps: int) -> tuple[tuple[Primitive, ...], ...]:
     """The candidates of every edge, from one list for all edges or one list per edge.
 
     Raises :class:`FastdartsError` if the number of lists is not the number of edges or their lengths differ (alpha is
     a matrix).
     """
     edges = edge_count(steps)
-    if not primitives or isinstance(primitives, str):
-        raise FastdartsError(f"got primitives {primitives!r}: expected a list of candidates, or one list per edge")
+    if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
+        raise FastdartsError(f"got primitives {brief(primitives)}: expected a list of candidates, or one list per edge")
     nested = not isinstance(primitives[0], str) and isinstance(primitives[0], Sequence)
     table = tuple(tuple(p) for p in primitives) if nested else (tuple(primitives),) * edges
     if len(table) != edges:
@@ -339,6 +545,20 @@ def edge_primitives(
             "number, at least one, because alpha is a matrix"
         )
     return table
+
+
+def _primitives_by_position(init: Callable[..., None]) -> Callable[..., None]:
+    """``init``, which also takes primitives in the place of steps, before these, as the public forks have them."""
+
+    @functools.wraps(init)
+    def wrapper(self: Network, *args: Any, **options: Any) -> None:
+        if len(args) > 4 and isinstance(args[4], Mapping | Sequence):
+            if "primitives" in options:
+                raise FastdartsError("a Network got primitives by position and by name: expected one of them")
+            args, options["primitives"] = args[:4] + args[5:], args[4]
+        init(self, *args, **options)
+
+    return wrapper
 
 
 class Network(Relaxed):
@@ -356,10 +576,14 @@ class Network(Relaxed):
         C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
         num_classes, layers, criterion: outputs, number of cells, loss ``criterion(logits, target)``.
         steps, multiplier: intermediate nodes of a cell, and how many of them are concatenated.
+        drop_path_prob: see :class:`fastdarts.relaxed.Relaxed`.
         in_channels: channels of the images.
-        primitives: candidates of every edge (names in ``OPS``), or one list per edge.
+        primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
+            ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
+            RobustDARTS, SmoothDARTS and DARTS-PT. The default is that of :class:`MixedOp`.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
         memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
+        mixed_op: see :class:`Cell`.
         edge_normalisation: weight the edges of a node by betas.
         stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
 
@@ -368,7 +592,9 @@ class Network(Relaxed):
     """
 
     _partial, _edge_normalisation, _stem = 1, False, "cifar"  # of modules that were pickled without
+    _mixed_op: Callable[..., MixedOp] = MixedOp
 
+    @_primitives_by_position
     def __init__(
         self,
         C: int,
@@ -378,24 +604,36 @@ class Network(Relaxed):
         steps: int = 4,
         multiplier: int = 4,
         stem_multiplier: int = 3,
+        drop_path_prob: float = 0.0,
         *,
         in_channels: int = 3,
-        primitives: Sequence[str] | Sequence[Sequence[str]] = PRIMITIVES,
-        primitives_reduce: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        primitives: Primitives | Mapping[str, Primitives] | None = None,
+        primitives_reduce: Primitives | None = None,
         memory: str = "store",
         partial: int = 1,
         edge_normalisation: bool = False,
         stem: str = "cifar",
+        mixed_op: Callable[..., MixedOp] = MixedOp,
     ):
         super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        C, num_classes, layers, steps, multiplier, stem_multiplier, in_channels = whole(
+            C=C,
+            num_classes=num_classes,
+            layers=layers,
+            steps=steps,
+            multiplier=multiplier,
+            stem_multiplier=stem_multiplier,
+            in_channels=in_channels,
+        )
         if min(C, num_classes, layers, steps, stem_multiplier, in_channels) < 1 or not 1 <= multiplier <= steps:
             raise FastdartsError(
                 f"a Network got C={C}, num_classes={num_classes}, layers={layers}, steps={steps}, "
                 f"multiplier={multiplier}, stem_multiplier={stem_multiplier}, in_channels={in_channels}: expected all "
                 "of them at least 1 and multiplier at most steps"
             )
-        if stem not in STEMS:
-            raise FastdartsError(f"a Network got stem={stem!r}: expected one of {', '.join(STEMS)}")
+        if type(stem) is not str or stem not in STEMS:
+            raise FastdartsError(f"a Network got stem={brief(stem)}: expected one of {', '.join(STEMS)}")
         self._C = C
         self._num_classes = num_classes
         self._layers = layers
@@ -408,8 +646,16 @@ class Network(Relaxed):
         self._partial = partial
         self._edge_normalisation = edge_normalisation
         self._stem = stem
+        self._mixed_op = mixed_op
+        self.drop_path_prob = drop_path_prob
+        if isinstance(primitives, Mapping):
+            if primitives_reduce is not None:
+                raise FastdartsError(
+                    "a Network got primitives_reduce beside a dict of primitives: expected one of them"
+                )
+            primitives, primitives_reduce = by_kind(primitives).values()
         self.primitives_normal = edge_primitives(primitives, steps)
-        self.primitives_reduce = edge_primitives(primitives_reduce or primitives, steps)
+        self.primitives_reduce = edge_primitives(primitives if primitives_reduce is None else primitives_reduce, steps)
 
         C_curr = stem_multiplier * C
         if stem == "imagenet":
@@ -419,7 +665,8 @@ class Network(Relaxed):
         C_prev_prev, C_prev, C_curr = C_curr, C_curr, C
         self.cells = nn.ModuleList()
         reduction_prev = stem == "imagenet"
-        options = {"memory": "recompute" if memory == "checkpoint" else memory, "partial": partial}
+        memory = "recompute" if memory == "checkpoint" else memory
+        options = {"memory": memory, "partial": partial, "mixed_op": mixed_op}
         for i in range(layers):
             reduction = i in (layers // 3, 2 * layers // 3)
             if reduction:
@@ -449,6 +696,7 @@ class Network(Relaxed):
 
     def mixing_weights(self) -> tuple[Tensor, Tensor]:
         """softmax(alpha) over the candidates, but for rows that were fixed: (normal, reduce), each [E, K]."""
+        self.arch_parameters()  # what was set there becomes the attribute
         return self._with_fixed_rows((F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)))
 
     def cell_kinds(self) -> list[str]:
@@ -516,6 +764,7 @@ class Network(Relaxed):
             self._steps,
             self._multiplier,
             self._stem_multiplier,
+            self.drop_path_prob,
             in_channels=self._in_channels,
             primitives=self.primitives_normal,
             primitives_reduce=self.primitives_reduce,
@@ -523,6 +772,7 @@ class Network(Relaxed):
             partial=self._partial,
             edge_normalisation=self._edge_normalisation,
             stem=self._stem,
+            mixed_op=self._mixed_op,
         ).to(self.classifier.weight)
         for mine, theirs in zip(self.arch_parameters(), twin.arch_parameters(), strict=True):
             theirs.data.copy_(mine.data)

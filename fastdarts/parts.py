@@ -10,13 +10,16 @@ from typing import NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv
+from fastdarts.notices import notice
+from fastdarts.operations import Noise
+from fastdarts.shapes import FACTORIZED, IDENTITY, INNER, NOISE, READS, shape_of
 from fastdarts.sync_bn import SyncBatchNorm2d
 
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
 DRAWING = (Noise, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # in eval mode too
 PARAMETERS = {"weight", "bias"}  # of a convolution and of a BatchNorm
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+TRACKED = frozenset(STATISTICS)
 LAYERS = {
     (nn.MaxPool2d, nn.BatchNorm2d): "max_pool",
     (nn.AvgPool2d, nn.BatchNorm2d): "avg_pool",
@@ -62,8 +65,8 @@ def settled() -> Iterator[None]:
 def take_apart(op: nn.Module, x: Tensor) -> Part | None:
     """``op`` as `mixed_op` computes it on ``x``, or None if it has to be called.
 
-    Only exact types are taken apart, and only while nobody watches: a subclass has a forward of its own, and a hook
-    expects to be called.
+    A class is known by the code of its forward (:mod:`fastdarts.shapes`), layers by their exact types; and a module is
+    taken apart only while nobody watches: a hook expects to be called.
     """
     known, key = _settled.get(), (id(op), x.shape[1])
     if known is None:
@@ -74,17 +77,17 @@ def take_apart(op: nn.Module, x: Tensor) -> Part | None:
 
 
 def _take_apart(op: nn.Module, x: Tensor) -> Part | None:
-    kind = type(op)
-    if kind is Identity:
+    shape = shape_of(type(op))
+    if shape == IDENTITY:
         return None if watched(op) else Part("skip")
-    if kind is Noise:
+    if shape == NOISE:
         standard = (op.mean, op.std) == (0.0, 1.0)
         return Part("noise", op.stride) if standard and not watched(op) else None
-    if kind is FactorizedReduce:
-        layers = [*op._modules.values()]
+    if shape == FACTORIZED:
+        layers = [op._modules.get(name) for name in READS[FACTORIZED]]
         name = "factorized_reduce" if _types(layers) == HALF else None
     else:
-        inner = op if kind is nn.Sequential else op._modules["op"] if kind in (SepConv, DilConv, ReLUConvBN) else None
+        inner = op if type(op) is nn.Sequential else op._modules.get("op") if shape == INNER else None
         if type(inner) is not nn.Sequential or watched(inner):
             return None
         layers = [*inner._modules.values()]
@@ -125,6 +128,29 @@ def _take_apart(op: nn.Module, x: Tensor) -> Part | None:
     return Part(name, stride, dilation, [conv._parameters["weight"] for conv in convs], norms) if fits else None
 
 
+AS_PUBLIC = (
+    "build candidates as the public operations are, with a forward that is self.op(x) and op a Sequential of ReLU, "
+    "Conv2d and BatchNorm2d, or by their names in OPS"
+)
+_said: set[type] = set()  # classes
+
+
+def say_called(op: nn.Module, remedy: str = AS_PUBLIC) -> None:
+    """Say once for each class that this module is called one by one, where there is a kernel for what it is given.
+
+    Silent for the operations of this package, torch's own layers, and what is watched: its calls were asked for.
+    """
+    kind = type(op)
+    if kind not in _said and not _own(kind) and not watched(op):
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        notice(f"modules of class {name} are called one by one, not fused, which is slower", remedy, stacklevel=3)
+        _said.add(kind)
+
+
+def _own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "fastdarts")
+
+
 def watched(module: nn.Module) -> bool:
     """Whether calling ``module`` does more than its class's forward: it has hooks, or a forward set on the instance."""
     own = module.__dict__
@@ -138,7 +164,10 @@ def watched(module: nn.Module) -> bool:
 
 
 def _types(layers: Sequence[nn.Module]) -> tuple[type, ...]:
-    return tuple(nn.BatchNorm2d if type(layer) is SyncBatchNorm2d else type(layer) for layer in layers)
+    types = tuple(map(type, layers))
+    if SyncBatchNorm2d in types:
+        return tuple(nn.BatchNorm2d if kind is SyncBatchNorm2d else kind for kind in types)
+    return types
 
 
 def mode_of(bn: nn.BatchNorm2d) -> tuple[bool, float, bool]:
@@ -152,7 +181,7 @@ def is_plain(bn: nn.BatchNorm2d) -> bool:
     A layer that has them and does not track them uses those of its batch in training, and its own in evaluation.
     """
     parameters, buffers = bn._parameters, bn._buffers
-    if buffers.keys() != set(STATISTICS) or parameters.keys() != PARAMETERS:
+    if buffers.keys() != TRACKED or parameters.keys() != PARAMETERS:
         return False
     weight, bias = parameters["weight"], parameters["bias"]
     mean, var, count = (buffers[name] for name in STATISTICS)
@@ -196,8 +225,6 @@ def _is_depthwise(conv: nn.Conv2d, channels: int, stride: int, dilation: int) ->
 def may_draw(module: nn.Module) -> bool:
     """Whether a pass through ``module`` in eval mode may draw random numbers: with noise or another layer that does in
     it, a layer that is neither torch's nor this package's, or one that somebody watches."""
-    own = "torch", __name__.partition(".")[0]
     return any(
-        isinstance(m, DRAWING) or watched(m) or type(m).__module__.partition(".")[0] not in own
-        for m in module.modules()
+        isinstance(m, DRAWING) or watched(m) or not (_own(type(m)) or shape_of(type(m))) for m in module.modules()
     )

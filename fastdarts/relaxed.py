@@ -26,7 +26,8 @@ Change = tuple[int, Tensor]
 class Relaxed(nn.Module):
     """A supernet: alphas [E, K] per kind of cell, plain tensors that are shared by all cells of their kind.
 
-    They are neither in ``parameters()`` nor in ``state_dict()``, yet follow ``.to()`` and ``.cuda()``. A subclass has
+    They are neither in ``parameters()`` nor in ``state_dict()``, yet follow ``.to()`` and ``.cuda()``. Setting the
+    attribute of one, also to a Parameter, replaces it in ``arch_parameters()``, and the other way round. A subclass has
 
     ``primitives``: the names of the candidates of each edge, by kind of cell, in the order of the alphas;
     ``genotype()``: the derived architecture;
@@ -42,7 +43,6 @@ class Relaxed(nn.Module):
     drop_path_prob = 0.0
     _memory = "store"  # of modules that were pickled without
     primitives: dict[str, tuple[tuple[str, ...], ...]]
-    _arch_parameters: list[Tensor]
     _criterion: nn.Module
     _fixed: Sequence[Tensor] = ()
     _cell_weights: Sequence[Tensor] | None = None
@@ -62,6 +62,35 @@ class Relaxed(nn.Module):
     def arch_parameters(self) -> list[Tensor]:
         """The alphas, one [E, K] per kind of cell, and what is learned along with them; always the same object."""
         return self._arch_parameters
+
+    @property
+    def _arch_parameters(self) -> list[Tensor]:
+        """The list of alphas. A place in it and the attribute that held the same tensor stay one: either may be set."""
+        alphas, held = vars(self)["_arch_parameters"], vars(self).get("_held", ())
+        if len(held) != len(alphas):  # an item came or went, or the module was pickled without
+            self._arch_parameters = alphas
+            return alphas
+        for place, (name, before) in enumerate(held):
+            value = vars(self).get(name, self._parameters.get(name))
+            if (value is before and alphas[place] is before) or not isinstance(value, Tensor):
+                continue
+            if value is before:
+                setattr(self, name, alphas[place])
+            elif alphas[place] is before or alphas[place] is value:
+                alphas[place] = value
+            else:
+                raise FastdartsError(
+                    f"model.{name} and arch_parameters()[{place}] were set to different tensors: expected one of them "
+                    "to be set, or both to the same tensor"
+                )
+            held[place] = name, alphas[place]
+        return alphas
+
+    @_arch_parameters.setter
+    def _arch_parameters(self, alphas: list[Tensor]) -> None:
+        tensors = (*vars(self).items(), *self._parameters.items())
+        names = {id(value): name for name, value in tensors if isinstance(value, Tensor)}
+        vars(self).update(_arch_parameters=alphas, _held=[(names.get(id(alpha)), alpha) for alpha in alphas])
 
     def mixing_weights(self) -> tuple[Tensor, ...]:
         """softmax(alpha) over the candidates, [E, K] per kind of cell; rows that were fixed are what they were fixed

@@ -73,10 +73,11 @@ def modules_of(path: Path) -> set[str]:
 
 
 NETWORKS = {
-    "endings", "errors", "functional.__init__", "functional.autocast", "functional.flat", "functional.likelihood",
-    "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion", "kinks", "masking", "operations",
-    "genotypes", "model", "notices", "model_search", "architect", "hypergradient", "curvature", "discretise",
-    "distributed", "flat", "relaxed", "alignment", "parts", "sync_bn", "rnn.cells", "rnn.genotypes", "rnn.model",
+    "endings", "errors", "functional.__init__", "functional.arguments", "functional.autocast", "functional.flat",
+    "functional.likelihood", "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion",
+    "kinks", "masking", "operations", "genotypes", "model", "notices", "model_search", "architect", "hypergradient",
+    "curvature", "discretise", "distributed", "flat", "relaxed", "alignment", "parts", "shapes", "sync_bn",
+    "rnn.cells", "rnn.genotypes", "rnn.model",
 }  # fmt: skip
 
 

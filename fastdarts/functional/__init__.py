@@ -1,5 +1,6 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
+from fastdarts.functional.arguments import in_format
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
 from fastdarts.functional.likelihood import likelihood
 from fastdarts.functional.mixed_op import (
@@ -53,6 +54,7 @@ __all__ = [
     "gather",
     "has_kernel",
     "implementations",
+    "in_format",
     "joined",
     "likelihood",
     "mixed_op",

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import FLOATING, check_numbers, got, is_dense
 
 
 def flat_norm(x: Tensor, *, impl: str | None = None) -> Tensor:
@@ -42,6 +43,7 @@ def flat_unroll(
     Returns out. Source: Liu et al. 2019 (DARTS), equation 7 and section 3.1.2.
     """
     _check_flat(impl, w=w, grad=grad, momentum=momentum, out=out)
+    check_numbers(lr=lr, mu=mu, weight_decay=weight_decay)
     out = torch.empty_like(w) if out is None else out
     kernels.run_flat(kernels.flat.unroll_op, impl, out, w, grad, momentum, lr, mu, weight_decay)
     return out
@@ -58,7 +60,8 @@ def flat_perturb(
 
     Returns out. Source: Liu et al. 2019 (DARTS), equation 8.
     """
-    _check_flat(impl, norm, w=w, v=v, out=out)
+    _check_flat(impl, norm, True, w=w, v=v, out=out)
+    check_numbers(radius=radius)
     out = torch.empty_like(w) if out is None else out
     kernels.run_flat(kernels.flat.perturb_op, impl, out, w, v, norm, radius)
     return out
@@ -75,7 +78,8 @@ def flat_hypergradient(
 
     Source: Liu et al. 2019 (DARTS), equations 7 and 8.
     """
-    _check_flat(impl, norm, direct=direct, above=above, below=below)
+    _check_flat(impl, norm, True, direct=direct, above=above, below=below)
+    check_numbers(radius=radius, lr=lr)
     out = torch.empty_like(direct)
     kernels.run_flat(kernels.flat.hypergradient_op, impl, out, direct, above, below, norm, radius, lr)
     return out
@@ -103,28 +107,33 @@ def flat_sgd(
     rounding; grad itself is not clipped.
     """
     _check_flat(impl, norm, w=w, grad=grad, momentum=momentum)
+    check_numbers(max_norm=max_norm, lr=lr, mu=mu, weight_decay=weight_decay)
     kernels.run_flat(kernels.flat.sgd_op, impl, w, momentum, grad, norm, max_norm, lr, mu, weight_decay)
 
 
-def _check_flat(impl: str | None, norm: Tensor | None = None, **tensors: Tensor | None) -> None:
+def _check_flat(
+    impl: str | None, norm: Tensor | None = None, needs_norm: bool = False, **tensors: Tensor | None
+) -> None:
     if impl not in (None, *kernels.FLAT_IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.FLAT_IMPLEMENTATIONS)} or None.")
     (base, first), *_ = tensors.items()
     for name, t in tensors.items():
-        if t is None:
+        if t is None and name in ("momentum", "out"):
             continue
-        if not isinstance(t, Tensor) or not t.is_floating_point() or not t.is_contiguous():
-            got = f"a {t.dtype} tensor with strides {[*t.stride()]}" if isinstance(t, Tensor) else type(t).__name__
-            raise FastdartsError(f"{name} must be a contiguous, floating point tensor, got {got}.")
+        if not is_dense(t) or t.dtype not in FLOATING or not t.is_contiguous():
+            found = f"a {t.dtype} tensor with strides {[*t.stride()]}" if is_dense(t) else got(t)
+            raise FastdartsError(f"{name} must be a contiguous, floating point tensor, got {found}.")
         if t.shape != first.shape or t.dtype is not first.dtype or t.device != first.device:
             raise FastdartsError(f"{name} is {_like(t)} but {base} is {_like(first)}: they must agree.")
         if t.requires_grad and torch.is_grad_enabled():
             raise FastdartsError(f"{name} asks for a gradient, which flat updates have not: use torch.no_grad().")
     wide = torch.float64 if first.dtype is torch.float64 else torch.float32
-    if norm is None or (isinstance(norm, Tensor) and (*norm.shape, norm.dtype, norm.device) == (wide, first.device)):
+    if (norm is None and not needs_norm) or (
+        is_dense(norm) and (*norm.shape, norm.dtype, norm.device) == (wide, first.device)
+    ):
         return
-    got = _like(norm) if isinstance(norm, Tensor) else type(norm).__name__
-    raise FastdartsError(f"The norm must be [] in {wide} on {first.device}, got {got}: take that of flat_norm.")
+    found = _like(norm) if is_dense(norm) else got(norm)
+    raise FastdartsError(f"The norm must be [] in {wide} on {first.device}, got {found}: take that of flat_norm.")
 
 
 def _like(t: Tensor) -> str:

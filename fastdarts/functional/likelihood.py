@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import FLOATING, got, is_dense
 
 
 def likelihood(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tensor:
@@ -19,14 +20,13 @@ def likelihood(x: Tensor, weight: Tensor, bias: Tensor, target: Tensor) -> Tenso
     that is no word.
     """
     for name, t, dimensions in (("x", x, 2), ("weight", weight, 2), ("bias", bias, 1), ("target", target, 1)):
-        if not isinstance(t, Tensor) or t.dim() != dimensions or not t.numel():
-            got = [*t.shape] if isinstance(t, Tensor) else type(t).__name__
-            raise FastdartsError(f"{name} must be a non-empty tensor of {dimensions} dimensions, got {got}.")
+        if not is_dense(t) or t.dim() != dimensions or not t.numel():
+            raise FastdartsError(f"{name} must be a non-empty tensor of {dimensions} dimensions, got {got(t)}.")
     expected = {"weight": (len(weight), x.shape[1]), "bias": (len(weight),), "target": (len(x),)}
     for name, t in (("weight", weight), ("bias", bias), ("target", target)):
         if t.shape != expected[name]:
             raise FastdartsError(f"{name} must be {[*expected[name]]}, as x is {[*x.shape]}, got {[*t.shape]}.")
-    if not x.is_floating_point() or not x.dtype is weight.dtype is bias.dtype or target.dtype is not torch.int64:
+    if x.dtype not in FLOATING or not x.dtype is weight.dtype is bias.dtype or target.dtype is not torch.int64:
         dtypes = ", ".join(str(t.dtype) for t in (x, weight, bias, target))
         raise FastdartsError(f"x, weight and bias must be of one floating point dtype, target int64, got {dtypes}.")
     if len({t.device for t in (x, weight, bias, target)}) > 1:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import FLOATING, as_list, brief, got, in_format, is_dense
 from fastdarts.functional.autocast import autocast_dtype, cast
 
 MEMORY = ("store", "recompute")
@@ -105,19 +106,23 @@ def mixed_op(
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
-    if memory not in MEMORY:
-        raise FastdartsError(f"memory is {memory!r}: choose one of {', '.join(MEMORY)}.")
-    if not isinstance(x, Tensor):
-        raise FastdartsError(f"x must be a tensor [N, C, H, W], got {type(x).__name__}.")
-    if x.dim() != 4 or not x.numel() or not x.is_floating_point():
+    if type(memory) is not str or memory not in MEMORY:
+        raise FastdartsError(f"memory is {brief(memory)}: choose one of {', '.join(MEMORY)}.")
+    if not is_dense(x):
+        raise FastdartsError(f"x must be a tensor [N, C, H, W], got {got(x)}.")
+    if x.dim() != 4 or not x.numel() or x.dtype not in FLOATING:
         raise FastdartsError(
             f"x must be a non-empty, floating point [N, C, H, W] tensor, got {[*x.shape]} in {x.dtype}."
         )
-    if stride not in kernels.STRIDES:
-        raise FastdartsError(f"stride must be 1 or 2, got {stride!r}.")
-    if not isinstance(gain, Tensor) or gain.dim() != 2:
-        got = [*gain.shape] if isinstance(gain, Tensor) else type(gain).__name__
-        raise FastdartsError(f"gain must be a tensor [R, C'], got {got}.")
+    if type(stride) is not int or stride not in kernels.STRIDES:
+        raise FastdartsError(f"stride must be 1 or 2, got {brief(stride)}.")
+    if type(edges) is not int:
+        raise FastdartsError(f"edges must be a whole number, got {brief(edges)}.")
+    if type(note) is not bool:
+        raise FastdartsError(f"note must be true or false, got {brief(note)}.")
+    if not is_dense(gain) or gain.dim() != 2:
+        raise FastdartsError(f"gain must be a tensor [R, C'], got {got(gain)}.")
+    candidates, kinks = as_list("candidates", candidates), as_list("kinks", kinks)
     check_eps(eps)
     dtype = autocast_dtype(x)
     if dtype not in (None, x.dtype):
@@ -159,7 +164,7 @@ def mixed_op(
     for e, tensor in enumerate(base):
         _check_like(x, f"base {e}", tensor, size)
     for k, w in enumerate(weights):
-        if w.dtype is not x.dtype or w.device != x.device:
+        if w.dtype is not x.dtype or w.device != x.device or w.layout is not torch.strided:
             _check_like(x, f"weight {k}", w, w.shape)
     if kinks or note:
         _check_kinks(kinks, note, x, c_in, c_out, table, stride, partial)
@@ -169,8 +174,8 @@ def mixed_op(
     last = torch.channels_last
     return MixedOpResult(
         *kernels.mixed_op(
-            x.contiguous(memory_format=last),
-            [tensor.contiguous(memory_format=last) for tensor in base],
+            in_format(x, last),
+            [in_format(tensor, last) for tensor in base],
             gain,
             offset,
             [w.contiguous() for w in weights],
@@ -200,8 +205,8 @@ def noise_seeds(count: int, device: torch.device) -> Tensor:
 
 def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:
     """Their values are nobody's business here: to look at them would make a GPU wait."""
-    if not isinstance(seeds, Tensor):
-        raise FastdartsError(f"seeds must be an int64 tensor [{noises}], one per noise, got {type(seeds).__name__}.")
+    if not is_dense(seeds):
+        raise FastdartsError(f"seeds must be an int64 tensor [{noises}], one per noise, got {got(seeds)}.")
     if seeds.shape != (noises,) or seeds.dtype is not torch.int64 or seeds.device != x.device or not noises:
         raise FastdartsError(
             f"seeds must be int64 [{noises}] on {x.device}, one per noise candidate and None without any, "
@@ -222,6 +227,9 @@ def _check_kinks(
     if not kinks:
         return
     shapes = kernels.kink_sizes(x[:, :c_in], c_out, table, stride)
+    for bits in kinks:
+        if not is_dense(bits):
+            raise FastdartsError(f"kinks must be uint8 tensors, as noted by another call, got {got(bits)}.")
     found = [tuple(bits.shape) for bits in kinks]
     if found != shapes or any(bits.dtype is not torch.uint8 or bits.device != x.device for bits in kinks):
         raise FastdartsError(
@@ -234,7 +242,7 @@ def _check_partial(
     partial: int, bypass: Tensor | None, channels: int, c_out: int, size: tuple[int, int], stride: int
 ) -> None:
     if type(partial) is not int or partial < 1 or channels % partial:
-        raise FastdartsError(f"partial must be a divisor of the {channels} channels of x, got {partial!r}.")
+        raise FastdartsError(f"partial must be a divisor of the {channels} channels of x, got {brief(partial)}.")
     if (partial > 1) != (bypass is not None):
         raise FastdartsError(
             f"bypass goes with partial > 1, got partial {partial} and {'no ' * (bypass is None)}bypass: "
@@ -254,13 +262,24 @@ def _check_partial(
 def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int, c_out: int) -> tuple:
     """The candidates as the op takes them, four integers each, and all their weights."""
     table, weights, expected = [], [], 0
-    for edge, kind, own, dilation in candidates:
+    for candidate in candidates:
+        try:
+            edge, kind, own, dilation = candidate
+            given = [w.shape for w in own]
+            kernel = given[0][-1] if given and given[0] else 0
+            fits = type(edge) is type(dilation) is int and type(kind) is str and type(own) in (list, tuple)
+        except (TypeError, ValueError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
+            raise FastdartsError(
+                "A candidate must be Candidate(edge: int, kind: str, weights: list of tensors, dilation: int), got "
+                f"{brief(candidate)}."
+            )
         if edge not in (expected, expected - 1) or edge < 0:
             break
         expected = edge + 1
-        kernel = own[0].shape[-1] if own and own[0].dim() else 0
         number, size, shapes = _geometry(kind, kernel, dilation, stride, c_in, c_out)
-        if [w.shape for w in own] != shapes:
+        if given != shapes:
             raise FastdartsError(
                 f"The weights of {kind!r} from {c_in} to {c_out} channels must be {[[*shape] for shape in shapes]}, "
                 f"got {[[*w.shape] for w in own]}."
@@ -306,13 +325,13 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
 
 def check_eps(eps: float) -> None:
     if not isinstance(eps, int | float) or not 0 <= eps < float("inf"):
-        raise FastdartsError(f"eps must be a finite number, at least 0, got {eps!r}.")
+        raise FastdartsError(f"eps must be a finite number, at least 0, got {brief(eps)}.")
 
 
 def _check_like(x: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> None:
     dtype = dtype or x.dtype
-    if not isinstance(tensor, Tensor):
-        raise FastdartsError(f"{name} must be a tensor, got {type(tensor).__name__}.")
+    if not is_dense(tensor):
+        raise FastdartsError(f"{name} must be a tensor, got {got(tensor)}.")
     if tensor.shape != shape:
         raise FastdartsError(f"{name} must be {[*shape]}, got {[*tensor.shape]}.")
     if tensor.dtype is not dtype or tensor.device != x.device:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import FLOATING, as_flags, as_list, check_dense, in_format
 from fastdarts.functional.mixed_op import check_eps
 
 
@@ -51,7 +52,7 @@ def mixed_sum(
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
     check_eps(eps)
-    z = _common(branches)
+    z, normalize = _common(as_list("branches", branches)), as_flags("normalize", normalize)
     first = z[0]
     _check_weights(weights, normalize, first, len(z))
     if running is None:
@@ -71,8 +72,10 @@ def mixed_sum(
 
 def _common(branches: Sequence[Tensor]) -> list[Tensor]:
     """The branches in one dtype and one dense memory format, or the reason why that cannot be."""
-    if not branches:
+    if not len(branches):
         raise FastdartsError("mixed_sum got no branches: pass at least one [N, C, H, W] tensor.")
+    for k, z_k in enumerate(branches):
+        check_dense(f"branch {k}", z_k)
     first = branches[0]
     shape, device, dtype = first.shape, first.device, first.dtype
     if len(shape) != 4 or not first.numel():
@@ -84,21 +87,22 @@ def _common(branches: Sequence[Tensor]) -> list[Tensor]:
             )
         if z_k.device != device:
             raise FastdartsError(f"Branches must be on one device, but branch {k} is on {z_k.device}, 0 on {device}.")
-        if not z_k.is_floating_point():
+        if z_k.dtype not in FLOATING:
             raise FastdartsError(f"Branches must be floating point, but branch {k} is {z_k.dtype}: convert it first.")
         dtype = torch.promote_types(dtype, z_k.dtype) if z_k.dtype is not dtype else dtype
     form = kernels.memory_format(first)
-    return [z_k.to(dtype).contiguous(memory_format=form) for z_k in branches]
+    return [in_format(z_k.to(dtype), form) for z_k in branches]
 
 
 def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, count: int) -> None:
     if not isinstance(weights, Tensor):
         raise FastdartsError(f"weights must be a tensor [{count}], got {type(weights).__name__}.")
+    check_dense("weights", weights)
     if weights.shape != (count,):
         raise FastdartsError(
             f"weights must be [{count}], one per branch, got {[*weights.shape]}: pass the row of one edge."
         )
-    if not weights.is_floating_point():
+    if weights.dtype not in FLOATING:
         raise FastdartsError(f"weights must be floating point, got {weights.dtype}: convert them first.")
     if weights.device != first.device:
         raise FastdartsError(f"weights are on {weights.device} but the branches on {first.device}: move one of them.")
@@ -107,8 +111,11 @@ def _check_weights(weights: Tensor, normalize: Sequence[bool], first: Tensor, co
 
 
 def _check_running(running: tuple[Tensor, Tensor], rows: int, first: Tensor, wide: torch.dtype) -> tuple:
+    if not isinstance(running, tuple | list) or len(running) != 2:
+        raise FastdartsError(f"running must be None or a pair of tensors (mean, var), got {type(running).__name__}.")
     expected = (rows, first.shape[1])
     for name, statistic in zip(("mean", "var"), running, strict=True):
+        check_dense(f"The running {name}", statistic)
         if statistic.shape != expected:
             raise FastdartsError(
                 f"The running {name} must be {[*expected]}, one row per normalised branch, got {[*statistic.shape]}."

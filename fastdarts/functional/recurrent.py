@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastdarts import kernels
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import FLOATING, as_list, got, is_dense
 from fastdarts.functional.mixed_op import check_eps
 
 
@@ -52,18 +53,20 @@ def recurrent(
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
     check_eps(eps)
-    if not isinstance(hidden, Tensor) or hidden.dim() != 2 or not hidden.is_floating_point() or not hidden.numel():
-        got = f"{[*hidden.shape]} in {hidden.dtype}" if isinstance(hidden, Tensor) else type(hidden).__name__
-        raise FastdartsError(f"hidden must be a non-empty, floating point tensor [B, H], got {got}.")
+    if not is_dense(hidden) or hidden.dim() != 2 or hidden.dtype not in FLOATING or not hidden.numel():
+        found = f"{[*hidden.shape]} in {hidden.dtype}" if is_dense(hidden) else got(hidden)
+        raise FastdartsError(f"hidden must be a non-empty, floating point tensor [B, H], got {found}.")
     batch, width = hidden.shape
     if batch == 1:
         raise FastdartsError("Batch statistics need two streams or more, got one: use a larger batch.")
+    weights = as_list("weights", weights)
     if len(weights) < 2:
         raise FastdartsError(f"weights must be W_0 of state 0 and one for each node, got {len(weights)} of them.")
     nodes = len(weights) - 1
-    if not isinstance(inputs, Tensor) or inputs.dim() != 3 or not len(inputs):
-        got = [*inputs.shape] if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise FastdartsError(f"inputs must be a tensor [T, {batch}, {2 * width}] of one time step or more, got {got}.")
+    if not is_dense(inputs) or inputs.dim() != 3 or not len(inputs):
+        raise FastdartsError(
+            f"inputs must be a tensor [T, {batch}, {2 * width}] of one time step or more, got {got(inputs)}."
+        )
     _check(hidden, "inputs", inputs, (len(inputs), batch, 2 * width), hidden.dtype)
     for i, weight in enumerate(weights):
         _check(hidden, f"weight {i}", weight, (width, 2 * width), hidden.dtype)
@@ -81,8 +84,8 @@ def recurrent(
 
 
 def _check(hidden: Tensor, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if not isinstance(tensor, Tensor):
-        raise FastdartsError(f"{name} must be a tensor, got {type(tensor).__name__}.")
+    if not is_dense(tensor):
+        raise FastdartsError(f"{name} must be a tensor, got {got(tensor)}.")
     if tensor.shape != shape:
         raise FastdartsError(f"{name} must be {[*shape]}, as hidden is {[*hidden.shape]}, got {[*tensor.shape]}.")
     if tensor.dtype is not dtype or tensor.device != hidden.device:

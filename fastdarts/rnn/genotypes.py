@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import read_fields
+from fastdarts.functional.arguments import brief
+from fastdarts.genotypes import items, read_fields, whole
 
 Genotype = namedtuple("Genotype", "recurrent concat")
 
@@ -61,31 +62,44 @@ def from_dict(fields: Any) -> Genotype:
 
     Raises FastdartsError naming the offending field or entry and what is allowed there.
     """
-    if not isinstance(fields, dict) or sorted(fields) != sorted(Genotype._fields):
-        got = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
+    if not isinstance(fields, dict) or sorted(map(str, fields)) != sorted(Genotype._fields):
+        got = (
+            ", ".join(brief(str(name))[1:-1] for name in fields) if isinstance(fields, dict) else type(fields).__name__
+        )
         raise FastdartsError(f"a recurrent genotype needs exactly the fields recurrent, concat, got {got or 'none'}")
-    pairs, concat = fields["recurrent"], fields["concat"]
-    if not isinstance(pairs, list | tuple) or not pairs:
-        raise FastdartsError(f"recurrent must list an [activation, source] pair per node, got {pairs!r}")
-    for node, pair in enumerate(pairs, start=1):
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or pair[0] not in PRIMITIVES[1:]:
+    listed, concat = items(fields["recurrent"]), items(fields["concat"])
+    if not listed:
+        raise FastdartsError(
+            f"recurrent must list an [activation, source] pair per node, got {brief(fields['recurrent'])}"
+        )
+    pairs = []
+    for node, given in enumerate(listed, start=1):
+        pair = items(given)
+        if pair is None or len(pair) != 2 or not isinstance(pair[0], str) or pair[0] not in PRIMITIVES[1:]:
             raise FastdartsError(
                 f"node {node} must be an [activation, source] pair, the activation one of "
-                f"{', '.join(PRIMITIVES[1:])}, got {pair!r}"
+                f"{', '.join(PRIMITIVES[1:])}, got {brief(given)}"
             )
-        if type(pair[1]) is not int or not 0 <= pair[1] < node:
+        source = whole(pair[1])
+        if source is None or not 0 <= source < node:
             raise FastdartsError(
-                f"node {node} takes its input from {pair[1]!r}, but it can only take states 0 to {node - 1}"
+                f"node {node} takes its input from {brief(pair[1])}, but it can only take states 0 to {node - 1}"
             )
-    if not isinstance(concat, list | tuple | range) or not concat:
-        raise FastdartsError(f"concat must list the states whose mean is the output, got {concat!r}")
-    states = list(concat)
-    if any(type(state) is not int or not 1 <= state <= len(pairs) for state in states):
-        raise FastdartsError(f"concat is {states}, but a cell of {len(pairs)} nodes has states 1 to {len(pairs)}")
+        pairs.append((str(pair[0]), source))
+    if not concat:
+        raise FastdartsError(f"concat must list the states whose mean is the output, got {brief(fields['concat'])}")
+    states = []
+    for given in concat:
+        state = whole(given)
+        if state is None or not 1 <= state <= len(pairs):
+            raise FastdartsError(
+                f"concat is {brief([*concat[:20]])}, but a cell of {len(pairs)} nodes has states 1 to {len(pairs)}"
+            )
+        states.append(state)
     if len(set(states)) != len(states):
         raise FastdartsError(f"concat names a state twice in {states}: name each state once")
     consecutive = range(states[0], states[0] + len(states))
-    return Genotype([tuple(pair) for pair in pairs], consecutive if states == list(consecutive) else states)
+    return Genotype(pairs, consecutive if states == list(consecutive) else states)
 
 
 def parse_genotype(text: str) -> Genotype:

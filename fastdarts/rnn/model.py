@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -166,6 +167,14 @@ class RNNModelSearch(RNNModel, Relaxed):
         self.primitives = {"recurrent": (PRIMITIVES,) * edges_of(nodes)}
         self.alphas = initial_alphas(edges_of(nodes), len(PRIMITIVES), self.encoder.weight.device)
         self._arch_parameters = [self.alphas]
+
+    @property
+    def weights(self) -> Tensor:
+        """The alphas by their name in the public code, to be read and set."""
+        return self.alphas
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__("alphas" if name == "weights" else name, value)
 
     def _build_cell(
         self, ninp: int, nhid: int, dropouth: float, dropoutx: float, genotype: Genotype | None

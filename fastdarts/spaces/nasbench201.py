@@ -95,6 +95,8 @@ class SearchCell(nn.Module):
         self.channels = C
         self.memory = memory
         self.edges = nn.ModuleList(MixedOp(C, 1, list(OPS.values()), memory=memory) for _ in EDGES)
+        for edge in self.edges:
+            edge.primitives = tuple(OPS)  # not the names of the builders
 
     def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
         drop_prob, states = drop_prob if self.training else 0.0, [x] * NODES
