@@ -9,7 +9,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Self
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastdarts.distributed import rank, world
-from fastdarts.endings import follow_parent, leave_signals_to_parent
+from fastdarts.endings import ENDING, follow_parent, is_asked_to_stop, leave_to_parent, signals_held
 from fastdarts.errors import FastdartsError
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
@@ -88,22 +88,36 @@ class Workers:
             for request in requests:
                 yield _make(dataset, request)
             return
-        pool = self._pool or self._start()
         number = [known is dataset for known in self._datasets].index(True)
-        coming = deque(pool.submit(_work, number, r) for r in itertools.islice(requests, self.AHEAD * self._count))
+        coming: deque[tuple[Request, Future]] = deque()
+
+        def ask(batches: int) -> None:
+            for request in itertools.islice(requests, batches):
+                coming.append((request, Future()))  # it is not lost if no process takes it
+                coming[-1] = request, self._submit(number, request)
+
         try:
+            ask(self.AHEAD * self._count)
             while coming:
-                batch = coming.popleft().result()
-                coming.extend(pool.submit(_work, number, request) for request in itertools.islice(requests, 1))
+                batch = coming[0][1].result()
+                coming.popleft()
                 yield batch
+                ask(1)
         except BrokenProcessPool as error:
-            raise FastdartsError(
-                "a process that prepares images was killed, most often for want of memory: lower --workers or "
-                "--batch-size"
-            ) from error
+            if not is_asked_to_stop():
+                raise FastdartsError(
+                    "a process that prepares images has ended: lower --workers or --batch-size if memory was short, "
+                    'and let a script begin its work under if __name__ == "__main__"'
+                ) from error
+            for request in itertools.chain([request for request, _ in coming], requests):
+                yield _make(dataset, request)  # the signal has ended them too; the step still wants its batch
         finally:
-            for batch in coming:
+            for _, batch in coming:
                 batch.cancel()
+
+    def _submit(self, number: int, request: Request) -> Future:
+        with signals_held():  # it may start a process
+            return (self._pool or self._start()).submit(_work, number, request)
 
     def _start(self) -> ProcessPoolExecutor:
         self._closed, self._closing = multiprocessing.Pipe(duplex=False)
@@ -118,7 +132,7 @@ _datasets: Sequence[Dataset] = ()  # of a process that makes batches
 
 def _begin_work(datasets: Sequence[Dataset], closed: Connection) -> None:
     global _datasets
-    leave_signals_to_parent()
+    leave_to_parent(*ENDING)
     follow_parent(lambda: os._exit(1), also=closed, grace=Workers.GRACE)
     torch.set_num_threads(1)  # the parent's threads are the step's
     _datasets = datasets

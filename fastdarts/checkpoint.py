@@ -31,14 +31,18 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
     ``torch.load`` reads the file too. Raises :class:`NotFinite`, and leaves the old file, if a tensor of ``state``
     holds NaN or an infinity: nothing could go on from it.
     """
-    for name, tensor in _tensors(state):
-        if not tensor.isfinite().all():
-            at = f"epoch {state['epoch']}, step {state['step']}" if "epoch" in state else "the checkpoint"
-            raise NotFinite(name, tensor[~tensor.isfinite()][0].item(), "training", at)
+    check_finite(state, f"epoch {state['epoch']}, step {state['step']}" if "epoch" in state else "the checkpoint")
     buffer = io.BytesIO()
     torch.save({"fastdarts": kind, "version": VERSION, **state}, buffer)
     _seal(buffer)
     atomic_write(path, buffer.getvalue())
+
+
+def check_finite(state: Mapping[str, Any], at: str) -> None:
+    """Raise :class:`NotFinite` with the name of the first tensor in ``state`` that holds NaN or an infinity."""
+    for name, tensor in _tensors(state):
+        if not tensor.isfinite().all():
+            raise NotFinite(name, tensor[~tensor.isfinite()][0].item(), "training", at)
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -32,7 +32,7 @@ from fastdarts.commands import (
     Study,
 )
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
-from fastdarts.endings import INTERRUPTED, is_unread, say
+from fastdarts.endings import INTERRUPTED, drop, is_unread, say
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
 from fastdarts.notices import notices_as_lines
@@ -57,11 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
         if arguments == ["--version"]:
             print(f"fastdarts {__version__}")
             return
-        with notices_as_lines(), distributed.joined() if arguments[:1] in SHARED else nullcontext():
+        together = arguments[:1] in SHARED or distributed.launched()
+        with notices_as_lines(), distributed.joined() if together else nullcontext():
+            distributed.agree({"command": " ".join(arguments[:1])})
             _run(arguments)
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, BrokenPipeError) and is_unread(sys.stdout):
+            drop(sys.stdout)
             return
         ending = _ending(error, arguments)
         if ending is None:

@@ -44,6 +44,11 @@ class ImageData:
     std: tuple[float, ...]
     flip: bool
 
+    def facts(self) -> dict[str, object]:
+        """What ranks must have in common, each with its own copy of the data."""
+        counts = {"training images": len(self.train), "test images": len(self.test), "classes": len(self.classes)}
+        return counts | {"channels": self.channels, "image size": self.size, "mean": self.mean, "deviation": self.std}
+
 
 def load_data(
     dataset: str,

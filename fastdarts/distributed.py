@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -139,25 +139,28 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 OF_ITS_OWN = ("data", "workers", "threads", "checkpoint_minutes")
-"""Settings that a rank may have for itself: no result depends on them, but for threads, which are per machine."""
+"""Settings that a rank may have for itself: where its copy of the data lies, and how it works."""
 
 
-def agree(command: str, config: Any) -> None:
-    """Raise on all ranks if one was asked for another command or has another setting than rank 0.
-
-    config: a dataclass. Ranks that differ would wait for one another for ever, or learn different things.
-    """
+def agree(facts: Mapping[str, Any]) -> None:
+    """Raise on all ranks if one has other ``facts`` than rank 0: it would wait for the others for ever, or learn
+    something else. All ranks call it, each with what it has."""
     if world() == 1:
         return
-    mine = {"command": command} | {f.name: repr(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    for number, theirs in enumerate(all_ranks := _objects(mine)):
-        for name, value in all_ranks[0].items():
-            if name not in OF_ITS_OWN and theirs.get(name) != value:
-                what = name if name == "command" else "--" + name.replace("_", "-")
+    first, *others = all_ranks = _objects({name: str(value) for name, value in facts.items()})
+    for number, theirs in enumerate(others, start=1):
+        for name in dict.fromkeys(key for each in all_ranks for key in each):
+            if theirs.get(name) != first.get(name):
                 raise Everywhere(
-                    f"rank {number} has {what} {theirs.get(name)} and rank 0 has {value}: start all ranks with the "
-                    "same command and settings"
+                    f"rank {number} has {name} {theirs.get(name)} and rank 0 has {first.get(name)}: start all ranks "
+                    "with the same command, settings and data"
                 )
+
+
+def settings_of(command: str, config: Any) -> dict[str, Any]:
+    """What ranks have to :func:`agree` on before any work: the command and its settings, a dataclass."""
+    names = [field.name for field in dataclasses.fields(config) if field.name not in OF_ITS_OWN]
+    return {"command": command} | {"--" + name.replace("_", "-"): getattr(config, name) for name in names}
 
 
 def first_of(value: T | None) -> T | None:

@@ -26,23 +26,28 @@ HANGUP = getattr(signal, "SIGHUP", None)
 
 def say(text: str) -> None:
     """Print a line on stderr. Where nobody reads it any more, nothing happens."""
-    with suppress(OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, no stream at all
-        print(f"fastdarts: {one_line(text)}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        try:
+            print(f"fastdarts: {one_line(text)}", file=sys.stderr, flush=True)
+        except (OSError, ValueError):  # nobody reads it, or it is closed
+            drop(sys.stderr)
 
 
 def is_unread(stream: TextIO) -> bool:
-    """Whether ``stream`` is a pipe whose reader has seen enough. What is left in it is dropped, so that Python finds
-    nothing to write at its end."""
+    """Whether ``stream`` is a pipe whose reader has seen enough."""
     try:
         poll = select.poll()  # not on Windows
         poll.register(stream.fileno(), 0)
-        unread = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     except (AttributeError, OSError, ValueError):
-        unread = True
-    if unread:
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return unread
+        return True
+
+
+def drop(stream: TextIO) -> None:
+    """Let what ``stream`` holds and gets from now on vanish: Python's own flush at its end would fail else, with exit
+    code 120."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Stop:
@@ -54,6 +59,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._how: str | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -63,9 +69,13 @@ class Stop:
         expect of a job that has saved its state. ``how`` to go on is said, unless another rank says it."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt(*filter(None, [how]))
-        if how:
-            say(f"terminated; {how}")
+        self._how = how
         raise SystemExit(0)
+
+    def close(self) -> None:
+        """Say how to go on, once: a study says it for the search that is a piece of it."""
+        if self._how:
+            say(f"terminated; {self._how}")
 
 
 _listening: Stop | None = None
@@ -97,7 +107,8 @@ def stoppable() -> Iterator[Stop]:
         stop.signal = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one does not wait
-            say("interrupted: stopping after this step is saved; Ctrl-C again stops at once")
+            with suppress(OSError):  # not by print, which may be at work in this thread
+                os.write(2, b"fastdarts: interrupted: stopping after this step is saved; Ctrl-C again stops at once\n")
 
     for number in before:
         signal.signal(number, note)
@@ -107,6 +118,7 @@ def stoppable() -> Iterator[Stop]:
         _listening = None
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)
+        stop.close()
 
 
 def follow_parent(end: Callable[[], None], *, also: Connection | None = None, grace: float = 0.0) -> None:
@@ -129,8 +141,36 @@ def follow_parent(end: Callable[[], None], *, also: Connection | None = None, gr
     threading.Thread(target=watch, daemon=True).start()
 
 
-def leave_signals_to_parent() -> None:
-    """In a helper process: Ctrl-C, the end of the terminal and the SIGTERM of a batch system reach all processes of a
-    job, and the parent still needs this one to end its step."""
-    for number in filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)):
+ENDING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Around the start of a process: the signals that end programs wait, here and in the new process.
+
+    It imports PyTorch first, which takes seconds, and could not tell the signals from an end of its own in that time.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_to_parent(*numbers: int) -> None:
+    """In a process that was started under :func:`signals_held`: ignore these signals, and let the others in.
+
+    They reach all processes of a job, from the terminal or a batch system, and the parent still needs this one.
+    """
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+def is_asked_to_stop() -> bool:
+    """Whether a signal has asked the main thread's work for an end."""
+    return bool(_listening)

@@ -27,3 +27,7 @@ class NotFinite(FastdartsError):
             f"the {tensor} is {value}{f' at {at}' if at else ''} on the {batch} batch: expected finite numbers; lower "
             "the learning rate or look for bad data"
         )
+        self._made_of = tensor, value, batch, at
+
+    def __reduce__(self) -> tuple:  # to travel from one process to another
+        return type(self), self._made_of

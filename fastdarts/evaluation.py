@@ -13,7 +13,7 @@ from fastdarts.batches import Batches, Workers
 from fastdarts.config import EvaluateConfig, resolve
 from fastdarts.data import eval_transform, train_transform
 from fastdarts.describe import macs
-from fastdarts.distributed import agree, check_batch, joined, smallest_batch, together
+from fastdarts.distributed import agree, check_batch, joined, settings_of, smallest_batch, together
 from fastdarts.errors import FastdartsError
 from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress
@@ -35,7 +35,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     genotype is wrong. Started by torchrun, all ranks train as one, as in :func:`fastdarts.search.search`.
     """
     with joined(), isolated():
-        agree("evaluate", config)
+        agree(settings_of("evaluate", config))
         return _evaluate(config)
 
 
@@ -52,6 +52,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
         check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
         device = prepare_device(config)
         note = check_precision(config, device)
+    agree(data.facts())
     shape = (data.channels, *data.size)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False

@@ -4,12 +4,13 @@ them, and leaves them as they were."""
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from fastdarts.notices import notice
+from fastdarts.notices import Notice
 
 _one_run = threading.RLock()  # a study is a run that may hold others in its thread
 
@@ -18,13 +19,15 @@ _one_run = threading.RLock()  # a study is a run that may hold others in its thr
 def isolated() -> Iterator[None]:
     """Inside, no other run of this process works, and after it torch's global state is what it was before.
 
-    A run in another thread waits for its turn, with a notice: both would draw from the same generator, and neither
+    A run in another thread waits for its turn, with a warning: both would draw from the same generator, and neither
     would give what it gives alone.
     """
     if not _one_run.acquire(blocking=False):
-        notice(
-            "another run works in this process, and torch has one generator for both: this one waits for its end",
+        # No notice, which FASTDARTS_STRICT=1 would make an error: waiting changes nothing but the time.
+        warnings.warn(
+            "another run works in this process, and torch has one generator for both: this one waits for its end; "
             "start it in a process of its own to work on both at a time",
+            Notice,
             stacklevel=4,
         )
         _one_run.acquire()

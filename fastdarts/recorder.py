@@ -18,6 +18,7 @@ from typing import Any, Self, TextIO
 import torch
 
 from fastdarts.distributed import rank
+from fastdarts.endings import drop
 from fastdarts.errors import FastdartsError
 
 METRICS = "metrics.jsonl"
@@ -231,29 +232,44 @@ class Progress:
                 TimeRemainingColumn(),
             )
             numbers = TextColumn("{task.fields[numbers]}", markup=False)
-            self._bar = Bar(*columns, numbers, console=Console(file=self._stream), transient=True)
-            self._bar.start()
+            bar = Bar(*columns, numbers, console=Console(file=self._stream), transient=True)
+            with self._unread():
+                bar.start()
+                self._bar = bar
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with self._unread():
+                self._bar.stop()
+
+    @contextlib.contextmanager
+    def _unread(self) -> Iterator[None]:
+        """Inside, output that fails is the last one: nobody reads it, the terminal is gone or its disk is full, and the
+        run goes on."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self._silent, self._bar = True, None
+            drop(self._stream)
 
     def start(self, description: str, total: int) -> None:
         """Begin a stretch of `total` steps (an epoch, usually); it takes the place of the one before."""
         self._description, self._total, self._done = description, total, 0
         self._started = self._reported = time.monotonic()
         if self._bar is not None:
-            for task in self._bar.task_ids:
-                self._bar.remove_task(task)
-            self._bar.add_task(description, total=total, numbers="")
+            with self._unread():
+                for task in self._bar.task_ids:
+                    self._bar.remove_task(task)
+                self._bar.add_task(description, total=total, numbers="")
 
     def advance(self, n: int = 1, **numbers: float) -> None:
         """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count."""
         self._done += n
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[-1], advance=n, numbers=shown)
+            with self._unread():
+                self._bar.update(self._bar.task_ids[-1], advance=n, numbers=shown)
             return
         now = time.monotonic()
         if now - self._reported >= self._interval:
@@ -264,18 +280,16 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print `text` as a line that stays."""
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
+        if self._bar is None:
             self._print(text)
+            return
+        with self._unread():
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print(self, text: str) -> None:
-        if self._silent:
-            return
-        try:
-            print(text, file=self._stream, flush=True)
-        except (BrokenPipeError, ValueError):  # nobody reads it any more: the run goes on
-            self._silent = True
+        if not self._silent:
+            with self._unread():
+                print(text, file=self._stream, flush=True)
 
 
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -19,7 +19,15 @@ from typing import Any, TypeVar
 import torch
 
 from fastdarts import distributed
-from fastdarts.checkpoint import NAME, check_alike, find_checkpoint, load_checkpoint, save_checkpoint, taking_up
+from fastdarts.checkpoint import (
+    NAME,
+    check_alike,
+    check_finite,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    taking_up,
+)
 from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, SearchConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.endings import Stop, stoppable
@@ -126,15 +134,14 @@ class Run:
 
     def _own_folder(self) -> Path:
         """The folder, made if it is missing. A default name that another run has taken gets a number."""
-        self._made_folder = not self.folder.exists()
-        if not self._new or self._named:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return self.folder
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             folder = self.folder.with_name(f"{self.folder.name}-{number}") if number > 1 else self.folder
             with suppress(FileExistsError):
                 folder.mkdir()
+                self._made_folder = True
+                return folder
+            if not self._new or self._named:
                 return folder
 
     def _record(self, stack: ExitStack) -> Recorder:
@@ -166,11 +173,12 @@ class Run:
 
     def _leave_nothing(self) -> None:
         """Take away what a new run has brought, which is all that the folder holds."""
-        if self._owns:
+        if not self._owns:
+            return
+        with suppress(OSError):  # what ended the run is worth more than what hinders this
             for path in self.folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if self._made_folder:
-            with suppress(OSError):  # it is another run's by now
+            if self._made_folder:
                 self.folder.rmdir()
 
     @contextmanager
@@ -184,7 +192,8 @@ class Run:
         with taking_up(self.folder / NAME):
             if self.state is not None:
                 check_alike(self.state, {**fresh, "random": []})
-                for name, most in (("epoch", epochs), ("step", steps)):
+                # With another number of ranks, what is left over may be a batch of its own or not.
+                for name, most in (("epoch", epochs), ("step", steps and steps + 1)):
                     if most is not None and not 0 <= self.state[name] <= most:
                         raise ValueError(f"its {name} is {self.state[name]} of {most}")
             yield self.state
@@ -207,8 +216,9 @@ class Run:
         config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
         position = self.recorder.position(rows)
         common = {"config": config, "metrics": position, "random": _random_state()}
-        if distributed.rank() == 0:
-            save_checkpoint(self.folder / NAME, self.kind, common | state)
+        with distributed.together():
+            if distributed.rank() == 0:
+                save_checkpoint(self.folder / NAME, self.kind, common | state)
         if rows is not None:  # after the checkpoint: one that is resumed from cuts what is beyond its place
             self.recorder.cut(position)
         self._saved = time.monotonic()
@@ -224,7 +234,8 @@ class Run:
             self.recorder.write_text(f"{kind}.svg", svg)
 
     def write_weights(self, name: str, model: torch.nn.Module) -> None:
-        """Write the state dict of ``model``."""
+        """Write the state dict of ``model``; raises :class:`NotFinite` if it holds NaN or an infinity."""
+        check_finite(model.state_dict(), "the end")
         if distributed.rank() == 0:
             weights = io.BytesIO()
             torch.save(model.state_dict(), weights)

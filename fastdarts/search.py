@@ -21,7 +21,7 @@ from fastdarts.curvature import Differences
 from fastdarts.curvature import Exact as Product
 from fastdarts.data import ImageData, train_transform
 from fastdarts.discretise import discretisation_gap
-from fastdarts.distributed import agree, check_batch, from_first, joined, smallest_batch, together, world
+from fastdarts.distributed import agree, check_batch, from_first, joined, settings_of, smallest_batch, together, world
 from fastdarts.errors import FastdartsError
 from fastdarts.hypergradient import Passes
 from fastdarts.isolation import isolated
@@ -54,7 +54,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
     return the same.
     """
     with joined(), isolated():
-        agree("search", config)
+        agree(settings_of("search", config))
         return _search(config)
 
 
@@ -78,6 +78,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         if config.partial > 1:  # which does not fit all sizes of images
             with torch.device("meta"), torch.no_grad():
                 network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+    agree(data.facts())
     line = None
     if isinstance(METHODS[config.method], GradientSearch):
         shape = len(data.classes), (data.channels, *data.size), device

@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fastdarts.config import RunConfig, expanded
 from fastdarts.errors import FastdartsError
+from fastdarts.stored import alternatives
 
 C = TypeVar("C", bound=RunConfig)
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
 def choices_of(hint: Any) -> tuple[str, ...]:
     """The strings that a Literal, or a Literal | None, allows; empty for any other type."""
-    parts = _alternatives(hint)
+    parts = alternatives(hint)
     return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
 
 
@@ -57,7 +53,7 @@ def from_dict(values: dict[str, Any], kind: type[C], source: str) -> C:
 
 
 def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
-    parts = _alternatives(hint)
+    parts = alternatives(hint)
     kinds = {str if get_origin(part) is Literal else part for part in parts}
     if type(value) in kinds:
         return value

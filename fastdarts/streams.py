@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import os
 import sys
 
 _PLAIN = {
@@ -12,8 +13,13 @@ _PLAIN = {
 
 
 def readable_streams() -> None:
-    """From now on stdout and stderr write what their encoding lacks as plain characters, or as escapes."""
+    """From now on stdout and stderr write what their encoding lacks as plain characters, or as escapes.
+
+    One that a program was started without takes everything and keeps nothing.
+    """
     codecs.register_error("fastdarts", _written)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):  # no such stream, one of the caller's, or closed
             stream.reconfigure(errors="fastdarts")

@@ -11,23 +11,33 @@ from fastdarts.recorder import read_metrics
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """Everything a run determines: rows without the clock, the genotype, weights, alphas, optimizers, random state."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
-    state = load_checkpoint(
-        run / "checkpoint.pt", json.loads((run / "result.json").read_text(encoding="utf-8"))["kind"]
-    )
+    """Everything a run determines but for clocks: rows, results, the genotype, weights, alphas, optimizers, random
+    state."""
+    rows = [without_clocks(row) for row in read_metrics(run)]
+    result = without_clocks(json.loads((run / "result.json").read_text(encoding="utf-8")))
+    state = load_checkpoint(run / "checkpoint.pt", result["kind"])
     for name in ("config", "metrics", "elapsed"):
         state.pop(name, None)
     weights = [torch.load(f) for f in sorted(run.glob("weights*.pt"))]
     genotype = run / "genotype.json"
     text = genotype.read_text(encoding="utf-8") if genotype.exists() else None
-    return {"rows": rows, "genotype": text, "state": state, "weights": weights}
+    undone = [[without_clocks(json.loads(line)) for line in lines_of(f)] for f in sorted(run.glob("rollback_*.jsonl"))]
+    return {"rows": rows, "result": result, "genotype": text, "state": state, "weights": weights, "undone": undone}
+
+
+def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 def difference(a: Any, b: Any, place: str = "") -> str:
     """Where two outcomes differ first, bit for bit; empty if nowhere."""
     if isinstance(a, torch.Tensor):
-        return "" if torch.equal(a, b) else f"{place}: {(a - b).abs().max()}"
+        same = a.dtype == b.dtype and torch.equal(a, b) and torch.equal(torch.signbit(a), torch.signbit(b))
+        return "" if same else f"{place}: {(a - b).abs().max()}"
     if isinstance(a, dict):
         if a.keys() != b.keys():
             return f"{place}: {sorted(map(str, a.keys() ^ b.keys()))}"

@@ -1,4 +1,4 @@
-"""A run is killed before each of its file operations, and must then be new or go on to the same end, bit for bit."""
+"""A run is killed before each of its file operations, and again as it goes on. Its end must be the same bits."""
 
 import json
 import subprocess

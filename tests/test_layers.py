@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import fastdarts
+
 ROOT = Path(__file__).parent.parent
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
 PACKAGE = sorted((ROOT / "fastdarts").rglob("*.py"))
@@ -127,3 +129,13 @@ def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case() -> None:
                 assert (ROOT / "kernels" / "triton" / f"{path.stem}.py").is_file()
                 assert (ROOT / "tests" / f"interpreted_{path.stem}.py").is_file()
             assert path.stem in cases
+
+
+def test_every_public_name_is_found_where_it_says() -> None:
+    names = {}
+    for node in ast.walk(ast.parse((ROOT / "fastdarts" / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastdarts."):
+            names |= {alias.name: node.module.partition(".")[2] for alias in node.names}
+    assert names == fastdarts._MODULES and sorted(fastdarts.__all__) == sorted(names)
+    for name in names:
+        assert getattr(fastdarts, name) is not None

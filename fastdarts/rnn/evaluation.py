@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdarts.distributed import refuse
+from fastdarts.distributed import agree, refuse, settings_of
 from fastdarts.flat import SGD
 from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress
@@ -40,6 +40,7 @@ def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
 
 
 def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
+    agree(settings_of("evaluate", config))
     refuse("the evaluation of a recurrent cell")
     validate(config)
     genotype = parse_genotype(config.genotype)

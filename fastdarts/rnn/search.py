@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdarts.architect import Architect
 from fastdarts.config import hypergradient
-from fastdarts.distributed import refuse
+from fastdarts.distributed import agree, refuse, settings_of
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Batch, Passes
@@ -43,6 +43,7 @@ def search(config: RecurrentSearchConfig) -> dict[str, Any]:
 
 
 def _search(config: RecurrentSearchConfig) -> dict[str, Any]:
+    agree(settings_of("search", config))
     refuse("a recurrent search")
     validate(config)
     corpus = load_corpus(config.data, config.level, config.vocabulary)

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from fastdarts.endings import Stop, follow_parent, stoppable
+from fastdarts.endings import Stop, follow_parent, leave_to_parent, signals_held, stoppable
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, Progress
 
@@ -77,7 +77,8 @@ def _side_by_side(tasks: Sequence[Task], processes: int, progress: Progress, sto
             while waiting and len(running) < processes:
                 task, (mine, theirs) = waiting.pop(0), spawn.Pipe(duplex=False)
                 process = spawn.Process(target=_work, args=(task, theirs), name=task.title)
-                process.start()
+                with signals_held():
+                    process.start()
                 theirs.close()
                 running[process] = task, mine
                 progress.line(task.title)
@@ -108,7 +109,7 @@ def _check(code: int, task: Task, reason: Any) -> None:
 
 
 def _work(task: Task, reason: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for all processes, but it is the first that tells the others
+    leave_to_parent(signal.SIGINT)  # the first process ends the others by SIGTERM
     with open(task.log, "a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

@@ -28,7 +28,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import recipe
 from fastdarts.genotypes import Genotype
 from fastdarts.isolation import isolated
-from fastdarts.recorder import Progress, atomic_write, environment, read_metrics
+from fastdarts.recorder import Progress, atomic_write, environment, is_leftover, read_metrics
 from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
 from fastdarts.search import search
 from fastdarts.settings import from_toml, to_toml
@@ -96,7 +96,7 @@ def _processes(config: StudyConfig, device: torch.device) -> int:
 
 def _check_folder(folder: Path) -> None:
     """Raise :class:`FastdartsError` if ``folder`` holds something else than a study."""
-    held = [path for path in folder.iterdir() if path.suffix != ".tmp"] if folder.is_dir() else [folder]
+    held = [path for path in folder.iterdir() if not is_leftover(path)] if folder.is_dir() else [folder]
     try:
         if held and folder.exists():
             from_toml(folder / CONFIG, StudyConfig)
