@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import reprlib
+import stat
 import sys
+import tomllib
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from difflib import get_close_matches
@@ -39,7 +42,6 @@ from fastdarts.notices import notices_as_lines
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.settings import choices_of, from_toml
 from fastdarts.spaces import RECURRENT
-from fastdarts.stored import read_table
 from fastdarts.streams import readable_streams
 from fastdarts.study.config import StudyConfig
 from fastdarts.validation import check_setting
@@ -86,7 +88,8 @@ def _ending(error: BaseException, arguments: list[str]) -> tuple[str, int] | Non
         return f"cannot read or write{where}: {error.strerror or error}; free it or name another place", 2
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and re.search("can't allocate memory|bad_alloc", str(error))  # by torch's allocator, and by the kernels
+        # by torch's allocators of all systems and devices, and by the kernels
+        and re.search("can't allocate memory|not enough memory|out of memory|bad_alloc", str(error))
     )
     if no_memory:
         sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
@@ -192,12 +195,21 @@ def _is_recurrent(arguments: list[str]) -> bool:
             from fastdarts.runs import CONFIG, find_checkpoint
 
             path = Path(config) if resume is None else find_checkpoint(Path(resume).expanduser()).parent / CONFIG
-            found = read_table(path.expanduser())
+            path = path.expanduser()
+            found = None if _is_pipe(path) else tomllib.loads(path.read_bytes().decode("utf-8-sig"))
         else:
-            found = read_fields(genotype) if genotype else None
-    except (OSError, ValueError, RuntimeError):  # the last: no home for "~"
+            found = read_fields(genotype) if genotype and not _is_pipe(genotype) else None
+    except (OSError, ValueError, RuntimeError):  # the last: no home for "~", or nesting too deep
         return False  # what is wrong with them is said where they are read
     return isinstance(found, dict) and found.get("space") == RECURRENT.name
+
+
+def _is_pipe(path: str | Path) -> bool:
+    """Whether ``path`` is a pipe, as <(...) of a shell: it can be read once, by whoever needs what is in it."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def _defaults(reading: Reading, command: str, kind: type[RunConfig]) -> RunConfig:

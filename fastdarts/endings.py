@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn, TextIO
 
@@ -153,6 +153,7 @@ def signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
+    resource_tracker.ensure_running()  # where it is started later, it lets the signals in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

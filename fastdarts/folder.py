@@ -21,7 +21,7 @@ LAYOUT = "one folder of images per class, or train/ and test/ (or val/) that hol
 Sample = tuple[str, int]  # a file and its label
 Classes = dict[str, list[str]]  # the files of each class, both in sorted order
 
-_PART = re.compile("(train|test|val)(ing|id|idation)?([ _-]?(set|data|images))?")
+_PART = re.compile("(?:(train|test)(?:ing)?|(val)(?:id|idation)?)(?:[ _-]?(?:set|data|images))?")
 # What describes images is passed over without a word.
 _NOTES = (".txt", ".md", ".csv", ".json", ".xml", ".html", ".yaml", ".yml", ".log")
 # What systems put beside files, apart from names that begin with a dot.
@@ -100,7 +100,7 @@ def _parts(names: Sequence[str], path: Path) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for name in names:
         if match := _PART.fullmatch(name.lower()):
-            found.setdefault(match[1], []).append(name)
+            found.setdefault(match[1] or match[2], []).append(name)
     result = {}
     for part in ("train", "test", "val"):
         named = found.get(part, [])
@@ -140,6 +140,13 @@ def class_folders(path: Path) -> Classes:
             )
         # Folder by folder, as torchvision orders them.
         classes[name] = [os.path.join(folder, file) for folder, file in sorted(found)]
+    if len(deep := [name for name in names if _holds_folders_only(path / name)]) == len(names):
+        inside = sorted({entry.name for name in deep for entry in _listed(path / name) if entry.is_dir()})
+        notice(
+            f"the class folders of {shown(path)} hold no images themselves, and those of their folders are taken "
+            f"together ({', '.join(map(shown, inside[:3]))}{' ...' if len(inside) > 3 else ''})",
+            f"give the folder that holds the classes, if these are not {', '.join(map(shown, names[:3]))}",
+        )
     if left_out := [file for file in left_out if not file.lower().endswith(_NOTES)]:
         notice(
             f"files in {shown(path)} are left out, as they are in no class folder or do not end in {' '.join(ENDINGS)} "

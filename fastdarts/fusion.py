@@ -18,7 +18,7 @@ from fastdarts.functional import Candidate, has_kernel, in_format, mixed_op, mix
 from fastdarts.kinks import active
 from fastdarts.operations import FactorizedReduce
 from fastdarts.parts import STATISTICS, Part, is_plain, mode_of, say_called, take_apart, watched
-from fastdarts.shapes import INNER, ZERO, shape_of
+from fastdarts.shapes import ZERO, inner_of, shape_of
 
 LAST = torch.channels_last
 
@@ -282,7 +282,7 @@ def split(op: nn.Module) -> tuple[Sequence[Callable[[Tensor], Tensor]], nn.Batch
     if type(op) is FactorizedReduce:
         layers, bn = [op.raw], op.bn
     else:
-        inner = op if type(op) is nn.Sequential else op._modules.get("op") if shape_of(type(op)) == INNER else None
+        inner = inner_of(op)
         if type(inner) is not nn.Sequential or not len(inner):
             return None
         *layers, bn = inner

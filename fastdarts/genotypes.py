@@ -194,7 +194,12 @@ def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:
             raise FastdartsError(
                 f"unknown operation {brief(name)} in entry {position} of {cell}: use one of {', '.join(OPS)}"
             )
-        if source is None or not 0 <= source < node + 2:
+        if source is None:
+            raise FastdartsError(
+                f"entry {position} of {cell} takes its input from {brief(pair[1])}, which is no whole number: name a "
+                f"state from 0 to {node + 1}"
+            )
+        if not 0 <= source < node + 2:
             raise FastdartsError(
                 f"entry {position} of {cell} takes its input from {brief(pair[1])}, but node {node} can only take"
                 f" states 0 to {node + 1}"
@@ -294,11 +299,12 @@ def _literal(node: ast.expr) -> object:
 def _from_repr(text: str) -> dict[str, object]:
     try:
         call = ast.parse(_call(text), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             raise ValueError("not Genotype(field=..., ...)")
-        if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
+        given = [*zip(Genotype._fields, call.args, strict=False), *((str(k.arg), k.value) for k in call.keywords)]
+        if len(dict(given)) < len(given) or len(call.args) > len(Genotype._fields):
             raise ValueError("a field twice")
-        return {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+        return {name: _literal(value) for name, value in given}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise FastdartsError(
             f"cannot read the genotype {_shorten(text)}: expected Genotype(normal=[('sep_conv_3x3', 0), ...],"
@@ -307,8 +313,8 @@ def _from_repr(text: str) -> dict[str, object]:
 
 
 def _call(text: str) -> str:
-    """The one Genotype(...) in ``text``, as of a log or a file of Python."""
-    (start,) = (found.start() for found in re.finditer(r"\bGenotype\(", text))
+    """The last Genotype(...) in ``text``: in the log of a search, that of the last epoch."""
+    *_, start = (found.start() for found in re.finditer(r"\bGenotype\(", text))
     depth = 0
     for end, letter in enumerate(text[start:], start + 1):
         depth += (letter in "([") - (letter in ")]")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from types import ModuleType
 from typing import Any
@@ -107,15 +107,27 @@ def default_primitives() -> Sequence[str]:
         ("", seen),
         *((p, names) for p, names in modules if not _of_fastdarts(names.get("__name__"))),
     ]:
-        theirs = names.get("PRIMITIVES")
-        if not isinstance(theirs, list | tuple) or list(theirs) == list(PRIMITIVES):
+        theirs = [*_candidates_in(names.get("PRIMITIVES"))]
+        if theirs == list(PRIMITIVES):
             continue
-        if any(isinstance(name, str) and name in OPS and name != "none" for name in theirs):
+        if any(name in OPS and name != "none" for name in theirs):
             raise FastdartsError(
                 f"got no primitives, but {prefix}PRIMITIVES of module {seen.get('__name__')} is another list than "
                 f"fastdarts.PRIMITIVES: pass primitives={prefix}PRIMITIVES, or primitives=fastdarts.PRIMITIVES"
             )
     return PRIMITIVES
+
+
+def _candidates_in(listed: object) -> Iterator[str]:
+    """The names in a list of candidates, an array of them, one list per edge or a dict of these."""
+    if isinstance(listed, str):
+        yield str(listed)
+    elif isinstance(listed, Mapping):
+        for part in listed.values():
+            yield from _candidates_in(part)
+    elif isinstance(listed, list | tuple) or hasattr(listed, "tolist"):
+        for part in listed if isinstance(listed, list | tuple) else [listed.tolist()]:
+            yield from _candidates_in(part)
 
 
 def _of_fastdarts(module: object) -> bool:
@@ -494,7 +506,12 @@ def checked_edge(
 ) -> MixedOp:
     """The mixed operation that ``make`` gives; raises :class:`FastdartsError` for another module, or other candidates
     than were asked for."""
-    edge = make(C, stride, primitives, **options)
+    try:
+        edge = make(C, stride, primitives, **options)
+    except TypeError as error:
+        raise FastdartsError(
+            f"mixed_op cannot be called: {error}; expected (C, stride, primitives, *, memory, partial) -> MixedOp"
+        ) from error
     if not isinstance(edge, MixedOp):
         raise FastdartsError(
             f"mixed_op gave {type(edge).__name__}: expected a MixedOp or an object of a subclass of it"
@@ -580,7 +597,7 @@ class Network(Relaxed):
         in_channels: channels of the images.
         primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
             ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
-            RobustDARTS, SmoothDARTS and DARTS-PT. The default is that of :class:`MixedOp`.
+            RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
         memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
         mixed_op: see :class:`Cell`.

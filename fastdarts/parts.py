@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdarts.notices import notice
 from fastdarts.operations import Noise
-from fastdarts.shapes import FACTORIZED, IDENTITY, INNER, NOISE, READS, shape_of
+from fastdarts.shapes import FACTORIZED, IDENTITY, NOISE, READS, inner_of, shape_of
 from fastdarts.sync_bn import SyncBatchNorm2d
 
 HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
@@ -84,10 +84,12 @@ def _take_apart(op: nn.Module, x: Tensor) -> Part | None:
         standard = (op.mean, op.std) == (0.0, 1.0)
         return Part("noise", op.stride) if standard and not watched(op) else None
     if shape == FACTORIZED:
+        if not op.__dict__.keys().isdisjoint(READS[FACTORIZED]):
+            return None  # its forward reads something else than the layers
         layers = [op._modules.get(name) for name in READS[FACTORIZED]]
         name = "factorized_reduce" if _types(layers) == HALF else None
     else:
-        inner = op if type(op) is nn.Sequential else op._modules.get("op") if shape == INNER else None
+        inner = inner_of(op)
         if type(inner) is not nn.Sequential or watched(inner):
             return None
         layers = [*inner._modules.values()]

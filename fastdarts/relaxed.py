@@ -27,7 +27,8 @@ class Relaxed(nn.Module):
     """A supernet: alphas [E, K] per kind of cell, plain tensors that are shared by all cells of their kind.
 
     They are neither in ``parameters()`` nor in ``state_dict()``, yet follow ``.to()`` and ``.cuda()``. Setting the
-    attribute of one, also to a Parameter, replaces it in ``arch_parameters()``, and the other way round. A subclass has
+    attribute of one, also to a Parameter, replaces it in ``arch_parameters()``. What was set in that list becomes the
+    attribute at the next call of ``arch_parameters()``. A subclass has
 
     ``primitives``: the names of the candidates of each edge, by kind of cell, in the order of the alphas;
     ``genotype()``: the derived architecture;

@@ -351,8 +351,10 @@ def prepare_device(config: RunConfig) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error
+    if device.type == "cpu":
+        device = torch.device("cpu")  # there is one, whatever its index
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device

@@ -10,8 +10,9 @@ from __future__ import annotations
 import builtins
 import dis
 import functools
+import operator
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -27,7 +28,10 @@ KNOWN: dict[Callable, str] = {
 }  # fmt: skip
 READS = {INNER: ("op",), FACTORIZED: ("relu", "conv_1", "conv_2", "bn")}
 """Modules that a forward reads from its own."""
-UNTOUCHED = ("__call__", "__getattr__", "__getattribute__", "_call_impl", "_wrapped_call_impl", "_slow_forward")
+_CALLED = operator.attrgetter(
+    "__call__", "__getattr__", "__getattribute__", "_call_impl", "_wrapped_call_impl", "_slow_forward"
+)
+_AS_MODULE = _CALLED(nn.Module)
 
 
 # fmt: off
@@ -64,17 +68,27 @@ WRITTEN: dict[Callable, str] = {
 }  # fmt: skip
 
 
+@torch.compiler.assume_constant_result  # torch.compile cannot look into the code of a function
 def shape_of(kind: type[nn.Module]) -> str | None:
     """What calling a module of this class computes, as one of the names above; None if that is not known."""
-    return _shape(kind, kind.forward)  # asked for each time: somebody may patch the class
+    # All of this is asked for each time: somebody may patch the class, or load its code anew, between two calls.
+    if _CALLED(kind) != _AS_MODULE:
+        return None
+    forward = kind.forward
+    shape = _shape(forward, getattr(forward, "__code__", None))
+    return None if any(hasattr(kind, name) for name in READS.get(shape, ())) else shape
+
+
+def inner_of(op: nn.Module) -> nn.Module | None:
+    """The module that calling ``op`` calls and nothing else: itself if it is a Sequential; None if there is none."""
+    if type(op) is nn.Sequential:
+        return op
+    return op._modules.get("op") if shape_of(type(op)) == INNER and "op" not in op.__dict__ else None
 
 
 @functools.cache
-def _shape(kind: type[nn.Module], forward: Any) -> str | None:
-    if any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in UNTOUCHED):
-        return None
-    shape = KNOWN.get(forward) or _codes().get(_code(forward))
-    return None if any(hasattr(kind, name) for name in READS.get(shape, ())) else shape
+def _shape(forward: Any, code: CodeType | None) -> str | None:
+    return KNOWN.get(forward) or _codes().get(_code(forward))
 
 
 @functools.cache

@@ -315,9 +315,9 @@ def test_a_step_of_the_recurrent_search_is_measured(capsys: pytest.CaptureFixtur
 def test_the_public_step_of_the_alphas_computes_the_gradients_of_the_weights_too(monkeypatch) -> None:
     wanted, grad = [], torch.autograd.grad
 
-    def spy(loss: torch.Tensor, inputs: list, **options: object) -> tuple[torch.Tensor, ...]:
+    def spy(loss: torch.Tensor, inputs: list, *rest: object, **options: object) -> tuple[torch.Tensor, ...]:
         wanted.append(len(inputs))
-        return grad(loss, inputs, **options)
+        return grad(loss, inputs, *rest, **options)
 
     monkeypatch.setattr(torch.autograd, "grad", spy)
     for side in recurrent.SIDES:

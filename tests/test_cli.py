@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -277,6 +278,15 @@ def test_output_that_nobody_reads_to_the_end_is_no_error(tmp_path):
 def test_the_version_is_the_installed_one(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"fastdarts {metadata.version('fastdarts')}\n"
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs a shell with process substitution")
+def test_settings_may_come_through_a_pipe(tmp_path):
+    (tmp_path / "s").write_text("epochs = 1\nchannels = 4\nlayers = 3\nsamples = 64\nseed = 77", encoding="utf-8")
+    command = f"{sys.executable} -m fastdarts search --run run --config <(cat s)"
+    done = subprocess.run(["/bin/bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "seed = 77" in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", [lambda g: json.dumps(to_dict(g)), str], ids=["JSON", "printed"])

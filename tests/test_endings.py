@@ -92,9 +92,9 @@ def test_ctrl_c_saves_the_step_names_the_folder_and_the_run_goes_on_the_same(tmp
     process = begin(run, "--workers=1", "--checkpoint-minutes=60", start_new_session=True)
     os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all processes
     _, errors = process.communicate(timeout=120)
-    *_, before, last = errors.splitlines()
+    *before, last = errors.splitlines()
     assert process.returncode == 130
-    assert before.endswith("interrupted: stopping after this step is saved; Ctrl-C again stops at once")
+    assert "fastdarts: interrupted: stopping after this step is saved; Ctrl-C again stops at once" in before
     assert last == f"fastdarts: interrupted; go on with --resume {run}"
     state = load_checkpoint(run / "checkpoint.pt", "search")
     assert (state["epoch"], state["step"]) > (0, 0)
@@ -153,14 +153,75 @@ def test_ctrl_c_while_pytorch_is_imported_is_one_line():
     assert (done.returncode, done.stderr) == (130, "fastdarts: interrupted\n")
 
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""Where output is buffered, as in most shells, what nobody reads is still in the buffer at the end."""
+
+
 def test_a_search_goes_on_when_nobody_reads_its_output(tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "fastdarts", "search", *FLAGS, f"--run={run}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=BUFFERED)
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(120) == 0
     assert json.loads((run / "result.json").read_text(encoding="utf-8"))["epochs"] == 2
+
+
+def test_a_sentence_that_nobody_reads_leaves_its_exit_code(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastdarts", "report", tmp_path / "nowhere"], stderr=subprocess.PIPE, env=BUFFERED
+    )
+    process.stderr.close()
+    assert process.wait(60) == 2
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="needs a shell that closes streams")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "2>/dev/full"])
+def test_a_search_needs_no_streams_at_all(tmp_path, closed):
+    command = f"{sys.executable} -m fastdarts search {' '.join(FLAGS)} --epochs=1 --run={tmp_path / 'run'} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, env=BUFFERED, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_run_goes_on_without_its_terminal(tmp_path):
+    """The terminal ends, and no signal says so, as after disown: writing to it fails from then on."""
+    run, (terminal, its_end) = tmp_path / "run", os.openpty()
+    command = [sys.executable, "-m", "fastdarts", "search", *FLAGS, f"--run={run}"]
+    environment = BUFFERED | {"TERM": "xterm"}
+    process = subprocess.Popen(command, stdout=its_end, stderr=its_end, env=environment, start_new_session=True)
+    os.close(its_end)
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.close(terminal)
+    assert process.wait(120) == 0
+    assert (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_workers_start_is_saved_too(tmp_path, number):
+    """By spawn, where they import PyTorch first; the signal reaches all processes, as from a terminal."""
+    script, run = tmp_path / "script.py", tmp_path / "run"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "from fastdarts.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    main(sys.argv[1:])\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, script, "search", *FLAGS, "--workers=2", f"--run={run}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (run / "checkpoint.pt").exists():
+        time.sleep(0.01)
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.5)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == (130 if number == signal.SIGINT else 0), errors
+    assert "Traceback" not in errors and f"go on with --resume {run}" in errors.splitlines()[-1]
+    assert load_checkpoint(run / "checkpoint.pt", "search")["step"] >= 1
 
 
 def test_signals_are_those_of_the_caller_afterwards_and_nested_listeners_are_one():

@@ -10,6 +10,7 @@ import torch
 from fastdarts import genotypes
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import (
+    DARTS_V1,
     DARTS_V2,
     NAMED,
     PRIMITIVES,
@@ -224,6 +225,17 @@ def broken(**fields):
 PAIR = ["skip_connect", 0]
 
 
+def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_no_names(tmp_path):
+    first, last = (f"2026-01-01 genotype = {g}\n" for g in (DARTS_V1, DARTS_V2))
+    log = tmp_path / "log.txt"
+    log.write_text(first + "valid_acc 88.1\n" + last, encoding="utf-8")
+    assert to_dict(parse_genotype(str(log))) == to_dict(DARTS_V2)
+    by_place = f"Genotype({', '.join(map(repr, DARTS_V2))})"
+    assert to_dict(parse_genotype(by_place)) == to_dict(DARTS_V2)
+    with pytest.raises(FastdartsError, match=r"takes its input from '0', which is no whole number"):
+        parse_genotype(by_place.replace("3', 0)", "3', '0')"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -234,8 +246,8 @@ PAIR = ["skip_connect", 0]
         ("{", "the genotype is not valid JSON"),
         ("[" * 9, "is not a genotype"),
         ("Genotype(", r"cannot read the genotype 'Genotype\('"),
-        ("Genotype([], [], [], [])", "cannot read the genotype"),
-        ("Genotype(1)(normal=1)", "cannot read the genotype"),
+        ("Genotype([], [], [], [])", r"normal must list two \[operation, source\] pairs per node, got \[\]"),
+        ("Genotype(1)(normal=1)", "a genotype needs exactly the fields .*, got normal"),
         ("Genotype(normal=range(1, 2, 0))", "cannot read the genotype"),
         ("{}", "needs exactly the fields normal, normal_concat, reduce, reduce_concat, got none"),
         (broken(extra=1), "needs exactly the fields .*, extra"),

@@ -95,6 +95,26 @@ def test_a_run_that_fails_later_keeps_its_last_checkpoint_and_no_state_that_is_n
     assert len(read_metrics(run)) == 2
 
 
+def test_weights_that_are_not_finite_are_no_result(tmp_path, monkeypatch):
+    """A running variance becomes infinite in the last step, whose state is never a checkpoint."""
+    from fastdarts.training import Training
+
+    original = Training.step
+
+    def overflows(self, *arguments):
+        original(self, *arguments)
+        self.model.stem[1].running_var[0] = float("inf")
+
+    monkeypatch.setattr(Training, "step", overflows)
+    config = EvaluateConfig(
+        genotype="DARTS_V2", epochs=1, channels=4, layers=3, samples=32, batch_size=16, threads=1, device="cpu:0",
+        auxiliary=False, run=tmp_path / "run",
+    )  # fmt: skip
+    with pytest.raises(NotFinite, match=r"^the stem\.1\.running_var is inf at the end"):
+        evaluate(config)
+    assert not [*(tmp_path / "run").glob("weights*")]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_checkpoint_holds_no_tensor_that_is_not_finite(tmp_path, value):
     path = tmp_path / "checkpoint.pt"

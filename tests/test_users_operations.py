@@ -109,6 +109,29 @@ class TestCandidates:
             out, w[0] * called + w[1] * x.relu() if how == "in place" else w[0] * called + w[1] * x
         )
 
+    @pytest.mark.parametrize("how", ["code loaded anew", "__call__ patched", "op of the instance"])
+    def test_what_computes_something_else_from_the_second_call_on_is_called(self, how) -> None:
+        class Mine(users.DilatedConvolution):
+            def forward(self, x):
+                return self.op(x)
+
+        op = Mine(4, 3, 1, 2, 2, False)
+        inner, edge = op.op, MixedOp(4, 1, [op, "skip_connect"]).double()
+        x, w = torch.randn(2, 4, 6, 6).double(), torch.rand(2).double()
+        once = edge(x.clone(), w)
+        torch.testing.assert_close(once, w[0] * inner(x.clone()) + w[1] * x)
+        if how == "code loaded anew":  # as IPython's autoreload does
+
+            def forward(self, x):
+                return self.op(x) * 2
+
+            Mine.forward.__code__ = forward.__code__
+        elif how == "__call__ patched":
+            Mine.__call__ = lambda self, x: self.forward(x) * 2
+        else:
+            op.__dict__["op"] = lambda x: inner(x) * 2
+        torch.testing.assert_close(edge(x.clone(), w), 2 * w[0] * inner(x.clone()) + w[1] * x)
+
     def test_what_is_called_is_said_once_and_refused_in_strict_mode(self, calls, monkeypatch) -> None:
         class Mine(users.Same):
             def forward(self, x):
