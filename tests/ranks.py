@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
@@ -209,6 +210,12 @@ def disagreeing(folder: Path) -> list[str]:
     others = ({"seed": 7}, {"unrolled": False}, {"epochs": 5}, {"device": "cuda"}, {"resume": folder})
     said = [sentence(lambda other=other: search(replace(whole, **other) if last else whole)) for other in others]
     said.append(sentence(lambda: evaluate(replace(EVALUATED, run=whole.run)) if last else search(whole)))
+    own_data = folder / f"data-{distributed.rank()}"
+    for name in ("a", "b"):
+        (own_data / name).mkdir(parents=True)
+        for number in range(20 + 10 * last):
+            Image.new("L", (8, 8), number * 8).save(own_data / name / f"{number}.png")
+    said.append(sentence(lambda: search(replace(whole, dataset="folder", data=own_data, samples=None))))
     return said
 
 

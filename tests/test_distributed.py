@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,13 +143,35 @@ def test_what_one_rank_finds_wrong_stops_all_with_one_sentence(found):
 def test_ranks_with_other_settings_are_refused_before_any_work(found):
     wanted = [
         "--seed 7 and rank 0 has 2:", "--unrolled False and rank 0 has True:", "--epochs 5 and rank 0 has 2:",
-        "--device 'cuda' and rank 0 has 'cpu':", "--resume PosixPath", "command evaluate and rank 0 has search:",
+        "--device cuda and rank 0 has cpu:", "--resume /", "command evaluate and rank 0 has search:",
+        "training images 48 and rank 0 has 32:",
     ]  # fmt: skip
     for said in zip(wanted, *(rank["disagreeing"] for rank in found), strict=True):
         words, first, last = said
         assert first == last and f"Everywhere: rank 1 has {words}" in first + ":", first
-        assert first.endswith("start all ranks with the same command and settings")
+        assert first.endswith("start all ranks with the same command, settings and data")
     assert not any(rank["left"] for rank in found)
+
+
+def test_ranks_with_other_commands_all_end_at_once():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    commands = (
+        ["search", *(f"--{k.replace('_', '-')}={v}" for k, v in ranks.TINY.items())],
+        ["describe", "--supernet"],
+    )
+    env = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "fastdarts", *command], cwd=ROOT, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate(commands)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "fastdarts: rank 1 has command describe and rank 0 has search: start all ranks" in said[0]
 
 
 def test_a_world_size_that_is_no_number_is_one_sentence(monkeypatch, capsys):
