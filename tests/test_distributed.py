@@ -157,18 +157,15 @@ def test_ranks_with_other_commands_all_end_at_once():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    commands = (
-        ["search", *(f"--{k.replace('_', '-')}={v}" for k, v in ranks.TINY.items())],
-        ["describe", "--supernet"],
-    )
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in ranks.TINY.items()]
+    commands, program = (["search", *flags], ["describe", "--supernet"]), [sys.executable, "-m", "fastdarts"]
     env = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "fastdarts", *command], cwd=ROOT, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE,
-            text=True,
+            [*program, *command], cwd=ROOT, env=env | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
         )
         for rank, command in enumerate(commands)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert "fastdarts: rank 1 has command describe and rank 0 has search: start all ranks" in said[0]
