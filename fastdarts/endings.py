@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn, TextIO
 
@@ -22,6 +22,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it: 128 and the number of SIGINT."""
 HANGUP = getattr(signal, "SIGHUP", None)
 """Sent where the terminal ends; not on Windows."""
+ENDING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
+"""The signals that end programs and can be listened to."""
 
 
 def say(text: str) -> None:
@@ -125,8 +127,8 @@ def follow_parent(end: Callable[[], None], *, also: Connection | None = None, gr
     """In a process that multiprocessing has started: call ``end`` in a thread when the parent is gone.
 
     ``also`` may become readable to say that the parent wants an end; it has ``grace`` seconds to come by itself then.
-    Works for every start method and every ending of the parent, SIGKILL included: processes that were forked later may
-    hold the pipe open by which Python knows the parent, so the parent's number is looked at too, once a second.
+    This works for every start method and every ending of the parent, SIGKILL included. Processes that were forked later
+    may hold the pipe open by which Python knows the parent. So the parent's number is looked at too, once a second.
     """
     parent, number = parent_process(), os.getppid()
 
@@ -141,9 +143,6 @@ def follow_parent(end: Callable[[], None], *, also: Connection | None = None, gr
     threading.Thread(target=watch, daemon=True).start()
 
 
-ENDING = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, HANGUP)))
-
-
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Around the start of a process: the signals that end programs wait, here and in the new process.
@@ -153,6 +152,8 @@ def signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
+    from multiprocessing import resource_tracker
+
     resource_tracker.ensure_running()  # where it is started later, it lets the signals in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:

@@ -140,10 +140,10 @@ _said: set[type] = set()  # classes
 def say_called(op: nn.Module, remedy: str = AS_PUBLIC) -> None:
     """Say once for each class that this module is called one by one, where there is a kernel for what it is given.
 
-    Silent for the operations of this package, torch's own layers, and what is watched: its calls were asked for.
+    Silent for the operations of this package, torch's own single layers, and what is watched: its calls were asked for.
     """
     kind = type(op)
-    if kind not in _said and not _own(kind) and not watched(op):
+    if kind not in _said and (kind is nn.Sequential or not _own(kind)) and not watched(op):
         name = f"{kind.__module__}.{kind.__qualname__}"
         notice(f"modules of class {name} are called one by one, not fused, which is slower", remedy, stacklevel=3)
         _said.add(kind)

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.evaluation import evaluate
 from fastdarts.notices import Notice
 from fastdarts.recorder import Recorder, atomic_write, read_metrics
-from fastdarts.runs import Run
+from fastdarts.runs import Run, stored_config
 from fastdarts.search import search
 from fastdarts.supernet import Supernet
 
@@ -198,3 +199,16 @@ def test_searches_in_threads_equal_searches_alone_and_leave_no_state(tmp_path):
             load_checkpoint(tmp_path / f"{name}-{seed}" / "checkpoint.pt", "search") for name in ("beside", "alone")
         )
         assert all(map(torch.equal, a["supernet"]["alphas"], b["supernet"]["alphas"]))
+
+
+@pytest.mark.parametrize(("work", "kind", "place"), [(search, "search", (0, 1)), (evaluate, "evaluate", (1, 0))])
+def test_a_run_that_an_earlier_version_left_half_done_goes_on(tmp_path, work, kind, place):
+    """The folders in tests/data/version1 were written before checkpoints had digests, and stopped on the way."""
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "data" / "version1" / kind, run)
+    state = load_checkpoint(run / "checkpoint.pt", kind)
+    assert state["version"] == 1 and (state["epoch"], state["step"]) == place
+    rows = read_metrics(run)
+    config = stored_config(run, kind, SearchConfig if kind == "search" else EvaluateConfig)
+    work(dataclasses.replace(config, run=None, resume=run))
+    assert read_metrics(run)[: len(rows)] == rows and len(read_metrics(run)) == 2
