@@ -25,6 +25,7 @@ from torch import Tensor
 from fastdarts import functional
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.functional import add_up, alone, collective, gather, rank, world
+from fastdarts.notices import notice
 
 T = TypeVar("T")
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
@@ -90,6 +91,12 @@ def joined() -> Iterator[None]:
         finally:
             dist.destroy_process_group()
     else:
+        if (size := os.environ.get("WORLD_SIZE", "1")) not in ("", "0", "1"):
+            lacking = [name for name in LAUNCHED if name not in os.environ]
+            notice(
+                f"WORLD_SIZE is {size} but {' and '.join(lacking)} are not set, and this process works alone",
+                "start ranks by torchrun, which sets all of them, or unset WORLD_SIZE",
+            )
         yield
 
 

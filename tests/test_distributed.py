@@ -19,6 +19,7 @@ from fastdarts import distributed
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.cli import main
 from fastdarts.errors import FastdartsError
+from fastdarts.notices import Notice
 from fastdarts.recorder import read_metrics
 from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.rnn.search import search as search_text
@@ -169,6 +170,15 @@ def test_ranks_with_other_commands_all_end_at_once():
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert "fastdarts: rank 1 has command describe and rank 0 has search: start all ranks" in said[0]
+
+
+def test_a_world_size_without_the_rest_is_said(monkeypatch):
+    for name in distributed.LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = "WORLD_SIZE is 2 but RANK and MASTER_ADDR and MASTER_PORT are not set"
+    with pytest.warns(Notice, match=words), distributed.joined():
+        assert distributed.world() == 1
 
 
 def test_a_world_size_that_is_no_number_is_one_sentence(monkeypatch, capsys):
