@@ -31,7 +31,8 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
     ``torch.load`` reads the file too. Raises :class:`NotFinite`, and leaves the old file, if a tensor of ``state``
     holds NaN or an infinity: nothing could go on from it.
     """
-    check_finite(state, f"epoch {state['epoch']}, step {state['step']}" if "epoch" in state else "the checkpoint")
+    place = ", ".join(f"{name} {state[name]}" for name in ("epoch", "step") if name in state)
+    check_finite(state, place or "the checkpoint")
     buffer = io.BytesIO()
     torch.save({"fastdarts": kind, "version": VERSION, **state}, buffer)
     _seal(buffer)
