@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from fastdarts.spaces import SPACES
 from tests import fuzzing  # noqa: F401 - registers the profiles
 
 settings.load_profile("few")
+# A job in the background of a shell ignores Ctrl-C, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
