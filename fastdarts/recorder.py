@@ -53,6 +53,12 @@ def is_leftover(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == ".tmp"
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what kills of :func:`atomic_write` left in ``folder``, at any depth. Nobody else may write there."""
+    for leftover in filter(is_leftover, folder.rglob(".*")):
+        leftover.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Inside, an error that names no file, as that of a full disk, names ``path``."""
@@ -111,8 +117,7 @@ class Recorder:
         elif path.exists() and path.stat().st_size:
             raise FastdartsError(f"{run} already holds the metrics of a run: resume that run or choose another folder")
         run.mkdir(parents=True, exist_ok=True)
-        for leftover in filter(is_leftover, run.rglob(".*")):
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(run)
         self._file = open(path, "ab")  # noqa: SIM115 - closed in close()
         self._open_events(read_metrics(run))
 

@@ -28,7 +28,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import recipe
 from fastdarts.genotypes import Genotype
 from fastdarts.isolation import isolated
-from fastdarts.recorder import Progress, atomic_write, environment, is_leftover, read_metrics
+from fastdarts.recorder import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
 from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
 from fastdarts.search import search
 from fastdarts.settings import from_toml, to_toml
@@ -75,6 +75,7 @@ def _study(config: StudyConfig) -> dict[str, Any]:
     _check_folder(config.run)
     config.run.mkdir(parents=True, exist_ok=True)
     with alone_in(config.run), Progress() as progress:
+        remove_leftovers(config.run)
         atomic_write(config.run / CONFIG, to_toml(config).encode())
         tasks = _tasks(config, data, device)
         count = _processes(config, device)
