@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -60,6 +60,7 @@ class Architect:
         betas: of Adam.
         grad_clip: as of :class:`fastdarts.hypergradient.Descent`; by default the look ahead clips nothing.
         accumulate: parts that a batch is passed in, see :meth:`fastdarts.hypergradient.Passes.differentiate`.
+        penalty: gives a term of the loss of the alphas that depends on them alone.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Architect:
         betas: tuple[float, float] = (0.5, 0.999),
         grad_clip: float | None = None,
         accumulate: int = 1,
+        penalty: Callable[[], Tensor] | None = None,
     ):
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
@@ -79,6 +81,7 @@ class Architect:
         self.side_effects = side_effects
         self.grad_clip = grad_clip
         self.accumulate = accumulate
+        self.penalty = penalty
         self._alphas = list(model.arch_parameters())
         self.optimizer = torch.optim.Adam(
             model.arch_parameters(),
@@ -112,9 +115,32 @@ class Architect:
             loss = self._backward_step_unrolled(*train, *valid, eta, network_optimizer)
         else:
             loss = self._backward_step(*valid)
+        loss = loss + self._penalise()
         self._check_gradients()
         self.optimizer.step()
         return loss
+
+    def step_along(self, summed: Callable[[list[Tensor]], list[Tensor]]) -> float:
+        """Update the alphas by the gradients that they have from a loss of the weights, which ``summed`` adds up over
+        the ranks, and by that of the penalty; return the penalty."""
+        alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
+        for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
+            alpha.grad = gradient
+        penalty = self._penalise()
+        self.optimizer.step()
+        return float(penalty)
+
+    def _penalise(self) -> Tensor | float:
+        """Add the gradient of the penalty to that of the alphas; return the penalty."""
+        if self.penalty is None:
+            return 0.0
+        alphas = [alpha for alpha in self.model.arch_parameters() if alpha.requires_grad]
+        with torch.enable_grad():
+            penalty = self.penalty()
+        for alpha, gradient in zip(alphas, torch.autograd.grad(penalty, alphas, allow_unused=True), strict=True):
+            if gradient is not None:
+                alpha.grad = gradient if alpha.grad is None else alpha.grad + gradient
+        return penalty.detach()
 
     def _follow(self) -> None:
         """Let the optimizer hold the alphas that took the place of others since; what it knew of those is dropped."""

@@ -148,16 +148,16 @@ def _is_number(word: str) -> bool:
     return re.fullmatch(r"-(\d|\.|inf$|nan$|infinity$).*", word, re.IGNORECASE | re.DOTALL) is not None
 
 
-def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapping[str, Parameter], hint: str) -> None:
+def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapping[str, str]) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in the ``arguments`` of a command.
 
-    others: what the command takes for another kind of space; ``hint`` says how to come to these.
+    others: flags that the command takes for other spaces or methods, and what to say of each.
     """
     for argument in arguments:
         check_text("an argument", argument)
     reading = read(arguments, known)
     for word in reading.unknown:
-        _refuse_unknown(word, known, others, hint)
+        _refuse_unknown(word, known, others)
     for flag in reading.switched:
         plain = flag[2:].removeprefix("no-")
         raise FastdartsError(f"{flag} got a value: say --{plain} or --no-{plain} alone")
@@ -168,12 +168,12 @@ def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapp
             raise FastdartsError(f"{parameter.name} is missing: expected {parameter.expected}")
 
 
-def _refuse_unknown(word: str, known: Mapping[str, Parameter], others: Mapping[str, Parameter], hint: str) -> None:
+def _refuse_unknown(word: str, known: Mapping[str, Parameter], others: Mapping[str, str]) -> None:
     flag = _short(word.partition("=")[0].replace("_", "-"))
     if not word.startswith("-"):
         raise FastdartsError(f"got {_short(word)!r} where no value belongs: leave it out, or put quotes around blanks")
     if flag in others:
-        raise FastdartsError(f"{flag} {hint}: leave it out")
+        raise FastdartsError(f"{flag} {others[flag]}: leave it out")
     near = ", ".join(get_close_matches(flag, [name for name in known if name.startswith("--")], n=3))
     raise FastdartsError(f"unknown flag {flag}: {f'similar is {near}' if near else '--help lists the flags'}")
 

@@ -18,9 +18,11 @@ from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.recorder import atomic_write
 
 NAME = "checkpoint.pt"
-VERSION = 2
+VERSION = 3
 UNSEALED = 1
 """The last version whose files carry no digest; they are still read."""
+UNNAMED = 2
+"""The last version whose searches do not keep the states of policies by name."""
 SEAL = b"fastdarts blake2b "
 _DIGITS = 64  # of the digest, in hexadecimal
 
@@ -112,6 +114,9 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             f"the checkpoint {path} has lost its digest, so it was edited or damaged: resume from another one or start "
             "a new run"
         )
+    if kind == "search" and version <= UNNAMED and "supernet" in state:
+        history = {"history": state.get("history", [])}
+        state["policies"] = {"stopper": history, "selection": history | {"tally": state.get("tally", {})}}
     return state
 
 

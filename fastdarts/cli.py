@@ -10,7 +10,7 @@ import stat
 import sys
 import tomllib
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -33,12 +33,14 @@ from fastdarts.commands import (
     Search,
     SearchRecurrent,
     Study,
+    search_by,
 )
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
 from fastdarts.endings import INTERRUPTED, drop, is_unread, say
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
 from fastdarts.notices import notices_as_lines
+from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.settings import choices_of, from_toml
 from fastdarts.spaces import RECURRENT
@@ -108,6 +110,8 @@ def _run(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> Command:
+    arguments = _with_flag(arguments)
+    _load_plugins(arguments)
     recurrent = _is_recurrent(arguments)
     reading = _read(arguments)
     if recurrent and (method := reading.value("--method")):
@@ -115,15 +119,18 @@ def _parse(arguments: list[str]) -> Command:
             f"--method is {method} but recurrent cells (--space {RECURRENT.name}) are searched by DARTS only: leave it "
             "out, or choose a space for images"
         )
-    _check(arguments, recurrent)
+    method = None if recurrent else _method(arguments, reading)
+    _check(arguments, recurrent, method)
     searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
     evaluating, evaluate_config = (
         (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)
     )
     settings = {
-        command: _defaults(reading, command, kind) if arguments[:1] == [command] else kind()
+        command: _defaults(reading, command, kind, method) if arguments[:1] == [command] else kind()
         for command, kind in (("search", search_config), ("evaluate", evaluate_config), ("study", StudyConfig))
     }
+    if not recurrent:
+        searching = search_by(type(settings["search"]))
     kinds = (
         Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
         | Annotated[Project, subcommand("project", prefix_name=False)]
@@ -155,13 +162,53 @@ OF_RECURRENT: dict[str, type[Command]] = {"search": SearchRecurrent, "evaluate":
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
-def _read(arguments: list[str]) -> Reading:
-    """What a command's arguments give, for images and recurrent cells alike: nothing for an unknown command."""
+def _read(arguments: list[str], known_methods: bool = True) -> Reading:
+    """What a command's arguments give, for all methods and recurrent cells alike: nothing for an unknown command."""
     kinds = [table[name] for table in (COMMANDS, OF_RECURRENT) for name in arguments[:1] if name in table]
+    if known_methods and arguments[:1] == ["search"]:
+        kinds += [search_by(method.settings) for method in methods().values()]
     return read(arguments[1:], {name: found for kind in kinds for name, found in parameters(kind).items()})
 
 
-def _check(arguments: list[str], recurrent: bool) -> None:
+def _with_flag(arguments: list[str]) -> list[str]:
+    """``arguments`` with --method before a method's name: `search gdas` is `search --method gdas`."""
+    if arguments[:1] != ["search"] or not arguments[1:] or arguments[1].startswith("-"):
+        return arguments
+    return ["search", "--method", *arguments[1:]]
+
+
+def _load_plugins(arguments: list[str]) -> None:
+    """Import the plug-ins that the arguments name, and those of the runs and settings files that they name."""
+    reading = _read(arguments, known_methods=False)
+    texts = [*reading.given.get("--plugin", ())]
+    for flag in ("--config", "--resume", "--genotype", "the folder"):
+        if (text := reading.value(flag)) is None or _is_pipe(text):
+            continue
+        path = Path(text).expanduser()
+        folder = path if path.is_dir() else path.parent
+        try:
+            found = tomllib.loads((path if flag == "--config" else folder / "config.toml").read_text("utf-8-sig"))
+        except (OSError, ValueError, RuntimeError):
+            continue  # what is wrong with it is said where it is read
+        listed = found.get("plugin", [])
+        texts += [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
+    for text in texts:
+        load_plugin(Path(text))
+
+
+def _method(arguments: list[str], reading: Reading) -> str | None:
+    """The method that the arguments name, checked; None without one."""
+    if arguments[:1] != ["search"]:
+        return None
+    named = [texts[0] for name, texts in reading.occurrences if name == "--method" and texts]
+    for name in named:
+        find_method(name)
+    if len({*named}) > 1:
+        raise FastdartsError(f"got the methods {' and '.join(named)}: name one of them")
+    return named[0] if named else None
+
+
+def _check(arguments: list[str], recurrent: bool, method: str | None) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help"):
@@ -174,11 +221,25 @@ def _check(arguments: list[str], recurrent: bool) -> None:
         near = get_close_matches(command, COMMANDS, n=1)
         got = f"unknown command {reprlib.repr(command)}{f' (similar is {near[0]})' if near else ''}"
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
-    images, words = parameters(COMMANDS[command]), parameters(OF_RECURRENT.get(command, COMMANDS[command]))
-    if recurrent:
-        check(arguments[1:], words, images, f"is for images, not for --space {RECURRENT.name}")
+    words = parameters(OF_RECURRENT.get(command, COMMANDS[command]))
+    if command == "search" and not recurrent:
+        reading = _read(arguments)
+        kind = search_by(type(_defaults(reading, command, SearchConfig, method)))
+        owners: dict[str, list[str]] = {}
+        for name, other in methods().items():
+            for flag in parameters(search_by(other.settings)):
+                owners.setdefault(flag, []).append(name)
+        others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
+        others |= {flag: f"goes with --method {', '.join(names)}" for flag, names in owners.items()}
+        check(arguments[1:], parameters(kind), others)
+    elif recurrent:
+        images = parameters(COMMANDS[command])
+        if command == "search":
+            images = {f: p for m in methods().values() for f, p in parameters(search_by(m.settings)).items()}
+        check(arguments[1:], words, dict.fromkeys(images, f"is for images, not for --space {RECURRENT.name}"))
     else:
-        check(arguments[1:], images, words, f"goes with --space {RECURRENT.name}")
+        others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
+        check(arguments[1:], parameters(COMMANDS[command]), others)
 
 
 def _is_recurrent(arguments: list[str]) -> bool:
@@ -212,7 +273,7 @@ def _is_pipe(path: str | Path) -> bool:
         return False
 
 
-def _defaults(reading: Reading, command: str, kind: type[RunConfig]) -> RunConfig:
+def _defaults(reading: Reading, command: str, kind: type[RunConfig], method: str | None) -> RunConfig:
     """What the flags of ``command`` default to: the settings file's, or those of the run to resume."""
     config, resume = reading.value("--config"), reading.value("--resume")
     if config is not None and resume is not None:
@@ -227,7 +288,15 @@ def _defaults(reading: Reading, command: str, kind: type[RunConfig]) -> RunConfi
         found = replace(stored_config(Path(resume), command, kind), run=None)
     else:
         found = kind() if config is None else from_toml(Path(config), kind)
+        if method is not None and method != found.method:
+            # What the file says of the method that it is for does not count for another one.
+            common = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("method", "resume")}
+            found = kind(**{n: v for n, v in common.items() if v != _default(type(found), n)} | {"method": method})
     for name, hint in get_type_hints(kind).items():
         if choices_of(hint):  # the parser takes no other defaults
             check_setting(name, getattr(found, name), hint)
     return found
+
+
+def _default(kind: type[RunConfig], name: str) -> object:
+    return next(field.default for field in fields(kind) if field.name == name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +14,9 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from fastdarts import distributed
-from fastdarts.config import EvaluateConfig, SearchConfig, projection_epochs
+from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
+from fastdarts.kinds import Batch, Count, Few, NotNegative, NotNegativeInt, Positive, Seed, Width, Workers
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.study.config import StudyConfig
 
@@ -28,12 +31,23 @@ class Search:
 
     def run(self) -> None:
         """Search and print the genotype, the supernet's validation error and the report's path."""
-        if self.settings.supernet is not None and self.settings.resume is None:
+        if getattr(self.settings, "supernet", None) is not None and self.settings.resume is None:
             raise FastdartsError(
                 f"--supernet is {self.settings.supernet}: a supernet is projected by fastdarts project, with the "
                 "settings of its search"
             )
         _search(self.settings)
+
+
+@functools.cache
+def search_by(settings: type[SearchConfig]) -> type[Search]:
+    """The command for a method with these settings: their fields are its flags."""
+    fields = [("settings", OmitArgPrefixes[settings])]
+    made = dataclasses.make_dataclass(
+        "Search", fields, bases=(Search,), frozen=True, namespace={"__doc__": settings.__doc__}
+    )
+    made.__module__ = Search.__module__
+    return made
 
 
 @dataclass(frozen=True)
@@ -43,28 +57,28 @@ class Project:
 
     folder: Annotated[Path | None, tyro.conf.Positional] = None
     """The folder of the search."""
-    decide_every: int | None = None
+    decide_every: Batch | None = None
     """Epochs of tuning from one decision to the next (5)."""
     criterion: Literal["accuracy", "loss"] | None = None
     """What of the supernet without a candidate decides (accuracy)."""
     bn_statistics: Literal["batch", "running"] | None = None
     """By which BatchNorm normalises there: those of the batch (the default), or the running ones, which do not know
     what has been decided since the last tuning."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
-    alignment_every: int | None = None
+    alignment_every: NotNegativeInt | None = None
     """Epochs between two measurements of the layer alignment (the search's)."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the order of decisions and of the images (the search's)."""
     data: Path | None = None
     """Folder of the dataset (the search's)."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that prepare images (the search's)."""
     device: str | None = None
     """cpu, cuda, cuda:1, ... (the search's)."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads (the search's)."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: NotNegative | None = None
     """Minutes between checkpoints within an epoch or a decision (the search's)."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder for everything the run leaves; by default a new one under runs/."""
@@ -73,13 +87,13 @@ class Project:
 
     def run(self) -> None:
         """Project and print what a search prints."""
-        from fastdarts.projection import projected
+        from fastdarts.methods.darts_pt import Projecting, projected, projection_epochs
         from fastdarts.runs import stored_config
 
         if (self.folder is None) == (self.resume is None):
             raise FastdartsError("project needs the folder of a search, or --resume and that of a projection")
         config = projected(self.folder) if self.folder else stored_config(self.resume, "search", SearchConfig)
-        if config.supernet is None:
+        if not isinstance(config, Projecting):
             raise FastdartsError(f"{self.resume} is no projection: go on with it by fastdarts search --resume")
         names = (
             "decide_every", "criterion", "bn_statistics", "learning_rate", "alignment_every", "seed", "data", "workers",
@@ -212,45 +226,47 @@ class Describe:
     """Describe the search network of DARTS instead."""
     space: str | None = None
     """Describe the search network of this space instead."""
-    method: Literal["darts", "pc-darts"] = "darts"
-    """Whose search network; that of pc-darts has partial channels."""
+    method: str = "darts"
+    """Method whose search network is described; that of pc-darts has partial channels."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """How the search network begins."""
     variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
     """Stem and head of the genotype's network."""
-    channels: int | None = None
+    channels: Width | None = None
     """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16)."""
-    layers: int | None = None
+    layers: Few | None = None
     """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
-    classes: int | None = None
+    classes: Width | None = None
     """Classes (cifar 10, imagenet 1000)."""
-    image_size: int | None = None
+    image_size: Width | None = None
     """Pixels a side of the images (cifar 32, imagenet 224)."""
-    in_channels: int = 3
+    in_channels: Width = 3
     """Channels of the images."""
     memory: bool = False
     """Estimate what a first-order step of the supernet takes, for every value of the search's --memory."""
-    batch: int = 64
+    batch: Width = 64
     """Images per step of it."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> None:
         """Print the description."""
-        from fastdarts.config import RECIPES, network_options, resolve
+        from fastdarts.config import RECIPES, SupernetConfig, network_options, resolve
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
         from fastdarts.spaces import DARTS, find_space, parse_architecture
         from fastdarts.validation import check_setting, validate
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
             raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
-        for name, hint in get_type_hints(Describe).items():
+        for name, hint in get_type_hints(Describe, include_extras=True).items():
             check_setting(name, getattr(self, name), hint)
         if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
             raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
         if self.genotype is None:
             space = find_space(self.space or DARTS.name)
             settings = SearchConfig(method=self.method, stem=self.stem, space=space.name)
+            if not isinstance(settings, SupernetConfig):
+                raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
             validate(settings)
             published = (16, space.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
         else:
@@ -321,7 +337,7 @@ class Bench:
     a budget of memory, the recurrent cell and steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
     """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step and nasbench201 8, published are

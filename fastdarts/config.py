@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from fastdarts.errors import FastdartsError
+from fastdarts.kinds import (
+    Batch,
+    Count,
+    Epochs,
+    EpochsOrNone,
+    Factor,
+    Few,
+    Nodes,
+    NotNegative,
+    NotNegativeInt,
+    Portion,
+    Positive,
+    Seed,
+    Seeds,
+    Width,
+    Workers,
+)
+from fastdarts.registry import Method, find_method, load_plugin, methods
 from fastdarts.spaces import DARTS, Space, find_space
 
 S = TypeVar("S", "SearchConfig", "EvaluateConfig")
@@ -28,14 +47,26 @@ class RunConfig:
 
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads; results are bit-identical only for the same number."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: NotNegative = 5.0
     """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
     run: Path | None = None
     """Folder for everything the run leaves; by default a new one under runs/."""
     resume: Path | None = None
     """Go on with the run in this folder, or of this checkpoint file."""
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that register methods, spaces or operations; the run remembers them."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
+        """The class of the settings that ``values`` are for, and the values that it takes."""
+        return cls, dict(values)
+
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"data", "workers", "run", "resume", "checkpoint_minutes", "plugin"}
+    )
+    """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -54,153 +85,217 @@ class DataConfig(RunConfig):
     """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
     test_portion: float = 0.2
     """Share of the images of every class that is the test set, where an image folder has none."""
-    image_size: int | None = None
+    image_size: Width | None = None
     """Resize images to this many pixels a side (even); by default they keep their size."""
-    samples: int | None = None
+    samples: Count | None = None
     """Use only the first so many training images."""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """Images per step, of all ranks together."""
     sync_bn: bool = False
     """Of several ranks (torchrun): normalise by the statistics of the whole batch, not of each rank's part."""
-    workers: int = 0
+    workers: Workers = 0
     """Processes that prepare images; results do not depend on it."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 computes feature maps in bfloat16, as torch.autocast does; weights, statistics, mixing weights, all updates
     and whatever is differentiated twice or subtracted to find a product stay in float32."""
 
 
-@dataclass(frozen=True)
-class SearchConfig(DataConfig):
-    """Search for a cell. Settings left out are the published ones: of DARTS (ICLR 2019), section 3.1 and its public
-    code, or for pc-darts of PC-DARTS (ICLR 2020), section 4 and its public code."""
+class _OfMethod(type):
+    """Makes ``SearchConfig(method="pc-darts", ...)`` the settings of that method, an object of its class."""
 
-    method: Literal[
-        "darts", "pc-darts", "darts-es", "darts-ada", "lambda-darts", "blank", "joint", "coordinate", "random",
-        "random-ws", "select", "darts-pt", "blank-pt",
-    ] = "darts"  # fmt: skip
-    """darts: alphas on held-out data, weights on the rest; pc-darts: the same with partial channels, edge normalisation
-    and a warm-up; darts-es, darts-ada: the same, and when the largest
-    eigenvalue of the alphas' Hessian rises fast, back to before that, to stop or to go on with more L2;
-    lambda-darts: the weights learn to make all cells ask for the same change of the mixing weights; blank: alphas stay
-    as they are; darts-pt, blank-pt: what `fastdarts project` does with the supernet of a search; joint,
-    coordinate: the paper's single-level baselines on all data, in one step or alternating; random: train random cells
-    and keep the best; random-ws: the same with shared weights; select: train the genotypes of several searches and keep
-    the best (R-DARTS)."""
+    def __call__(cls, *args: Any, **settings: Any) -> Any:
+        if cls is not SearchConfig:
+            return super().__call__(*args, **settings)
+        kind, own = SearchConfig.of(settings)
+        return kind(*args, **own)
+
+
+@dataclass(frozen=True)
+class SearchConfig(DataConfig, metaclass=_OfMethod):
+    """Search for a cell. ``SearchConfig(method=NAME, ...)`` makes the settings of that method, which are a class of
+    their own; settings left out are the published ones.
+
+    Raises :class:`FastdartsError` for an unknown method, and for a setting that the method does not have.
+    """
+
+    method: str = ""
+    """Method of the search; `fastdarts methods` lists them."""
     space: str = "darts"
     """Where to search: darts, darts-7 (without none), s1, s2, s3, s4, tiny (81 architectures), nasbench201, or a space
     of your own in fastdarts.spaces.SPACES; rnn, recurrent cells on text, has settings of its own (--space rnn
     --help)."""
+    batch_size: Batch | None = None
+    """Images per step, of all ranks together (DARTS: 64)."""
+    epochs: Epochs = 50
+    """Passes over the training half (of single-level methods over all images, of random search per candidate)."""
+    channels: Width = 16
+    """Channels of the first cells."""
+    layers: Few | None = None
+    """Cells (8; nasbench201 17, its residual blocks counted)."""
+    nodes: Nodes | None = None
+    """Intermediate nodes of a cell, all of them concatenated in its output (4; tiny 1)."""
+    learning_rate: Positive | None = None
+    """SGD learning rate of the weights at the start (DARTS: 0.025)."""
+    learning_rate_min: NotNegative | None = None
+    """The same at the end of the cosine (DARTS: 0.001)."""
+    learning_rate_warmup: EpochsOrNone | None = None
+    """Epochs in which it first rises in equal steps (DARTS: 0)."""
+    momentum: Portion = 0.9
+    """SGD momentum."""
+    weight_decay: NotNegative = 3e-4
+    """L2 on the weights."""
+    grad_clip: Positive = 5.0
+    """Largest norm of the weights' gradient."""
+    train_portion: float | None = None
+    """Share of the training images that trains the weights; the rest trains the alphas (DARTS: 0.5)."""
+    cutout: Portion = 0.0
+    """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
+    drop_path_prob: Portion = 0.0
+    """Drop the output of each edge of the supernet with a probability that rises from 0 to this; that of cutout then
+    rises from 0 to 1 likewise (R-DARTS; with method random, of each operation of a cell, cutout staying as it is)."""
+    seed: Seed = 2
+    """Seed of the weights, the alphas, the order of the images and their augmentation."""
+
+    projected_by: ClassVar[str] = ""
+    """The method that projects a supernet of this one; "" if none does."""
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Published settings that differ from those of DARTS, by stem; without a stem's own, those of "cifar"."""
+
+    def build(self, space: Space) -> Any:
+        """The policies that the method is made of; ``self`` is resolved."""
+        raise NotImplementedError
+
+    def check(self, space: Space) -> None:
+        """Raise :class:`FastdartsError` for settings that make no sense together; ``self`` is resolved."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
+        """The settings of the method that ``values`` name, and the values that belong to it.
+
+        Those of a table with the name of the method are among them. Values of other methods are left out if they say
+        what these do by default, or if they are ``stored`` with a run, whose settings were once in one class.
+
+        Raises :class:`FastdartsError` for an unknown method, and for a value that belongs to another one or to none.
+        """
+        values = dict(values)
+        for path in values.get("plugin", ()):
+            load_plugin(Path(path))
+        method = find_method(values.pop("method", DEFAULT_METHOD))
+        table = values.pop(method.name, {})
+        values |= table if isinstance(table, dict) else {method.name: table}
+        own = {field.name for field in dataclasses.fields(method.settings)}
+        for name in [name for name in values if name not in own]:
+            _refuse_foreign(method, name, values.pop(name), stored)
+        return method.settings, values
+
+    def prepared(self) -> SearchConfig:
+        """``self`` as the run keeps it: independent of files that may change."""
+        return self
+
+
+@dataclass(frozen=True)
+class SupernetConfig(SearchConfig):
+    """Settings of the methods that train a supernet."""
+
     stem: Literal["cifar", "imagenet"] = "cifar"
     """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
     cell."""
-    batch_size: int | None = None
-    """Images per step, of all ranks together (64; pc-darts 256, imagenet 1024)."""
-    partial: int | None = None
-    """Only one of so many channels enters the candidate operations (1; pc-darts 4, imagenet 2)."""
+    partial: Width | None = None
+    """Only one of so many channels enters the candidate operations (DARTS: 1)."""
     edge_normalisation: bool | None = None
-    """Learn weights of the edges, the betas, along with the alphas (no; pc-darts yes)."""
-    warmup: int | None = None
-    """Epochs in which the weights are trained and alphas and betas are not (0; pc-darts 15, imagenet 35)."""
-    unrolled: bool = False
-    """Second order: differentiate through one step of the weights (methods darts, pc-darts, darts-es, darts-ada,
-    lambda-darts); --hypergradient unrolled."""
-    hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (methods as for unrolled; first-order by default).
-    unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
-    many times the memory; neumann: through weights that have converged, by a Neumann series."""
-    difference_radius: float | None = None
-    """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
-    keep_kinks: bool = False
-    """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
-    agrees with the exact product (unrolled; lambda-darts; published: no)."""
-    neumann_terms: int | None = None
-    """Terms of the series (neumann; 3)."""
-    arch_side_effects: bool = True
-    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
-    product_error_every: int = 0
-    """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
-    supernet: Path | None = None
-    """Folder of the search whose supernet is projected (methods darts-pt and blank-pt)."""
-    decide_every: int = 5
-    """Epochs of tuning from one decision of a projection to the next."""
-    criterion: Literal["accuracy", "loss"] = "accuracy"
-    """What of the supernet without a candidate a projection judges that candidate by."""
-    bn_statistics: Literal["batch", "running"] = "batch"
-    """By which BatchNorm normalises there: those of the batch, as published, or the running ones, which do not know
-    what has been decided since the last tuning."""
-    epochs: int = 50
-    """Passes over the training half (over all images for joint and coordinate; per candidate for random; a projection
-    has as many as its decisions need)."""
-    channels: int = 16
-    """Channels of the first cells."""
-    layers: int | None = None
-    """Cells (8; nasbench201 17, its residual blocks counted)."""
-    nodes: int | None = None
-    """Intermediate nodes of a cell, all of them concatenated in its output (4; tiny 1)."""
-    learning_rate: float | None = None
-    """SGD learning rate of the weights at the start (0.025; pc-darts 0.1, imagenet 0.5)."""
-    learning_rate_min: float | None = None
-    """The same at the end of the cosine (0.001; pc-darts 0)."""
-    learning_rate_warmup: int | None = None
-    """Epochs in which it first rises in equal steps (0; pc-darts imagenet 5)."""
-    momentum: float = 0.9
-    """SGD momentum."""
-    weight_decay: float = 3e-4
-    """L2 on the weights."""
-    grad_clip: float = 5.0
-    """Largest norm of the weights' gradient."""
-    arch_learning_rate: float | None = None
-    """Adam learning rate of the alphas (3e-4; pc-darts 6e-4, imagenet 6e-3)."""
-    arch_weight_decay: float = 1e-3
-    """L2 on the alphas."""
-    arch_grad_clip: float | None = None
-    """Largest norm of their gradient, 0 for any (0; pc-darts imagenet 5)."""
-    train_portion: float | None = None
-    """Share of the training images that trains the weights; the rest trains the alphas (0.5; pc-darts imagenet 0.8)."""
-    cutout: float = 0.0
-    """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
-    drop_path_prob: float = 0.0
-    """Drop the output of each edge of the supernet with a probability that rises from 0 to this; that of cutout then
-    rises from 0 to 1 likewise (R-DARTS; with method random, of each operation of a cell, cutout staying as it is)."""
+    """Learn weights of the edges, the betas, along with the alphas (DARTS: no)."""
     memory: Literal["store", "recompute", "checkpoint"] = "store"
     """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again;
     checkpoint keeps only the outputs of the cells and computes each cell again as a whole."""
-    accumulate: int = 1
+    accumulate: Width = 1
     """Parts that a batch is passed in, one after another: the loss and its gradients are those of the whole batch, but
     BatchNorm normalises each part by itself and its running statistics move once for each."""
     max_memory: str | None = None
     """Bytes that a step may take, such as 4GiB: memory and then accumulate are raised until it is estimated to fit."""
-    gap_every: int = 1
+    gap_every: NotNegativeInt = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
-    candidates: int | None = None
-    """Random cells to compare, trained one by one (method random: 8) or with shared weights (random-ws: 1000)."""
-    genotypes: tuple[str, ...] = ()
-    """What method select compares, two or more of one space: folders of searches, or whatever evaluate takes."""
-    eigenvalue_every: int | None = None
-    """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never (darts-es
-    and darts-ada 2, others 0)."""
-    es_window: int = 5
-    """Measurements in a moving average of the eigenvalue."""
-    es_lag: int = 4
-    """Measurements between the two averages that are compared."""
-    es_factor: float = 1.3
-    """How many times the older average the newer one must be; the paper's wording is 0.75 (older / newer) and lag 5."""
-    es_start: int = 10
-    """First epoch to return to."""
-    ada_factor: float = 10.0
-    """darts-ada multiplies the L2 on the weights by this, ..."""
-    ada_max_weight_decay: float = 0.03
-    """... up to this."""
-    lambda_strength: float = 0.125
-    """How much layer alignment counts in the loss of the weights in the last epoch (lambda-darts); it rises from 0."""
-    lambda_radius: float = 1e-4
-    """Radius of the finite difference of its gradient, over the norm of the direction in the mixing weights."""
-    lambda_correlation: Literal["cosine", "signed"] = "cosine"
-    """Which alignment counts; signed divides the product of two gradients by that of their absolute values."""
-    alignment_every: int = 0
+    alignment_every: NotNegativeInt = 0
     """Epochs between two measurements of the layer alignment, on ten batches of the validation half; 0 means never."""
-    seed: int = 2
-    """Seed of the weights, the alphas, the order of the images and their augmentation."""
+
+    def why_whole(self) -> str:
+        """Why a batch cannot be passed in parts with these settings; "" if it can."""
+        return ""
+
+
+@dataclass(frozen=True)
+class AlphaConfig(SupernetConfig):
+    """Settings of the methods that train alphas."""
+
+    warmup: EpochsOrNone | None = None
+    """Epochs in which the weights are trained and alphas and betas are not (DARTS: 0)."""
+    arch_learning_rate: Positive | None = None
+    """Adam learning rate of the alphas (DARTS: 3e-4)."""
+    arch_weight_decay: NotNegative = 1e-3
+    """L2 on the alphas."""
+    arch_grad_clip: NotNegative | None = None
+    """Largest norm of their gradient, 0 for any (DARTS: 0)."""
+
+
+@dataclass(frozen=True)
+class BilevelConfig(AlphaConfig):
+    """Settings of the methods whose alphas may look through a step of the weights."""
+
+    unrolled: bool = False
+    """Second order: differentiate through one step of the weights; --hypergradient unrolled."""
+    hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
+    """How the alphas' gradient is found (first-order by default).
+    unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
+    many times the memory; neumann: through weights that have converged, by a Neumann series."""
+    difference_radius: Positive | None = None
+    """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
+    keep_kinks: bool = False
+    """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
+    agrees with the exact product (unrolled; lambda-darts; published: no)."""
+    neumann_terms: Few | None = None
+    """Terms of the series (neumann; 3)."""
+    arch_side_effects: bool = True
+    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
+    product_error_every: NotNegativeInt = 0
+    """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
+    eigenvalue_every: NotNegativeInt | None = None
+    """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never
+    (DARTS: 0)."""
+
+    has_own_difference: ClassVar[bool] = False
+    """Whether ``keep_kinks`` counts for a finite difference of the method's own too."""
+
+    def check(self, space: Space) -> None:
+        """The settings of a strategy go with that strategy."""
+        check_hypergradient(self)
+        if self.keep_kinks and self.partial > 1:
+            raise FastdartsError(
+                f"--keep-kinks got --partial {self.partial}: what bypasses partial channels takes maxima of its own, "
+                "so leave it out, or use --hypergradient exact"
+            )
+
+    def why_whole(self) -> str:
+        """Strategies that differentiate twice need the graph of the whole batch."""
+        if hypergradient(self) in ("exact", "neumann"):
+            return f"--hypergradient {hypergradient(self)} differentiates the graph of a whole batch"
+        return ""
+
+
+DEFAULT_METHOD = "darts"
+
+
+def _refuse_foreign(method: Method, name: str, value: Any, stored: bool) -> None:
+    """Raise :class:`FastdartsError` for the setting ``name``, which ``method`` does not have."""
+    fields = {m.name: f for m in methods().values() for f in dataclasses.fields(m.settings) if f.name == name}
+    if not fields:
+        known = ", ".join(field.name for field in dataclasses.fields(method.settings))
+        raise FastdartsError(f"unknown setting {name!r}: expected some of {known}")
+    default = next(iter(fields.values())).default
+    if not stored and value is not None and value != default and (value or default):
+        flag = name.replace("_", "-")
+        said = f"--{flag} is {value} but" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{flag}"
+        raise FastdartsError(
+            f"{said} goes with --method {', '.join(fields)}: method {method.name} does not use it, so leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -213,39 +308,39 @@ class EvaluateConfig(DataConfig):
     variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
     """Which network and recipe: cifar (the default), imagenet, which divides the image by 8 before the first cell, or,
     for the cells of that space and for these only, nasbench201."""
-    batch_size: int | None = None
+    batch_size: Batch | None = None
     """Images per step, of all ranks together (cifar 96, imagenet 128, nasbench201 256)."""
-    epochs: int | None = None
+    epochs: Epochs | None = None
     """Passes over the training images (cifar 600, imagenet 250, nasbench201 200)."""
-    channels: int | None = None
+    channels: Width | None = None
     """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
-    layers: int | None = None
+    layers: Few | None = None
     """Cells (cifar 20, imagenet 14, nasbench201 17)."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
     """How it falls: along a cosine to 0 (cifar, nasbench201), or by the factor gamma after each epoch (imagenet)."""
-    gamma: float = 0.97
+    gamma: Factor = 0.97
     """The factor of the exponential schedule."""
-    momentum: float = 0.9
+    momentum: Portion = 0.9
     """SGD momentum."""
-    weight_decay: float | None = None
+    weight_decay: NotNegative | None = None
     """L2 on the weights (cifar 3e-4, imagenet 3e-5, nasbench201 5e-4)."""
-    grad_clip: float = 5.0
+    grad_clip: Positive = 5.0
     """Largest norm of the gradient."""
     auxiliary: bool = True
     """Train with an auxiliary head; networks of nasbench201 have none."""
-    auxiliary_weight: float = 0.4
+    auxiliary_weight: NotNegative = 0.4
     """Weight of its loss."""
-    drop_path_prob: float | None = None
+    drop_path_prob: Portion | None = None
     """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, others 0)."""
-    label_smoothing: float | None = None
+    label_smoothing: Portion | None = None
     """Share of the training target that is spread over all classes (imagenet 0.1, others 0)."""
-    cutout: float | None = None
+    cutout: Portion | None = None
     """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; others 0)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first training."""
-    seeds: int = 1
+    seeds: Seeds = 1
     """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
 
 
@@ -300,30 +395,9 @@ SEARCH_RECIPE: dict[str, Any] = {
     "arch_learning_rate": 3e-4,
     "arch_grad_clip": 0.0,
     "train_portion": 0.5,
+    "eigenvalue_every": 0,
 }
-PC_DARTS: dict[str, dict[str, Any]] = {
-    "cifar": {
-        "batch_size": 256,
-        "partial": 4,
-        "edge_normalisation": True,
-        "warmup": 15,
-        "learning_rate": 0.1,
-        "learning_rate_min": 0.0,
-        "arch_learning_rate": 6e-4,
-    },
-    "imagenet": {
-        "batch_size": 1024,
-        "partial": 2,
-        "edge_normalisation": True,
-        "warmup": 35,
-        "learning_rate": 0.5,
-        "learning_rate_min": 0.0,
-        "learning_rate_warmup": 5,
-        "arch_learning_rate": 6e-3,
-        "arch_grad_clip": 5.0,
-        "train_portion": 0.8,  # published: 10 % and 2.5 % of each class
-    },
-}
+"""The published settings of DARTS (ICLR 2019), section 3.1 and its public code; a method's own are in its file."""
 
 
 def resolve(config: S, space: Space | None = None) -> S:
@@ -334,28 +408,16 @@ def resolve(config: S, space: Space | None = None) -> S:
     """
     if isinstance(config, SearchConfig):
         space = find_space(config.space)
-        left_out = SEARCH_RECIPE | (PC_DARTS.get(config.stem, {}) if config.method == "pc-darts" else {})
-        left_out |= {
-            "layers": space.layers,
-            "nodes": space.nodes,
-            "candidates": 1000 if config.method == "random-ws" else 8,
-            "eigenvalue_every": 2 if config.method in ROLLBACK else 0,
-        }
+        published = config.published.get(getattr(config, "stem", "cifar"), config.published.get("cifar", {}))
+        left_out = SEARCH_RECIPE | dict(published)
+        left_out |= {"layers": space.layers, "nodes": space.nodes}
     else:
         variant = (space or DARTS).check_variant(config.variant)
         left_out = RECIPES[variant] | {"variant": variant}
         if variant == "nasbench201":
             config = dataclasses.replace(config, auxiliary=False)
-    return dataclasses.replace(config, **{k: v for k, v in left_out.items() if getattr(config, k) is None})
-
-
-# What may differ between a checkpoint and the command that resumes it: where things lie and how often they are saved.
-FREE_ON_RESUME = frozenset({"data", "workers", "run", "resume", "checkpoint_minutes", "supernet"})
-
-ROLLBACK = ("darts-es", "darts-ada")
-BILEVEL = ("darts", "pc-darts", *ROLLBACK, "lambda-darts")
-PROJECTION = dict.fromkeys(("darts", *ROLLBACK, "lambda-darts"), "darts-pt") | {"blank": "blank-pt"}
-"""How the supernets of these methods are projected."""
+    left_out = {k: v for k, v in left_out.items() if getattr(config, k, ...) is None}
+    return dataclasses.replace(config, **left_out)
 
 
 def network_options(config: SearchConfig) -> dict[str, Any]:
@@ -369,8 +431,8 @@ class SecondLevel(Protocol):
 
     unrolled: bool
     hypergradient: str | None
-    difference_radius: float | None
-    neumann_terms: int | None
+    difference_radius: Positive | None
+    neumann_terms: Few | None
 
 
 def hypergradient(config: SecondLevel) -> str:
@@ -378,13 +440,18 @@ def hypergradient(config: SecondLevel) -> str:
     return config.hypergradient or ("unrolled" if config.unrolled else "first-order")
 
 
-def projection_epochs(config: SearchConfig) -> int:
-    """How many epochs of tuning a projection has: decisions come before the first, the last and every
-    ``decide_every``-th one.
-
-    As published, the last decision of two-input cells has an epoch of its own, while that of NAS-Bench-201 comes an
-    epoch early.
-    """
-    space, nodes = find_space(config.space), resolve(config).nodes
-    edges = len(next(iter(space.primitives(nodes).values())))
-    return config.decide_every * (edges - 1) if space.inputs == 1 else config.decide_every * (edges + nodes - 2) + 1
+def check_hypergradient(config: SecondLevel) -> None:
+    """Raise :class:`FastdartsError` if a setting belongs to another strategy than the one that is meant."""
+    strategy = hypergradient(config)
+    if config.unrolled and strategy != "unrolled":
+        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
+    for name, wanted in (
+        ("difference_radius", "unrolled"), ("keep_kinks", "unrolled"), ("product_error_every", "unrolled"),
+        ("neumann_terms", "neumann"),
+    ):  # fmt: skip
+        if name == "keep_kinks" and getattr(config, "has_own_difference", False):
+            continue
+        if getattr(config, name, None) and strategy != wanted:  # a recurrent search has not all of them
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
+            )

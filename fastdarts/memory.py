@@ -20,12 +20,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastdarts.config import SearchConfig
+from fastdarts.config import SupernetConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import working_memory
-from fastdarts.validation import parse_bytes, why_whole
+from fastdarts.validation import parse_bytes
 
-MODES = get_args(get_type_hints(SearchConfig)["memory"])  # the fastest first
+MODES = get_args(get_type_hints(SupernetConfig)["memory"])  # the fastest first
 POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -134,20 +134,23 @@ class _Pool:
         self.cached.append(size)
 
 
-def fit(config: SearchConfig, estimated: Callable[[SearchConfig], Estimate]) -> tuple[SearchConfig, Estimate, str]:
+def fit(
+    config: SupernetConfig, estimated: Callable[[SupernetConfig], Estimate], aside: bool = False
+) -> tuple[SupernetConfig, Estimate, str]:
     """``config`` with the least that makes a step fit into its ``max_memory``, if there is one: first other ways to
     keep what backward needs, then batches in 2, 4, 8, ... parts, each with the fastest way that fits.
 
-    Never less saving than ``config`` asks for. ``estimated`` says what a step takes. Returns the settings, their
+    Never less saving than ``config`` asks for. ``estimated`` says what a step takes; ``aside`` whether without
+    ``max_memory`` it leaves out something that the search does. Returns the settings, their
     estimate and both in a line. Raises :class:`FastdartsError` if nothing fits.
     """
     first = estimated(config)
     if config.max_memory is None:
-        return config, first, _line(config, first)
+        return config, first, _line(config, first) + " (what measures its curvature aside)" * aside
     limit = parse_bytes(config.max_memory, "--max-memory")
     at_once: dict[str, Estimate] = {config.memory: first}
     parts = config.accumulate
-    while parts == config.accumulate or (config.batch_size >= 2 * parts and not why_whole(config)):
+    while parts == config.accumulate or (config.batch_size >= 2 * parts and not config.why_whole()):
         for memory in MODES[MODES.index(config.memory) :]:
             if parts > config.accumulate:  # what grows with the batch cannot shrink by more than the parts
                 before = at_once[memory]
@@ -166,11 +169,9 @@ def fit(config: SearchConfig, estimated: Callable[[SearchConfig], Estimate]) -> 
     )
 
 
-def _line(config: SearchConfig, found: Estimate) -> str:
+def _line(config: SupernetConfig, found: Estimate) -> str:
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
-    measured = config.max_memory is None and (config.eigenvalue_every or config.product_error_every)
-    aside = " (what measures its curvature aside)" if measured else ""
-    return f"memory {config.memory}{parts}: a step takes an estimated {format_bytes(found.peak)}{aside}"
+    return f"memory {config.memory}{parts}: a step takes an estimated {format_bytes(found.peak)}"
 
 
 def format_bytes(count: int) -> str:

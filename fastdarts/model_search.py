@@ -155,6 +155,12 @@ def check_map(name: str, x: Any) -> None:
         raise FastdartsError(f"{name} is {found}: expected a dense floating point tensor [N, C, H, W]")
 
 
+@functools.cache
+def _none(stride: int) -> Zero:
+    """What stands for candidates that are not computed; to build it takes 5 us, once per candidate and pass."""
+    return Zero(stride)
+
+
 class MixedOp(nn.Module):
     r"""One edge of the supernet, :math:`\bar o(x) = \sum_k w_k\, o_k(x)`  (DARTS, eq. 2).
 
@@ -256,7 +262,8 @@ class MixedOp(nn.Module):
         """The modules of all candidates, `none` in place of those that are not ``active``."""
         if self.active is None:
             return self._ops
-        return [op if k in self.active else Zero(self.stride) for k, op in enumerate(self._ops)]
+        none = _none(self.stride)
+        return [op if k in self.active else none for k, op in enumerate(self._ops)]
 
 
 class Cell(nn.Module):
@@ -711,10 +718,10 @@ class Network(Relaxed):
         """The candidates of every edge, by kind of cell."""
         return {"normal": self.primitives_normal, "reduce": self.primitives_reduce}
 
-    def mixing_weights(self) -> tuple[Tensor, Tensor]:
-        """softmax(alpha) over the candidates, but for rows that were fixed: (normal, reduce), each [E, K]."""
+    def alpha_tables(self) -> tuple[Tensor, Tensor]:
+        """The alphas of normal and reduction cells, each [E, K]."""
         self.arch_parameters()  # what was set there becomes the attribute
-        return self._with_fixed_rows((F.softmax(self.alphas_normal, dim=-1), F.softmax(self.alphas_reduce, dim=-1)))
+        return self.alphas_normal, self.alphas_reduce
 
     def cell_kinds(self) -> list[str]:
         """normal or reduce, cell by cell."""

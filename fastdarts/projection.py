@@ -3,115 +3,23 @@ al. 2021, "Rethinking Architecture Selection in Differentiable NAS", ICLR, algor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.batches import Batches, seed_from
-from fastdarts.checkpoint import find_checkpoint, load_checkpoint, taking_up
-from fastdarts.config import PROJECTION, SearchConfig, projection_epochs, resolve
+from fastdarts.batches import seed_from
 from fastdarts.discretise import batch_statistics, running_statistics
-from fastdarts.distributed import from_first, summed
-from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.recorder import Progress
-from fastdarts.relaxed import Change, Relaxed, same_random_numbers
-from fastdarts.runs import Run, stored_config
+from fastdarts.distributed import summed
+from fastdarts.errors import NotFinite
+from fastdarts.policies.base import Row, Search
+from fastdarts.policies.selection import Strongest
+from fastdarts.relaxed import Change, same_random_numbers
 from fastdarts.spaces import Space
 
 Turn = tuple[str, str, int]
 """A decision: the kind of cell, "edge" or "node", and which; nodes count from 0, the first after the inputs."""
-
-
-class Searched(Protocol):
-    """What of :class:`fastdarts.supernet.Supernet` is projected."""
-
-    model: Relaxed
-    space: Space
-    architect: Any
-    device: torch.device
-
-    def autocast(self) -> torch.autocast: ...
-
-
-def projected(folder: Path, decide_every: int = SearchConfig.decide_every) -> SearchConfig:
-    """The settings of a projection of the search in ``folder``: those of the search, with the L2 that it ended with, a
-    tenth of its learning rate, which stays, first-order tuning without drop path.
-
-    Raises :class:`FastdartsError` if that run has no supernet to project, or has not come to its end.
-    """
-    source = resolve(stored_config(folder, "search", SearchConfig))
-    reasons = (
-        (source.supernet, "is a projection itself"),
-        (source.partial > 1, f"lets channels bypass the candidates (--partial {source.partial})"),
-        (source.edge_normalisation, "weights its edges by what no decision fixes (--edge-normalisation)"),
-        (source.method not in PROJECTION, "has no supernet whose mixture was trained for it"),
-    )
-    if why := next((reason for holds, reason in reasons if holds), None):
-        raise FastdartsError(
-            f"{folder} is a search by method {source.method}, which {why}: project one by method "
-            f"{', '.join(PROJECTION)} without --partial and --edge-normalisation"
-        )
-    path = find_checkpoint(folder)
-    state = load_checkpoint(path, "search")
-    with taking_up(path):
-        done, epochs = state["epoch"], state["config"]["epochs"]
-        weight_decay = state["supernet"]["optimizer"]["param_groups"][0]["weight_decay"]  # DARTS-ADA has raised it
-    if done < epochs:
-        raise FastdartsError(
-            f"the search in {folder} has done {done} of {epochs} epochs: finish it first, by fastdarts search --resume "
-            f"{folder}"
-        )
-    config = SearchConfig(
-        **{name: getattr(source, name) for name in KEPT},
-        weight_decay=weight_decay,
-        method=PROJECTION[source.method],
-        supernet=folder,
-        decide_every=decide_every,
-        learning_rate=source.learning_rate / 10,
-        learning_rate_min=source.learning_rate / 10,
-        gap_every=0,
-    )
-    return replace(config, epochs=projection_epochs(config))
-
-
-KEPT = (
-    "dataset", "data", "image_size", "samples", "batch_size", "workers", "device", "threads", "checkpoint_minutes",
-    "space", "stem", "arch_side_effects", "channels", "layers", "nodes", "momentum", "grad_clip",
-    "arch_learning_rate", "arch_weight_decay", "arch_grad_clip", "train_portion", "cutout", "memory", "accumulate",
-    "precision", "seed", "sync_bn", "alignment_every",
-)  # fmt: skip
-
-
-def check_supernet(config: SearchConfig) -> None:
-    """Raise :class:`FastdartsError` if what is in ``config.supernet`` is not to be projected, or not with ``config``,
-    which is resolved."""
-    fitting = resolve(projected(config.supernet, config.decide_every))
-    for name in ("method", "space", "stem", "channels", "layers", "nodes", "partial", "edge_normalisation", "dataset"):
-        mine, its = getattr(config, name), getattr(fitting, name)
-        if mine != its:
-            raise FastdartsError(
-                f"--{name.replace('_', '-')} is {mine} but the projection of {config.supernet} has {its}: use "
-                "fastdarts project, which takes the settings of the search"
-            )
-
-
-def start_from(config: SearchConfig, supernet: Any) -> None:
-    """Give ``supernet`` weights, alphas and the optimizer of the alphas of the search in ``config.supernet``; the
-    optimizer of the weights starts anew.
-
-    Raises what :func:`check_supernet` raises: a run that was stopped before its first checkpoint may name another one.
-    """
-    from_first(lambda: check_supernet(config))
-    path = find_checkpoint(config.supernet)
-    state = from_first(lambda: load_checkpoint(path, "search"))
-    with taking_up(path):
-        searched, fresh = state["supernet"], supernet.state_dict()
-        supernet.load_state_dict(fresh | {name: searched[name] for name in ("model", "alphas", "arch_optimizer")})
 
 
 def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
@@ -126,8 +34,7 @@ def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
     return [turn for step in zip(*orders, strict=True) for turn in step]
 
 
-@dataclass(frozen=True)
-class Projection:
+class Projection(Strongest):
     """Decides between the epochs of tuning, for each kind of cell in turn.
 
     *Edge:* each candidate's weight is set to 0 in turn, the others keep theirs; the candidate without which the
@@ -139,37 +46,45 @@ class Projection:
     with all that was not decided yet has left, which do not know what has been decided since. All variants of a
     decision see the same images, in the same batches with the same augmentation and noise: published evaluations differ
     in them, so that their noise decides with.
+
+    Args:
+        every: epochs of tuning from one decision to the next.
+        criterion, bn_statistics: see above.
     """
 
-    def decide(
-        self,
-        epoch: int,
-        supernet: Searched,
-        config: SearchConfig,
-        valid: Batches,
-        history: list[dict[str, Any]],
-        tally: dict[str, Any],
-        run: Run,
-        progress: Progress,
-        save: Callable[[], None],
-    ) -> None:
-        """Make the decisions that are due before ``epoch`` and note them in ``history``; ``tally`` holds what is
-        counted of the one at work; ``save`` makes a checkpoint of both."""
-        model, kinds = supernet.model, list(supernet.model.primitives)
-        order = turns(supernet.space, config.nodes, config.seed)
-        for number in range(len(history), len(order)):
-            if min(number // len(kinds) * config.decide_every, config.epochs - 1) > epoch:
+    def __init__(self, every: int, criterion: str, bn_statistics: str):
+        self.every, self.criterion, self.bn_statistics = every, criterion, bn_statistics
+        self.history: list[Row] = []
+        self.tally: Row = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The decisions that were made, and what is counted of the one at work."""
+        return {"history": self.history, "tally": self.tally}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.history, self.tally = list(state["history"]), dict(state["tally"])
+
+    def events(self) -> Row:
+        """Every decision."""
+        return {"decisions": self.history}
+
+    def between(self, search: Search) -> None:
+        """Make the decisions that are due before the epoch at work."""
+        model, kinds = search.model, list(search.model.primitives)
+        order = turns(search.space, search.nodes, search.seed)
+        for number in range(len(self.history), len(order)):
+            if min(number // len(kinds) * self.every, search.epochs - 1) > search.epoch:
                 return
             kind, what, index = order[number]
-            title = f"{supernet.space.kinds[kind]}, {what} {index}"
+            title = f"{search.space.kinds[kind]}, {what} {index}"
             names = model.primitives[kind][index] if what == "edge" else list(range(index + 2))
             changes = changes_of(model.mixing_weights()[kinds.index(kind)].detach(), what, index)
-            progress.start(title, len(valid))
-            _count(number, title, supernet, kind, changes, config, valid, tally, run, progress, save)
-            errors = [100 * wrong / tally["images"] for wrong in tally["wrong"].tolist()]
-            losses = (tally["loss"] / tally["images"]).tolist()
-            tally.clear()
-            harm = list(zip(errors, losses, strict=True)) if config.criterion == "accuracy" else losses
+            search.progress(title, len(search.valid))
+            self._count(search, number, title, kind, changes)
+            errors = [100 * wrong / self.tally["images"] for wrong in self.tally["wrong"].tolist()]
+            losses = (self.tally["loss"] / self.tally["images"]).tolist()
+            self.tally = {}
+            harm = list(zip(errors, losses, strict=True)) if self.criterion == "accuracy" else losses
             best = sorted(range(len(harm)), key=harm.__getitem__, reverse=True)  # stable: the lower index first
             fixed = model.fixed
             if what == "edge":
@@ -178,11 +93,38 @@ class Projection:
                 fixed[kinds.index(kind)][[changes[k][0] for k in best[2:]]] = 0.0
             model.fix(fixed)
             chosen = [names[k] for k in (best[:1] if what == "edge" else sorted(best[:2]))]
-            history.append(
-                {"epoch": epoch, "cell": kind, what: index, "without": list(names), "errors": errors, "losses": losses}
-                | {"keeps": chosen}
+            self.history.append(
+                {"epoch": search.epoch, "cell": kind, what: index, "without": list(names), "errors": errors}
+                | {"losses": losses, "keeps": chosen}
             )
-            progress.line(f"{title}: keeps {' and '.join(map(str, chosen))}")
+            search.line(f"{title}: keeps {' and '.join(map(str, chosen))}")
+
+    def _count(self, search: Search, number: int, title: str, kind: str, changes: list[Change]) -> None:
+        """Errors and summed losses of all variants over the validation half, in the tally, from where it is."""
+        if not self.tally:
+            zeros = torch.zeros(len(changes), dtype=torch.float64)
+            self.tally = {"batches": 0, "images": 0, "wrong": zeros, "loss": zeros.clone()}
+        tally = self.tally
+        statistics = batch_statistics if self.bn_statistics == "batch" else running_statistics
+        for x, y in search.valid.epoch(search.epochs + number, tally["batches"]):
+            x, y = x.to(search.device), y.to(search.device)
+            with statistics(search.model), same_random_numbers(x.device), search.autocast():
+                torch.manual_seed(seed_from(search.seed, number, tally["batches"]))
+                logits = torch.stack(search.model.masked(x, kind, changes))
+                losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none")
+            wrong = (logits.argmax(2) != y).sum(1).cpu()
+            losses = losses.view(len(changes), -1).double().sum(1).cpu()
+            wrong, losses, images = summed([wrong, losses, torch.tensor(len(y))])
+            if not losses.isfinite().all():
+                strange = losses[~losses.isfinite()][0].item()
+                raise NotFinite(f"loss without a candidate of {title}", strange, "validation")
+            tally["wrong"] += wrong
+            tally["loss"] += losses
+            tally["batches"] += 1
+            tally["images"] += images.item()
+            search.advance()
+            if search.due():
+                search.save()
 
 
 def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
@@ -192,42 +134,3 @@ def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
         return [(index, row) for row in weights[index] * (1 - torch.eye(weights.shape[1]).to(weights))]
     first = index * (index + 3) // 2
     return [(row, torch.zeros_like(weights[row])) for row in range(first, first + index + 2)]
-
-
-def _count(
-    number: int,
-    title: str,
-    supernet: Searched,
-    kind: str,
-    changes: list[Change],
-    config: SearchConfig,
-    valid: Batches,
-    tally: dict[str, Any],
-    run: Run,
-    progress: Progress,
-    save: Callable[[], None],
-) -> None:
-    """Errors and summed losses of all variants over the validation half, in ``tally``, from where it is."""
-    if not tally:
-        zeros = torch.zeros(len(changes), dtype=torch.float64)
-        tally |= {"batches": 0, "images": 0, "wrong": zeros, "loss": zeros.clone()}
-    statistics = batch_statistics if config.bn_statistics == "batch" else running_statistics
-    for x, y in valid.epoch(config.epochs + number, tally["batches"]):
-        x, y = x.to(supernet.device), y.to(supernet.device)
-        with statistics(supernet.model), same_random_numbers(x.device), supernet.autocast():
-            torch.manual_seed(seed_from(config.seed, number, tally["batches"]))
-            logits = torch.stack(supernet.model.masked(x, kind, changes))
-            losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(changes)), reduction="none")
-        wrong = (logits.argmax(2) != y).sum(1).cpu()
-        losses = losses.view(len(changes), -1).double().sum(1).cpu()
-        wrong, losses, images = summed([wrong, losses, torch.tensor(len(y))])
-        if not losses.isfinite().all():
-            strange = losses[~losses.isfinite()][0].item()
-            raise NotFinite(f"loss without a candidate of {title}", strange, "validation")
-        tally["wrong"] += wrong
-        tally["loss"] += losses
-        tally["batches"] += 1
-        tally["images"] += images.item()
-        progress.advance()
-        if run.due():
-            save()

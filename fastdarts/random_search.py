@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,34 +11,18 @@ from fastdarts.batches import Batches, Workers
 from fastdarts.config import SearchConfig
 from fastdarts.data import ImageData, eval_transform, train_transform
 from fastdarts.distributed import smallest_batch
-from fastdarts.errors import FastdartsError
 from fastdarts.recorder import Progress
 from fastdarts.runs import Run
-from fastdarts.spaces import Architecture, find_space, parse_architecture
+from fastdarts.spaces import Architecture
 from fastdarts.training import Job, Recipe, train_all
-
-
-def spell_out(config: SearchConfig) -> SearchConfig:
-    """``config`` with the genotypes as JSON and their space: the run must not depend on folders that may change.
-
-    Raises :class:`FastdartsError` if one cannot be read or they are of several spaces.
-    """
-    read = [parse_architecture(text) for text in config.genotypes]
-    names = sorted({architecture.space.name for architecture in read})
-    if len(names) > 1:
-        raise FastdartsError(f"--genotypes are of the spaces {', '.join(names)}: compare those of one space")
-    texts = tuple(json.dumps(architecture.to_dict()) for architecture in read)
-    return replace(config, genotypes=texts, space=names[0])
 
 
 @dataclass(frozen=True)
 class RandomSearch:
-    """Draw cells uniformly, train each on the first part of the images, keep the one that does best on the rest.
+    """Train each of these architectures on the first part of the images, and keep the one that does best on the
+    rest."""
 
-    ``given``: compare ``config.genotypes`` instead, as R-DARTS does with those of several searches.
-    """
-
-    given: bool = False
+    architectures: list[Architecture]
 
     def run(
         self,
@@ -52,12 +35,7 @@ class RandomSearch:
         workers: Workers,
     ) -> dict[str, Any]:
         """Train the cells; returns the best genotype and its validation error."""
-        generator = torch.Generator().manual_seed(config.seed)
-        space = find_space(config.space)
-        if self.given:
-            drawn = [parse_architecture(text) for text in config.genotypes]
-        else:
-            drawn = [Architecture(space, space.sample(generator, config.nodes)) for _ in range(config.candidates)]
+        space, drawn = self.architectures[0].space, self.architectures
         jobs = [Job(architecture, config.seed, {"sample": i}) for i, architecture in enumerate(drawn)]
         recipe = Recipe(
             variant=space.variants[0],

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from fastdarts.errors import FastdartsError
 from fastdarts.kinks import active
 from fastdarts.parts import may_draw
+from fastdarts.relaxation import SOFTMAX, Relaxation
 
 Chosen = Mapping[str, Sequence[int | None]]
 """For each kind of cell the candidate that each edge runs, alone and with weight 1; None where the edge is left out."""
@@ -37,11 +37,14 @@ class Relaxed(nn.Module):
     ``cell_kinds()``: the kind of each cell, in the order in which ``forward`` takes :meth:`cell_weights`;
     ``mixed_ops()``: the mixed operations of its edges, a sequence per cell, by kind of cell.
 
+    ``relaxation``: how alphas become mixing weights, softmax by default.
+
     ``drop_path_prob``: in training, the probability with which the output of an edge is dropped, per sample; an
     attribute to set between epochs.
     """
 
     drop_path_prob = 0.0
+    relaxation: Relaxation = SOFTMAX
     _memory = "store"  # of modules that were pickled without
     primitives: dict[str, tuple[tuple[str, ...], ...]]
     _criterion: nn.Module
@@ -93,10 +96,30 @@ class Relaxed(nn.Module):
         names = {id(value): name for name, value in tensors if isinstance(value, Tensor)}
         vars(self).update(_arch_parameters=alphas, _held=[(names.get(id(alpha)), alpha) for alpha in alphas])
 
+    def alpha_tables(self) -> Sequence[Tensor]:
+        """The alphas [E, K], one table per kind of cell."""
+        return self.arch_parameters()[: len(self.primitives)]
+
     def mixing_weights(self) -> tuple[Tensor, ...]:
-        """softmax(alpha) over the candidates, [E, K] per kind of cell; rows that were fixed are what they were fixed
-        to, and no gradient reaches their alphas."""
-        return self._with_fixed_rows(tuple(F.softmax(alpha, dim=-1) for alpha in self._arch_parameters))
+        """How strong each candidate is, [E, K] per kind of cell: softmax(alpha), or what the relaxation says. Rows that
+        were fixed are what they were fixed to, and no gradient reaches their alphas."""
+        return self._with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
+
+    def _pass_weights(self) -> tuple[Tensor, ...]:
+        """What a pass multiplies by, [E, K] per kind of cell; what it does not compute is switched off."""
+        if not self.relaxation.draws:
+            return self.mixing_weights()
+        mixings = [
+            self.relaxation.mix(alpha, kind) if self.training else self.relaxation.noiseless(alpha)
+            for kind, alpha in enumerate(self.alpha_tables())
+        ]
+        for kind, (weights, alone) in zip(self.primitives, mixings, strict=True):
+            rows = [None] * len(weights) if alone is None else [(k,) for k in alone.tolist()]
+            for ops in self.mixed_ops()[kind]:
+                for edge, chosen in zip(ops, rows, strict=True):
+                    if edge.active != chosen:
+                        edge.active = chosen
+        return tuple(weights for weights, _ in mixings)
 
     def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self._fixed:
@@ -112,7 +135,7 @@ class Relaxed(nn.Module):
         """The mixing weights [E, K] of every cell in turn: those of its kind, the same tensor for all of a kind."""
         if self._cell_weights is not None:
             return self._cell_weights
-        weights = dict(zip(self.primitives, self.mixing_weights(), strict=True))
+        weights = dict(zip(self.primitives, self._pass_weights(), strict=True))
         return [weights[kind] for kind in self.cell_kinds()]
 
     @contextmanager

@@ -97,9 +97,11 @@ def _cards(run: Records) -> Iterator[Html]:
 
 
 def _ending(run: Records) -> list[Row]:
-    """The rows up to that of the result, which DARTS-ES has in an epoch before the last."""
-    events = run.result.get("rollbacks") if run.result.get("method") == "darts-es" else None
-    return [row for row in run.rows if row["epoch"] <= events[-1]["epoch"]] if events else run.rows
+    """The rows up to that of the result, which a search that went back to end there has in an epoch before the last."""
+    events = run.result.get("rollbacks")
+    if not events or "weight_decay" in events[-1]:  # none, or it went on from there with more L2
+        return run.rows
+    return [row for row in run.rows if row["epoch"] <= events[-1]["epoch"]]
 
 
 def _kinds(run: Records, separator: str) -> str:

@@ -28,7 +28,7 @@ from fastdarts.checkpoint import (
     save_checkpoint,
     taking_up,
 )
-from fastdarts.config import FREE_ON_RESUME, DataConfig, RunConfig, SearchConfig
+from fastdarts.config import DataConfig, RunConfig, SearchConfig
 from fastdarts.data import ImageData, load_data
 from fastdarts.endings import Stop, stoppable
 from fastdarts.errors import FastdartsError
@@ -70,12 +70,12 @@ def _stored(resume: Path, kind: str, config_type: type[C]) -> tuple[C, dict[str,
         except (OSError, ValueError):
             values = {}  # from_toml says what is wrong
         _refuse_recurrent(values, config_type, resume)
-        return from_toml(resume / CONFIG, config_type), None
+        return from_toml(resume / CONFIG, config_type, stored=True), None
     state = load_checkpoint(path, kind)
     with taking_up(path):
         config = dict(state["config"])
     _refuse_recurrent(config, config_type, resume)
-    return from_dict(config, config_type, str(path)), state
+    return from_dict(config, config_type, str(path), stored=True), state
 
 
 def _refuse_recurrent(values: dict[str, Any], config_type: type[RunConfig], resume: Path) -> None:
@@ -282,7 +282,8 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     folder = find_checkpoint(config.resume).parent
     if config.run is not None and config.run.resolve() != folder.resolve():
         raise FastdartsError(f"--run is {config.run} but the run to resume lies in {folder}: leave --run out")
-    stored, state = _stored(config.resume, kind, type(config))
+    family = SearchConfig if isinstance(config, SearchConfig) else type(config)
+    stored, state = _stored(config.resume, kind, family)
     _check_same(config, stored)
     return folder, state
 
@@ -315,11 +316,12 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _check_same(config: RunConfig, stored: RunConfig) -> None:
-    for field in dataclasses.fields(config):
-        mine, theirs = getattr(config, field.name), getattr(stored, field.name)
-        if field.name not in FREE_ON_RESUME and mine != theirs:
+    names = [field.name for field in dataclasses.fields(config) if field.name not in config.free_on_resume]
+    for name in sorted(names, key="method".__ne__):  # the method first, as its other settings may be no others' own
+        mine, theirs = getattr(config, name), getattr(stored, name, None)
+        if mine != theirs:
             raise FastdartsError(
-                f"--{field.name.replace('_', '-')} is {mine} but the run to resume has {theirs}: leave the flag out, "
+                f"--{name.replace('_', '-')} is {mine} but the run to resume has {theirs}: leave the flag out, "
                 "or start a new run with --run"
             )
 

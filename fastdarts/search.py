@@ -1,47 +1,52 @@
-"""The search: alphas and weights trained in turn, a genotype after every epoch (DARTS, algorithm 1 and section 3.1)."""
+"""The search: a supernet is trained epoch by epoch, measured, and becomes a genotype (DARTS, algorithm 1 and section
+3.1). What a method adds to that are the policies that its settings build."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fastdarts.alignment import aligned_cells, alignment
+from fastdarts.alignment import aligned_cells
 from fastdarts.batches import Batches, Workers, split
-from fastdarts.config import SearchConfig, resolve
-from fastdarts.curvature import Differences
-from fastdarts.curvature import Exact as Product
+from fastdarts.checkpoint import load_checkpoint, save_checkpoint, taking_up
+from fastdarts.config import BilevelConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.data import ImageData, train_transform
-from fastdarts.discretise import discretisation_gap
-from fastdarts.distributed import agree, check_batch, from_first, joined, settings_of, smallest_batch, together, world
+from fastdarts.distributed import (
+    agree,
+    check_batch,
+    from_first,
+    joined,
+    rank,
+    settings_of,
+    smallest_batch,
+    together,
+    world,
+)
 from fastdarts.errors import FastdartsError
-from fastdarts.hypergradient import Passes
 from fastdarts.isolation import isolated
 from fastdarts.memory import Estimate, estimate, fit
-from fastdarts.projection import Projection, check_supernet, start_from
-from fastdarts.random_search import RandomSearch, spell_out
+from fastdarts.policies.base import Batch, Row
+from fastdarts.policies.bilevel import Bilevel
 from fastdarts.recorder import Progress
-from fastdarts.rollback import Rollback, why_never
 from fastdarts.runs import Run, check_kinks, check_precision, prepare_data, prepare_device
-from fastdarts.spaces import Architecture, find_space
-from fastdarts.supernet import FIXED_ALPHAS, Supernet, keeps_kinks, largest_eigenvalue, network, supernet_facts
-from fastdarts.training import Meter, measure, next_rate
+from fastdarts.spaces import find_space
+from fastdarts.supernet import Supernet, network
+from fastdarts.training import Meter, next_rate
 from fastdarts.validation import validate
-from fastdarts.weight_sharing import mean_error, select
 
-ALIGNMENT_BATCHES = 10
+KEPT = "epochs"
+"""The folder of the supernets that are kept to come back to."""
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Search with ``config.method`` and leave the run's folder behind.
+    """Search by the method of ``config`` and leave the run's folder behind.
 
     Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
     epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
@@ -61,29 +66,29 @@ def search(config: SearchConfig) -> dict[str, Any]:
 def _search(config: SearchConfig) -> dict[str, Any]:
     with together():
         validate(config)
-        if config.method == "select":
-            config = spell_out(config)
-        config = resolve(config)
-        if config.supernet is not None and config.resume is None:
-            check_supernet(config)
+        config = resolve(config.prepared())
+        space = find_space(config.space)
+        recipe = config.build(space)
         data, indices = prepare_data(config)
-        if config.method == "lambda-darts" or config.alignment_every:
-            with torch.device("meta"):
-                aligned_cells(network(config, data))
+        trains_supernet = isinstance(recipe, Bilevel)
+        if trains_supernet:
+            check_network(config, data)
         halves = split(len(indices), config.train_portion)
         for half in halves:
-            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
+            check_batch(config.batch_size, len(half), config.sync_bn, getattr(config, "accumulate", 1))
         device = prepare_device(config)
-        notes = filter(None, (check_precision(config, device), check_kinks(config, device), why_never(config)))
-        if config.partial > 1:  # which does not fit all sizes of images
-            with torch.device("meta"), torch.no_grad():
-                network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+        notes = [check_precision(config, device)]
+        if trains_supernet:
+            notes.append(recipe.stopper.note(config.epochs))
+            if isinstance(config, BilevelConfig):
+                notes.append(check_kinks(config, device))
     agree(data.facts())
     line = None
-    if isinstance(METHODS[config.method], GradientSearch):
+    if trains_supernet:
         shape = len(data.classes), (data.channels, *data.size), device
         own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
-        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape)))
+        aside = any(monitor.every and monitor.curvature for monitor in recipe.monitors)
+        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape), aside))
         config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
         for half in halves:  # parts may be more now
             check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
@@ -94,192 +99,309 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             classes=len(data.classes),
             images=len(indices),
             image_shape=(data.channels, *data.size),
-            primitives=find_space(config.space).primitives(config.nodes),
+            primitives=space.primitives(config.nodes),
         )
         progress.line(f"run {run.folder}")
-        if line:
-            progress.line(line)
-        for note in notes:
-            progress.line(note)
-        outcome = METHODS[config.method].run(config, data, halves, device, run, progress, workers)
+        for text in filter(None, (line, *notes)):
+            progress.line(text)
+        if trains_supernet:
+            outcome = Searching(config, config.build(space), data, halves, device, run, progress, workers).run()
+        else:
+            outcome = recipe.run(config, data, halves, device, run, progress, workers)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, "epochs": config.epochs, **outcome, "seconds": seconds}
         run.finish(result)
     return result | {"run": str(run.folder)}
 
 
-@dataclass(frozen=True)
-class GradientSearch:
-    """Search by gradient descent on the alphas.
+def check_network(config: SupernetConfig, data: ImageData) -> None:
+    """Raise :class:`FastdartsError` if the supernet does not fit the method or the images."""
+    needs = config.build(find_space(config.space)).needs
+    with torch.device("meta"), torch.no_grad():
+        if "cell weights" in needs:
+            aligned_cells(network(config, data))
+        if config.partial > 1:  # which does not fit all sizes of images
+            network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
 
-    ``held_out``: the alphas learn from images that the weights never see (bilevel), else both learn from all images.
-    ``alternate``: alphas and weights move in turn, each on a batch of its own, else together on one batch.
-    ``rollback``: what happens when the largest eigenvalue of the alphas' Hessian rises.
-    ``projection``: what decides, between epochs, how a supernet that was searched before becomes a genotype.
-    """
 
-    held_out: bool
-    alternate: bool
-    rollback: Rollback | None = None
-    projection: Projection | None = None
+class Searching:
+    """A search that trains supernets, as the policies of its recipe see it: :class:`fastdarts.policies.base.Search`."""
 
-    def run(
+    def __init__(
         self,
-        config: SearchConfig,
+        config: SupernetConfig,
+        recipe: Bilevel,
         data: ImageData,
         halves: tuple[range, range],
         device: torch.device,
         run: Run,
         progress: Progress,
         workers: Workers,
-    ) -> dict[str, Any]:
-        """Train a supernet; returns the genotype and the supernet's validation error after the last epoch."""
-        whole = range(halves[1].stop)
-        augment = functools.partial(train_transform, data, round(config.cutout * min(data.size)))
+    ):
+        self.config, self.recipe, self.data, self.halves, self.device = config, recipe, data, halves, device
+        self._run, self._progress, self._workers = run, progress, workers
+        self.stages = recipe.stages.all()
+        self.seed, self.nodes, self.epochs = config.seed, config.nodes, sum(stage.epochs for stage in self.stages)
+        self.epoch, self._start, self._meter, self._arch_loss, self._elapsed = 0, 0, Meter(), 0.0, 0.0
+        self._begun = time.monotonic()
 
-        def batches(
-            indices: range, seed: int, parts: int = config.accumulate, size: int = config.batch_size
-        ) -> Batches:
-            options = {"workers": workers, "smallest": smallest_batch(config.sync_bn, parts)}
-            return Batches(data.train, indices, size, augment(), seed, **options)
+    # --- what policies see
 
-        train = batches(halves[0] if self.held_out else whole, 2 * config.seed)
-        arch = batches(halves[1] if self.held_out else whole, 2 * config.seed + 1) if self.alternate else None
-        # As published, validation images are augmented like the others; the draws are the same in every epoch.
-        valid = batches(halves[1], 2 * config.seed + 1, 1, -(-config.batch_size // config.accumulate))
+    @property
+    def model(self):
+        return self.supernet.model
 
-        supernet = Supernet(config, data, device)
-        space, shared = supernet.space, config.method == "random-ws"
-        epoch, start, meter, arch_loss, elapsed, history, tally = 0, 0, Meter(), 0.0, 0.0, [], {}
-        if self.projection is not None and run.state is None:
-            start_from(config, supernet)
+    @property
+    def space(self):
+        return self.supernet.space
 
-        def place(epoch: int, step: int) -> dict[str, Any]:
-            return {
-                "epoch": epoch,
-                "step": step,
-                "meter": asdict(meter),
-                "arch_loss": arch_loss,
-                "elapsed": time.monotonic() - begun if step else 0.0,
-                "supernet": supernet.state_dict(),
-                "history": history,
-                "tally": tally,
-            }
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.supernet.optimizer
 
-        with run.taking_up(place(0, 0), config.epochs, len(train)) as state:
-            if state is not None:
-                supernet.load_state_dict(state["supernet"])
-                epoch, start, meter = state["epoch"], state["step"], Meter(**state["meter"])
-                arch_loss, elapsed, history = state["arch_loss"], state["elapsed"], state["history"]
-                tally = state["tally"]
+    @property
+    def weight_decay(self) -> float:
+        return self.optimizer.param_groups[0]["weight_decay"]
 
-        def save(epoch: int, step: int, rows: int | None = None) -> None:
-            run.save(place(epoch, step), rows)
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self.supernet.set_weight_decay(value)
 
-        if run.state is None:
-            save(0, 0)  # from here on a run without a checkpoint has lost it
-        while epoch < config.epochs:
-            begun = time.monotonic() - elapsed
-            if self.projection is not None:
-                at = functools.partial(save, epoch, 0)
-                self.projection.decide(epoch, supernet, config, valid, history, tally, run, progress, at)
-            progress.start(f"epoch {epoch + 1}/{config.epochs}", len(train) - start)
-            if config.drop_path_prob:
-                share = epoch / max(config.epochs - 1, 1)
-                supernet.model.drop_path_prob = config.drop_path_prob * share
-                for part in filter(None, (train, arch, valid)):
-                    part.transform = augment(cutout_prob=share)
-            arch_stream = arch.endless(epoch * len(train) + start) if arch else None
-            for step, batch in enumerate(train.epoch(epoch, start), start):
-                arch_batch = next(arch_stream) if arch_stream else None
-                arch_loss += supernet.step(batch, arch_batch, meter, epoch, step)
-                progress.advance(train_loss=meter.loss / meter.count)
-                if run.due():
-                    save(epoch, step + 1)
-            row = {"epoch": epoch, "lr": supernet.optimizer.param_groups[0]["lr"]} | meter.summary("train")
-            if config.eigenvalue_every and (epoch % config.eigenvalue_every == 0 or epoch == config.epochs - 1):
-                last_batch = next(arch.endless((epoch + 1) * len(train) - 1))
-                row |= {"eigenvalue": largest_eigenvalue(supernet, *last_batch)}
+    def derive(self) -> Any:
+        return self.recipe.selection.architecture(self).genotype
 
-            def attended(epoch: int = epoch) -> Iterator[tuple[Tensor, Tensor]]:
-                return run.attend(valid.in_order(), lambda: save(epoch, len(train)))
+    def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
+        return self.supernet.difference_error(batch, arch_batch)
 
-            on_device = ((x.to(device), y.to(device)) for x, y in attended())
-            if shared:
-                with supernet.autocast():
-                    row |= mean_error(supernet.model, space, config.nodes, on_device)
-            else:
-                if epoch >= config.warmup and config.method not in FIXED_ALPHAS:
-                    row |= {"arch_loss": arch_loss / len(train)}
-                with supernet.autocast():
-                    row |= measure(supernet.model, attended(), device, "valid")
-                    if config.gap_every and (epoch + 1) % config.gap_every == 0:
-                        row |= discretisation_gap(supernet.model, on_device)
-                if config.product_error_every and (epoch + 1) % config.product_error_every == 0:
-                    row |= supernet.difference_error(next(train.epoch(epoch)), next(arch.endless(epoch * len(train))))
-                if config.alignment_every and (epoch + 1) % config.alignment_every == 0:
-                    few = itertools.islice(attended(), ALIGNMENT_BATCHES)
-                    row |= alignment(supernet.model, ((x.to(device), y.to(device)) for x, y in few))
-                row |= supernet_facts(supernet.model, space)
-            row |= {"seconds": time.monotonic() - begun}
-            if self.rollback is not None and self.rollback.adapt:
-                row["weight_decay"] = supernet.optimizer.param_groups[0]["weight_decay"]
-            next_rate(supernet.scheduler)
+    def autocast(self) -> torch.autocast:
+        return self.supernet.autocast()
+
+    def attend(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
+        step = 0 if at_start else self._steps
+        for x, y in self._run.attend(batches, lambda: self._save(self.epoch, step)):
+            yield x.to(self.device), y.to(self.device)
+
+    def save(self) -> None:
+        self._save(self.epoch, 0)
+
+    def due(self) -> bool:
+        return self._run.due()
+
+    def rows(self) -> list[Row]:
+        return self._run.rows()
+
+    def line(self, text: str) -> None:
+        self._progress.line(text)
+
+    def progress(self, title: str, steps: int) -> None:
+        self._progress.start(title, steps)
+
+    def advance(self) -> None:
+        self._progress.advance()
+
+    def keep(self, epoch: int) -> None:
+        if rank() == 0:
+            self._kept(epoch).parent.mkdir(exist_ok=True)
+            save_checkpoint(self._kept(epoch), "epoch", {"supernet": self.supernet.state_dict()})
+
+    def forget(self, epoch: int) -> None:
+        if rank() == 0:
+            self._kept(epoch).unlink(missing_ok=True)
+
+    def restore(self, epoch: int) -> None:
+        path = self._kept(epoch)
+        state = from_first(lambda: load_checkpoint(path, "epoch"))
+        with taking_up(path):
+            self.supernet.load_state_dict(state["supernet"])
+
+    def write_text(self, name: str, text: str) -> None:
+        self._run.recorder.write_text(name, text)
+
+    def _kept(self, epoch: int):
+        return self._run.folder / KEPT / f"epoch_{epoch}.pt"
+
+    # --- the loop
+
+    def run(self) -> dict[str, Any]:
+        """Train until the last epoch; returns the genotype and the supernet's validation error after it."""
+        recipe, run = self.recipe, self._run
+        self._take_up()
+        while self.epoch < self.epochs:
+            number = self._stage_at(self.epoch)
+            if number != self._stage:
+                self._enter(number)
+            self._begun = time.monotonic() - self._elapsed
+            recipe.relaxation.start_epoch(self.epoch, self.epochs)
+            recipe.selection.between(self)
+            self._open_streams()
+            self._train()
+            row = self._measured() | {"seconds": time.monotonic() - self._begun} | recipe.stopper.facts(self)
+            next_rate(self.supernet.scheduler)
             run.recorder.epoch(row)
-            start, meter, arch_loss, elapsed = 0, Meter(), 0.0, 0.0
-            progress.line(_line(row, config.epochs))
-            after = epoch + 1, None
-            if self.rollback is not None:
-                after = self.rollback.after(epoch, supernet, config, run, history)
-            epoch, rows = after
-            save(epoch, 0, rows)
-            if not shared:
-                run.write_genotype(Architecture(space, supernet.model.genotype()))
-        if shared:
-            with supernet.autocast():
-                attend = functools.partial(run.attend, save=functools.partial(save, epoch, 0))
-                found, error = select(
-                    supernet.model, space, config.nodes, config.candidates, config.seed, valid, attend, progress
-                )
-        else:
-            found, rows = Architecture(space, supernet.model.genotype()), run.rows()
-            error = (self.rollback.final_row(rows, history) if self.rollback else rows[-1])["valid_error"]
+            self._start, self._meter, self._arch_loss, self._elapsed = 0, Meter(), 0.0, 0.0
+            self._progress.line(_line(row, self.epochs))
+            verdict = recipe.stopper.after(self)
+            found = recipe.selection.architecture(self)
+            self.epoch = verdict.epoch
+            if self.epoch < self.epochs and self._stage_at(self.epoch) != self._stage:
+                recipe.stages.end(self, self._stage)
+                self._enter(self._stage_at(self.epoch))
+            self._save(self.epoch, 0, verdict.rows)
+            if found is not None:
+                run.write_genotype(found)
+        found, error = recipe.selection.finish(self, recipe.stopper.final_row(run.rows()))
         run.write_genotype(found)
         result = {"genotype": found.to_dict(), "valid_error": error, "epochs": len(run.rows())}
-        events = "rollbacks" if self.rollback else "decisions" if self.projection else None
-        return result | {events: history} if events else result
+        return result | recipe.stopper.events() | recipe.selection.events()
+
+    def _stage_at(self, epoch: int) -> int:
+        done = 0
+        for number, stage in enumerate(self.stages):
+            done += stage.epochs
+            if epoch < done:
+                return number
+        return len(self.stages) - 1
+
+    def _enter(self, number: int) -> None:
+        """Build the supernet of a stage."""
+        self._stage = number
+        self.supernet = Supernet(self.config, self.data, self.device, self.recipe, number)
+        self._open_streams()
+
+    def _take_up(self) -> None:
+        """The beginning, or where the last checkpoint was made."""
+        state = self._run.state
+        begin = state["epoch"] if state is not None and type(state.get("epoch")) is int else 0
+        if state is not None:
+            self._load_policies(state)
+        self._enter(self._stage_at(begin))
+        if self.recipe.start is not None and state is None:
+            fresh = self.supernet.state_dict()
+            self.supernet.load_state_dict(self.recipe.start.begin(fresh))
+        smallest = self.recipe.selection.batch_size(self.config.batch_size)
+        steps = len(self._streams(min(smallest, self.config.batch_size))[0])
+        with self._run.taking_up(self._place(0, 0), self.epochs, steps) as state:
+            if state is not None:
+                self.supernet.load_state_dict(state["supernet"])
+                self.epoch, self._start, self._meter = state["epoch"], state["step"], Meter(**state["meter"])
+                self._arch_loss, self._elapsed = state["arch_loss"], state["elapsed"]
+        if state is None:
+            self._save(0, 0)  # from here on a run without a checkpoint has lost it
+
+    def _load_policies(self, state: dict[str, Any]) -> None:
+        with taking_up(self._run.folder / "checkpoint.pt"):
+            for name, policy in self.recipe.policies().items():
+                policy.load_state_dict(state["policies"].get(name, {}))
+
+    def _place(self, epoch: int, step: int) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "epoch": epoch,
+            "step": step,
+            "meter": asdict(self._meter),
+            "arch_loss": self._arch_loss,
+            "elapsed": time.monotonic() - self._begun if step else 0.0,
+            "supernet": self.supernet.state_dict(),
+            "policies": {name: policy.state_dict() for name, policy in self.recipe.policies().items()},
+        }
+
+    def _save(self, epoch: int, step: int, rows: int | None = None) -> None:
+        self._run.save(self._place(epoch, step), rows)
+
+    def _streams(self, size: int) -> tuple[Batches, Batches | None, Batches]:
+        """Batches of so many images: of the weights, of the alphas, and of measurements."""
+        config, recipe = self.supernet.config, self.recipe
+        share = (self.epoch / max(self.epochs - 1, 1)) if config.drop_path_prob else 1.0
+        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
+        transform = augment(cutout_prob=share)
+
+        def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
+            smallest = smallest_batch(config.sync_bn, parts)
+            return Batches(self.data.train, indices, size, transform, seed, workers=self._workers, smallest=smallest)
+
+        whole = range(self.halves[1].stop)
+        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed)
+        arch = None
+        if recipe.order != "together":
+            arch = batches(self.halves[1] if recipe.held_out else whole, 2 * config.seed + 1)
+        # As published, validation images are augmented like the others; the draws are the same in every epoch.
+        valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
+        return train, arch, valid
+
+    def _open_streams(self) -> None:
+        """Streams of the epoch at work: the size of its batches and the strength of its augmentation may be its own."""
+        size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
+        self.train, self.arch, self.valid = self._streams(size)
+        self._steps = len(self.train)
+
+    def _train(self) -> None:
+        """What is left of the epoch at work."""
+        supernet, epoch, start = self.supernet, self.epoch, self._start
+        self._progress.start(f"epoch {epoch + 1}/{self.epochs}", self._steps - start)
+        if supernet.config.drop_path_prob:
+            supernet.model.drop_path_prob = supernet.config.drop_path_prob * epoch / max(self.epochs - 1, 1)
+        arch_stream = self.arch.endless(epoch * self._steps + start) if self.arch else None
+        for step, batch in enumerate(self.train.epoch(epoch, start), start):
+            arch_batch = next(arch_stream) if arch_stream else None
+            self._arch_loss += supernet.step(batch, arch_batch, self._meter, epoch, step)
+            self._progress.advance(train_loss=self._meter.loss / self._meter.count)
+            if self._run.due():
+                self._save(epoch, step + 1)
+
+    def _measured(self) -> Row:
+        """The row of the epoch at work."""
+        row = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]} | self._meter.summary("train")
+        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
+            row["arch_loss"] = self._arch_loss / self._steps
+        for monitor in self.recipe.monitors:
+            if monitor.due(self.epoch, self.epochs):
+                row |= monitor.measure(self)
+        return row
 
 
 def step_memory(
-    config: SearchConfig, classes: int, image_shape: tuple[int, int, int], device: torch.device
+    config: SupernetConfig, classes: int, image_shape: tuple[int, int, int], device: torch.device
 ) -> Estimate:
     """What the supernet of a search takes: a step on a full batch of images [C, H, W]; what only passes forward takes
-    less. With ``max_memory`` also the eigenvalue and the error of the product, where these are measured: a minute.
+    less. With ``max_memory`` also what measures the curvature, where it is measured: a minute. Of several stages, that
+    of the largest.
 
     Raises :class:`FastdartsError` if nothing of the kind is trained (methods random and select).
     """
-    method = METHODS[config.method]
-    if not isinstance(method, GradientSearch):
+    config = resolve(config)
+    if not isinstance(recipe := config.build(find_space(config.space)), Bilevel):
         raise FastdartsError(f"method {config.method} trains no supernet: its memory cannot be estimated")
+    estimates = [
+        _step_memory(config, recipe, stage, classes, image_shape, device) for stage in range(len(recipe.stages.all()))
+    ]
+    return max(estimates, key=lambda found: found.peak)
+
+
+def _step_memory(
+    config: SupernetConfig,
+    recipe: Bilevel,
+    stage: int,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    device: torch.device,
+) -> Estimate:
     channels, *size = image_shape
     part = -(-config.batch_size // config.accumulate)
     # Two parts show what adds up over more of them.
     config = dataclasses.replace(config, accumulate=min(config.accumulate, 2))
 
     def work() -> Supernet:
-        supernet = Supernet(config, SimpleNamespace(classes=range(classes), channels=channels), device)
+        images = SimpleNamespace(classes=range(classes), channels=channels)
+        supernet = Supernet(config, images, device, recipe, stage)
         supernet.model.drop_path_prob = config.drop_path_prob
         shapes = (config.batch_size, channels, *size), (config.batch_size,)
         whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
         batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
-        supernet.step(batch, arch_batch if method.alternate else None, Meter(), config.epochs - 1, 0)
-        if config.max_memory and config.product_error_every:
-            supernet.difference_error(*whole)
-        if config.max_memory and config.eigenvalue_every:
-            alphas = sum(alpha.numel() for alpha in supernet.model.arch_parameters())
-            passes = Passes(supernet.model, side_effects=False)
-            product = Differences(passes, whole[1], 1e-2) if keeps_kinks(supernet) else Product(passes, whole[1])
-            product(torch.ones(alphas, dtype=torch.float64))
+        last = supernet.first_epoch + supernet.config.epochs - 1
+        supernet.step(batch, arch_batch if recipe.order != "together" else None, Meter(), last, 0)
+        for monitor in recipe.monitors:
+            if config.max_memory and monitor.every:
+                monitor.rehearse(supernet, *whole)
         return supernet
 
     return estimate(work, device)
@@ -295,20 +417,3 @@ def _line(row: dict[str, Any], epochs: int) -> str:
         f"valid error {row['valid_error']:.2f} %{gap}{eigenvalue}{skips}  "
         f"{row['seconds']:.1f} s"
     )
-
-
-METHODS: dict[str, GradientSearch | RandomSearch] = {
-    "darts": GradientSearch(held_out=True, alternate=True),
-    "pc-darts": GradientSearch(held_out=True, alternate=True),  # and other settings: config.PC_DARTS
-    "darts-es": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=False)),
-    "darts-ada": GradientSearch(held_out=True, alternate=True, rollback=Rollback(adapt=True)),
-    "lambda-darts": GradientSearch(held_out=True, alternate=True),
-    "blank": GradientSearch(held_out=True, alternate=False),
-    "darts-pt": GradientSearch(held_out=True, alternate=True, projection=Projection()),
-    "blank-pt": GradientSearch(held_out=True, alternate=False, projection=Projection()),
-    "coordinate": GradientSearch(held_out=False, alternate=True),
-    "joint": GradientSearch(held_out=False, alternate=False),
-    "random": RandomSearch(),
-    "select": RandomSearch(given=True),
-    "random-ws": GradientSearch(held_out=True, alternate=False),
-}

@@ -28,7 +28,7 @@ def to_toml(config: RunConfig) -> str:
     return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
 
 
-def from_toml(path: Path, kind: type[C]) -> C:
+def from_toml(path: Path, kind: type[C], stored: bool = False) -> C:
     """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
     wrong type."""
     path = expanded(path)
@@ -40,11 +40,16 @@ def from_toml(path: Path, kind: type[C]) -> C:
         raise FastdartsError(f"{path} is not valid TOML: {error}") from error
     if "resume" in values:
         raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
-    return from_dict(values, kind, str(path))
+    return from_dict(values, kind, str(path), stored)
 
 
-def from_dict(values: dict[str, Any], kind: type[C], source: str) -> C:
-    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors."""
+def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool = False) -> C:
+    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors, and ``stored`` says that
+    they are of a run."""
+    try:
+        kind, values = kind.of(values, stored)
+    except FastdartsError as error:
+        raise FastdartsError(f"{source} cannot be used: {error}") from error
     hints = get_type_hints(kind)
     unknown = sorted(set(values) - set(hints))
     if unknown:

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from fastdarts.alignment import Alignment
 from fastdarts.architect import Architect
-from fastdarts.config import SearchConfig, SecondLevel, hypergradient, network_options, resolve
-from fastdarts.curvature import hessian_eigenvalues
+from fastdarts.config import SearchConfig, SupernetConfig, network_options, resolve
 from fastdarts.data import ImageData
 from fastdarts.distributed import average, first_of, give, summed, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
-from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Passes, Strategy, Unrolled, parts
-from fastdarts.kinks import Unkeepable
+from fastdarts.hypergradient import FirstOrder, Passes, parts
+from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
 from fastdarts.relaxed import Relaxed
-from fastdarts.spaces import Notation, find_space
+from fastdarts.spaces import Space, find_space
 from fastdarts.sync_bn import synchronise
 from fastdarts.training import Meter, autocast, check_gradients, finite, statistics_of
-from fastdarts.weight_sharing import random_logits
 
 
-def strategy(config: SecondLevel) -> Strategy:
-    """How the alphas' gradient is found with these settings."""
-    return {
-        "first-order": FirstOrder(),
-        # a recurrent search has no keep_kinks
-        "unrolled": Unrolled(config.difference_radius or Unrolled.radius, getattr(config, "keep_kinks", False)),
-        "exact": Exact(),
-        "neumann": Neumann(config.neumann_terms or Neumann.terms),
-    }[hypergradient(config)]
-
-
-def network(config: SearchConfig, data: ImageData) -> Relaxed:
-    """The search network for these settings and images."""
+def network(config: SupernetConfig, data: ImageData, space: Space | None = None) -> Relaxed:
+    """The search network of ``space`` for these settings and images; by default of the space of the settings."""
+    space = find_space(config.space) if space is None else space
     sizes = config.channels, len(data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
     options = {"in_channels": data.channels, "memory": config.memory} | network_options(config)
-    return find_space(config.space).supernet(*sizes, **options)
+    return space.supernet(*sizes, **options)
 
 
 def learning_rate(config: SearchConfig, epoch: int) -> float:
@@ -55,66 +42,100 @@ def learning_rate(config: SearchConfig, epoch: int) -> float:
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
 
 
-def regulariser(config: SearchConfig) -> Alignment | None:
-    """What is added to the gradient of the weights with these settings."""
-    if config.method != "lambda-darts":
-        return None
-    signed = config.lambda_correlation == "signed"
-    return Alignment(config.lambda_strength, config.lambda_radius, signed, config.keep_kinks)
+class ArchitectSettings(NamedTuple):
+    """What an Architect reads of the settings of the public code."""
+
+    momentum: float
+    weight_decay: float
+    arch_learning_rate: float
+    arch_weight_decay: float
 
 
 class Supernet:
     """A search network with its two optimizers, and one step of the bilevel (or single-level) optimisation; of several
-    ranks, the same on all of them."""
+    ranks, the same on all of them.
 
-    def __init__(self, config: SearchConfig, data: ImageData, device: torch.device):
+    Args:
+        config: settings of the search, of a method that trains a supernet.
+        data: the images, of which the number of classes and channels count.
+        device: where it is trained.
+        recipe: the policies of the method; by default those that ``config`` builds.
+        stage: which of its stages.
+    """
+
+    def __init__(
+        self,
+        config: SupernetConfig,
+        data: ImageData,
+        device: torch.device,
+        recipe: Bilevel | None = None,
+        stage: int = 0,
+    ):
         config = resolve(config)
+        self.recipe = recipe = config.build(find_space(config.space)) if recipe is None else recipe
+        stages = recipe.stages.all()
+        self.first_epoch = sum(before.epochs for before in stages[:stage])
+        self.space = stages[stage].space
+        config = dataclasses.replace(config, epochs=stages[stage].epochs, **stages[stage].changes)
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
-        self.space = find_space(config.space)
-        model = network(config, data)
+        model = network(config, data, self.space)
+        model.relaxation = recipe.relaxation
         # fake parameters are made where they belong, and cannot move
         self.model = model if is_fake(next(model.parameters())) else model.to(device)
         if config.sync_bn:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
         self._statistics = [] if config.sync_bn else statistics_of(self.model)
-        self.regulariser = regulariser(config)
         self.optimizer = SGD(
             self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda epoch: learning_rate(config, epoch) / config.learning_rate
         )
-        self.architect = Architect(
-            self.model, config, strategy(config), config.arch_side_effects, accumulate=config.accumulate
-        )
-        if config.arch_grad_clip:
-            alphas = self.model.arch_parameters()
-
-            def clip(*_: object) -> None:  # what a hook returns would replace the arguments of the step
-                nn.utils.clip_grad_norm_(alphas, config.arch_grad_clip)
-
-            self.architect.optimizer.register_step_pre_hook(clip)
-        if config.method in FIXED_ALPHAS:
+        self.architect = None
+        if recipe.alphas is None:
             for alpha in self.model.arch_parameters():
                 alpha.requires_grad_(False)
+        else:
+            self.architect = self._architect(recipe.alphas, recipe.penalty)
+
+    def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
+        config, recipe = self.config, self.recipe
+        architect = Architect(
+            self.model,
+            ArchitectSettings(config.momentum, config.weight_decay, alphas.learning_rate, alphas.weight_decay),
+            recipe.hypergradient,
+            recipe.side_effects,
+            alphas.betas,
+            accumulate=config.accumulate,
+            penalty=None if penalty is None else lambda: penalty.loss(self.model.arch_parameters(), self.epoch),
+        )
+        if alphas.grad_clip:
+            tables = self.model.arch_parameters()
+
+            def clip(*_: object) -> None:  # what a hook returns would replace the arguments of the step
+                nn.utils.clip_grad_norm_(tables, alphas.grad_clip)
+
+            architect.optimizer.register_step_pre_hook(clip)
+        return architect
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
         for group in self.optimizer.param_groups:
             group["weight_decay"] = weight_decay
-        self.architect.network_weight_decay = weight_decay
+        if self.architect is not None:
+            self.architect.network_weight_decay = weight_decay
 
     def autocast(self) -> torch.autocast:
         """Around passes of the model: in the precision of its settings."""
         return autocast(self.config.precision, self.device)
 
     def logits(self, x: Tensor) -> Tensor:
-        """What the weights learn from: the mixture, or a random cell (method random-ws)."""
-        if self.config.method != "random-ws":
+        """What the weights learn from: the mixture, or the path that the method draws."""
+        if self.recipe.path is None:
             return self.model(x)
-        return random_logits(self.model, self.space, self.config.nodes, x, torch.default_generator)
+        return self.recipe.path.logits(self.model, x, torch.default_generator)
 
     def step(
         self,
@@ -124,30 +145,54 @@ class Supernet:
         epoch: int,
         step: int,
     ) -> float:
-        """Alphas first, then weights; or both at once if there is no ``arch_batch``. Returns the loss that moved the
-        alphas; in the warm-up they do not move, and it is 0. Batches are this rank's part."""
+        """One step of alphas and weights, in the order of the recipe. Returns the loss that moved the alphas; in the
+        warm-up they do not move, and it is 0. Batches are this rank's part."""
+        self.epoch = epoch
+        learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
+        if self.recipe.order == "weights first":
+            self._weight_step(batch, meter, epoch, step)
+            return self._alpha_step(batch, arch_batch, epoch, step) if learning else 0.0
+        if self.recipe.order == "alphas first":
+            arch_loss = self._alpha_step(batch, arch_batch, epoch, step) if learning else 0.0
+            self._weight_step(batch, meter, epoch, step)
+            return arch_loss
+        return self._weight_step(batch, meter, epoch, step, alphas_too=learning)
+
+    def _draw(self) -> None:
+        """New noise for the passes of a step of the alphas or of the weights."""
+        self.model.relaxation.draw(self.model.alpha_tables())
+
+    def _alpha_step(
+        self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor], epoch: int, step: int
+    ) -> float:
+        self._draw()
         x, y = (t.to(self.device) for t in batch)
-        arch_loss, learning = 0.0, epoch >= self.config.warmup
-        joint = learning and arch_batch is None
-        if learning and not joint:
-            x_arch, y_arch = (t.to(self.device) for t in arch_batch)
-            lr = self.optimizer.param_groups[0]["lr"]
-            try:
-                with self.autocast():
-                    loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, self.config.unrolled)
-                arch_loss = finite(loss, "validation", epoch, step)
-            except NotFinite as error:
-                batches = {"training": (x, y), "validation": (x_arch, y_arch)}
-                if hypergradient(self.config) == "first-order":
-                    del batches["training"]
-                raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
-        self.optimizer.zero_grad()
-        self.architect.optimizer.zero_grad()
-        weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
-        if self.regulariser is not None and epoch:
-            share = epoch / (self.config.epochs - 1)
+        x_arch, y_arch = (t.to(self.device) for t in arch_batch)
+        lr = self.optimizer.param_groups[0]["lr"]
+        try:
             with self.autocast():
-                loss, logits = self.regulariser.backward(self.model, (x, y), weights, share)
+                loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, False)
+            return finite(loss, "validation", epoch, step)
+        except NotFinite as error:
+            batches = {"training": (x, y), "validation": (x_arch, y_arch)}
+            if isinstance(self.recipe.hypergradient, FirstOrder):
+                del batches["training"]
+            raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
+
+    def _weight_step(
+        self, batch: tuple[Tensor, Tensor], meter: Meter, epoch: int, step: int, alphas_too: bool = False
+    ) -> float:
+        """A step of the weights, and with ``alphas_too`` of the alphas by the same loss, which it returns."""
+        self._draw()
+        x, y = (t.to(self.device) for t in batch)
+        self.optimizer.zero_grad()
+        if self.architect is not None:
+            self.architect.optimizer.zero_grad()
+        weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
+        if self.recipe.alignment is not None and epoch > self.first_epoch:
+            share = (epoch - self.first_epoch) / (self.config.epochs - 1)
+            with self.autocast():
+                loss, logits = self.recipe.alignment.backward(self.model, (x, y), weights, share)
             value, outputs = finite(loss, "training", epoch, step), [logits]
         else:
             value, outputs = 0.0, []
@@ -156,19 +201,14 @@ class Supernet:
                     logits = self.logits(x_part)
                     loss = weighed(self.model._criterion(logits, y_part), share)
                 value += finite(summed([loss])[0], "training", epoch, step)
-                loss.backward(inputs=None if joint else weights)
+                loss.backward(inputs=None if alphas_too else weights)
                 outputs.append(logits.detach())
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
-        if joint:
-            alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
-            for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
-                alpha.grad = gradient
-            self.architect.optimizer.step()
-            arch_loss = value
+        penalty = self.architect.step_along(summed) if alphas_too else 0.0
         average(self._statistics)
         meter.update(value, torch.cat(outputs), y)
-        return arch_loss
+        return value + penalty if alphas_too else 0.0
 
     def _first_strange(self, batches: dict[str, tuple[Tensor, Tensor]], error: NotFinite, at: str) -> NotFinite:
         """What is not finite first, in the order in which it is computed; ``error`` if nothing is before it."""
@@ -198,7 +238,7 @@ class Supernet:
             "model": self.model.state_dict(),
             "alphas": [a.detach() for a in self.model.arch_parameters()],
             "optimizer": self.optimizer.state_dict(),
-            "arch_optimizer": self.architect.optimizer.state_dict(),
+            "arch_optimizer": self.architect.optimizer.state_dict() if self.architect is not None else None,
             "scheduler": self.scheduler.state_dict(),
             "fixed": self.model.fixed,
         }
@@ -211,48 +251,7 @@ class Supernet:
                 alpha.copy_(stored)
         self.model.fix(state["fixed"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.architect.optimizer.load_state_dict(state["arch_optimizer"])
+        if self.architect is not None:
+            self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.set_weight_decay(self.optimizer.param_groups[0]["weight_decay"])
-
-
-def largest_eigenvalue(supernet: Supernet, x: Tensor, y: Tensor) -> float:
-    """Of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al. 2020, section 4.1).
-
-    Where the kernels keep kinks from differences with these, which agree with exact products to 0.5 %
-    (tests/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
-    """
-    batch, decay = (x.to(supernet.device), y.to(supernet.device)), supernet.config.arch_weight_decay
-    if keeps_kinks(supernet):
-        try:
-            return hessian_eigenvalues(supernet.model, *batch, radius=1e-2, keep_kinks=True).values[0].item() + decay
-        except Unkeepable as error:
-            slower = "the eigenvalue comes from exact products, which take more time and memory"
-            warnings.warn(f"{error}; {slower}.", RuntimeWarning, stacklevel=2)
-    return hessian_eigenvalues(supernet.model, *batch).values[0].item() + decay
-
-
-def keeps_kinks(supernet: Supernet) -> bool:
-    """Whether the kernels can keep the kinks of its ops: those of CPUs, but for what bypasses partial channels."""
-    return supernet.device.type == "cpu" and supernet.config.partial == 1
-
-
-def supernet_facts(model: Relaxed, space: Notation) -> dict[str, Any]:
-    """Mixing weights, their mean entropy per edge in nats, the weights of normalised edges, the derived genotype and
-    the skip connections of a cell for images, for metrics.jsonl."""
-    genotype = model.genotype()
-    facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
-    cells = space.cells(genotype).items()
-    with torch.no_grad():
-        kinds = zip(cells, model.mixing_weights(), model.edge_weights(), strict=True)
-        for (kind, (edges, _)), weights, edge_weights in kinds:
-            facts[f"entropy_{kind}"] = -torch.xlogy(weights, weights).sum(1).mean().item()
-            if space.inputs:
-                facts[f"skip_{kind}"] = sum(op == "skip_connect" for op, _ in edges)
-            facts[f"weights_{kind}"] = weights.tolist()
-            if edge_weights is not None:
-                facts[f"edge_weights_{kind}"] = edge_weights.tolist()
-    return facts
-
-
-FIXED_ALPHAS = ("blank", "blank-pt")

@@ -3,22 +3,21 @@ at a time, ranks many."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastdarts.batches import Batches
 from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import total
 from fastdarts.drawing import edge_nodes
-from fastdarts.recorder import Progress
+from fastdarts.policies.base import Batch, Monitor, Row, Search, Selection
+from fastdarts.policies.bilevel import SinglePath
 from fastdarts.relaxed import Chosen, Relaxed, same_random_numbers
 from fastdarts.spaces import Architecture, Space
 
-Batch = tuple[Tensor, Tensor]
 FINALISTS, FIRST_BATCHES = 10, 10  # as published
 
 
@@ -51,44 +50,62 @@ def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[Batch
     return {"valid_error": 100 * wrong / count}
 
 
-def select(
-    model: Relaxed,
-    space: Space,
-    nodes: int,
-    candidates: int,
-    seed: int,
-    valid: Batches,
-    attend: Callable[[Iterable[Batch]], Iterator[Batch]],
-    progress: Progress,
-) -> tuple[Architecture, float]:
-    """The best of ``candidates`` random cells with the weights of the supernet, and its error in percent.
+class UniformPath(SinglePath):
+    """Every step of the weights trains another random cell."""
+
+    def __init__(self, space: Space, nodes: int):
+        self.space, self.nodes = space, nodes
+
+    def logits(self, model: Relaxed, x: Tensor, generator: torch.Generator) -> Tensor:
+        return random_logits(model, self.space, self.nodes, x, generator)
+
+
+class PathError(Monitor):
+    """``valid_error`` of random cells with the weights of the supernet, see :func:`mean_error`."""
+
+    def measure(self, search: Search) -> Row:
+        with search.autocast():
+            batches = search.attend(search.valid.in_order())
+            return mean_error(search.model, search.space, search.nodes, batches)
+
+
+class BestOfMany(Selection):
+    """The best of many random cells with the weights of the supernet.
 
     All are ranked on the same ten batches, the best ten then on all images, with the same random numbers. BatchNorms
-    use the statistics of the batch: the running ones belong to all cells together. ``attend`` is that of
-    :class:`fastdarts.runs.Run`.
+    use the statistics of the batch: the running ones belong to all cells together.
     """
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(seed)
-    drawn = [space.sample(generator, nodes, none=True) for _ in range(candidates)]
-    few = [(x.to(device), y.to(device)) for x, y in islice(valid.epoch(0), FIRST_BATCHES)]
 
-    @torch.no_grad()
-    def error(genotype: Any, batches: Iterable[Batch]) -> float:
-        chosen, wrong, count = chosen_by(space, genotype, nodes), 0, 0
-        with same_random_numbers(device):
-            for x, y in attend(batches):
-                wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
-                count += len(y)
-        progress.advance()
-        wrong, count = total(wrong, count)
-        return 100 * wrong / count
+    def __init__(self, candidates: int):
+        self.candidates = candidates
 
-    with batch_statistics(model):
-        progress.start("ranking random cells", candidates)
-        errors = [error(genotype, few) for genotype in drawn]
-        finalists = sorted(range(candidates), key=errors.__getitem__)[:FINALISTS]
-        progress.start("ranking the best", len(finalists))
-        for k in finalists:
-            errors[k] = error(drawn[k], ((x.to(device), y.to(device)) for x, y in valid.in_order()))
-    best = min(finalists, key=errors.__getitem__)
-    return Architecture(space, drawn[best]), errors[best]
+    def architecture(self, search: Search) -> None:
+        """Known at the end only."""
+
+    def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
+        """The best cell and its error in percent."""
+        model, space, nodes, valid = search.model, search.space, search.nodes, search.valid
+        generator = torch.Generator().manual_seed(search.seed)
+        drawn = [space.sample(generator, nodes, none=True) for _ in range(self.candidates)]
+        few = [(x.to(search.device), y.to(search.device)) for x, y in islice(valid.epoch(0), FIRST_BATCHES)]
+
+        @torch.no_grad()
+        def error(genotype: Any, batches: Iterable[Batch]) -> float:
+            chosen, wrong, count = chosen_by(space, genotype, nodes), 0, 0
+            with same_random_numbers(search.device):
+                for x, y in search.attend(batches, at_start=True):
+                    wrong += (model.discrete(x, chosen).argmax(1) != y).sum().item()
+                    count += len(y)
+            search.advance()
+            wrong, count = total(wrong, count)
+            return 100 * wrong / count
+
+        with search.autocast(), batch_statistics(model):
+            search.progress("ranking random cells", self.candidates)
+            errors = [error(genotype, few) for genotype in drawn]
+            finalists = sorted(range(self.candidates), key=errors.__getitem__)[:FINALISTS]
+            search.progress("ranking the best", len(finalists))
+            for k in finalists:
+                errors[k] = error(drawn[k], valid.in_order())
+        best = min(finalists, key=errors.__getitem__)
+        return Architecture(space, drawn[best]), errors[best]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fastdarts.config import SearchConfig
+from fastdarts.config import SupernetConfig
 from fastdarts.memory import Estimate
 from fastdarts.operations import OPS
 from fastdarts.spaces import SPACES
@@ -40,8 +40,9 @@ def one_estimate_for_alike_searches() -> Iterator[None]:
     module = importlib.import_module("fastdarts.search")
     known, real = {}, module.step_memory
 
-    def once(config: SearchConfig, *shape: Any) -> Estimate:
-        alike = dataclasses.replace(config, seed=0, run=None, resume=None, supernet=None)
+    def once(config: SupernetConfig, *shape: Any) -> Estimate:
+        apart = {"seed": 0, "run": None, "resume": None} | ({"supernet": None} if hasattr(config, "supernet") else {})
+        alike = dataclasses.replace(config, **apart)
         made_of = SPACES.get(config.space), *OPS.values()
         key = alike, *shape, torch.get_num_threads(), *map(id, made_of)
         if key not in known:

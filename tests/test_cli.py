@@ -142,7 +142,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["serch"], ["unknown command 'serch'", "similar is search", "project, evaluate"]),
         ([], ["no command", "search, project"]),
         (["--epochs", "3", "search"], ["unknown command '--epochs'"]),
-        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, darts-es", "similar is darts"]),
+        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, random", "similar is darts"]),
         (["search", "--epochs", "three"], ["--epochs is 'three'", "a whole number"]),
         (["search", "--epochs", "9" * 5000], ["--epochs is '999", "...'", "a whole number"]),
         (["search", "--epochs=1.5"], ["--epochs is '1.5'", "a whole number"]),

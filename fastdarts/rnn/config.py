@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fastdarts.config import RunConfig
+from fastdarts.config import RunConfig, check_hypergradient
 from fastdarts.errors import FastdartsError
-from fastdarts.validation import check_fields, validate_hypergradient
+from fastdarts.kinds import Batch, Count, Epochs, EpochsOrNone, Few, Nodes, NotNegative, Portion, Positive, Seed, Width
+from fastdarts.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -21,37 +22,37 @@ class TextConfig(RunConfig):
     """Folder of train.txt, valid.txt and test.txt (ptb.train.txt, wiki.train.tokens, ... will do)."""
     level: Literal["word", "char"] = "word"
     """What a token is: a word, as blanks separate them, or a character."""
-    vocabulary: int | None = None
+    vocabulary: Count | None = None
     """Keep only the most frequent tokens of the training text, so many with <eos> and <unk>; by default all."""
-    hidden: int = 300
+    hidden: Width = 300
     """Width of the embedding and of the cell."""
-    batch_size: int = 256
+    batch_size: Batch = 256
     """Streams that the training text is cut into."""
-    eval_batch_size: int = 10
+    eval_batch_size: Batch = 10
     """Streams that the validation text is cut into to measure the perplexity."""
-    bptt: int = 35
+    bptt: Width = 35
     """Time steps that are unfolded at once; one segment in 20 has half of them."""
-    epochs: int = 50
+    epochs: Epochs = 50
     """Passes over the training text."""
-    learning_rate: float = 20.0
+    learning_rate: Positive = 20.0
     """SGD learning rate, for segments of bptt steps; others have it in proportion to their length."""
-    weight_decay: float = 5e-7
+    weight_decay: NotNegative = 5e-7
     """L2 on the weights."""
-    grad_clip: float = 0.25
+    grad_clip: Positive = 0.25
     """Largest norm of the gradient."""
-    dropout: float = 0.75
+    dropout: Portion = 0.75
     """Dropout of the cell's outputs."""
-    dropouth: float = 0.25
+    dropouth: Portion = 0.25
     """Dropout of the states inside the cell."""
-    dropoutx: float = 0.75
+    dropoutx: Portion = 0.75
     """Dropout of the cell's inputs."""
-    dropouti: float = 0.2
+    dropouti: Portion = 0.2
     """Dropout of the embedding's outputs."""
-    dropoute: float = 0.0
+    dropoute: Portion = 0.0
     """Share of the words that the embedding drops."""
-    ar: float = 0.0
+    ar: NotNegative = 0.0
     """L2 on the outputs of the cell."""
-    tar: float = 1e-3
+    tar: NotNegative = 1e-3
     """L2 on the differences between outputs of neighbouring time steps."""
 
 
@@ -65,22 +66,22 @@ class RecurrentSearchConfig(TextConfig):
     """How the alphas' gradient is found (first-order by default). unrolled: through one step of the weights, by finite
     differences as published; exact: the same by double backward; neumann: through weights that have converged, by a
     Neumann series."""
-    difference_radius: float | None = None
+    difference_radius: Positive | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
-    neumann_terms: int | None = None
+    neumann_terms: Few | None = None
     """Terms of the series (neumann; 3)."""
     arch_side_effects: bool = False
     """Let every pass for the alphas draw dropout masks of its own and move BatchNorm running statistics, as published;
     otherwise all passes of a step use the same masks, those of the coming step of the weights."""
-    nodes: int = 8
+    nodes: Nodes = 8
     """Searched nodes of the cell."""
-    arch_learning_rate: float = 3e-3
+    arch_learning_rate: Positive = 3e-3
     """Adam learning rate of the alphas."""
-    arch_weight_decay: float = 1e-3
+    arch_weight_decay: NotNegative = 1e-3
     """L2 on the alphas."""
-    momentum: float = 0.0
+    momentum: Portion = 0.0
     """SGD momentum."""
-    seed: int = 3
+    seed: Seed = 3
     """Seed of the weights, the alphas, the dropouts and the lengths of the segments."""
 
 
@@ -92,25 +93,25 @@ class RecurrentEvaluateConfig(TextConfig):
     genotype: str = ""
     """A name (ENAS, DARTS_V1, DARTS_V2), the folder of a search, a genotype.json, inline JSON, or a printed
     Genotype(...)."""
-    hidden: int = 850
+    hidden: Width = 850
     """Width of the embedding and of the cell."""
-    batch_size: int = 64
+    batch_size: Batch = 64
     """Streams that the training text is cut into."""
-    test_batch_size: int = 1
+    test_batch_size: Batch = 1
     """Streams that the test text is cut into."""
-    epochs: int = 8000
+    epochs: Epochs = 8000
     """Passes over the training text."""
-    weight_decay: float = 8e-7
+    weight_decay: NotNegative = 8e-7
     """L2 on the weights."""
-    dropoute: float = 0.1
+    dropoute: Portion = 0.1
     """Share of the words that the embedding drops."""
-    length_spread: float = 5.0
+    length_spread: NotNegative = 5.0
     """Standard deviation of the lengths of segments, in time steps; they end at 5 and at bptt + 20."""
-    nonmono: int = 5
+    nonmono: Count = 5
     """Weights are averaged from the first epoch on that is worse than the best but for the last so many."""
-    finetune_epochs: int = 0
+    finetune_epochs: EpochsOrNone = 0
     """Up to so many passes more, averaged anew from the best weights; they end by the same rule."""
-    seed: int = 1267
+    seed: Seed = 1267
     """Seed of the weights, the dropouts and the lengths of the segments."""
 
 
@@ -120,7 +121,7 @@ def validate(config: RecurrentSearchConfig | RecurrentEvaluateConfig) -> None:
     if config.bptt == 1:
         raise FastdartsError("--bptt is 1, but a segment has two time steps or more: expected 2 or more")
     if isinstance(config, RecurrentSearchConfig):
-        validate_hypergradient(config)
+        check_hypergradient(config)
         if config.batch_size == 1:
             raise FastdartsError("--batch-size is 1, but one stream has no batch statistics: expected 2 or more")
     elif not config.genotype:

@@ -17,6 +17,8 @@ from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Batch, Passes
 from fastdarts.isolation import isolated
+from fastdarts.methods.common import strategy
+from fastdarts.policies.monitors import supernet_facts
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentSearchConfig, validate
 from fastdarts.rnn.genotypes import PRIMITIVES, edges_of
@@ -25,7 +27,6 @@ from fastdarts.rnn.text import Corpus, Lengths, in_order, load_corpus, segment, 
 from fastdarts.rnn.training import Likelihood, check_text, measure, set_rate, weight_step
 from fastdarts.runs import Run, prepare_device
 from fastdarts.spaces import RECURRENT, Architecture
-from fastdarts.supernet import strategy, supernet_facts
 from fastdarts.training import finite
 
 
@@ -218,7 +219,9 @@ def _train(
         last = functools.partial(save, epoch, len(segments))
         pieces = run.attend(in_order(texts["valid"], config.bptt), last)
         row |= measure(supernet.model, pieces).summary("valid", at)
-        row |= supernet_facts(supernet.model, RECURRENT) | {"seconds": time.monotonic() - begun}
+        row |= supernet_facts(supernet.model, RECURRENT, supernet.model.genotype()) | {
+            "seconds": time.monotonic() - begun
+        }
         run.recorder.epoch(row)
         progress.line(
             f"epoch {epoch + 1}/{config.epochs}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "

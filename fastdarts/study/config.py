@@ -7,11 +7,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastdarts.arrays import FASHION_MNIST
-from fastdarts.config import FREE_ON_RESUME, DataConfig, Dataset, EvaluateConfig, SearchConfig, resolve
+from fastdarts.config import AlphaConfig, DataConfig, Dataset, EvaluateConfig, SearchConfig, resolve
 from fastdarts.errors import FastdartsError
+from fastdarts.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
 from fastdarts.spaces import find_space
 from fastdarts.validation import check_fields, validate
 
@@ -23,39 +24,39 @@ class StudyConfig(DataConfig):
 
     dataset: Dataset | None = None
     """Images to learn from (fashion-mnist where Debian's dataset-fashion-mnist is installed, else digits)."""
-    image_size: int | None = None
+    image_size: Width | None = None
     """Resize images to this many pixels a side, even (fashion-mnist 12, others keep their size)."""
-    samples: int | None = None
+    samples: Count | None = None
     """Use only the first so many training images (fashion-mnist 2000, others all)."""
-    test_samples: int | None = None
+    test_samples: Count | None = None
     """Test on only the first so many test images (fashion-mnist 4000, others all)."""
-    channels: int = 8
+    channels: Width = 8
     """Channels of the first cells, of the networks and of the supernet."""
-    layers: int = 3
+    layers: Few = 3
     """Their cells."""
-    learning_rate: float = 0.025
+    learning_rate: Positive = 0.025
     """SGD learning rate at the start, of trainings and searches."""
-    weight_decay: float = 3e-4
+    weight_decay: NotNegative = 3e-4
     """L2 on the weights, in both."""
-    epochs: int = 8
+    epochs: Epochs = 8
     """Passes over the training images of each training from scratch."""
-    seeds: int = 3
+    seeds: Seeds = 3
     """Trainings of each architecture, with seeds seed, seed+1, ..."""
-    seed: int = 0
+    seed: Seed = 0
     """First seed of the trainings and of the searches."""
-    method: Literal["darts", "darts-es", "darts-ada", "lambda-darts", "joint", "coordinate"] = "darts"
-    """How to search; as for fastdarts search."""
+    method: str = "darts"
+    """Method of the searches, one that trains alphas; `fastdarts methods` lists them."""
     unrolled: bool = False
     """Search in second order."""
-    search_epochs: int = 50
+    search_epochs: Epochs = 50
     """Epochs of each search."""
-    search_seeds: int = 3
+    search_seeds: Few = 3
     """Searches, with seeds seed, seed+1, ..."""
-    arch_learning_rate: float = 3e-3
+    arch_learning_rate: Positive = 3e-3
     """Adam learning rate of the alphas: ten times the published one, as there are far fewer steps."""
-    threads: int | None = 1
+    threads: Count | None = 1
     """CPU threads of each process; results are bit-identical only for the same number."""
-    processes: int | None = None
+    processes: Few | None = None
     """Trainings and searches at a time, each in a process of its own (one per CPU, on a GPU 1)."""
     run: Path | None = None
     """Folder of the study (runs/study-tiny); what it holds of these settings already is not computed again."""
@@ -85,7 +86,10 @@ def prepare(config: StudyConfig) -> StudyConfig:
     if config.sync_bn:
         raise FastdartsError("--sync-bn is for several ranks, but a study runs every network in one: leave it out")
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))
-    validate(searching(config, config.seed))
+    search = searching(config, config.seed)
+    if not isinstance(search, AlphaConfig):
+        raise FastdartsError(f"--method is {config.method}, which trains no alphas: a study follows those of a search")
+    validate(search)
     return config
 
 
@@ -123,7 +127,9 @@ def _shared(config: StudyConfig) -> dict[str, Any]:
 def key(settings: EvaluateConfig | SearchConfig, facts: object) -> str:
     """A name for all that results depend on: ``settings`` but for the seed, and ``facts`` of the images."""
     values = dataclasses.asdict(settings)
-    kept = {name: value for name, value in values.items() if name not in (*FREE_ON_RESUME, "seed", "test_portion")}
+    kept = {
+        name: value for name, value in values.items() if name not in (*settings.free_on_resume, "seed", "test_portion")
+    }
     space = find_space("tiny").primitives(1)
     text = json.dumps([kept, facts, space], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
-from fastdarts.alignment import aligned_cells
 from fastdarts.batches import Batches, Kept, Workers, split
 from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
 from fastdarts.config import SearchConfig
@@ -30,14 +29,14 @@ from fastdarts.genotypes import Genotype
 from fastdarts.isolation import isolated
 from fastdarts.recorder import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
 from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
-from fastdarts.search import search
+from fastdarts.search import check_network, search
 from fastdarts.settings import from_toml, to_toml
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
-from fastdarts.supernet import Supernet, network
+from fastdarts.supernet import Supernet
 from fastdarts.training import Job, train_all
 from fastdarts.weight_sharing import chosen_by
 
@@ -65,9 +64,7 @@ def _study(config: StudyConfig) -> dict[str, Any]:
     device = prepare_device(config)
     note = check_precision(config, device)
     split(len(indices), searching(config, 0).train_portion)
-    if config.method == "lambda-darts":
-        with torch.device("meta"):
-            aligned_cells(network(searching(config, 0), data))
+    check_network(searching(config, 0), data)
     if (config.test_samples or 0) > len(data.test):
         raise FastdartsError(
             f"--test-samples is {config.test_samples}: {config.dataset} has {len(data.test)} test images"

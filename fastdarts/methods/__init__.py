@@ -1,0 +1,1 @@
+"""The methods, one file each: its settings, and a ``build`` that composes its policies."""

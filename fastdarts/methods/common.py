@@ -1,0 +1,48 @@
+"""How the settings that methods share become policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdarts.config import AlphaConfig, BilevelConfig, SecondLevel, SupernetConfig, hypergradient
+from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Strategy, Unrolled
+from fastdarts.policies.base import Monitor
+from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
+from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
+from fastdarts.spaces import Space
+
+
+def strategy(config: SecondLevel) -> Strategy:
+    """How the alphas' gradient is found with these settings."""
+    return {
+        "first-order": FirstOrder(),
+        # a recurrent search has no keep_kinks
+        "unrolled": Unrolled(config.difference_radius or Unrolled.radius, getattr(config, "keep_kinks", False)),
+        "exact": Exact(),
+        "neumann": Neumann(config.neumann_terms or Neumann.terms),
+    }[hypergradient(config)]
+
+
+def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
+    """DARTS with these settings, but for the ``policies`` that are given."""
+    shared: dict[str, Any] = {"alphas": None, "monitors": monitors(config)}
+    if isinstance(config, AlphaConfig):
+        adam = AlphaOptimizer(config.arch_learning_rate, config.arch_weight_decay, config.arch_grad_clip)
+        shared |= {"alphas": adam, "warmup": config.warmup}
+    if isinstance(config, BilevelConfig):
+        shared |= {"hypergradient": strategy(config), "side_effects": config.arch_side_effects}
+    if "stages" not in policies:
+        shared["stages"] = Single(config.epochs, space)
+    if config.alignment_every:
+        shared["needs"] = frozenset({"cell weights"})
+    return Bilevel(**shared | policies)
+
+
+def monitors(config: SupernetConfig) -> tuple[Monitor, ...]:
+    """What is measured of a mixture after each epoch."""
+    first: list[Monitor] = []
+    product: list[Monitor] = []
+    if isinstance(config, BilevelConfig):
+        first = [Eigenvalue(config.eigenvalue_every, config.arch_weight_decay, config.partial > 1)]
+        product = [ProductError(config.product_error_every)]
+    return (*first, Validation(), Gap(config.gap_every), *product, LayerAlignment(config.alignment_every), Facts())

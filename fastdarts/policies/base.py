@@ -1,0 +1,195 @@
+"""What a policy is, and what it may see of the search that it takes part in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fastdarts.relaxed import Relaxed
+from fastdarts.spaces import Architecture, Space
+
+Batch = tuple[Tensor, Tensor]
+Row = dict[str, Any]
+
+
+class Policy:
+    """A part of a method. What it must know after a kill is its state, which is kept in every checkpoint by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, lists and tensors; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+
+
+class Streams(Protocol):
+    """Batches of images and labels, see :class:`fastdarts.batches.Batches`."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
+
+    def endless(self, step: int) -> Iterator[Batch]: ...
+
+    def in_order(self) -> Iterator[Batch]: ...
+
+
+class Search(Protocol):
+    """A running search, as its policies see it.
+
+    Attributes:
+        epoch, epochs: the epoch at work (from 0), and how many there are; of all stages together.
+        model, space, nodes: the supernet, its space, and its nodes a cell.
+        device: where it is.
+        seed: that of the settings.
+        train, arch, valid: the streams of the weights, of the alphas (None where both learn from the same batch), and
+            of measurements.
+        optimizer: that of the weights.
+        weight_decay: the L2 on the weights; may be set.
+    """
+
+    epoch: int
+    epochs: int
+    model: Relaxed
+    space: Space
+    nodes: int
+    device: torch.device
+    seed: int
+    train: Streams
+    arch: Streams | None
+    valid: Streams
+    optimizer: torch.optim.Optimizer
+    weight_decay: float
+
+    def derive(self) -> Any:
+        """The genotype that would be derived now."""
+
+    def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
+        """How far the finite difference of an unrolled step on these batches is from the exact product."""
+
+    def autocast(self) -> torch.autocast:
+        """Around passes of the model: in the precision of the settings."""
+
+    def attend(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
+        """``batches`` on the device, for a measurement. A signal ends it: the search is saved as of the end of this
+        epoch (of its start with ``at_start``), and what goes on repeats the measurement."""
+
+    def save(self) -> None:
+        """Save as of the start of this epoch, with the states of all policies."""
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+
+    def rows(self) -> list[Row]:
+        """The rows of metrics.jsonl so far."""
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+
+    def progress(self, title: str, steps: int) -> None:
+        """Begin a bar of so many steps."""
+
+    def advance(self) -> None:
+        """Advance it by one."""
+
+    def keep(self, epoch: int) -> None:
+        """Keep the supernet as it is after ``epoch``, to come back to."""
+
+    def forget(self, epoch: int) -> None:
+        """Keep that no more."""
+
+    def restore(self, epoch: int) -> None:
+        """Bring the supernet back to what it was after ``epoch``."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file into the run's folder."""
+
+
+class Stepping(Protocol):
+    """What a monitor may use to rehearse, see :class:`fastdarts.supernet.Supernet`."""
+
+    model: Relaxed
+
+    def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
+        """How far the finite difference of an unrolled step on these batches is from the exact product."""
+
+
+class Verdict(NamedTuple):
+    """How a search goes on after an epoch: with which epoch, and how many rows of metrics.jsonl remain (None: all)."""
+
+    epoch: int
+    rows: int | None = None
+
+
+class Selection(Policy):
+    """How a supernet becomes an architecture: at the end, or by decisions between epochs."""
+
+    def architecture(self, search: Search) -> Architecture | None:
+        """What would be derived now; None if that is known only at the end."""
+        raise NotImplementedError
+
+    def between(self, search: Search) -> None:
+        """The decisions that are due before the epoch at work."""
+
+    def batch_size(self, published: int) -> int:
+        """Images per step of the epoch at work."""
+        return published
+
+    def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
+        """The result of the search and its validation error in percent; ``row`` is that of the supernet to take."""
+        return self.architecture(search), row["valid_error"]
+
+    def events(self) -> Row:
+        """What result.json says of the decisions."""
+        return {}
+
+
+class Stopper(Policy):
+    """When a search ends, or goes back; by default neither before its last epoch."""
+
+    def after(self, search: Search) -> Verdict:
+        """What comes after the epoch at work."""
+        return Verdict(search.epoch + 1)
+
+    def final_row(self, rows: list[Row]) -> Row:
+        """The row of the epoch whose supernet is the result."""
+        return rows[-1]
+
+    def facts(self, search: Search) -> Row:
+        """What the row of the epoch at work says of it."""
+        return {}
+
+    def note(self, epochs: int) -> str:
+        """What is to be said before a search of so many epochs; "" for nothing."""
+        return ""
+
+    def events(self) -> Row:
+        """What result.json says of it."""
+        return {}
+
+
+class Monitor(Policy):
+    """Something that is measured after some epochs, for metrics.jsonl.
+
+    ``curvature``: whether it may take more memory than a step, see :meth:`rehearse`.
+    """
+
+    curvature = False
+
+    def __init__(self, every: int = 1):
+        self.every = every
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether it is measured after ``epoch``."""
+        return self.every > 0 and (epoch + 1) % self.every == 0
+
+    def measure(self, search: Search) -> Row:
+        """Numbers, lists or tensors by name."""
+        raise NotImplementedError
+
+    def rehearse(self, supernet: Stepping, batch: Batch, arch_batch: Batch) -> None:
+        """Do what takes the most memory, once, if that may be more than a step takes."""

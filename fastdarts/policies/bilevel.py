@@ -1,0 +1,135 @@
+"""What a gradient method is: a composition of policies, whose defaults are DARTS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdarts.alignment import Alignment
+from fastdarts.hypergradient import FirstOrder, Strategy
+from fastdarts.policies.base import Monitor, Policy, Search, Selection, Stopper
+from fastdarts.policies.selection import Strongest
+from fastdarts.relaxation import SOFTMAX, Relaxation
+from fastdarts.relaxed import Relaxed
+from fastdarts.spaces import Space
+
+
+class AlphaOptimizer(NamedTuple):
+    """Adam on the alphas: learning rate, L2, largest norm of the gradient (0 for any), and the two moments' decays."""
+
+    learning_rate: float
+    weight_decay: float
+    grad_clip: float = 0.0
+    betas: tuple[float, float] = (0.5, 0.999)
+
+
+class Penalty(Policy):
+    """A term of the loss of the alphas that depends on them alone."""
+
+    def loss(self, alphas: list[Tensor], epoch: int) -> Tensor:
+        """The term, a scalar."""
+        raise NotImplementedError
+
+
+class SinglePath(Policy):
+    """What the weights learn from in place of the mixture: one path through the supernet per step."""
+
+    def logits(self, model: Relaxed, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Those of one step."""
+        raise NotImplementedError
+
+
+class Start(Policy):
+    """What a fresh supernet takes over from elsewhere."""
+
+    def begin(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state of a fresh supernet, changed."""
+        raise NotImplementedError
+
+
+class Stage(NamedTuple):
+    """A stretch of a search with one supernet.
+
+    epochs: how many there are. space: where it searches. changes: settings that are others than those of the search.
+    """
+
+    epochs: int
+    space: Space
+    changes: Mapping[str, Any] = {}
+
+
+class Stages(Policy):
+    """The supernets that a search trains one after another."""
+
+    def all(self) -> list[Stage]:
+        """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
+        raise NotImplementedError
+
+    def end(self, search: Search, number: int) -> None:
+        """Take from the supernet at the end of stage ``number`` what the next one needs."""
+
+
+class Single(Stages):
+    """One supernet for all epochs."""
+
+    def __init__(self, epochs: int, space: Space):
+        self._stage = Stage(epochs, space)
+
+    def all(self) -> list[Stage]:
+        """The one stage."""
+        return [self._stage]
+
+
+@dataclass
+class Bilevel:
+    """The policies of a method that trains a supernet.
+
+    Attributes:
+        alphas: how the alphas learn; None if they stay as they are.
+        stages: the supernets, one after another.
+        relaxation: how alphas become mixing weights.
+        hypergradient: how the gradient of the alphas is found.
+        order: which step comes first, or both together from one loss.
+        held_out: whether the alphas learn from images that the weights never see; else both learn from all.
+        side_effects: whether passes for the alphas move running statistics and draw random numbers.
+        warmup: epochs of every stage in which only the weights learn.
+        penalty: what is added to the loss of the alphas.
+        alignment: what is added to the gradient of the weights.
+        path: what the weights learn from in place of the mixture.
+        monitors: what is measured after epochs, in this order.
+        stopper, selection: when the search ends, and how its supernet becomes an architecture.
+        start: what a fresh supernet takes over from elsewhere.
+        needs: what the space must have.
+    """
+
+    alphas: AlphaOptimizer | None
+    stages: Stages
+    relaxation: Relaxation = SOFTMAX
+    hypergradient: Strategy = field(default_factory=FirstOrder)
+    order: Literal["alphas first", "weights first", "together"] = "alphas first"
+    held_out: bool = True
+    side_effects: bool = True
+    warmup: int = 0
+    penalty: Penalty | None = None
+    alignment: Alignment | None = None
+    path: SinglePath | None = None
+    monitors: tuple[Monitor, ...] = ()
+    stopper: Stopper = field(default_factory=Stopper)
+    selection: Selection = field(default_factory=Strongest)
+    start: Start | None = None
+    needs: frozenset[str] = frozenset()
+
+    def policies(self) -> dict[str, Any]:
+        """Those with a state, by the name under which it is kept."""
+        named = {
+            "relaxation": self.relaxation,
+            "stages": self.stages,
+            "penalty": self.penalty,
+            "stopper": self.stopper,
+            "selection": self.selection,
+        }
+        return {name: policy for name, policy in named.items() if policy is not None}

@@ -1,0 +1,145 @@
+"""What is measured of a supernet after an epoch, for metrics.jsonl and the report."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.alignment import alignment
+from fastdarts.curvature import Differences, hessian_eigenvalues
+from fastdarts.curvature import Exact as Product
+from fastdarts.discretise import discretisation_gap
+from fastdarts.hypergradient import Passes
+from fastdarts.kinks import Unkeepable
+from fastdarts.policies.base import Batch, Monitor, Row, Search, Stepping
+from fastdarts.relaxed import Relaxed
+from fastdarts.spaces import Notation
+from fastdarts.training import measure
+
+ALIGNMENT_BATCHES = 10
+
+
+class Validation(Monitor):
+    """``valid_loss`` and ``valid_error`` (percent) of the mixture."""
+
+    def measure(self, search: Search) -> Row:
+        with search.autocast():
+            return measure(search.model, search.attend(search.valid.in_order()), search.device, "valid")
+
+
+class Gap(Monitor):
+    """The discretisation gap, see :func:`fastdarts.discretise.discretisation_gap`."""
+
+    def measure(self, search: Search) -> Row:
+        with search.autocast():
+            return discretisation_gap(search.model, search.attend(search.valid.in_order()))
+
+
+class Eigenvalue(Monitor):
+    """The largest eigenvalue of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al.
+    2020, section 4.1).
+
+    Where the kernels keep kinks, from differences with these, which agree with exact products to 0.5 %
+    (tests/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
+
+    Args:
+        every: epochs between two measurements, which begin after the first epoch; there is one after the last epoch.
+        weight_decay: the L2 on the alphas.
+        bypassed: whether channels bypass the candidates; their kinks cannot be kept.
+    """
+
+    curvature = True
+
+    def __init__(self, every: int, weight_decay: float, bypassed: bool = False):
+        super().__init__(every)
+        self.weight_decay, self.bypassed = weight_decay, bypassed
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        return self.every > 0 and (epoch % self.every == 0 or epoch == epochs - 1)
+
+    def measure(self, search: Search) -> Row:
+        x, y = next(search.arch.endless((search.epoch + 1) * len(search.train) - 1))
+        batch = x.to(search.device), y.to(search.device)
+        return {"eigenvalue": self.largest(search.model, *batch)}
+
+    def largest(self, model: Relaxed, x: Tensor, y: Tensor) -> float:
+        """That of the loss on a batch, on the device of ``model``."""
+        if self._keeps_kinks(x):
+            try:
+                found = hessian_eigenvalues(model, x, y, radius=1e-2, keep_kinks=True)
+                return found.values[0].item() + self.weight_decay
+            except Unkeepable as error:
+                slower = "the eigenvalue comes from exact products, which take more time and memory"
+                warnings.warn(f"{error}; {slower}.", RuntimeWarning, stacklevel=2)
+        return hessian_eigenvalues(model, x, y).values[0].item() + self.weight_decay
+
+    def rehearse(self, supernet: Stepping, batch: Batch, arch_batch: Batch) -> None:
+        count = sum(alpha.numel() for alpha in supernet.model.arch_parameters())
+        passes = Passes(supernet.model, side_effects=False)
+        keeps = self._keeps_kinks(arch_batch[0])
+        product = Differences(passes, arch_batch, 1e-2) if keeps else Product(passes, arch_batch)
+        product(torch.ones(count, dtype=torch.float64))
+
+    def _keeps_kinks(self, x: Tensor) -> bool:
+        """Whether the kernels can keep the kinks of the supernet's ops: those of CPUs, but for bypassed channels."""
+        return x.device.type == "cpu" and not self.bypassed
+
+
+class ProductError(Monitor):
+    """How far the finite difference of an unrolled step is from the exact product, on the first batches of the
+    epoch."""
+
+    curvature = True
+
+    def measure(self, search: Search) -> Row:
+        first = search.epoch * len(search.train)
+        batches = next(search.train.epoch(search.epoch)), next(search.arch.endless(first))
+        with search.autocast():
+            return search.difference_error(*batches)
+
+    def rehearse(self, supernet: Stepping, batch: Batch, arch_batch: Batch) -> None:
+        supernet.difference_error(batch, arch_batch)
+
+
+class LayerAlignment(Monitor):
+    """The alignment of the layers, see :func:`fastdarts.alignment.alignment`, on ten batches."""
+
+    def measure(self, search: Search) -> Row:
+        with search.autocast():
+            few = itertools.islice(search.attend(search.valid.in_order()), ALIGNMENT_BATCHES)
+            return alignment(search.model, few)
+
+
+class Facts(Monitor):
+    """The strengths of the candidates and what would be derived from them."""
+
+    def measure(self, search: Search) -> Row:
+        return supernet_facts(search.model, search.space, search.derive())
+
+
+def supernet_facts(model: Relaxed, space: Notation, genotype: Any) -> dict[str, Any]:
+    """The strengths of the candidates, their mean entropy per edge in nats, the weights of normalised edges, the
+    derived ``genotype`` and its skip connections in a cell for images."""
+    facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
+    cells = space.cells(genotype).items()
+    with torch.no_grad():
+        kinds = zip(cells, model.mixing_weights(), model.edge_weights(), strict=True)
+        for (kind, (edges, _)), weights, edge_weights in kinds:
+            shares = weights if model.relaxation.normalised else _shares(weights)
+            facts[f"entropy_{kind}"] = -torch.xlogy(shares, shares).sum(1).mean().item()
+            if space.inputs:
+                facts[f"skip_{kind}"] = sum(edge[0] == "skip_connect" for edge in edges)
+            facts[f"weights_{kind}"] = weights.tolist()
+            if edge_weights is not None:
+                facts[f"edge_weights_{kind}"] = edge_weights.tolist()
+    return facts
+
+
+def _shares(strengths: Tensor) -> Tensor:
+    """Strengths that may be of any size and sign as shares of their edge."""
+    sizes = strengths.abs()
+    return sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)

@@ -1,0 +1,72 @@
+r"""How alphas become mixing weights: the seam between a method and the supernet.
+
+What a pass multiplies by and how strong a candidate is are two questions. A pass may draw; strength never does, so that
+the same alphas always give the same genotype. More relaxations are in :mod:`fastdarts.policies.relaxations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Mixing(NamedTuple):
+    """What the edges of a kind of cell compute in a pass.
+
+    weights: [E, K]. active: of each edge the only candidate that is computed, [E]; None for all. The weights of those
+    that are not computed must be 0.
+    """
+
+    weights: Tensor
+    active: Tensor | None = None
+
+
+class Relaxation:
+    """How alphas [E, K] become mixing weights [E, K]; a policy, see :class:`fastdarts.policies.base.Policy`.
+
+    Attributes:
+        draws: whether passes in training draw, and so differ from :meth:`strength`.
+        normalised: whether the strengths of an edge add up to 1.
+    """
+
+    draws = False
+    normalised = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must be known after a kill; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Say which epoch is at work, of how many."""
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """Draw the noise of all passes until the next call."""
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """How strong each candidate is: what genotypes, reports and measurements read."""
+        raise NotImplementedError
+
+    def mix(self, alpha: Tensor, kind: int) -> Mixing:
+        """What a pass in training computes, if it :attr:`draws`; ``kind`` is the number of the kind of cell."""
+        raise NotImplementedError
+
+    def noiseless(self, alpha: Tensor) -> Mixing:
+        """What a pass in eval mode computes, if passes in training draw."""
+        return Mixing(self.strength(alpha))
+
+
+class Softmax(Relaxation):
+    r"""DARTS (Liu et al. 2019, section 2.2): :math:`w_k = \exp\alpha_k / \sum_j \exp\alpha_j` on every edge."""
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """softmax(alpha) over the candidates."""
+        return F.softmax(alpha, dim=-1)
+
+
+SOFTMAX = Softmax()
