@@ -1,5 +1,5 @@
-// The flat updates on the CPU: the maths stands in kernels/flat.py. Each is bound by memory, so that all there is to
-// gain is to pass over it once, and to write results that no cache holds past all of them.
+// The flat updates on the CPU: the maths stands in kernels/flat/contract.py. Each is bound by memory, so that all there
+// is to gain is to pass over it once, and to write results that no cache holds past all of them.
 #include "check.h"
 //
 #include <algorithm>

@@ -1,6 +1,6 @@
-// interleave on the CPU: the maths stands in kernels/interleave.py. One pass over memory each way for all edges that
-// leave a state, row by row of the output: what bypasses the mixed operations is shuffled once for all of them into a
-// row that stays in L1, and every map of an edge is read and written in its order.
+// interleave on the CPU: the maths stands in kernels/interleave/contract.py. One pass over memory each way for all
+// edges that leave a state, row by row of the output: what bypasses the mixed operations is shuffled once for all of
+// them into a row that stays in L1, and every map of an edge is read and written in its order.
 //
 // dβ is summed in float64, by sample, then over the samples in their order: the same bits for every number of threads.
 #include "check.h"

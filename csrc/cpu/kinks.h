@@ -1,4 +1,5 @@
-// What ReLUs and max pools decided in one pass, written down and decided alike in another: kernels/mixed_op.py.
+// What ReLUs and max pools decided in one pass, written down and decided alike in another:
+// kernels/mixed_op/contract.py.
 #pragma once
 
 #include <cstdint>

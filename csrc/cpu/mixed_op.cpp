@@ -1,4 +1,4 @@
-// mixed_op on the CPU: all edges that leave one state; the maths stands in kernels/mixed_op.py.
+// mixed_op on the CPU: all edges that leave one state; the maths stands in kernels/mixed_op/contract.py.
 //
 // Three passes over the samples, because statistics of the whole batch stand between them: the stages that read the
 // state, and the pools' statistics; the second halves of the separable convolutions; the weighted sums. Per sample

@@ -1,4 +1,4 @@
-// Backward of mixed_op on the CPU; the maths stands in kernels/mixed_op.py.
+// Backward of mixed_op on the CPU; the maths stands in kernels/mixed_op/contract.py.
 //
 // One pass over the outputs' gradients and the raw outputs gives every sum that the mixing weights and the BatchNorms
 // want; two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw

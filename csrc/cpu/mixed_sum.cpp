@@ -1,5 +1,5 @@
-// mixed_sum on the CPU: the maths stands in kernels/mixed_sum.py, this file computes it in two passes over memory each
-// way (statistics, then the weighted sum; the sums A and B, then dz), NCHW-contiguous or channels-last.
+// mixed_sum on the CPU: the maths stands in kernels/mixed_sum/contract.py, this file computes it in two passes over
+// memory each way (statistics, then the weighted sum; the sums A and B, then dz), NCHW-contiguous or channels-last.
 //
 // Numerics: statistics and gradient sums are float64 for float32 data as well (the passes are bound by memory, so it
 // is nearly free); moments are taken about the channel's first value, hence safe for |mean| >> std; the mean is

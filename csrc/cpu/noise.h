@@ -1,4 +1,4 @@
-// Standard normal numbers of a seed and their place; the maths stands in kernels/noise.py.
+// Standard normal numbers of a seed and their place; the maths stands in kernels/mixed_op/noise.py.
 #pragma once
 
 #include <bit>

@@ -1,5 +1,6 @@
-// The recurrent cell on the CPU: the maths stands in kernels/recurrent.py. The products are the library's, one for all
-// gates of a node; a node's gates are in cache when its pass reads them. Gradients of gates live for one node only.
+// The recurrent cell on the CPU: the maths stands in kernels/recurrent/contract.py. The products are the library's, one
+// for all gates of a node; a node's gates are in cache when its pass reads them. Gradients of gates live for one node
+// only.
 #include "check.h"
 //
 #include <algorithm>

@@ -1,6 +1,7 @@
-// The passes of the recurrent cell that are not products of matrices: the maths stands in kernels/recurrent.py. Batch
-// normalisation is of columns, so that a pass works on a chunk of columns, of all streams, from beginning to end: no
-// thread waits for another, and all sums have one order whatever the number of threads.
+// The passes of the recurrent cell that are not products of matrices: the maths stands in
+// kernels/recurrent/contract.py. Batch normalisation is of columns, so that a pass works on a chunk of columns, of all
+// streams, from beginning to end: no thread waits for another, and all sums have one order whatever the number of
+// threads.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// The flat updates on a GPU: the maths stands in kernels/flat.py. All are bound by memory. A thread moves 16 bytes of
-// each array at a time, or one element where an array begins at an odd place. Arithmetic is in float, in double for
-// doubles; fused multiply-adds are written out, so that the bits do not depend on the compiler.
+// The flat updates on a GPU: the maths stands in kernels/flat/contract.py. All are bound by memory. A thread moves 16
+// bytes of each array at a time, or one element where an array begins at an odd place. Arithmetic is in float, in
+// double for doubles; fused multiply-adds are written out, so that the bits do not depend on the compiler.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>

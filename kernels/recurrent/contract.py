@@ -31,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.registry import define, select
-from fastdarts.kernels.wanted import wanted
 
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -153,7 +153,7 @@ forward_op = define(
     " -> (Tensor out, Tensor mean, Tensor var, Tensor states, Tensor gates)",
     _forward,
     _forward_fake,
-    triton=".triton.recurrent:forward",
+    triton=".recurrent.triton:forward",
     triton_dtypes=TRITON_DTYPES,
 )
 backward_op = define(
@@ -162,7 +162,7 @@ backward_op = define(
     " bool need_weights, bool need_mixing) -> (Tensor dinputs, Tensor dhidden, Tensor[] dweights, Tensor dmixing)",
     _backward,
     _backward_fake,
-    triton=".triton.recurrent:backward",
+    triton=".recurrent.triton:backward",
     triton_dtypes=TRITON_DTYPES,
 )
 
@@ -183,7 +183,7 @@ class _Recurrent(torch.autograd.Function):
         count = len(weights)
         needs = (*ctx.needs_input_grad[4:7], any(ctx.needs_input_grad[7:]))
         spans = (count + 3, 1), (count + 2, 1), (count + 1, 1), (count, count)
-        needs = [need and wanted(ctx, *span) for need, span in zip(needs, spans, strict=True)]
+        needs = [need and needs_grad(ctx, *span) for need, span in zip(needs, spans, strict=True)]
         need_inputs, need_hidden, need_mixing, need_weights = needs
         # create_graph=True: a kernel would be a constant to the second differentiation
         run, graph = (_backward, (True,)) if torch.is_grad_enabled() else (ctx.run, ())

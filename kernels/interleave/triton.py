@@ -1,4 +1,4 @@
-"""interleave on the GPU: one launch forward, two backward; the maths stands in kernels/interleave.py.
+"""interleave on the GPU: one launch forward, two backward; the maths stands in contract.py.
 
 A program works on tiles [BLOCK_P, BLOCK_C] of pixels × channels of the outputs, of all edges. Channel iK + j of an
 output is channel i of m where j = 0, else channel jC' + i of x: another order within a pixel, hence the same cache
@@ -12,10 +12,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdarts.kernels.triton.tiles import position
-
 TILE = 1024  # elements, 4 a thread: twice that takes more registers than two blocks have
 MAX_CHUNKS = 512  # parts of a sum, for each block of channels
+
+
+@triton.jit
+def position(p, height, width):
+    """(n, y, x) of pixels."""
+    return p // (height * width), p // width % height, p % width
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 import torch
 
 
-def wanted(ctx, last: int, count: int) -> bool:
+def needs_grad(ctx, last: int, count: int) -> bool:
     """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end.
 
     The engine says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these,

@@ -109,14 +109,14 @@ forward_op = define(
     " float eps) -> (Tensor out, Tensor mean, Tensor var)",
     _forward,
     _forward_fake,
-    triton=".triton.mixed_sum:forward",
+    triton=".mixed_sum.triton:forward",
 )
 backward_op = define(
     "mixed_sum_backward(Tensor grad, Tensor[] z, Tensor weights, bool[] normalize, Tensor mean, Tensor var,"
     " bool training, float eps, bool[] need_z, bool need_weights) -> (Tensor[] grad_z, Tensor grad_weights)",
     _backward,
     _backward_fake,
-    triton=".triton.mixed_sum:backward",
+    triton=".mixed_sum.triton:backward",
 )
 
 

@@ -1,4 +1,4 @@
-"""mixed_sum on the GPU: three launches forward, three backward; the maths stands in kernels/mixed_sum.py.
+"""mixed_sum on the GPU: three launches forward, three backward; the maths stands in contract.py.
 
 Programs read tiles [BLOCK_P, BLOCK_C] of pixels × channels: many channels per tile in channels-last tensors,
 one in contiguous ones, so that loads are coalesced in both. Reductions leave one partial result per chunk of

@@ -6,9 +6,10 @@ t = dL/d(depthwise output), the only map that a stage stores here: its 3×3 to 7
 import triton
 import triton.language as tl
 
-from fastdarts.kernels.triton.mix import row_totals
-from fastdarts.kernels.triton.stages import product, read, source
-from fastdarts.kernels.triton.tiles import (
+from fastdarts.kernels.interleave.triton import position
+from fastdarts.kernels.mixed_op.triton.mix import row_totals
+from fastdarts.kernels.mixed_op.triton.stages import product, read, source
+from fastdarts.kernels.mixed_op.triton.tiles import (
     COUNT,
     DEPTHWISE,
     DILATION,
@@ -25,7 +26,6 @@ from fastdarts.kernels.triton.tiles import (
     inverse,
     pick,
     pools,
-    position,
     tap_weights,
     wide,
     window,

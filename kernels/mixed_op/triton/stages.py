@@ -7,7 +7,8 @@ stages of a state are one launch: which kernel, dilation and weights a program h
 import triton
 import triton.language as tl
 
-from fastdarts.kernels.triton.tiles import (
+from fastdarts.kernels.interleave.triton import position
+from fastdarts.kernels.mixed_op.triton.tiles import (
     COUNT,
     DEPTHWISE,
     DILATION,
@@ -23,7 +24,6 @@ from fastdarts.kernels.triton.tiles import (
     entry,
     inverse,
     pick,
-    position,
     tap_weights,
     wide,
     window,

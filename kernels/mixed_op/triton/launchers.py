@@ -2,9 +2,10 @@
 
 Forward: first halves; moments of the pools; statistics; second halves; statistics; mix. Backward: sums of final rows;
 totals; gradients of the stages that end in a final row; middle gradients of separable convolutions; gradients of their
-first halves; of the pools; of the state; totals of the weight gradients. The maths stands in kernels/mixed_op.py; what
-a program works on is data, in small tables that are made once per kind of call. Sums over pixels are parts, one per
-chunk of pixels, that whoever needs them adds in a fixed order: no atomics, the same bits always.
+first halves; of the pools; of the state; totals of the weight gradients. The maths stands in the contract.
+
+What a program works on is data, in small tables that are made once per kind of call. Sums over pixels are parts, one
+per chunk of pixels, that whoever needs them adds in a fixed order: no atomics, the same bits always.
 
 Where other processes have the rest of the batch, statistics and totals are joined between the launches. The kernels
 divide by the number of pixels here, P, and not by that of all, M: they get the totals times P/M, and a variance from
@@ -18,11 +19,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdarts.kernels.kinks import NO_KINKS
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS
+from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
 from fastdarts.kernels.processes import add_up, gather
 from fastdarts.kernels.registry import INTERPRET
 from fastdarts.kernels.triton import mix, stages, stages_backward
-from fastdarts.kernels.triton.tables import OF_MAX, tables_of
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
 MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op import (
+from fastdarts.kernels.mixed_op.contract import (
     AVG_POOL,
     DIL_CONV,
     FACTORIZED_REDUCE,

@@ -3,9 +3,10 @@
 import triton
 import triton.language as tl
 
-from fastdarts.kernels.triton.noise import standard_normal
-from fastdarts.kernels.triton.stages import add_moments, no_moments, store_moments
-from fastdarts.kernels.triton.tiles import entry, inverse, pick, pools, position, wide, window
+from fastdarts.kernels.interleave.triton import position
+from fastdarts.kernels.mixed_op.triton.noise import standard_normal
+from fastdarts.kernels.mixed_op.triton.stages import add_moments, no_moments, store_moments
+from fastdarts.kernels.mixed_op.triton.tiles import entry, inverse, pick, pools, wide, window
 
 # of a final row, in the table of finals
 KIND, ROW, RAW, FIELDS = map(tl.constexpr, range(4))

@@ -7,10 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op import AVG_POOL, DIL_CONV, FACTORIZED_REDUCE, MAX_POOL, NOISE, RELU_CONV, SKIP, WEIGHTS
-from fastdarts.kernels.triton.tiles import FIELDS
+from fastdarts.kernels.mixed_op.contract import (
+    AVG_POOL,
+    DIL_CONV,
+    FACTORIZED_REDUCE,
+    MAX_POOL,
+    NOISE,
+    RELU_CONV,
+    SKIP,
+    WEIGHTS,
+)
+from fastdarts.kernels.mixed_op.triton.tiles import FIELDS
 
-OF_CONV, OF_SKIP, OF_MAX, OF_AVG, OF_NOISE = range(5)  # kinds of final rows in kernels/triton/mix.py
+OF_CONV, OF_SKIP, OF_MAX, OF_AVG, OF_NOISE = range(5)  # kinds of final rows in mix.py
 
 
 class Tables(NamedTuple):

@@ -1,5 +1,5 @@
-"""recurrent on the GPU: the maths stands in kernels/recurrent.py. Products are torch's; what is between two of them is
-one launch, N + 1 of each for a time step forward.
+"""recurrent on the GPU: the maths stands in contract.py. Products are torch's; what is between two of them is one
+launch, N + 1 of each for a time step forward.
 
 A program works on BLOCK_H columns of all streams, [BLOCK_B, BLOCK_H] at a time: batch normalisation is of columns, so
 that no program waits for another, and what it reads again of its results are its own. Sums for the mixing weights, one

@@ -83,7 +83,7 @@ forward_op = define(
     "interleave(Tensor x, Tensor[] m, Tensor[] base, Tensor beta, int stride) -> Tensor[] out",
     _forward,
     _forward_fake,
-    triton=".triton.interleave:forward",
+    triton=".interleave.triton:forward",
     triton_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, *out: rounded([*out], dtype),
 )
@@ -92,7 +92,7 @@ backward_op = define(
     " -> (Tensor[] dm, Tensor dx, Tensor dbeta)",
     _backward,
     _backward_fake,
-    triton=".triton.interleave:backward",
+    triton=".interleave.triton:backward",
     triton_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, dm, dx, dbeta: (rounded(dm, dtype), dx.to(dtype), dbeta),
 )

@@ -30,7 +30,7 @@ and var [R, C'], in float32 where x is of half precision. `var` is the unbiased 
 Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
 and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
 
-With `bypass` only the first C' of the K·C' channels of x come here; kernels/interleave.py takes the others past.
+With `bypass` only the first C' of the K·C' channels of x come here; the op interleave takes the others past.
 
 With `images`, above 0, other processes have the rest of a batch of so many (kernels/processes.py): μ_r, σ²_r and the
 two sums in dL/dz_r are those of all of it, M = images·H'·W', while doffset and dgain are what this part adds.
@@ -48,11 +48,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.kernels import interleave, processes
-from fastdarts.kernels.kinks import NO_KINKS, Decisions
-from fastdarts.kernels.noise import standard_normal
+from fastdarts.kernels import processes
+from fastdarts.kernels.interleave import contract as interleave
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
+from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.registry import define, rounded, select
-from fastdarts.kernels.wanted import wanted
 
 LAST = torch.channels_last
 KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
@@ -242,7 +243,7 @@ forward_op = define(
     " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
-    triton=".triton.mixed_op:forward",
+    triton=".mixed_op.triton.launchers:forward",
     triton_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
 )
@@ -253,7 +254,7 @@ backward_op = define(
     " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
-    triton=".triton.mixed_op:backward",
+    triton=".mixed_op.triton.launchers:backward",
     triton_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
 )
@@ -294,7 +295,7 @@ class _MixedOp(torch.autograd.Function):
         weights, z = rest[: ctx.count], rest[ctx.count :]
         need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
         need_weights = need_rest[len(need_rest) - ctx.count :]
-        need_weight = any(need_weights) and wanted(ctx, ctx.count, ctx.count)
+        need_weight = any(need_weights) and needs_grad(ctx, ctx.count, ctx.count)
         grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         again = torch.is_grad_enabled()
@@ -303,7 +304,7 @@ class _MixedOp(torch.autograd.Function):
         if beta is not None:
             split = interleave.backward_op.reference if again else ctx.split
             part = _head(x, gain) if again else part
-            need_beta = need_beta and wanted(ctx, 1 + len(need_rest), 1)
+            need_beta = need_beta and needs_grad(ctx, 1 + len(need_rest), 1)
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
             own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,

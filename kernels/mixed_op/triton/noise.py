@@ -1,4 +1,4 @@
-"""Standard normal numbers of a seed and their place, made in registers; the maths stands in kernels/noise.py."""
+"""Standard normal numbers of a seed and their place, made in registers: the maths of kernels/mixed_op/noise.py."""
 
 import triton
 import triton.language as tl

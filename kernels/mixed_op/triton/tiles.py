@@ -30,12 +30,6 @@ def wide(i):
 
 
 @triton.jit
-def position(p, height, width):
-    """(n, y, x) of pixels."""
-    return p // (height * width), p // width % height, p % width
-
-
-@triton.jit
 def inverse(var, row, c, channels, M, EPS: tl.constexpr, TRAINING: tl.constexpr):
     """1/√(σ² + eps) of a row for channels c; var is the unbiased estimate where TRAINING."""
     b_var = tl.load(var + row * channels + c, mask=c < channels, other=1.0).to(tl.float32)

@@ -1,4 +1,7 @@
-"""What the reference of mixed_op decides at kinks, and the bits in which that is kept: see kernels/mixed_op.py."""
+"""The kinks of mixed_op: its activation pattern (ReLU masks, max-pool positions), and the bits in which it is kept.
+
+The reference decides, notes or repeats it here; contract.py says where each bit stands.
+"""
 
 from collections.abc import Sequence
 
