@@ -224,7 +224,7 @@ def test_with_a_toolkit_the_extension_has_cuda_kernels_and_needs_no_cuda_library
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(checkout, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    shorten(source, *SMALL, "cuda/flat.cpp", "cuda/flat.cu")
+    shorten(source, *SMALL, "cuda/flat/flat.cpp", "cuda/flat/flat.cu")
     result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
     assert result.returncode == 0, result.stdout + result.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:

@@ -129,10 +129,10 @@ def test_modules_of_fastdarts_form_no_circle() -> None:
 def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case(op: str) -> None:
     folder, sources = ROOT / "kernels" / op, (ROOT / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
     assert (folder / "contract.py").is_file()
-    assert f"cpu/{op}.cpp" in sources
+    assert f"cpu/{op}/{op}.cpp" in sources
     triton = (folder / "triton.py").is_file() or (folder / "triton" / "launchers.py").is_file()
     assert triton == (ROOT / "tests" / f"interpreted_{op}.py").is_file()
-    assert triton != ({f"cuda/{op}.cpp", f"cuda/{op}.cu"} <= set(sources))
+    assert triton != ({f"cuda/{op}/{op}.cpp", f"cuda/{op}/{op}.cu"} <= set(sources))
     assert op in (ROOT / "benchmarks" / "cases.py").read_text(encoding="utf-8")
 
 

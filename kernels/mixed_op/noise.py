@@ -5,7 +5,7 @@ The e-th number of a seed comes from the e mod 4-th word of Philox4x32-10 (Salmo
 
     √(−2 ln u(a)) cos(2π u(b))     √(−2 ln u(a)) sin(2π u(b))
 
-This is the reference of csrc/cpu/noise.h and triton/noise.py.
+This is the reference of csrc/cpu/mixed_op/noise.h and triton/noise.py.
 """
 
 import math

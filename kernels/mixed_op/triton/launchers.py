@@ -20,10 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
+from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
 from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
 from fastdarts.kernels.processes import add_up, gather
 from fastdarts.kernels.registry import INTERPRET
-from fastdarts.kernels.triton import mix, stages, stages_backward
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
 MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel

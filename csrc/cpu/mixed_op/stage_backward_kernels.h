@@ -1,7 +1,7 @@
 // The inner loops that only the backward of a stage has; how they are written: stage_kernels.h.
 #pragma once
 
-#include "cpu/stage_kernels.h"
+#include "cpu/mixed_op/stage_kernels.h"
 
 namespace fastdarts {
 

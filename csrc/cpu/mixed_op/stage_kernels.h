@@ -6,7 +6,7 @@
 // Isa::kTile pixels (or pixels × blocks) is accumulated in registers.
 #pragma once
 
-#include "cpu/kinks.h"
+#include "cpu/mixed_op/kinks.h"
 #include "cpu/vectors.h"
 
 namespace fastdarts {

@@ -8,7 +8,7 @@
 //
 // Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64; chunks of samples
 // are merged in a fixed order.
-#include "cpu/engine.h"
+#include "cpu/mixed_op/engine.h"
 //
 #include <tuple>
 

@@ -8,9 +8,9 @@
 #include <tuple>
 #include <vector>
 
-#include "cpu/gemm.h"
 #include "cpu/pooled.h"
-#include "cpu/recurrent.h"
+#include "cpu/recurrent/gemm.h"
+#include "cpu/recurrent/recurrent.h"
 #include "cpu/scratch.h"
 
 namespace fastdarts {

@@ -1,16 +1,16 @@
 // What both directions of mixed_op share: the geometry of the private buffers, the stages, the choice of tiles.
 #pragma once
 
-#include "cpu/program.h"
+#include "cpu/mixed_op/program.h"
 //
 #include <cstring>
 #include <vector>
 
-#include "cpu/noise.h"
+#include "cpu/mixed_op/noise.h"
+#include "cpu/mixed_op/rows.h"
+#include "cpu/mixed_op/stage_kernels.h"
 #include "cpu/pools.h"
-#include "cpu/rows.h"
 #include "cpu/scratch.h"
-#include "cpu/stage_kernels.h"
 
 namespace fastdarts {
 

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <initializer_list>
 
-#include "cuda/flat.h"
+#include "cuda/flat/flat.h"
 
 namespace fastdarts::cuda {
 

@@ -10,7 +10,7 @@
 // chunks of samples are added in a fixed order.
 #include <tuple>
 
-#include "cpu/backward_engine.h"
+#include "cpu/mixed_op/backward_engine.h"
 
 namespace fastdarts {
 

@@ -1,8 +1,8 @@
 // What the backward of mixed_op does with stages: weight gradients, and the gradient of what they read.
 #pragma once
 
-#include "cpu/engine.h"
-#include "cpu/stage_backward_kernels.h"
+#include "cpu/mixed_op/engine.h"
+#include "cpu/mixed_op/stage_backward_kernels.h"
 
 namespace fastdarts {
 

@@ -1,6 +1,6 @@
 // The flat updates for torch on a GPU: every launch goes to the current stream of the tensors' device and waits for
 // nothing. Needs no CUDA library of torch, so that the extension loads where torch has none.
-#include "cuda/flat.h"
+#include "cuda/flat/flat.h"
 
 #include "check.h"
 //

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/activations.h"
+#include "cpu/recurrent/activations.h"
 
 namespace fastdarts {
 

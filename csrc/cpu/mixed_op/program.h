@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "cpu/kinks.h"
+#include "cpu/mixed_op/kinks.h"
 #include "cpu/pooled.h"
 #include "cpu/vectors.h"
 #include "processes.h"
