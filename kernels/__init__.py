@@ -1,4 +1,4 @@
-"""The kernels: one contract file per op (maths, reference, schema, autograd), implementations beside it."""
+"""The kernels: a folder per op, with its contract (maths, reference, schema, autograd) and its Triton kernels."""
 
 if __name__ != "fastdarts.kernels":
     raise ImportError(
