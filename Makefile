@@ -15,7 +15,7 @@ NATIVE := '*.cpp' '*.h' '*.cu'
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.*)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"

@@ -25,7 +25,12 @@ PACKAGES = {
     "fastdarts.study": "fastdarts/study",
     "fastdarts.functional": "fastdarts/functional",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
-    "fastdarts.kernels.triton": "kernels/triton",
+    "fastdarts.kernels.flat": "kernels/flat",
+    "fastdarts.kernels.interleave": "kernels/interleave",
+    "fastdarts.kernels.mixed_op": "kernels/mixed_op",
+    "fastdarts.kernels.mixed_op.triton": "kernels/mixed_op/triton",
+    "fastdarts.kernels.mixed_sum": "kernels/mixed_sum",
+    "fastdarts.kernels.recurrent": "kernels/recurrent",
 }
 
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from fastdarts.functional import MixedOpResult
-from fastdarts.kernels.noise import standard_normal
+from fastdarts.kernels.mixed_op.noise import standard_normal
 from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 if TYPE_CHECKING:

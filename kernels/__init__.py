@@ -1,4 +1,4 @@
-"""The kernels: one contract file per op (maths, reference, schema, autograd), implementations beside it."""
+"""The kernels: a folder per op, with its contract (maths, reference, schema, autograd) and its Triton kernels."""
 
 if __name__ != "fastdarts.kernels":
     raise ImportError(
@@ -6,11 +6,9 @@ if __name__ != "fastdarts.kernels":
         "(pip install --no-build-isolation -e .) and import fastdarts.kernels."
     )
 
-from fastdarts.kernels import flat
-from fastdarts.kernels.flat import FLAT_IMPLEMENTATIONS, run_flat
-from fastdarts.kernels.kinks import NO_KINKS
-from fastdarts.kernels.likelihood import likelihood
-from fastdarts.kernels.mixed_op import (
+from fastdarts.kernels.flat import contract as flat
+from fastdarts.kernels.flat.contract import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.mixed_op.contract import (
     DILATIONS,
     KERNELS,
     KINDS,
@@ -22,9 +20,11 @@ from fastdarts.kernels.mixed_op import (
     why_no_kernel,
     working_memory,
 )
-from fastdarts.kernels.mixed_sum import memory_format, mixed_sum
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS
+from fastdarts.kernels.mixed_sum.contract import memory_format, mixed_sum
+from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.processes import add_up, alone, collective, gather, joined, normalise, rank, world
-from fastdarts.kernels.recurrent import recurrent
+from fastdarts.kernels.recurrent.contract import recurrent
 from fastdarts.kernels.registry import (
     IMPLEMENTATIONS,
     Implementation,
@@ -53,11 +53,11 @@ __all__ = [
     "implementations",
     "joined",
     "kink_sizes",
-    "likelihood",
     "memory_format",
     "mixed_op",
     "mixed_sum",
     "native",
+    "needs_grad",
     "normalise",
     "rank",
     "recurrent",

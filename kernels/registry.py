@@ -78,8 +78,9 @@ MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
 class Op:
     """One op: its reference, its dispatcher entry, its dtypes, and what its GPU kernel is written in.
 
-    `triton` says where the Triton launcher lives ("module:function"), of an op that has one. `narrow(dtype, *results)`
-    rounds what the native kernel gives in float32 to half precision, of an op that takes that: see `in_float32`.
+    `triton` says where the Triton launcher lives below this package (".module:function"), of an op that has one.
+    `narrow(dtype, *results)` rounds what the native kernel gives in float32 to half precision, of an op that takes
+    that: see `in_float32`.
     """
 
     name: str

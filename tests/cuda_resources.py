@@ -58,7 +58,7 @@ def resources(source: Path, arch: int) -> dict[str, dict]:
 
 
 def main() -> None:
-    sources = sorted((CSRC / "cuda").glob("*.cu"))
+    sources = sorted((CSRC / "cuda").rglob("*.cu"))
     found = {
         name: used for arch in ARCHITECTURES for source in sources for name, used in resources(source, arch).items()
     }

@@ -6,8 +6,8 @@ from triton.runtime.interpreter import GridExecutor
 
 from benchmarks.cases import CHEAP, MIXED_OP_TEST_CASES, MixedOpCase
 from benchmarks.compare import deviations
-from fastdarts.kernels.interleave import backward_op, forward_op
-from fastdarts.kernels.triton import interleave as launchers
+from fastdarts.kernels.interleave import triton as launchers
+from fastdarts.kernels.interleave.contract import backward_op, forward_op
 
 LAST = torch.channels_last
 CASES = [case for case in MIXED_OP_TEST_CASES if case.id.startswith(("partial-third", "partial-ties", "partial-odd"))]

@@ -8,7 +8,7 @@ from triton.runtime.interpreter import GridExecutor
 from benchmarks.cases import MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
 from fastdarts.functional import Candidate, mixed_op
-from fastdarts.kernels.triton import mixed_op as launchers
+from fastdarts.kernels.mixed_op.triton import launchers
 
 # The interpreter takes 0.3 ms for an operation on a tile, whatever its size: a second for most of these cases.
 SLOW = (

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.cases import RecurrentCase
 from benchmarks.compare import deviations
-from fastdarts.kernels.recurrent import backward_op, forward_op
+from fastdarts.kernels.recurrent.contract import backward_op, forward_op
 
 CASES = [
     RecurrentCase("one-node", 2, 12, 1, 1),

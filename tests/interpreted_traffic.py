@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from benchmarks.cases import SEARCHED, MixedOpCase
-from fastdarts.kernels.mixed_op import backward_op, forward_op
+from fastdarts.kernels.mixed_op import traffic
+from fastdarts.kernels.mixed_op.contract import backward_op, forward_op
+from fastdarts.kernels.mixed_op.triton import launchers
 from fastdarts.kernels.registry import Op
-from fastdarts.kernels.triton import mixed_op, traffic
 from tests.traced import trace
 
 TWO = (SEARCHED, ("sep_conv_3x3", "noise", "dil_conv_3x3", "avg_pool_3x3"))
@@ -43,10 +44,10 @@ def test_every_launch_moves_what_the_counter_says(
 
     monkeypatch.setattr(Op, "launch", counted)
     for name, few in (("MAX_CHUNKS", 2), ("MAX_WEIGHT_CHUNKS", 1)):  # chunks of several tiles in small maps
-        assert getattr(traffic, name) == getattr(mixed_op, name)
+        assert getattr(traffic, name) == getattr(launchers, name)
         if case.id == "chunks":
             monkeypatch.setattr(traffic, name, few)
-            monkeypatch.setattr(mixed_op, name, few)
+            monkeypatch.setattr(launchers, name, few)
     tensors, grads = case.inputs(dtype)
     tensors = {name: t.detach().requires_grad_(name.startswith(wanted)) for name, t in tensors.items()}
     with trace() as launches:

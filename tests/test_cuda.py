@@ -91,7 +91,7 @@ class Emulated:
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     library = tmp_path_factory.mktemp("emulated") / "flat.so"
-    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat.cu", "-O1", "-fPIC", "-shared"))
+    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat/flat.cu", "-O1", "-fPIC", "-shared"))
     return Emulated(library)
 
 
@@ -157,7 +157,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
     folder = tmp_path_factory.mktemp("sanitized")
     started = {}
     for i, (name, (sanitizer, planted, _, _)) in enumerate(PLANTED.items()):
-        text = (ROOT / "csrc/cuda/flat.cu").read_text(encoding="utf-8")
+        text = (ROOT / "csrc/cuda/flat/flat.cu").read_text(encoding="utf-8")
         assert planted is None or planted[0] in text
         source = folder / f"{i}.cu"
         source.write_text(text if planted is None else text.replace(*planted), encoding="utf-8")

@@ -20,13 +20,13 @@ from fastdarts.functional import (
     flat_perturb,
     flat_sgd,
     flat_unroll,
-    likelihood,
     mixed_op,
     mixed_sum,
     recurrent,
 )
 from fastdarts.model_search import Cell, MixedOp
 from fastdarts.operations import OPS
+from fastdarts.rnn.likelihood import likelihood
 from tests import users_operations as users
 from tests.fuzzing import share
 

@@ -7,7 +7,7 @@ from torch import library
 from benchmarks.cases import CHEAP, LAST, MixedOpCase
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
-from fastdarts.kernels.interleave import backward_op, forward_op
+from fastdarts.kernels.interleave.contract import backward_op, forward_op
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -8,7 +8,7 @@ from benchmarks.cases import CONTIGUOUS, LAST, TEST_CASES, EagerMix, MixedSumCas
 from benchmarks.compare import deviations
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, mixed_sum, native
-from fastdarts.kernels.mixed_sum import backward_op, forward_op
+from fastdarts.kernels.mixed_sum.contract import backward_op, forward_op
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

@@ -26,8 +26,8 @@ from fastdarts.hypergradient import (
     in_one,
 )
 from fastdarts.kernels import registry
-from fastdarts.kernels.kinks import NO_KINKS, unpack
-from fastdarts.kernels.mixed_op import forward_op
+from fastdarts.kernels.mixed_op.contract import forward_op
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS, unpack
 from fastdarts.kinks import Kinks, Unkeepable
 from fastdarts.recorder import read_metrics
 from fastdarts.search import search

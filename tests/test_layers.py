@@ -10,6 +10,12 @@ import fastdarts
 ROOT = Path(__file__).parent.parent
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
 PACKAGE = sorted((ROOT / "fastdarts").rglob("*.py"))
+OPS = sorted({path.relative_to(ROOT / "kernels").parts[0] for path in KERNELS if path.parent != ROOT / "kernels"})
+
+
+def place(path: Path) -> str:
+    """The name of a file in the reports of tests."""
+    return path.relative_to(ROOT).as_posix()
 
 
 def imports(path: Path) -> set[str]:
@@ -25,30 +31,30 @@ def imports(path: Path) -> set[str]:
 
 
 def test_the_folders_are_where_this_test_looks() -> None:
-    assert ROOT / "kernels" / "mixed_sum.py" in KERNELS
+    assert ROOT / "kernels" / "mixed_sum" / "contract.py" in KERNELS
     assert ROOT / "fastdarts" / "functional" / "__init__.py" in PACKAGE
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", KERNELS, ids=place)
 def test_kernels_import_nothing_of_fastdarts_outside_themselves(path: Path) -> None:
     assert not {
         name for name in imports(path) if name.startswith("fastdarts") and not name.startswith("fastdarts.kernels")
     }
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PACKAGE, ids=place)
 def test_functional_is_the_only_door_to_the_kernels(path: Path) -> None:
     through = {name for name in imports(path) if name.startswith("fastdarts.kernels")}
     assert not through or path.parent.name == "functional"
 
 
-@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.stem)
-def test_triton_is_imported_by_its_own_folder_only(path: Path) -> None:
-    if path.parent.name != "triton":
+@pytest.mark.parametrize("path", KERNELS, ids=place)
+def test_triton_is_imported_by_its_own_files_only(path: Path) -> None:
+    if path.stem != "triton" and path.parent.name != "triton":
         assert not {name for name in imports(path) if name.split(".")[0] == "triton"}
 
 
-@pytest.mark.parametrize("path", [*KERNELS, *PACKAGE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*KERNELS, *PACKAGE], ids=place)
 def test_environment_of_the_kernels_is_read_in_the_registry(path: Path) -> None:
     variables = ("FASTDARTS_ISA", "FASTDARTS_STRICT", "TRITON_INTERPRET")
     text = path.read_text(encoding="utf-8")
@@ -76,10 +82,10 @@ def modules_of(path: Path) -> set[str]:
 
 NETWORKS = {
     "endings", "errors", "functional.__init__", "functional.arguments", "functional.autocast", "functional.flat",
-    "functional.likelihood", "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion",
+    "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion",
     "kinks", "masking", "operations", "genotypes", "model", "notices", "model_search", "architect", "hypergradient",
     "curvature", "discretise", "distributed", "flat", "relaxed", "alignment", "parts", "shapes", "sync_bn",
-    "rnn.cells", "rnn.genotypes", "rnn.model",
+    "rnn.cells", "rnn.genotypes", "rnn.likelihood", "rnn.model",
 }  # fmt: skip
 
 
@@ -100,8 +106,8 @@ def test_only_the_command_line_knows_the_benchmarks() -> None:
     assert "bench.run" in modules_of(ROOT / "fastdarts" / "commands.py")
 
 
-def test_modules_of_fastdarts_form_no_circle() -> None:
-    graph = {module(path): modules_of(path) for path in PACKAGE if path.stem != "__init__"}
+def check_no_circle(graph: dict[str, set[str]]) -> None:
+    """Fails if from a name of ``graph`` a path leads back to it."""
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -115,20 +121,34 @@ def test_modules_of_fastdarts_form_no_circle() -> None:
         visit(name, ())
 
 
-def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case() -> None:
-    sources = (ROOT / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
-    cases = (ROOT / "benchmarks" / "cases.py").read_text(encoding="utf-8")
-    for path in (ROOT / "kernels").glob("*.py"):
-        if "define(" in path.read_text(encoding="utf-8") and path.stem != "registry":
-            assert f"cpu/{path.stem}.cpp" in sources
-            assert (ROOT / "csrc" / "cpu" / f"{path.stem}.cpp").is_file()
-            if f"cuda/{path.stem}.cu" in sources:
-                assert (ROOT / "csrc" / "cuda" / f"{path.stem}.cu").is_file()
-                assert f"cuda/{path.stem}.cpp" in sources
-            else:
-                assert (ROOT / "kernels" / "triton" / f"{path.stem}.py").is_file()
-                assert (ROOT / "tests" / f"interpreted_{path.stem}.py").is_file()
-            assert path.stem in cases
+def test_modules_of_fastdarts_form_no_circle() -> None:
+    check_no_circle({module(path): modules_of(path) for path in PACKAGE if path.stem != "__init__"})
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case(op: str) -> None:
+    folder, sources = ROOT / "kernels" / op, (ROOT / "csrc" / "sources.txt").read_text(encoding="utf-8").splitlines()
+    assert (folder / "contract.py").is_file()
+    assert f"cpu/{op}/{op}.cpp" in sources
+    triton = (folder / "triton.py").is_file() or (folder / "triton" / "launchers.py").is_file()
+    assert triton == (ROOT / "tests" / f"interpreted_{op}.py").is_file()
+    assert triton != ({f"cuda/{op}/{op}.cpp", f"cuda/{op}/{op}.cu"} <= set(sources))
+    assert op in (ROOT / "benchmarks" / "cases.py").read_text(encoding="utf-8")
+
+
+def test_ops_are_defined_in_their_contracts_only() -> None:
+    defining = {path for path in KERNELS if "fastdarts.kernels.registry.define" in imports(path)}
+    assert defining == {ROOT / "kernels" / op / "contract.py" for op in OPS}
+
+
+def test_ops_form_no_circle() -> None:
+    graph: dict[str, set[str]] = {op: set() for op in OPS}
+    for path in KERNELS:
+        op = path.relative_to(ROOT / "kernels").parts[0]
+        if op in graph:
+            graph[op] |= {name.split(".")[2] for name in imports(path) if name.count(".") > 1} & graph.keys() - {op}
+    assert graph["mixed_op"] == {"interleave"}
+    check_no_circle(graph)
 
 
 def test_every_public_name_is_found_where_it_says() -> None:

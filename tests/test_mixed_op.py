@@ -9,7 +9,7 @@ from benchmarks.compare import deviations
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
 from fastdarts.kernels import registry
-from fastdarts.kernels.mixed_op import backward_op, forward_op
+from fastdarts.kernels.mixed_op.contract import backward_op, forward_op
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

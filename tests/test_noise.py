@@ -8,7 +8,7 @@ import torch
 from fastdarts.bench.measure import saved_bytes
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
-from fastdarts.kernels.noise import philox, standard_normal
+from fastdarts.kernels.mixed_op.noise import philox, standard_normal
 from fastdarts.model_search import MixedOp
 
 KNOWN = [  # counter, key, words: the known answers that come with Random123, Salmon et al. 2011

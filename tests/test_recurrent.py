@@ -9,7 +9,7 @@ from benchmarks.cases import RECURRENT_TEST_CASES, RecurrentCase
 from benchmarks.compare import deviations, worst_deviations
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, native, recurrent
-from fastdarts.kernels.recurrent import backward_op, forward_op
+from fastdarts.kernels.recurrent.contract import backward_op, forward_op
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 

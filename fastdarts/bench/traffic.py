@@ -6,7 +6,7 @@ The public code and everything around the fused ops are counted as PyTorch dispa
 - a launch reads each of its tensors once and writes each of its results once, as if caches were perfect;
 - lists of tensors are taken at once by optimizers and gradient clipping, as PyTorch does on a GPU.
 
-All of it favours the public code. What the fused ops launch and move is counted by ``kernels/triton/traffic.py``, and
+All of it favours the public code. What the fused ops launch and move is counted by ``kernels/mixed_op/traffic.py``, and
 so is the least that any implementation of them moves; the least of a whole step takes everything around them as it is.
 """
 

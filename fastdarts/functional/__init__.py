@@ -2,7 +2,6 @@
 
 from fastdarts.functional.arguments import in_format
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
-from fastdarts.functional.likelihood import likelihood
 from fastdarts.functional.mixed_op import (
     MEMORY,
     Candidate,
@@ -24,6 +23,7 @@ from fastdarts.kernels import (
     implementations,
     joined,
     native,
+    needs_grad,
     normalise,
     rank,
     release_memory,
@@ -31,8 +31,8 @@ from fastdarts.kernels import (
     working_memory,
     world,
 )
-from fastdarts.kernels.noise import standard_normal
-from fastdarts.kernels.triton.traffic import TRAFFIC, Launch
+from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.traffic import TRAFFIC, Launch
 
 __all__ = [
     "MEMORY",
@@ -56,10 +56,10 @@ __all__ = [
     "implementations",
     "in_format",
     "joined",
-    "likelihood",
     "mixed_op",
     "mixed_sum",
     "native",
+    "needs_grad",
     "noise_seeds",
     "normalise",
     "rank",

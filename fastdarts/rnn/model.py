@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import likelihood
 from fastdarts.fusion import unobserved
 from fastdarts.parts import watched
 from fastdarts.relaxed import Relaxed, initial_alphas
 from fastdarts.rnn.cells import INITRANGE, DARTSCell, DARTSCellSearch, dropout_mask
 from fastdarts.rnn.genotypes import PRIMITIVES, STEPS, Genotype, derive_genotype, edges_of
+from fastdarts.rnn.likelihood import likelihood
 
 
 class RNNModel(nn.Module):

@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "cuda/flat.h"
+#include "cuda/flat/flat.h"
 
 using namespace fastdarts::cuda;
 

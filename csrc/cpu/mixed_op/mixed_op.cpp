@@ -1,0 +1,326 @@
+// mixed_op on the CPU: all edges that leave one state; the maths stands in kernels/mixed_op/contract.py.
+//
+// Three passes over the samples, because statistics of the whole batch stand between them: the stages that read the
+// state, and the pools' statistics; the second halves of the separable convolutions; the weighted sums. Per sample
+// ReLU(x) goes to a bordered private buffer once for all stages; per strip of up to 64 pixels the depthwise output is
+// computed into L1, consumed there by the 1×1 product, and the moments are taken from its registers. Pool outputs live
+// in a private buffer of one sample and are computed anew where they are needed.
+//
+// Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64; chunks of samples
+// are merged in a fixed order.
+#include "cpu/mixed_op/engine.h"
+//
+#include <tuple>
+
+namespace fastdarts {
+
+template <typename T>
+struct ForwardOperands {
+  std::vector<const T*> base;
+  std::vector<T*> raw, out;  // no out: only raw is wanted
+  bool training;
+  double eps;
+  Tables& tables;  // mean and rstd are filled in if training, as is
+  T* var;          // [rows, channels], unbiased; filled in if training
+};
+
+template <typename Isa, typename T, int B, int R, int Q>
+struct Forward : Engine<Isa, T, B, R, Q> {
+  using Base = Engine<Isa, T, B, R, Q>;
+  using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
+      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::past, Base::pools, Base::program,
+      Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
+  using Memory = Arena<Scratch::kCall>;
+  using Own = Arena<Scratch::kWorker>;
+
+  struct Packed {
+    const Stage& stage;
+    const T *depthwise, *pointwise;
+    typename Base::Middle middle;
+  };
+
+  std::vector<Packed> pack(Memory& memory, const std::vector<Stage>& stages, const Tables& t) const {
+    std::vector<Packed> result;
+    for (const Stage& s : stages) {
+      result.push_back({s, pack_depthwise(memory, s, false), pack_pointwise(memory, s, false),
+                        s.source < 0 ? typename Base::Middle{} : middle(memory, t, s.source)});
+    }
+    return result;
+  }
+
+  void run(const ForwardOperands<T>& to) const {
+    Memory& memory = Memory::fresh();
+    double* partial =
+        to.training ? memory.zeros<double>(program.chunks() * program.rows * 3 * program.outputs) : nullptr;
+    first_pass(to, pack(memory, program.first, to.tables), partial);
+    if (to.training) merge(to, partial, false);
+    if (!program.second.empty()) {
+      second_pass(to, pack(memory, program.second, to.tables), partial);
+      if (to.training) merge(to, partial, true);
+    }
+    if (!to.out.empty()) sums(to, memory);
+  }
+
+  // Moments of one row over one chunk: shift, Σ d, Σ d² with d = z − shift, [3, channels].
+  double* moments(double* partial, int64_t chunk, int64_t row) const {
+    return partial ? partial + (chunk * program.rows + row) * 3 * program.outputs : nullptr;
+  }
+
+  // One sample of one stage. `total` null: no moments; `shifted`: whether its shift is known already; `ahead`: what the
+  // next one will read, if nobody else fetches it.
+  void run_stage(const Packed& p, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total, bool shifted,
+                 const T* ahead) const {
+    const Stage& s = p.stage;
+    const int64_t size = out_blocks * B;
+    T* shift = sums + 2 * size;
+    if (total && shifted) std::copy(total, total + program.outputs, shift);
+    strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+      const int64_t at = (y * out_columns + x) * program.outputs;
+      T* to = z + at;
+      fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
+      const auto product = [&](int64_t pixels, const Moments<T>& moments) {
+        Isa::call(
+            Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
+                                                 strip_plane,
+                                                 stage_inputs(s),
+                                                 p.pointwise,
+                                                 out_blocks,
+                                                 pixels,
+                                                 {to, program.outputs, past},
+                                                 moments,
+                                                 {past ? nullptr : to + rows * columns * program.outputs, nullptr}});
+      };
+      if (!total) return product(rows * columns, {nullptr, nullptr, nullptr});
+      if (!shifted) {  // about the mean of the first pixels, which have to be computed first
+        const int64_t few = std::min<int64_t>(16, rows * columns);
+        product(few, {nullptr, nullptr, nullptr});
+        for (int64_t c = 0; c < program.outputs; ++c) {
+          for (int64_t i = 0; i < few; ++i) total[c] += to[i * program.outputs + c];
+          shift[c] = static_cast<T>(total[c] / static_cast<double>(few));
+          total[c] = shift[c];
+        }
+        shifted = true;
+      }
+      std::fill(sums, sums + 2 * size, T(0));
+      product(rows * columns, {shift, sums, sums + size});
+      for (int64_t i = 0; i < 2; ++i) {
+        Isa::call(AddTo<T>{sums + i * size, total + (1 + i) * program.outputs, program.outputs, false});
+      }
+    });
+  }
+
+  void first_pass(const ForwardOperands<T>& to, const std::vector<Packed>& stages, double* partial) const {
+    const bool pooled = partial && (program.max_pool || program.avg_pool);
+    if (stages.empty() && !pooled) return;
+    this->samples([&](Own& own) {
+      const Canvas<T> canvas = this->state_canvas(own);
+      T* strip = own.zeros<T>(in_blocks * program.groups() * strip_plane);
+      T* sums = own.zeros<T>(3 * out_blocks * B);
+      T* pool[2] = {program.max_pool && pooled ? own.take<T>(program.out_size()) : nullptr,
+                    program.avg_pool && pooled ? own.take<T>(program.out_size()) : nullptr};
+      T* scratch = own.take<T>(2 * program.width * program.inputs);
+      T* shift = own.take<T>(2 * width);
+      double* flat_sums = own.take<double>(4 * width);
+      return [=, this, &to, &stages](int64_t chunk, int64_t n) {
+        const bool first = n == program.chunk(chunk);
+        if (!stages.empty()) load(n, canvas);
+        for (const Packed& p : stages) {
+          run_stage(p, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
+                    moments(partial, chunk, p.stage.row), !first,
+                    &p == &stages[0] ? x + (n + 1) * program.in_size() : nullptr);
+        }
+        if (!pooled) return;
+        pools(n, pool[0], pool[1], scratch);
+        for (int64_t i = 0; i < 2; ++i) {
+          if (!pool[i]) continue;
+          const Kind kind = i ? kAvgPool : kMaxPool;
+          const int64_t row = std::find_if(program.finals.begin(), program.finals.end(), [&](const Final& f) {
+                                return f.kind == kind;
+                              })->row;
+          pool_moments(pool[i], moments(partial, chunk, row), shift + i * width, flat_sums + i * 2 * width, first,
+                       n + 1 == program.chunk(chunk + 1));
+        }
+      };
+    });
+  }
+
+  // `sums`: two tables, folded into `total` after the chunk's last sample.
+  void pool_moments(const T* data, double* total, T* shift, double* sums, bool first, bool last) const {
+    const int64_t C = program.outputs;
+    if (first) {
+      std::copy(data, data + C, total);
+      for (int64_t j = 0; j < width; j += C) std::copy(data, data + C, shift + j);
+      std::fill(sums, sums + 2 * width, 0.0);
+    }
+    Isa::call(FlatMoments<T>{data, shift, width, program.out_size(), sums, sums + width});
+    for (int64_t j = 0; j < 2 * width && last; j += C) {
+      for (int64_t c = 0; c < C; ++c) total[(1 + j / width) * C + c] += sums[j + c];
+    }
+  }
+
+  void second_pass(const ForwardOperands<T>& to, const std::vector<Packed>& stages, double* partial) const {
+    this->samples([&](Own& own) {
+      const Canvas<T> canvas = this->out_canvas(own, out_blocks);
+      T* strip = own.zeros<T>(in_blocks * strip_plane);
+      T* sums = own.zeros<T>(3 * out_blocks * B);
+      return [=, this, &to, &stages](int64_t chunk, int64_t n) {
+        const bool first = n == program.chunk(chunk);
+        for (const Packed& p : stages) {
+          const int64_t at = n * program.out_size();
+          const bool last = &p == &stages.back();
+          load(n, p.stage, to.raw[p.stage.z - 1] + at, p.middle, canvas);
+          run_stage(p, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
+                    to.raw[(last ? stages.front() : *(&p + 1)).stage.z - 1] + at + (last ? program.out_size() : 0));
+        }
+      };
+    });
+  }
+
+  // Fills the tables' mean and the squares from the chunks: of the second halves, or of all other rows.
+  void merge(const ForwardOperands<T>& to, double* partial, bool second) const {
+    std::vector<int64_t> from(program.rows, -1);  // the row that has the moments
+    for (const Stage& s : second ? program.second : program.first) from[s.row] = s.row;
+    int64_t pool[3] = {-1, -1, -1};
+    for (const Final& f : program.finals) {
+      if (second || (f.kind != kMaxPool && f.kind != kAvgPool)) continue;
+      if (pool[f.kind] < 0) pool[f.kind] = f.row;
+      from[f.row] = pool[f.kind];  // the same for all edges
+    }
+    const int64_t C = program.outputs;
+    // Mean and Σ (z − mean)² of sets that `each` goes through, with the size of each.
+    const auto joined = [](double count, const auto& each) {
+      double mean = 0, squares = 0;
+      each([&](double n, double m, double) { mean += m * (n / count); });
+      each([&](double n, double m, double s) { squares += s + n * (m - mean) * (m - mean); });
+      return std::pair(mean, squares);
+    };
+    std::vector<double> own{static_cast<double>(program.samples * program.pixels())};
+    for (int64_t row = 0; row < program.rows; ++row) {
+      for (int64_t c = 0; c < C && from[row] >= 0; ++c) {
+        const auto [mean, squares] = joined(own[0], [&](const auto& body) {
+          for (int64_t chunk = 0; chunk < program.chunks(); ++chunk) {
+            const double* p = moments(partial, chunk, from[row]) + c;
+            const double n = static_cast<double>((program.chunk(chunk + 1) - program.chunk(chunk)) * program.pixels());
+            body(n, p[0] + p[C] / n, p[2 * C] - p[C] * p[C] / n);
+          }
+        });
+        own.push_back(mean), own.push_back(squares);
+      }
+    }
+    const std::vector<double> all = program.images ? gather(own) : own;
+    const double count = program.count();
+    for (size_t row = 0, at = 1; at < own.size(); ++row) {
+      for (int64_t c = 0; c < C && from[row] >= 0; ++c, at += 2) {
+        const auto [mean, squares] = joined(count, [&](const auto& body) {
+          for (size_t p = 0; p < all.size(); p += own.size()) body(all[p], all[p + at], all[p + at + 1]);
+        });
+        const int64_t i = row * C + c;
+        to.var[i] = static_cast<T>((squares < 0 ? 0 : squares) / (count - 1));  // a comparison that lets NaN through
+        to.tables.mean[i] = static_cast<T>(mean);  // as rounded as the backward will see them
+        to.tables.rstd[i] = 1 / std::sqrt(to.var[i] * ((count - 1) / count) + to.eps);
+      }
+    }
+  }
+
+  void sums(const ForwardOperands<T>& to, Memory& memory) const {
+    std::vector<Stream<T>> terms;
+    std::vector<T*> start(program.edges);
+    const Tables& t = to.tables;
+    for (const Final& f : program.finals) {
+      terms.push_back({f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z],
+                       flat(
+                           memory, f.row, [&](int64_t i) { return t.scale(i); }),
+                       flat(memory, f.row, [&](int64_t i) { return t.mean[i]; })});
+    }
+    for (int64_t e = 0; e < program.edges; ++e) {
+      start[e] = flat(memory, 0, [&](int64_t c) {
+        double sum = 0;
+        for (const Final& f : program.finals) sum += f.edge == e ? t.offset[f.row * program.outputs + c] : 0;
+        return sum;
+      });
+    }
+    const T* one = flat(memory, 0, [](int64_t) { return 1; });
+    const T* zero = flat(memory, 0, [](int64_t) { return 0; });
+    this->samples([&](Own& own) {
+      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* scratch = own.take<T>(2 * program.width * program.inputs);
+      T* noises = own.take<T>(program.seeds.size() * program.out_size());
+      return [=, this, &to, &terms, &start](int64_t, int64_t n) {
+        if (max || avg) pools(n, max, avg, scratch);
+        const int64_t at = n * program.out_size();
+        std::vector<Stream<T>> streams;
+        for (int64_t e = 0; e < program.edges; ++e) {
+          streams.clear();
+          if (!to.base.empty()) streams.push_back({to.base[e] + at, one, zero});
+          for (size_t i = 0; i < terms.size(); ++i) {
+            const Final& f = program.finals[i];
+            if (f.edge != e) continue;
+            const T* data = this->term(f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, noises);
+            streams.push_back({data, terms[i].scale, terms[i].mean});
+          }
+          Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
+                                                            start[e], width, program.out_size(), to.out[e] + at});
+        }
+      };
+    });
+  }
+};
+
+template <typename T>
+void recompute(const Program& program, const T* x, const std::vector<const T*>& weights, Tables& tables,
+               const std::vector<T*>& raw) {
+  specialised<Forward, T>(program, x, weights, ForwardOperands<T>{{}, raw, {}, false, 0.0, tables, nullptr});
+}
+template void recompute(const Program&, const float*, const std::vector<const float*>&, Tables&,
+                        const std::vector<float*>&);
+template void recompute(const Program&, const double*, const std::vector<const double*>&, Tables&,
+                        const std::vector<double*>&);
+
+std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
+    Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
+    std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool keep,
+    std::vector<Tensor> kinks, bool note) {
+  Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
+  program.images = images;
+  std::vector<Tensor> others = weights;
+  others.push_back(gain);
+  for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {
+    if (!t) continue;
+    others.push_back(*t);
+    STD_TORCH_CHECK(t->dim() == 2 && t->size(0) == program.rows && t->size(1) == program.outputs,
+                    "expected tables of as many rows and channels as gain");
+  }
+  check(program, x, base, others);
+  STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "expected both running statistics or none");
+  if (!base.empty()) CHECK_SIZE("number of bases", static_cast<int64_t>(base.size()), edges);
+  const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
+  std::vector<Tensor> out, z;
+  for (int64_t e = 0; e < edges; ++e) out.push_back(map());
+  for (int64_t i = 0; i < program.raw; ++i) z.push_back(map());
+  Tensor mean = torch::stable::new_empty(gain, {program.rows, program.outputs}), var = torch::stable::empty_like(mean);
+  std::vector<Tensor> noted;
+  for (const std::vector<int64_t>& size : note ? program.kink_sizes() : std::vector<std::vector<int64_t>>{}) {
+    noted.push_back(torch::stable::new_empty(x, size, ScalarType::Byte));
+  }
+  STD_TORCH_CHECK(!note || kinks.empty(), "expected kinks to be kept or noted, not both");
+  program.set_kinks(note ? noted : kinks, !note);
+  const auto run = [&]<typename T>() {
+    Tables t = tables<T>(program, gain, offset);
+    T* v = var.mutable_data_ptr<T>();
+    std::fill(v, v + program.rows * program.outputs, T(1));
+    if (running_mean) take_statistics<T>(program, *running_mean, *running_var, 1.0, eps, t, v);
+    const ForwardOperands<T> operands{
+        addresses<T>(std::as_const(base)), addresses<T>(z), addresses<T>(out), !running_mean, eps, t, v};
+    specialised<Forward, T>(program, x.const_data_ptr<T>(), addresses<T>(std::as_const(weights)), operands);
+    std::copy(t.mean.begin(), t.mean.end(), mean.mutable_data_ptr<T>());
+  };
+  x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
+  if (!keep) z.clear();
+  return {out, z, mean, var, noted};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastdarts, CPU, m) { m.impl("mixed_op", TORCH_BOX(&mixed_op)); }
+
+}  // namespace fastdarts

@@ -1,0 +1,400 @@
+"""mixed_op: the candidates of all edges that leave one state, their normalisation, weighting and sums, in one op.
+
+Every candidate has one row of the tables `gain` and `offset`, a separable convolution two: its middle BatchNorm, then
+its final one. With z_r the raw output of row r, μ_r and σ²_r its batch statistics per channel (or the running ones),
+M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = z for skip and noise, which nothing normalises):
+
+    out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)
+    the second half of a separable convolution reads max(0, gain_m ẑ_m + offset_m), m its middle row
+
+    doffset_r = Σ g     dgain_r = Σ g ẑ_r     per channel, g the gradient of out_e (of what the second half reads)
+    dL/dz_r = gain_r ρ_r (g − doffset_r/M − ẑ_r dgain_r/M)     (batch statistics; else gain_r ρ_r g)
+
+and on through the convolutions, pools and ReLUs to x. gain is the mixing weight times the BatchNorm's weight, offset
+the mixing weight times its bias: mixed operation, Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; batch
+normalisation, Ioffe and Szegedy 2015, section 3.
+
+`candidates` holds four integers per candidate, sorted by edge: edge, kind, kernel, dilation. The kinds:
+
+    0 skip               x itself (stride 1)                                      no weights, kernel = dilation = 0
+    1 max_pool           3×3, padding 1                                           no weights
+    2 avg_pool           3×3, padding 1, padding not counted                      no weights
+    3 factorized_reduce  1×1 of max(0, x) at even pixels, 1×1 at odd ones         [C'/2, C, 1, 1] twice
+    4 dil_conv           ReLU, depthwise k×k, 1×1                                 [C, 1, k, k], [C', C, 1, 1]
+    5 sep_conv           the same and BatchNorm, twice; the first half strides    the same, twice
+    6 relu_conv          ReLU, 1×1 (stride 1)                                     [C', C, 1, 1]
+    7 noise              standard normal, of nothing but seed and place           no weights, kernel = dilation = 0
+
+Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean
+and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
+Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
+and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
+
+With `bypass` only the first C' of the K·C' channels of x come here; the op interleave takes the others past.
+
+With `images`, above 0, other processes have the rest of a batch of so many (kernels/processes.py): μ_r, σ²_r and the
+two sums in dL/dz_r are those of all of it, M = images·H'·W', while doffset and dgain are what this part adds.
+
+`note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
+so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
+empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
+⌈C/8⌉] of the state; the place 0 to 8 in its window, [N, H', W', C], of every maximum; then for every sep_conv
+[N, H', W', ⌈C'/8⌉] of its middle.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.kernels import processes
+from fastdarts.kernels.interleave import contract as interleave
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
+from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.needs_grad import needs_grad
+from fastdarts.kernels.registry import define, rounded, select
+
+LAST = torch.channels_last
+KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
+SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE = range(len(KINDS))
+WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0)  # of one candidate, by kind
+KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
+
+
+def _raw(
+    kind: int,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    kernel: int,
+    dilation: int,
+    stride: int,
+    decisions: Decisions,
+    place: int,
+) -> Tensor:
+    """What a row normalises."""
+    if kind == MAX_POOL:
+        return decisions.max_pool(x, stride)
+    if kind == AVG_POOL:
+        return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    r = decisions.relu(x, place)
+    if kind == FACTORIZED_REDUCE:
+        height, width = x.shape[2:]
+        odd = F.pad(r[:, :, 1:, 1:], (0, width % 2, 0, height % 2))
+        # no stride in the convolution: with fewer than 8 channels PyTorch 2.14 then writes past its end on AVX2
+        halves = zip((r, odd), weights, strict=True)
+        return torch.cat([F.conv2d(half[:, :, ::2, ::2], w) for half, w in halves], 1)
+    *depthwise, pointwise = weights
+    for w in depthwise:
+        r = F.conv2d(r, w, None, stride, dilation * (kernel - 1) // 2, dilation, groups=x.shape[1])
+    return F.conv2d(r, pointwise)
+
+
+def _forward(
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    seeds: Tensor | None,
+    candidates: Sequence[int],
+    edges: int,
+    stride: int,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    eps: float,
+    images: int,
+    keep: bool,
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
+    training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
+    out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
+    noises = iter(() if seeds is None else seeds.unbind())
+    size = (len(x), *((side - 1) // stride + 1 for side in x.shape[2:]), gain.shape[1])
+    for at in range(0, len(candidates), 4):
+        edge, kind, kernel, dilation = candidates[at : at + 4]
+        own, y, step = [next(weights) for _ in range(WEIGHTS[kind])], x, stride
+        halves = (own[:2], own[2:]) if kind == SEP_CONV else (own,)
+        seconds += kind == SEP_CONV
+        for half in halves:
+            row, mean, var = len(means), gain.new_zeros(gain.shape[1]), gain.new_ones(gain.shape[1])
+            if kind == NOISE:
+                y = standard_normal(next(noises), size, gain.dtype).permute(0, 3, 1, 2)
+            elif kind != SKIP:
+                place = 0 if half is halves[0] else 1 + seconds
+                y = _raw(kind, y, half, kernel, dilation, step, decisions, place)
+                if own and keep:
+                    z.append(y.contiguous(memory_format=LAST))
+                if not training:
+                    mean, var = running_mean[row], running_var[row]
+                step = 1
+                if images:
+                    y, mean, var = processes.normalise(y.to(gain.dtype), images, eps)
+                else:
+                    # momentum 1 leaves the statistics of this very batch in mean and var; PyTorch's sums over
+                    # channels-last maps round ten times worse than over contiguous ones
+                    y = F.batch_norm(y.contiguous(), mean, var, training=training, momentum=1.0, eps=eps)
+            y = y * gain[row].view(-1, 1, 1)
+            y = y if offset is None else y + offset[row].view(-1, 1, 1)
+            y = y.to(x.dtype) if half is not halves[-1] else y  # what a convolution reads
+            means.append(mean)
+            variances.append(var)
+        out[edge] = y if out[edge] is None else out[edge] + y
+    out = [y.to(x.dtype).contiguous(memory_format=LAST) for y in out]
+    return (
+        out,
+        z,
+        torch.stack(means),
+        torch.stack(variances),
+        decisions.noted(2 + candidates[1::4].count(SEP_CONV), x.device),
+    )
+
+
+def _forward_fake(
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, keep,
+    kinks=(), note=False,
+):  # fmt: skip
+    height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
+
+    def empty() -> Tensor:
+        return x.new_empty(x.shape[0], gain.shape[1], height, width).to(memory_format=LAST)
+
+    kinds = candidates[1::4]
+    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds) if keep else 0
+    sizes = kink_sizes(x, gain.shape[1], candidates, stride) if note else []
+    return (
+        [empty() for _ in range(edges)],
+        [empty() for _ in range(stored)],
+        gain.new_empty(gain.shape),
+        gain.new_empty(gain.shape),
+        [x.new_empty(size, dtype=torch.uint8) for size in sizes],
+    )
+
+
+def kink_sizes(x: Tensor, outputs: int, candidates: Sequence[int], stride: int) -> list[tuple[int, ...]]:
+    """The shapes of the kinks of a call, in their order."""
+    kinds, (n, channels, *sides) = candidates[1::4], x.shape
+    out = (n, *((side - 1) // stride + 1 for side in sides))
+    state = (n, *sides, -(-channels // 8)) if any(WEIGHTS[kind] for kind in kinds) else (0,)
+    places = (*out, channels) if MAX_POOL in kinds else (0,)
+    return [state, places, *[(*out, -(-outputs // 8))] * kinds.count(SEP_CONV)]
+
+
+def _backward(
+    grad: Sequence[Tensor],
+    x: Tensor,
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    seeds: Tensor | None,
+    candidates: Sequence[int],
+    stride: int,
+    z: Sequence[Tensor],
+    mean: Tensor,
+    var: Tensor,
+    training: bool,
+    eps: float,
+    images: int,
+    need_x: bool,
+    need_weights: bool,
+    kinks: Sequence[Tensor] = (),
+    create_graph: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """Differentiates the reference of forward, which computes everything again; what is not wanted is empty.
+
+    With create_graph the gradients are differentiable in grad, x, gain, offset and weights.
+    """
+
+    def leaf(tensor: Tensor, need: bool) -> Tensor:
+        # a view stops the first differentiation here, and the second goes on through it
+        return tensor.view_as(tensor) if create_graph and tensor.requires_grad else tensor.detach().requires_grad_(need)
+
+    with torch.enable_grad():
+        x, gain = leaf(x, need_x), leaf(gain, True)
+        offset = None if offset is None else leaf(offset, True)
+        weights = [leaf(w, need_weights) for w in weights]
+        options = stride, *((None, None) if training else (mean, var)), eps, images, False, kinks
+        out, *_ = _forward(x, [], gain, offset, weights, seeds, candidates, len(grad), *options)
+        wrt = [gain] + [offset] * (offset is not None) + [x] * need_x + weights * need_weights
+        gradients = iter(torch.autograd.grad(out, wrt, grad, create_graph=create_graph, materialize_grads=True))
+        dgain = next(gradients)
+        doffset = gain.new_empty(0) if offset is None else next(gradients)
+        dx = next(gradients).contiguous(memory_format=LAST) if need_x else x.new_empty(0)
+    return dx, dgain, doffset, [g.contiguous() for g in gradients]
+
+
+def _backward_fake(
+    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
+    need_weights, kinks=(),
+):  # fmt: skip
+    return (
+        x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
+        gain.new_empty(gain.shape),
+        gain.new_empty(0 if offset is None else offset.shape),
+        [w.new_empty(w.shape) for w in weights] if need_weights else [],
+    )
+
+
+forward_op = define(
+    "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
+    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool keep,"
+    " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
+    _forward,
+    _forward_fake,
+    triton=".mixed_op.triton.launchers:forward",
+    triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
+)
+backward_op = define(
+    "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
+    " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, int images,"
+    " bool need_x, bool need_weights, Tensor[] kinks)"
+    " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
+    _backward,
+    _backward_fake,
+    triton=".mixed_op.triton.launchers:backward",
+    triton_dtypes=TRITON_DTYPES,
+    narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
+)
+
+
+class _MixedOp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, impl, candidates, edges, stride, eps, images, keep, kinks, noted, seeds, running_mean, running_var,
+        x, gain, offset, beta, *rest,
+    ):  # fmt: skip
+        device, dtype = x.device.type, x.dtype
+        count = sum(WEIGHTS[kind] for kind in candidates[1::4])
+        base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
+        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
+        run = select(forward_op, impl, device, dtype, lacking)
+        part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
+        out, z, mean, var, found = run(
+            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
+            keep, kinks, noted is not None,
+        )  # fmt: skip
+        if noted is not None:
+            noted += found
+        if beta is not None:
+            out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
+            ctx.split = select(interleave.backward_op, impl, device, dtype)
+        ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
+        ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
+        ctx.training = running_mean is None
+        ctx.count, ctx.has_base = count, bool(base)
+        ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
+        ctx.mark_non_differentiable(mean, var)
+        return (*out, mean, var)
+
+    @staticmethod
+    def backward(ctx, *grad):
+        x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
+        weights, z = rest[: ctx.count], rest[ctx.count :]
+        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
+        need_weights = need_rest[len(need_rest) - ctx.count :]
+        need_weight = any(need_weights) and needs_grad(ctx, ctx.count, ctx.count)
+        grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
+        # create_graph=True: a kernel would be a constant to the second differentiation
+        again = torch.is_grad_enabled()
+        run, graph = (backward_op.reference, (True,)) if again else (ctx.run, ())
+        dx = dbeta = None
+        if beta is not None:
+            split = interleave.backward_op.reference if again else ctx.split
+            part = _head(x, gain) if again else part
+            need_beta = need_beta and needs_grad(ctx, 1 + len(need_rest), 1)
+            own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
+        dpart, dgain, doffset, dweights = run(
+            own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
+            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, *graph,
+        )  # fmt: skip
+        if beta is None:
+            dx = dpart
+        elif need_x:
+            _head(dx, gain).copy_(dpart)
+        return (
+            *(None,) * 12,
+            dx if need_x else None,
+            dgain if need_gain else None,
+            doffset if need_offset else None,
+            dbeta if need_beta else None,
+            *(grad if ctx.has_base else ()),
+            *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
+        )
+
+
+def _head(x: Tensor, gain: Tensor) -> Tensor:
+    """The channels that the mixed operation takes."""
+    return x[:, : gain.shape[1]]
+
+
+def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
+    """Bytes that the kernels take beside inputs and results if the call ``func(*args)`` is one of theirs: in blocks
+    while it runs, and what they keep for the next call.
+
+    Maps of the output's size, forward: raw outputs that are not kept. Backward: those made again, one for every second
+    half of a separable convolution; on a GPU one of the input's size for every depthwise output, and two and a quarter
+    in float32 for the pools. Weight gradients are summed in parts, on the CPU one in float64 for each chunk of samples.
+    """
+    backward = func is backward_op.dispatch
+    if not backward and func is not forward_op.dispatch:
+        return [], 0
+    if backward:
+        _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args[:16]
+        again = not z
+    else:
+        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args[:14]
+        again, need_x, need_weights = not keep, False, False
+    kinds = candidates[1::4]
+    second = kinds.count(SEP_CONV)
+    stages = sum(WEIGHTS[kind] > 0 for kind in kinds) + second
+    pixels = len(x) * ((x.shape[2] - 1) // stride + 1) * ((x.shape[3] - 1) // stride + 1)
+    blocks = [pixels * gain.shape[1] * x.element_size()] * (stages * again + second * backward)
+    if not x.is_cuda:
+        chunks = min(len(x), max(8, torch.get_num_threads()))
+        return blocks, 8 * chunks * sum(w.numel() for w in weights) * need_weights
+    if backward:
+        channels = weights[-1].shape[1] if weights else gain.shape[1]
+        blocks.append(stages * pixels * channels * x.element_size())
+        if need_x and (MAX_POOL in kinds or AVG_POOL in kinds):
+            blocks.append(9 * pixels * channels)
+    return blocks, 0
+
+
+def why_no_kernel(device: str, dtype: torch.dtype) -> str:
+    """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
+    return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
+
+
+def mixed_op(
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    seeds: Tensor | None,
+    candidates: Sequence[int],
+    edges: int,
+    stride: int,
+    running: tuple[Tensor, Tensor] | None,
+    eps: float,
+    images: int,
+    keep: bool,
+    impl: str | None,
+    bypass: Tensor | None,
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous.
+
+    Returns out, mean, var and, if asked to note them, the kinks.
+    """
+    keep = keep and torch.is_grad_enabled()
+    tables, noted = (x, gain, offset, bypass), [] if note else None
+    *out, mean, var = _MixedOp.apply(
+        impl, candidates, edges, stride, eps, images, keep, tuple(kinks), noted, seeds, *(running or (None, None)),
+        *tables, *base, *weights,
+    )  # fmt: skip
+    return out, mean, var, noted or []
