@@ -6,7 +6,6 @@ the last, state 1 that of the last cell, state j >= 2 is node j - 2.
 """
 
 import ast
-import itertools
 import json
 import math
 import operator
@@ -22,6 +21,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.operations import OPS
+from fastdarts.topology import DARTS_CELL, Topology
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
 
@@ -210,12 +210,12 @@ def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:
 
 def _check_two_per_node(cell: str, pairs: Sequence[object], concat: Sequence[int]) -> None:
     """Raise :class:`FastdartsError` for as many pairs as all edges of a cell, whose nodes alone are concatenated."""
-    sizes = ((nodes, nodes * (nodes + 3) // 2) for nodes in itertools.count(2))
-    nodes, edges = next((nodes, edges) for nodes, edges in sizes if edges >= len(pairs))
-    if edges == len(pairs) and max(concat) < nodes + 2:
+    whole = DARTS_CELL.holding(len(pairs))
+    if whole.nodes > 1 and len(whole.edges) == len(pairs) and max(concat) < whole.states:
         raise FastdartsError(
-            f"{cell} lists {edges} pairs, all edges of a cell of {nodes} nodes, and {cell}_concat no state beyond "
-            f"{nodes + 1}: expected two pairs per node, {2 * nodes} in all, of the edges that are kept"
+            f"{cell} lists {len(pairs)} pairs, all edges of a cell of {whole.nodes} nodes, and {cell}_concat no state "
+            f"beyond {whole.states - 1}: expected two pairs per node, {2 * whole.nodes} in all, of the edges that are "
+            "kept"
         )
 
 
@@ -381,20 +381,11 @@ def parse_genotype(text: str) -> Genotype:
     return from_dict(fields)
 
 
-def _offsets(steps: int) -> list[int]:
-    """The first edge of each node; node i has the i + 2 edges from `_offsets(steps)[i]` on."""
-    return [node * (node + 3) // 2 for node in range(steps)]
-
-
-def _concat(steps: int, multiplier: int) -> range:
-    return range(2 + steps - multiplier, steps + 2)
-
-
-def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tuple[str, int]]:
-    expected = (steps * (steps + 3) // 2, len(primitives[0]))
+def _derive_cell(weights: Tensor, primitives: Primitives, cell: Topology) -> list[tuple[str, int]]:
+    expected = (len(cell.edges), len(primitives[0]))
     if tuple(weights.shape) != expected or len(primitives) != expected[0]:
         raise FastdartsError(
-            f"a cell of {steps} nodes needs weights of shape {expected} and primitives for {expected[0]}"
+            f"a cell of {cell.nodes} nodes needs weights of shape {expected} and primitives for {expected[0]}"
             f" edges, got weights of shape {tuple(weights.shape)} and primitives for {len(primitives)}"
         )
     # Rank and primitive of each edge. One that is all `none` is as weak as one of no weight at all, which a projection
@@ -409,12 +400,9 @@ def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tu
             )
         weight, name = max(candidates, key=lambda candidate: candidate[0])  # the first of equals
         best.append(((-weight, not any(row)), name))
-    cell = []
-    for node, offset in enumerate(_offsets(steps)):
-        # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
-        strongest = sorted(range(node + 2), key=lambda source: best[offset + source][0])[:2]
-        cell += [(best[offset + source][1], source) for source in strongest]
-    return cell
+    # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
+    strongest = (sorted(cell.into(target), key=lambda row: best[row][0])[: cell.kept] for target in cell.targets)
+    return [(best[row][1], cell.edges[row].source) for rows in strongest for row in rows]
 
 
 def derive_genotype(
@@ -435,12 +423,12 @@ def derive_genotype(
     primitives: K names per edge.
     Raises FastdartsError for a wrong shape, a non-finite weight or an edge that offers nothing but `none`.
     """
-    concat = _concat(steps, multiplier)
+    cell = Topology(steps, multiplier=multiplier)
     return Genotype(
-        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, steps),
-        normal_concat=concat,
-        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, steps),
-        reduce_concat=concat,
+        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, cell),
+        normal_concat=cell.outputs,
+        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, cell),
+        reduce_concat=cell.outputs,
     )
 
 
@@ -458,13 +446,14 @@ def sample_genotype(
     Draws only from `generator` (on the CPU), the normal cell first. Sources are listed in ascending order.
     """
 
-    def cell(primitives: Primitives) -> list[tuple[str, int]]:
+    cell = Topology(steps, multiplier=multiplier)
+
+    def draw(primitives: Primitives) -> list[tuple[str, int]]:
         pairs = []
-        for node, offset in enumerate(_offsets(steps)):
-            for source in sorted(torch.randperm(node + 2, generator=generator)[:2].tolist()):
-                names = [name for name in primitives[offset + source] if none or name != "none"]
+        for target in cell.targets:
+            for source in sorted(torch.randperm(target, generator=generator)[: cell.kept].tolist()):
+                names = [name for name in primitives[cell.row(target, source)] if none or name != "none"]
                 pairs.append((names[int(torch.randint(len(names), (), generator=generator))], source))
         return pairs
 
-    concat = _concat(steps, multiplier)
-    return Genotype(cell(primitives_normal), concat, cell(primitives_reduce), concat)
+    return Genotype(draw(primitives_normal), cell.outputs, draw(primitives_reduce), cell.outputs)

@@ -81,7 +81,7 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
     if quiet and after:
         then = Begun(after[0], [run(after[0].preprocess0, s1)])
         then.advance(1, weights[after[0].kind], edges[after[0].kind])
-    ends = [(node, source) for node in range(cell._steps) for source in range(node + 2)]
+    ends = [(cell.topology.targets.index(edge.target), edge.source) for edge in cell.topology.edges]
     known = [node + 2 if quiet else source for node, source in ends]  # states that are passed on once
     logits: list[Tensor | None] = [None] * len(changes)
     for number in sorted(range(len(changes)), key=lambda number: known[changes[number][0]]):

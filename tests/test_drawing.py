@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from fastdarts.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour, state_name
+from fastdarts.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import NAMED
+from fastdarts.topology import DARTS_CELL
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -84,7 +85,7 @@ def trace(path):
 
 
 def short(state):
-    return state_name(state).replace("_{", "").replace("}", "")
+    return DARTS_CELL.name(state).replace("_{", "").replace("}", "")
 
 
 @every_cell

@@ -79,6 +79,7 @@ NETWORKS = {
     "functional.likelihood", "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion",
     "kinks", "masking", "operations", "genotypes", "model", "notices", "model_search", "architect", "hypergradient",
     "curvature", "discretise", "distributed", "flat", "relaxed", "alignment", "parts", "shapes", "sync_bn",
+    "topology",
     "rnn.cells", "rnn.genotypes", "rnn.model",
 }  # fmt: skip
 

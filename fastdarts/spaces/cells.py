@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import Genotype, Primitives, check_genotype, from_dict, sample_genotype, to_dict
 from fastdarts.model import NETWORKS
-from fastdarts.model_search import Network, edge_count, edge_primitives
-from fastdarts.spaces.space import Space, Table
+from fastdarts.model_search import Network, edge_primitives
+from fastdarts.spaces.space import Cells, Space, Table
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class CellSpace(Space):
     @property
     def nodes(self) -> int:
         """Intermediate nodes of the published cell."""
-        return next(n for n in itertools.count(1) if edge_count(n) >= len(self._per_edge)) if self._per_edge else 4
+        return self.cell.holding(len(self._per_edge)).nodes if self._per_edge else self.cell.nodes
 
     def check(self, nodes: int, layers: int) -> None:
         """Raise :class:`FastdartsError` if the candidates are given for cells of another number of nodes."""
@@ -123,7 +121,7 @@ class CellSpace(Space):
         """See :func:`fastdarts.genotypes.from_dict`."""
         return from_dict(fields)
 
-    def cells(self, genotype: Genotype) -> dict[str, tuple[Edges, Sequence[int]]]:
+    def cells(self, genotype: Genotype) -> Cells:
         """Both cells."""
         normal, normal_concat, reduce, reduce_concat = genotype
         return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}

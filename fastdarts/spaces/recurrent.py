@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from fastdarts.drawing import Edges
 from fastdarts.rnn.genotypes import Genotype, from_dict, to_dict
-from fastdarts.spaces.space import Notation
+from fastdarts.spaces.space import Cells, Notation
+from fastdarts.topology import RECURRENT_CELL
 
 
 class Recurrent(Notation):
     """Genotypes of :mod:`fastdarts.rnn.genotypes`."""
 
-    name, kinds, inputs = "rnn", {"recurrent": "recurrent cell"}, 0
+    name, kinds, cell = "rnn", {"recurrent": "recurrent cell"}, RECURRENT_CELL
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
         return to_dict(genotype)
@@ -21,7 +20,7 @@ class Recurrent(Notation):
     def genotype(self, fields: dict[str, Any]) -> Genotype:
         return from_dict(fields)
 
-    def cells(self, genotype: Genotype) -> dict[str, tuple[Edges, Sequence[int]]]:
+    def cells(self, genotype: Genotype) -> Cells:
         return {"recurrent": (genotype.recurrent, genotype.concat)}
 
 

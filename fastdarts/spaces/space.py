@@ -9,12 +9,16 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from fastdarts.drawing import Edges, draw_cell
+from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
 from fastdarts.relaxed import Relaxed
+from fastdarts.topology import DARTS_CELL, Entry, Topology
 
 Table = tuple[tuple[str, ...], ...]
 """The names of the candidates of every edge, in the order of alpha's rows and columns."""
+
+Cells = dict[str, tuple[Sequence[Entry], Sequence[int]]]
+"""By kind of cell: its operations, as :meth:`Topology.place` takes them, and the states that make the output."""
 
 
 class Notation(ABC):
@@ -23,13 +27,21 @@ class Notation(ABC):
     Attributes:
         name: what ``--space`` and genotype.json call it.
         kinds: its kinds of cells and their titles, in the order of the alphas.
-        inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before; or
-            0, a recurrent cell, where every node keeps one edge and state 0 is made from x_t and h_{t-1}.
+        cell: the states and edges of its cells; the number of nodes is that of the published cell.
     """
 
     name: str
     kinds: dict[str, str]
-    inputs: int = 2
+    cell: Topology = DARTS_CELL
+
+    @property
+    def inputs(self) -> int:
+        """States that a cell is given; 0 for a recurrent cell, which makes state 0 itself."""
+        return 0 if self.cell.made_of else len(self.cell.inputs)
+
+    def topology(self, nodes: int) -> Topology:
+        """The states and edges of cells for which ``--nodes`` is ``nodes``."""
+        return self.cell.of(nodes)
 
     @abstractmethod
     def fields(self, genotype: Any) -> dict[str, Any]:
@@ -40,8 +52,8 @@ class Notation(ABC):
         """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
 
     @abstractmethod
-    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
-        """By kind of cell: (operation, source state) pairs, node after node, and the states that make the output."""
+    def cells(self, genotype: Any) -> Cells:
+        """What the cells of ``genotype`` are made of."""
 
     def to_dict(self, genotype: Any) -> dict[str, Any]:
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
@@ -50,7 +62,7 @@ class Notation(ABC):
     def draw(self, genotype: Any) -> dict[str, str]:
         """An SVG of each kind of cell."""
         cells = self.cells(genotype).items()
-        return {kind: draw_cell(*cell, self.kinds[kind], self.inputs) for kind, cell in cells}
+        return {kind: draw_cell(*cell, self.kinds[kind], self.cell) for kind, cell in cells}
 
 
 class Space(Notation):
