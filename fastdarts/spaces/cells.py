@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import Genotype, Primitives, check_genotype, from_dict, sample_genotype, to_dict
+from fastdarts.genotypes import Genotype, Primitives, check_genotype, cleaned, from_dict, sample_genotype, to_dict
 from fastdarts.model import NETWORKS
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.spaces.space import Cells, Space, Table
@@ -122,6 +122,6 @@ class CellSpace(Space):
         return from_dict(fields)
 
     def cells(self, genotype: Genotype) -> Cells:
-        """Both cells."""
-        normal, normal_concat, reduce, reduce_concat = genotype
+        """Both cells, of the nodes that exist."""
+        normal, normal_concat, reduce, reduce_concat = cleaned(genotype)
         return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}
