@@ -13,7 +13,7 @@ from fastdarts.spaces.darts import DARTS, DARTS_7
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent import RECURRENT
 from fastdarts.spaces.robust import S1, S2, S3, S4, TINY
-from fastdarts.spaces.space import Cells, Notation, Space, Table
+from fastdarts.spaces.space import Cells, Decision, Notation, Space, Table
 
 __all__ = [
     "DARTS",
@@ -22,6 +22,7 @@ __all__ = [
     "Architecture",
     "CellSpace",
     "Cells",
+    "Decision",
     "Notation",
     "Space",
     "Table",

@@ -19,7 +19,7 @@ from fastdarts.fusion import fuses, run
 from fastdarts.model_search import MixedOp, leave
 from fastdarts.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
-from fastdarts.spaces.space import Cells, Space, Table
+from fastdarts.spaces.space import Cells, Decision, Space, Table
 from fastdarts.topology import Topology
 
 NODES = 4  # the input counts, as in the benchmark
@@ -265,13 +265,14 @@ class NasBench201(Space):
 
     def check(self, nodes: int, layers: int) -> None:
         """Four nodes, and as many layers as three stages of equal depth have."""
-        if nodes != NODES:
-            raise FastdartsError(f"--nodes is {nodes} but cells of space nasbench201 have {NODES}: leave --nodes out")
+        self.topology(nodes)
         _check_layers(layers)
 
     def topology(self, nodes: int) -> Topology:
-        """``nodes`` counts the input, as in the benchmark."""
-        return self.cell.of(nodes - 1)
+        """``nodes`` counts the input, as in the benchmark; raises :class:`FastdartsError` for another number than 4."""
+        if nodes != NODES:
+            raise FastdartsError(f"--nodes is {nodes} but cells of space nasbench201 have {NODES}: leave --nodes out")
+        return self.cell
 
     def primitives(self, nodes: int) -> dict[str, Table]:
         """The same five on all six edges."""
@@ -307,11 +308,19 @@ class NasBench201(Space):
             raise FastdartsError("networks of space nasbench201 have no auxiliary head: use --no-auxiliary")
         return Network(channels, classes, layers, genotype, in_channels=in_channels)
 
-    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Structure:
-        """One of the five operations on each edge, `none` among them, all uniform."""
-        names = list(OPS)
-        drawn = torch.randint(len(names), (len(CELL.edges),), generator=generator).tolist()
-        return Structure(tuple(names[k] for k in drawn))
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """Of each edge its operation; `none` is one of them."""
+        edges = self.topology(nodes).edges
+        return tuple(Decision(f"operation of {CELL.arrow(edge.source, edge.target)}", len(OPS)) for edge in edges)
+
+    def encode(self, genotype: Structure) -> list[int]:
+        """The columns of alpha."""
+        return [[*OPS].index(op) for op in genotype.operations]
+
+    def decode(self, indices: Sequence[int], nodes: int) -> Structure:
+        """The inverse of :meth:`encode`."""
+        self.check_values(indices, nodes)
+        return Structure(tuple([*OPS][k] for k in indices))
 
     def fields(self, genotype: Structure) -> dict[str, Any]:
         """{"architecture": the benchmark's string}."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -21,8 +22,15 @@ Cells = dict[str, tuple[Sequence[Entry], Sequence[int]]]
 """By kind of cell: its operations, as :meth:`Topology.place` takes them, and the states that make the output."""
 
 
+class Decision(NamedTuple):
+    """One choice of an architecture: a value from 0 to ``size - 1``, whatever the other choices are."""
+
+    name: str
+    size: int
+
+
 class Notation(ABC):
-    """How the architectures of a space are written, read and drawn.
+    """How the architectures of a space are written, read, drawn, and counted as decisions.
 
     Attributes:
         name: what ``--space`` and genotype.json call it.
@@ -54,6 +62,59 @@ class Notation(ABC):
     @abstractmethod
     def cells(self, genotype: Any) -> Cells:
         """What the cells of ``genotype`` are made of."""
+
+    @abstractmethod
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """The choices that make an architecture; every combination of their values is another one."""
+
+    @abstractmethod
+    def encode(self, genotype: Any) -> list[int]:
+        """The value of each decision; raises :class:`FastdartsError` for a genotype that is not of this space."""
+
+    @abstractmethod
+    def decode(self, indices: Sequence[int], nodes: int) -> Any:
+        """The genotype of these values of the decisions; raises :class:`FastdartsError` for values out of range."""
+
+    def size(self, nodes: int) -> int:
+        """The exact number of architectures."""
+        return math.prod(decision.size for decision in self.decisions(nodes))
+
+    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Any:
+        """A uniformly random genotype, drawn from ``generator`` (on the CPU) only.
+
+        ``none`` is for spaces whose genotypes hold the operation `none` only if asked.
+        """
+        sizes = (decision.size for decision in self.decisions(nodes))
+        return self.decode([int(torch.randint(size, (), generator=generator)) for size in sizes], nodes)
+
+    def mutate(self, genotype: Any, generator: torch.Generator, nodes: int) -> Any:
+        """``genotype`` with another value of one decision, both drawn uniformly from ``generator`` (on the CPU).
+
+        Raises :class:`FastdartsError` for a genotype of another number of nodes, or a space of one architecture.
+        """
+        indices, decisions = self.encode(genotype), self.decisions(nodes)
+        open_ones = [number for number, decision in enumerate(decisions) if decision.size > 1]
+        if len(indices) != len(decisions) or not open_ones:
+            raise FastdartsError(
+                f"a genotype of {len(indices)} decisions was given to mutate, but space {self.name} with {nodes} nodes "
+                f"has {len(decisions)}, {len(open_ones)} of more than one value: expected a genotype of so many nodes "
+                "and a value to change"
+            )
+        number = open_ones[int(torch.randint(len(open_ones), (), generator=generator))]
+        value = int(torch.randint(decisions[number].size - 1, (), generator=generator))
+        indices[number] = value + (value >= indices[number])
+        return self.decode(indices, nodes)
+
+    def check_values(self, indices: Sequence[int], nodes: int) -> None:
+        """Raise :class:`FastdartsError` unless there is one value for each decision, in its range."""
+        decisions = self.decisions(nodes)
+        if len(indices) != len(decisions):
+            raise FastdartsError(
+                f"got {len(indices)} values: space {self.name} with {nodes} nodes has {len(decisions)} decisions"
+            )
+        for value, decision in zip(indices, decisions, strict=True):
+            if not 0 <= value < decision.size:
+                raise FastdartsError(f"{decision.name} is {value}: expected a value from 0 to {decision.size - 1}")
 
     def to_dict(self, genotype: Any) -> dict[str, Any]:
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
@@ -115,11 +176,6 @@ class Space(Notation):
         in_channels: int,
     ) -> nn.Module:
         """The discrete network of ``genotype``, which gives (logits, logits of the auxiliary head or None)."""
-
-    @abstractmethod
-    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Any:
-        """A uniformly random genotype, drawn from ``generator`` (on the CPU) only; with ``none`` among the operations
-        if asked or if the space's genotypes may hold it anyway."""
 
     def from_text(self, text: str) -> Any | None:
         """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
