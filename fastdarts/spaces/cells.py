@@ -15,7 +15,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import Genotype, Primitives, check_genotype, cleaned, from_dict, sample_genotype, to_dict
 from fastdarts.model import NETWORKS
 from fastdarts.model_search import Network, edge_primitives
-from fastdarts.spaces.space import Cells, Decision, Space, Table
+from fastdarts.spaces.space import SETTINGS, Cells, Decision, Space, Table
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class CellSpace(Space):
     reduce: Sequence[str] | Primitives | None = None
     layers: int = 8
 
-    kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class, like the next
-    options = ("partial", "edge_normalisation", "stem")
+    kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
+    has = SETTINGS | {"cell weights", "fixing"}
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:

@@ -261,6 +261,7 @@ class NasBench201(Space):
     cell = CELL
     nodes = NODES
     layers = 17
+    has = frozenset({"cell weights", "fixing"})
     variants = ("nasbench201",)
 
     def check(self, nodes: int, layers: int) -> None:

@@ -15,6 +15,8 @@ from fastdarts.errors import FastdartsError
 from fastdarts.relaxed import Relaxed
 from fastdarts.topology import DARTS_CELL, Entry, Topology
 
+SETTINGS = frozenset({"partial", "edge_normalisation", "stem"})
+
 Table = tuple[tuple[str, ...], ...]
 """The names of the candidates of every edge, in the order of alpha's rows and columns."""
 
@@ -131,14 +133,21 @@ class Space(Notation):
 
     Attributes:
         nodes, layers: of the published supernet.
-        options: settings of :class:`fastdarts.model_search.Network` that its supernet takes beside the common ones.
+        has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
+            setting of :class:`fastdarts.model_search.Network`. "cell weights": each cell may have mixing weights of its
+            own. "fixing": the weights of an edge may be fixed.
         variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
     """
 
     nodes: int
     layers: int
-    options: tuple[str, ...] = ()
+    has: frozenset[str] = frozenset()
     variants: tuple[str, ...]
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The settings among ``has``."""
+        return self.has & SETTINGS
 
     @abstractmethod
     def check(self, nodes: int, layers: int) -> None:
