@@ -17,6 +17,7 @@ from fastdarts.rnn.genotypes import DARTS_V1 as RECURRENT_V1
 from fastdarts.rnn.genotypes import ENAS
 from fastdarts.spaces import RECURRENT, SPACES, CellSpace
 from fastdarts.study.tiny import architectures
+from fastdarts.weight_sharing import chosen_by
 
 ALL = {**SPACES, "rnn": RECURRENT}
 NODES = {name: getattr(space, "nodes", 8) for name, space in ALL.items()}
@@ -140,3 +141,13 @@ def test_edges_that_offer_different_numbers_of_operations_make_no_independent_de
     with pytest.raises(FastdartsError, match=re.escape("offer [1, 2] operations other than none: expected the same")):
         space.decisions(1)
     assert space.sample(torch.Generator(), 1).normal_concat == range(2, 3)
+
+
+def test_an_edge_of_a_supernet_runs_one_operation() -> None:
+    space = SPACES["s2"]
+    chosen = chosen_by(
+        space, Genotype([("sep_conv_3x3", 1), ("skip_connect", 0)], [2], [("skip_connect", 0, 2)], [2]), 1
+    )
+    assert chosen == {"normal": [0, 1], "reduce": [0, None]}
+    with pytest.raises(FastdartsError, match=r"the normal cell has two operations on the edge c_\{k-2\} → 0"):
+        chosen_by(space, Genotype(TWICE, [2], TWICE, [2]), 1)
