@@ -223,14 +223,13 @@ def _check(arguments: list[str], recurrent: bool, method: str | None) -> None:
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
     words = parameters(OF_RECURRENT.get(command, COMMANDS[command]))
     if command == "search" and not recurrent:
-        reading = _read(arguments)
-        kind = search_by(type(_defaults(reading, command, SearchConfig, method)))
-        owners: dict[str, list[str]] = {}
-        for name, other in methods().items():
-            for flag in parameters(search_by(other.settings)):
-                owners.setdefault(flag, []).append(name)
+        every = [parameters(search_by(found.settings)) for found in methods().values()]
         others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
-        others |= {flag: f"goes with --method {', '.join(names)}" for flag, names in owners.items()}
+        check(arguments[1:], {flag: parameter for known in every for flag, parameter in known.items()}, others)
+        kind = search_by(type(_defaults(_read(arguments), command, SearchConfig, method)))
+        for flag in parameters(kind).keys() ^ {flag for known in every for flag in known}:
+            names = [name for name, known in zip(methods(), every, strict=True) if flag in known]
+            others[flag] = f"goes with --method {', '.join(names)}"
         check(arguments[1:], parameters(kind), others)
     elif recurrent:
         images = parameters(COMMANDS[command])

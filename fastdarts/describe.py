@@ -85,7 +85,7 @@ def describe_supernet(
         "partial": options.get("partial", 1),
         "primitives": {kind: [list(edge) for edge in table] for kind, table in tables.items()},
         "drawings": {
-            kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.inputs, kind == "reduce")
+            kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.cell, kind == "reduce")
             for kind, table in tables.items()
         },
     }
@@ -119,7 +119,7 @@ def describe_text(description: dict[str, Any]) -> str:
     else:
         space, genotype = architecture(d["genotype"])
         for kind, cell in space.cells(genotype).items():
-            lines.append(cell_text(*cell, space.kinds[kind], space.inputs))
+            lines.append(cell_text(*cell, space.kinds[kind], space.cell))
     return "\n".join(lines) + "\n"
 
 

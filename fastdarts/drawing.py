@@ -9,14 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, pairwise
-from operator import itemgetter
+from operator import attrgetter
 from statistics import fmean
 
 from fastdarts.errors import FastdartsError
 from fastdarts.markup import Html, element, joined
-
-Edges = Sequence[tuple[str, int]]
-"""(operation, source state) pairs as in a genotype: two per node, node after node."""
+from fastdarts.topology import DARTS_CELL, Entry, Placed, Topology
 
 FAMILIES = {  # white text has a contrast of 4.5 or more on each; all stand out from white and black
     "sep_conv": "#2563eb",
@@ -49,42 +47,21 @@ def family_colour(op: str) -> str:
     return next((colour for name, colour in FAMILIES.items() if op.startswith(name)), OTHER_FAMILY)
 
 
-def first_node(inputs: int) -> int:
-    """The state that is the first node; before it are the inputs, or state 0 of a recurrent cell (``inputs`` 0)."""
-    return max(inputs, 1)
-
-
-def state_name(state: int, inputs: int = 2) -> str:
-    """What a state is called in the field's drawings: c_{k-2} and c_{k-1} for the inputs, then 0, 1, ...; of a cell of
-    one input c_{k-1}, then 1, 2, ...; of a recurrent cell 0, 1, 2, ..."""
-    return f"c_{{k-{inputs - state}}}" if state < inputs else str(state - 2 * (inputs == 2))
-
-
-def edge_nodes(edges: Edges, inputs: int = 2) -> list[int]:
-    """The node that each edge leads to, counted from 0: two edges per node; in a cell of one input, one from every
-    state before; in a recurrent cell one."""
-    if inputs == 0:
-        return list(range(len(edges)))
-    if inputs == 2:
-        return [index // 2 for index in range(len(edges))]
-    return [node for node in range(len(edges)) for _ in range(node + 1)][: len(edges)]
-
-
-def draw_cell(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> Html:
+def draw_cell(entries: Sequence[Entry], concat: Sequence[int], title: str, cell: Topology = DARTS_CELL) -> Html:
     """A self-contained SVG of a derived cell, for light and dark pages.
 
-    edges: two (operation, source) pairs per node; source 0 is c_{k-2}, 1 is c_{k-1}, j >= 2 is node j - 2. In a cell
-        of one input, source 0 is c_{k-1} and node j has j pairs.
-    concat: the states that make up the output c_{k}.
+    entries: (operation, source) pairs or (operation, source, target) triples, the states numbered as in a genotype.
+    concat: the states that make the output.
+    cell: the kind of cell; its number of nodes does not matter.
     Raises FastdartsError when an edge or an output refers to a state that does not exist yet.
     """
-    _check(edges, concat, inputs)
-    boxes, routes = _layout(edges, concat, inputs)
+    edges = _checked(entries, concat, cell)
+    boxes, routes = _layout(edges, concat, cell)
     width = boxes[-1].x + boxes[-1].width + _MARGIN
     height = max(box.y + box.height / 2 for box in boxes) + _MARGIN
     shapes = (
         element("title", title),
-        element("desc", "; ".join(_sentences(edges, concat, inputs))),
+        element("desc", "; ".join(_sentences(edges, concat, cell))),
         element("text", title, x=_MARGIN, y=18, fill=_LINE, font_weight="bold"),
         *map(_draw_route, routes),
         *(_draw_box(box) for box in boxes if box.kind != "lane"),
@@ -99,54 +76,36 @@ def drawing(shapes: Iterable[Html], width: object, height: object, font: str) ->
     return joined((element("svg", content, **box, role="img", font_family=font, font_size=12), "\n"))
 
 
-def cell_text(edges: Edges, concat: Sequence[int], title: str, inputs: int = 2) -> str:
+def cell_text(entries: Sequence[Entry], concat: Sequence[int], title: str, cell: Topology = DARTS_CELL) -> str:
     """The same cell drawn with characters, one line per edge, for a terminal."""
-    _check(edges, concat, inputs)
-    longest = max((len(op) for op, _ in edges), default=0)
+    edges = _checked(entries, concat, cell)
+    longest = max(len(edge.op) for edge in edges)
     lines = [title, ""]
-    nodes = edge_nodes(edges, inputs)
-    for (op, source), node, before, after in zip(edges, nodes, [-1, *nodes], [*nodes[1:], -1], strict=False):
+    nodes = [edge.target for edge in edges]
+    for (op, source, node), before, after in zip(edges, [-1, *nodes], [*nodes[1:], -1], strict=False):
         bar = "─" * (longest - len(op))
         corner = "─" if before != node != after else "┐" if before != node else "┤" if node == after else "┴"
-        end = f"{corner}─▶ {state_name(node + first_node(inputs), inputs)}" if node != after else corner
-        lines.append(f"  {state_name(source, inputs):>7} ── {op} {bar}──{end}")
-    how, output = _output(inputs)
-    lines += ["", f"  {', '.join(state_name(state, inputs) for state in concat)} ── {how} ──▶ {output}"]
+        end = f"{corner}─▶ {cell.name(node)}" if node != after else corner
+        lines.append(f"  {cell.name(source):>7} ── {op} {bar}──{end}")
+    lines += ["", f"  {', '.join(map(cell.name, concat))} ── {cell.how} ──▶ {cell.output}"]
     return "\n".join(lines) + "\n"
 
 
-def _output(inputs: int) -> tuple[str, str]:
-    """How the output is made, and its name."""
-    return ("concat", "c_{k}") if inputs else ("mean", "h_{t}")
-
-
-def _check(edges: Edges, concat: Sequence[int], inputs: int) -> None:
-    targets, first = edge_nodes(edges, inputs), first_node(inputs)
-    nodes = targets[-1] + 1 if edges else 0
-    wrong = [
-        f"{op} from state {source}"
-        for (op, source), node in zip(edges, targets, strict=True)
-        if not 0 <= source < node + first
-    ]
-    whole = edges and len(edges) == {2: 2 * nodes, 1: nodes * (nodes + 1) // 2, 0: nodes}[inputs]
-    if not whole or wrong:
-        found = wrong[0] if wrong else f"{len(edges)} edges"
-        fan = {
-            2: "two edges per node, each from an earlier state",
-            1: "an edge from every earlier state",
-            0: "an edge per node, from an earlier state",
-        }[inputs]
-        raise FastdartsError(f"a cell has {fan}, but this one has {found}")
-    if not concat or not all(0 <= state < nodes + first for state in concat):
+def _checked(entries: Sequence[Entry], concat: Sequence[int], cell: Topology) -> list[Placed]:
+    edges = cell.place(entries)
+    known = {*range(len(cell.inputs)), *(edge.target for edge in edges)}
+    if not concat or not known.issuperset(concat):
+        nodes = len(known) - len(cell.inputs)
         raise FastdartsError(f"the output of a cell of {nodes} nodes cannot be made of states {list(concat)}")
+    if lost := [edge for edge in edges if edge.source not in known]:
+        raise FastdartsError(f"{lost[0].op} takes state {lost[0].source}, but no edge leads into that node")
+    return edges
 
 
-def _sentences(edges: Edges, concat: Sequence[int], inputs: int) -> Iterator[str]:
-    terms = [f"{op}({state_name(source, inputs)})" for op, source in edges]
-    for node, group in groupby(zip(edge_nodes(edges, inputs), terms, strict=True), key=itemgetter(0)):
-        yield f"node {state_name(node + first_node(inputs), inputs)} = {' + '.join(term for _, term in group)}"
-    how, output = _output(inputs)
-    yield f"{output} = {how}({', '.join(state_name(state, inputs) for state in concat)})"
+def _sentences(edges: Sequence[Placed], concat: Sequence[int], cell: Topology) -> Iterator[str]:
+    for node, group in groupby(edges, key=attrgetter("target")):
+        yield f"node {cell.name(node)} = {' + '.join(f'{edge.op}({cell.name(edge.source)})' for edge in group)}"
+    yield f"{cell.output} = {cell.how}({', '.join(map(cell.name, concat))})"
 
 
 # ---- layout: columns, order inside a column, then heights -------------------------------------------------
@@ -174,16 +133,15 @@ class _Route:
     arrow: bool
 
 
-def _layout(edges: Edges, concat: Sequence[int], inputs: int) -> tuple[list[_Box], list[_Route]]:
-    targets, first = edge_nodes(edges, inputs), first_node(inputs)
+def _layout(edges: Sequence[Placed], concat: Sequence[int], cell: Topology) -> tuple[list[_Box], list[_Route]]:
     # Of a state: inputs 0, state 0 of a recurrent cell 1, a node one more than its deepest source.
-    depth = [int(inputs == 0)] * first + [0] * (targets[-1] + 1)
-    for (_, source), node in zip(edges, targets, strict=True):
-        depth[node + first] = max(depth[node + first], 1 + depth[source])
+    depth = dict.fromkeys(range(len(cell.inputs)), int(bool(cell.made_of)))
+    for edge in edges:
+        depth[edge.target] = max(depth.get(edge.target, 0), 1 + depth[edge.source])
     # Column 0 holds the inputs, 2d the nodes of depth d, 2d - 1 the operations that lead to them.
-    states = [_Box("state", state_name(i, inputs), 2 * d, 58 if i < inputs else 34, 34) for i, d in enumerate(depth)]
-    pill = 22 + _LETTER * max((len(op) for op, _ in edges), default=0)
-    boxes, routes = list(states), []
+    states = {i: _Box("state", cell.name(i), 2 * d, 34 if d else 58, 34) for i, d in depth.items()}
+    pill = 22 + _LETTER * max(len(edge.op) for edge in edges)
+    boxes, routes = list(states.values()), []
 
     def connect(source: _Box, target: _Box, colour: str, arrow: bool) -> None:
         lanes = [_Box("lane", "", column, 0, 2) for column in range(source.column + 1, target.column)]
@@ -194,19 +152,17 @@ def _layout(edges: Edges, concat: Sequence[int], inputs: int) -> tuple[list[_Box
         boxes.extend(lanes)
         routes.append(_Route(path, colour, arrow))
 
-    if inputs == 0:
-        for name in ("x_{t}", "h_{t-1}"):
-            boxes.append(_Box("state", name, 0, 58, 34))
-            connect(boxes[-1], states[0], _LINE, arrow=True)
-    for (op, source), node in zip(edges, targets, strict=True):
-        target = states[node + first]
+    for name in cell.made_of:
+        boxes.append(_Box("state", name, 0, 58, 34))
+        connect(boxes[-1], states[0], _LINE, arrow=True)
+    for op, source, node in edges:
+        target = states[node]
         colour = family_colour(op)
-        note = f"{op}: {states[source].label} → {target.label}"
-        box = _Box("op", op, target.column - 1, pill, 26, colour, note)
+        box = _Box("op", op, target.column - 1, pill, 26, colour, f"{op}: {cell.arrow(source, node)}")
         boxes.append(box)
         connect(states[source], box, colour, arrow=False)
         connect(box, target, colour, arrow=True)
-    output = _Box("state", _output(inputs)[1], 2 * max(depth) + 1, 46, max(34, 14 * len(concat) + 6))
+    output = _Box("state", cell.output, 2 * max(depth.values()) + 1, 46, max(34, 14 * len(concat) + 6))
     for state in concat:
         connect(states[state], output, _LINE, arrow=True)
     boxes.append(output)

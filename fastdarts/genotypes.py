@@ -3,16 +3,19 @@
 A genotype holds, for the normal and the reduction cell, a flat list of (primitive, source) pairs, two per
 node, and the states that are concatenated into the cell's output. State 0 is the output of the cell before
 the last, state 1 that of the last cell, state j >= 2 is node j - 2.
+
+A cell may have any number of edges per node instead: its list then holds (primitive, source, target) triples. A node
+that no triple leads into does not exist, as in FairDARTS (Chu et al. 2020, arXiv:1911.12126); see :func:`cleaned`.
 """
 
 import ast
-import itertools
 import json
 import math
 import operator
 import re
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.operations import OPS
+from fastdarts.topology import Entry, Topology
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
 
@@ -147,6 +151,213 @@ PC_DARTS_image = Genotype(
     ],
     reduce_concat=range(2, 6),
 )
+# Chen et al. 2019, "Progressive Differentiable Architecture Search", arXiv:1904.12760.
+PDARTS = Genotype(
+    normal=[
+        ("skip_connect", 0), ("dil_conv_3x3", 1),
+        ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 3),
+        ("sep_conv_3x3", 0), ("dil_conv_5x5", 4),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("avg_pool_3x3", 0), ("sep_conv_5x5", 1),
+        ("sep_conv_3x3", 0), ("dil_conv_5x5", 2),
+        ("max_pool_3x3", 0), ("dil_conv_3x3", 1),
+        ("dil_conv_3x3", 1), ("dil_conv_5x5", 3),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+# Dong and Yang 2019, arXiv:1910.04465. Their later code has source 1 in the last entry.
+GDAS_V1 = Genotype(
+    normal=[
+        ("skip_connect", 0), ("skip_connect", 1),
+        ("skip_connect", 0), ("sep_conv_5x5", 2),
+        ("sep_conv_3x3", 3), ("skip_connect", 0),
+        ("sep_conv_5x5", 4), ("sep_conv_3x3", 3),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("sep_conv_5x5", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_5x5", 2), ("sep_conv_5x5", 1),
+        ("dil_conv_5x5", 2), ("sep_conv_3x3", 1),
+        ("sep_conv_5x5", 0), ("sep_conv_5x5", 2),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+# Li et al. 2020, "SGAS: Sequential Greedy Architecture Search", arXiv:1912.00195: the best of ten for each criterion.
+SGAS_Cri1_3 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0), ("dil_conv_3x3", 1),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_5x5", 1), ("sep_conv_5x5", 3),
+        ("skip_connect", 0), ("dil_conv_5x5", 2),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("dil_conv_5x5", 1),
+        ("sep_conv_3x3", 0), ("skip_connect", 2),
+        ("sep_conv_3x3", 1), ("skip_connect", 2),
+        ("max_pool_3x3", 0), ("max_pool_3x3", 1),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+SGAS_Cri2_3 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 2),
+        ("max_pool_3x3", 0), ("sep_conv_3x3", 3),
+        ("sep_conv_3x3", 2), ("sep_conv_3x3", 3),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("sep_conv_3x3", 0), ("max_pool_3x3", 1),
+        ("dil_conv_3x3", 0), ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0), ("sep_conv_3x3", 2),
+        ("max_pool_3x3", 0), ("sep_conv_5x5", 2),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+# Chen et al. 2021, "DrNAS: Dirichlet Neural Architecture Search", arXiv:2006.10355.
+DrNAS_cifar10 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0), ("sep_conv_5x5", 1),
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 2),
+        ("skip_connect", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 2), ("dil_conv_5x5", 3),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("sep_conv_5x5", 1),
+        ("dil_conv_5x5", 2), ("sep_conv_5x5", 1),
+        ("sep_conv_5x5", 1), ("dil_conv_5x5", 3),
+        ("skip_connect", 4), ("sep_conv_5x5", 1),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+# Chen and Hsieh 2020, "Stabilizing Differentiable Architecture Search via Perturbation-based Regularization",
+# arXiv:2002.05202: random and adversarial perturbations.
+SDARTS_RS = Genotype(
+    normal=[
+        ("sep_conv_3x3", 1), ("sep_conv_3x3", 0),
+        ("sep_conv_5x5", 1), ("skip_connect", 0),
+        ("sep_conv_3x3", 3), ("skip_connect", 1),
+        ("sep_conv_3x3", 1), ("dil_conv_3x3", 2),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("sep_conv_3x3", 1),
+        ("skip_connect", 2), ("max_pool_3x3", 0),
+        ("dil_conv_5x5", 3), ("max_pool_3x3", 0),
+        ("sep_conv_3x3", 2), ("sep_conv_5x5", 3),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+SDARTS_ADV = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0), ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1), ("skip_connect", 0),
+        ("sep_conv_5x5", 0), ("dil_conv_3x3", 3),
+        ("dil_conv_3x3", 4), ("skip_connect", 0),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0), ("sep_conv_5x5", 1),
+        ("skip_connect", 2), ("max_pool_3x3", 0),
+        ("skip_connect", 3), ("skip_connect", 2),
+        ("skip_connect", 2), ("sep_conv_5x5", 4),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+# Chu et al. 2020, "Fair DARTS", arXiv:1911.12126. Nothing leads into state 3 of the normal cells of a, c and g.
+FairDARTS_a = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0, 2), ("sep_conv_5x5", 1, 2),
+        ("max_pool_3x3", 0, 4),
+        ("sep_conv_3x3", 0, 5),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0, 2), ("avg_pool_3x3", 1, 2),
+        ("avg_pool_3x3", 0, 3), ("dil_conv_5x5", 1, 3),
+        ("avg_pool_3x3", 0, 4), ("sep_conv_5x5", 1, 4),
+        ("skip_connect", 0, 5), ("skip_connect", 1, 5),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+FairDARTS_b = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0, 2), ("sep_conv_3x3", 1, 2),
+        ("sep_conv_3x3", 1, 3),
+        ("dil_conv_3x3", 0, 4), ("sep_conv_5x5", 1, 4),
+        ("dil_conv_5x5", 1, 5),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("skip_connect", 0, 2), ("dil_conv_3x3", 1, 2),
+        ("skip_connect", 0, 3), ("dil_conv_3x3", 1, 3),
+        ("max_pool_3x3", 0, 4), ("sep_conv_3x3", 1, 4),
+        ("skip_connect", 2, 5), ("max_pool_3x3", 0, 5),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+FairDARTS_c = Genotype(
+    normal=[
+        ("max_pool_3x3", 0, 2), ("sep_conv_5x5", 1, 2),
+        ("dil_conv_3x3", 0, 4), ("dil_conv_5x5", 2, 4),
+        ("skip_connect", 3, 5), ("sep_conv_3x3", 0, 5),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("dil_conv_3x3", 1, 2), ("dil_conv_5x5", 0, 2),
+        ("dil_conv_3x3", 0, 3), ("sep_conv_3x3", 1, 3),
+        ("sep_conv_5x5", 0, 4), ("sep_conv_5x5", 3, 4),
+        ("sep_conv_5x5", 0, 5), ("skip_connect", 1, 5),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+FairDARTS_d = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0, 2), ("sep_conv_5x5", 1, 2),
+        ("dil_conv_3x3", 1, 3), ("max_pool_3x3", 0, 3),
+        ("dil_conv_3x3", 0, 4), ("dil_conv_3x3", 1, 4),
+        ("sep_conv_3x3", 0, 5), ("dil_conv_5x5", 1, 5),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("max_pool_3x3", 0, 2), ("sep_conv_5x5", 1, 2),
+        ("avg_pool_3x3", 0, 3), ("dil_conv_5x5", 2, 3),
+        ("dil_conv_3x3", 3, 4), ("avg_pool_3x3", 0, 4),
+        ("avg_pool_3x3", 0, 5), ("skip_connect", 3, 5),
+    ],
+    reduce_concat=range(2, 6),
+)
+
+FairDARTS_g = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0, 2), ("sep_conv_3x3", 1, 2),
+        ("skip_connect", 3, 4), ("sep_conv_5x5", 1, 4),
+        ("dil_conv_3x3", 0, 5), ("sep_conv_3x3", 1, 5),
+    ],
+    normal_concat=range(2, 6),
+    reduce=[
+        ("avg_pool_3x3", 1, 2), ("skip_connect", 0, 2),
+        ("skip_connect", 2, 3), ("max_pool_3x3", 1, 3),
+        ("sep_conv_5x5", 3, 4), ("max_pool_3x3", 0, 4),
+        ("dil_conv_3x3", 1, 5), ("dil_conv_3x3", 4, 5),
+    ],
+    reduce_concat=range(2, 6),
+)
 # fmt: on
 
 DARTS = DARTS_V2
@@ -161,7 +372,21 @@ NAMED: dict[str, Genotype] = {
     "PC_DARTS_cifar": PC_DARTS_cifar,
     "PC_DARTS_image": PC_DARTS_image,
     "PCDARTS": PCDARTS,
+    "PDARTS": PDARTS,
+    "GDAS_V1": GDAS_V1,
+    "SGAS_Cri1_3": SGAS_Cri1_3,
+    "SGAS_Cri2_3": SGAS_Cri2_3,
+    "DrNAS_cifar10": DrNAS_cifar10,
+    "SDARTS_RS": SDARTS_RS,
+    "SDARTS_ADV": SDARTS_ADV,
+    "FairDARTS_a": FairDARTS_a,
+    "FairDARTS_b": FairDARTS_b,
+    "FairDARTS_c": FairDARTS_c,
+    "FairDARTS_d": FairDARTS_d,
+    "FairDARTS_g": FairDARTS_g,
 }
+
+MOST_STATES = 1000  # of a cell of triples, whose numbers nothing else bounds
 
 
 def items(value: object) -> Sequence[Any] | None:
@@ -180,75 +405,132 @@ def whole(value: object) -> int | None:
         return None
 
 
-def _check_pairs(cell: str, pairs: object) -> list[tuple[str, int]]:
-    listed = items(pairs)
-    if not listed or len(listed) % 2:
-        raise FastdartsError(f"{cell} must list two [operation, source] pairs per node, got {brief(pairs)}")
+def _check_entries(cell: str, entries: object) -> list[Entry]:
+    """The pairs of two edges per node, or the triples of any number, node after node."""
+    listed = items(entries)
+    free = bool(listed) and any(len(items(given) or ()) == 3 for given in listed)
+    if not listed or (len(listed) % 2 and not free):
+        raise FastdartsError(
+            f"{cell} must list two [operation, source] pairs per node, or [operation, source, target] entries, got "
+            f"{brief(entries)}"
+        )
+    form = "[operation, source, target] entry as others are" if free else "[operation, source] pair"
     checked = []
     for position, given in enumerate(listed):
-        node, pair = position // 2, items(given)
-        if pair is None or len(pair) != 2:
-            raise FastdartsError(f"entry {position} of {cell} must be an [operation, source] pair, got {brief(given)}")
-        name, source = pair[0], whole(pair[1])
+        entry = items(given)
+        if entry is None or len(entry) != 2 + free:
+            raise FastdartsError(f"entry {position} of {cell} must be an {form}, got {brief(given)}")
+        name = entry[0]
         if not isinstance(name, str) or name not in OPS:
             raise FastdartsError(
                 f"unknown operation {brief(name)} in entry {position} of {cell}: use one of {', '.join(OPS)}"
             )
-        if source is None:
-            raise FastdartsError(
-                f"entry {position} of {cell} takes its input from {brief(pair[1])}, which is no whole number: name a "
-                f"state from 0 to {node + 1}"
-            )
-        if not 0 <= source < node + 2:
-            raise FastdartsError(
-                f"entry {position} of {cell} takes its input from {brief(pair[1])}, but node {node} can only take"
-                f" states 0 to {node + 1}"
-            )
-        checked.append((str(name), source))
-    return checked
+        checked.append((str(name), *(_check_ends if free else _check_source)(cell, position, entry)))
+    return sorted(checked, key=itemgetter(2)) if free else checked
 
 
-def _check_two_per_node(cell: str, pairs: Sequence[object], concat: Sequence[int]) -> None:
-    """Raise :class:`FastdartsError` for as many pairs as all edges of a cell, whose nodes alone are concatenated."""
-    sizes = ((nodes, nodes * (nodes + 3) // 2) for nodes in itertools.count(2))
-    nodes, edges = next((nodes, edges) for nodes, edges in sizes if edges >= len(pairs))
-    if edges == len(pairs) and max(concat) < nodes + 2:
+def _check_source(cell: str, position: int, pair: Sequence[Any]) -> tuple[int]:
+    source, node = whole(pair[1]), position // 2
+    if source is None:
         raise FastdartsError(
-            f"{cell} lists {edges} pairs, all edges of a cell of {nodes} nodes, and {cell}_concat no state beyond "
-            f"{nodes + 1}: expected two pairs per node, {2 * nodes} in all, of the edges that are kept"
+            f"entry {position} of {cell} takes its input from {brief(pair[1])}, which is no whole number: name a "
+            f"state from 0 to {node + 1}"
         )
+    if not 0 <= source < node + 2:
+        raise FastdartsError(
+            f"entry {position} of {cell} takes its input from {brief(pair[1])}, but node {node} can only take"
+            f" states 0 to {node + 1}"
+        )
+    return (source,)
 
 
-def _check_concat(cell: str, concat: object, steps: int) -> Sequence[int]:
-    listed = items(concat)
+def _check_ends(cell: str, position: int, triple: Sequence[Any]) -> tuple[int, int]:
+    source, target = map(whole, triple[1:])
+    if source is None or target is None or not 0 <= source < target or not 2 <= target < MOST_STATES:
+        raise FastdartsError(
+            f"entry {position} of {cell} leads from state {brief(triple[1])} into state {brief(triple[2])}: expected "
+            f"[operation, source, target] with a target from 2 to {MOST_STATES - 1} and a source before it"
+        )
+    return source, target
+
+
+def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequence[int]:
+    listed, free = items(concat), len(entries[0]) == 3
     if not listed:
         raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {brief(concat)}")
-    states = []
+    nodes = len(entries) // 2
+    end, states = MOST_STATES if free else nodes + 2, []
     for given in listed:
         state = whole(given)
-        if state is None or not 2 <= state < steps + 2:
+        if state in (0, 1) and cell == "reduce":
             raise FastdartsError(
-                f"{cell}_concat holds {brief(given)}, but a cell of {steps} nodes has states 2 to {steps + 1}"
+                f"reduce_concat holds {state}, an input of the cell, which is twice as large as its nodes: expected "
+                f"states 2 to {end - 1}"
+            )
+        if state is None or not 0 <= state < end:
+            raise FastdartsError(
+                f"{cell}_concat holds {brief(given)}, but a cell of {'triples' if free else f'{nodes} nodes'} has "
+                f"states {2 if cell == 'reduce' else 0} to {end - 1}"
             )
         states.append(state)
     if len(set(states)) != len(states):
         raise FastdartsError(f"{cell}_concat names a state twice in {states}: name each state once")
+    if not free and end - 1 not in states:
+        raise FastdartsError(
+            f"{cell} lists {len(entries)} pairs, that is {nodes} nodes, but {cell}_concat does not name the last, "
+            f"state {end - 1}, which nothing else can read: list two pairs for each node, of the edges that are kept, "
+            "or [operation, source, target] entries for any number of edges"
+        )
+    return _ranged(states)
+
+
+def _ranged(states: list[int]) -> Sequence[int]:
+    """Consecutive states as a range, others as they are."""
     consecutive = range(states[0], states[0] + len(states))
     return consecutive if states == list(consecutive) else states
+
+
+def cleaned(genotype: Genotype) -> Genotype:
+    """What a network of ``genotype`` consists of: the nodes that exist, and the operations and the output they leave.
+
+    A node exists if an operation leads into it from a state that exists. Operations from other states, and other
+    states of the output, are left out. Cells of pairs have all of their nodes. Raises :class:`FastdartsError` if no
+    state of an output is left.
+    """
+    normal, reduce = (_cleaned(name, *cell) for name, cell in (("normal", genotype[:2]), ("reduce", genotype[2:])))
+    return Genotype(*normal, *reduce)
+
+
+def _cleaned(cell: str, entries: list[Entry], concat: Sequence[int]) -> tuple[list[Entry], Sequence[int]]:
+    if len(entries[0]) == 2:
+        return entries, concat
+    known, kept = {0, 1}, []
+    for entry in sorted(entries, key=itemgetter(2)):
+        if entry[1] in known:
+            known.add(entry[2])
+            kept.append(entry)
+    left = [state for state in concat if state in known]
+    if not left:
+        raise FastdartsError(
+            f"{cell}_concat is {brief(list(concat))}, but nothing leads from the inputs into any of these states: "
+            "name one that an entry leads into"
+        )
+    return kept, _ranged(left)
 
 
 def to_dict(genotype: Genotype) -> dict[str, list]:
     """The genotype as JSON-ready lists: {"normal": [["sep_conv_3x3", 1], ...], "normal_concat": [2], ...}."""
     return {
-        "normal": [[name, source] for name, source in genotype.normal],
+        "normal": [list(entry) for entry in genotype.normal],
         "normal_concat": list(genotype.normal_concat),
-        "reduce": [[name, source] for name, source in genotype.reduce],
+        "reduce": [list(entry) for entry in genotype.reduce],
         "reduce_concat": list(genotype.reduce_concat),
     }
 
 
 def from_dict(fields: dict[str, object]) -> Genotype:
-    """The genotype of `to_dict`'s fields, in canonical form: pairs as tuples, consecutive states as a range.
+    """The genotype of `to_dict`'s fields, in canonical form: entries as tuples, triples by target, consecutive states
+    as a range.
 
     Raises FastdartsError naming the offending field or entry and what is allowed there.
     """
@@ -257,16 +539,14 @@ def from_dict(fields: dict[str, object]) -> Genotype:
             ", ".join(brief(str(name))[1:-1] for name in fields) if isinstance(fields, dict) else type(fields).__name__
         )
         raise FastdartsError(f"a genotype needs exactly the fields {', '.join(Genotype._fields)}, got {got or 'none'}")
-    normal = _check_pairs("normal", fields["normal"])
-    reduce = _check_pairs("reduce", fields["reduce"])
+    normal, reduce = (_check_entries(cell, fields[cell]) for cell in ("normal", "reduce"))
     genotype = Genotype(
         normal=normal,
-        normal_concat=_check_concat("normal", fields["normal_concat"], len(normal) // 2),
+        normal_concat=_check_concat("normal", fields["normal_concat"], normal),
         reduce=reduce,
-        reduce_concat=_check_concat("reduce", fields["reduce_concat"], len(reduce) // 2),
+        reduce_concat=_check_concat("reduce", fields["reduce_concat"], reduce),
     )
-    _check_two_per_node("normal", normal, genotype.normal_concat)
-    _check_two_per_node("reduce", reduce, genotype.reduce_concat)
+    cleaned(genotype)  # raises where no output is left
     return genotype
 
 
@@ -381,20 +661,11 @@ def parse_genotype(text: str) -> Genotype:
     return from_dict(fields)
 
 
-def _offsets(steps: int) -> list[int]:
-    """The first edge of each node; node i has the i + 2 edges from `_offsets(steps)[i]` on."""
-    return [node * (node + 3) // 2 for node in range(steps)]
-
-
-def _concat(steps: int, multiplier: int) -> range:
-    return range(2 + steps - multiplier, steps + 2)
-
-
-def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tuple[str, int]]:
-    expected = (steps * (steps + 3) // 2, len(primitives[0]))
+def _derive_cell(weights: Tensor, primitives: Primitives, cell: Topology) -> list[tuple[str, int]]:
+    expected = (len(cell.edges), len(primitives[0]))
     if tuple(weights.shape) != expected or len(primitives) != expected[0]:
         raise FastdartsError(
-            f"a cell of {steps} nodes needs weights of shape {expected} and primitives for {expected[0]}"
+            f"a cell of {cell.nodes} nodes needs weights of shape {expected} and primitives for {expected[0]}"
             f" edges, got weights of shape {tuple(weights.shape)} and primitives for {len(primitives)}"
         )
     # Rank and primitive of each edge. One that is all `none` is as weak as one of no weight at all, which a projection
@@ -409,12 +680,9 @@ def _derive_cell(weights: Tensor, primitives: Primitives, steps: int) -> list[tu
             )
         weight, name = max(candidates, key=lambda candidate: candidate[0])  # the first of equals
         best.append(((-weight, not any(row)), name))
-    cell = []
-    for node, offset in enumerate(_offsets(steps)):
-        # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
-        strongest = sorted(range(node + 2), key=lambda source: best[offset + source][0])[:2]
-        cell += [(best[offset + source][1], source) for source in strongest]
-    return cell
+    # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
+    strongest = (sorted(cell.into(target), key=lambda row: best[row][0])[: cell.kept] for target in cell.targets)
+    return [(best[row][1], cell.edges[row].source) for rows in strongest for row in rows]
 
 
 def derive_genotype(
@@ -435,12 +703,12 @@ def derive_genotype(
     primitives: K names per edge.
     Raises FastdartsError for a wrong shape, a non-finite weight or an edge that offers nothing but `none`.
     """
-    concat = _concat(steps, multiplier)
+    cell = Topology(steps, multiplier=multiplier)
     return Genotype(
-        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, steps),
-        normal_concat=concat,
-        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, steps),
-        reduce_concat=concat,
+        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, cell),
+        normal_concat=cell.outputs,
+        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, cell),
+        reduce_concat=cell.outputs,
     )
 
 
@@ -458,13 +726,14 @@ def sample_genotype(
     Draws only from `generator` (on the CPU), the normal cell first. Sources are listed in ascending order.
     """
 
-    def cell(primitives: Primitives) -> list[tuple[str, int]]:
+    cell = Topology(steps, multiplier=multiplier)
+
+    def draw(primitives: Primitives) -> list[tuple[str, int]]:
         pairs = []
-        for node, offset in enumerate(_offsets(steps)):
-            for source in sorted(torch.randperm(node + 2, generator=generator)[:2].tolist()):
-                names = [name for name in primitives[offset + source] if none or name != "none"]
+        for target in cell.targets:
+            for source in sorted(torch.randperm(target, generator=generator)[: cell.kept].tolist()):
+                names = [name for name in primitives[cell.row(target, source)] if none or name != "none"]
                 pairs.append((names[int(torch.randint(len(names), (), generator=generator))], source))
         return pairs
 
-    concat = _concat(steps, multiplier)
-    return Genotype(cell(primitives_normal), concat, cell(primitives_reduce), concat)
+    return Genotype(draw(primitives_normal), cell.outputs, draw(primitives_reduce), cell.outputs)

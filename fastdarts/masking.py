@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdarts.fusion import run
 from fastdarts.parts import may_draw, settled
 from fastdarts.relaxed import Change, Relaxed, same_random_numbers
+from fastdarts.topology import Edge
 
 
 class Begun:
@@ -36,19 +37,19 @@ class Begun:
     def finish(
         self,
         s1: Tensor,
-        edge: tuple[int, int] | None,
+        edge: Edge | None,
         weights: Tensor,
         weights2: Tensor | None,
         drop_prob: float = 0.0,
     ) -> Tensor:
-        """The output of the cell if the ``edge`` (node, source) had these weights from the beginning; all else stays
-        begun. No later node than that may be among the states."""
+        """The output of the cell if the ``edge`` had these weights from the beginning; all else stays begun. No later
+        state than its target may be among the states."""
         states, nodes, done = [*self.states], [*self.trail[-1]], len(self.trail) - 1
-        if edge is not None and edge[1] < done:
-            node, source = edge
-            sources = range(source, min(done, node + 2))
+        if edge is not None and edge.source < done:
+            node, source = self.cell.topology.targets.index(edge.target), edge.source
+            sources = range(source, min(done, edge.target))
             nodes[node] = self.cell.enter(node, states, sources, self.trail[source][node], weights, weights2)
-            states[node + 2 :] = nodes[node : node + 1] if done >= node + 2 else []
+            states[edge.target :] = nodes[node : node + 1] if done >= edge.target else []
         return self.cell.finish(states, nodes, done, s1, weights, weights2, drop_prob)
 
 
@@ -81,8 +82,8 @@ def masked(network: Relaxed, input: Tensor, kind: str, changes: Sequence[Change]
     if quiet and after:
         then = Begun(after[0], [run(after[0].preprocess0, s1)])
         then.advance(1, weights[after[0].kind], edges[after[0].kind])
-    ends = [(node, source) for node in range(cell._steps) for source in range(node + 2)]
-    known = [node + 2 if quiet else source for node, source in ends]  # states that are passed on once
+    ends = cell.topology.edges
+    known = [edge.target if quiet else edge.source for edge in ends]  # states that are passed on once
     logits: list[Tensor | None] = [None] * len(changes)
     for number in sorted(range(len(changes)), key=lambda number: known[changes[number][0]]):
         row, changed = changes[number]

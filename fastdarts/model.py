@@ -5,22 +5,28 @@ and any number of channels, `drop_path_prob` starts at 0, drop path works out of
 ReLU writes into an activation that another layer reads, and nothing is printed.
 """
 
+import functools
+import operator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.fusion import fuses, run
-from fastdarts.genotypes import Genotype, check_genotype
+from fastdarts.genotypes import Genotype, check_genotype, cleaned
 from fastdarts.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path, imagenet_stems
+from fastdarts.topology import DARTS_CELL
 
 
 class Cell(nn.Module):
-    """A discrete cell: each node is the sum of two operations, the output the concatenation of chosen states.
+    """A discrete cell: each node is a sum of operations, the output the concatenation of chosen states.
+
+    Only the nodes that exist are built (`cleaned`); `multiplier` counts those of them in the output.
 
     `forward(s0, s1, drop_prob)` takes the outputs of the two previous cells, [N, C_prev_prev, H0, W0] and
     [N, C_prev, H, W], and returns [N, multiplier * C, H', W'], half as high and wide in a reduction cell. In
     training, every operation but a stride-1 skip connection is dropped per sample with probability
-    `drop_prob`.
+    `drop_prob`, however many operations a node adds.
     """
 
     def __init__(
@@ -40,25 +46,32 @@ class Cell(nn.Module):
         else:
             self.preprocess0 = ReLUConvBN(C_prev_prev, C, 1, 1, 0)
         self.preprocess1 = ReLUConvBN(C_prev, C, 1, 1, 0)
-        genotype = check_genotype(genotype)
-        pairs, concat = genotype[2:] if reduction else genotype[:2]
-        self._steps = len(pairs) // 2
-        self._concat = concat
+        genotype = cleaned(check_genotype(genotype))
+        entries, concat = genotype[2:] if reduction else genotype[:2]
+        placed, inputs = DARTS_CELL.place(entries), range(len(DARTS_CELL.inputs))
+        self._ops = nn.ModuleList(
+            OPS[op](C, 2 if reduction and source in inputs else 1, True) for op, source, _ in placed
+        )
+        targets = sorted({edge.target for edge in placed})
+        places = {state: place for place, state in enumerate([*inputs, *targets])}  # in the list of forward
+        self._nodes = [
+            [(number, places[edge.source]) for number, edge in enumerate(placed) if edge.target == target]
+            for target in targets
+        ]
+        self._concat = [places[state] for state in concat]
         self.multiplier = len(concat)
-        self._ops = nn.ModuleList(OPS[name](C, 2 if reduction and source < 2 else 1, True) for name, source in pairs)
-        self._indices = tuple(source for _, source in pairs)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_prob: float) -> Tensor:
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
-        for node in range(self._steps):
+        for edges in self._nodes:
             incoming = []
-            for edge in (2 * node, 2 * node + 1):
-                op = self._ops[edge]
-                out = run(op, states[self._indices[edge]])
+            for number, source in edges:
+                op = self._ops[number]
+                out = run(op, states[source])
                 if self.training and drop_prob > 0 and not isinstance(op, Identity):
                     out = drop_path(out, drop_prob)
                 incoming.append(out)
-            states.append(incoming[0] + incoming[1])
+            states.append(functools.reduce(operator.add, incoming))
         out = torch.cat([states[i] for i in self._concat], dim=1)
         return out.contiguous() if s1.is_contiguous() else out
 

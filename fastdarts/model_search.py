@@ -30,6 +30,7 @@ from fastdarts.masking import masked
 from fastdarts.operations import OPS, FactorizedReduce, ReLUConvBN, Zero, check_images, drop_path, imagenet_stems
 from fastdarts.parts import say_called, watched
 from fastdarts.relaxed import Change, Chosen, Relaxed, initial_alphas
+from fastdarts.topology import DARTS_CELL, Topology
 
 STEMS = ("cifar", "imagenet")
 
@@ -322,15 +323,13 @@ class Cell(nn.Module):
         self._multiplier = multiplier
         if isinstance(primitives, Mapping):
             primitives = by_kind(primitives)[self.kind]
-        edges = iter(edge_primitives(primitives, steps))
         # a class of the user's need not take what is not asked of it
         options = {"memory": memory} if memory != "store" else {}
         options |= {"partial": partial} if partial != 1 else {}
         self._ops = nn.ModuleList()
-        for i in range(steps):
-            for j in range(2 + i):
-                stride = 2 if reduction and j < 2 else 1
-                self._ops.append(checked_edge(mixed_op, C, stride, next(edges), options))
+        for edge, offered in zip(self.topology.edges, edge_primitives(primitives, steps), strict=True):
+            stride = 2 if reduction and edge.reduces else 1
+            self._ops.append(checked_edge(mixed_op, C, stride, offered, options))
 
     def forward(
         self,
@@ -409,10 +408,10 @@ class Cell(nn.Module):
     ) -> None:
         """Add what leaves these states to ``nodes``, the sums so far; nodes that are complete join ``states``. Nothing
         leaves the last one."""
-        drop_prob = drop_prob if self.training else 0.0
+        drop_prob, cell = drop_prob if self.training else 0.0, self.topology
         for j in sources:
             targets = range(max(0, j - 1), self._steps)
-            rows = [i * (i + 3) // 2 + j for i in targets]
+            rows = [cell.row(cell.targets[i], j) for i in targets]
             base = [nodes[i] for i in targets] if j else []
             outs = leave(self._ops, states[j], rows, weights, weights2, base, self.memory, drop_prob)
             for i, out in zip(targets, outs, strict=True):
@@ -431,9 +430,14 @@ class Cell(nn.Module):
         """The sum of ``node`` after these states, ``total`` before them: :meth:`pass_on` to one node, without drop
         path."""
         for j in sources:
-            row = node * (node + 3) // 2 + j
+            row = self.topology.row(self.topology.targets[node], j)
             (total,) = leave(self._ops, states[j], [row], weights, weights2, [total] if j else [], self.memory)
         return total
+
+    @property
+    def topology(self) -> Topology:
+        """The states and edges of the cell."""
+        return DARTS_CELL.of(self._steps)
 
     @property
     def kind(self) -> str:
@@ -543,18 +547,13 @@ def by_kind(primitives: Mapping[str, Primitives]) -> dict[str, Primitives]:
     return {kind: primitives[name] for kind, (name,) in found.items()}
 
 
-def edge_count(steps: int) -> int:
-    """Edges of a cell with ``steps`` intermediate nodes: node i has i + 2 of them."""
-    return sum(i + 2 for i in range(steps))
-
-
 def edge_primitives(primitives: Primitives, steps: int) -> tuple[tuple[Primitive, ...], ...]:
     """The candidates of every edge, from one list for all edges or one list per edge.
 
     Raises :class:`FastdartsError` if the number of lists is not the number of edges or their lengths differ (alpha is
     a matrix).
     """
-    edges = edge_count(steps)
+    edges = len(DARTS_CELL.of(steps).edges)
     if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
         raise FastdartsError(f"got primitives {brief(primitives)}: expected a list of candidates, or one list per edge")
     nested = not isinstance(primitives[0], str) and isinstance(primitives[0], Sequence)
@@ -736,7 +735,8 @@ class Network(Relaxed):
         normalisation."""
         if not self._edge_normalisation:
             return None, None
-        sizes = [i + 2 for i in range(self._steps)]
+        cell = DARTS_CELL.of(self._steps)
+        sizes = [len(cell.into(target)) for target in cell.targets]
         normal, reduce = (
             torch.cat([F.softmax(node, 0) for node in betas.split(sizes)])
             for betas in (self.betas_normal, self.betas_reduce)

@@ -2,16 +2,15 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
 from fastdarts.recorder import METRICS, read_metrics
-from fastdarts.spaces import DARTS, Architecture, Notation, architecture, find_notation
+from fastdarts.spaces import DARTS, Architecture, Cells, Notation, architecture, find_notation
 from fastdarts.stored import check, is_number, read_table, sound
 
 Row = dict[str, Any]
@@ -76,8 +75,8 @@ class Records:
     parts: str | None
     space: Notation = DARTS
 
-    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
-        """Edges and output of each kind of cell; nothing without a genotype."""
+    def cells(self, genotype: Any) -> Cells:
+        """Operations and output of each kind of cell; nothing without a genotype."""
         return self.space.cells(genotype) if genotype else {}
 
     @property

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from fastdarts.charts import Line, line_chart, number, patch, primitive_colours, small_chart, span_chart
-from fastdarts.drawing import Edges, draw_cell, edge_nodes, first_node, state_name
+from fastdarts.drawing import draw_cell
 from fastdarts.markup import EMPTY, Html, element, joined
 from fastdarts.page import fact_tables, html_page, table_row
 from fastdarts.player import SCRIPT, eigenvalue_player
 from fastdarts.recorder import METRICS, atomic_write
 from fastdarts.records import Records, Row, last, points, read_records
 from fastdarts.stored import is_number
+from fastdarts.topology import Entry, Topology
 
 BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
 
@@ -74,7 +75,7 @@ def _cards(run: Records) -> Iterator[Html]:
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
     if run.genotype and run.space.inputs:
-        skips = [sum(op == "skip_connect" for op, _ in edges) for edges, _ in run.cells(run.genotype).values()]
+        skips = [sum(op == "skip_connect" for op, *_ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
     entropies = [value for kind in run.space.kinds if (value := last(rows, f"entropy_{kind}")) is not None]
     if entropies:
@@ -144,7 +145,7 @@ def _cells(run: Records) -> Html:
     if not run.genotype:
         return EMPTY
     drawings = (
-        draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.inputs)
+        draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.cell)
         for kind, cell in run.cells(run.genotype).items()
     )
     note = EMPTY if run.result or run.is_evaluation else element("p", "As they would be derived now.")
@@ -216,7 +217,7 @@ def _candidates(run: Records) -> Html:
     trainings, lines = run.trainings(), []
     for error, sample in run.ranking():
         found = run.cells(trainings[sample][-1].get("genotype"))
-        cells = [_formulas(found[kind][0], run.space.inputs) if found else "" for kind in run.space.kinds]
+        cells = [_formulas(found[kind][0], run.space.cell) if found else "" for kind in run.space.kinds]
         lines.append((sample, f"{number(error)} %", *cells))
     return _wide(("Candidate", "Valid error", *map(str.capitalize, run.space.kinds.values())), lines)
 
@@ -229,14 +230,14 @@ def _wide(head: Iterable[object], lines: Sequence[Iterable[object]]) -> Html:
 
 def _decisions(run: Records) -> Html:
     """A projection's: what stayed, and the supernet's error and loss without each of those that could."""
-    lines, inputs = [], run.space.inputs
+    lines, cell = [], run.space.cell
     for event in run.result.get("decisions", ()):
         kept = event["keeps"]
         if "edge" in event:
-            node, source = _ends(event["edge"], inputs)
-            where, name = f"{state_name(source, inputs)} → {state_name(node + inputs, inputs)}", str
+            edge = cell.holding(event["edge"] + 1).edges[event["edge"]]
+            where, name = cell.arrow(edge.source, edge.target), str
         else:
-            where, name = f"node {event['node']}", lambda source: state_name(source, inputs)
+            where, name = f"node {event['node']}", cell.name
         losers = [
             (choice in kept, f"{name(choice)} {number(error)} % ({number(loss)})")
             for choice, error, loss in zip(event["without"], event["errors"], event["losses"], strict=True)
@@ -246,58 +247,55 @@ def _decisions(run: Records) -> Html:
     return _wide(("Epoch", "Cell", "Decided", "Valid error (loss) without"), lines)
 
 
-def _ends(edge: int, inputs: int) -> tuple[int, int]:
-    """Node and source of an edge of the supernet; both count from 0."""
-    node = 0
-    while edge >= node + inputs:
-        edge -= node + inputs
-        node += 1
-    return node, edge
-
-
-def _formulas(edges: Edges, inputs: int) -> Html:
+def _formulas(entries: Sequence[Entry], cell: Topology) -> Html:
     """A line of HTML per node: sep_conv_3x3(c_{k-2}) + skip_connect(0)."""
     terms = defaultdict(list)
-    for node, (op, source) in zip(edge_nodes(edges, inputs), edges, strict=True):
-        terms[node].append(f"{op}({state_name(source, inputs)})")
+    for op, source, target in cell.place(entries):
+        terms[target].append(f"{op}({cell.name(source)})")
     return joined(map(" + ".join, terms.values()), element("br"))
 
 
-def _mixing(run: Records, cell: str) -> Html:
+def _by_edge(entries: Sequence[Entry], cell: Topology) -> dict[tuple[int, int], str]:
+    """By target and source what a derived cell has on that edge: an operation, or several as a sum."""
+    found = defaultdict(list)
+    for op, source, target in cell.place(entries):
+        found[target, source].append(op)
+    return {edge: " + ".join(ops) for edge, ops in found.items()}
+
+
+def _mixing(run: Records, kind: str) -> Html:
     """One small chart per edge, with a line per primitive: a row of charts per node, a column per source."""
-    weights = run.weights(cell)
+    weights = run.weights(kind)
     if not weights or not any(weights[0][1]):
         return EMPTY
     epochs = [epoch for epoch, _ in weights]
-    names, inputs = _primitives(run, cell, weights[0][1]), run.space.inputs
+    names = _primitives(run, kind, weights[0][1])
+    cell = run.space.cell.holding(len(names))
     colours = primitive_colours([name for edge in names for name in edge])
     every = [weight for _, table in weights for edge in table for weight in edge]
     lowest, highest = min(every), max(every)
-    derived = run.cells(run.genotype).get(cell, ((),))[0]
-    nodes = edge_nodes(derived, inputs)
-    kept = {(node, source): op for node, (op, source) in zip(nodes, derived, strict=True)}
-    betas = run.edge_weights(cell)
+    kept = _by_edge(run.cells(run.genotype)[kind][0], cell) if run.genotype else {}
+    betas = run.edge_weights(kind)
     betas = betas if betas and len(betas[0][1]) == len(names) else []
-    charts, node, source, first = [], 0, 0, first_node(inputs)
-    for edge, primitives in enumerate(names):
+    charts = []
+    for edge, ((target, source, _), primitives) in enumerate(zip(cell.edges, names, strict=False)):
         lines = [
             Line(name, colours[name], [(epoch, table[edge][k]) for epoch, table in weights])
             for k, name in enumerate(primitives)
         ]
-        op = kept.get((node, source))
+        op = kept.get((target, source))
         chosen = element("b", op, style=f"color:{colours.get(op, 'inherit')}") if op else EMPTY
         beta = ()
         if betas:
             line = Line("", BLUE, [(epoch, table[edge]) for epoch, table in betas])
             text = element("span", f"weight of the edge {betas[-1][1][edge]:.3f}")
             beta = text, small_chart([line], (epochs[0], epochs[-1]), (0.0, 1.0))
-        heading = element("span", f"{state_name(source, inputs)} → {state_name(node + first, inputs)}", chosen)
+        heading = element("span", cell.arrow(source, target), chosen)
         chart = small_chart(lines, (epochs[0], epochs[-1]), (lowest, highest))
         look = {"class": "kept" if op else "left", "style": f"grid-column:{source + 1}"}
         charts.append(element("div", heading, chart, *beta, **look))
-        node, source = (node, source + 1) if source + 1 < node + first else (node + 1, 0)
     legend = (element("span", patch(colours[name]), name) for name in dict.fromkeys(n for edge in names for n in edge))
-    columns = f"grid-template-columns:repeat({max(source, node + 1)}, minmax(130px, 1fr))"
+    columns = f"grid-template-columns:repeat({cell.states - 1}, minmax(130px, 1fr))"
     about = (
         f"Every chart: epochs {epochs[0]} to {epochs[-1]}, weights {lowest:.4g} to {highest:.4g}. Framed: edges of the "
         "derived cell, with what they keep."
@@ -305,7 +303,7 @@ def _mixing(run: Records, cell: str) -> Html:
     )
     return joined(
         (
-            element("h3", run.space.kinds[cell].capitalize()),
+            element("h3", run.space.kinds[kind].capitalize()),
             element("p", about),
             element("p", *legend, class_="legend"),
             element("div", element("div", *charts, class_="edges", style=columns), class_="wide"),
@@ -345,18 +343,13 @@ def _player(run: Records) -> Html:
 
 
 def _history(run: Records) -> Html:
-    rows, charts = _derived(run), []
-    inputs = run.space.inputs
+    rows, charts, cell = _derived(run), [], run.space.cell
     for kind, title in run.space.kinds.items() if rows else ():
         edges = defaultdict(lambda: [""] * len(rows))
         for column, row in enumerate(rows):
-            found = run.cells(row["genotype"])[kind][0]
-            for node, (op, source) in zip(edge_nodes(found, inputs), found, strict=True):
-                edges[node, source][column] = op
-        bars = [
-            (f"{state_name(source, inputs)} → {state_name(node + first_node(inputs), inputs)}", edges[node, source])
-            for node, source in sorted(edges)
-        ]
+            for edge, op in _by_edge(run.cells(row["genotype"])[kind][0], cell).items():
+                edges[edge][column] = op
+        bars = [(cell.arrow(source, target), edges[target, source]) for target, source in sorted(edges)]
         colours = primitive_colours([name for _, values in bars for name in values])
         charts.append(span_chart(title.capitalize(), bars, colours, first=rows[0]["epoch"]))
     return element("div", *charts, class_="spans") if charts else EMPTY

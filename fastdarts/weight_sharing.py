@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import total
-from fastdarts.drawing import edge_nodes
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Batch, Monitor, Row, Search, Selection
 from fastdarts.policies.bilevel import SinglePath
 from fastdarts.relaxed import Chosen, Relaxed, same_random_numbers
@@ -22,12 +22,20 @@ FINALISTS, FIRST_BATCHES = 10, 10  # as published
 
 
 def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
-    """What each edge of a supernet of ``space`` runs to be the network of ``genotype``."""
-    chosen = {}
-    for (kind, table), (edges, _) in zip(space.primitives(nodes).items(), space.cells(genotype).values(), strict=True):
+    """What each edge of a supernet of ``space`` runs to be the network of ``genotype``.
+
+    Raises :class:`FastdartsError` for a genotype with two operations on one edge: an edge of a supernet runs one.
+    """
+    chosen, cell, cells = {}, space.topology(nodes), space.cells(genotype)
+    for kind, table in space.primitives(nodes).items():
         chosen[kind] = [None] * len(table)
-        for node, (op, source) in zip(edge_nodes(edges, space.inputs), edges, strict=True):
-            row = node * (node - 1) // 2 + node * space.inputs + source
+        for op, source, target in cell.place(cells[kind][0]):
+            row = cell.row(target, source)
+            if chosen[kind][row] is not None:
+                raise FastdartsError(
+                    f"the {space.kinds[kind]} has two operations on the edge {cell.arrow(source, target)}: expected "
+                    "one, as an edge of a supernet runs one at a time"
+                )
             chosen[kind][row] = table[row].index(op)
     return chosen
 

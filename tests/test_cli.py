@@ -156,7 +156,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--edge-normalisation", "maybe"], ["--edge-normalisation is 'maybe'", "True or False"]),
         (["search", "--hidden", "3"], ["--hidden goes with --space rnn"]),
         (["search", "--space", "rnn", "--channels", "3"], ["--channels is for images"]),
-        (["search", "three"], ["'three'", "no value belongs"]),
+        (["search", "three"], ["--method is 'three'", "expected one of"]),
         (["report"], ["folder is missing"]),
         (["report", "a", "b"], ["'b'"]),
         (["study", "huge"], ["space is 'huge'", "tiny"]),

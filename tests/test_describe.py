@@ -64,6 +64,13 @@ def test_a_supernet_of_few_primitives_on_grey_images():
     assert d["parameters"] == 665_466 - 9 * 2 * 48
 
 
+def test_a_genotype_of_triples_shows_the_nodes_that_exist():
+    d = describe_genotype(NAMED["FairDARTS_a"], 4, 3, 10, 16, 3)
+    assert d["genotype"]["normal"][2] == ["max_pool_3x3", 0, 4] and d["cells"][0]["output"] == [12, 16, 16]
+    assert "0, 2, 3 ── concat ──▶ c_{k}" in describe_text(d)
+    assert "node 2 = max_pool_3x3(c_{k-2})" in d["drawings"]["normal"]
+
+
 def test_what_a_description_holds():
     d = describe_genotype(PC_DARTS_image, 8, 5, 7, 16, 1, auxiliary=True)
     network = NetworkCIFAR(8, 7, 5, True, PC_DARTS_image, in_channels=1)

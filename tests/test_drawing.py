@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from fastdarts.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour, state_name
+from fastdarts.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import NAMED
+from fastdarts.genotypes import NAMED, cleaned
+from fastdarts.topology import DARTS_CELL
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -26,7 +27,7 @@ def random_cell(seed):
 
 
 CELLS = {
-    f"{name}-{kind}": (getattr(genotype, kind), getattr(genotype, f"{kind}_concat"))
+    f"{name}-{kind}": (getattr(cleaned(genotype), kind), getattr(cleaned(genotype), f"{kind}_concat"))
     for name, genotype in NAMED.items()
     for kind in ("normal", "reduce")
 } | {f"random-{seed}": random_cell(seed) for seed in range(30)}
@@ -84,7 +85,7 @@ def trace(path):
 
 
 def short(state):
-    return state_name(state).replace("_{", "").replace("}", "")
+    return DARTS_CELL.name(state).replace("_{", "").replace("}", "")
 
 
 @every_cell
@@ -98,7 +99,8 @@ def test_lines_and_boxes_spell_the_genotype(edges, concat):
         for start, end in links
         if picture.boxes[start][0] == "op"
     )
-    assert seen == Counter((short(source), op, str(i // 2)) for i, (op, source) in enumerate(edges))
+    targets = [edge[2] if len(edge) == 3 else i // 2 + 2 for i, edge in enumerate(edges)]
+    assert seen == Counter((short(e[1]), e[0], short(target)) for e, target in zip(edges, targets, strict=True))
     outputs = [labels[start] for start, end in links if labels[end] == "ck"]
     assert Counter(outputs) == Counter(short(state) for state in concat)
     assert len(links) == 2 * len(edges) + len(concat)
@@ -203,6 +205,23 @@ def test_cell_text():
     )
 
 
+def test_cells_of_triples_show_the_nodes_that_exist():
+    edges = [("sep_conv_3x3", 0, 2), ("none", 0, 4), ("skip_connect", 1, 4), ("none", 2, 4), ("none", 1, 5)]
+    assert cell_text(edges, [1, 4, 5], "normal cell") == (
+        "normal cell\n"
+        "\n"
+        "  c_{k-2} ── sep_conv_3x3 ────▶ 0\n"
+        "  c_{k-2} ── none ──────────┐\n"
+        "  c_{k-1} ── skip_connect ──┤\n"
+        "        0 ── none ──────────┴─▶ 2\n"
+        "  c_{k-1} ── none ────────────▶ 3\n"
+        "\n"
+        "  c_{k-1}, 2, 3 ── concat ──▶ c_{k}\n"
+    )
+    labels = [label for kind, label, *_ in Picture(draw_cell(edges, [1, 4, 5], "")).boxes if kind == "state"]
+    assert sorted(labels) == ["0", "2", "3", "ck", "ck-1", "ck-2"]
+
+
 @pytest.mark.parametrize("draw", [draw_cell, cell_text])
 @pytest.mark.parametrize(
     ("edges", "concat", "complaint"),
@@ -213,6 +232,9 @@ def test_cell_text():
         ([("none", 0), ("none", 1)], [3], r"states \[3\]"),
         ([("none", 0), ("none", 1)], [], r"states \[\]"),
         ([], [2], "0 edges"),
+        ([("none", 2, 2)], [2], "none from state 2"),
+        ([("none", 0, 2)], [3], r"states \[3\]"),
+        ([("none", 3, 4)], [4], "none takes state 3, but no edge leads into that node"),
     ],
 )
 def test_impossible_cells_are_refused(draw, edges, concat, complaint):

@@ -16,6 +16,7 @@ from fastdarts.genotypes import (
     PRIMITIVES,
     Genotype,
     check_genotype,
+    cleaned,
     derive_genotype,
     from_dict,
     parse_genotype,
@@ -179,6 +180,43 @@ class TestSample:
         )
 
 
+class TestTriples:
+    """Any number of operations per node; a node that nothing leads into does not exist."""
+
+    def test_what_hangs_on_a_missing_node_goes_with_it(self):
+        """The gates sigma(3 sin(1.3 e + 2.1 k + 0.7)) at a threshold of 0.95 leave state 2 without an operation: the
+        published code then builds operations from it that never run."""
+        normal = [
+            ("sep_conv_5x5", 2, 3), ("avg_pool_3x3", 2, 3), ("skip_connect", 2, 4), ("dil_conv_3x3", 2, 4),
+            ("dil_conv_3x3", 3, 5), ("skip_connect", 3, 5), ("max_pool_3x3", 1, 5), ("max_pool_3x3", 1, 6),
+        ]  # fmt: skip
+        found = cleaned(DARTS_V2._replace(normal=normal, normal_concat=[0, 4, 2, 5, 6]))
+        assert found.normal == [("max_pool_3x3", 1, 5), ("max_pool_3x3", 1, 6)] and found.normal_concat == [0, 5, 6]
+        assert (found.reduce, found.reduce_concat) == DARTS_V2[2:] and cleaned(found) == found
+
+    def test_the_published_ones_lose_the_edges_that_dangle(self):
+        lost = {
+            name: [*{*genotype.normal, *genotype.reduce} - {*cleaned(genotype).normal, *cleaned(genotype).reduce}]
+            for name, genotype in NAMED.items()
+        }
+        assert {name: edges for name, edges in lost.items() if edges} == {
+            "FairDARTS_c": [("skip_connect", 3, 5)],
+            "FairDARTS_g": [("skip_connect", 3, 4)],
+        }
+        assert [list(cleaned(NAMED[f"FairDARTS_{name}"]).normal_concat) for name in "abcdg"] == [
+            [2, 4, 5], [2, 3, 4, 5], [2, 4, 5], [2, 3, 4, 5], [2, 4, 5],
+        ]  # fmt: skip
+
+    def test_they_come_in_the_order_of_their_targets_and_of_the_list(self):
+        given = [("none", 3, 4), ("skip_connect", 1, 3), ("none", 0, 4), ("skip_connect", 1, 3)]
+        found = check_genotype(DARTS_V2._replace(normal=given, normal_concat=[4, 1]))
+        assert found.normal == [("skip_connect", 1, 3), ("skip_connect", 1, 3), ("none", 3, 4), ("none", 0, 4)]
+        assert found.normal_concat == [4, 1]
+
+    def test_cells_of_pairs_keep_all(self):
+        assert all(cleaned(g) == g for name, g in NAMED.items() if not name.startswith("FairDARTS"))
+
+
 class TestText:
     @pytest.mark.parametrize("name", NAMED)
     def test_every_form_reads_back(self, name, tmp_path):
@@ -222,7 +260,7 @@ def broken(**fields):
     return json.dumps(to_dict(DARTS_V2) | fields)
 
 
-PAIR = ["skip_connect", 0]
+PAIR, TRIPLE = ["skip_connect", 0], ["skip_connect", 0, 2]
 
 
 def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_no_names(tmp_path):
@@ -246,12 +284,12 @@ def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_n
         ("{", "the genotype is not valid JSON"),
         ("[" * 9, "is not a genotype"),
         ("Genotype(", r"cannot read the genotype 'Genotype\('"),
-        ("Genotype([], [], [], [])", r"normal must list two \[operation, source\] pairs per node, got \[\]"),
+        ("Genotype([], [], [], [])", r"normal must list two \[operation, source\] pairs per node, or .*, got \[\]"),
         ("Genotype(1)(normal=1)", "a genotype needs exactly the fields .*, got normal"),
         ("Genotype(normal=range(1, 2, 0))", "cannot read the genotype"),
         ("{}", "needs exactly the fields normal, normal_concat, reduce, reduce_concat, got none"),
         (broken(extra=1), "needs exactly the fields .*, extra"),
-        (broken(normal=[]), r"normal must list two \[operation, source\] pairs per node, got \[\]"),
+        (broken(normal=[]), r"normal must list two \[operation, source\] pairs per node, or .*, got \[\]"),
         (broken(reduce=[PAIR] * 3), "reduce must list two"),
         (broken(normal="DARTS"), "normal must list two"),
         (broken(normal=[PAIR, "skip_connect"]), "entry 1 of normal must be an .* pair, got 'skip_connect'"),
@@ -270,7 +308,21 @@ def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_n
         (broken(normal_concat=[]), r"normal_concat must list the states to concatenate, got \[\]"),
         (broken(normal_concat=4), "normal_concat must list the states"),
         (broken(reduce_concat=[2, 6]), "reduce_concat holds 6, but a cell of 4 nodes has states 2 to 5"),
-        (broken(reduce_concat=[1, 2]), "reduce_concat holds 1"),
+        (broken(reduce_concat=[1, 2]), "reduce_concat holds 1, an input of the cell, which is twice as large"),
+        (broken(normal_concat=[0, 5, -1]), "normal_concat holds -1, but a cell of 4 nodes has states 0 to 5"),
+        (broken(normal_concat=[2, 3, 4]), "normal lists 8 pairs, that is 4 nodes, but .* the last, state 5, which"),
+        (broken(normal=[PAIR] * 14), "normal lists 14 pairs, that is 7 nodes, but .*state 8.* any number of edges"),
+        (broken(normal=[TRIPLE, PAIR]), r"entry 1 of normal must be an \[operation, source, target\] entry as others"),
+        (broken(normal=[["none", 2, 0]]), r"from state 2 into state 0: expected \[operation, source, target\]"),
+        (broken(normal=[["none", 0, 1]]), "from state 0 into state 1: expected .* a target from 2 to 999"),
+        (broken(normal=[["none", 0, 10**9]]), "into state 1000000000: expected"),
+        (broken(normal=[["none", 0.0, 2]]), "leads from state 0.0 into state 2"),
+        (broken(normal=[TRIPLE], normal_concat=[1000]), "holds 1000, but a cell of triples has states 0 to 999"),
+        (
+            broken(reduce=[TRIPLE], reduce_concat=[3, 4]),
+            r"reduce_concat is \[3, 4\], but nothing leads from",
+        ),
+        (broken(reduce=[["none", 3, 4]], reduce_concat=[4]), r"reduce_concat is \[4\], but nothing leads from the in"),
         (broken(reduce_concat=[2, 3, 2]), r"reduce_concat names a state twice in \[2, 3, 2\]"),
         (
             repr(DARTS_V2).replace("range(2, 6)", "range(2, 10**9)", 1).replace("10**9", "1000000000"),

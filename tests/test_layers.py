@@ -85,6 +85,7 @@ NETWORKS = {
     "functional.mixed_op", "functional.mixed_sum", "functional.recurrent", "fusion",
     "kinks", "masking", "operations", "genotypes", "model", "notices", "model_search", "architect", "hypergradient",
     "curvature", "discretise", "distributed", "flat", "relaxed", "alignment", "parts", "shapes", "sync_bn",
+    "relaxation", "topology",
     "rnn.cells", "rnn.genotypes", "rnn.likelihood", "rnn.model",
 }  # fmt: skip
 

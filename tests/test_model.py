@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V2, AmoebaNet, Genotype, NASNet
+from fastdarts.genotypes import DARTS_V2, NAMED, AmoebaNet, Genotype, NASNet
 from fastdarts.model import (
     AuxiliaryHeadCIFAR,
     AuxiliaryHeadImageNet,
@@ -67,6 +67,32 @@ def test_parameters_of_shipped_genotypes(name):
     with torch.device("meta"):
         sizes = [NetworkCIFAR(C, 10, layers, True, compact(text)) for C, layers in ((36, 20), (16, 8))]
     assert [count_parameters_in_MB(network) for network in sizes] == [large, small]
+
+
+# Parameters at 36 channels, 20 layers, 10 classes, without and with the auxiliary head; of FairDARTS by its own code.
+NAMED_SIZES = {
+    "PDARTS": (3_433_798, 3_910_224),
+    "GDAS_V1": (3_368_782, 3_845_208),
+    "SGAS_Cri1_3": (3_795_166, 4_271_592),
+    "SGAS_Cri2_3": (4_094_110, 4_570_536),
+    "DrNAS_cifar10": (4_099_294, 4_575_720),
+    "SDARTS_RS": (3_606_166, 4_082_592),
+    "SDARTS_ADV": (3_344_806, 3_821_232),
+    "FairDARTS_a": (2_360_782, 2_837_208),
+    "FairDARTS_b": (3_407_878, 3_884_304),
+    # c and g have a skip connection from a state that nothing leads into. Theirs is built and counted, ours is not;
+    # at stride 1 it has no parameters.
+    "FairDARTS_c": (2_598_814, 3_075_240),
+    "FairDARTS_d": (3_365_542, 3_841_968),
+    "FairDARTS_g": (2_899_054, 3_375_480),
+}
+
+
+@pytest.mark.parametrize("name", NAMED_SIZES)
+def test_parameters_of_named_genotypes(name):
+    with torch.device("meta"):
+        networks = [NetworkCIFAR(36, 10, 20, auxiliary, NAMED[name]) for auxiliary in (False, True)]
+    assert tuple(sum(p.numel() for p in network.parameters()) for network in networks) == NAMED_SIZES[name]
 
 
 def test_parameters_of_the_auxiliary_heads():
@@ -216,6 +242,48 @@ def test_a_cell_adds_two_operations_and_concatenates():
     a, b = cell.preprocess0(s0), cell.preprocess1(s1)
     expected = F.max_pool2d(b, 3, 2, 1) + F.avg_pool2d(a, 3, 2, 1, count_include_pad=False)
     torch.testing.assert_close(cell(s0, s1, 0.5), expected)
+
+
+class TestTriples:
+    """Cells of any number of operations per node, against sums that are written out."""
+
+    def cell(self, entries, concat, reduction):
+        genotype = Genotype(entries, concat, entries, [state for state in concat if state > 1])
+        return Cell(genotype, 3, 5, 4, reduction=reduction, reduction_prev=False)
+
+    def test_nodes_of_one_two_and_three_operations_and_one_that_is_missing(self):
+        entries = [
+            ("avg_pool_3x3", 1, 3),
+            ("skip_connect", 0, 4), ("max_pool_3x3", 0, 4), ("skip_connect", 3, 4),
+            ("skip_connect", 2, 5), ("max_pool_3x3", 4, 5),
+        ]  # fmt: skip
+        s0, s1 = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 6, 6)
+        cell = self.cell(entries, [5, 2, 0, 3], reduction=False).eval()
+        a, b = cell.preprocess0(s0), cell.preprocess1(s1)
+        third = F.avg_pool2d(b, 3, 1, 1, count_include_pad=False)
+        fourth = a + F.max_pool2d(a, 3, 1, 1) + third
+        assert cell.multiplier == 3
+        torch.testing.assert_close(cell(s0, s1, 0.0), torch.cat([F.max_pool2d(fourth, 3, 1, 1), a, third], 1))
+
+    def test_only_operations_at_an_input_stride_in_a_reduction_cell(self):
+        cell = self.cell([("max_pool_3x3", 1, 3), ("max_pool_3x3", 3, 4)], [4], reduction=True).eval()
+        s0, s1 = torch.randn(2, 3, 6, 6), torch.randn(2, 5, 6, 6)
+        halved = F.max_pool2d(cell.preprocess1(s1), 3, 2, 1)
+        torch.testing.assert_close(cell(s0, s1, 0.0), F.max_pool2d(halved, 3, 1, 1))
+
+    def test_the_same_cell_in_pairs_and_in_triples(self):
+        triples = [(op, source, 2 + i // 2) for i, (op, source) in enumerate(DARTS_V2.normal)]
+        networks = []
+        for genotype in (DARTS_V2, DARTS_V2._replace(normal=triples)):
+            torch.manual_seed(0)
+            networks.append(NetworkCIFAR(4, 10, 2, False, genotype))
+            networks[-1].drop_path_prob = 0.4
+        outputs = []
+        for network in networks:
+            torch.manual_seed(1)
+            outputs.append(network(torch.randn(2, 3, 8, 8))[0])
+        assert list(networks[0].state_dict()) == list(networks[1].state_dict())
+        assert torch.equal(*outputs)
 
 
 class TestDropPath:

@@ -30,6 +30,7 @@ from fastdarts.rnn.genotypes import (
 from fastdarts.rnn.model import RNNModel, RNNModelSearch, Segment
 from fastdarts.rnn.text import EOS, UNKNOWN, Lengths, in_order, load_corpus, segment, streams
 from fastdarts.rnn.training import perplexity
+from fastdarts.topology import RECURRENT_CELL
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
 T, B, H = 5, 4, 6
@@ -344,13 +345,13 @@ def test_derivation_keeps_the_strongest_edge_of_each_node():
 
 
 def test_the_drawing_shows_every_node_and_both_inputs():
-    svg = draw_cell(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", 0)
+    svg = draw_cell(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", RECURRENT_CELL)
     assert svg.count('class="op"') == 8 and svg.count('class="state"') == 2 + 9 + 1
     assert "node 6 = sigmoid(5)" in svg and "h_{t} = mean(1, 2, 3, 4, 5, 6, 7, 8)" in svg
-    text = cell_text(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", 0)
+    text = cell_text(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", RECURRENT_CELL)
     assert "─▶ 8" in text and "mean ──▶ h_{t}" in text
     with pytest.raises(FastdartsError, match="tanh from state 1"):
-        draw_cell(Genotype([("tanh", 1)], [1]).recurrent, [1], "cell", 0)
+        draw_cell(Genotype([("tanh", 1)], [1]).recurrent, [1], "cell", RECURRENT_CELL)
 
 
 def write(folder, **texts):

@@ -100,6 +100,22 @@ def test_networks_of_published_genotypes_have_the_published_sizes(text):
     assert tuple(sum(p.numel() for p in network.parameters()) for network in networks) == PUBLISHED[text]
 
 
+@pytest.mark.parametrize("name", ["darts", "nasbench201"])
+def test_supernets_can_do_what_their_space_has(name):
+    space, settings = SPACES[name], {"partial": 2, "edge_normalisation": True, "stem": "imagenet"}
+    with torch.device("meta"):
+        for setting, value in settings.items():
+            if setting in space.has:
+                supernet(name, 4, layers=5, **{setting: value})
+            else:
+                with pytest.raises(TypeError, match=setting):
+                    supernet(name, 4, layers=5, **{setting: value})
+        model = supernet(name, 4, layers=5)
+    assert space.options == space.has & {*settings}
+    assert ("cell weights" in space.has) == bool(model.cell_kinds())
+    assert ("fixing" in space.has) == any(model.mixed_ops().values())
+
+
 def test_the_tables_of_the_spaces():
     normal = ["kd", "kD", "kD", "ks", "kd", "mk", "ks", "ks", "kd", "ks", "mk", "kd", "dD", "dD"]
     reduce = ["ma", "md", "ma", "ma", "kD", "ma", "ms", "kd", "kD", "ma", "ma", "kD", "kD", "kD"]

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.genotypes import items, read_fields, whole
+from fastdarts.topology import RECURRENT_CELL
 
 Genotype = namedtuple("Genotype", "recurrent concat")
 
@@ -126,25 +127,18 @@ def derive_genotype(weights: Tensor) -> Genotype:
     table = weights.detach().cpu().tolist()
     if not all(math.isfinite(weight) for row in table for weight in row):
         raise FastdartsError("the mixing weights of the recurrent cell are not finite: no genotype can be derived")
-    nodes = nodes_of(len(table))
-    recurrent, first = [], 0
-    for node in range(nodes):
-        rows = table[first : first + node + 1]
-        source = max(range(node + 1), key=lambda j: max(rows[j][1:]))  # max() keeps the first of equals
-        best = max(range(1, len(PRIMITIVES)), key=rows[source].__getitem__)
-        recurrent.append((PRIMITIVES[best], source))
-        first += node + 1
-    return Genotype(recurrent, range(1, nodes + 1))
+    cell = RECURRENT_CELL.holding(len(table))
+    recurrent = []
+    for target in cell.targets:
+        row = max(cell.into(target), key=lambda row: max(table[row][1:]))  # max() keeps the first of equals
+        best = max(range(1, len(PRIMITIVES)), key=table[row].__getitem__)
+        recurrent.append((PRIMITIVES[best], cell.edges[row].source))
+    return Genotype(recurrent, cell.outputs)
 
 
 def edges_of(nodes: int) -> int:
     """Edges of a cell: node i has one from each of i states."""
-    return nodes * (nodes + 1) // 2
-
-
-def nodes_of(edges: int) -> int:
-    """The inverse of `edges_of`."""
-    return (math.isqrt(8 * edges + 1) - 1) // 2
+    return len(RECURRENT_CELL.of(nodes).edges)
 
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}

@@ -13,7 +13,7 @@ from fastdarts.spaces.darts import DARTS, DARTS_7
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent import RECURRENT
 from fastdarts.spaces.robust import S1, S2, S3, S4, TINY
-from fastdarts.spaces.space import Notation, Space, Table
+from fastdarts.spaces.space import Cells, Decision, Notation, Space, Table
 
 __all__ = [
     "DARTS",
@@ -21,6 +21,8 @@ __all__ = [
     "SPACES",
     "Architecture",
     "CellSpace",
+    "Cells",
+    "Decision",
     "Notation",
     "Space",
     "Table",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import Genotype, Primitives, check_genotype, from_dict, sample_genotype, to_dict
+from fastdarts.genotypes import Genotype, Primitives, check_genotype, cleaned, from_dict, sample_genotype, to_dict
 from fastdarts.model import NETWORKS
-from fastdarts.model_search import Network, edge_count, edge_primitives
-from fastdarts.spaces.space import Space, Table
+from fastdarts.model_search import Network, edge_primitives
+from fastdarts.spaces.space import SETTINGS, Cells, Decision, Space, Table
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class CellSpace(Space):
     reduce: Sequence[str] | Primitives | None = None
     layers: int = 8
 
-    kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class, like the next
-    options = ("partial", "edge_normalisation", "stem")
+    kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
+    has = SETTINGS | {"cell weights", "fixing"}
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class CellSpace(Space):
     @property
     def nodes(self) -> int:
         """Intermediate nodes of the published cell."""
-        return next(n for n in itertools.count(1) if edge_count(n) >= len(self._per_edge)) if self._per_edge else 4
+        return self.cell.holding(len(self._per_edge)).nodes if self._per_edge else self.cell.nodes
 
     def check(self, nodes: int, layers: int) -> None:
         """Raise :class:`FastdartsError` if the candidates are given for cells of another number of nodes."""
@@ -115,6 +115,71 @@ class CellSpace(Space):
         """Per node two distinct sources, per edge one of its primitives, all uniform."""
         return sample_genotype(generator, *self.primitives(nodes).values(), nodes, nodes, none=none)
 
+    def _choices(self, nodes: int) -> Iterator[tuple[str, int, list[tuple[int, ...]], list[list[str]]]]:
+        """Of every node: kind of cell, state, the sets of sources, and by source the operations other than `none`.
+
+        Raises :class:`FastdartsError` if the edges into a node offer different numbers of operations: then the number
+        of values of a decision would hang on another decision.
+        """
+        cell = self.topology(nodes)
+        for kind, table in self.primitives(nodes).items():
+            for target in cell.targets:
+                names = [[name for name in table[row] if name != "none"] for row in cell.into(target)]
+                if len({len(offered) for offered in names}) != 1 or not names[0]:
+                    raise FastdartsError(
+                        f"the edges into node {cell.name(target)} of a {self.kinds[kind]} of space {self.name} offer "
+                        f"{[len(offered) for offered in names]} operations other than none: expected the same number, "
+                        "at least one, on each, so that decisions do not hang on each other"
+                    )
+                yield kind, target, [*itertools.combinations(range(target), cell.kept)], names
+
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """Of each node, the normal cell first: its two distinct sources, as one decision, then the operation on each,
+        sources ascending; `none` is no operation."""
+        found, cell = [], self.topology(nodes)
+        for kind, target, sources, names in self._choices(nodes):
+            of = f"of node {cell.name(target)}, {self.kinds[kind]}"
+            found.append(Decision(f"sources {of}", len(sources)))
+            found += [Decision(f"operation {k + 1} {of}", len(names[0])) for k in range(cell.kept)]
+        return tuple(found)
+
+    def encode(self, genotype: Genotype) -> list[int]:
+        """Of cells whose nodes keep two edges from distinct states and all make the output; the order of the two edges
+        of a node is lost."""
+        genotype = check_genotype(genotype)
+        cells = {"normal": genotype[:2], "reduce": genotype[2:]}
+        nodes = len(genotype.normal) // 2
+        cell = self.topology(nodes)
+        for kind, (entries, concat) in cells.items():
+            if len(entries[0]) != 2 or len(entries) != 2 * nodes or [*concat] != [*cell.outputs]:
+                raise FastdartsError(
+                    f"the {self.kinds[kind]} is not one of space {self.name}: expected two [operation, source] pairs "
+                    f"per node, as many nodes in both cells, and {kind}_concat to name all nodes"
+                )
+        indices = []
+        for kind, target, sources, names in self._choices(nodes):
+            pairs = [(op, s) for op, s, into in cell.place(cells[kind][0]) if into == target]
+            kept = tuple(sorted(source for _, source in pairs))
+            strange = [f"{op} from {cell.name(source)}" for op, source in pairs if op not in names[source]]
+            if kept not in sources or strange:
+                found = strange[0] if strange else f"two edges from {cell.name(kept[0])}"
+                raise FastdartsError(
+                    f"node {cell.name(target)} of the {self.kinds[kind]} has {found}, which space {self.name} does not "
+                    "offer: expected two edges from distinct states, with operations of the space other than none"
+                )
+            indices.append(sources.index(kept))
+            indices += [names[source].index(op) for op, source in sorted(pairs, key=itemgetter(1))]
+        return indices
+
+    def decode(self, indices: Sequence[int], nodes: int) -> Genotype:
+        """Sources are listed in ascending order."""
+        self.check_values(indices, nodes)
+        values, cell = iter(indices), self.topology(nodes)
+        pairs: dict[str, list[tuple[str, int]]] = {kind: [] for kind in self.kinds}
+        for kind, _, sources, names in self._choices(nodes):
+            pairs[kind] += [(names[source][next(values)], source) for source in sources[next(values)]]
+        return Genotype(pairs["normal"], cell.outputs, pairs["reduce"], cell.outputs)
+
     def fields(self, genotype: Genotype) -> dict[str, Any]:
         """See :func:`fastdarts.genotypes.to_dict`."""
         return to_dict(check_genotype(genotype))
@@ -123,7 +188,7 @@ class CellSpace(Space):
         """See :func:`fastdarts.genotypes.from_dict`."""
         return from_dict(fields)
 
-    def cells(self, genotype: Genotype) -> dict[str, tuple[Edges, Sequence[int]]]:
-        """Both cells."""
-        normal, normal_concat, reduce, reduce_concat = genotype
+    def cells(self, genotype: Genotype) -> Cells:
+        """Both cells, of the nodes that exist."""
+        normal, normal_concat, reduce, reduce_concat = cleaned(genotype)
         return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}

@@ -14,13 +14,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.drawing import Edges
 from fastdarts.errors import FastdartsError
 from fastdarts.fusion import fuses, run
 from fastdarts.model_search import MixedOp, leave
 from fastdarts.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
-from fastdarts.spaces.space import Space, Table
+from fastdarts.spaces.space import Cells, Decision, Space, Table
+from fastdarts.topology import Topology
 
 NODES = 4  # the input counts, as in the benchmark
 OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {  # in the order of alpha's columns
@@ -30,8 +30,8 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {  # in the order of alp
     "nor_conv_3x3": lambda C, stride, affine: ReLUConvBN(C, C, 3, stride, 1, affine),
     "avg_pool_3x3": lambda C, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
 }
-EDGES = [(node, source) for node in range(1, NODES) for source in range(node)]
-TABLE: Table = (tuple(OPS),) * len(EDGES)
+CELL = Topology(NODES - 1, inputs=("c_{k-1}",), kept=None, multiplier=1, first=1)
+TABLE: Table = (tuple(OPS),) * len(CELL.edges)
 
 
 class Structure(NamedTuple):
@@ -41,15 +41,16 @@ class Structure(NamedTuple):
     operations: tuple[str, ...]
 
     def __str__(self) -> str:
-        named = [f"{op}~{source}" for op, (_, source) in zip(self.operations, EDGES, strict=True)]
-        return "+".join(f"|{'|'.join(named[node * (node - 1) // 2 :][:node])}|" for node in range(1, NODES))
+        named = [f"{op}~{edge.source}" for op, edge in zip(self.operations, CELL.edges, strict=True)]
+        nodes = ("|".join(named[row] for row in CELL.into(target)) for target in CELL.targets)
+        return "+".join(f"|{node}|" for node in nodes)
 
 
 def parse_structure(text: str) -> Structure:
     """The cell of the benchmark's string ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``; raises :class:`FastdartsError`."""
     found = re.findall(r"\|([^|~+]+)~(\d)(?=\|)", text)
     structure = Structure(tuple(op for op, _ in found))
-    if [int(source) for _, source in found] != [source for _, source in EDGES] or str(structure) != text.strip():
+    if [int(source) for _, source in found] != [edge.source for edge in CELL.edges] or str(structure) != text.strip():
         raise FastdartsError(
             f"{text[:80]!r} is not a cell of NAS-Bench-201: expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
         )
@@ -94,18 +95,18 @@ class SearchCell(nn.Module):
         super().__init__()
         self.channels = C
         self.memory = memory
-        self.edges = nn.ModuleList(MixedOp(C, 1, list(OPS.values()), memory=memory) for _ in EDGES)
+        self.edges = nn.ModuleList(MixedOp(C, 1, list(OPS.values()), memory=memory) for _ in CELL.edges)
         for edge in self.edges:
             edge.primitives = tuple(OPS)  # not the names of the builders
 
     def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
         drop_prob, states = drop_prob if self.training else 0.0, [x] * NODES
         for source in range(NODES - 1):
-            rows = [row for row, (_, start) in enumerate(EDGES) if start == source]
-            base = [states[EDGES[row][0]] for row in rows] if source else []
+            rows = [row for row, edge in enumerate(CELL.edges) if edge.source == source]
+            base = [states[CELL.edges[row].target] for row in rows] if source else []
             outs = leave(self.edges, states[source], rows, weights, None, base, self.memory, drop_prob)
             for row, out in zip(rows, outs, strict=True):
-                states[EDGES[row][0]] = out
+                states[CELL.edges[row].target] = out
         return states[-1].contiguous() if x.is_contiguous() else states[-1]
 
     def discrete(self, x: Tensor, chosen: Sequence[int | None]) -> Tensor:
@@ -141,11 +142,11 @@ class Cell(nn.Module):
 def _cell(x: Tensor, edge: Callable[[int, Tensor], Tensor]) -> Tensor:
     """The last state of a cell whose edge ``row`` makes ``edge(row, state)`` of the state it leaves."""
     states = [x]
-    for node in range(1, NODES):
-        first = node * (node - 1) // 2
-        out = edge(first, states[0])
-        for source in range(1, node):
-            out = out + edge(first + source, states[source])
+    for target in CELL.targets:
+        first, *others = zip(CELL.into(target), states, strict=True)
+        out = edge(*first)
+        for row, state in others:
+            out = out + edge(row, state)
         states.append(out)
     return states[-1]
 
@@ -203,7 +204,7 @@ class SearchNetwork(_Skeleton, Relaxed):
         self._memory = memory
         of_cells = "recompute" if memory == "checkpoint" else memory
         self._build(C, num_classes, layers, in_channels, lambda width: SearchCell(width, of_cells))
-        self.alphas = initial_alphas(len(EDGES), len(OPS), self.classifier.weight.device)
+        self.alphas = initial_alphas(len(CELL.edges), len(OPS), self.classifier.weight.device)
         self._arch_parameters = [self.alphas]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -257,16 +258,22 @@ class NasBench201(Space):
 
     name = "nasbench201"
     kinds = {"cell": "cell"}  # noqa: RUF012 - constant
-    inputs = 1
+    cell = CELL
     nodes = NODES
     layers = 17
+    has = frozenset({"cell weights", "fixing"})
     variants = ("nasbench201",)
 
     def check(self, nodes: int, layers: int) -> None:
         """Four nodes, and as many layers as three stages of equal depth have."""
+        self.topology(nodes)
+        _check_layers(layers)
+
+    def topology(self, nodes: int) -> Topology:
+        """``nodes`` counts the input, as in the benchmark; raises :class:`FastdartsError` for another number than 4."""
         if nodes != NODES:
             raise FastdartsError(f"--nodes is {nodes} but cells of space nasbench201 have {NODES}: leave --nodes out")
-        _check_layers(layers)
+        return self.cell
 
     def primitives(self, nodes: int) -> dict[str, Table]:
         """The same five on all six edges."""
@@ -302,11 +309,19 @@ class NasBench201(Space):
             raise FastdartsError("networks of space nasbench201 have no auxiliary head: use --no-auxiliary")
         return Network(channels, classes, layers, genotype, in_channels=in_channels)
 
-    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Structure:
-        """One of the five operations on each edge, `none` among them, all uniform."""
-        names = list(OPS)
-        drawn = torch.randint(len(names), (len(EDGES),), generator=generator).tolist()
-        return Structure(tuple(names[k] for k in drawn))
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """Of each edge its operation; `none` is one of them."""
+        edges = self.topology(nodes).edges
+        return tuple(Decision(f"operation of {CELL.arrow(edge.source, edge.target)}", len(OPS)) for edge in edges)
+
+    def encode(self, genotype: Structure) -> list[int]:
+        """The columns of alpha."""
+        return [[*OPS].index(op) for op in genotype.operations]
+
+    def decode(self, indices: Sequence[int], nodes: int) -> Structure:
+        """The inverse of :meth:`encode`."""
+        self.check_values(indices, nodes)
+        return Structure(tuple([*OPS][k] for k in indices))
 
     def fields(self, genotype: Structure) -> dict[str, Any]:
         """{"architecture": the benchmark's string}."""
@@ -325,10 +340,10 @@ class NasBench201(Space):
         """The benchmark's string."""
         return parse_structure(text) if text.startswith("|") else None
 
-    def cells(self, genotype: Structure) -> dict[str, tuple[Edges, Sequence[int]]]:
+    def cells(self, genotype: Structure) -> Cells:
         """The one cell; its output is its last state."""
-        pairs = [(op, source) for op, (_, source) in zip(genotype.operations, EDGES, strict=True)]
-        return {"cell": (pairs, [NODES - 1])}
+        pairs = [(op, edge.source) for op, edge in zip(genotype.operations, CELL.edges, strict=True)]
+        return {"cell": (pairs, CELL.outputs)}
 
 
 NASBENCH201 = NasBench201()

@@ -2,34 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
 
-from fastdarts.drawing import Edges, draw_cell
+from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
 from fastdarts.relaxed import Relaxed
+from fastdarts.topology import DARTS_CELL, Entry, Topology
+
+SETTINGS = frozenset({"partial", "edge_normalisation", "stem"})
 
 Table = tuple[tuple[str, ...], ...]
 """The names of the candidates of every edge, in the order of alpha's rows and columns."""
 
+Cells = dict[str, tuple[Sequence[Entry], Sequence[int]]]
+"""By kind of cell: its operations, as :meth:`Topology.place` takes them, and the states that make the output."""
+
+
+class Decision(NamedTuple):
+    """One choice of an architecture: a value from 0 to ``size - 1``, whatever the other choices are."""
+
+    name: str
+    size: int
+
 
 class Notation(ABC):
-    """How the architectures of a space are written, read and drawn.
+    """How the architectures of a space are written, read, drawn, and counted as decisions.
 
     Attributes:
         name: what ``--space`` and genotype.json call it.
         kinds: its kinds of cells and their titles, in the order of the alphas.
-        inputs: of a cell: 2, and two edges are kept per node; or 1, and node i keeps edges from all i states before; or
-            0, a recurrent cell, where every node keeps one edge and state 0 is made from x_t and h_{t-1}.
+        cell: the states and edges of its cells; the number of nodes is that of the published cell.
     """
 
     name: str
     kinds: dict[str, str]
-    inputs: int = 2
+    cell: Topology = DARTS_CELL
+
+    @property
+    def inputs(self) -> int:
+        """States that a cell is given; 0 for a recurrent cell, which makes state 0 itself."""
+        return 0 if self.cell.made_of else len(self.cell.inputs)
+
+    def topology(self, nodes: int) -> Topology:
+        """The states and edges of cells for which ``--nodes`` is ``nodes``."""
+        return self.cell.of(nodes)
 
     @abstractmethod
     def fields(self, genotype: Any) -> dict[str, Any]:
@@ -40,8 +62,61 @@ class Notation(ABC):
         """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
 
     @abstractmethod
-    def cells(self, genotype: Any) -> dict[str, tuple[Edges, Sequence[int]]]:
-        """By kind of cell: (operation, source state) pairs, node after node, and the states that make the output."""
+    def cells(self, genotype: Any) -> Cells:
+        """What the cells of ``genotype`` are made of."""
+
+    @abstractmethod
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """The choices that make an architecture; every combination of their values is another one."""
+
+    @abstractmethod
+    def encode(self, genotype: Any) -> list[int]:
+        """The value of each decision; raises :class:`FastdartsError` for a genotype that is not of this space."""
+
+    @abstractmethod
+    def decode(self, indices: Sequence[int], nodes: int) -> Any:
+        """The genotype of these values of the decisions; raises :class:`FastdartsError` for values out of range."""
+
+    def size(self, nodes: int) -> int:
+        """The exact number of architectures."""
+        return math.prod(decision.size for decision in self.decisions(nodes))
+
+    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Any:
+        """A uniformly random genotype, drawn from ``generator`` (on the CPU) only.
+
+        ``none`` is for spaces whose genotypes hold the operation `none` only if asked.
+        """
+        sizes = (decision.size for decision in self.decisions(nodes))
+        return self.decode([int(torch.randint(size, (), generator=generator)) for size in sizes], nodes)
+
+    def mutate(self, genotype: Any, generator: torch.Generator, nodes: int) -> Any:
+        """``genotype`` with another value of one decision, both drawn uniformly from ``generator`` (on the CPU).
+
+        Raises :class:`FastdartsError` for a genotype of another number of nodes, or a space of one architecture.
+        """
+        indices, decisions = self.encode(genotype), self.decisions(nodes)
+        open_ones = [number for number, decision in enumerate(decisions) if decision.size > 1]
+        if len(indices) != len(decisions) or not open_ones:
+            raise FastdartsError(
+                f"a genotype of {len(indices)} decisions was given to mutate, but space {self.name} with {nodes} nodes "
+                f"has {len(decisions)}, {len(open_ones)} of more than one value: expected a genotype of so many nodes "
+                "and a value to change"
+            )
+        number = open_ones[int(torch.randint(len(open_ones), (), generator=generator))]
+        value = int(torch.randint(decisions[number].size - 1, (), generator=generator))
+        indices[number] = value + (value >= indices[number])
+        return self.decode(indices, nodes)
+
+    def check_values(self, indices: Sequence[int], nodes: int) -> None:
+        """Raise :class:`FastdartsError` unless there is one value for each decision, in its range."""
+        decisions = self.decisions(nodes)
+        if len(indices) != len(decisions):
+            raise FastdartsError(
+                f"got {len(indices)} values: space {self.name} with {nodes} nodes has {len(decisions)} decisions"
+            )
+        for value, decision in zip(indices, decisions, strict=True):
+            if not 0 <= value < decision.size:
+                raise FastdartsError(f"{decision.name} is {value}: expected a value from 0 to {decision.size - 1}")
 
     def to_dict(self, genotype: Any) -> dict[str, Any]:
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
@@ -50,7 +125,7 @@ class Notation(ABC):
     def draw(self, genotype: Any) -> dict[str, str]:
         """An SVG of each kind of cell."""
         cells = self.cells(genotype).items()
-        return {kind: draw_cell(*cell, self.kinds[kind], self.inputs) for kind, cell in cells}
+        return {kind: draw_cell(*cell, self.kinds[kind], self.cell) for kind, cell in cells}
 
 
 class Space(Notation):
@@ -58,14 +133,21 @@ class Space(Notation):
 
     Attributes:
         nodes, layers: of the published supernet.
-        options: settings of :class:`fastdarts.model_search.Network` that its supernet takes beside the common ones.
+        has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
+            setting of :class:`fastdarts.model_search.Network`. "cell weights": each cell may have mixing weights of its
+            own. "fixing": the weights of an edge may be fixed.
         variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
     """
 
     nodes: int
     layers: int
-    options: tuple[str, ...] = ()
+    has: frozenset[str] = frozenset()
     variants: tuple[str, ...]
+
+    @property
+    def options(self) -> frozenset[str]:
+        """The settings among ``has``."""
+        return self.has & SETTINGS
 
     @abstractmethod
     def check(self, nodes: int, layers: int) -> None:
@@ -103,11 +185,6 @@ class Space(Notation):
         in_channels: int,
     ) -> nn.Module:
         """The discrete network of ``genotype``, which gives (logits, logits of the auxiliary head or None)."""
-
-    @abstractmethod
-    def sample(self, generator: torch.Generator, nodes: int, *, none: bool = False) -> Any:
-        """A uniformly random genotype, drawn from ``generator`` (on the CPU) only; with ``none`` among the operations
-        if asked or if the space's genotypes may hold it anyway."""
 
     def from_text(self, text: str) -> Any | None:
         """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
