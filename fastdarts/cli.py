@@ -1,4 +1,4 @@
-"""The command line: fastdarts search | project | evaluate | study | report | describe | info | bench."""
+"""The command line: fastdarts search, project, evaluate, study, report, describe, derive, methods, spaces, info, bench."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ from fastdarts.arguments import Reading, check, parameters, read
 from fastdarts.commands import (
     Bench,
     Command,
+    Derive,
     Describe,
     Evaluate,
     EvaluateRecurrent,
     Info,
+    Methods,
     Project,
     Report,
     Search,
     SearchRecurrent,
+    Spaces,
     Study,
     search_by,
 )
@@ -138,6 +141,9 @@ def _parse(arguments: list[str]) -> Command:
         | Annotated[Study, subcommand("study", prefix_name=False, default=Study(settings["study"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
+        | Annotated[Derive, subcommand("derive", prefix_name=False)]
+        | Annotated[Methods, subcommand("methods", prefix_name=False)]
+        | Annotated[Spaces, subcommand("spaces", prefix_name=False)]
         | Annotated[Info, subcommand("info", prefix_name=False)]
         | Annotated[Bench, subcommand("bench", prefix_name=False)]
     )
@@ -156,7 +162,7 @@ def _parse(arguments: list[str]) -> Command:
 
 COMMANDS: dict[str, type[Command]] = {
     "search": Search, "project": Project, "evaluate": Evaluate, "study": Study, "report": Report, "describe": Describe,
-    "info": Info, "bench": Bench,
+    "derive": Derive, "methods": Methods, "spaces": Spaces, "info": Info, "bench": Bench,
 }  # fmt: skip
 OF_RECURRENT: dict[str, type[Command]] = {"search": SearchRecurrent, "evaluate": EvaluateRecurrent}
 SHELLS = ("bash", "zsh", "tcsh", "fish")

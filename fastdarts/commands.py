@@ -299,6 +299,84 @@ class Describe:
 
 
 @dataclass(frozen=True)
+class Methods:
+    """List the methods, or the settings of one."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """The method; without it all are listed."""
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that register methods."""
+    json: bool = False
+    """JSON instead of a table: a list of objects with name, paper, settings and needs."""
+
+    def run(self) -> None:
+        """Print the list."""
+        from fastdarts.listing import all_methods, method_facts
+        from fastdarts.registry import find_method
+
+        facts = all_methods() if self.name is None else [method_facts(find_method(self.name))]
+        if self.json:
+            print(json.dumps(facts, indent=2, default=str))
+        elif self.name is None:
+            for method in facts:
+                print(f"{method['name']:14} {method['paper']:36} {method['summary']}")
+        else:
+            (method,) = facts
+            print(f"{method['summary']}\n{method['paper']}")
+            if method["needs"]:
+                print(f"needs a space with {', '.join(method['needs'])}")
+            for name, values in method["settings"].items():
+                other = values["published"] is not None and values["published"] != values["default"]
+                print(f"  {name:22} {values['default']}" + f"  (published: {values['published']})" * other)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """List the search spaces for images."""
+
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that add spaces."""
+    json: bool = False
+    """JSON instead of a table: a list of objects."""
+
+    def run(self) -> None:
+        """Print the list."""
+        from fastdarts.listing import all_spaces
+
+        facts = all_spaces()
+        if self.json:
+            print(json.dumps(facts, indent=2))
+            return
+        for space in facts:
+            ops = ", ".join(sorted({op for names in space["candidates"].values() for op in names}))
+            print(f"{space['name']:12} {space['architectures']:.4g} architectures of {ops}")
+
+
+@dataclass(frozen=True)
+class Derive:
+    """Derive the genotype of alphas that you have, as a method would at the end of its search."""
+
+    alphas: Path
+    """File of the alphas: JSON or .pt with one table per kind of cell, or the checkpoint of a search."""
+    method: str = "darts"
+    """Method whose relaxation and rule count."""
+    space: str = "darts"
+    """Space of the alphas."""
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that register methods or spaces."""
+    json: bool = False
+    """JSON with the strengths too."""
+
+    def run(self) -> None:
+        """Print the genotype."""
+        from fastdarts.derive import derive, read_alphas
+        from fastdarts.spaces import find_space
+
+        found = derive(self.method, self.space, read_alphas(self.alphas, find_space(self.space)))
+        print(json.dumps(found, indent=1) if self.json else f"genotype {json.dumps(found['genotype'])}")
+
+
+@dataclass(frozen=True)
 class Info:
     """Say what runs here: versions, and for each operation and device the implementation and why."""
 
@@ -362,4 +440,18 @@ class Bench:
         bench(**vars(self))
 
 
-Command = Search | SearchRecurrent | Project | Evaluate | EvaluateRecurrent | Study | Report | Describe | Info | Bench
+Command = (
+    Search
+    | SearchRecurrent
+    | Project
+    | Evaluate
+    | EvaluateRecurrent
+    | Study
+    | Report
+    | Describe
+    | Derive
+    | Methods
+    | Spaces
+    | Info
+    | Bench
+)

@@ -156,6 +156,10 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
     seed: Seed = 2
     """Seed of the weights, the alphas, the order of the images and their augmentation."""
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the supernets of a space must have, see :class:`fastdarts.spaces.space.Space`."""
+    unlike: ClassVar[Mapping[str, Any]] = {}
+    """Published values of settings that have another default here; the docstring of the method says why."""
     projected_by: ClassVar[str] = ""
     """The method that projects a supernet of this one; "" if none does."""
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -13,7 +13,7 @@ from fastdarts.batches import seed_from
 from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.distributed import summed
 from fastdarts.errors import NotFinite
-from fastdarts.policies.base import Row, Search
+from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.policies.selection import Strongest
 from fastdarts.relaxed import Change, same_random_numbers
 from fastdarts.spaces import Space
@@ -63,6 +63,8 @@ class Projection(Strongest):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.tally = list(state["history"]), dict(state["tally"])
+
+    derive = Selection.derive
 
     def events(self) -> Row:
         """Every decision."""

@@ -116,9 +116,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
 
 def check_network(config: SupernetConfig, data: ImageData) -> None:
     """Raise :class:`FastdartsError` if the supernet does not fit the method or the images."""
-    needs = config.build(find_space(config.space)).needs
     with torch.device("meta"), torch.no_grad():
-        if "cell weights" in needs:
+        if config.alignment_every or "cell weights" in config.needs:
             aligned_cells(network(config, data))
         if config.partial > 1:  # which does not fit all sizes of images
             network(config, data).eval()(torch.zeros(1, data.channels, *data.size))

@@ -133,6 +133,11 @@ def _validate_search(config: SearchConfig) -> None:
         raise FastdartsError(f"--method is {config.method!r}: expected {type(config).method}, whose settings these are")
     space, config = find_space(config.space), resolve(config)
     space.check(config.nodes, config.layers)
+    if lacking := sorted(config.needs - space.has):
+        raise FastdartsError(
+            f"--method {config.method} needs a space whose supernets have {lacking[0]}, but those of space {space.name} "
+            "have not: choose another space or method"
+        )
     if not 0 < config.train_portion < 1:
         raise FastdartsError(
             f"--train-portion is {config.train_portion}: expected between 0 and 1, so that both halves have images"

@@ -33,8 +33,6 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
         shared |= {"hypergradient": strategy(config), "side_effects": config.arch_side_effects}
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
-    if config.alignment_every:
-        shared["needs"] = frozenset({"cell weights"})
     return Bilevel(**shared | policies)
 
 

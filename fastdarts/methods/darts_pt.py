@@ -46,6 +46,7 @@ class Projecting:
     """Statistics that BatchNorm normalises by there: those of the batch, as published, or the running ones, which lag
     behind decisions made since the last tuning."""
 
+    needs = frozenset({"fixing"})
     free_on_resume = SupernetConfig.free_on_resume | {"supernet"}
 
     def check(self, space: Space) -> None:

@@ -25,6 +25,7 @@ class LambdaDARTS(BilevelConfig):
     lambda_correlation: Literal["cosine", "signed"] = "cosine"
     """Which alignment counts; signed divides the product of two gradients by that of their absolute values."""
 
+    needs = frozenset({"cell weights"})
     has_own_difference = True
     projected_by = "darts-pt"
 
@@ -35,4 +36,4 @@ class LambdaDARTS(BilevelConfig):
     def build(self, space: Space) -> Bilevel:
         signed = self.lambda_correlation == "signed"
         alignment = Alignment(self.lambda_strength, self.lambda_radius, signed, self.keep_kinks)
-        return bilevel(self, space, alignment=alignment, needs=frozenset({"cell weights"}))
+        return bilevel(self, space, alignment=alignment)

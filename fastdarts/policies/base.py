@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from fastdarts.errors import FastdartsError
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Architecture, Space
 
@@ -131,6 +132,13 @@ class Selection(Policy):
     def architecture(self, search: Search) -> Architecture | None:
         """What would be derived now; None if that is known only at the end."""
         raise NotImplementedError
+
+    def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
+        """The genotype of these strengths, [E, K] by kind of cell.
+
+        Raises :class:`FastdartsError` if more than the strengths decides.
+        """
+        raise FastdartsError("the method decides by more than the strengths of the candidates: search by it")
 
     def between(self, search: Search) -> None:
         """The decisions that are due before the epoch at work."""

@@ -103,7 +103,6 @@ class Bilevel:
         monitors: what is measured after epochs, in this order.
         stopper, selection: when the search ends, and how its supernet becomes an architecture.
         start: what a fresh supernet takes over from elsewhere.
-        needs: what the space must have.
     """
 
     alphas: AlphaOptimizer | None
@@ -121,7 +120,6 @@ class Bilevel:
     stopper: Stopper = field(default_factory=Stopper)
     selection: Selection = field(default_factory=Strongest)
     start: Start | None = None
-    needs: frozenset[str] = frozenset()
 
     def policies(self) -> dict[str, Any]:
         """Those with a state, by the name under which it is kept."""

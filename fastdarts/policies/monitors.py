@@ -131,7 +131,7 @@ def supernet_facts(model: Relaxed, space: Notation, genotype: Any) -> dict[str, 
         for (kind, (edges, _)), weights, edge_weights in kinds:
             shares = weights if model.relaxation.normalised else _shares(weights)
             facts[f"entropy_{kind}"] = -torch.xlogy(shares, shares).sum(1).mean().item()
-            if space.inputs:
+            if not space.cell.made_of:
                 facts[f"skip_{kind}"] = sum(edge[0] == "skip_connect" for edge in edges)
             facts[f"weights_{kind}"] = weights.tolist()
             if edge_weights is not None:

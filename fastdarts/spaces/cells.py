@@ -10,9 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import Genotype, Primitives, check_genotype, cleaned, from_dict, sample_genotype, to_dict
+from fastdarts.genotypes import (
+    Genotype,
+    Primitives,
+    check_genotype,
+    cleaned,
+    derive_genotype,
+    from_dict,
+    sample_genotype,
+    to_dict,
+)
 from fastdarts.model import NETWORKS
 from fastdarts.model_search import Network, edge_primitives
 from fastdarts.spaces.space import SETTINGS, Cells, Decision, Space, Table
@@ -96,6 +106,11 @@ class CellSpace(Space):
             memory=memory,
             **options,
         )
+
+    def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Genotype:
+        """See :func:`fastdarts.genotypes.derive_genotype`."""
+        self.check_strengths(strengths, nodes)
+        return derive_genotype(*strengths, *self.primitives(nodes).values(), nodes, nodes)
 
     def network(
         self,

@@ -226,8 +226,7 @@ class SearchNetwork(_Skeleton, Relaxed):
     def genotype(self) -> Structure:
         """The strongest operation of each edge; `none` may be among them. Ties keep the lower index."""
         with torch.no_grad():
-            rows = self.mixing_weights()[0].tolist()
-        return Structure(tuple(max(zip(row, OPS, strict=True), key=lambda pair: pair[0])[1] for row in rows))
+            return NASBENCH201.strongest(self.mixing_weights(), NODES)
 
 
 class Network(_Skeleton):
@@ -292,6 +291,12 @@ class NasBench201(Space):
     ) -> SearchNetwork:
         """:class:`SearchNetwork`."""
         return SearchNetwork(channels, classes, layers, criterion, in_channels=in_channels, memory=memory)
+
+    def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Structure:
+        """The strongest operation of each edge; `none` may be among them. Ties keep the lower index."""
+        self.check_strengths(strengths, nodes)
+        rows = strengths[0].tolist()
+        return Structure(tuple(max(zip(row, OPS, strict=True), key=lambda pair: pair[0])[1] for row in rows))
 
     def network(
         self,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
@@ -148,6 +149,25 @@ class Space(Notation):
     def options(self) -> frozenset[str]:
         """The settings among ``has``."""
         return self.has & SETTINGS
+
+    def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Any:
+        """The genotype that the rule of the space makes of the strengths of all candidates, [E, K] by kind of cell.
+
+        The same as ``genotype()`` of its supernets. Raises :class:`FastdartsError` if the space has no such rule, or for strengths of other shapes.
+        """
+        raise FastdartsError(f"space {self.name} has no rule that makes a genotype of strengths alone: search in it")
+
+    def check_strengths(self, strengths: Sequence[Tensor], nodes: int) -> None:
+        """Raise :class:`FastdartsError` unless there is a table [E, K] for every kind of cell."""
+        tables = self.primitives(nodes)
+        wanted = {kind: (len(table), len(table[0])) for kind, table in tables.items()}
+        found = [tuple(table.shape) for table in strengths]
+        if found != list(wanted.values()):
+            shapes = ", ".join(f"{kind} {list(shape)}" for kind, shape in wanted.items())
+            raise FastdartsError(
+                f"got tables of shapes {', '.join(str(list(shape)) for shape in found)}: cells of {nodes} nodes in "
+                f"space {self.name} have {shapes}"
+            )
 
     @abstractmethod
     def check(self, nodes: int, layers: int) -> None:

@@ -1,0 +1,61 @@
+"""What can be named, for people and for programs: the methods with their settings, and the spaces."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastdarts.config import DataConfig, RunConfig, resolve
+from fastdarts.registry import Method, methods
+from fastdarts.spaces import SPACES, Space
+
+GENERAL = {field.name for kind in (RunConfig, DataConfig) for field in dataclasses.fields(kind)} - {"batch_size"}
+"""Settings of every run: no paper says anything about them."""
+
+
+def method_facts(method: Method) -> dict[str, Any]:
+    """``name``, ``summary``, ``paper``, ``needs``, and of all ``settings`` the default and the published value.
+
+    The default is what a run without the setting uses, in the space of DARTS. The published value is None where the
+    paper says nothing.
+    """
+    used = resolve(method.settings())
+    settings = {}
+    for field in dataclasses.fields(method.settings):
+        if field.name != "method":
+            default = getattr(used, field.name)
+            published = method.settings.unlike.get(field.name, default)
+            settings[field.name] = {"default": default, "published": None if field.name in GENERAL else published}
+    return {
+        "name": method.name,
+        "summary": (method.settings.__doc__ or "").strip().splitlines()[0],
+        "paper": method.paper,
+        "needs": sorted(method.settings.needs),
+        "settings": settings,
+    }
+
+
+def space_facts(space: Space) -> dict[str, Any]:
+    """``name``, kinds of cells, published size, candidates, what its supernets can do, and how many architectures it
+    has."""
+    tables = space.primitives(space.nodes)
+    return {
+        "name": space.name,
+        "cells": list(space.kinds),
+        "nodes": space.nodes,
+        "layers": space.layers,
+        "edges": {kind: len(table) for kind, table in tables.items()},
+        "candidates": {kind: sorted({name for row in table for name in row}) for kind, table in tables.items()},
+        "has": sorted(space.has),
+        "architectures": space.size(space.nodes),
+    }
+
+
+def all_methods() -> list[dict[str, Any]]:
+    """The facts of all methods, in alphabetical order."""
+    return [method_facts(method) for method in methods().values()]
+
+
+def all_spaces() -> list[dict[str, Any]]:
+    """The facts of all spaces for images."""
+    return [space_facts(space) for space in SPACES.values()]
