@@ -478,8 +478,8 @@ def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequen
     if not free and end - 1 not in states:
         raise FastdartsError(
             f"{cell} lists {len(entries)} pairs, that is {nodes} nodes, but {cell}_concat does not name the last, "
-            f"state {end - 1}, which nothing else can read: list two pairs for each node, of the edges that are kept, "
-            "or [operation, source, target] entries for any number of edges"
+            f"state {end - 1}, which nothing else can read: list two pairs per node, or [operation, source, target] "
+            "entries for any number of edges"
         )
     return _ranged(states)
 

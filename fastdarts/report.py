@@ -13,6 +13,7 @@ from fastdarts.page import fact_tables, html_page, table_row
 from fastdarts.player import SCRIPT, eigenvalue_player
 from fastdarts.recorder import METRICS, atomic_write
 from fastdarts.records import Records, Row, last, points, read_records
+from fastdarts.spaces import Space
 from fastdarts.stored import is_number
 from fastdarts.topology import Entry, Topology
 
@@ -74,7 +75,7 @@ def _cards(run: Records) -> Iterator[Html]:
         error = last(rows, "discretised_error")
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
-    if run.genotype and run.space.inputs:
+    if run.genotype and isinstance(run.space, Space):
         skips = [sum(op == "skip_connect" for op, *_ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
     entropies = [value for kind in run.space.kinds if (value := last(rows, f"entropy_{kind}")) is not None]

@@ -89,8 +89,12 @@ class Topology:
                 f"a cell of {self.nodes} nodes has no edge from state {source} into state {target}: expected a source "
                 f"before one of the nodes, states {self.targets.start} to {self.states - 1}"
             )
+        return self._edges_before(target) + source
+
+    def _edges_before(self, state: int) -> int:
+        """The number of edges into the nodes before ``state``."""
         given = len(self.inputs)
-        return (target * (target - 1) - given * (given - 1)) // 2 + source
+        return (state * (state - 1) - given * (given - 1)) // 2
 
     def into(self, target: int) -> range:
         """The rows of the edges that lead into ``target``, sources ascending."""
@@ -103,7 +107,7 @@ class Topology:
 
     def holding(self, edges: int) -> Topology:
         """The smallest cell of this kind, of one node or more, with at least so many edges."""
-        return next(cell for n in itertools.count(1) if len((cell := self.of(n)).edges) >= edges)
+        return next(cell for n in itertools.count(1) if (cell := self.of(n))._edges_before(cell.states) >= edges)
 
     def name(self, state: int) -> str:
         """What a state is called in drawings: in cells of two inputs c_{k-2}, c_{k-1}, 0, 1, ..."""

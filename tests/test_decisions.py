@@ -130,8 +130,13 @@ def test_values_that_fit_no_decision_are_refused() -> None:
         space.decode([0] * 3, 1)
     with pytest.raises(FastdartsError, match="operation 2 of node 0, normal cell is 7: expected a value from 0 to 6"):
         space.decode([0, 0, 7, 0, 0, 0], 1)
-    with pytest.raises(FastdartsError, match=r"of 24 decisions was given to mutate, but .* with 3 nodes has 18"):
+    with pytest.raises(
+        FastdartsError, match="genotype has 24 decisions, but space darts with 3 nodes has 18: give the"
+    ):
         space.mutate(DARTS_V2, torch.Generator(), 3)
+    single = CellSpace("single", ["skip_connect"])
+    with pytest.raises(FastdartsError, match="space single with 1 nodes has one architecture only"):
+        single.mutate(single.decode([0] * 6, 1), torch.Generator(), 1)
     with pytest.raises(FastdartsError, match="--nodes is 5 but cells of space nasbench201 have 4"):
         SPACES["nasbench201"].decisions(5)
 

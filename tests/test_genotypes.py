@@ -248,6 +248,10 @@ class TestText:
         fields = to_dict(DARTS_V2) | {"normal_concat": [5, 4, 3, 2]}
         assert from_dict(fields).normal_concat == [5, 4, 3, 2]
 
+    def test_a_normal_cell_may_pass_its_inputs_on(self):
+        fields = to_dict(DARTS_V2) | {"normal_concat": [0, 1, 2, 3, 4, 5]}
+        assert from_dict(fields).normal_concat == range(6)
+
     def test_code_is_read_not_run(self, tmp_path):
         trace = tmp_path / "ran"
         for field in (f"open({str(trace)!r}, 'w')", "[x for x in ()]", "range(open)", "(lambda: 0)()"):

@@ -97,11 +97,14 @@ class Notation(ABC):
         """
         indices, decisions = self.encode(genotype), self.decisions(nodes)
         open_ones = [number for number, decision in enumerate(decisions) if decision.size > 1]
-        if len(indices) != len(decisions) or not open_ones:
+        if len(indices) != len(decisions):
             raise FastdartsError(
-                f"a genotype of {len(indices)} decisions was given to mutate, but space {self.name} with {nodes} nodes "
-                f"has {len(decisions)}, {len(open_ones)} of more than one value: expected a genotype of so many nodes "
-                "and a value to change"
+                f"the genotype has {len(indices)} decisions, but space {self.name} with {nodes} nodes has "
+                f"{len(decisions)}: give the number of nodes of the genotype"
+            )
+        if not open_ones:
+            raise FastdartsError(
+                f"space {self.name} with {nodes} nodes has one architecture only: choose another space to mutate in"
             )
         number = open_ones[int(torch.randint(len(open_ones), (), generator=generator))]
         value = int(torch.randint(decisions[number].size - 1, (), generator=generator))
