@@ -1,4 +1,4 @@
-"""The command line: fastdarts search, project, evaluate, study, report, describe, derive, methods, spaces, info, bench."""
+"""The command line: ``fastdarts`` and the name of one of :data:`COMMANDS`."""
 
 from __future__ import annotations
 

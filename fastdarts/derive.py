@@ -87,8 +87,8 @@ def read_alphas(path: Path, space: Space) -> list[Tensor]:
         if len(tables) == len(space.kinds) and all(table is not None for table in tables):
             return tables
     raise FastdartsError(
-        f"{path} holds no alphas of space {space.name}: expected {len(space.kinds)} tables of finite numbers, one row for "
-        "each edge"
+        f"{path} holds no alphas of space {space.name}: expected {len(space.kinds)} tables of finite numbers, one row "
+        "for each edge"
     )
 
 

@@ -17,6 +17,7 @@ from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.policies.selection import Strongest
 from fastdarts.relaxed import Change, same_random_numbers
 from fastdarts.spaces import Space
+from fastdarts.topology import DARTS_CELL
 
 Turn = tuple[str, str, int]
 """A decision: the kind of cell, "edge" or "node", and which; nodes count from 0, the first after the inputs."""
@@ -28,7 +29,7 @@ def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
     generator, orders = torch.Generator().manual_seed(seed), []
     for kind, table in space.primitives(nodes).items():
         order = [(kind, "edge", e) for e in torch.randperm(len(table), generator=generator).tolist()]
-        if space.inputs == 2:
+        if space.cell.kept is not None:
             order += [(kind, "node", 1 + n) for n in torch.randperm(nodes - 1, generator=generator).tolist()]
         orders.append(order)
     return [turn for step in zip(*orders, strict=True) for turn in step]
@@ -79,7 +80,8 @@ class Projection(Strongest):
                 return
             kind, what, index = order[number]
             title = f"{search.space.kinds[kind]}, {what} {index}"
-            names = model.primitives[kind][index] if what == "edge" else list(range(index + 2))
+            cell = search.space.topology(search.nodes)
+            names = model.primitives[kind][index] if what == "edge" else list(range(cell.targets[index]))
             changes = changes_of(model.mixing_weights()[kinds.index(kind)].detach(), what, index)
             search.progress(title, len(search.valid))
             self._count(search, number, title, kind, changes)
@@ -92,9 +94,9 @@ class Projection(Strongest):
             if what == "edge":
                 fixed[kinds.index(kind)][index] = F.one_hot(torch.tensor(best[0]), len(names))
             else:
-                fixed[kinds.index(kind)][[changes[k][0] for k in best[2:]]] = 0.0
+                fixed[kinds.index(kind)][[changes[k][0] for k in best[cell.kept :]]] = 0.0
             model.fix(fixed)
-            chosen = [names[k] for k in (best[:1] if what == "edge" else sorted(best[:2]))]
+            chosen = [names[k] for k in (best[:1] if what == "edge" else sorted(best[: cell.kept]))]
             self.history.append(
                 {"epoch": search.epoch, "cell": kind, what: index, "without": list(names), "errors": errors}
                 | {"losses": losses, "keeps": chosen}
@@ -134,5 +136,5 @@ def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
     each of its candidates, or the node without each of its edges."""
     if what == "edge":
         return [(index, row) for row in weights[index] * (1 - torch.eye(weights.shape[1]).to(weights))]
-    first = index * (index + 3) // 2
-    return [(row, torch.zeros_like(weights[row])) for row in range(first, first + index + 2)]
+    cell = DARTS_CELL.holding(len(weights))  # the only ones that keep some of the edges into a node
+    return [(row, torch.zeros_like(weights[row])) for row in cell.into(cell.targets[index])]

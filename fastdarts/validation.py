@@ -135,8 +135,8 @@ def _validate_search(config: SearchConfig) -> None:
     space.check(config.nodes, config.layers)
     if lacking := sorted(config.needs - space.has):
         raise FastdartsError(
-            f"--method {config.method} needs a space whose supernets have {lacking[0]}, but those of space {space.name} "
-            "have not: choose another space or method"
+            f"--method {config.method} needs a space whose supernets have {lacking[0]}, but those of space "
+            f"{space.name} have not: choose another space or method"
         )
     if not 0 < config.train_portion < 1:
         raise FastdartsError(
@@ -154,7 +154,7 @@ def _validate_search(config: SearchConfig) -> None:
 
 def _validate_supernet(config: SupernetConfig, space: Space) -> None:
     for name, value in network_options(config).items():
-        if name not in space.options:
+        if name not in space.has:
             raise FastdartsError(
                 f"--{name.replace('_', '-')} is {value} with method {config.method}, but space {space.name} has no "
                 "such supernet: choose another space or method"

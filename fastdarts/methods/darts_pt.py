@@ -147,9 +147,10 @@ def projection_epochs(config: Any) -> int:
     As published, the last decision of two-input cells has an epoch of its own, while that of NAS-Bench-201 comes an
     epoch early.
     """
-    space, nodes = find_space(config.space), resolve(config).nodes
-    edges = len(next(iter(space.primitives(nodes).values())))
-    return config.decide_every * (edges - 1) if space.inputs == 1 else config.decide_every * (edges + nodes - 2) + 1
+    cell = find_space(config.space).topology(resolve(config).nodes)
+    if cell.kept is None:
+        return config.decide_every * (len(cell.edges) - 1)
+    return config.decide_every * (len(cell.edges) + cell.nodes - 2) + 1
 
 
 def check_supernet(config: Any) -> None:

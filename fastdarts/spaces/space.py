@@ -45,11 +45,6 @@ class Notation(ABC):
     kinds: dict[str, str]
     cell: Topology = DARTS_CELL
 
-    @property
-    def inputs(self) -> int:
-        """States that a cell is given; 0 for a recurrent cell, which makes state 0 itself."""
-        return 0 if self.cell.made_of else len(self.cell.inputs)
-
     def topology(self, nodes: int) -> Topology:
         """The states and edges of cells for which ``--nodes`` is ``nodes``."""
         return self.cell.of(nodes)
@@ -66,17 +61,17 @@ class Notation(ABC):
     def cells(self, genotype: Any) -> Cells:
         """What the cells of ``genotype`` are made of."""
 
-    @abstractmethod
     def decisions(self, nodes: int) -> tuple[Decision, ...]:
         """The choices that make an architecture; every combination of their values is another one."""
+        raise FastdartsError(f"space {self.name} has no decisions: it cannot be searched without gradients")
 
-    @abstractmethod
     def encode(self, genotype: Any) -> list[int]:
         """The value of each decision; raises :class:`FastdartsError` for a genotype that is not of this space."""
+        raise FastdartsError(f"space {self.name} has no decisions: it cannot be searched without gradients")
 
-    @abstractmethod
     def decode(self, indices: Sequence[int], nodes: int) -> Any:
         """The genotype of these values of the decisions; raises :class:`FastdartsError` for values out of range."""
+        raise FastdartsError(f"space {self.name} has no decisions: it cannot be searched without gradients")
 
     def size(self, nodes: int) -> int:
         """The exact number of architectures."""
@@ -148,15 +143,11 @@ class Space(Notation):
     has: frozenset[str] = frozenset()
     variants: tuple[str, ...]
 
-    @property
-    def options(self) -> frozenset[str]:
-        """The settings among ``has``."""
-        return self.has & SETTINGS
-
     def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Any:
         """The genotype that the rule of the space makes of the strengths of all candidates, [E, K] by kind of cell.
 
-        The same as ``genotype()`` of its supernets. Raises :class:`FastdartsError` if the space has no such rule, or for strengths of other shapes.
+        The same as ``genotype()`` of its supernets. Raises :class:`FastdartsError` if the space has no such rule, or
+        for strengths of other shapes.
         """
         raise FastdartsError(f"space {self.name} has no rule that makes a genotype of strengths alone: search in it")
 
