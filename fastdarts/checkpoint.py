@@ -117,6 +117,8 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     if kind == "search" and version <= UNNAMED and "supernet" in state:
         history = {"history": state.get("history", [])}
         state["policies"] = {"stopper": history, "selection": history | {"tally": state.get("tally", {})}}
+    if version <= UNNAMED and "seen" in state:  # of a text
+        state["meter"] = state.pop("seen")
     return state
 
 

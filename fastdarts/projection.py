@@ -101,7 +101,7 @@ class Projection(Strongest):
                 {"epoch": search.epoch, "cell": kind, what: index, "without": list(names), "errors": errors}
                 | {"losses": losses, "keeps": chosen}
             )
-            search.line(f"{title}: keeps {' and '.join(map(str, chosen))}")
+            search.say(f"{title}: keeps {' and '.join(map(str, chosen))}")
 
     def _count(self, search: Search, number: int, title: str, kind: str, changes: list[Change]) -> None:
         """Errors and summed losses of all variants over the validation half, in the tally, from where it is."""

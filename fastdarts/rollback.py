@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fastdarts.policies.base import Row, Search, Stopper, Verdict
+from fastdarts.loop import Next
+from fastdarts.policies.base import Row, Search, Stopper
 from fastdarts.stopping import early_stopping
 
 
@@ -40,9 +41,9 @@ class Rollback(Stopper):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history = list(state["history"])
 
-    def after(self, search: Search) -> Verdict:
+    def after(self, search: Search) -> Next:
         """Keep the state after the epoch at work, and go back if it is time."""
-        epoch, go_on = search.epoch, Verdict(search.epoch + 1)
+        epoch, go_on = search.epoch, Next(search.epoch + 1)
         stronger = search.weight_decay * self.adapt[0] if self.adapt else 0.0
         if self.adapt and stronger > self.adapt[1] * (1 + 1e-9):  # 3e-4 * 10 * 10 is not quite 0.03
             return go_on
@@ -67,12 +68,12 @@ class Rollback(Stopper):
         event = {name: rows[back][name] for name in ("epoch", "valid_error", "genotype")} | {"detected": epoch}
         if not self.adapt:
             self.history.append(event)
-            return Verdict(search.epochs)
+            return Next(search.epochs)
         search.weight_decay = stronger
         self.history.append(event | {"weight_decay": stronger})
         undone = "".join(json.dumps(row) + "\n" for row in rows[back + 1 :])
         search.write_text(f"rollback_{len(self.history)}.jsonl", undone)
-        return Verdict(back + 1, back + 1)
+        return Next(back + 1, back + 1)
 
     def final_row(self, rows: list[Row]) -> Row:
         """The row of the epoch whose supernet is the result."""

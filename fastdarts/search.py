@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
+import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from fastdarts.alignment import aligned_cells
 from fastdarts.batches import Batches, Workers, split
-from fastdarts.checkpoint import load_checkpoint, save_checkpoint, taking_up
+from fastdarts.checkpoint import NAME, load_checkpoint, save_checkpoint, taking_up
 from fastdarts.config import BilevelConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.data import ImageData, train_transform
 from fastdarts.distributed import (
@@ -31,6 +30,7 @@ from fastdarts.distributed import (
 )
 from fastdarts.errors import FastdartsError
 from fastdarts.isolation import isolated
+from fastdarts.loop import Loop, Next
 from fastdarts.memory import Estimate, estimate, fit
 from fastdarts.policies.base import Batch, Row
 from fastdarts.policies.bilevel import Bilevel
@@ -105,7 +105,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for text in filter(None, (line, *notes)):
             progress.line(text)
         if trains_supernet:
-            outcome = Searching(config, config.build(space), data, halves, device, run, progress, workers).run()
+            outcome = Searching(config, config.build(space), data, halves, device, run, progress, workers).result()
         else:
             outcome = recipe.run(config, data, halves, device, run, progress, workers)
         seconds = sum(row["seconds"] for row in run.rows())
@@ -123,7 +123,7 @@ def check_network(config: SupernetConfig, data: ImageData) -> None:
             network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
 
 
-class Searching:
+class Searching(Loop):
     """A search that trains supernets, as the policies of its recipe see it: :class:`fastdarts.policies.base.Search`."""
 
     def __init__(
@@ -137,14 +137,15 @@ class Searching:
         progress: Progress,
         workers: Workers,
     ):
-        self.config, self.recipe, self.data, self.halves, self.device = config, recipe, data, halves, device
-        self._run, self._progress, self._workers = run, progress, workers
         self.stages = recipe.stages.all()
-        self.seed, self.nodes, self.epochs = config.seed, config.nodes, sum(stage.epochs for stage in self.stages)
-        self.epoch, self._start, self._meter, self._arch_loss, self._elapsed = 0, 0, Meter(), 0.0, 0.0
-        self._begun = time.monotonic()
+        super().__init__(run, progress, sum(stage.epochs for stage in self.stages))
+        self.config, self.recipe, self.data, self.halves, self.device = config, recipe, data, halves, device
+        self.seed, self.nodes = config.seed, config.nodes
+        self._workers, self._arch_loss = workers, 0.0
 
-    # --- what policies see
+    meter_type = Meter
+
+    # --- what policies see, beside what a loop has
 
     @property
     def model(self):
@@ -176,27 +177,24 @@ class Searching:
         return self.supernet.autocast()
 
     def attend(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
-        step = 0 if at_start else self._steps
-        for x, y in self._run.attend(batches, lambda: self._save(self.epoch, step)):
+        attended = self.recording.attend(batches, lambda: self.save(0 if at_start else self.count()))
+        for x, y in attended:
             yield x.to(self.device), y.to(self.device)
 
-    def save(self) -> None:
-        self._save(self.epoch, 0)
-
     def due(self) -> bool:
-        return self._run.due()
+        return self.recording.due()
 
     def rows(self) -> list[Row]:
-        return self._run.rows()
+        return self.recording.rows()
 
-    def line(self, text: str) -> None:
-        self._progress.line(text)
+    def say(self, text: str) -> None:
+        self.display.line(text)
 
     def progress(self, title: str, steps: int) -> None:
-        self._progress.start(title, steps)
+        self.display.start(title, steps)
 
     def advance(self) -> None:
-        self._progress.advance()
+        self.display.advance()
 
     def keep(self, epoch: int) -> None:
         if rank() == 0:
@@ -214,40 +212,18 @@ class Searching:
             self.supernet.load_state_dict(state["supernet"])
 
     def write_text(self, name: str, text: str) -> None:
-        self._run.recorder.write_text(name, text)
+        self.recording.recorder.write_text(name, text)
 
     def _kept(self, epoch: int):
-        return self._run.folder / KEPT / f"epoch_{epoch}.pt"
+        return self.recording.folder / KEPT / f"epoch_{epoch}.pt"
 
     # --- the loop
 
-    def run(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """Train until the last epoch; returns the genotype and the supernet's validation error after it."""
-        recipe, run = self.recipe, self._run
-        self._take_up()
-        while self.epoch < self.epochs:
-            number = self._stage_at(self.epoch)
-            if number != self._stage:
-                self._enter(number)
-            self._begun = time.monotonic() - self._elapsed
-            recipe.relaxation.start_epoch(self.epoch, self.epochs)
-            recipe.selection.between(self)
-            self._open_streams()
-            self._train()
-            row = self._measured() | {"seconds": time.monotonic() - self._begun} | recipe.stopper.facts(self)
-            next_rate(self.supernet.scheduler)
-            run.recorder.epoch(row)
-            self._start, self._meter, self._arch_loss, self._elapsed = 0, Meter(), 0.0, 0.0
-            self._progress.line(_line(row, self.epochs))
-            verdict = recipe.stopper.after(self)
-            found = recipe.selection.architecture(self)
-            self.epoch = verdict.epoch
-            if self.epoch < self.epochs and self._stage_at(self.epoch) != self._stage:
-                recipe.stages.end(self, self._stage)
-                self._enter(self._stage_at(self.epoch))
-            self._save(self.epoch, 0, verdict.rows)
-            if found is not None:
-                run.write_genotype(found)
+        recipe, run = self.recipe, self.recording
+        self._build()
+        self.train()
         found, error = recipe.selection.finish(self, recipe.stopper.final_row(run.rows()))
         run.write_genotype(found)
         result = {"genotype": found.to_dict(), "valid_error": error, "epochs": len(run.rows())}
@@ -267,45 +243,34 @@ class Searching:
         self.supernet = Supernet(self.config, self.data, self.device, self.recipe, number)
         self._open_streams()
 
-    def _take_up(self) -> None:
-        """The beginning, or where the last checkpoint was made."""
-        state = self._run.state
-        begin = state["epoch"] if state is not None and type(state.get("epoch")) is int else 0
+    def _build(self) -> None:
+        """The supernet as it is at the beginning, or where the last checkpoint was made."""
+        state = self.recording.state
+        begin = 0
         if state is not None:
-            self._load_policies(state)
-        self._enter(self._stage_at(begin))
-        if self.recipe.start is not None and state is None:
-            fresh = self.supernet.state_dict()
-            self.supernet.load_state_dict(self.recipe.start.begin(fresh))
-        smallest = self.recipe.selection.batch_size(self.config.batch_size)
-        steps = len(self._streams(min(smallest, self.config.batch_size))[0])
-        with self._run.taking_up(self._place(0, 0), self.epochs, steps) as state:
-            if state is not None:
-                self.supernet.load_state_dict(state["supernet"])
-                self.epoch, self._start, self._meter = state["epoch"], state["step"], Meter(**state["meter"])
-                self._arch_loss, self._elapsed = state["arch_loss"], state["elapsed"]
-        if state is None:
-            self._save(0, 0)  # from here on a run without a checkpoint has lost it
+            with taking_up(self.recording.folder / NAME):
+                for name, policy in self.recipe.policies().items():
+                    policy.load_state_dict(state["policies"].get(name, {}))
+                begin = state["epoch"]
+                self._enter(self._stage_at(begin))
+        else:
+            self._enter(0)
+            if self.recipe.start is not None:
+                self.supernet.load_state_dict(self.recipe.start.begin(self.supernet.state_dict()))
+        self.take_up(self.count())
 
-    def _load_policies(self, state: dict[str, Any]) -> None:
-        with taking_up(self._run.folder / "checkpoint.pt"):
-            for name, policy in self.recipe.policies().items():
-                policy.load_state_dict(state["policies"].get(name, {}))
-
-    def _place(self, epoch: int, step: int) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def state(self) -> dict[str, Any]:
+        """The supernet and the policies."""
         return {
-            "epoch": epoch,
-            "step": step,
-            "meter": asdict(self._meter),
             "arch_loss": self._arch_loss,
-            "elapsed": time.monotonic() - self._begun if step else 0.0,
             "supernet": self.supernet.state_dict(),
             "policies": {name: policy.state_dict() for name, policy in self.recipe.policies().items()},
         }
 
-    def _save(self, epoch: int, step: int, rows: int | None = None) -> None:
-        self._run.save(self._place(epoch, step), rows)
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from that; the policies have done so before."""
+        self.supernet.load_state_dict(state["supernet"])
+        self._arch_loss = state["arch_loss"]
 
     def _streams(self, size: int) -> tuple[Batches, Batches | None, Batches]:
         """Batches of so many images: of the weights, of the alphas, and of measurements."""
@@ -330,32 +295,56 @@ class Searching:
     def _open_streams(self) -> None:
         """Streams of the epoch at work: the size of its batches and the strength of its augmentation may be its own."""
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
-        self.train, self.arch, self.valid = self._streams(size)
-        self._steps = len(self.train)
+        self.train_stream, self.arch, self.valid = self._streams(size)
 
-    def _train(self) -> None:
-        """What is left of the epoch at work."""
-        supernet, epoch, start = self.supernet, self.epoch, self._start
-        self._progress.start(f"epoch {epoch + 1}/{self.epochs}", self._steps - start)
+    def begin(self, resumed: bool) -> None:
+        """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
+        number = self._stage_at(self.epoch)
+        if number != self._stage:
+            self._enter(number)
+        self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        self.recipe.selection.between(self)
+        self._open_streams()
+        supernet = self.supernet
         if supernet.config.drop_path_prob:
-            supernet.model.drop_path_prob = supernet.config.drop_path_prob * epoch / max(self.epochs - 1, 1)
-        arch_stream = self.arch.endless(epoch * self._steps + start) if self.arch else None
-        for step, batch in enumerate(self.train.epoch(epoch, start), start):
-            arch_batch = next(arch_stream) if arch_stream else None
-            self._arch_loss += supernet.step(batch, arch_batch, self._meter, epoch, step)
-            self._progress.advance(train_loss=self._meter.loss / self._meter.count)
-            if self._run.due():
-                self._save(epoch, step + 1)
+            supernet.model.drop_path_prob = supernet.config.drop_path_prob * self.epoch / max(self.epochs - 1, 1)
 
-    def _measured(self) -> Row:
-        """The row of the epoch at work."""
-        row = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]} | self._meter.summary("train")
+    def count(self) -> int:
+        return len(self.train_stream)
+
+    def batches(self, start: int) -> Iterator[tuple[Batch, Batch | None]]:
+        """What the weights and what the alphas learn from."""
+        both = self.arch.endless(self.epoch * self.count() + start) if self.arch else itertools.repeat(None)
+        return zip(self.train_stream.epoch(self.epoch, start), both, strict=False)
+
+    def step(self, batch: tuple[Batch, Batch | None], number: int) -> None:
+        self._arch_loss += self.supernet.step(*batch, self.meter, self.epoch, number)
+
+    def measured(self) -> Row:
+        row = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]} | self.meter.summary("train")
         if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
-            row["arch_loss"] = self._arch_loss / self._steps
+            row["arch_loss"] = self._arch_loss / self.count()
         for monitor in self.recipe.monitors:
             if monitor.due(self.epoch, self.epochs):
                 row |= monitor.measure(self)
-        return row
+        return row | self.recipe.stopper.facts(self)
+
+    def line(self, row: Row) -> str:
+        return _line(row, self.epochs)
+
+    def after(self, row: Row) -> Next:
+        """Go on, go back or end, as the stopper says; at the end of a stage, build the next supernet."""
+        next_rate(self.supernet.scheduler)
+        self._arch_loss = 0.0
+        then = self.recipe.stopper.after(self)
+        found = self.recipe.selection.architecture(self)
+        if found is not None:
+            self.recording.write_genotype(found)
+        if then.epoch < self.epochs and self._stage_at(then.epoch) != self._stage:
+            self.recipe.stages.end(self, self._stage)
+            self.stages = self.recipe.stages.all()
+            self._enter(self._stage_at(then.epoch))
+        return then
 
 
 def step_memory(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from fastdarts.data import ImageData
 from fastdarts.distributed import average, give, share, summed, total, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
+from fastdarts.loop import Loop, Next, Row
 from fastdarts.recorder import Progress
 from fastdarts.relaxed import same_random_numbers
 from fastdarts.runs import Run
@@ -38,6 +38,11 @@ class Meter:
     loss: float = 0.0
     wrong: int = 0
     count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean loss so far."""
+        return self.loss / self.count
 
     def update(self, loss: float, logits: Tensor, target: Tensor) -> None:
         """Count a batch: its mean loss, logits [N, classes] and labels [N]; of several ranks, the loss of all and the
@@ -223,7 +228,8 @@ def train_all(
         errors = [float(error) for error in state["errors"]]
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
-        error = _train(training, job, errors, state, *batches(job), prefix, run, progress, judge_last)
+        loop = _Epochs(job, training, errors, batches(job), prefix, judge_last, run, progress)
+        error = loop.train_from(state)[f"{prefix}_error"]
         errors.append(error)
         run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
         state = {"errors": errors, "training": None}
@@ -231,65 +237,73 @@ def train_all(
     return errors
 
 
-def _train(
-    training: Training,
-    job: Job,
-    errors: list[float],
-    state: dict[str, Any],
-    train_batches: Batches,
-    judge_batches: Batches,
-    prefix: str,
-    run: Run,
-    progress: Progress,
-    judge_last: bool,
-) -> float:
-    """One job from where ``state`` left it to its last epoch; returns the error after it."""
-    first, start, meter, elapsed = 0, 0, Meter(), 0.0
-    epochs = training.recipe.epochs
+class _Epochs(Loop):
+    """The epochs of one job; ``errors`` are those of the jobs before it."""
 
-    def place(epoch: int, step: int) -> dict[str, Any]:
-        return {
-            "errors": errors,
-            "training": training.state_dict(),
-            "epoch": epoch,
-            "step": step,
-            "meter": asdict(meter),
-            "elapsed": time.monotonic() - begun if step else 0.0,
-        }
+    meter_type = Meter
+    saves_last = False
 
-    def save(epoch: int, step: int) -> None:
-        run.save(place(epoch, step))
+    def __init__(
+        self,
+        job: Job,
+        training: Training,
+        errors: list[float],
+        batches: tuple[Batches, Batches],
+        prefix: str,
+        judge_last: bool,
+        run: Run,
+        progress: Progress,
+    ):
+        super().__init__(run, progress, training.recipe.epochs)
+        self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
+        self.train_batches, self.judge_batches = batches
 
-    if state["training"] is not None:
-        with run.taking_up(place(0, 0), epochs, len(train_batches)):
-            training.load_state_dict(state["training"])
-            first, start, meter, elapsed = state["epoch"], state["step"], Meter(**state["meter"]), state["elapsed"]
+    def train_from(self, state: dict[str, Any]) -> Row:
+        """All epochs that are left after ``state``; returns the last row."""
+        if state["training"] is not None:
+            with self.recording.taking_up(self._place(0, 0), self.epochs, self.count()):
+                self._go_on_from(state)
+        return self.train()
 
-    for epoch in range(first, epochs):
-        begun = time.monotonic() - elapsed
-        training.begin_epoch(epoch)
-        title = f"{_mark(job, ' ')}  epoch {epoch + 1}/{epochs}"
-        progress.start(title, len(train_batches) - start)
-        for step, (x, y) in enumerate(train_batches.epoch(epoch, start), start):
-            training.step(x, y, meter, epoch, step)
-            progress.advance(train_loss=meter.loss / meter.count)
-            if run.due():
-                save(epoch, step + 1)
-        row = job.mark | {"epoch": epoch, "lr": training.optimizer.param_groups[0]["lr"]} | meter.summary("train")
-        judged = ""
-        if epoch + 1 == epochs or not judge_last:
-            attended = run.attend(judge_batches.in_order(), lambda epoch=epoch: save(epoch, len(train_batches)))
+    def state(self) -> dict[str, Any]:
+        return {"errors": self.errors, "training": self.training.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+
+    def begin(self, resumed: bool) -> None:
+        self.training.begin_epoch(self.epoch)
+
+    def count(self) -> int:
+        return len(self.train_batches)
+
+    def batches(self, start: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return self.train_batches.epoch(self.epoch, start)
+
+    def step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+        self.training.step(*batch, self.meter, self.epoch, number)
+
+    def title(self) -> str:
+        return f"{_mark(self.job, ' ')}  {super().title()}"
+
+    def measured(self) -> Row:
+        training = self.training
+        rate = training.optimizer.param_groups[0]["lr"]
+        row = self.job.mark | {"epoch": self.epoch, "lr": rate} | self.meter.summary("train")
+        if self.epoch + 1 == self.epochs or not self.judge_last:
             with autocast(training.recipe.precision, training.device):
-                row |= measure(training.model, attended, training.device, prefix)
-            judged = f"  {prefix} error {row[f'{prefix}_error']:.2f} %"
-        row |= {"drop_path_prob": training.model.drop_path_prob, "seconds": time.monotonic() - begun}
-        next_rate(training.scheduler)
-        run.recorder.epoch(row)
-        progress.line(f"{title}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s")
-        start, meter, elapsed = 0, Meter(), 0.0
-        if epoch + 1 < epochs:
-            save(epoch + 1, 0)
-    return row[f"{prefix}_error"]
+                attended = self.attend(self.judge_batches.in_order())
+                row |= measure(training.model, attended, training.device, self.prefix)
+        return row | {"drop_path_prob": training.model.drop_path_prob}
+
+    def line(self, row: Row) -> str:
+        error = row.get(f"{self.prefix}_error")
+        judged = "" if error is None else f"  {self.prefix} error {error:.2f} %"
+        return f"{self.title()}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s"
+
+    def after(self, row: Row) -> Next:
+        next_rate(self.training.scheduler)
+        return super().after(row)
 
 
 def _mark(job: Job, separator: str) -> str:

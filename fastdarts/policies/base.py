@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.loop import Next
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Architecture, Space
 
@@ -47,8 +48,8 @@ class Search(Protocol):
         model, space, nodes: the supernet, its space, and its nodes a cell.
         device: where it is.
         seed: that of the settings.
-        train, arch, valid: the streams of the weights, of the alphas (None where both learn from the same batch), and
-            of measurements.
+        train_stream, arch, valid: the streams of the weights, of the alphas (None if both learn from the same batch),
+            and of measurements.
         optimizer: that of the weights.
         weight_decay: the L2 on the weights; may be set.
     """
@@ -60,7 +61,7 @@ class Search(Protocol):
     nodes: int
     device: torch.device
     seed: int
-    train: Streams
+    train_stream: Streams
     arch: Streams | None
     valid: Streams
     optimizer: torch.optim.Optimizer
@@ -88,7 +89,7 @@ class Search(Protocol):
     def rows(self) -> list[Row]:
         """The rows of metrics.jsonl so far."""
 
-    def line(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Print a line."""
 
     def progress(self, title: str, steps: int) -> None:
@@ -117,13 +118,6 @@ class Stepping(Protocol):
 
     def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
         """How far the finite difference of an unrolled step on these batches is from the exact product."""
-
-
-class Verdict(NamedTuple):
-    """How a search goes on after an epoch: with which epoch, and how many rows of metrics.jsonl remain (None: all)."""
-
-    epoch: int
-    rows: int | None = None
 
 
 class Selection(Policy):
@@ -159,9 +153,9 @@ class Selection(Policy):
 class Stopper(Policy):
     """When a search ends, or goes back; by default neither before its last epoch."""
 
-    def after(self, search: Search) -> Verdict:
+    def after(self, search: Search) -> Next:
         """What comes after the epoch at work."""
-        return Verdict(search.epoch + 1)
+        return Next(search.epoch + 1)
 
     def final_row(self, rows: list[Row]) -> Row:
         """The row of the epoch whose supernet is the result."""

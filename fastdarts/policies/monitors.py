@@ -62,7 +62,7 @@ class Eigenvalue(Monitor):
         return self.every > 0 and (epoch % self.every == 0 or epoch == epochs - 1)
 
     def measure(self, search: Search) -> Row:
-        x, y = next(search.arch.endless((search.epoch + 1) * len(search.train) - 1))
+        x, y = next(search.arch.endless((search.epoch + 1) * len(search.train_stream) - 1))
         batch = x.to(search.device), y.to(search.device)
         return {"eigenvalue": self.largest(search.model, *batch)}
 
@@ -96,8 +96,8 @@ class ProductError(Monitor):
     curvature = True
 
     def measure(self, search: Search) -> Row:
-        first = search.epoch * len(search.train)
-        batches = next(search.train.epoch(search.epoch)), next(search.arch.endless(first))
+        first = search.epoch * len(search.train_stream)
+        batches = next(search.train_stream.epoch(search.epoch)), next(search.arch.endless(first))
         with search.autocast():
             return search.difference_error(*batches)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from fastdarts.distributed import agree, refuse, settings_of
 from fastdarts.flat import SGD
 from fastdarts.isolation import isolated
+from fastdarts.loop import Loop, Next, Row
 from fastdarts.recorder import Progress
 from fastdarts.rnn.config import RecurrentEvaluateConfig, validate
 from fastdarts.rnn.genotypes import parse_genotype
@@ -63,7 +63,9 @@ def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
         run.describe(device, vocabulary=len(corpus.vocabulary), tokens=tokens, **size)
         run.write_genotype(Architecture(RECURRENT, genotype))
         progress.line(f"run {run.folder}")
-        _train(training, corpus.digest, texts, run, progress)
+        loop = Epochs(training, corpus.digest, texts, run, progress)
+        loop.take_up(len(texts["train"]))
+        loop.train()
         training.return_to_best()
         run.write_weights("weights.pt", training.model)
         tested = measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch")
@@ -188,60 +190,59 @@ class Training:
             self.average.count = state["average"]["count"]
 
 
-def _train(training: Training, digest: str, texts: dict[str, Tensor], run: Run, progress: Progress) -> None:
-    """All epochs that are left."""
-    config = training.config
-    epoch, start, seen, elapsed = 0, 0, Likelihood(), 0.0
-    total = config.epochs + config.finetune_epochs
+class Epochs(Loop):
+    """The epochs of a training, those of fine-tuning after the others."""
 
-    def place(epoch: int, step: int) -> dict[str, Any]:
-        return {
-            "training": training.state_dict(),
-            "epoch": epoch,
-            "step": step,
-            "text": digest,
-            "seen": asdict(seen),
-            "elapsed": time.monotonic() - begun if step else 0.0,
-        }
+    meter_type = Likelihood
 
-    with run.taking_up(place(0, 0), total, len(texts["train"])) as state:
-        if state is not None:
-            training.load_state_dict(state["training"])
-            epoch, start, seen, elapsed = state["epoch"], state["step"], Likelihood(**state["seen"]), state["elapsed"]
+    def __init__(self, training: Training, digest: str, texts: dict[str, Tensor], run: Run, progress: Progress):
+        config = training.config
+        super().__init__(run, progress, config.epochs + config.finetune_epochs)
+        self.training, self.digest, self.texts = training, digest, texts
+        self.lengths = Lengths(config.bptt, config.length_spread, config.bptt + 20)
+        self.phase = "sgd"
+        self.stalls = False
 
-    def save(epoch: int, step: int) -> None:
-        run.save(place(epoch, step))
+    def state(self) -> dict[str, Any]:
+        return {"training": self.training.state_dict(), "text": self.digest}
 
-    if run.state is None:
-        save(0, 0)  # from here on a run without a checkpoint has lost it
-    lengths = Lengths(config.bptt, config.length_spread, config.bptt + 20)
-    while epoch < total:
-        begun = time.monotonic() - elapsed
-        finetuning = epoch >= config.epochs
-        if start == 0:
+    def load(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+
+    def begin(self, resumed: bool) -> None:
+        training, epochs = self.training, self.training.config.epochs
+        if not resumed:
             training.hidden.zero_()
-            if epoch == config.epochs:
+            if self.epoch == epochs:
                 training.finetune()
-        segments = lengths.draw(len(texts["train"]), config.seed, epoch)
-        progress.start(f"epoch {epoch + 1}/{total}", len(segments) - start)
-        for step, rows in enumerate(segments[start:], start):
-            seen.update(training.step(texts["train"], rows, epoch, step), len(rows) * config.batch_size)
-            progress.advance(train_loss=seen.total / seen.count)
-            if run.due():
-                save(epoch, step + 1)
-        at = f"epoch {epoch}"
-        phase = "finetune" if finetuning else "sgd" if training.average is None else "asgd"
-        row = {"epoch": epoch, "lr": config.learning_rate, "phase": phase} | seen.summary("train", at)
+        self.phase = "finetune" if self.epoch >= epochs else "sgd" if training.average is None else "asgd"
+        self.segments = self.lengths.draw(len(self.texts["train"]), training.config.seed, self.epoch)
+
+    def count(self) -> int:
+        return len(self.segments)
+
+    def batches(self, start: int) -> list[range]:
+        return self.segments[start:]
+
+    def step(self, batch: range, number: int) -> None:
+        loss = self.training.step(self.texts["train"], batch, self.epoch, number)
+        self.meter.update(loss, len(batch) * self.training.config.batch_size)
+
+    def measured(self) -> Row:
+        training, config, at = self.training, self.training.config, f"epoch {self.epoch}"
+        row = {"epoch": self.epoch, "lr": config.learning_rate, "phase": self.phase} | self.meter.summary("train", at)
         with training.averaged():
-            judged = measure(training.model, in_order(texts["valid"], config.bptt)).summary("valid", at)
-            stalls = training.judge(judged["valid_loss"])
-        row |= judged | {"seconds": time.monotonic() - begun}
-        run.recorder.epoch(row)
-        progress.line(
-            f"epoch {epoch + 1}/{total}  {phase}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "
+            judged = measure(training.model, in_order(self.texts["valid"], config.bptt)).summary("valid", at)
+            self.stalls = training.judge(judged["valid_loss"])
+        return row | judged
+
+    def line(self, row: Row) -> str:
+        return (
+            f"{self.title()}  {row['phase']}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "
             f"{row['valid_perplexity']:.2f}  {row['seconds']:.1f} s"
         )
-        if stalls and training.average is None:
-            training.average = Average(training.model)
-        epoch, start, seen, elapsed = total if stalls and finetuning else epoch + 1, 0, Likelihood(), 0.0
-        save(epoch, 0)
+
+    def after(self, row: Row) -> Next:
+        if self.stalls and self.training.average is None:
+            self.training.average = Average(self.training.model)
+        return Next(self.epochs if self.stalls and self.phase == "finetune" else self.epoch + 1)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import Batch, Passes
 from fastdarts.isolation import isolated
+from fastdarts.loop import Loop, Next, Row
 from fastdarts.methods.common import strategy
 from fastdarts.policies.monitors import supernet_facts
 from fastdarts.recorder import Progress
@@ -65,7 +63,10 @@ def _search(config: RecurrentSearchConfig) -> dict[str, Any]:
             primitives={"recurrent": [PRIMITIVES] * edges_of(config.nodes)},
         )
         progress.line(f"run {run.folder}")
-        row = _train(config, Supernet(config, corpus, device), corpus.digest, texts, run, progress)
+        loop = Searching(Supernet(config, corpus, device), corpus.digest, texts, run, progress)
+        loop.take_up(len(texts["train"]))
+        loop.train()
+        row = run.rows()[-1]
         result = {
             "kind": "search",
             "method": "darts",
@@ -167,67 +168,55 @@ class Supernet:
         self.arch_row = state["arch_row"]
 
 
-def _train(
-    config: RecurrentSearchConfig,
-    supernet: Supernet,
-    digest: str,
-    texts: dict[str, Tensor],
-    run: Run,
-    progress: Progress,
-) -> dict[str, Any]:
-    """All epochs that are left; returns the row of the last one."""
-    epoch, start, seen, arch_loss, elapsed = 0, 0, Likelihood(), 0.0, 0.0
+class Searching(Loop):
+    """The epochs of a search."""
 
-    def place(epoch: int, step: int) -> dict[str, Any]:
-        return {
-            "epoch": epoch,
-            "step": step,
-            "text": digest,
-            "seen": asdict(seen),
-            "arch_loss": arch_loss,
-            "elapsed": time.monotonic() - begun if step else 0.0,
-            "supernet": supernet.state_dict(),
-        }
+    meter_type = Likelihood
 
-    with run.taking_up(place(0, 0), config.epochs, len(texts["train"])) as state:
-        if state is not None:
-            supernet.load_state_dict(state["supernet"])
-            epoch, start, seen = state["epoch"], state["step"], Likelihood(**state["seen"])
-            arch_loss, elapsed = state["arch_loss"], state["elapsed"]
+    def __init__(self, supernet: Supernet, digest: str, texts: dict[str, Tensor], run: Run, progress: Progress):
+        super().__init__(run, progress, supernet.config.epochs)
+        self.supernet, self.digest, self.texts, self.arch_loss = supernet, digest, texts, 0.0
 
-    def save(epoch: int, step: int) -> None:
-        run.save(place(epoch, step))
+    def state(self) -> dict[str, Any]:
+        return {"text": self.digest, "arch_loss": self.arch_loss, "supernet": self.supernet.state_dict()}
 
-    if run.state is None:
-        save(0, 0)  # from here on a run without a checkpoint has lost it
-    while epoch < config.epochs:
-        begun = time.monotonic() - elapsed
-        segments = Lengths(config.bptt).draw(len(texts["train"]), config.seed, epoch)
-        progress.start(f"epoch {epoch + 1}/{config.epochs}", len(segments) - start)
-        if start == 0:
-            supernet.begin_epoch()
-        for step, rows in enumerate(segments[start:], start):
-            value, arch_value = supernet.step(texts["train"], rows, texts["arch"], epoch, step)
-            seen.update(value, len(rows) * config.batch_size)
-            arch_loss += arch_value
-            progress.advance(train_loss=seen.total / seen.count)
-            if run.due():
-                save(epoch, step + 1)
-        at = f"epoch {epoch}"
-        row = {"epoch": epoch, "lr": config.learning_rate} | seen.summary("train", at)
-        row["arch_loss"] = arch_loss / len(segments)
-        last = functools.partial(save, epoch, len(segments))
-        pieces = run.attend(in_order(texts["valid"], config.bptt), last)
-        row |= measure(supernet.model, pieces).summary("valid", at)
-        row |= supernet_facts(supernet.model, RECURRENT, supernet.model.genotype()) | {
-            "seconds": time.monotonic() - begun
-        }
-        run.recorder.epoch(row)
-        progress.line(
-            f"epoch {epoch + 1}/{config.epochs}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "
+    def load(self, state: dict[str, Any]) -> None:
+        self.supernet.load_state_dict(state["supernet"])
+        self.arch_loss = state["arch_loss"]
+
+    def begin(self, resumed: bool) -> None:
+        config = self.supernet.config
+        self.segments = Lengths(config.bptt).draw(len(self.texts["train"]), config.seed, self.epoch)
+        if not resumed:
+            self.supernet.begin_epoch()
+
+    def count(self) -> int:
+        return len(self.segments)
+
+    def batches(self, start: int) -> list[range]:
+        return self.segments[start:]
+
+    def step(self, batch: range, number: int) -> None:
+        loss, arch_loss = self.supernet.step(self.texts["train"], batch, self.texts["arch"], self.epoch, number)
+        self.meter.update(loss, len(batch) * self.supernet.config.batch_size)
+        self.arch_loss += arch_loss
+
+    def measured(self) -> Row:
+        config, model, at = self.supernet.config, self.supernet.model, f"epoch {self.epoch}"
+        row = {"epoch": self.epoch, "lr": config.learning_rate} | self.meter.summary("train", at)
+        row["arch_loss"] = self.arch_loss / self.count()
+        pieces = self.attend(in_order(self.texts["valid"], config.bptt))
+        row |= measure(model, pieces).summary("valid", at)
+        return row | supernet_facts(model, RECURRENT, model.genotype())
+
+    def line(self, row: Row) -> str:
+        return (
+            f"{self.title()}  train perplexity {row['train_perplexity']:.2f}  valid perplexity "
             f"{row['valid_perplexity']:.2f}  {row['seconds']:.1f} s"
         )
-        epoch, start, seen, arch_loss, elapsed = epoch + 1, 0, Likelihood(), 0.0, 0.0
-        run.write_genotype(Architecture(RECURRENT, supernet.model.genotype()))  # before a save, which may be the end
-        save(epoch, 0)
-    return run.rows()[-1]
+
+    def after(self, row: Row) -> Next:
+        self.arch_loss = 0.0
+        found = Architecture(RECURRENT, self.supernet.model.genotype())
+        self.recording.write_genotype(found)  # before a save, which may be the end
+        return super().after(row)

@@ -34,6 +34,11 @@ class Likelihood:
     total: float = 0.0
     count: int = 0
 
+    @property
+    def mean(self) -> float:
+        """The mean so far."""
+        return self.total / self.count
+
     def update(self, loss: float, tokens: int) -> None:
         """Count so many tokens of this mean loss."""
         self.total += loss * tokens
