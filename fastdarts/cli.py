@@ -114,7 +114,7 @@ def _run(arguments: list[str]) -> None:
 
 def _parse(arguments: list[str]) -> Command:
     arguments = _with_flag(arguments)
-    _load_plugins(arguments)
+    plugins = _load_plugins(arguments)
     recurrent = _is_recurrent(arguments)
     reading = _read(arguments)
     if recurrent and (method := reading.value("--method")):
@@ -132,6 +132,8 @@ def _parse(arguments: list[str]) -> Command:
         command: _defaults(reading, command, kind, method) if arguments[:1] == [command] else kind()
         for command, kind in (("search", search_config), ("evaluate", evaluate_config), ("study", StudyConfig))
     }
+    if plugins and arguments[:1] == ["evaluate"]:  # the run of the genotype may have had some
+        settings["evaluate"] = replace(settings["evaluate"], plugin=plugins)
     if not recurrent:
         searching = search_by(type(settings["search"]))
     kinds = (
@@ -183,8 +185,9 @@ def _with_flag(arguments: list[str]) -> list[str]:
     return ["search", "--method", *arguments[1:]]
 
 
-def _load_plugins(arguments: list[str]) -> None:
-    """Import the plug-ins that the arguments name, and those of the runs and settings files that they name."""
+def _load_plugins(arguments: list[str]) -> tuple[str, ...]:
+    """Import the plug-ins that the arguments name, and those of the runs and settings files that they name; return
+    their paths."""
     reading = _read(arguments, known_methods=False)
     texts = [*reading.given.get("--plugin", ())]
     for flag in ("--config", "--resume", "--genotype", "the folder"):
@@ -200,6 +203,7 @@ def _load_plugins(arguments: list[str]) -> None:
         texts += [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
     for text in texts:
         load_plugin(Path(text))
+    return tuple(dict.fromkeys(texts))
 
 
 def _method(arguments: list[str], reading: Reading) -> str | None:

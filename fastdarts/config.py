@@ -69,6 +69,9 @@ class RunConfig:
     """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.plugin, tuple):  # what it is else is said when the settings are checked
+            paths = (os.path.abspath(os.path.expanduser(p)) if isinstance(p, str) and p else p for p in self.plugin)
+            object.__setattr__(self, "plugin", tuple(paths))
         for field in dataclasses.fields(self):
             if isinstance(value := getattr(self, field.name), Path):
                 object.__setattr__(self, field.name, Path(os.path.expanduser(value)))

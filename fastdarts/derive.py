@@ -46,12 +46,11 @@ def nodes_of(space: str, alphas: Sequence[Tensor]) -> int:
     """The nodes of a cell whose alphas have so many rows; raises :class:`FastdartsError` if no cell has as many."""
     found: Space = find_space(space)
     rows = len(alphas[0]) if alphas else 0
-    for nodes in range(1, 101):
-        edges = len(found.topology(nodes).edges)
-        if edges == rows:
-            return nodes
-        if edges > rows:
-            break
+    if len(found.topology(found.nodes).edges) == rows:
+        return found.nodes
+    cell = found.cell.holding(rows)
+    if len(cell.edges) == rows and found.topology(cell.nodes) == cell:
+        return cell.nodes
     raise FastdartsError(f"got alphas of {rows} rows, one for each edge: no cell of space {space} has so many edges")
 
 

@@ -94,7 +94,7 @@ def load_plugin(path: Path) -> None:
         spec.loader.exec_module(module)
     except FastdartsError:
         raise
-    except Exception as error:  # whatever a file of somebody else's may raise
+    except (Exception, SystemExit) as error:  # whatever a file of somebody else's may raise
         raise FastdartsError(
             f"the plug-in {path} cannot be imported ({type(error).__name__}: {error}): mend it"
         ) from error

@@ -22,6 +22,7 @@ from fastdarts.config import (
 )
 from fastdarts.errors import FastdartsError
 from fastdarts.kinds import MOST, Range
+from fastdarts.registry import load_plugin
 from fastdarts.settings import choices_of
 from fastdarts.spaces import Space, find_space
 from fastdarts.stored import alternatives
@@ -104,6 +105,8 @@ def validate(config: SearchConfig | EvaluateConfig) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first setting that makes no sense, alone or with
     others."""
     check_fields(config)
+    for path in config.plugin:
+        load_plugin(Path(path))
     if config.image_size is not None and config.image_size % 2:
         raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
     if not 0 < config.test_portion < 1:

@@ -1,0 +1,174 @@
+"""Methods by name, settings of their own, and plug-ins."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastdarts.config import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.errors import FastdartsError
+from fastdarts.methods.common import bilevel
+from fastdarts.methods.darts import DARTS
+from fastdarts.methods.lambda_darts import LambdaDARTS
+from fastdarts.methods.pc_darts import PCDARTS
+from fastdarts.policies.bilevel import Bilevel
+from fastdarts.registry import METHODS, find_method, load_plugin, methods, register
+from fastdarts.settings import from_dict, from_toml
+from fastdarts.spaces import SPACES, find_space
+from fastdarts.validation import validate
+
+ROOT = Path(__file__).parent.parent
+PLUGIN = '''
+from fastdarts.config import BilevelConfig
+from fastdarts.kinds import Positive
+from fastdarts.methods.common import bilevel
+from fastdarts.registry import register
+from fastdarts.relaxation import Softmax
+from fastdarts.spaces import SPACES, CellSpace
+
+SPACES["pair"] = CellSpace("pair", ("skip_connect", "sep_conv_3x3"))
+
+
+class Tempered(Softmax):
+    def __init__(self, temperature):
+        self.temperature = temperature
+
+    def strength(self, alpha):
+        return super().strength(alpha / self.temperature)
+
+
+@register("tempered", paper="nobody")
+class TemperedDARTS(BilevelConfig):
+    """Tempered DARTS: a softmax of another temperature."""
+
+    temperature: Positive = 0.5
+    """Temperature of the softmax."""
+
+    def build(self, space):
+        return bilevel(self, space, relaxation=Tempered(self.temperature))
+'''
+TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--nodes", "1", "--samples", "48", "--batch-size", "16"]
+
+
+def test_search_config_makes_the_settings_of_the_method():
+    assert type(SearchConfig()) is DARTS and type(SearchConfig(method="pc-darts", partial=2)) is PCDARTS
+    assert SearchConfig(method="lambda-darts", lambda_strength=0.5) == LambdaDARTS(lambda_strength=0.5)
+    assert SearchConfig().method == DARTS.method == "darts"
+
+
+def test_settings_of_other_methods_do_not_exist():
+    assert not hasattr(SearchConfig(), "lambda_strength") and not hasattr(SearchConfig(method="random"), "warmup")
+    assert SearchConfig(lambda_strength=0.125) == SearchConfig()  # what Λ-DARTS does by default says nothing
+    with pytest.raises(FastdartsError, match=r"--lambda-strength is .* but goes with --method lambda-darts: "):
+        SearchConfig(lambda_strength=0.5)
+    with pytest.raises(FastdartsError, match="unknown setting 'lambda'"):
+        SearchConfig(**{"lambda": 0.5})
+    with pytest.raises(TypeError):
+        DARTS(lambda_strength=0.5)
+
+
+def test_a_settings_file_may_have_a_table_of_the_method(tmp_path):
+    file = tmp_path / "c.toml"
+    file.write_text('method = "lambda-darts"\nepochs = 3\n[lambda-darts]\nlambda_strength = 0.5\n', encoding="utf-8")
+    assert from_toml(file, SearchConfig) == LambdaDARTS(epochs=3, lambda_strength=0.5)
+    file.write_text('method = "darts"\n[lambda-darts]\nlambda_strength = 0.5\n', encoding="utf-8")
+    with pytest.raises(FastdartsError, match=r"c\.toml cannot be used: unknown setting 'lambda-darts'"):
+        from_toml(file, SearchConfig)
+
+
+def test_flat_settings_of_old_runs_are_read():
+    """Once all methods had one class: a run of DARTS holds the defaults of all others too."""
+    old = {"method": "darts", "epochs": 3, "lambda_strength": 0.125, "es_window": 5, "candidates": 8, "supernet": None}
+    assert from_dict(old, SearchConfig, "here", stored=True) == SearchConfig(epochs=3)
+    assert from_dict(old | {"es_window": 7}, SearchConfig, "here", stored=True) == SearchConfig(epochs=3)
+    with pytest.raises(FastdartsError, match="here cannot be used: --es-window is 7 but goes with --method darts-a"):
+        from_dict(old | {"es_window": 7}, SearchConfig, "here")
+
+
+def test_a_name_is_taken_once(monkeypatch):
+    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
+    with pytest.raises(FastdartsError, match="method 'darts' is registered twice"):
+
+        @register("darts", paper="nobody")
+        class Other(BilevelConfig):
+            pass
+
+    assert find_method("darts").settings is DARTS
+
+
+@pytest.mark.parametrize("name", ["DARTS", "darts ", "", None, 5, ["darts"]])
+def test_an_unknown_method_is_one_sentence(name):
+    with pytest.raises(FastdartsError, match=r"--method is .*: expected one of .*darts, darts-ada, "):
+        SearchConfig(method=name)
+
+
+@pytest.mark.parametrize("name", [name for name, method in methods().items() if method.settings.needs])
+def test_a_space_without_what_a_method_needs_is_refused(name, monkeypatch):
+    bare = type("Bare", (type(SPACES["s2"]),), {"has": frozenset()})("bare", ("skip_connect", "sep_conv_3x3"))
+    monkeypatch.setitem(SPACES, "bare", bare)
+    with pytest.raises(FastdartsError, match=f"--method {name} needs a space whose supernets have "):
+        validate(SearchConfig(method=name, space="bare"))
+
+
+@pytest.mark.parametrize("name", methods())
+def test_the_docstring_of_a_method_says_what_it_is_and_every_setting_has_a_range_or_words(name):
+    method = methods()[name]
+    summary = method.settings.__doc__.strip().splitlines()[0]
+    assert ":" in summary and method.paper
+    assert method.settings.build is not SearchConfig.build or issubclass(method.settings, SupernetConfig)
+
+
+def test_the_defaults_of_the_policies_are_darts():
+    space = find_space("darts")
+    recipe = bilevel(resolve(SearchConfig()), space)
+    plain = Bilevel(recipe.alphas, recipe.stages)
+    for name in ("order", "held_out", "side_effects", "warmup", "penalty", "alignment", "path", "start", "relaxation"):
+        assert getattr(recipe, name) == getattr(plain, name), name
+
+
+def fastdarts(*arguments, cwd):
+    command = [sys.executable, "-m", "fastdarts", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_a_plugin_is_remembered_by_its_run_and_by_whatever_comes_of_it(tmp_path):
+    """Search, resume, report and evaluate in a method and a space of a file of one's own, by its relative path."""
+    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    settings = ["--space", "pair", "--temperature", "0.25", *TINY, "--plugin", "mine.py", "--run", "found"]
+    done = fastdarts("search", "tempered", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = from_toml(tmp_path / "found" / "config.toml", SearchConfig)
+    assert (found.method, found.temperature, found.plugin) == ("tempered", 0.25, (str(tmp_path / "mine.py"),))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    trained = [*TINY[:6], *TINY[8:], "--run", str(tmp_path / "trained")]
+    for command in (
+        ["search", "--resume", str(tmp_path / "found")],
+        ["report", str(tmp_path / "found")],
+        ["evaluate", "--genotype", str(tmp_path / "found"), *trained],
+        ["evaluate", "--resume", str(tmp_path / "trained")],
+    ):
+        done = fastdarts(*command, cwd=elsewhere)
+        assert done.returncode == 0, (command, done.stderr)
+    weights = json.loads((tmp_path / "found" / "metrics.jsonl").read_text(encoding="utf-8"))["weights_normal"]
+    assert all(abs(sum(row) - 1) < 1e-6 for row in weights)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "expected a Python file"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("def", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit"),
+    ],
+)
+def test_a_plugin_that_cannot_be_imported_is_one_sentence(tmp_path, content, words):
+    file = tmp_path / "bad.py"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(FastdartsError, match=words) as error:
+        load_plugin(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
