@@ -29,7 +29,7 @@ from fastdarts.search import search
 from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig
-from tests.outcomes import difference, outcome
+from fastdarts.testing.outcomes import difference, outcome
 
 KJV = Path(__file__).parent / "data" / "kjv"
 SMALL = {"channels": 4, "layers": 3, "samples": 48, "batch_size": 16, "threads": 1, "device": "cpu"}

@@ -24,8 +24,8 @@ from fastdarts.recorder import read_metrics
 from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.rnn.search import search as search_text
 from fastdarts.search import search
+from fastdarts.testing.outcomes import difference, outcome
 from tests import ranks
-from tests.outcomes import difference, outcome
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,7 +14,7 @@ from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import SearchConfig
 from fastdarts.endings import stoppable
 from fastdarts.search import search
-from tests.outcomes import difference, outcome
+from fastdarts.testing.outcomes import difference, outcome
 
 ROOT = Path(__file__).parent.parent
 TINY = {"epochs": 2, "channels": 4, "layers": 3, "nodes": 1, "batch_size": 8, "samples": 100, "gap_every": 0}

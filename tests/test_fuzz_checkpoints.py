@@ -16,8 +16,8 @@ from fastdarts.checkpoint import UNSEALED, load_checkpoint
 from fastdarts.config import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.search import search
+from fastdarts.testing.outcomes import difference, outcome
 from tests.fuzzing import share
-from tests.outcomes import difference, outcome
 
 CONFIG = SearchConfig(
     space="tiny", nodes=1, channels=4, layers=3, samples=48, batch_size=16, epochs=2, threads=1, device="cpu",

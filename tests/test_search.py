@@ -27,7 +27,7 @@ from fastdarts.runs import stored_config
 from fastdarts.search import search
 from fastdarts.spaces import architecture
 from fastdarts.supernet import Supernet
-from tests.outcomes import difference, outcome
+from fastdarts.testing.outcomes import difference, outcome
 
 TINY = {
     "epochs": 2,

@@ -1,0 +1,66 @@
+"""The checks that are shipped: all methods and spaces pass them, and each fails where it should."""
+
+import pytest
+import torch
+
+from fastdarts.config import BilevelConfig
+from fastdarts.methods.common import bilevel
+from fastdarts.registry import METHODS, methods, register
+from fastdarts.relaxation import Softmax
+from fastdarts.spaces import SPACES
+from fastdarts.testing import check_method, check_space
+
+# Methods that start from the result of other searches are checked in tests of their own.
+ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
+SETTINGS = {
+    "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
+    "lambda-darts": {"layers": 4},
+    "pc-darts": {"warmup": 1},
+    "random": {"candidates": 2, "epochs": 1},
+    "random-ws": {"candidates": 3},
+}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_method_passes(tmp_path, name, without_estimate):
+    check_method(name, tmp_path, kills=3, **SETTINGS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_passes(name):
+    check_space(name, layers=5 if name == "nasbench201" else 3)
+
+
+class Noisy(Softmax):
+    def strength(self, alpha):
+        return super().strength(alpha + torch.rand(()))
+
+
+class Forgetful(Softmax):
+    """Counts its epochs, and does not say so to checkpoints."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def start_epoch(self, epoch, epochs):
+        self.calls += 1
+
+    def strength(self, alpha):
+        return super().strength(alpha * self.calls)
+
+
+@pytest.mark.parametrize(
+    ("relaxation", "words"), [(Noisy, "draws from torch|not a function"), (Forgetful, "ended after")]
+)
+def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, monkeypatch, without_estimate, relaxation, words):
+    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
+
+    @register("broken", paper="nobody")
+    class Broken(BilevelConfig):
+        """Broken: a method."""
+
+        def build(self, space):
+            return bilevel(self, space, relaxation=relaxation())
+
+    with pytest.raises(AssertionError, match=words):
+        check_method("broken", tmp_path)
