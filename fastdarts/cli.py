@@ -134,10 +134,13 @@ def _parse(arguments: list[str]) -> Command:
     }
     if plugins and arguments[:1] == ["evaluate"]:  # the run of the genotype may have had some
         settings["evaluate"] = replace(settings["evaluate"], plugin=plugins)
-    if not recurrent:
+    if recurrent:
+        search_default = SearchRecurrent(settings["search"])
+    else:
         searching = search_by(type(settings["search"]))
+        search_default = searching.having(settings["search"])
     kinds = (
-        Annotated[searching, subcommand("search", prefix_name=False, default=searching(settings["search"]))]
+        Annotated[searching, subcommand("search", prefix_name=False, default=search_default)]
         | Annotated[Project, subcommand("project", prefix_name=False)]
         | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
         | Annotated[Study, subcommand("study", prefix_name=False, default=Study(settings["study"]))]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import torch
 import tyro
@@ -17,6 +18,7 @@ from fastdarts import distributed
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.kinds import Batch, Count, Few, NotNegative, NotNegativeInt, Positive, Seed, Width, Workers
+from fastdarts.listing import flag_texts
 from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.study.config import StudyConfig
 
@@ -25,29 +27,53 @@ from fastdarts.study.config import StudyConfig
 class Search:
     """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
 
-    settings: OmitArgPrefixes[SearchConfig]
     config: Path | None = None
     """Read settings from this TOML file; flags come on top."""
 
+    parts: ClassVar[Mapping[str, type]] = {}
+    """The groups of flags."""
+    kind: ClassVar[type[SearchConfig]] = SearchConfig
+    """The settings that they make."""
+
+    @classmethod
+    def having(cls, settings: SearchConfig) -> Search:
+        """The command with these settings."""
+        values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+        return cls(
+            **{title: part(**{f.name: values[f.name] for f in fields(part)}) for title, part in cls.parts.items()}
+        )
+
+    @property
+    def settings(self) -> SearchConfig:
+        """What the flags say."""
+        return self.kind(**{name: value for title in self.parts for name, value in vars(getattr(self, title)).items()})
+
     def run(self) -> None:
         """Search and print the genotype, the supernet's validation error and the report's path."""
-        if getattr(self.settings, "supernet", None) is not None and self.settings.resume is None:
+        settings = self.settings
+        if getattr(settings, "supernet", None) is not None and settings.resume is None:
             raise FastdartsError(
-                f"--supernet is {self.settings.supernet}: a supernet is projected by fastdarts project, with the "
-                "settings of its search"
+                f"--supernet is {settings.supernet}: a supernet is projected by fastdarts project, with the settings "
+                "of its search"
             )
-        _search(self.settings)
+        _search(settings)
 
 
 @functools.cache
 def search_by(settings: type[SearchConfig]) -> type[Search]:
-    """The command for a method with these settings: their fields are its flags."""
-    fields = [("settings", OmitArgPrefixes[settings])]
-    made = dataclasses.make_dataclass(
-        "Search", fields, bases=(Search,), frozen=True, namespace={"__doc__": settings.__doc__}
-    )
-    made.__module__ = Search.__module__
-    return made
+    """The command for a method with these settings: its flags are their fields, in groups, the method's own first."""
+    groups: dict[str, list[tuple[str, Any, Any]]] = {}
+    helps, hints = flag_texts(settings), get_type_hints(settings, include_extras=True)
+    left = {field.name: field for field in fields(settings)}
+    for owner in settings.__mro__:
+        for name in [name for name in vars(owner).get("__annotations__", ()) if name in left]:
+            hint = Annotated[hints[name], tyro.conf.arg(help=helps[name])]
+            default = dataclasses.field(default=left.pop(name).default)
+            groups.setdefault(vars(owner).get("group", "method"), []).append((name, hint, default))
+    parts = {title: dataclasses.make_dataclass(title, group, frozen=True) for title, group in groups.items()}
+    nested = [(title, OmitArgPrefixes[part], dataclasses.field(default=part())) for title, part in parts.items()]
+    namespace = {"__doc__": settings.__doc__, "parts": parts, "kind": settings}
+    return dataclasses.make_dataclass("Search", nested, bases=(Search,), frozen=True, namespace=namespace)
 
 
 @dataclass(frozen=True)

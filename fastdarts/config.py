@@ -45,6 +45,9 @@ def expanded(path: str | Path) -> Path:
 class RunConfig:
     """Where the work is done, and what it leaves. In paths, a leading ~ is the home folder."""
 
+    group: ClassVar[str] = "running"
+    """Title of the settings of this class among the flags."""
+
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
     threads: Count | None = None
@@ -80,6 +83,8 @@ class RunConfig:
 @dataclass(frozen=True)
 class DataConfig(RunConfig):
     """Which images, and where the work is done."""
+
+    group: ClassVar[str] = "data"
 
     dataset: Dataset = "digits"
     """Images to learn from; digits needs no download, folder means one folder of images per class, or train/ and test/
@@ -120,6 +125,8 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
 
     Raises :class:`FastdartsError` for an unknown method, and for a setting that the method does not have.
     """
+
+    group: ClassVar[str] = "search"
 
     method: str = ""
     """Method of the search; `fastdarts methods` lists them."""
@@ -204,6 +211,8 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
 class SupernetConfig(SearchConfig):
     """Settings of the methods that train a supernet."""
 
+    group: ClassVar[str] = "supernet"
+
     stem: Literal["cifar", "imagenet"] = "cifar"
     """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
     cell."""
@@ -233,6 +242,8 @@ class SupernetConfig(SearchConfig):
 class AlphaConfig(SupernetConfig):
     """Settings of the methods that train alphas."""
 
+    group: ClassVar[str] = "alphas"
+
     warmup: EpochsOrNone | None = None
     """Epochs in which the weights are trained and alphas and betas are not (DARTS: 0)."""
     arch_learning_rate: Positive | None = None
@@ -246,6 +257,8 @@ class AlphaConfig(SupernetConfig):
 @dataclass(frozen=True)
 class BilevelConfig(AlphaConfig):
     """Settings of the methods whose alphas may look through a step of the weights."""
+
+    group: ClassVar[str] = "hypergradient"
 
     unrolled: bool = False
     """Second order: differentiate through one step of the weights; --hypergradient unrolled."""

@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
+import inspect
+import itertools
+import textwrap
 from typing import Any
 
-from fastdarts.config import DataConfig, RunConfig, resolve
+from fastdarts.config import DataConfig, RunConfig, SearchConfig, resolve
 from fastdarts.registry import Method, methods
 from fastdarts.spaces import SPACES, Space
 
 GENERAL = {field.name for kind in (RunConfig, DataConfig) for field in dataclasses.fields(kind)} - {"batch_size"}
 """Settings of every run: no paper says anything about them."""
+
+
+@functools.cache
+def texts_of(settings: type[Any]) -> dict[str, str]:
+    """The sentences that stand below the fields of a dataclass of settings, by the names of the fields.
+
+    A text of the class itself counts more than that of a class that it is derived from. Empty where a class has no
+    source to be read.
+    """
+    found: dict[str, str] = {}
+    for owner in reversed(settings.__mro__):
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = " ".join(str(text.value.value).split())
+    return {field.name: found.get(field.name, "") for field in dataclasses.fields(settings)}
+
+
+def flag_texts(settings: type[SearchConfig]) -> dict[str, str]:
+    """The same for flags: of a setting that is filled in where it is left out, with the value that it then has."""
+    used, texts = resolve(settings()), texts_of(settings)
+    for field in dataclasses.fields(settings):
+        if field.default is None and (value := getattr(used, field.name)) is not None:
+            texts = texts | {field.name: f"{texts[field.name].partition(' (DARTS:')[0].rstrip('.')} ({value})."}
+    return texts
 
 
 def method_facts(method: Method) -> dict[str, Any]:
@@ -25,7 +58,12 @@ def method_facts(method: Method) -> dict[str, Any]:
         if field.name != "method":
             default = getattr(used, field.name)
             published = method.settings.unlike.get(field.name, default)
-            settings[field.name] = {"default": default, "published": None if field.name in GENERAL else published}
+            published = None if field.name in GENERAL else published
+            settings[field.name] = {
+                "default": default,
+                "published": published,
+                "help": texts_of(method.settings)[field.name],
+            }
     return {
         "name": method.name,
         "summary": (method.settings.__doc__ or "").strip().splitlines()[0],

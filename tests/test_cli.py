@@ -15,10 +15,11 @@ import tyro
 
 from fastdarts.arguments import check, parameters, read
 from fastdarts.cli import main
-from fastdarts.commands import Search
+from fastdarts.commands import search_by
 from fastdarts.config import SearchConfig
 from fastdarts.genotypes import DARTS_V1, to_dict
 from fastdarts.recorder import read_metrics
+from fastdarts.registry import find_method
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in SMALL.items()]
@@ -208,32 +209,40 @@ def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("method", "arguments"),
     [
-        ["--channels", "4", "--nodes=2", "--no-arch_side_effects", "--edge-normalisation", "None", "--unrolled"],
-        [
-            "--weight-decay",
-            "-0.0",
-            "--genotypes",
-            "DARTS_V1",
-            "DARTS_V2",
-            "--run",
-            "a b",
-            "--channels=3",
-            "--data",
-            "-1",
-        ],
-        ["--run=--odd", "--batch_size", "1_0", "--criterion=loss", "--no-keep-kinks", "--device", "None"],
+        (
+            "darts",
+            ["--channels", "4", "--nodes=2", "--no-arch_side_effects", "--edge-normalisation", "None", "--unrolled"],
+        ),
+        (
+            "select",
+            [
+                "--weight-decay",
+                "-0.0",
+                "--genotypes",
+                "DARTS_V1",
+                "DARTS_V2",
+                "--run",
+                "a b",
+                "--channels=3",
+                "--data",
+                "-1",
+            ],
+        ),
+        ("darts-pt", ["--run=--odd", "--batch_size", "1_0", "--criterion=loss", "--device", "None"]),
+        ("lambda-darts", ["--no-keep-kinks", "--lambda_strength=0.5", "--plugin", "/a.py", "/b.py"]),
     ],
 )
-def test_the_reader_of_flags_takes_them_as_the_parser_does(arguments):
+def test_the_reader_of_flags_takes_them_as_the_parser_does(method, arguments):
     """Two readers of one line: this one, which explains mistakes, and tyro, which makes the settings."""
-    known = parameters(Search)
-    check(arguments, known, {}, "")
+    kind, settings = search_by(find_method(method).settings), SearchConfig(method=method)
+    known = parameters(kind)
+    check(arguments, known, {})
     given = read(arguments, known).given
-    parsed = tyro.cli(Search, args=arguments, default=Search(SearchConfig()))
+    parsed = tyro.cli(kind, args=arguments, default=kind.having(settings))
     values = {"--" + name.replace("_", "-"): value for name, value in vars(parsed.settings).items()}
-    plain = {"--" + name.replace("_", "-"): value for name, value in vars(SearchConfig()).items()}
+    plain = {"--" + name.replace("_", "-"): value for name, value in vars(settings).items()}
     assert {name for name in values if values[name] != plain[name]} <= given.keys()
     for name, texts in given.items():
         if texts and texts != ["None"]:

@@ -16,8 +16,9 @@ import fastdarts.study.tiny
 from fastdarts import cli
 from fastdarts.arguments import parameters
 from fastdarts.bench.run import _validate as validate_bench
-from fastdarts.commands import Bench
+from fastdarts.commands import Bench, search_by
 from fastdarts.errors import FastdartsError
+from fastdarts.registry import methods
 from fastdarts.settings import choices_of
 from fastdarts.stored import alternatives
 
@@ -172,9 +173,14 @@ def lines(draw, commands):
     kind = cli.COMMANDS[name]
     if name in cli.OF_RECURRENT and draw(st.booleans()):
         kind = cli.OF_RECURRENT[name]
+    elif name == "search":
+        method = draw(st.sampled_from([*methods().values()]))
+        kind = search_by(method.settings)
     known = [parameter for parameter in parameters(kind).values() if parameter.name not in LEFT_OUT]
     known += [parameter for parameter in known if parameter.name in DEEP] * 8
     line = [name]
+    if name == "search" and kind not in cli.OF_RECURRENT.values():
+        line += draw(st.sampled_from([[method.name], ["--method", method.name], []]))
     for parameter in draw(st.lists(st.sampled_from(known), max_size=3)) if known else ():
         line += [draw(texts(parameter.hint))] if parameter.place else draw(flags(parameter))
     if kind is cli.OF_RECURRENT.get(name):
@@ -214,7 +220,7 @@ def test_a_line_for_a_run(place, barrier, line):
     assert sorted(place.rglob("*")) == before
 
 
-@given(lines(["project", "report", "describe", "info"]))
+@given(lines(["project", "report", "describe", "derive", "methods", "spaces", "info"]))
 def test_a_line_for_a_command_that_reads(place, barrier, line):
     before = sorted(place.rglob("*"))
     outcome(line)
