@@ -302,7 +302,7 @@ class Searching:
             "arch_loss": self._arch_loss,
             "elapsed": time.monotonic() - self._begun if step else 0.0,
             "supernet": self.supernet.state_dict(),
-            "policies": {name: policy.state_dict() for name, policy in self.recipe.policies().items()},
+            "policies": {name: own for name, policy in self.recipe.policies().items() if (own := policy.state_dict())},
         }
 
     def _save(self, epoch: int, step: int, rows: int | None = None) -> None:
