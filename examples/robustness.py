@@ -36,7 +36,7 @@ from search_vs_random import once
 
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.evaluation import evaluate
-from fastdarts.projection import projected
+from fastdarts.methods.darts_pt import projected
 from fastdarts.recorder import atomic_write, read_metrics
 from fastdarts.search import search
 from fastdarts.stopping import early_stopping

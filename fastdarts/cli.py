@@ -38,7 +38,7 @@ from fastdarts.commands import (
     Study,
     search_by,
 )
-from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
+from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig, expanded
 from fastdarts.endings import INTERRUPTED, drop, is_unread, say
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
@@ -205,7 +205,7 @@ def _load_plugins(arguments: list[str]) -> tuple[str, ...]:
         listed = found.get("plugin", [])
         texts += [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
     for text in texts:
-        load_plugin(Path(text))
+        load_plugin(expanded(text))
     return tuple(dict.fromkeys(texts))
 
 

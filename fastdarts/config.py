@@ -192,8 +192,7 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
         Raises :class:`FastdartsError` for an unknown method, and for a value that belongs to another one or to none.
         """
         values = dict(values)
-        for path in values.get("plugin", ()):
-            load_plugin(Path(path))
+        _load_plugins(values.get("plugin", ()))
         method = find_method(values.pop("method", DEFAULT_METHOD))
         table = values.pop(method.name, {})
         values |= table if isinstance(table, dict) else {method.name: table}
@@ -301,6 +300,14 @@ class BilevelConfig(AlphaConfig):
 
 
 DEFAULT_METHOD = "darts"
+
+
+def _load_plugins(paths: Any) -> None:
+    """Import these files; raises :class:`FastdartsError` if ``paths`` is no list of files that can be imported."""
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise FastdartsError(f"plugin is {paths!r}: expected a list of Python files")
+    for path in paths:
+        load_plugin(expanded(path))
 
 
 def _refuse_foreign(method: Method, name: str, value: Any, stored: bool) -> None:

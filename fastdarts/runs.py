@@ -317,7 +317,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _check_same(config: RunConfig, stored: RunConfig) -> None:
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.free_on_resume]
-    for name in sorted(names, key="method".__ne__):  # the method first, as its other settings may be no others' own
+    # the method first, as its other settings may be no others' own; the epochs last, as they may follow from others
+    for name in sorted(names, key=lambda name: {"method": 0, "epochs": 2}.get(name, 1)):
         mine, theirs = getattr(config, name), getattr(stored, name, None)
         if mine != theirs:
             raise FastdartsError(

@@ -264,7 +264,7 @@ class Searching(Loop):
         return {
             "arch_loss": self._arch_loss,
             "supernet": self.supernet.state_dict(),
-            "policies": {name: policy.state_dict() for name, policy in self.recipe.policies().items()},
+            "policies": {name: own for name, policy in self.recipe.policies().items() if (own := policy.state_dict())},
         }
 
     def load(self, state: dict[str, Any]) -> None:

@@ -50,7 +50,8 @@ def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool =
         kind, values = kind.of(values, stored)
     except FastdartsError as error:
         raise FastdartsError(f"{source} cannot be used: {error}") from error
-    hints = get_type_hints(kind)
+    known, hints = {field.name for field in dataclasses.fields(kind)}, get_type_hints(kind)
+    hints = {name: hint for name, hint in hints.items() if name in known}  # without constants of the class
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")

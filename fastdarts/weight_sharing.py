@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fastdarts.discretise import batch_statistics
 from fastdarts.distributed import total
@@ -42,7 +43,9 @@ def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
 
 def random_logits(model: Relaxed, space: Space, nodes: int, x: Tensor, generator: torch.Generator) -> Tensor:
     """Logits of a cell drawn from ``generator``, `none` among its operations, with the weights of the supernet."""
-    return model.discrete(x, chosen_by(space, space.sample(generator, nodes, none=True), nodes))
+    with _disable_current_modes(), torch.device("cpu"):  # an estimate of memory would read 1 from whatever is drawn
+        genotype = space.sample(generator, nodes, none=True)
+    return model.discrete(x, chosen_by(space, genotype, nodes))
 
 
 def mean_error(model: Relaxed, space: Space, nodes: int, batches: Iterable[Batch]) -> dict[str, float]:

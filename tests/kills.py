@@ -20,7 +20,8 @@ import fastdarts.search
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
 from fastdarts.evaluation import evaluate
 from fastdarts.memory import Estimate
-from fastdarts.projection import projected
+from fastdarts.methods.darts_pt import projected
+from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.recorder import is_leftover
 from fastdarts.rnn import evaluation as recurrent_evaluation
 from fastdarts.rnn import search as recurrent_search
@@ -145,7 +146,7 @@ def faults(kind: str, scratch: Path, most: int) -> Iterator[str]:
     begin = dataclasses.replace(config, run=whole)
     count = killed(lambda: work(begin), whole, None, log)
     expected = found(whole)
-    assert kind not in ("ada", "es") or expected["state"]["history"]
+    assert kind not in ("ada", "es") or expected["state"]["policies"]["stopper"]["history"]
     step = max(1, count // most)
     yield str(len(range(0, count, step)))
     for place in range(0, count, step):
@@ -172,7 +173,7 @@ def main(kind: str, scratch: str, most: str) -> None:
     torch.set_num_threads(1)  # a pool of threads does not live through a fork either
     fastdarts.search.step_memory = lambda *_: Estimate(peak=0, kept=0)
     # What a search does when the eigenvalue rises is at stake, not that it rises.
-    fastdarts.search.largest_eigenvalue = lambda supernet, *_: RISING[supernet.scheduler.last_epoch]
+    Eigenvalue.measure = lambda _, search: {"eigenvalue": RISING[search.epoch]}
     for line in faults(kind, Path(scratch), int(most)):
         print(json.dumps(line), flush=True)
 

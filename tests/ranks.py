@@ -25,11 +25,12 @@ from fastdarts.discretise import discretisation_gap
 from fastdarts.errors import FastdartsError
 from fastdarts.evaluation import evaluate
 from fastdarts.functional import native, noise_seeds
+from fastdarts.methods.darts_pt import projected
 from fastdarts.operations import drop_path
-from fastdarts.projection import projected
+from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.search import search
 from fastdarts.spaces import parse_architecture
-from fastdarts.supernet import Supernet, largest_eigenvalue
+from fastdarts.supernet import Supernet
 from fastdarts.training import Job, Meter, Recipe, Training, measure
 
 SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
@@ -133,7 +134,7 @@ def measured() -> dict[str, float]:
     torch.set_default_dtype(torch.float64)
     try:
         supernet, batches = supernet_of({"unrolled": True, "layers": 4}), [batch(8, 0), batch(7, 1)]
-        found = {"eigenvalue": largest_eigenvalue(supernet, *batches[0])}
+        found = {"eigenvalue": Eigenvalue(1, supernet.config.arch_weight_decay).largest(supernet.model, *batches[0])}
         found |= supernet.difference_error(*batches)
         found |= measure(supernet.model, batches, torch.device("cpu"), "valid")
         found |= discretisation_gap(supernet.model, batches)
@@ -186,7 +187,7 @@ def strange(where: str) -> str:
 
 def exploding() -> str:
     """A gradient that only the last rank finds infinite, the loss as it should be."""
-    supernet = supernet_of({"sync_bn": False})
+    supernet = supernet_of({"method": "joint", "sync_bn": False})
     if distributed.rank() == distributed.world() - 1:
         supernet.model.classifier.bias.register_hook(lambda g: g * float("inf"))
     return sentence(lambda: supernet.step(batch(7, 0), None, Meter(), 0, 0))

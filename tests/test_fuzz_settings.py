@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import tomllib
 from pathlib import Path
@@ -12,9 +13,17 @@ from hypothesis import strategies as st
 
 from fastdarts.config import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
+from fastdarts.registry import methods
 from fastdarts.settings import choices_of, from_toml, to_toml
 
-HINTS = get_type_hints(SearchConfig)
+
+def hints_of(kind):
+    """The types of all settings, and for searches of those of other methods."""
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+HINTS = {name: hint for method in methods().values() for name, hint in hints_of(method.settings).items()}
 LITERALS = st.one_of(
     st.integers().map(str),
     st.integers(0, 500).map("9".__mul__),
@@ -38,6 +47,7 @@ LITERALS = st.one_of(
         ]
     ),
     st.sampled_from([f'"{choice}"' for hint in HINTS.values() for choice in choices_of(hint)]),
+    st.sampled_from([f'"{name}"' for name in methods()]),
 )
 LINES = st.one_of(
     st.tuples(st.sampled_from(sorted(HINTS)), LITERALS).map(" = ".join),
@@ -65,7 +75,9 @@ def test_a_settings_file_is_read_or_refused_in_one_sentence(content):
             assert str(error).isprintable() and str(file) in str(error), error
             return
         meant = tomllib.loads(content.decode("utf-8-sig"))
-        for name, value in meant.items():
+        own = hints_of(type(config)).keys()
+        assert meant.keys() - own <= HINTS.keys()  # of other methods, at their defaults
+        for name, value in ((name, value) for name, value in meant.items() if name in own):
             ours = getattr(config, name)
             if isinstance(ours, Path):
                 assert ours == Path(value).expanduser()
@@ -74,8 +86,8 @@ def test_a_settings_file_is_read_or_refused_in_one_sentence(content):
             else:
                 assert ours == (tuple(value) if isinstance(value, list) else value)
                 assert type(ours) is not bool or type(value) is bool
-        plain = SearchConfig()
-        assert all(getattr(config, name) == getattr(plain, name) for name in HINTS.keys() - meant)
+        plain = SearchConfig(method=config.method)
+        assert all(getattr(config, name) == getattr(plain, name) for name in own - meant)
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=9)
@@ -99,12 +111,15 @@ def values_of(hint):
     raise AssertionError(hint)
 
 
-@given(st.data(), st.sampled_from([SearchConfig, EvaluateConfig]))
+@given(st.data(), st.sampled_from([EvaluateConfig, *(method.settings for method in methods().values())]))
 def test_what_is_written_is_read_again(data, kind):
-    hints = get_type_hints(kind)
-    names = data.draw(st.sets(st.sampled_from(sorted(hints.keys() - {"run", "resume"})), max_size=6))
+    hints = hints_of(kind)
+    # Another method is another class, and plug-ins are files that must exist.
+    names = data.draw(
+        st.sets(st.sampled_from(sorted(hints.keys() - {"run", "resume", "method", "plugin"})), max_size=6)
+    )
     config = kind(**{name: data.draw(values_of(hints[name]), name) for name in sorted(names)})
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "c.toml"
         file.write_text(to_toml(config), encoding="utf-8")
-        assert from_toml(file, kind) == config
+        assert from_toml(file, EvaluateConfig if kind is EvaluateConfig else SearchConfig) == config

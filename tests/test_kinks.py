@@ -29,9 +29,10 @@ from fastdarts.kernels import registry
 from fastdarts.kernels.mixed_op.contract import forward_op
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, unpack
 from fastdarts.kinks import Kinks, Unkeepable
+from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.recorder import read_metrics
 from fastdarts.search import search
-from fastdarts.supernet import Supernet, largest_eigenvalue
+from fastdarts.supernet import Supernet
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
 IMPLS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason="no native mixed_op"))]
@@ -329,7 +330,7 @@ def test_a_supernet_whose_kinks_cannot_be_kept_has_its_eigenvalue_from_exact_pro
         supernet.model.stem.append(activation)
         says = pytest.warns(RuntimeWarning, match="exact products") if values else nullcontext()
         with says:
-            values.append(largest_eigenvalue(supernet, *batch))
+            values.append(Eigenvalue(1, config.arch_weight_decay).largest(supernet.model, *batch))
     assert values[0] == pytest.approx(values[1], rel=1e-2)
 
 

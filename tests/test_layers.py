@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastdarts
+from fastdarts.registry import methods
 
 ROOT = Path(__file__).parent.parent
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
@@ -105,6 +106,41 @@ def test_only_the_command_line_knows_the_benchmarks() -> None:
         if path.parent.name != "bench" and path.stem != "commands":
             assert not {name for name in modules_of(path) if name.startswith("bench")}, path
     assert "bench.run" in modules_of(ROOT / "fastdarts" / "commands.py")
+
+
+NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
+    "bench.cases": {"darts", "pc-darts"},  # what is timed
+    "commands": {"darts", "pc-darts"},  # whose supernet describe shows by default; a suite of bench
+    "config": {"darts"},  # the default, of methods and of spaces
+    "rnn.search": {"darts"},  # what result.json says
+    "runs": {"random"},  # the states of generators in a checkpoint
+    "spaces.darts": {"darts"},  # the space
+    "study.config": {"darts"},  # the default of a study
+}
+
+
+def test_nothing_but_its_own_file_compares_the_name_of_a_method() -> None:
+    found = {}
+    for path in PACKAGE:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)} & methods().keys()
+        if strings and path.parent.name != "methods":
+            found[module(path)] = strings
+    assert found == NAMED
+
+
+def test_only_the_command_line_and_recurrent_searches_import_a_method() -> None:
+    importing = {module(path) for path in PACKAGE if any(name.startswith("methods.") for name in modules_of(path))}
+    assert {name for name in importing if not name.startswith("methods.")} <= {"cli", "commands", "rnn.search"}
+    assert "methods.darts" in importing  # they import what they share
+
+
+def test_policies_import_no_settings() -> None:
+    paths = [path for path in PACKAGE if path.parent.name == "policies"]
+    paths += [ROOT / "fastdarts" / f"{name}.py" for name in ("relaxation", "projection", "rollback", "weight_sharing")]
+    for path in paths:
+        assert not modules_of(path) & {"config", "kinds", "registry", "rnn.config", "settings", "study.config"}, path
+    assert len(paths) > 7
 
 
 def check_no_circle(graph: dict[str, set[str]]) -> None:

@@ -155,9 +155,11 @@ def test_a_finite_difference_of_gradients_in_bfloat16_is_noise():
     assert relative(ours, truth) < 1e-4 < 0.5 < relative(coarse, truth)
 
 
-TINY = SearchConfig(
-    epochs=1, channels=4, layers=3, nodes=1, batch_size=16, samples=64, threads=1, device="cpu", precision="bf16"
-)
+SMALL = {
+    "epochs": 1, "channels": 4, "layers": 3, "nodes": 1, "batch_size": 16, "samples": 64, "threads": 1, "device": "cpu",
+    "precision": "bf16",
+}  # fmt: skip
+TINY = SearchConfig(**SMALL)
 SHORT = {"epochs": 1, "channels": 4, "layers": 3, "batch_size": 16, "samples": 32, "threads": 1, "device": "cpu"}
 STEPS = [{"unrolled": True}, {"method": "random-ws", "candidates": 2}, {"method": "random", "candidates": 1}]
 
@@ -165,7 +167,7 @@ STEPS = [{"unrolled": True}, {"method": "random-ws", "candidates": 2}, {"method"
 @pytest.mark.usefixtures("without_estimate")
 @pytest.mark.parametrize("settings", STEPS, ids=["unrolled", "random-ws", "random"])
 def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, capsys, settings):
-    found = search(dataclasses.replace(TINY, run=tmp_path / "run", **settings))
+    found = search(SearchConfig(**SMALL, run=tmp_path / "run", **settings))
     slow = why_plain(CPU, torch.bfloat16)
     note = (
         f"runs in plain PyTorch, several times slower: {slow}"

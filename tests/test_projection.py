@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,12 @@ import fastdarts.search
 from fastdarts.charts import number
 from fastdarts.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.cli import main
-from fastdarts.config import SearchConfig, projection_epochs, resolve
+from fastdarts.config import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.projection import Projection, projected, turns
-from fastdarts.recorder import Progress, read_metrics
+from fastdarts.methods.darts_pt import projected, projection_epochs
+from fastdarts.policies.monitors import Eigenvalue
+from fastdarts.projection import Projection, turns
+from fastdarts.recorder import read_metrics
 from fastdarts.rnn.config import RecurrentSearchConfig
 from fastdarts.search import search
 from fastdarts.settings import to_toml
@@ -115,19 +118,19 @@ class Fixed(list):
         return iter(self[start:])
 
 
-def decided(model, space, config, batches):
+def decided(model, space, nodes, batches, criterion="accuracy", statistics="batch"):
     """All decisions, none of which waits for tuning, about a supernet that is in no run."""
 
-    class Searched:
-        device = torch.device("cpu")
-        autocast = staticmethod(nullcontext)
+    def passes(*_):
+        pass
 
-    searched, history = Searched(), []
-    searched.model, searched.space = model, space
-    run = type("Run", (), {"due": staticmethod(lambda: False)})
-    with Progress() as progress:
-        Projection().decide(0, searched, config, batches, history, {}, run, progress, None)
-    return history
+    search = SimpleNamespace(
+        model=model, space=space, nodes=nodes, seed=2, device=torch.device("cpu"), autocast=nullcontext, valid=batches,
+        epoch=0, epochs=1, due=lambda: False, progress=passes, line=passes, advance=passes,
+    )  # fmt: skip
+    projection = Projection(5, criterion, statistics)
+    projection.between(search)
+    return projection.events()["decisions"]
 
 
 @pytest.mark.parametrize(
@@ -153,9 +156,7 @@ def test_decisions_are_those_of_a_straightforward_implementation(name, nodes, cr
         assert not all(map(torch.equal, expected, other))
     strongest = [table.detach().argmax(1) for table in model.mixing_weights()]
 
-    config = SearchConfig(space=name, nodes=nodes, epochs=1, criterion=criterion, bn_statistics=statistics, seed=2)
-
-    history = decided(model, space, config, batches)
+    history = decided(model, space, nodes, batches, criterion, statistics)
     assert all(map(torch.equal, model.mixing_weights(), expected))
     made = [(event["cell"], *next((w, event[w]) for w in ("edge", "node") if w in event)) for event in history]
     assert made == turns(space, nodes, 2)
@@ -188,7 +189,7 @@ def test_what_is_decided_no_longer_learns_and_the_rest_learns_as_before():
     ("space", "every", "epochs", "decisions"), [("s3", 5, 81, 34), ("darts", 10, 161, 34), ("nasbench201", 5, 25, 6)]
 )
 def test_the_published_schedules(space, every, epochs, decisions):
-    assert projection_epochs(SearchConfig(space=space, decide_every=every)) == epochs
+    assert projection_epochs(SearchConfig(method="darts-pt", space=space, decide_every=every)) == epochs
     order = turns(SPACES[space], SPACES[space].nodes, 0)
     assert len(order) == decisions and len(set(order)) == decisions
     per_kind = len(SPACES[space].kinds)
@@ -201,7 +202,7 @@ def outcome(run):
     searched = state["supernet"]
     tensors = [*searched["model"].values(), *searched["alphas"], *searched["fixed"], *state["random"]]
     files = {name: (run / name).read_text(encoding="utf-8") for name in ("genotype.json", "config.toml")}
-    return rows, state["history"], files, tensors
+    return rows, state["policies"], files, tensors
 
 
 @pytest.mark.parametrize(("space", "method"), [("s3", "blank"), ("s4", "darts"), ("nasbench201", "darts")])
@@ -254,7 +255,7 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
             break
         except KeyboardInterrupt:
             state = load_checkpoint(tmp_path / "stopped" / "checkpoint.pt", "search")
-            stopped.append((bool(state["tally"]), state["step"] > 0))
+            stopped.append((bool(state["policies"]["selection"]["tally"]), state["step"] > 0))
             where = {"resume": tmp_path / "stopped"}
     assert {(True, False), (False, True)} <= set(stopped)  # within a decision, and within an epoch
     assert again["genotype"] == whole["genotype"] and again["decisions"] == whole["decisions"]
@@ -288,7 +289,8 @@ def test_the_command_line_projects_and_goes_on(tmp_path, capsys):
 
 def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
     search(SearchConfig(**SMALL, method="random", candidates=1, run=tmp_path / "random"))
-    with pytest.raises(FastdartsError, match=r"method random, which has no supernet .*: project one by method darts"):
+    able = "blank, darts, darts-ada, darts-es, lambda-darts without --partial"
+    with pytest.raises(FastdartsError, match=f"random, which has no supernet .*: project one by method {able}"):
         projected(tmp_path / "random")
     for settings, words in (
         ({"method": "pc-darts", "warmup": 0}, r"pc-darts, which lets channels bypass the candidates \(--partial 4\)"),
@@ -301,7 +303,7 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
             projected(run)
     with pytest.raises(FastdartsError, match=r"--method darts-pt got no --supernet: .* use fastdarts project RUN"):
         search(SearchConfig(method="darts-pt"))
-    with pytest.raises(FastdartsError, match="--method darts got the --supernet"):
+    with pytest.raises(FastdartsError, match=r"--supernet is .* goes with --method blank-pt, darts-pt: method darts"):
         search(SearchConfig(supernet=tmp_path))
     with pytest.raises(FastdartsError, match=r"--epochs is 50 but the decisions .* take 81"):
         search(SearchConfig(method="darts-pt", supernet=tmp_path))
@@ -310,11 +312,12 @@ def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
 def test_a_supernet_is_projected_with_the_settings_of_its_search_only(tmp_path, capsys):
     search(SearchConfig(**SMALL, method="blank", run=tmp_path / "blank"))
     config = projected(tmp_path / "blank", 1)
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    other = SearchConfig(**values | {"method": "darts-pt", "run": tmp_path / "run"})
+    with pytest.raises(FastdartsError, match=r"--method is darts-pt but .*blank has blank-pt: use fastdarts project"):
+        search(other)
     for settings, words in (
-        (
-            {"method": "darts-pt"},
-            "--method is darts-pt but the projection of .*blank has blank-pt: use fastdarts project",
-        ),
+        ({"method": "darts-pt"}, "--method is 'darts-pt': expected blank-pt, whose settings these are"),
         ({"space": "s2"}, "--space is s2 but .* has s3"),
         ({"channels": 8}, "--channels is 8 but .* has 4"),
         ({"partial": 2}, "--partial is 2 but .* has 1"),
@@ -333,8 +336,8 @@ def test_of_equal_accuracies_the_loss_decides(monkeypatch):
     wrong, right = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     monkeypatch.setattr(type(model), "masked", lambda _, x, kind, changes: [wrong, 2 * wrong, right][: len(changes)])
 
-    batches, config = Fixed([(torch.zeros(1, 3, 8, 8), torch.tensor([1]))]), SearchConfig(space="s2", nodes=2, epochs=1)
-    history = decided(model, SPACES["s2"], config, batches)
+    batches = Fixed([(torch.zeros(1, 3, 8, 8), torch.tensor([1]))])
+    history = decided(model, SPACES["s2"], 2, batches)
     assert {tuple(event["keeps"]) for event in history if "edge" in event} == {("sep_conv_3x3",)}
     assert {tuple(event["keeps"]) for event in history if "node" in event} == {(0, 1)}
     assert all(event["errors"][:2] == [100.0, 100.0] for event in history)
@@ -343,10 +346,10 @@ def test_of_equal_accuracies_the_loss_decides(monkeypatch):
 def test_a_projection_steps_as_the_search_did(tmp_path, monkeypatch):
     """In parts, alphas clipped, with the L2 to which DARTS-ADA has come."""
 
-    def rises_once(supernet, x, y):
-        return 1 + (supernet.scheduler.last_epoch == 1 and supernet.optimizer.param_groups[0]["weight_decay"] < 1e-3)
+    def rises_once(_, search):
+        return {"eigenvalue": 1 + (search.epoch == 1 and search.weight_decay < 1e-3)}
 
-    monkeypatch.setattr(fastdarts.search, "largest_eigenvalue", rises_once)
+    monkeypatch.setattr(Eigenvalue, "measure", rises_once)
     rule = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0}
     settings = SMALL | rule | {"method": "darts-ada", "epochs": 3, "accumulate": 2, "weight_decay": 3e-4}
     search(SearchConfig(**settings, run=tmp_path / "searched"))

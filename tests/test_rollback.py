@@ -15,9 +15,9 @@ from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import SearchConfig, resolve
 from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
+from fastdarts.policies.monitors import Eigenvalue, Validation
 from fastdarts.recorder import read_metrics
 from fastdarts.report import write_report
-from fastdarts.rollback import why_never
 from fastdarts.runs import Run, stored_config
 from fastdarts.search import search
 from fastdarts.settings import from_toml
@@ -37,16 +37,16 @@ EIGENVALUES = {3e-4: [1, 1, 1, 1, 2, 2, 2, 2], 3e-3: [1, 1, 1, 1, 1, 1, 2, 2], 3
 RULE = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 2, "es_start": 1}
 
 
-measured = fastdarts.search.largest_eigenvalue
+measured = Eigenvalue.measure
 
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    def eigenvalue(supernet, x, y):
-        decay = supernet.optimizer.param_groups[0]["weight_decay"]
-        return EIGENVALUES[min(EIGENVALUES, key=lambda known: abs(known - decay))][supernet.scheduler.last_epoch]
+    def eigenvalue(_, search):
+        by_epoch = EIGENVALUES[min(EIGENVALUES, key=lambda known: abs(known - search.weight_decay))]
+        return {"eigenvalue": by_epoch[search.epoch]}
 
-    monkeypatch.setattr(fastdarts.search, "largest_eigenvalue", eigenvalue)
+    monkeypatch.setattr(Eigenvalue, "measure", eigenvalue)
 
 
 def outcome(run):
@@ -55,7 +55,7 @@ def outcome(run):
     state = load_checkpoint(run / "checkpoint.pt", "search")
     tensors = [*state["supernet"]["model"].values(), *state["supernet"]["alphas"], *state["random"]]
     files = {f.name: f.read_text(encoding="utf-8") for f in run.iterdir() if f.name == "genotype.json"}
-    return rows, files, state["history"], tensors
+    return rows, files, state["policies"], tensors
 
 
 def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
@@ -80,8 +80,9 @@ def test_darts_es_ends_with_the_epoch_to_return_to(tmp_path):
 @pytest.mark.parametrize(("window", "lag", "start"), [(1, 1, 0), (5, 4, 10), (4, 2, 3)])
 def test_a_search_too_short_to_go_back_says_so(every, window, lag, start):
     rule = {"es_window": window, "es_lag": lag, "es_start": start, "eigenvalue_every": every}
+    method = resolve(SearchConfig(method="darts-es", **rule)).build(SPACES["darts"])
     for epochs in range(1, 50):
-        said = why_never(SearchConfig(method="darts-es", **rule, epochs=epochs))
+        said = method.stopper.note(epochs)
         measured = range(0, epochs, every)
         rising = [4.0**epoch for epoch in measured]
         found = early_stopping(measured, rising, window=window, lag=lag, start=start, total_epochs=epochs)
@@ -224,9 +225,9 @@ def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
     [
         (
             {"method": "random-ws", "unrolled": True},
-            "--unrolled goes with --method darts, pc-darts, darts-es, darts-ada, lambda-darts",
+            "--unrolled goes with --method darts, darts-ada, darts-es, lambda-darts, pc-darts: method random-ws",
         ),
-        ({"method": "joint", "eigenvalue_every": 1}, "--eigenvalue-every goes with .*method joint"),
+        ({"method": "joint", "eigenvalue_every": 1}, "--eigenvalue-every is 1 but goes with .*method joint does not"),
         ({"method": "darts-es", "eigenvalue_every": 0}, "method darts-es decides by the eigenvalue"),
         ({"method": "darts-ada", "weight_decay": 0.0}, r"--weight-decay is 0\.0 and --ada-factor 10\.0: .* L2 grows"),
         ({"method": "darts-ada", "ada_factor": 1.0}, r"--ada-factor 1\.0: .* a factor above 1"),
@@ -245,13 +246,14 @@ def test_r_darts_selects_among_the_genotypes_of_several_searches(tmp_path):
     """Four strengths of L2, one short training each, the best by validation error; resumed, the same."""
     decays = (3e-4, 8.1e-3)
     small = SMALL | {"epochs": 1, "layers": 3}
+    alone = {name: value for name, value in small.items() if name != "gap_every"}  # without a supernet
     runs = [tmp_path / f"search-{decay}" for decay in decays]
     found = [
         search(SearchConfig(**small | {"weight_decay": decay}, drop_path_prob=0.2, cutout=0.5, run=run))["genotype"]
         for decay, run in zip(decays, runs, strict=True)
     ]
     config = SearchConfig(
-        **small | {"nodes": None}, method="select", genotypes=tuple(map(str, runs)), run=tmp_path / "selected"
+        **alone | {"nodes": None}, method="select", genotypes=tuple(map(str, runs)), run=tmp_path / "selected"
     )
     result = search(config)
     assert [candidate["genotype"] for candidate in result["candidates"]] == found
@@ -270,7 +272,7 @@ def test_genotypes_that_cannot_be_compared_are_refused():
     for settings, words in (
         ({"method": "select"}, "--genotypes names 0 with method select"),
         ({"method": "select", "genotypes": ("DARTS_V1",)}, "--genotypes names 1"),
-        ({"genotypes": ("DARTS_V1", "DARTS_V2")}, "--genotypes names 2 with method darts"),
+        ({"genotypes": ("DARTS_V1", "DARTS_V2")}, "--genotypes is .* goes with --method select: method darts"),
         ({"method": "select", "genotypes": ("DARTS_V1", one)}, "of the spaces darts, nasbench201"),
     ):
         with pytest.raises(FastdartsError, match=words):
@@ -279,19 +281,19 @@ def test_genotypes_that_cannot_be_compared_are_refused():
 
 def test_the_eigenvalue_is_measured_and_survives_a_stop(tmp_path, monkeypatch):
     """The real one, on the last batch of every second epoch and of the last."""
-    monkeypatch.setattr(fastdarts.search, "largest_eigenvalue", measured)
+    monkeypatch.setattr(Eigenvalue, "measure", measured)
     config = SearchConfig(**SMALL | {"epochs": 4}, method="darts-es")
     search(dataclasses.replace(config, run=tmp_path / "whole"))
     rows = read_metrics(tmp_path / "whole")
     assert ["eigenvalue" in row for row in rows] == [True, False, True, True]
     assert all(row["eigenvalue"] > 0 for row in rows if "eigenvalue" in row)
-    measure = fastdarts.search.measure
+    measure = Validation.measure
 
     def stops(*arguments):
-        monkeypatch.setattr(fastdarts.search, "measure", measure)
+        monkeypatch.setattr(Validation, "measure", measure)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fastdarts.search, "measure", stops)
+    monkeypatch.setattr(Validation, "measure", stops)
     with pytest.raises(KeyboardInterrupt):
         search(dataclasses.replace(config, run=tmp_path / "stopped"))
     search(dataclasses.replace(config, resume=tmp_path / "stopped"))

@@ -22,6 +22,7 @@ from fastdarts.recorder import Recorder, atomic_write, read_metrics
 from fastdarts.runs import Run, stored_config
 from fastdarts.search import search
 from fastdarts.supernet import Supernet
+from fastdarts.testing.outcomes import alike, without_clocks
 
 TINY = SearchConfig(
     space="tiny", nodes=1, channels=4, layers=3, samples=48, batch_size=16, epochs=2, threads=1, device="cpu",
@@ -168,7 +169,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path, monkey
 
 
 def rows_of(run: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(run)]
+    return [without_clocks(row) for row in read_metrics(run)]
 
 
 def test_searches_in_threads_equal_searches_alone_and_leave_no_state(tmp_path):
@@ -212,3 +213,27 @@ def test_a_run_that_an_earlier_version_left_half_done_goes_on(tmp_path, work, ki
     config = stored_config(run, kind, SearchConfig if kind == "search" else EvaluateConfig)
     work(dataclasses.replace(config, run=None, resume=run))
     assert read_metrics(run)[: len(rows)] == rows and len(read_metrics(run)) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"), [("darts", True), ("darts", False), ("darts-es", True), ("darts-pt", True)],
+    ids=["within an epoch", "before the first checkpoint", "after going back", "within a decision"],
+)  # fmt: skip
+def test_a_search_of_version_2_goes_on_to_where_that_version_came(tmp_path, method, kept):
+    """The folders in tests/data/version2 are of the last program whose settings were one class for all methods and
+    whose checkpoints did not keep policies by name. Its own rows and result are in whole.json."""
+    run, stored = tmp_path / "run", Path(__file__).parent / "data" / "version2" / method
+    shutil.copytree(stored, run)
+    whole = json.loads((run / "whole.json").read_text(encoding="utf-8"))
+    state = torch.load(run / "checkpoint.pt")
+    assert state["version"] == 2 and "policies" not in state and state["epoch"] == (4 if method == "darts-es" else 0)
+    assert (state["step"], len(state["history"]), bool(state["tally"])) == {
+        "darts": (1, 0, False), "darts-es": (0, 1, False), "darts-pt": (0, 1, True),
+    }[method]  # fmt: skip
+    assert {"ada_factor", "lambda_radius", "genotypes"} <= state["config"].keys()  # of other methods
+    if not kept:
+        (run / "checkpoint.pt").unlink()
+    config = stored_config(run, "search", SearchConfig)
+    found = search(dataclasses.replace(config, run=None, resume=run))
+    assert found.pop("run") == str(run)
+    assert alike({"rows": rows_of(run), "result": without_clocks(found)}, whole)

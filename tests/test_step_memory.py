@@ -142,7 +142,8 @@ def test_parts_normalise_by_themselves_and_move_the_statistics_each(tmp_path):
     assert state["stem.1.num_batches_tracked"] == 2 * 2 * 3  # steps, α and w, parts
 
 
-TINY = resolve(SearchConfig(epochs=1, channels=4, layers=3, nodes=2, batch_size=32, samples=128, threads=1))
+SMALL = {"epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "batch_size": 32, "samples": 128, "threads": 1}
+TINY = resolve(SearchConfig(**SMALL))
 
 
 def made_up(config):
@@ -176,7 +177,7 @@ def test_the_fastest_that_fits_is_chosen_and_said(limit, memory, accumulate):
 
 def test_what_needs_the_whole_batch_is_not_cut():
     for settings in ({"hypergradient": "exact"}, {"method": "lambda-darts"}):
-        config = resolve(dataclasses.replace(TINY, max_memory="200MiB", **settings))
+        config = resolve(SearchConfig(**SMALL, max_memory="200MiB", **settings))
         with pytest.raises(FastdartsError, match=r"--max-memory is 200MiB"):
             fit(config, made_up)
         with pytest.raises(FastdartsError, match=r"--accumulate is 2, but "):
@@ -191,7 +192,7 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path):
     refused += [{"accumulate": 17}, {"accumulate": 2, "method": "random"}]
     for settings in refused:
         with pytest.raises(FastdartsError, match=f"--{next(iter(settings)).replace('_', '-')} is "):
-            validate(dataclasses.replace(TINY, **settings))
+            validate(SearchConfig(**SMALL, **settings))
 
 
 def test_a_search_says_what_it_takes_and_keeps_what_it_chose(tmp_path, capsys):

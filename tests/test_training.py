@@ -119,7 +119,8 @@ def test_steps_are_clipped_momentum_sgd_on_the_smoothed_loss_with_the_auxiliary_
 @pytest.mark.parametrize("alternate", [True, False], ids=["darts", "joint"])
 def test_search_steps_are_adam_on_the_alphas_and_clipped_momentum_sgd_on_the_weights(alternate):
     clip = 0.5
-    config = SearchConfig(channels=2, layers=3, nodes=2, grad_clip=clip, arch_learning_rate=0.01)
+    method = "darts" if alternate else "joint"
+    config = SearchConfig(method=method, channels=2, layers=3, nodes=2, grad_clip=clip, arch_learning_rate=0.01)
     mine = Supernet(config, load_data("digits"), CPU)
     mine.model.double()
     model, sgd, adam, norms = copy.deepcopy(mine.model), Sgd(clip), Adam(), []

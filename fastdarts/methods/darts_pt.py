@@ -97,11 +97,12 @@ def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
     Raises :class:`FastdartsError` if that run has no supernet to project, or has not come to its end.
     """
     source = resolve(stored_config(folder, "search", SearchConfig))
+    partial, edge_normalisation = getattr(source, "partial", 1), getattr(source, "edge_normalisation", False)
     reasons = (
         (isinstance(source, Projecting), "is a projection itself"),
+        (partial > 1, f"lets channels bypass the candidates (--partial {partial})"),
+        (edge_normalisation, "weights its edges by what no decision fixes (--edge-normalisation)"),
         (not source.projected_by, "has no supernet whose mixture was trained for it"),
-        (getattr(source, "partial", 1) > 1, "lets channels bypass the candidates (--partial)"),
-        (getattr(source, "edge_normalisation", False), "weights its edges by what no decision fixes"),
     )
     if why := next((reason for holds, reason in reasons if holds), None):
         able = [name for name, method in methods().items() if method.settings.projected_by]
