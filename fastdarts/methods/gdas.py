@@ -4,8 +4,8 @@ The numbers are those of the public code (AutoDL-Projects), with these differenc
 moves once per epoch, there once per step. The norm that clips their gradient has no part of the alphas. Candidates that
 a step has not drawn stay as they are, as SGD of PyTorch 2 leaves them; older ones moved them by momentum and L2. In
 NAS-Bench-201 the public code also sums up the weights of the candidates that are not computed, which are 0 but have a
-gradient; here they have none. The network is that of DARTS: a BatchNorm ends each pool, none is before the classifier.
-Measurements draw nothing: each edge has the most probable candidate.
+gradient; here they have none. In the spaces of DARTS the network is that of DARTS: a BatchNorm ends each pool, and none
+is before the classifier. Measurements draw nothing: each edge has the most probable candidate.
 """
 
 from __future__ import annotations
