@@ -173,7 +173,8 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
     projected_by: ClassVar[str] = ""
     """The method that projects a supernet of this one; "" if none does."""
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Published settings that differ from those of DARTS, by stem; without a stem's own, those of "cifar"."""
+    """Published settings that differ from those of DARTS, by stem; without a stem's own, those of "cifar". Those under
+    the name of a space count more."""
 
     def build(self, space: Space) -> Any:
         """The policies that the method is made of; ``self`` is resolved."""
@@ -436,8 +437,8 @@ def resolve(config: S, space: Space | None = None) -> S:
     if isinstance(config, SearchConfig):
         space = find_space(config.space)
         published = config.published.get(getattr(config, "stem", "cifar"), config.published.get("cifar", {}))
-        left_out = SEARCH_RECIPE | dict(published)
-        left_out |= {"layers": space.layers, "nodes": space.nodes}
+        left_out = SEARCH_RECIPE | {"layers": space.layers, "nodes": space.nodes} | dict(published)
+        left_out |= config.published.get(space.name, {})
     else:
         variant = (space or DARTS).check_variant(config.variant)
         left_out = RECIPES[variant] | {"variant": variant}

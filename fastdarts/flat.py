@@ -102,6 +102,7 @@ class _Updated(Flat):
             (_, first), *rest = run
             last = rest[-1][1] if rest else first
             stretch = slice(self.starts[first], self.starts[last + 1])
+            before = self.momentum[stretch].clone() if self.options["nesterov"] else None
             flat_sgd(
                 self.weights[stretch],
                 self.gradients[stretch],
@@ -112,6 +113,10 @@ class _Updated(Flat):
                 mu=self.options["momentum"],
                 weight_decay=self.options["weight_decay"],
             )
+            if before is not None:
+                # the step of Nesterov differs from the plain one by the change of the momentum
+                ahead = self.options["lr"] * self.options["momentum"]
+                self.weights[stretch].add_(before, alpha=ahead).sub_(self.momentum[stretch], alpha=ahead)
         for i in sorted(self._strangers.intersection(self._there)):
             self.state[self.parameters[i]]["momentum_buffer"] = self.momentum_views[i]
         self._strangers.difference_update(self._there)
@@ -126,16 +131,23 @@ class SGD(torch.optim.SGD):
     and again after they were moved or converted; saving one of them alone saves the buffer.
 
     Args:
-        params, lr, momentum, weight_decay: as of torch.optim.SGD.
+        params, lr, momentum, weight_decay, nesterov: as of torch.optim.SGD.
         max_norm: largest norm of all gradients together; infinite clips nothing.
     """
 
     def __init__(
-        self, params: Any, lr: float, momentum: float = 0.0, weight_decay: float = 0.0, max_norm: float = float("inf")
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        max_norm: float = float("inf"),
+        *,
+        nesterov: bool = False,
     ):
         self._flats: list[_Updated] = []
         self._norm: Tensor | None = None  # if it is known already
-        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
         self.max_norm = max_norm
 
     @torch.no_grad()
@@ -186,7 +198,7 @@ class SGD(torch.optim.SGD):
             return
         kinds: dict[tuple, list[nn.Parameter]] = {}
         for number, options in enumerate(self.param_groups):
-            if unknown := [name for name in ("dampening", "nesterov", "maximize") if options.get(name)]:
+            if unknown := [name for name in ("dampening", "maximize") if options.get(name)]:
                 raise FastdartsError(
                     f"the optimizer's settings have {unknown[0]} = {options[unknown[0]]!r}: expected none of it; use "
                     "torch.optim.SGD for that"

@@ -96,6 +96,8 @@ def mix(
         return [b + y for b, y in zip(base, spread, strict=True)] if base else spread
     shared: dict[tuple, Tensor] = {}
     for e, others in unknown:
+        if not others and base:
+            continue
         ops, first = edges[e]
         some = [ops[k] for k in others] or [ops[0]]
         own = weights[first : first + len(ops)]

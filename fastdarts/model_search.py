@@ -237,9 +237,9 @@ class MixedOp(nn.Module):
             bypass = None if self.k == 1 else weights.new_ones(1)
             (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
             return out.contiguous() if x.is_contiguous() else out
-        rows = [k for k, op in enumerate(ops) if not is_none(op)]
+        rows = [k for k, op in enumerate(ops) if not is_none(op)] or [0]
         some = weights if len(rows) == len(weights) else weights[rows]
-        out = mix_modules([ops[k] for k in rows], part, some, {}) if rows else ops[0](part)
+        out = mix_modules([ops[k] for k in rows], part, some, {})
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
 
     def only(self, x: Tensor, k: int) -> Tensor:

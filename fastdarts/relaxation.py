@@ -42,6 +42,9 @@ class Relaxation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
 
+    def initial(self, alphas: Sequence[Tensor]) -> None:
+        """Change the alphas of a fresh supernet, in place; by default they stay 1e-3 * N(0, 1)."""
+
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Say which epoch is at work, of how many."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
@@ -114,8 +115,9 @@ class Relaxed(nn.Module):
             for kind, alpha in enumerate(self.alpha_tables())
         ]
         for kind, (weights, alone) in zip(self.primitives, mixings, strict=True):
-            rows = [None] * len(weights) if alone is None else [(k,) for k in alone.tolist()]
-            for ops in self.mixed_ops()[kind]:
+            cells = self.mixed_ops()[kind]
+            rows = [None] * len(weights) if alone is None or not cells else _alone(alone, cells[0])
+            for ops in cells:
                 for edge, chosen in zip(ops, rows, strict=True):
                     if edge.active != chosen:
                         edge.active = chosen
@@ -212,6 +214,14 @@ class Relaxed(nn.Module):
 
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         return self._criterion(self(input), target)
+
+
+def _alone(places: Tensor, edges: Sequence[nn.Module]) -> list[tuple[int]]:
+    """The candidate that each edge computes; where memory is estimated, none is known, and the largest stand for it."""
+    if not is_fake(places):
+        return [(k,) for k in places.tolist()]
+    sizes = [[sum(p.numel() for p in op.parameters()) for op in edge._ops] for edge in edges]
+    return [(row.index(max(row)),) for row in sizes]
 
 
 def _not_zero(weights: Tensor) -> tuple[int, ...]:

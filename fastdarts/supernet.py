@@ -81,6 +81,8 @@ class Supernet:
         self.config, self.device = config, device
         model = network(config, data, self.space)
         model.relaxation = recipe.relaxation
+        with torch.no_grad():
+            recipe.relaxation.initial(model.alpha_tables())
         # fake parameters are made where they belong, and cannot move
         self.model = model if is_fake(next(model.parameters())) else model.to(device)
         if config.sync_bn:
@@ -88,7 +90,12 @@ class Supernet:
         give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
         self._statistics = [] if config.sync_bn else statistics_of(self.model)
         self.optimizer = SGD(
-            self.model.parameters(), config.learning_rate, config.momentum, config.weight_decay, config.grad_clip
+            self.model.parameters(),
+            config.learning_rate,
+            config.momentum,
+            config.weight_decay,
+            config.grad_clip,
+            nesterov=recipe.nesterov,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda epoch: learning_rate(config, epoch) / config.learning_rate
@@ -109,7 +116,7 @@ class Supernet:
             recipe.side_effects,
             alphas.betas,
             accumulate=config.accumulate,
-            penalty=None if penalty is None else lambda: penalty.loss(self.model.arch_parameters(), self.epoch),
+            penalty=None if penalty is None else lambda: penalty.loss(self.model.alpha_tables(), self.epoch),
         )
         if alphas.grad_clip:
             tables = self.model.arch_parameters()

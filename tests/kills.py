@@ -45,6 +45,8 @@ RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
     "random-ws": (search, SearchConfig(**SEARCH | {"method": "random-ws", "candidates": 3, "epochs": 1})),
     "ada": (search, SearchConfig(**SEARCH | ADA, ada_max_weight_decay=3e-3)),
     "es": (search, SearchConfig(**SEARCH | ADA | {"method": "darts-es"})),
+    "gdas": (search, SearchConfig(**SEARCH | {"method": "gdas", "gap_every": 1}, checkpoint_minutes=0)),
+    "fair-darts": (search, SearchConfig(**SEARCH | {"method": "fair-darts"}, checkpoint_minutes=0)),
     "project": (search, SearchConfig(**SEARCH | {"epochs": 1})),
     "evaluate": (
         evaluate,

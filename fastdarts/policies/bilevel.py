@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -30,8 +30,8 @@ class AlphaOptimizer(NamedTuple):
 class Penalty(Policy):
     """A term of the loss of the alphas that depends on them alone."""
 
-    def loss(self, alphas: list[Tensor], epoch: int) -> Tensor:
-        """The term, a scalar."""
+    def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
+        """The term, a scalar; ``alphas`` has one table [E, K] per kind of cell."""
         raise NotImplementedError
 
 
@@ -96,6 +96,7 @@ class Bilevel:
         order: which step comes first, or both together from one loss.
         held_out: whether the alphas learn from images that the weights never see; else both learn from all.
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
+        nesterov: whether the momentum of the weights is that of Nesterov.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
@@ -112,6 +113,7 @@ class Bilevel:
     order: Literal["alphas first", "weights first", "together"] = "alphas first"
     held_out: bool = True
     side_effects: bool = True
+    nesterov: bool = False
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None

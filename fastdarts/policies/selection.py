@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastdarts.policies.base import Search, Selection
-from fastdarts.spaces import Architecture, Space
+from fastdarts.spaces import Architecture, Space, Table
+from fastdarts.topology import Entry, Topology
 
 
 class Strongest(Selection):
@@ -22,3 +24,89 @@ class Strongest(Selection):
     def architecture(self, search: Search) -> Architecture:
         """What the supernet would become now."""
         return Architecture(search.space, search.model.genotype())
+
+
+class Ranking(Selection):
+    """A rule for spaces whose genotypes list entries (operation, source) or (operation, source, target) and the states
+    of the output, by kind of cell."""
+
+    def architecture(self, search: Search) -> Architecture:
+        """What the supernet would become now; strengths count times those of edges, if these are normalised."""
+        model = search.model
+        with torch.no_grad():
+            strengths = [
+                own if edges is None else own * edges[:, None]
+                for own, edges in zip(model.mixing_weights(), model.edge_weights(), strict=True)
+            ]
+        return Architecture(search.space, self.derive(search.space, search.nodes, strengths))
+
+    def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
+        """The genotype of these strengths, [E, K] per kind of cell."""
+        cell, fields = space.topology(nodes), {}
+        for (kind, names), table in zip(space.primitives(nodes).items(), strengths, strict=True):
+            fields[kind] = self.entries(cell, _candidates(table, names))
+            fields[f"{kind}_concat"] = [*cell.outputs]
+        return space.genotype(fields)
+
+    def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
+        """The entries of a cell, from the candidates of its edges, those of each edge from strong to weak."""
+        raise NotImplementedError
+
+
+class StrongestPairs(Ranking):
+    """The rule of GDAS (Dong and Yang 2019, and its public code): a node keeps its strongest pairs of an edge and an
+    operation other than `none`, stronger first; several may lie on one edge. Ties keep the lower edge, then the lower
+    operation."""
+
+    def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
+        """Pairs (operation, source)."""
+        nodes = ([pair for row in cell.into(target) for pair in edges[row]] for target in cell.targets)
+        kept = (sorted(pairs, key=_weakness)[: cell.kept] for pairs in nodes)
+        return [(pair.op, cell.edges[pair.row].source) for pairs in kept for pair in pairs]
+
+
+class Threshold(Ranking):
+    """The rules of FairDARTS (Chu et al. 2020, and its public code): what reaches the threshold is kept, so that a node
+    may have no entry, and not exist.
+
+    Of the edges into a node, those with the strongest candidates come first, as many as the space keeps; of each the
+    strongest candidate is kept if it reaches the threshold. ``per_edge``: of every edge the two strongest are kept if
+    they do, the weaker one first. Where no entry would leave an input of the cell, the strongest one that does is added
+    to those, whatever its strength, so that the cell has an output.
+    """
+
+    def __init__(self, threshold: float, *, per_edge: bool = False):
+        self._threshold, self._per_edge = threshold, per_edge
+
+    def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
+        """Triples (operation, source, target)."""
+        if self._per_edge:
+            found = [pair for pairs in edges for pair in reversed(pairs[:2])]
+        else:
+            best = [pairs[0] for pairs in edges]
+            nodes = (sorted((best[row] for row in cell.into(target)), key=_weakness) for target in cell.targets)
+            found = [pair for pairs in nodes for pair in pairs[: cell.kept]]
+        found = [pair for pair in found if pair.strength >= self._threshold]
+        first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
+        if not any(pair.row in first for pair in found):
+            found.append(min((edges[row][0] for row in first), key=_weakness))
+        return [(pair.op, cell.edges[pair.row].source, cell.edges[pair.row].target) for pair in found]
+
+
+class Candidate(NamedTuple):
+    """An operation other than `none` on an edge, and its strength."""
+
+    row: int
+    op: str
+    strength: float
+
+
+def _candidates(strengths: Tensor, names: Table) -> list[list[Candidate]]:
+    """Those of each edge, from strong to weak; of equals the lower column comes first."""
+    rows = enumerate(zip(strengths.tolist(), names, strict=True))
+    edges = ([Candidate(row, *pair) for pair in zip(ops, values, strict=True)] for row, (values, ops) in rows)
+    return [sorted((pair for pair in edge if pair.op != "none"), key=_weakness) for edge in edges]
+
+
+def _weakness(candidate: Candidate) -> float:
+    return -candidate.strength

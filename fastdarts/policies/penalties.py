@@ -1,0 +1,28 @@
+"""Penalties: terms of the loss of the alphas that depend on the alphas alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastdarts.policies.bilevel import Penalty
+
+
+class ZeroOne(Penalty):
+    r"""Zero-one loss of FairDARTS (Chu et al. 2020): :math:`-\lambda\,\mathrm{mean}\,d(\sigma(\alpha) - 1/2)` over all
+    gates, with d the square, or the absolute value.
+
+    Args:
+        weight: λ.
+        squared: whether d is the square.
+    """
+
+    def __init__(self, weight: float, squared: bool):
+        self._weight, self._squared = weight, squared
+
+    def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
+        """The term, a scalar."""
+        distance = torch.cat([alpha.sigmoid().flatten() for alpha in alphas]) - 0.5
+        return -self._weight * (distance.square() if self._squared else distance.abs()).mean()
