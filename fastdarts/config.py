@@ -409,8 +409,7 @@ def resolve(config: S, space: Space | None = None) -> S:
     if isinstance(config, SearchConfig):
         space = find_space(config.space)
         published = config.published.get(getattr(config, "stem", "cifar"), config.published.get("cifar", {}))
-        left_out = SEARCH_RECIPE | dict(published)
-        left_out |= {"layers": space.layers, "nodes": space.nodes}
+        left_out = SEARCH_RECIPE | {"layers": space.layers, "nodes": space.nodes} | dict(published)
     else:
         variant = (space or DARTS).check_variant(config.variant)
         left_out = RECIPES[variant] | {"variant": variant}

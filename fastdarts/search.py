@@ -232,6 +232,7 @@ class Searching:
                 self._enter(number)
             self._begun = time.monotonic() - self._elapsed
             recipe.relaxation.start_epoch(self.epoch, self.epochs)
+            recipe.stages.start_epoch(self.model, self.epoch)
             recipe.selection.between(self)
             self._open_streams()
             self._train()
@@ -398,6 +399,7 @@ def _step_memory(
         whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
         batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
         last = supernet.first_epoch + supernet.config.epochs - 1
+        recipe.stages.start_epoch(supernet.model, last)
         supernet.step(batch, arch_batch if recipe.order != "together" else None, Meter(), last, 0)
         for monitor in recipe.monitors:
             if config.max_memory and monitor.every:
