@@ -20,7 +20,8 @@ import fastdarts.search
 from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
 from fastdarts.evaluation import evaluate
 from fastdarts.memory import Estimate
-from fastdarts.projection import projected
+from fastdarts.methods.darts_pt import projected
+from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.recorder import is_leftover
 from fastdarts.rnn import evaluation as recurrent_evaluation
 from fastdarts.rnn import search as recurrent_search
@@ -33,17 +34,20 @@ from tests.outcomes import difference, outcome
 
 KJV = Path(__file__).parent / "data" / "kjv"
 SMALL = {"channels": 4, "layers": 3, "samples": 48, "batch_size": 16, "threads": 1, "device": "cpu"}
-SEARCH = SMALL | {"nodes": 1, "space": "tiny", "epochs": 2, "gap_every": 0}
+TINY = SMALL | {"nodes": 1, "space": "tiny"}
+SEARCH = TINY | {"epochs": 2, "gap_every": 0}
 TEXT = {"data": KJV, "hidden": 4, "batch_size": 16, "eval_batch_size": 4, "bptt": 40, "threads": 1, "device": "cpu"}
 # At epoch 2 the search goes back to epoch 1 once; then the L2 is at its maximum.
 ADA = {"method": "darts-ada", "epochs": 4, "eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0}
 RISING = (1.0, 1.0, 2.0, 2.0)
+SGAS = {"method": "sgas", "space": "s3", "epochs": 4, "decide_from": 0, "decide_every": 1, "decide_history": 2}
 RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
     "search": (search, SearchConfig(**SEARCH, checkpoint_minutes=0)),
-    "random": (search, SearchConfig(**SEARCH | {"method": "random", "candidates": 2, "epochs": 1})),
+    "random": (search, SearchConfig(**TINY | {"method": "random", "candidates": 2, "epochs": 1})),
     "random-ws": (search, SearchConfig(**SEARCH | {"method": "random-ws", "candidates": 3, "epochs": 1})),
     "ada": (search, SearchConfig(**SEARCH | ADA, ada_max_weight_decay=3e-3)),
     "es": (search, SearchConfig(**SEARCH | ADA | {"method": "darts-es"})),
+    "sgas": (search, SearchConfig(**SEARCH | SGAS, batch_growth=4)),
     "project": (search, SearchConfig(**SEARCH | {"epochs": 1})),
     "evaluate": (
         evaluate,
@@ -145,7 +149,7 @@ def faults(kind: str, scratch: Path, most: int) -> Iterator[str]:
     begin = dataclasses.replace(config, run=whole)
     count = killed(lambda: work(begin), whole, None, log)
     expected = found(whole)
-    assert kind not in ("ada", "es") or expected["state"]["history"]
+    assert kind not in ("ada", "es") or expected["state"]["policies"]["stopper"]["history"]
     step = max(1, count // most)
     yield str(len(range(0, count, step)))
     for place in range(0, count, step):
@@ -172,7 +176,7 @@ def main(kind: str, scratch: str, most: str) -> None:
     torch.set_num_threads(1)  # a pool of threads does not live through a fork either
     fastdarts.search.step_memory = lambda *_: Estimate(peak=0, kept=0)
     # What a search does when the eigenvalue rises is at stake, not that it rises.
-    fastdarts.search.largest_eigenvalue = lambda supernet, *_: RISING[supernet.scheduler.last_epoch]
+    Eigenvalue.measure = lambda _, search: {"eigenvalue": RISING[search.epoch]}
     for line in faults(kind, Path(scratch), int(most)):
         print(json.dumps(line), flush=True)
 
