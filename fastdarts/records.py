@@ -27,15 +27,20 @@ class _Rollback(TypedDict):
 class _Decided(TypedDict):
     epoch: _Epoch
     cell: str
-    without: Annotated[list[str | int], range(1, 1000)]
-    errors: list[float]
-    losses: list[float]
     keeps: list[str | int]
 
 
+_Row = Annotated[int, range(1000)]
+
+
 class _Decision(_Decided, total=False):
-    edge: Annotated[int, range(1000)]
-    node: Annotated[int, range(1000)]
+    edge: _Row
+    node: _Row
+    without: Annotated[list[str | int], range(1, 1000)]  # with errors and losses: of a projection
+    errors: list[float]
+    losses: list[float]
+    scores: dict[str, float]  # with prunes: of a greedy decision about an edge
+    prunes: list[_Row]
 
 
 class _Config(TypedDict, total=False):
@@ -184,11 +189,14 @@ def _check_result(records: Records) -> None:
         if not records.rows or event["epoch"] < records.rows[0]["epoch"]:
             raise FastdartsError(f"{path} went back to epoch {event['epoch']}, of which {METRICS} has no row")
     for number, event in enumerate(records.result.get("decisions", ())):
-        counts = {len(event[key]) for key in ("without", "errors", "losses")}
-        if len(counts) > 1 or ("edge" in event) == ("node" in event) or event["cell"] not in kinds:
+        counts = {len(event.get(key, ())) for key in ("without", "errors", "losses")}
+        measured = counts != {0} and len(counts) == 1
+        scored = event.keys() >= {"scores", "prunes", "edge"}
+        if measured == scored or ("edge" in event) == ("node" in event) or event["cell"] not in kinds:
             raise FastdartsError(
                 f"{path} is damaged: decisions[{number}] does not say of one edge or node of a cell "
-                f"({', '.join(kinds)}) an error and a loss without each of its candidates; restore it or delete it"
+                f"({', '.join(kinds)}) an error and a loss without each of its candidates, or the scores of an edge; "
+                "restore it or delete it"
             )
         names = event["without"] + event["keeps"] if "node" in event else ()
         for name in names:

@@ -230,22 +230,34 @@ def _wide(head: Iterable[object], lines: Sequence[Iterable[object]]) -> Html:
 
 
 def _decisions(run: Records) -> Html:
-    """A projection's: what stayed, and the supernet's error and loss without each of those that could."""
-    lines, cell = [], run.space.cell
-    for event in run.result.get("decisions", ()):
+    """What stayed: of a projection with the supernet's error and loss without each of those that could, of greedy
+    decisions with the scores of the edge."""
+    lines, cell, events = [], run.space.cell, run.result.get("decisions", ())
+    scored = any("scores" in event for event in events)
+    for event in events:
         kept = event["keeps"]
         if "edge" in event:
-            edge = cell.holding(event["edge"] + 1).edges[event["edge"]]
-            where, name = cell.arrow(edge.source, edge.target), str
+            where, name = _edge_name(cell, event["edge"]), str
         else:
             where, name = f"node {event['node']}", cell.name
+        if "scores" in event:
+            about = [f"{name} {number(score)}" for name, score in event["scores"].items()]
+            about += [f"prunes {_edge_name(cell, row)}" for row in event["prunes"]]
+            what = joined((element("b", ", ".join(map(str, kept))), *about), ", ")
+            lines.append((event["epoch"], run.space.kinds[event["cell"]], where, what))
+            continue
         losers = [
             (choice in kept, f"{name(choice)} {number(error)} % ({number(loss)})")
             for choice, error, loss in zip(event["without"], event["errors"], event["losses"], strict=True)
         ]
         losers = joined((element("b", text) if stays else text for stays, text in losers), ", ")
         lines.append((event["epoch"], run.space.kinds[event["cell"]], where, losers))
-    return _wide(("Epoch", "Cell", "Decided", "Valid error (loss) without"), lines)
+    return _wide(("Epoch", "Cell", "Decided", "Keeps" if scored else "Valid error (loss) without"), lines)
+
+
+def _edge_name(cell: Topology, row: int) -> str:
+    edge = cell.holding(row + 1).edges[row]
+    return cell.arrow(edge.source, edge.target)
 
 
 def _formulas(entries: Sequence[Entry], cell: Topology) -> Html:

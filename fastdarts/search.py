@@ -303,6 +303,7 @@ class Searching(Loop):
         if number != self._stage:
             self._enter(number)
         self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()
         supernet = self.supernet
@@ -386,6 +387,7 @@ def _step_memory(
         whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
         batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
         last = supernet.first_epoch + supernet.config.epochs - 1
+        recipe.stages.start_epoch(supernet.model, last)
         supernet.step(batch, arch_batch if recipe.order != "together" else None, Meter(), last, 0)
         for monitor in recipe.monitors:
             if config.max_memory and monitor.every:

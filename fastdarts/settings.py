@@ -63,8 +63,10 @@ def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
     kinds = {str if get_origin(part) is Literal else part for part in parts}
     if type(value) in kinds:
         return value
-    if tuple in map(get_origin, kinds) and isinstance(value, list | tuple) and all(type(v) is str for v in value):
-        return tuple(value)
+    one = next((get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple), None)
+    allowed = (float, int) if one is float else (one,)
+    if one is not None and isinstance(value, list | tuple) and all(type(v) in allowed for v in value):
+        return tuple(_typed(name, v, one, source) for v in value)
     if Path in kinds and isinstance(value, str):
         try:
             return expanded(value)

@@ -52,9 +52,12 @@ def check_setting(name: str, value: object, hint: object) -> None:
     if not any(_is(value, kind) for kind in kinds):
         names = " or ".join(_KINDS.get(get_origin(kind) or kind, "None") for kind in kinds)
         raise FastdartsError(f"{flag} is {_shown(value)} ({type(value).__name__}): expected {names}")
-    for text in value if isinstance(value, tuple) else [value]:
-        if isinstance(text, str | Path):
-            check_text(flag, str(text))
+    if isinstance(value, tuple):
+        one = next(get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple)
+        for part in value:
+            check_setting(name, part, one)
+    if isinstance(value, str | Path):
+        check_text(flag, str(value))
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     ranges = [extra for part in alternatives(hint) for extra in getattr(part, "__metadata__", ())]
@@ -90,9 +93,7 @@ def _is(value: object, kind: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
-    return isinstance(value, kind)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 def _shown(value: object) -> str:

@@ -43,6 +43,7 @@ def folders(tmp_path_factory):
         "decisions": [
             common | {"cell": "normal", "edge": 3, "without": ["none", "skip_connect"], "keeps": ["none"]},
             common | {"cell": "reduce", "node": 2, "without": [0, 1], "keeps": [0, 1]},
+            {"epoch": 0, "cell": "normal", "edge": 3, "keeps": ["none"], "scores": {"product": 0.5}, "prunes": [4]},
         ],
         "parameters": 10**6,
         "macs": 10**8,

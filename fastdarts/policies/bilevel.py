@@ -69,6 +69,9 @@ class Stages(Policy):
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
         raise NotImplementedError
 
+    def start_epoch(self, model: Relaxed, epoch: int) -> None:
+        """Make the supernet at work what it is in ``epoch``, counted over all stages."""
+
     def end(self, search: Search, number: int) -> None:
         """Take from the supernet at the end of stage ``number`` what the next one needs."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -194,6 +194,12 @@ class CellSpace(Space):
         for kind, _, sources, names in self._choices(nodes):
             pairs[kind] += [(names[source][next(values)], source) for source in sources[next(values)]]
         return Genotype(pairs["normal"], cell.outputs, pairs["reduce"], cell.outputs)
+
+    def keeping(self, chosen: Mapping[str, Mapping[int, str]], nodes: int) -> Genotype:
+        """The genotype that keeps these rows of alpha, each with this operation, by kind of cell; sources ascending."""
+        cell = self.topology(nodes)
+        kept = {kind: [(rows[row], cell.edges[row].source) for row in sorted(rows)] for kind, rows in chosen.items()}
+        return Genotype(kept["normal"], cell.outputs, kept["reduce"], cell.outputs)
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
         """See :func:`fastdarts.genotypes.to_dict`."""
