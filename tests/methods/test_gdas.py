@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.outcomes import without_clocks
 from torch import Tensor, nn
 
 from fastdarts import model_search
@@ -16,6 +15,7 @@ from fastdarts.recorder import read_metrics
 from fastdarts.search import search
 from fastdarts.spaces import SPACES
 from fastdarts.supernet import Supernet
+from fastdarts.testing.outcomes import without_clocks
 from fastdarts.training import Meter
 from tests.probes import entries, probe_alphas
 

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.outcomes import difference, outcome
 
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import SearchConfig, resolve
@@ -19,6 +18,7 @@ from fastdarts.recorder import read_metrics
 from fastdarts.search import search, step_memory
 from fastdarts.settings import from_toml, to_toml
 from fastdarts.spaces import DARTS, CellSpace
+from fastdarts.testing.outcomes import difference, outcome
 from fastdarts.topology import DARTS_CELL
 from fastdarts.validation import validate
 from tests.interrupted import interrupted

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tests.outcomes import difference, outcome
 
 from fastdarts.checkpoint import load_checkpoint
 from fastdarts.config import SearchConfig, resolve
@@ -15,6 +14,7 @@ from fastdarts.recorder import read_metrics
 from fastdarts.relaxation import SOFTMAX
 from fastdarts.search import search
 from fastdarts.spaces import DARTS
+from fastdarts.testing.outcomes import difference, outcome
 from fastdarts.validation import validate
 from tests.interrupted import interrupted
 
