@@ -44,7 +44,7 @@ def staged():
     stages, columns = Progressive(DARTS, 4, 25, 10, (5, 11, 17), (5, 3), (0.0, 0.4, 0.7)), []
     for number in range(2):
         model = SimpleNamespace(mixing_weights=strengths(stages, number).copy)
-        stages.end(SimpleNamespace(model=model, line=lambda text: None), number)
+        stages.end(SimpleNamespace(model=model, say=lambda text: None), number)
         columns.append([" ".join("".join(map(str, row)) for row in stages.columns(kind)) for kind in stages.tables])
     return stages, columns, strengths(stages, 2)
 

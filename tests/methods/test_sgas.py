@@ -43,7 +43,7 @@ class Alphas:
     def fix(self, tables):
         self.fixed = [table.clone() for table in tables]
 
-    def line(self, text):
+    def say(self, text):
         pass
 
 
