@@ -12,8 +12,8 @@ from fastdarts.config import SearchConfig, resolve
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import StrongestPairs
 from fastdarts.recorder import read_metrics
-from fastdarts.search import search
-from fastdarts.spaces import SPACES
+from fastdarts.search import search, step_memory
+from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.spaces.nasbench201 import CELL
 from fastdarts.supernet import Supernet
 from fastdarts.training import Meter
@@ -204,6 +204,23 @@ def test_edges_of_none_alone_leave_the_alphas_a_gradient(space):
             alpha[:, 0] = 1000.0
     own.step(*batches(), Meter(), 0, 0)
     assert all(alpha.grad.count_nonzero() == 0 for alpha in own.model.alpha_tables())  # but it is there
+
+
+def test_memory_is_estimated_as_if_the_largest_candidates_were_drawn():
+    def passing(method: str, space: str) -> int:
+        """What a step takes beside what it leaves."""
+        config = SearchConfig(**TINY | {"method": method, "nodes": 1, "space": space})
+        found = step_memory(config, 10, (1, 16, 16), torch.device("cpu"))
+        return found.peak - found.kept
+
+    SPACES["one"] = CellSpace("one", ["sep_conv_5x5"])
+    SPACES["two"] = CellSpace("two", ["skip_connect", "sep_conv_5x5"])
+    try:
+        one, two = passing("gdas", "one"), passing("gdas", "two")
+    finally:
+        del SPACES["one"], SPACES["two"]
+    assert one == pytest.approx(two, rel=0.01)
+    assert two < passing("darts", "darts")
 
 
 def test_in_nasbench201_zeros_learn_too():
