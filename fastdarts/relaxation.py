@@ -30,10 +30,13 @@ class Relaxation:
     Attributes:
         draws: whether passes in training draw, and so differ from :meth:`strength`.
         normalised: whether the strengths of an edge add up to 1.
+        zeros_learn: whether the weights of candidates that are not computed, which are 0, are added to the output of
+            their edge, and so have a gradient; supernets of NAS-Bench-201 do it.
     """
 
     draws = False
     normalised = True
+    zeros_learn = False
 
     def state_dict(self) -> dict[str, Any]:
         """What must be known after a kill; by default nothing."""

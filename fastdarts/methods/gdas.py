@@ -3,9 +3,11 @@
 The numbers are those of the public code (AutoDL-Projects), with these differences. The learning rate of the weights
 moves once per epoch, there once per step. The norm that clips their gradient has no part of the alphas. Candidates that
 a step has not drawn stay as they are, as SGD of PyTorch 2 leaves them; older ones moved them by momentum and L2. In
-NAS-Bench-201 the public code also sums up the weights of the candidates that are not computed, which are 0 but have a
-gradient; here they have none. In the spaces of DARTS the network is that of DARTS: a BatchNorm ends each pool, and none
-is before the classifier. Measurements draw nothing: each edge has the most probable candidate.
+the spaces of DARTS the network is that of DARTS: a BatchNorm ends each pool, and none is before the classifier.
+Measurements draw nothing: each edge has the most probable candidate.
+
+In NAS-Bench-201 the public code adds the weights of candidates that are not computed, which are 0, to the output of
+their edge, so that they have a gradient. So does this one.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class GDAS(AlphaConfig):
         return bilevel(
             self,
             space,
-            relaxation=Gumbel(self.tau_start, self.tau_end, self.seed, hard=True),
+            relaxation=Gumbel(self.tau_start, self.tau_end, self.seed, hard=True, zeros_learn=keeps_all),
             order="weights first",
             nesterov=self.momentum > 0,
             selection=Strongest() if keeps_all else StrongestPairs(),

@@ -24,13 +24,15 @@ class Gumbel(Relaxation):
         tau_start, tau_end: the temperature of the first and of the last epoch; between them it changes by equal steps.
         seed: of the noise, which has a generator of its own: it is the same on all ranks and after a kill.
         hard: whether the weights are hard.
+        zeros_learn: see :class:`fastdarts.relaxation.Relaxation`.
     """
 
     draws = True
 
-    def __init__(self, tau_start: float, tau_end: float, seed: int, *, hard: bool):
+    def __init__(self, tau_start: float, tau_end: float, seed: int, *, hard: bool, zeros_learn: bool = False):
         self._ends = tau_start, tau_end
         self._hard = hard
+        self.zeros_learn = zeros_learn
         self._generator = torch.Generator().manual_seed(seed)
         self._noise: list[Tensor] = []
         self.tau = tau_start

@@ -85,7 +85,8 @@ class ResidualBlock(nn.Module):
 class SearchCell(nn.Module):
     """The cell of the supernet: a :class:`MixedOp` per edge; all that leave a state are one op, where it has a kernel.
 
-    ``forward(x, weights, drop_prob)``: [N, C, H, W] and mixing weights [6, 5]; returns [N, C, H, W].
+    ``forward(x, weights, drop_prob, added)``: [N, C, H, W] and mixing weights [6, 5]; returns [N, C, H, W]. ``added``:
+    a number to add to each of the last three states, [3]; None for nothing.
     """
 
     reduction = False
@@ -99,12 +100,14 @@ class SearchCell(nn.Module):
         for edge in self.edges:
             edge.primitives = tuple(OPS)  # not the names of the builders
 
-    def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor, drop_prob: float = 0.0, added: Tensor | None = None) -> Tensor:
         drop_prob, states = drop_prob if self.training else 0.0, [x] * NODES
         for source in range(NODES - 1):
             rows = [row for row, edge in enumerate(CELL.edges) if edge.source == source]
             base = [states[CELL.edges[row].target] for row in rows] if source else []
             outs = leave(self.edges, states[source], rows, weights, None, base, self.memory, drop_prob)
+            if added is not None and not source:
+                outs = [out + number for out, number in zip(outs, added, strict=True)]
             for row, out in zip(rows, outs, strict=True):
                 states[CELL.edges[row].target] = out
         return states[-1].contiguous() if x.is_contiguous() else states[-1]
@@ -208,8 +211,20 @@ class SearchNetwork(_Skeleton, Relaxed):
         self._arch_parameters = [self.alphas]
 
     def forward(self, input: Tensor) -> Tensor:
-        weights = iter(self.cell_weights())
-        return self._classify(input, lambda cell, x: self._pass(cell, x, next(weights), self.drop_path_prob))
+        pairs = iter([(weights, self._zeros(weights)) for weights in self.cell_weights()])
+
+        def cell(block: nn.Module, x: Tensor) -> Tensor:
+            weights, zeros = next(pairs)
+            return self._pass(block, x, weights, self.drop_path_prob, zeros)
+
+        return self._classify(input, cell)
+
+    def _zeros(self, weights: Tensor) -> Tensor | None:
+        """For each node the sum of the weights that are 0, if these are to learn."""
+        if not (self.training and self.relaxation.zeros_learn):
+            return None
+        zeros = weights.masked_fill(weights.detach() != 0, 0.0).sum(1)
+        return torch.stack([zeros[row.start : row.stop].sum() for row in map(CELL.into, CELL.targets)])
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
         """Logits with the same weights where each edge runs one candidate, with weight 1, or nothing."""

@@ -12,8 +12,9 @@ from fastdarts.config import SearchConfig, resolve
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import StrongestPairs
 from fastdarts.recorder import read_metrics
-from fastdarts.search import search
-from fastdarts.spaces import SPACES
+from fastdarts.search import search, step_memory
+from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.spaces.nasbench201 import CELL
 from fastdarts.supernet import Supernet
 from fastdarts.testing.outcomes import without_clocks
 from fastdarts.training import Meter
@@ -195,13 +196,59 @@ def test_what_is_drawn_is_what_a_pass_computes():
 
 
 @pytest.mark.parametrize("space", ["darts", "nasbench201"])
-def test_edges_of_none_alone_leave_the_alphas_a_gradient_of_zero(space):
+def test_edges_of_none_alone_leave_the_alphas_a_gradient(space):
     own = supernet(space, layers=3 if space == "darts" else 5)
+    own.model.relaxation.zeros_learn = False
     with torch.no_grad():
         for alpha in own.model.alpha_tables():
             alpha[:, 0] = 1000.0
     own.step(*batches(), Meter(), 0, 0)
-    assert all(alpha.grad.count_nonzero() == 0 for alpha in own.model.alpha_tables())
+    assert all(alpha.grad.count_nonzero() == 0 for alpha in own.model.alpha_tables())  # but it is there
+
+
+def test_memory_is_estimated_as_if_the_largest_candidates_were_drawn():
+    def passing(method: str, space: str) -> int:
+        """What a step takes beside what it leaves."""
+        config = SearchConfig(**TINY | {"method": method, "nodes": 1, "space": space})
+        found = step_memory(config, 10, (1, 16, 16), torch.device("cpu"))
+        return found.peak - found.kept
+
+    SPACES["one"] = CellSpace("one", ["sep_conv_5x5"])
+    SPACES["two"] = CellSpace("two", ["skip_connect", "sep_conv_5x5"])
+    try:
+        one, two = passing("gdas", "one"), passing("gdas", "two")
+    finally:
+        del SPACES["one"], SPACES["two"]
+    assert one == pytest.approx(two, rel=0.01)
+    assert two < passing("darts", "darts")
+
+
+def test_in_nasbench201_zeros_learn_too():
+    model = supernet("nasbench201", layers=5, channels=4).model.double()
+    relaxation, (alpha,) = model.relaxation, model.alpha_tables()
+    relaxation.draw([alpha])
+    weights, drawn = relaxation.mix(alpha, 0)
+
+    def cell(block: nn.Module, x: Tensor) -> Tensor:
+        states = [x]
+        for target in CELL.targets:
+            total = torch.zeros_like(x)
+            for row, state in zip(CELL.into(target), states, strict=True):
+                k = int(drawn[row])
+                total = total + weights[row, k] * block.edges[row]._ops[k](state)
+                total = total + sum(weights[row, other] for other in range(5) if other != k)
+            states.append(total)
+        return states[-1]
+
+    (x, y), _ = batches()
+    logits = [model(x.double()), model._classify(x.double(), cell)]
+    relaxation.zeros_learn = False
+    logits.append(model(x.double()))
+    torch.testing.assert_close(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    mine, truth, without = (torch.autograd.grad(nn.functional.cross_entropy(out, y), alpha)[0] for out in logits)
+    torch.testing.assert_close(mine, truth)
+    assert not torch.allclose(mine, without)
 
 
 def test_an_edge_of_none_alone_has_a_gradient_where_no_kernel_is(monkeypatch):
