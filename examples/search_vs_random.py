@@ -17,8 +17,11 @@ from fastdarts.evaluation import evaluate
 from fastdarts.search import search
 
 DATA = {"dataset": "fashion-mnist", "image_size": 16, "threads": 1}  # bit-identical needs the same number of threads
-SEARCH = {**DATA, "samples": 1200, "epochs": 6, "channels": 8, "layers": 5, "gap_every": 6, "learning_rate": 0.1}
-METHODS = {"darts": {"method": "darts", "arch_learning_rate": 1e-2}, "random": {"method": "random", "candidates": 13}}
+SEARCH = {**DATA, "samples": 1200, "epochs": 6, "channels": 8, "layers": 5, "learning_rate": 0.1}
+METHODS = {
+    "darts": {"method": "darts", "arch_learning_rate": 1e-2, "gap_every": 6},
+    "random": {"method": "random", "candidates": 13},
+}
 EVALUATE = {
     **DATA, "samples": 4000, "epochs": 6, "channels": 8, "layers": 5, "auxiliary": False, "cutout": 0.0,
     "drop_path_prob": 0.0, "learning_rate": 0.1,

@@ -27,6 +27,7 @@ from fastdarts.kinds import (
     Width,
     Workers,
 )
+from fastdarts.moved import moved
 from fastdarts.registry import Method, find_method, load_plugin, methods
 from fastdarts.spaces import DARTS, Space, find_space
 
@@ -483,3 +484,6 @@ def check_hypergradient(config: SecondLevel) -> None:
             raise FastdartsError(
                 f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
             )
+
+
+__getattr__ = moved(__name__, {"projection_epochs": "fastdarts.methods.darts_pt"})

@@ -13,6 +13,7 @@ from fastdarts.batches import seed_from
 from fastdarts.discretise import batch_statistics, running_statistics
 from fastdarts.distributed import summed
 from fastdarts.errors import NotFinite
+from fastdarts.moved import moved
 from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.policies.selection import Strongest
 from fastdarts.relaxed import Change, same_random_numbers
@@ -138,3 +139,6 @@ def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
         return [(index, row) for row in weights[index] * (1 - torch.eye(weights.shape[1]).to(weights))]
     cell = DARTS_CELL.holding(len(weights))  # the only ones that keep some of the edges into a node
     return [(row, torch.zeros_like(weights[row])) for row in cell.into(cell.targets[index])]
+
+
+__getattr__ = moved(__name__, {"projected": "fastdarts.methods.darts_pt"})

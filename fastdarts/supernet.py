@@ -18,6 +18,7 @@ from fastdarts.distributed import average, first_of, give, summed, weighed
 from fastdarts.errors import NotFinite
 from fastdarts.flat import SGD
 from fastdarts.hypergradient import FirstOrder, Passes, parts
+from fastdarts.moved import moved
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
 from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Space, find_space
@@ -262,3 +263,6 @@ class Supernet:
             self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.set_weight_decay(self.optimizer.param_groups[0]["weight_decay"])
+
+
+__getattr__ = moved(__name__, {"strategy": "fastdarts.methods.common", "supernet_facts": "fastdarts.policies.monitors"})

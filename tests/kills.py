@@ -34,8 +34,8 @@ from fastdarts.testing.outcomes import difference, outcome
 
 KJV = Path(__file__).parent / "data" / "kjv"
 SMALL = {"channels": 4, "layers": 3, "samples": 48, "batch_size": 16, "threads": 1, "device": "cpu"}
-TINY = SMALL | {"nodes": 1, "space": "tiny"}
-SEARCH = TINY | {"epochs": 2, "gap_every": 0}
+CELLS = SMALL | {"nodes": 1, "space": "tiny"}
+SEARCH = CELLS | {"epochs": 2, "gap_every": 0}
 TEXT = {"data": KJV, "hidden": 4, "batch_size": 16, "eval_batch_size": 4, "bptt": 40, "threads": 1, "device": "cpu"}
 # At epoch 2 the search goes back to epoch 1 once; then the L2 is at its maximum.
 ADA = {"method": "darts-ada", "epochs": 4, "eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0}
@@ -44,7 +44,7 @@ RISING = (1.0, 1.0, 2.0, 2.0)
 SGAS = {"method": "sgas", "space": "s3", "epochs": 4, "decide_from": 0, "decide_every": 1, "decide_history": 2}
 RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
     "search": (search, SearchConfig(**SEARCH, checkpoint_minutes=0)),
-    "random": (search, SearchConfig(**TINY | {"method": "random", "candidates": 2, "epochs": 1})),
+    "random": (search, SearchConfig(**CELLS | {"method": "random", "candidates": 2, "epochs": 1})),
     "random-ws": (search, SearchConfig(**SEARCH | {"method": "random-ws", "candidates": 3, "epochs": 1})),
     "ada": (search, SearchConfig(**SEARCH | ADA, ada_max_weight_decay=3e-3)),
     "es": (search, SearchConfig(**SEARCH | ADA | {"method": "darts-es"})),

@@ -22,6 +22,7 @@ from fastdarts.data import load_data, train_transform
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.evaluation import evaluate
 from fastdarts.genotypes import DARTS_V1, parse_genotype, to_dict
+from fastdarts.hypergradient import FirstOrder, Unrolled
 from fastdarts.recorder import read_metrics
 from fastdarts.runs import stored_config
 from fastdarts.search import search
@@ -104,9 +105,9 @@ def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, a
     architect_steps, criterion_labels = [], []
     step = Architect.step
 
-    def spy(self, *arguments, **keywords):
-        architect_steps.append((*arguments, *keywords.values()))
-        return step(self, *arguments, **keywords)
+    def spy(self, *arguments):
+        architect_steps.append((*arguments, self.strategy))
+        return step(self, *arguments)
 
     monkeypatch.setattr(Architect, "step", spy)
     forward = torch.nn.CrossEntropyLoss.forward
@@ -129,7 +130,7 @@ def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, a
         assert all(map(torch.equal, seen[:4], (x, y, x_arch, y_arch)))
         epoch = number // len(weights)
         assert seen[4] == pytest.approx(0.001 + 0.012 * (1 + math.cos(math.pi * epoch / 2)), rel=1e-12)
-        assert isinstance(seen[5], torch.optim.SGD) and seen[6] is unrolled
+        assert isinstance(seen[5], torch.optim.SGD) and seen[-1] == (Unrolled() if unrolled else FirstOrder())
     # Each step asks for the loss of the alphas first (four times if unrolled) and for that of the weights last.
     losses = 5 if unrolled else 2
     assert all(map(torch.equal, criterion_labels[losses - 1 :: losses], (y for _, y in expected)))
@@ -303,7 +304,7 @@ def test_sigterm_saves_at_the_step_and_exits_0(tmp_path, workers):
 def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
     """Sent within the validation pass after the first epoch: saved before its row, no step is done again."""
     if kind == "search":
-        work, module, config = search, "fastdarts.search", SearchConfig(**TINY)
+        work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY)
     else:
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
         work, module, config = evaluate, "fastdarts.training", EvaluateConfig(genotype="DARTS_V2", **settings)
