@@ -83,6 +83,26 @@ class Identity(nn.Module):
         return x
 
 
+class DroppingIdentity(nn.Module):
+    """A stride-1 skip connection that in training zeroes each element with probability `rate` = p and scales the
+    others: x / (1 - p) * Bernoulli(1 - p) (P-DARTS, Chen et al. 2019, section 3.3).
+
+    No kernel knows it: an edge that has it calls it by itself, and keeps its mask and its output for backward. The
+    random numbers belong to places of `x` [N, C, H, W], whatever its memory format; of several ranks each draws its
+    own.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        n, channels, height, width = x.shape
+        return _dropped(x, x.new_empty(n, height, width, channels).permute(0, 3, 1, 2), self.rate)
+
+
 class Zero(nn.Module):
     """The operation `none`: every `stride`-th pixel of `x`, times zero."""
 
@@ -197,9 +217,13 @@ def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     x: [N, ...], any device and floating dtype; a new tensor is returned, where the public code overwrites
     `x`. Of several ranks each draws its own. Larsson et al. 2017, arXiv:1605.07648.
     """
+    return _dropped(x, x.new_empty([len(x)] + [1] * (x.dim() - 1)), drop_prob)
+
+
+def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
+    """``x`` scaled, and zero where ``mask``, which is drawn here, says so."""
     keep = 1.0 - drop_prob
-    mask = x.new_empty([len(x)] + [1] * (x.dim() - 1)).bernoulli_(keep, generator=own_generator(x.device))
-    return x.div(keep).mul_(mask)
+    return x.div(keep).mul_(mask.bernoulli_(keep, generator=own_generator(x.device)))
 
 
 def check_images(input: Tensor, in_channels: int) -> None:

@@ -39,6 +39,7 @@ SEARCH = TINY | {"epochs": 2, "gap_every": 0}
 TEXT = {"data": KJV, "hidden": 4, "batch_size": 16, "eval_batch_size": 4, "bptt": 40, "threads": 1, "device": "cpu"}
 # At epoch 2 the search goes back to epoch 1 once; then the L2 is at its maximum.
 ADA = {"method": "darts-ada", "epochs": 4, "eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0}
+STAGES = {"added_layers": (0, 0, 0), "kept_candidates": (3, 2), "skip_dropout": (0.0, 0.4, 0.7)}
 RISING = (1.0, 1.0, 2.0, 2.0)
 SGAS = {"method": "sgas", "space": "s3", "epochs": 4, "decide_from": 0, "decide_every": 1, "decide_history": 2}
 RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
@@ -48,6 +49,7 @@ RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
     "ada": (search, SearchConfig(**SEARCH | ADA, ada_max_weight_decay=3e-3)),
     "es": (search, SearchConfig(**SEARCH | ADA | {"method": "darts-es"})),
     "sgas": (search, SearchConfig(**SEARCH | SGAS, batch_growth=4)),
+    "p-darts": (search, SearchConfig(**SEARCH | STAGES | {"method": "p-darts", "epochs": 3}, warmup=0)),
     "project": (search, SearchConfig(**SEARCH | {"epochs": 1})),
     "evaluate": (
         evaluate,

@@ -191,7 +191,7 @@ def test_what_a_method_is_left_with_is_never_refused(method):
     config = SearchConfig(method=method, **NEEDED.get(method, {}))
     validate(config)
     validate(resolve(config))
-    if method != "select":
+    if method not in ("select", "p-darts"):  # which takes that of its genotypes; for which s3 has too few candidates
         validate(resolve(dataclasses.replace(config, space="s3")))
     began = dataclasses.asdict(config) | {"lambda_strength": 1.0, "resume": "run"}
     stored = {name: str(value) if isinstance(value, Path) else value for name, value in began.items()}
@@ -312,7 +312,7 @@ WRONG = {
     bool: ["yes", 1, 0, np.True_],
     str: [5, b"cpu", Path("cpu"), "a\0b", "a\udcffb", ["cpu"]],
     Path: ["photos", 5, b"photos", Path("a\0b"), Path("a\udcffb")],
-    tuple: [["DARTS_V1", "DARTS_V2"], "DARTS_V1", (1, 2), ("a\udcff", "b")],
+    tuple: [["DARTS_V1", "DARTS_V2"], "DARTS_V1", (1, "b"), ("a\udcff", "b")],
 }
 
 

@@ -10,8 +10,8 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 KINDS = [
-    "search", "random", "random-ws", "ada", "es", "sgas", "project", "evaluate", "recurrent-search",
-    "recurrent-evaluation", "study",
+    "search", "random", "random-ws", "ada", "es", "sgas", "p-darts", "project", "evaluate",
+    "recurrent-search", "recurrent-evaluation", "study",
 ]  # fmt: skip
 PLACES = 8 if settings.default.max_examples < 100 else 10**9
 """At how many places each run is killed: in `make fuzz` at all."""
