@@ -122,8 +122,8 @@ def _parse(arguments: list[str]) -> Command:
             f"--method is {method} but recurrent cells (--space {RECURRENT.name}) are searched by DARTS only: leave it "
             "out, or choose a space for images"
         )
+    _check(arguments, recurrent)
     method = None if recurrent else _method(arguments, reading)
-    _check(arguments, recurrent, method)
     searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
     evaluating, evaluate_config = (
         (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)
@@ -138,6 +138,7 @@ def _parse(arguments: list[str]) -> Command:
         search_default = SearchRecurrent(settings["search"])
     else:
         searching = search_by(type(settings["search"]))
+        _check_method(arguments, searching)
         search_default = searching.having(settings["search"])
     kinds = (
         Annotated[searching, subcommand("search", prefix_name=False, default=search_default)]
@@ -221,7 +222,7 @@ def _method(arguments: list[str], reading: Reading) -> str | None:
     return named[0] if named else None
 
 
-def _check(arguments: list[str], recurrent: bool, method: str | None) -> None:
+def _check(arguments: list[str], recurrent: bool) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help"):
@@ -236,14 +237,8 @@ def _check(arguments: list[str], recurrent: bool, method: str | None) -> None:
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
     words = parameters(OF_RECURRENT.get(command, COMMANDS[command]))
     if command == "search" and not recurrent:
-        every = [parameters(search_by(found.settings)) for found in methods().values()]
-        others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
-        check(arguments[1:], {flag: parameter for known in every for flag, parameter in known.items()}, others)
-        kind = search_by(type(_defaults(_read(arguments), command, SearchConfig, method)))
-        for flag in parameters(kind).keys() ^ {flag for known in every for flag in known}:
-            names = [name for name, known in zip(methods(), every, strict=True) if flag in known]
-            others[flag] = f"goes with --method {', '.join(names)}"
-        check(arguments[1:], parameters(kind), others)
+        every = {flag: p for m in methods().values() for flag, p in parameters(search_by(m.settings)).items()}
+        check(arguments[1:], every, dict.fromkeys(words, f"goes with --space {RECURRENT.name}"))
     elif recurrent:
         images = parameters(COMMANDS[command])
         if command == "search":
@@ -252,6 +247,17 @@ def _check(arguments: list[str], recurrent: bool, method: str | None) -> None:
     else:
         others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
         check(arguments[1:], parameters(COMMANDS[command]), others)
+
+
+def _check_method(arguments: list[str], searching: type[Search]) -> None:
+    """Raise :class:`FastdartsError` for the first flag of a search that another method has, but not this one."""
+    if arguments[:1] != ["search"]:
+        return
+    own, others = parameters(searching), {}
+    for name, method in methods().items():
+        for flag in parameters(search_by(method.settings)).keys() - own.keys():
+            others.setdefault(flag, []).append(name)
+    check(arguments[1:], own, {flag: f"goes with --method {', '.join(names)}" for flag, names in others.items()})
 
 
 def _is_recurrent(arguments: list[str]) -> bool:
