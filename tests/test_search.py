@@ -360,7 +360,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_a_finished_on
 @pytest.mark.parametrize("kind", ["search", "evaluate"])
 def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_row_goes_on_the_same(tmp_path, monkeypatch, kind):
     if kind == "search":
-        work, module, config = search, "fastdarts.search", SearchConfig(**TINY, checkpoint_minutes=0)
+        work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY, checkpoint_minutes=0)
     else:
         work, module = evaluate, "fastdarts.training"
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
