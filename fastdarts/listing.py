@@ -12,7 +12,7 @@ from typing import Any
 
 from fastdarts.config import DataConfig, RunConfig, SearchConfig, resolve
 from fastdarts.registry import Method, methods
-from fastdarts.spaces import SPACES, Space
+from fastdarts.spaces import SPACES, Space, add_installed
 
 GENERAL = {field.name for kind in (RunConfig, DataConfig) for field in dataclasses.fields(kind)} - {"batch_size"}
 """Settings of every run: no paper says anything about them."""
@@ -96,4 +96,5 @@ def all_methods() -> list[dict[str, Any]]:
 
 def all_spaces() -> list[dict[str, Any]]:
     """The facts of all spaces for images."""
+    add_installed()
     return [space_facts(space) for space in SPACES.values()]

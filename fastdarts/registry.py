@@ -1,8 +1,8 @@
 """What can be named: methods, and later whatever else others may add, each registered in the file that defines it.
 
 The built-in methods are the modules of :mod:`fastdarts.methods`. A package adds its own by an entry point in the group
-``fastdarts.methods``; a single file is a plug-in, loaded by its path. All three are imported when a name is first asked
-for, so nothing below has to know them.
+``fastdarts.methods``, and its spaces in ``fastdarts.spaces``; a single file is a plug-in, loaded by its path. They are
+imported when a name is first asked for, so nothing below has to know them.
 """
 
 from __future__ import annotations
@@ -109,5 +109,21 @@ def _load() -> None:
     package = importlib.import_module(GROUP)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{GROUP}.{module.name}")
-    for entry in metadata.entry_points(group=GROUP):
-        entry.load()
+    load_entries(GROUP)
+
+
+def load_entries(group: str) -> list[Any]:
+    """What installed packages name in an entry-point group, imported.
+
+    Raises :class:`FastdartsError`, naming the entry, if one cannot be imported.
+    """
+    found = []
+    for entry in metadata.entry_points(group=group):
+        try:
+            found.append(entry.load())
+        except Exception as error:  # whatever a package of somebody else's may raise
+            raise FastdartsError(
+                f"the entry point {entry.name} = {entry.value} of group {group} cannot be imported "
+                f"({type(error).__name__}: {error}): mend or remove its package"
+            ) from error
+    return found

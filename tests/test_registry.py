@@ -1,6 +1,7 @@
 """Methods by name, settings of their own, and plug-ins."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,9 +129,9 @@ def test_the_defaults_of_the_policies_are_darts():
         assert getattr(recipe, name) == getattr(plain, name), name
 
 
-def fastdarts(*arguments, cwd):
+def fastdarts(*arguments, cwd, **variables):
     command = [sys.executable, "-m", "fastdarts", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ | variables)
 
 
 def test_a_plugin_is_remembered_by_its_run_and_by_whatever_comes_of_it(tmp_path):
@@ -154,6 +155,24 @@ def test_a_plugin_is_remembered_by_its_run_and_by_whatever_comes_of_it(tmp_path)
         assert done.returncode == 0, (command, done.stderr)
     weights = json.loads((tmp_path / "found" / "metrics.jsonl").read_text(encoding="utf-8"))["weights_normal"]
     assert all(abs(sum(row) - 1) < 1e-6 for row in weights)
+
+
+def test_an_installed_package_adds_methods_and_spaces(tmp_path):
+    site = tmp_path / "site"
+    (site / "mine-1.0.dist-info").mkdir(parents=True)
+    (site / "mine.py").write_text(PLUGIN + "PAIR = SPACES.pop('pair')\n", encoding="utf-8")
+    entries = "[fastdarts.methods]\ntempered = mine\n[fastdarts.spaces]\npair = mine:PAIR\n"
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(entries, encoding="utf-8")
+    (site / "mine-1.0.dist-info" / "METADATA").write_text("Name: mine\nVersion: 1.0\n", encoding="utf-8")
+    path = {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
+    for command, name in (("methods", "tempered"), ("spaces", "pair")):
+        done = fastdarts(command, "--json", cwd=tmp_path, **path)
+        assert name in [found["name"] for found in json.loads(done.stdout)], done.stderr
+    done = fastdarts("search", "tempered", "--space", "pair", *TINY, "--run", "found", cwd=tmp_path, **path)
+    assert done.returncode == 0, done.stderr
+    (site / "mine.py").write_text("raise ValueError('no')", encoding="utf-8")
+    done = fastdarts("methods", cwd=tmp_path, **path)
+    assert done.returncode == 2 and "entry point tempered = mine of group fastdarts.methods" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ A new space is one file: an object of :class:`CellSpace`, or of a class of one's
 into ``SPACES`` under its name (examples/custom_space.py).
 """
 
+import functools
 from typing import Any, NamedTuple
 
 from fastdarts.errors import FastdartsError
 from fastdarts.genotypes import read_fields
+from fastdarts.registry import load_entries
 from fastdarts.spaces.cells import CellSpace
 from fastdarts.spaces.darts import DARTS, DARTS_7
 from fastdarts.spaces.nasbench201 import NASBENCH201
@@ -54,11 +56,24 @@ def find_space(name: str) -> Space:
             "and fastdarts evaluate --space rnn know them"
         )
     if name not in SPACES:
+        add_installed()
+    if name not in SPACES:
         raise FastdartsError(
             f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with SPACES[name] = "
             "CellSpace(name, primitives) before the search"
         )
     return SPACES[name]
+
+
+@functools.cache
+def add_installed() -> None:
+    """Add the spaces that installed packages name in the entry-point group ``fastdarts.spaces``, once."""
+    for space in load_entries("fastdarts.spaces"):
+        if not isinstance(space, Space):
+            raise FastdartsError(
+                f"an entry point of group fastdarts.spaces is a {type(space).__name__}: expected a Space"
+            )
+        SPACES.setdefault(space.name, space)
 
 
 def find_notation(name: str) -> Notation:
