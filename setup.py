@@ -23,6 +23,9 @@ PACKAGES = {
     "fastdarts.rnn": "fastdarts/rnn",
     "fastdarts.spaces": "fastdarts/spaces",
     "fastdarts.study": "fastdarts/study",
+    "fastdarts.methods": "fastdarts/methods",
+    "fastdarts.policies": "fastdarts/policies",
+    "fastdarts.testing": "fastdarts/testing",
     "fastdarts.functional": "fastdarts/functional",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
     "fastdarts.kernels.flat": "kernels/flat",

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from fastdarts.config import AlphaConfig
+from fastdarts.errors import FastdartsError
 from fastdarts.kinds import Positive
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
@@ -28,7 +29,7 @@ class DrawnCandidate(Relaxation):
 
     def __init__(self, tau_start: float, tau_end: float, seed: int):
         self.tau_start, self.tau_end, self.tau = tau_start, tau_end, tau_start
-        self.generator, self.noise = torch.Generator().manual_seed(seed), []
+        self.generator, self.noise = torch.Generator().manual_seed(2**31 + seed), []
 
     def state_dict(self):
         return {"noise": self.noise, "generator": self.generator.get_state()}
@@ -72,6 +73,14 @@ class MyGDAS(AlphaConfig):
 
     published = {"cifar": {"batch_size": 256, "layers": 6}}  # noqa: RUF012 - of the class
 
+    def check(self, space: Space) -> None:
+        """The rule that derives a cell keeps some of the edges into a node."""
+        super().check(space)
+        if space.topology(self.nodes).kept is None:
+            raise FastdartsError(f"--space is {space.name}, whose cells keep all edges: choose one such as darts")
+
     def build(self, space: Space) -> Bilevel:
         drawn = DrawnCandidate(self.tau_start, self.tau_end, self.seed)
-        return bilevel(self, space, relaxation=drawn, order="weights first", nesterov=True, selection=StrongestPairs())
+        return bilevel(
+            self, space, relaxation=drawn, order="weights first", nesterov=self.momentum > 0, selection=StrongestPairs()
+        )

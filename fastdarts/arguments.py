@@ -161,8 +161,10 @@ def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapp
     for flag in reading.switched:
         plain = flag[2:].removeprefix("no-")
         raise FastdartsError(f"{flag} got a value: say --{plain} or --no-{plain} alone")
-    for name, texts in reading.occurrences:
+    for number, (name, texts) in enumerate(reading.occurrences):
         _check_texts(known[name], texts)
+        if known[name].many and any(name == before for before, _ in reading.occurrences[:number]):
+            raise FastdartsError(f"{name} is given twice: put all its values behind one")
     for parameter in known.values():
         if parameter.required and parameter.name not in reading.given and not reading.helps:
             raise FastdartsError(f"{parameter.name} is missing: expected {parameter.expected}")

@@ -10,7 +10,7 @@ import stat
 import sys
 import tomllib
 from contextlib import nullcontext, redirect_stderr
-from dataclasses import fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -193,7 +193,11 @@ def _load_plugins(arguments: list[str]) -> tuple[str, ...]:
     """Import the plug-ins that the arguments name, and those of the runs and settings files that they name; return
     their paths."""
     reading = _read(arguments, known_methods=False)
-    texts = [*reading.given.get("--plugin", ())]
+    if texts := reading.given.get("--plugin", ()):  # in place of those that runs remember, which may have moved
+        for text in texts:
+            load_plugin(expanded(text))
+        return tuple(dict.fromkeys(texts))
+    texts = []
     for flag in ("--config", "--resume", "--genotype", "the folder"):
         if (text := reading.value(flag)) is None or _is_pipe(text):
             continue
@@ -204,7 +208,13 @@ def _load_plugins(arguments: list[str]) -> tuple[str, ...]:
         except (OSError, ValueError, RuntimeError):
             continue  # what is wrong with it is said where it is read
         listed = found.get("plugin", [])
-        texts += [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
+        listed = [text for text in (listed if isinstance(listed, list) else []) if isinstance(text, str)]
+        if flag != "--config" and (gone := [text for text in listed if not Path(text).is_file()]):
+            raise FastdartsError(
+                f"the run in {folder} was made with the plug-in {gone[0]}, which is there no more: give its new place "
+                "by --plugin"
+            )
+        texts += listed
     for text in texts:
         load_plugin(expanded(text))
     return tuple(dict.fromkeys(texts))
@@ -305,16 +315,11 @@ def _defaults(reading: Reading, command: str, kind: type[RunConfig], method: str
 
         found = replace(stored_config(Path(resume), command, kind), run=None)
     else:
-        found = kind() if config is None else from_toml(Path(config), kind)
-        if method is not None and method != found.method:
-            # What the file says of the method that it is for does not count for another one.
-            common = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("method", "resume")}
-            found = kind(**{n: v for n, v in common.items() if v != _default(type(found), n)} | {"method": method})
+        named = {} if method is None else {"method": method}
+        found = kind(**named) if config is None else from_toml(Path(config), kind, **named)
+    if method is not None and method != found.method:
+        raise FastdartsError(f"--method is {method} but the run to resume is by {found.method}: leave it out")
     for name, hint in get_type_hints(kind).items():
         if choices_of(hint):  # the parser takes no other defaults
             check_setting(name, getattr(found, name), hint)
     return found
-
-
-def _default(kind: type[RunConfig], name: str) -> object:
-    return next(field.default for field in fields(kind) if field.name == name)

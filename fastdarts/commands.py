@@ -233,6 +233,9 @@ class Report:
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder."""
 
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that add methods, spaces or operations (those that the run remembers)."""
+
     def run(self) -> None:
         """Write the report and print its path."""
         from fastdarts.report import write_report
@@ -275,11 +278,15 @@ class Describe:
     json: bool = False
     """Print JSON."""
 
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that add methods, spaces or operations (those that the run remembers)."""
+
     def run(self) -> None:
         """Print the description."""
         from fastdarts.config import RECIPES, SupernetConfig, network_options, resolve
         from fastdarts.describe import describe_genotype, describe_supernet, describe_text
-        from fastdarts.spaces import DARTS, find_space, parse_architecture
+        from fastdarts.registry import find_method
+        from fastdarts.spaces import find_space, parse_architecture
         from fastdarts.validation import check_setting, validate
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
@@ -289,12 +296,13 @@ class Describe:
         if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
             raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
         if self.genotype is None:
-            space = find_space(self.space or DARTS.name)
-            settings = SearchConfig(method=self.method, stem=self.stem, space=space.name)
-            if not isinstance(settings, SupernetConfig):
+            named = {} if self.space is None else {"space": self.space}
+            if not issubclass(find_method(self.method).settings, SupernetConfig):
                 raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
+            settings = SearchConfig(method=self.method, stem=self.stem, **named)
             validate(settings)
-            published = (16, space.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+            space, layers = find_space(settings.space), resolve(settings).layers
+            published = (settings.channels, layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
         else:
             space, genotype = parse_architecture(self.genotype)
             variant = space.check_variant(self.variant)
@@ -352,8 +360,7 @@ class Methods:
             if method["needs"]:
                 print(f"needs a space with {', '.join(method['needs'])}")
             for name, values in method["settings"].items():
-                other = values["published"] is not None and values["published"] != values["default"]
-                print(f"  {name:22} {values['default']}" + f"  (published: {values['published']})" * other)
+                print(f"  {name:22} {values['default']}")
 
 
 @dataclass(frozen=True)
@@ -374,8 +381,10 @@ class Spaces:
             print(json.dumps(facts, indent=2))
             return
         for space in facts:
-            ops = ", ".join(sorted({op for names in space["candidates"].values() for op in names}))
-            print(f"{space['name']:12} {space['architectures']:.4g} architectures of {ops}")
+            rows = [row for names in space["candidates"].values() for row in names]
+            ops = ", ".join(sorted({op for row in rows for op in ([row] if isinstance(row, str) else row)}))
+            count = space["architectures"]
+            print(f"{space['name']:12} {f'{count:,}' if count < 1e15 else f'{count:.4g}'} architectures of {ops}")
 
 
 @dataclass(frozen=True)
@@ -386,8 +395,8 @@ class Derive:
     """File of the alphas: JSON or .pt with one table per kind of cell, or the checkpoint of a search."""
     method: str = "darts"
     """Method whose relaxation and rule count."""
-    space: str = "darts"
-    """Space of the alphas."""
+    space: str | None = None
+    """Space of the alphas (that of the method: darts)."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods or spaces."""
     json: bool = False
@@ -396,9 +405,11 @@ class Derive:
     def run(self) -> None:
         """Print the genotype."""
         from fastdarts.derive import derive, read_alphas
+        from fastdarts.registry import find_method
         from fastdarts.spaces import find_space
 
-        found = derive(self.method, self.space, read_alphas(self.alphas, find_space(self.space)))
+        space = find_method(self.method).settings().space if self.space is None else self.space
+        found = derive(self.method, space, read_alphas(self.alphas, find_space(space)))
         print(json.dumps(found, indent=1) if self.json else f"genotype {json.dumps(found['genotype'])}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +133,8 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
     method: str = ""
     """Method of the search; `fastdarts methods` lists them."""
     space: str = "darts"
-    """Where to search: darts, darts-7 (without none), s1, s2, s3, s4, tiny (81 architectures), nasbench201, or a space
-    of your own in fastdarts.spaces.SPACES; rnn, recurrent cells on text, has settings of its own (--space rnn
-    --help)."""
+    """Space to search in; `fastdarts spaces` lists them. Recurrent cells on text, rnn, have settings of their own: see
+    --space rnn --help."""
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     epochs: Epochs = 50
@@ -142,9 +142,9 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
     channels: Width = 16
     """Channels of the first cells."""
     layers: Few | None = None
-    """Cells (8; nasbench201 17, its residual blocks counted)."""
+    """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
     nodes: Nodes | None = None
-    """Intermediate nodes of a cell, all of them concatenated in its output (4; tiny 1)."""
+    """Intermediate nodes of a cell, all of them concatenated in its output (DARTS: 4)."""
     learning_rate: Positive | None = None
     """SGD learning rate of the weights at the start (DARTS: 0.025)."""
     learning_rate_min: NotNegative | None = None
@@ -162,24 +162,22 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
     cutout: Portion = 0.0
     """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
     drop_path_prob: Portion = 0.0
-    """Drop the output of each edge of the supernet with a probability that rises from 0 to this; that of cutout then
-    rises from 0 to 1 likewise (R-DARTS; with method random, of each operation of a cell, cutout staying as it is)."""
+    """Probability with which the output of each edge is dropped in the last epoch; it rises from 0. That of cutout then
+    rises from 0 to 1 likewise (R-DARTS). Where single cells are trained, their operations are dropped instead."""
     seed: Seed = 2
     """Seed of the weights, the alphas, the order of the images and their augmentation."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the supernets of a space must have, see :class:`fastdarts.spaces.space.Space`."""
-    unlike: ClassVar[Mapping[str, Any]] = {}
-    """Published values of settings that have another default here; the docstring of the method says why."""
     projected_by: ClassVar[str] = ""
     """The method that projects a supernet of this one; "" if none does."""
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Published settings that differ from those of DARTS, by stem; without a stem's own, those of "cifar". Those under
     the name of a space count more."""
 
+    @abstractmethod
     def build(self, space: Space) -> Any:
         """The policies that the method is made of; ``self`` is resolved."""
-        raise NotImplementedError
 
     def check(self, space: Space) -> None:
         """Raise :class:`FastdartsError` for settings that make no sense together; ``self`` is resolved."""
@@ -194,10 +192,16 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
         Raises :class:`FastdartsError` for an unknown method, and for a value that belongs to another one or to none.
         """
         values = dict(values)
-        _load_plugins(values.get("plugin", ()))
+        paths = values.get("plugin", ())
+        # Those of a run may have moved, and been loaded from elsewhere.
+        _load_plugins([path for path in paths if Path(path).is_file()] if stored else paths)
         method = find_method(values.pop("method", DEFAULT_METHOD))
-        table = values.pop(method.name, {})
-        values |= table if isinstance(table, dict) else {method.name: table}
+        for name in [name for name in values if name in methods()]:
+            table = values.pop(name)
+            if not isinstance(table, dict) or "method" in table:
+                raise FastdartsError(f"{name} is {table!r}: expected a table of settings of method {name}")
+            values |= table if name == method.name else {}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         own = {field.name for field in dataclasses.fields(method.settings)}
         for name in [name for name in values if name not in own]:
             _refuse_foreign(method, name, values.pop(name), stored)
@@ -215,8 +219,8 @@ class SupernetConfig(SearchConfig):
     group: ClassVar[str] = "supernet"
 
     stem: Literal["cifar", "imagenet"] = "cifar"
-    """How the search network begins, and of pc-darts which settings; imagenet divides the image by 8 before the first
-    cell."""
+    """Beginning of the search network, and which published settings count; imagenet divides the image by 8 before the
+    first cell."""
     partial: Width | None = None
     """Only one of so many channels enters the candidate operations (DARTS: 1)."""
     edge_normalisation: bool | None = None
@@ -271,7 +275,7 @@ class BilevelConfig(AlphaConfig):
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
     keep_kinks: bool = False
     """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
-    agrees with the exact product (unrolled; lambda-darts; published: no)."""
+    agrees with the exact product (unrolled; published: no)."""
     neumann_terms: Few | None = None
     """Terms of the series (neumann; 3)."""
     arch_side_effects: bool = True
@@ -318,8 +322,12 @@ def _refuse_foreign(method: Method, name: str, value: Any, stored: bool) -> None
     if not fields:
         known = ", ".join(field.name for field in dataclasses.fields(method.settings))
         raise FastdartsError(f"unknown setting {name!r}: expected some of {known}")
-    default = next(iter(fields.values())).default
-    if not stored and value is not None and value != default and (value or default):
+    usual = [None, *(field.default for field in fields.values())]
+    if name in SEARCH_RECIPE:
+        usual.append(SEARCH_RECIPE[name])
+    else:
+        usual += [methods()[owner].settings.published.get("cifar", {}).get(name) for owner in fields]
+    if not stored and value not in usual and (value or any(usual)):
         flag = name.replace("_", "-")
         said = f"--{flag} is {value} but" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{flag}"
         raise FastdartsError(

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.config import SearchConfig, SupernetConfig, resolve
+from fastdarts.checkpoint import find_checkpoint
+from fastdarts.config import SearchConfig, SupernetConfig, expanded, resolve
 from fastdarts.errors import FastdartsError
+from fastdarts.policies.base import Selection
 from fastdarts.spaces import Space, find_space
 from fastdarts.validation import validate
 
@@ -29,13 +31,22 @@ def derive(method: str, space: str, alphas: Sequence[Tensor]) -> dict[str, Any]:
     >>> found["genotype"]["normal"]
     [['max_pool_3x3', 0], ['skip_connect', 1]]
     """
-    found, nodes = find_space(space), nodes_of(space, alphas)
+    found = find_space(space)
+    if not all(isinstance(alpha, Tensor) and alpha.dim() == 2 for alpha in alphas) or len(alphas) != len(found.kinds):
+        raise FastdartsError(
+            f"got no alphas of space {space}: expected {len(found.kinds)} tensors [E, K], one for each kind of cell"
+        )
+    nodes = nodes_of(space, alphas)
     settings = resolve(SearchConfig(method=method, space=space, nodes=nodes))
     if not isinstance(settings, SupernetConfig):
         raise FastdartsError(f"--method is {method}, which trains no supernet: there are no alphas to derive from")
+    recipe = settings.build(found)
+    if type(recipe.selection).derive is Selection.derive:
+        raise FastdartsError(
+            f"--method is {method}, which decides by more than the strengths of the candidates: search by it"
+        )
     validate(settings)
     found.check_strengths(alphas, nodes)
-    recipe = settings.build(found)
     strengths = [recipe.relaxation.strength(alpha.double()) for alpha in alphas]
     genotype = recipe.selection.derive(found, nodes, strengths)
     tables = dict(zip(found.kinds, (table.tolist() for table in strengths), strict=True))
@@ -61,19 +72,20 @@ def read_alphas(path: Path, space: Space) -> list[Tensor]:
 
     Raises :class:`FastdartsError` if the file cannot be read or holds something else.
     """
+    path = find_checkpoint(expanded(path))
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FastdartsError(f"cannot read the alphas in {path}: {error.strerror}") from None
     try:
-        found = json.loads(data) if path.suffix == ".json" else _load(data)
+        found = json.loads(data) if not data.startswith(b"PK") else _load(data)
     except Exception as error:  # torch.load raises a dozen types for what is no file of its own
         raise FastdartsError(
             f"{path} holds no alphas that can be read ({type(error).__name__}): expected JSON, a file by torch.save or "
             "the checkpoint of a search"
         ) from None
     if isinstance(found, Mapping) and isinstance(found.get("supernet"), Mapping):
-        found = found["supernet"].get("alphas")
+        found = _of_checkpoint(path, found["supernet"], len(space.kinds))
     if isinstance(found, Mapping):
         names = {kind: [name for name in (kind, f"alphas_{kind}") if name in found] for kind in space.kinds}
         if missing := [kind for kind, given in names.items() if not given]:
@@ -82,13 +94,30 @@ def read_alphas(path: Path, space: Space) -> list[Tensor]:
             )
         found = [found[given[0]] for given in names.values()]
     if isinstance(found, list | tuple):
-        tables = [_table(table) for table in found[: len(space.kinds)]]
+        tables = [_table(table) for table in found]
         if len(tables) == len(space.kinds) and all(table is not None for table in tables):
             return tables
     raise FastdartsError(
         f"{path} holds no alphas of space {space.name}: expected {len(space.kinds)} tables of finite numbers, one row "
         "for each edge"
     )
+
+
+def _of_checkpoint(path: Path, supernet: Mapping[str, Any], kinds: int) -> Any:
+    """The alphas of a supernet; raises :class:`FastdartsError` if its genotype follows from more than these."""
+    alphas, fixed = supernet.get("alphas"), supernet.get("fixed", ())
+    reasons = (
+        (isinstance(alphas, list) and len(alphas) > kinds, "betas weigh its edges"),
+        (
+            any(isinstance(table, Tensor) and bool((table >= 0).any()) for table in fixed),
+            "some of its edges are decided",
+        ),
+    )
+    if why := next((reason for holds, reason in reasons if holds), None):
+        raise FastdartsError(
+            f"the genotype of {path} follows from more than its alphas, as {why}: see its genotype.json"
+        )
+    return alphas
 
 
 def _load(data: bytes) -> Any:

@@ -451,7 +451,10 @@ def difference_error(
     along = difference(passes, vector, train, radius, descent.flat(weights), kinks, weights)
     found = in_one(filled(along.product, passes.alphas))
     cosine = torch.nn.functional.cosine_similarity(found, exact, dim=0)
-    return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / exact.norm()).item()}
+    size = exact.norm()
+    if not size and not found.norm():  # as where all alphas are decided
+        return {"product_cosine": 1.0, "product_error": 0.0}
+    return {"product_cosine": cosine.item(), "product_error": ((found - exact).norm() / size).item()}
 
 
 def in_one(gradients: Gradients) -> Tensor:

@@ -7,15 +7,19 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import re
 import textwrap
 from typing import Any
 
-from fastdarts.config import DataConfig, RunConfig, SearchConfig, resolve
+from fastdarts.config import SEARCH_RECIPE, DataConfig, RunConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.registry import Method, methods
-from fastdarts.spaces import SPACES, Space, add_installed
+from fastdarts.spaces import SPACES, Space, Table, add_installed
 
-GENERAL = {field.name for kind in (RunConfig, DataConfig) for field in dataclasses.fields(kind)} - {"batch_size"}
-"""Settings of every run: no paper says anything about them."""
+OURS = {field.name for kind in (RunConfig, DataConfig, SupernetConfig) for field in dataclasses.fields(kind)} - {
+    *SEARCH_RECIPE, "epochs", "channels", "layers", "nodes", "momentum", "weight_decay", "grad_clip", "cutout",
+    "drop_path_prob", "stem",
+}  # fmt: skip
+"""Settings about which no paper says anything."""
 
 
 @functools.cache
@@ -42,23 +46,24 @@ def flag_texts(settings: type[SearchConfig]) -> dict[str, str]:
     used, texts = resolve(settings()), texts_of(settings)
     for field in dataclasses.fields(settings):
         if field.default is None and (value := getattr(used, field.name)) is not None:
-            texts = texts | {field.name: f"{texts[field.name].partition(' (DARTS:')[0].rstrip('.')} ({value})."}
+            texts = texts | {
+                field.name: f"{re.sub(r' [(][^()]*[)][.]?$', '', texts[field.name]).rstrip('.')} ({value})."
+            }
     return texts
 
 
 def method_facts(method: Method) -> dict[str, Any]:
     """``name``, ``summary``, ``paper``, ``needs``, and of all ``settings`` the default and the published value.
 
-    The default is what a run without the setting uses, in the space of DARTS. The published value is None where the
-    paper says nothing.
+    The default is what a run without the setting uses, in the space of DARTS: the published value where there is one.
+    Of settings about which no paper says anything, the published value is None.
     """
     used = resolve(method.settings())
     settings = {}
     for field in dataclasses.fields(method.settings):
         if field.name != "method":
             default = getattr(used, field.name)
-            published = method.settings.unlike.get(field.name, default)
-            published = None if field.name in GENERAL else published
+            published = None if field.name in OURS else default
             settings[field.name] = {
                 "default": default,
                 "published": published,
@@ -74,8 +79,10 @@ def method_facts(method: Method) -> dict[str, Any]:
 
 
 def space_facts(space: Space) -> dict[str, Any]:
-    """``name``, kinds of cells, published size, candidates, what its supernets can do, and how many architectures it
-    has."""
+    """``name``, kinds of cells, published size, what its supernets can do, and how many architectures it has.
+
+    ``candidates`` are in the order of alpha's columns: one list for all edges, or one list for each.
+    """
     tables = space.primitives(space.nodes)
     return {
         "name": space.name,
@@ -83,10 +90,17 @@ def space_facts(space: Space) -> dict[str, Any]:
         "nodes": space.nodes,
         "layers": space.layers,
         "edges": {kind: len(table) for kind, table in tables.items()},
-        "candidates": {kind: sorted({name for row in table for name in row}) for kind, table in tables.items()},
+        "candidates": {
+            kind: list(table[0]) if len({*table}) == 1 else [list(row) for row in table]
+            for kind, table in tables.items()
+        },
         "has": sorted(space.has),
         "architectures": space.size(space.nodes),
     }
+
+
+def _columns(table: Table) -> list[Any]:
+    return list(table[0]) if len({*table}) == 1 else [list(row) for row in table]
 
 
 def all_methods() -> list[dict[str, Any]]:

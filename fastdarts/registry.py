@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
+import re
 import sys
+import zlib
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform, get_type_hints
 
 from fastdarts.errors import FastdartsError
 
@@ -45,8 +47,9 @@ def register(name: str, *, paper: str) -> Callable[[M], M]:
     """
 
     def decorate(settings: M) -> M:
+        _check(name, settings)
         before = METHODS.get(name)
-        if before is not None and before.settings.__qualname__ != settings.__qualname__:
+        if before is not None and _origin(before.settings) != _origin(settings):
             raise FastdartsError(
                 f"method {name!r} is registered twice, by {before.settings.__module__} and {settings.__module__}: "
                 "give one of them another name"
@@ -58,6 +61,36 @@ def register(name: str, *, paper: str) -> Callable[[M], M]:
         return settings
 
     return decorate
+
+
+def _origin(settings: type[Any]) -> tuple[str, str]:
+    return settings.__module__, settings.__qualname__
+
+
+def _check(name: str, settings: type[Any]) -> None:
+    """Raise :class:`FastdartsError` if ``settings`` can be no method."""
+    at = f"method {name!r} ({'.'.join(_origin(settings))})"
+    if not re.fullmatch("[a-z][a-z0-9-]*", name) or hasattr(settings, name):
+        raise FastdartsError(
+            f"{at} has a name that cannot be one: expected small letters, digits and hyphens, no setting"
+        )
+    if not hasattr(settings, "free_on_resume") or getattr(settings.build, "__isabstractmethod__", False):
+        raise FastdartsError(
+            f"{at} is no class of settings with a build(space): derive it from SearchConfig, or from a class that is"
+        )
+    if not (settings.__doc__ or "").strip():
+        raise FastdartsError(f"{at} has no docstring: say in its first line what the method is")
+    try:
+        hints = get_type_hints(settings, include_extras=True)
+    except Exception as error:  # whatever an annotation may raise
+        raise FastdartsError(f"{at} has an annotation that cannot be read ({error}): mend it") from error
+    for values in settings.published.values():
+        for field in values:
+            if field not in hints or getattr(settings, field, None) is not None:
+                raise FastdartsError(
+                    f"{at} has a published {field}, which is no setting that may be left out: give the field itself "
+                    "that default"
+                )
 
 
 def methods() -> dict[str, Method]:
@@ -82,9 +115,10 @@ def load_plugin(path: Path) -> None:
     Raises :class:`FastdartsError` if there is no such file, or if it cannot be imported.
     """
     path = path.expanduser().resolve()
-    name = f"fastdarts_plugin_{path.stem}"
     if str(path) in _loaded:
         return
+    _load()  # so that a name which is taken is the plug-in's fault
+    name = f"fastdarts_plugin_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = util.spec_from_file_location(name, path) if path.suffix == ".py" else None
     if spec is None or not path.is_file():
         raise FastdartsError(f"--plugin is {path}: expected a Python file that registers a method")
@@ -105,11 +139,15 @@ def _load() -> None:
     """Import the built-in methods and those of installed packages, once."""
     if GROUP in _loaded:
         return
-    _loaded.add(GROUP)
-    package = importlib.import_module(GROUP)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{GROUP}.{module.name}")
-    load_entries(GROUP)
+    _loaded.add(GROUP)  # before what follows, which may ask for methods
+    try:
+        package = importlib.import_module(GROUP)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{GROUP}.{module.name}")
+        load_entries(GROUP)
+    except BaseException:
+        _loaded.discard(GROUP)
+        raise
 
 
 def load_entries(group: str) -> list[Any]:

@@ -117,11 +117,14 @@ class Relaxed(nn.Module):
         for kind, (weights, alone) in zip(self.primitives, mixings, strict=True):
             cells = self.mixed_ops()[kind]
             rows = [None] * len(weights) if alone is None or not cells else _alone(alone, cells[0])
+            if self._fixed:  # what was decided is not drawn any more
+                fixed = self._fixed[list(self.primitives).index(kind)].amin(1) >= 0
+                rows = [edge.active if own else row for own, edge, row in zip(fixed, cells[0], rows, strict=True)]
             for ops in cells:
                 for edge, chosen in zip(ops, rows, strict=True):
                     if edge.active != chosen:
                         edge.active = chosen
-        return tuple(weights for weights, _ in mixings)
+        return self._with_fixed_rows(tuple(weights for weights, _ in mixings))
 
     def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self._fixed:

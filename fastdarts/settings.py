@@ -28,9 +28,11 @@ def to_toml(config: RunConfig) -> str:
     return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
 
 
-def from_toml(path: Path, kind: type[C], stored: bool = False) -> C:
-    """Read settings of ``kind``; raises :class:`FastdartsError` on a missing or broken file, an unknown key or a
-    wrong type."""
+def from_toml(path: Path, kind: type[C], stored: bool = False, **instead: Any) -> C:
+    """Read settings of ``kind``, some of them ``instead`` of those in the file.
+
+    Raises :class:`FastdartsError` on a missing or broken file, an unknown key or a wrong type.
+    """
     path = expanded(path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -40,7 +42,7 @@ def from_toml(path: Path, kind: type[C], stored: bool = False) -> C:
         raise FastdartsError(f"{path} is not valid TOML: {error}") from error
     if "resume" in values:
         raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
-    return from_dict(values, kind, str(path), stored)
+    return from_dict(values | instead, kind, str(path), stored)
 
 
 def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool = False) -> C:

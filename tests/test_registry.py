@@ -74,9 +74,13 @@ def test_a_settings_file_may_have_a_table_of_the_method(tmp_path):
     file = tmp_path / "c.toml"
     file.write_text('method = "lambda-darts"\nepochs = 3\n[lambda-darts]\nlambda_strength = 0.5\n', encoding="utf-8")
     assert from_toml(file, SearchConfig) == LambdaDARTS(epochs=3, lambda_strength=0.5)
-    file.write_text('method = "darts"\n[lambda-darts]\nlambda_strength = 0.5\n', encoding="utf-8")
-    with pytest.raises(FastdartsError, match=r"c\.toml cannot be used: unknown setting 'lambda-darts'"):
+    file.write_text("[darts]\nlambda_strength = 0.5\n", encoding="utf-8")
+    with pytest.raises(FastdartsError, match=r"c\.toml cannot be used: --lambda-strength is 0\.5 but goes with"):
         from_toml(file, SearchConfig)
+    for content in ("darts = 3", '[darts]\nmethod = "gdas"'):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(FastdartsError, match="expected a table of settings of method darts"):
+            from_toml(file, SearchConfig)
 
 
 def test_flat_settings_of_old_runs_are_read():
@@ -94,7 +98,10 @@ def test_a_name_is_taken_once(monkeypatch):
 
         @register("darts", paper="nobody")
         class Other(BilevelConfig):
-            pass
+            """Other: a method."""
+
+            def build(self, space):
+                return bilevel(self, space)
 
     assert find_method("darts").settings is DARTS
 
@@ -191,3 +198,57 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence(tmp_path, content, wor
     with pytest.raises(FastdartsError, match=words) as error:
         load_plugin(file)
     assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "words"),
+    [
+        ("Mine", '"""Mine: a method."""\n    build = lambda self, space: None', "has a name that cannot be one"),
+        ("seed", '"""Mine: a method."""\n    build = lambda self, space: None', "has a name that cannot be one"),
+        ("mine", '"""Mine: a method."""', "no class of settings with a build"),
+        ("mine", "build = lambda self, space: None", "no docstring"),
+        ("mine", '"""Mine: a method."""\n    x: Nothing = 3\n    build = lambda self, space: None', "cannot be read"),
+        (
+            "mine",
+            '"""Mine: a method."""\n    published = {"cifar": {"epochs": 7}}\n    build = 1',
+            "a published epochs",
+        ),
+    ],
+)
+def test_a_class_that_can_be_no_method_is_one_sentence(tmp_path, name, body, words):
+    base = "from __future__ import annotations\nfrom fastdarts.config import BilevelConfig\n"
+    base += "from fastdarts.registry import register\n"
+    text = f"{base}@register({name!r}, paper='nobody')\nclass Mine(BilevelConfig):\n    {body}\n"
+    (tmp_path / "mine.py").write_text(text, encoding="utf-8")
+    with pytest.raises(FastdartsError, match=words):
+        load_plugin(tmp_path / "mine.py")
+    assert name not in METHODS
+
+
+def test_a_settings_file_serves_several_methods(tmp_path):
+    """What it says counts, whichever method the command line names; the tables of others do not."""
+    file = tmp_path / "shared.toml"
+    file.write_text("epochs = 50\n[gdas]\ntau_start = 5.0\n[sgas]\ndecide_every = 7\n", encoding="utf-8")
+    found = from_toml(file, SearchConfig, method="gdas")
+    assert (found.method, found.epochs, found.tau_start) == ("gdas", 50, 5.0)
+    assert from_toml(file, SearchConfig, method="sgas").decide_every == 7
+    assert from_toml(file, SearchConfig) == SearchConfig(epochs=50)
+
+
+@pytest.mark.parametrize("run", ["darts", "darts-es"])
+def test_the_settings_of_an_old_run_can_be_taken_for_a_new_one(run):
+    """All settings of all methods, filled in, as version 2 wrote them."""
+    old = ROOT / "tests" / "data" / "version2" / run / "config.toml"
+    assert from_toml(old, SearchConfig).method == run
+
+
+def test_a_run_whose_plugin_has_moved_says_so_and_takes_its_new_place(tmp_path):
+    (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
+    settings = ["--space", "pair", *TINY, "--plugin", "mine.py", "--run", "found"]
+    assert fastdarts("search", "tempered", *settings, cwd=tmp_path).returncode == 0
+    (tmp_path / "mine.py").rename(tmp_path / "other.py")
+    done = fastdarts("report", "found", cwd=tmp_path)
+    assert done.returncode == 2 and "which is there no more: give its new place by --plugin" in done.stderr
+    for command in (["report", "found"], ["search", "--resume", "found"]):
+        done = fastdarts(*command, "--plugin", "other.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr

@@ -1,10 +1,13 @@
 """The checks that are shipped: all methods and spaces pass them, and each fails where it should."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from fastdarts.config import BilevelConfig
 from fastdarts.methods.common import bilevel
+from fastdarts.policies.base import Monitor
 from fastdarts.registry import METHODS, methods, register
 from fastdarts.relaxation import Softmax
 from fastdarts.spaces import SPACES
@@ -66,3 +69,35 @@ def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, monkeypatch, wit
 
     with pytest.raises(AssertionError, match=words):
         check_method("broken", tmp_path)
+
+
+class Counting(Monitor):
+    """Counts its measurements, in its state."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+    def measure(self, search):
+        self.count += 1
+        return {"count": self.count}
+
+
+def test_a_monitor_keeps_its_state(tmp_path, monkeypatch, without_estimate):
+    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
+
+    @register("counting", paper="nobody")
+    class CountingDARTS(BilevelConfig):
+        """Counting: DARTS with a monitor that counts."""
+
+        def build(self, space):
+            plain = bilevel(self, space)
+            return dataclasses.replace(plain, monitors=(*plain.monitors, Counting()))
+
+    check_method("counting", tmp_path, kills=3)

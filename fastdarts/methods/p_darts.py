@@ -59,9 +59,10 @@ class PDARTS(AlphaConfig):
                 f"--added-layers names {stages} stages, --kept-candidates {len(kept)} after the first and "
                 f"--skip-dropout {len(self.skip_dropout)}: expected the same stages in all three"
             )
-        if self.epochs % stages or self.warmup >= self.epochs // stages:
+        if self.epochs % stages or max(self.warmup, self.learning_rate_warmup) >= self.epochs // stages:
             raise FastdartsError(
-                f"--epochs is {self.epochs} and --warmup {self.warmup} for {stages} stages: expected a multiple of "
+                f"--epochs is {self.epochs}, --warmup {self.warmup} and --learning-rate-warmup "
+                f"{self.learning_rate_warmup} for {stages} stages: expected a multiple of "
                 f"{stages}, and fewer epochs of warm-up than a stage has"
             )
         if not isinstance(space, CellSpace):

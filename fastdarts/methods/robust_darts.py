@@ -99,8 +99,7 @@ class Select(SearchConfig):
         """Two genotypes or more, of one space."""
         if len(self.genotypes) < 2:
             raise FastdartsError(
-                f"--genotypes names {len(self.genotypes)} with method select: expected two or more for method select, "
-                "and none for the others"
+                f"--genotypes names {len(self.genotypes)} with method {self.method}: expected two or more"
             )
         spaces = sorted({parse_architecture(text).space.name for text in self.genotypes})
         if self.resume is None and self.space not in (SearchConfig.space, *spaces):

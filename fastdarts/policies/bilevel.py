@@ -135,4 +135,6 @@ class Bilevel:
             "stopper": self.stopper,
             "selection": self.selection,
         }
+        named |= {"path": self.path, "start": self.start}
+        named |= {f"monitor {number}": monitor for number, monitor in enumerate(self.monitors)}
         return {name: policy for name, policy in named.items() if policy is not None}

@@ -33,7 +33,7 @@ class Gumbel(Relaxation):
         self._ends = tau_start, tau_end
         self._hard = hard
         self.zeros_learn = zeros_learn
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(2**31 + seed)  # not the numbers of the fresh weights
         self._noise: list[Tensor] = []
         self.tau = tau_start
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.policies.base import Search, Selection
+from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.spaces import Architecture, Space, Table
 from fastdarts.topology import Entry, Topology
 
@@ -80,17 +80,36 @@ class Threshold(Ranking):
 
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """Triples (operation, source, target)."""
+        found = self._reaching(cell, edges)
+        if not _begins(cell, found):
+            first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
+            found.append(min((edges[row][0] for row in first), key=_weakness))
+        return [(pair.op, cell.edges[pair.row].source, cell.edges[pair.row].target) for pair in found]
+
+    def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
+        """As of any selection; a cell that the threshold would have left empty is said."""
+        cell, strengths = search.space.topology(search.nodes), search.model.mixing_weights()
+        tables = search.space.primitives(search.nodes).items()
+        for (kind, names), table in zip(tables, strengths, strict=True):
+            if not _begins(cell, self._reaching(cell, _candidates(table, names))):
+                title = search.space.kinds[kind]
+                search.say(f"no candidate on an input of the {title} reaches {self._threshold}: its strongest was kept")
+        return super().finish(search, row)
+
+    def _reaching(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+        """What is kept for reaching the threshold."""
         if self._per_edge:
             found = [pair for pairs in edges for pair in reversed(pairs[:2])]
         else:
             best = [pairs[0] for pairs in edges]
             nodes = (sorted((best[row] for row in cell.into(target)), key=_weakness) for target in cell.targets)
             found = [pair for pairs in nodes for pair in pairs[: cell.kept]]
-        found = [pair for pair in found if pair.strength >= self._threshold]
-        first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
-        if not any(pair.row in first for pair in found):
-            found.append(min((edges[row][0] for row in first), key=_weakness))
-        return [(pair.op, cell.edges[pair.row].source, cell.edges[pair.row].target) for pair in found]
+        return [pair for pair in found if pair.strength >= self._threshold]
+
+
+def _begins(cell: Topology, found: Sequence[Candidate]) -> bool:
+    """Whether one of the candidates is on an edge that leaves an input of the cell."""
+    return any(cell.edges[pair.row].source < len(cell.inputs) for pair in found)
 
 
 class Candidate(NamedTuple):

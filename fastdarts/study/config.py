@@ -13,6 +13,7 @@ from fastdarts.arrays import FASHION_MNIST
 from fastdarts.config import AlphaConfig, DataConfig, Dataset, EvaluateConfig, SearchConfig, resolve
 from fastdarts.errors import FastdartsError
 from fastdarts.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
+from fastdarts.registry import find_method
 from fastdarts.spaces import find_space
 from fastdarts.validation import check_fields, validate
 
@@ -86,10 +87,9 @@ def prepare(config: StudyConfig) -> StudyConfig:
     if config.sync_bn:
         raise FastdartsError("--sync-bn is for several ranks, but a study runs every network in one: leave it out")
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))
-    search = searching(config, config.seed)
-    if not isinstance(search, AlphaConfig):
+    if not issubclass(find_method(config.method).settings, AlphaConfig):
         raise FastdartsError(f"--method is {config.method}, which trains no alphas: a study follows those of a search")
-    validate(search)
+    validate(searching(config, config.seed))
     return config
 
 

@@ -165,7 +165,7 @@ def test_weights_learn_first_and_both_steps_draw_their_own():
     for name, drawn, _, learning in seen:
         if name == "weights":  # only what is drawn learns
             assert learning <= {*map(tuple, enumerate(drawn.tolist()))}
-            assert len(learning) > 4
+            assert learning
 
 
 def gradients(model: nn.Module) -> set[tuple[int, int]]:

@@ -179,7 +179,10 @@ def test_the_published_settings() -> None:
         ({"skip_dropout": (0.0, 0.4, 1.0)}, "--skip-dropout is 1.0: expected at least 0 and less than 1"),
         ({"kept_candidates": (5, 0)}, "--kept-candidates is 0: expected a number above 0|at least 1"),
         ({"kept_candidates": ("5", "3")}, r"--kept-candidates is '5' \(str\): expected a whole number"),
-        ({"epochs": 76}, "--epochs is 76 and --warmup 10 for 3 stages: expected a multiple of 3"),
+        (
+            {"epochs": 76},
+            "--epochs is 76, --warmup 10 and --learning-rate-warmup 0 for 3 stages: expected a multiple of 3",
+        ),
         ({"epochs": 30}, "fewer epochs of warm-up than a stage has"),
     ],
 )
