@@ -201,9 +201,9 @@ def _load_plugins(arguments: list[str]) -> tuple[str, ...]:
     for flag in ("--config", "--resume", "--genotype", "the folder"):
         if (text := reading.value(flag)) is None or _is_pipe(text):
             continue
-        path = Path(text).expanduser()
-        folder = path if path.is_dir() else path.parent
         try:
+            path = Path(text).expanduser()
+            folder = path if path.is_dir() else path.parent
             found = tomllib.loads((path if flag == "--config" else folder / "config.toml").read_text("utf-8-sig"))
         except (OSError, ValueError, RuntimeError):
             continue  # what is wrong with it is said where it is read

@@ -126,7 +126,7 @@ def decided(model, space, nodes, batches, criterion="accuracy", statistics="batc
 
     search = SimpleNamespace(
         model=model, space=space, nodes=nodes, seed=2, device=torch.device("cpu"), autocast=nullcontext, valid=batches,
-        epoch=0, epochs=1, due=lambda: False, progress=passes, line=passes, advance=passes,
+        epoch=0, epochs=1, due=lambda: False, progress=passes, say=passes, advance=passes,
     )  # fmt: skip
     projection = Projection(5, criterion, statistics)
     projection.between(search)
