@@ -160,7 +160,7 @@ def test_decisions_are_those_of_a_straightforward_implementation(name, nodes, cr
     assert all(map(torch.equal, model.mixing_weights(), expected))
     made = [(event["cell"], *next((w, event[w]) for w in ("edge", "node") if w in event)) for event in history]
     assert made == turns(space, nodes, 2)
-    if space.inputs == 2:
+    if space.cell.kept == 2:
         assert all((table.sum(1) > 0).sum() == 2 * nodes for table in expected)
     mine = [table.argmax(1)[table.sum(1) > 0] for table in expected]
     assert any(not torch.equal(a, b[table.sum(1) > 0]) for a, b, table in zip(mine, strongest, expected, strict=True))
