@@ -85,7 +85,7 @@ def read_alphas(path: Path, space: Space) -> list[Tensor]:
             "the checkpoint of a search"
         ) from None
     if isinstance(found, Mapping) and isinstance(found.get("supernet"), Mapping):
-        found = _of_checkpoint(path, found["supernet"], len(space.kinds))
+        found = _of_checkpoint(path, found, len(space.kinds))
     if isinstance(found, Mapping):
         names = {kind: [name for name in (kind, f"alphas_{kind}") if name in found] for kind in space.kinds}
         if missing := [kind for kind, given in names.items() if not given]:
@@ -103,11 +103,13 @@ def read_alphas(path: Path, space: Space) -> list[Tensor]:
     )
 
 
-def _of_checkpoint(path: Path, supernet: Mapping[str, Any], kinds: int) -> Any:
-    """The alphas of a supernet; raises :class:`FastdartsError` if its genotype follows from more than these."""
+def _of_checkpoint(path: Path, state: Mapping[str, Any], kinds: int) -> Any:
+    """The alphas of a search; raises :class:`FastdartsError` if its genotype follows from more than these."""
+    supernet, stages = state["supernet"], state.get("policies", {}).get("stages", {})
     alphas, fixed = supernet.get("alphas"), supernet.get("fixed", ())
     reasons = (
         (isinstance(alphas, list) and len(alphas) > kinds, "betas weigh its edges"),
+        (bool(stages.get("kept")), "its edges have lost candidates from stage to stage"),
         (
             any(isinstance(table, Tensor) and bool((table >= 0).any()) for table in fixed),
             "some of its edges are decided",

@@ -37,7 +37,7 @@ class PDARTS(AlphaConfig):
     skip_dropout: tuple[Portion, ...] = (0.0, 0.4, 0.7)
     """Highest rate at which the skip connections of each stage drop elements; 0 keeps them as fast as ever."""
     most_skips: NotNegativeInt = 2
-    """Skip connections that the normal cell may have in the end."""
+    """Skip connections that the normal cell may have in the end, where its edges have other candidates left."""
 
     published = {
         "cifar": {

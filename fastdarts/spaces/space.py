@@ -114,8 +114,8 @@ class Notation(ABC):
                 f"got {len(indices)} values: space {self.name} with {nodes} nodes has {len(decisions)} decisions"
             )
         for value, decision in zip(indices, decisions, strict=True):
-            if not 0 <= value < decision.size:
-                raise FastdartsError(f"{decision.name} is {value}: expected a value from 0 to {decision.size - 1}")
+            if not isinstance(value, int) or not 0 <= value < decision.size:
+                raise FastdartsError(f"{decision.name} is {value!r}: expected a value from 0 to {decision.size - 1}")
 
     def to_dict(self, genotype: Any) -> dict[str, Any]:
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
