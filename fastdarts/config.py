@@ -187,7 +187,7 @@ class SearchConfig(DataConfig, metaclass=_OfMethod):
         """The settings of the method that ``values`` name, and the values that belong to it.
 
         Those of a table with the name of the method are among them. Values of other methods are left out if they say
-        what these do by default, or if they are ``stored`` with a run, whose settings were once in one class.
+        what these do by default. They are also left out if they are ``stored`` with a run: old runs hold all settings.
 
         Raises :class:`FastdartsError` for an unknown method, and for a value that belongs to another one or to none.
         """

@@ -6,6 +6,7 @@ the same alphas always give the same genotype. More relaxations are in :mod:`fas
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Mixing(NamedTuple):
     active: Tensor | None = None
 
 
-class Relaxation:
+class Relaxation(ABC):
     """How alphas [E, K] become mixing weights [E, K]; a policy, see :class:`fastdarts.policies.base.Policy`.
 
     Attributes:
@@ -54,13 +55,13 @@ class Relaxation:
     def draw(self, alphas: Sequence[Tensor]) -> None:
         """Draw the noise of all passes until the next call."""
 
+    @abstractmethod
     def strength(self, alpha: Tensor) -> Tensor:
         """How strong each candidate is: what genotypes, reports and measurements read."""
-        raise NotImplementedError
 
     def mix(self, alpha: Tensor, kind: int) -> Mixing:
         """What a pass in training computes, if it :attr:`draws`; ``kind`` is the number of the kind of cell."""
-        raise NotImplementedError
+        return Mixing(self.strength(alpha))
 
     def noiseless(self, alpha: Tensor) -> Mixing:
         """What a pass in eval mode computes, if passes in training draw."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
 
 
-class Policy:
+class Policy(ABC):
     """A part of a method. What it must know after a kill is its state, which is kept in every checkpoint by name."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -123,9 +124,9 @@ class Stepping(Protocol):
 class Selection(Policy):
     """How a supernet becomes an architecture: at the end, or by decisions between epochs."""
 
+    @abstractmethod
     def architecture(self, search: Search) -> Architecture | None:
         """What would be derived now; None if that is known only at the end."""
-        raise NotImplementedError
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] by kind of cell.
@@ -189,9 +190,9 @@ class Monitor(Policy):
         """Whether it is measured after ``epoch``."""
         return self.every > 0 and (epoch + 1) % self.every == 0
 
+    @abstractmethod
     def measure(self, search: Search) -> Row:
         """Numbers, lists or tensors by name."""
-        raise NotImplementedError
 
     def rehearse(self, supernet: Stepping, batch: Batch, arch_batch: Batch) -> None:
         """Do what takes the most memory, once, if that may be more than a step takes."""

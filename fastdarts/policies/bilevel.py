@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -30,25 +31,25 @@ class AlphaOptimizer(NamedTuple):
 class Penalty(Policy):
     """A term of the loss of the alphas that depends on them alone."""
 
+    @abstractmethod
     def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
         """The term, a scalar; ``alphas`` has one table [E, K] per kind of cell."""
-        raise NotImplementedError
 
 
 class SinglePath(Policy):
     """What the weights learn from in place of the mixture: one path through the supernet per step."""
 
+    @abstractmethod
     def logits(self, model: Relaxed, x: Tensor, generator: torch.Generator) -> Tensor:
         """Those of one step."""
-        raise NotImplementedError
 
 
 class Start(Policy):
     """What a fresh supernet takes over from elsewhere."""
 
+    @abstractmethod
     def begin(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state of a fresh supernet, changed."""
-        raise NotImplementedError
 
 
 class Stage(NamedTuple):
@@ -65,9 +66,9 @@ class Stage(NamedTuple):
 class Stages(Policy):
     """The supernets that a search trains one after another."""
 
+    @abstractmethod
     def all(self) -> list[Stage]:
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
-        raise NotImplementedError
 
     def start_epoch(self, model: Relaxed, epoch: int) -> None:
         """Make the supernet at work what it is in ``epoch``, counted over all stages."""

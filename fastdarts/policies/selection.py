@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,9 +49,9 @@ class Ranking(Selection):
             fields[f"{kind}_concat"] = [*cell.outputs]
         return space.genotype(fields)
 
+    @abstractmethod
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """The entries of a cell, from the candidates of its edges, those of each edge from strong to weak."""
-        raise NotImplementedError
 
 
 class StrongestPairs(Ranking):
