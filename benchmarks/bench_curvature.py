@@ -15,9 +15,9 @@ from torch import Tensor
 from fastdarts import Network
 from fastdarts.bench.eager import make_eager
 from fastdarts.bench.measure import give_back
-from fastdarts.curvature import hessian_eigenvalues
-from fastdarts.flat import SGD
-from fastdarts.hypergradient import Descent, Exact, Passes, Unrolled, in_one
+from fastdarts.nn.optim import SGD
+from fastdarts.policies.curvature import hessian_eigenvalues
+from fastdarts.policies.hypergradients import Descent, Exact, Passes, Unrolled, in_one
 
 
 def bench_curvature(request: pytest.FixtureRequest, record: Callable) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fastdarts.bench.check import Deviation
 from fastdarts.bench.eager import EagerMixedOp, make_eager
-from fastdarts.discretise import batch_statistics
-from fastdarts.projection import changes_of, turns
-from fastdarts.relaxed import Relaxed
+from fastdarts.nn.statistics import batch_statistics
+from fastdarts.nn.supernet import Supernet
+from fastdarts.policies.projection import changes_of, turns
 from fastdarts.spaces import SPACES
 
 LAST = torch.channels_last
@@ -101,7 +101,7 @@ def bench_projection(request: pytest.FixtureRequest, record: Callable, device: s
             masked = [table.clone() for table in tables]
             masked[k][row] = weights
             start = time.perf_counter()
-            (own,) = Relaxed.masked(model, x, kind, [changes[number % len(changes)]])
+            (own,) = Supernet.masked(model, x, kind, [changes[number % len(changes)]])
             own = own.cpu()
             skipped.seconds.append(time.perf_counter() - start)
             assert torch.equal(ours[number % len(changes)], own), f"{kind} cell, {what} {index}: the logits differ"

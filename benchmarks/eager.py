@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fastdarts.functional import MixedOpResult
 from fastdarts.kernels.mixed_op.noise import standard_normal
-from fastdarts.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
+from fastdarts.nn.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 if TYPE_CHECKING:
     from benchmarks.cases import MixedOpCase

@@ -4,8 +4,8 @@
     python examples/custom_space.py search --space attention ...   # or any fastdarts command, with this space in it
 
 The operation is a module whose builder `(C, stride, affine) -> module` is put into `OPS` under a name; the space is one
-object put into `SPACES`. Supernet, alphas, genotype, drawings, report, checkpoints and the evaluation follow. The known
-candidates of an edge still run in the fused kernels; the new one is called as a module.
+object put into `SPACES`. SearchStep, alphas, genotype, drawings, report, checkpoints and the evaluation follow. The
+known candidates of an edge still run in the fused kernels; the new one is called as a module.
 """
 
 import sys
@@ -16,10 +16,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts import OPS
-from fastdarts.cli import main
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.evaluation import evaluate
-from fastdarts.search import search
+from fastdarts.cli.entry import main
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.spaces import SPACES, CellSpace
 
 

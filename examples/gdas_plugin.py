@@ -11,14 +11,14 @@ checkpoints, the report and the evaluation follow. What a policy must know after
 import torch
 import torch.nn.functional as F
 
-from fastdarts.config import AlphaConfig
+from fastdarts.engine.settings import AlphaConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Positive
 from fastdarts.methods.common import bilevel
+from fastdarts.nn.relaxation import Mixing, Relaxation
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.selection import StrongestPairs
 from fastdarts.registry import register
-from fastdarts.relaxation import Mixing, Relaxation
+from fastdarts.runs.kinds import Positive
 from fastdarts.spaces import Space
 
 

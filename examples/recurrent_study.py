@@ -20,15 +20,15 @@ import torch
 from bible_kjv import verses, write
 from torch import Tensor, nn
 
-from fastdarts.recorder import atomic_write
-from fastdarts.rnn.cells import INITRANGE, dropout_mask
-from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.rnn.evaluation import Average, Training, evaluate, language_model
-from fastdarts.rnn.genotypes import PRIMITIVES, STEPS
-from fastdarts.rnn.model import RNNModel
-from fastdarts.rnn.search import search
-from fastdarts.rnn.text import Lengths, in_order, load_corpus, streams
-from fastdarts.rnn.training import measure, perplexity
+from fastdarts.engine.recurrent_evaluation import Average, Training, evaluate, language_model
+from fastdarts.engine.recurrent_search import search
+from fastdarts.runs.writer import atomic_write
+from fastdarts.spaces.recurrent.cell import INITRANGE, dropout_mask
+from fastdarts.spaces.recurrent.genotype import PRIMITIVES, STEPS
+from fastdarts.spaces.recurrent.model import RNNModel
+from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.language.text import Lengths, in_order, load_corpus, streams
+from fastdarts.tasks.language.training import measure, perplexity
 
 WORDS, WIDTH = 1000, 48
 COMMON = {
@@ -90,7 +90,7 @@ def random_genotype(seed: int) -> dict:
 
 
 def evaluate_lstm(config: RecurrentEvaluateConfig, run: Path) -> None:
-    """What :func:`fastdarts.rnn.evaluation.evaluate` does with a genotype, for an LSTM."""
+    """What :func:`fastdarts.engine.recurrent_evaluation.evaluate` does with a genotype, for an LSTM."""
     corpus = load_corpus(config.data)
     sizes = {"train": config.batch_size, "valid": config.eval_batch_size, "test": config.test_batch_size}
     texts = {name: streams(getattr(corpus, name), batch) for name, batch in sizes.items()}

@@ -34,12 +34,12 @@ from typing import Any
 
 from search_vs_random import once
 
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.evaluation import evaluate
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.methods.darts_pt import projected
-from fastdarts.recorder import atomic_write, read_metrics
-from fastdarts.search import search
-from fastdarts.stopping import early_stopping
+from fastdarts.policies.stopping import early_stopping
+from fastdarts.runs.writer import atomic_write, read_metrics
 
 SEARCH = {
     "dataset": "fashion-mnist", "image_size": 12, "samples": 768, "channels": 4, "layers": 5, "nodes": 2, "epochs": 20,

@@ -7,14 +7,17 @@ A script written for the public DARTS code runs after changing its imports:
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastdarts.moved import find_modules
+
 if TYPE_CHECKING:
-    from fastdarts.architect import Architect
+    from fastdarts.engine.architect import Architect
     from fastdarts.errors import FastdartsError
-    from fastdarts.genotypes import PRIMITIVES, Genotype
-    from fastdarts.model import NetworkCIFAR, NetworkImageNet
-    from fastdarts.model_search import Cell, MixedOp, Network
-    from fastdarts.operations import OPS
-    from fastdarts.stopping import early_stopping
+    from fastdarts.nn.mixed_op import MixedOp
+    from fastdarts.nn.operations import OPS, PRIMITIVES
+    from fastdarts.policies.stopping import early_stopping
+    from fastdarts.spaces.cells.genotype import Genotype
+    from fastdarts.spaces.cells.network import NetworkCIFAR, NetworkImageNet
+    from fastdarts.spaces.cells.supernet import Cell, Network
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,18 +35,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "OPS": "operations",
-    "PRIMITIVES": "genotypes",
-    "Architect": "architect",
-    "Cell": "model_search",
+    "OPS": "nn.operations",
+    "PRIMITIVES": "nn.operations",
+    "Architect": "engine.architect",
+    "Cell": "spaces.cells.supernet",
     "FastdartsError": "errors",
-    "Genotype": "genotypes",
-    "MixedOp": "model_search",
-    "Network": "model_search",
-    "NetworkCIFAR": "model",
-    "NetworkImageNet": "model",
-    "early_stopping": "stopping",
+    "Genotype": "spaces.cells.genotype",
+    "MixedOp": "nn.mixed_op",
+    "Network": "spaces.cells.supernet",
+    "NetworkCIFAR": "spaces.cells.network",
+    "NetworkImageNet": "spaces.cells.network",
+    "early_stopping": "policies.stopping",
 }
+
+find_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -13,14 +13,14 @@ def _leave_at_once(*_: object) -> None:
 
 
 def main() -> None:
-    """Run the command line; see :func:`fastdarts.cli.main`. Ctrl-C while PyTorch is imported is one line too."""
+    """Run the command line; see :func:`fastdarts.cli.entry.main`. Ctrl-C while PyTorch is imported is one line too."""
     if sys.argv[1:] == ["--version"]:
         print(f"fastdarts {__version__}")
         return
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as of jobs of nohup
     if own:
         signal.signal(signal.SIGINT, _leave_at_once)
-    from fastdarts.cli import main as run
+    from fastdarts.cli.entry import main as run
 
     if own:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,21 +1,144 @@
-"""Names that have moved: for two releases their old places still give them, with a warning."""
+"""Modules and names that have moved: for two releases their old places still give them, with a warning."""
 
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
+PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that hold its names, below fastdarts
+    "alignment": ("policies.alignment",),
+    "architect": ("engine.architect",),
+    "arguments": ("cli.arguments",),
+    "arrays": ("tasks.images.arrays",),
+    "batches": ("tasks.images.batches",),
+    "charts": ("report.charts",),
+    "checkpoint": ("runs.checkpoint",),
+    "cli": ("cli.entry",),
+    "commands": ("cli.commands",),
+    "config": ("engine.settings", "tasks.images.settings", "runs.settings", "methods.darts_pt"),
+    "curvature": ("policies.curvature",),
+    "data": ("tasks.images.data",),
+    "derive": ("engine.derive",),
+    "describe": ("report.describe",),
+    "discretise": ("policies.gap", "nn.statistics"),
+    "distributed": ("ranks",),
+    "drawing": ("report.drawing",),
+    "evaluation": ("engine.evaluation",),
+    "flat": ("nn.optim",),
+    "folder": ("tasks.images.folder",),
+    "fusion": ("nn.fusion.call",),
+    "genotypes": (
+        "spaces.cells.genotype",
+        "spaces.cells.named",
+        "spaces.cells.reading",
+        "spaces.cells.derive",
+        "nn.operations",
+    ),
+    "hypergradient": ("policies.hypergradients",),
+    "isolation": ("engine.isolation",),
+    "kinds": ("runs.kinds",),
+    "kinks": ("nn.fusion.kinks",),
+    "listing": ("cli.listing",),
+    "loop": ("engine.loop", "policies.base"),
+    "markup": ("report.markup",),
+    "masking": ("spaces.cells.variants",),
+    "memory": ("engine.memory",),
+    "model": ("spaces.cells.network",),
+    "model_search": ("spaces.cells.supernet", "spaces.cells.candidates", "nn.mixed_op", "nn.candidates"),
+    "operations": ("nn.operations",),
+    "page": ("report.page",),
+    "parts": ("nn.fusion.recognise",),
+    "pictures": ("tasks.images.pictures",),
+    "player": ("report.player",),
+    "projection": ("policies.projection", "methods.darts_pt"),
+    "random_search": ("engine.random_search",),
+    "recorder": ("runs.writer",),
+    "records": ("report.reader",),
+    "relaxation": ("nn.relaxation",),
+    "relaxed": ("nn.supernet",),
+    "report": ("report.write",),
+    "rnn.cells": ("spaces.recurrent.cell",),
+    "rnn.config": ("tasks.language.settings",),
+    "rnn.evaluation": ("engine.recurrent_evaluation",),
+    "rnn.genotypes": ("spaces.recurrent.genotype",),
+    "rnn.likelihood": ("spaces.recurrent.likelihood",),
+    "rnn.model": ("spaces.recurrent.model",),
+    "rnn.search": ("engine.recurrent_search",),
+    "rnn.text": ("tasks.language.text",),
+    "rnn.training": ("tasks.language.training",),
+    "rollback": ("policies.rollback",),
+    "runs": ("runs.run", "engine.device", "tasks.images.prepare"),
+    "search": ("engine.search",),
+    "settings": ("runs.settings",),
+    "shapes": ("nn.fusion.shapes",),
+    "spaces.cells": ("spaces.cells.space",),
+    "spaces.darts": ("spaces.cells.darts",),
+    "spaces.recurrent": ("spaces.recurrent.space",),
+    "spaces.robust": ("spaces.cells.robust",),
+    "stopping": ("policies.stopping",),
+    "stored": ("runs.stored",),
+    "streams": ("cli.streams",),
+    "supernet": ("engine.step", "methods.common", "policies.monitors"),
+    "supernet_drawing": ("report.supernet_drawing",),
+    "sync_bn": ("nn.sync_bn",),
+    "topology": ("spaces.topology",),
+    "training": ("engine.training", "tasks.images.measure", "nn.finite"),
+    "validation": ("engine.validation", "runs.checks"),
+    "weight_sharing": ("policies.weight_sharing",),
+}
+RENAMED = {  # of names that are others now
+    "distributed": {"together": "fail_together", "speaks": "should_print"},
+    "checkpoint": {"taking_up": "loading"},
+    "hypergradient": {"parts": "microbatches"},
+    "parts": {"Part": "FusedCandidate", "take_apart": "as_fused"},
+    "recorder": {"Unheard": "NullWriter"},
+    "relaxed": {"Relaxed": "Supernet"},
+    "supernet": {"Supernet": "SearchStep"},
+}
 
-def moved(module: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module of which ``places`` says where each name is now."""
+
+def names(old: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of the module that was called ``old``."""
 
     def find(name: str) -> Any:
-        if name not in places:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        text = f"{module}.{name} has moved to {places[name]}.{name}: import it from there"
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
-        return getattr(importlib.import_module(places[name]), name)
+        wanted = RENAMED.get(old, {}).get(name, name)
+        if not wanted.startswith("__"):
+            places = [f"fastdarts.{place}" for place in PLACES[old]]
+            having = [place for place in places if wanted in vars(importlib.import_module(place))]
+            for place in having:
+                found = getattr(importlib.import_module(place), wanted)
+                if place == having[-1] or getattr(found, "__module__", place) == place:  # others import it
+                    text = f"fastdarts.{old}.{name} has moved to {place}.{wanted}: import it from there"
+                    warnings.warn(text, DeprecationWarning, stacklevel=2)
+                    return found
+        raise AttributeError(f"module 'fastdarts.{old}' has no attribute {name!r}")
 
     return find
+
+
+class _Moved(Loader):
+    """Makes a module that holds nothing itself."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__getattr__ = names(module.__name__.partition(".")[2])
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
+        package, _, old = fullname.partition(".")
+        return ModuleSpec(fullname, _Moved()) if package == "fastdarts" and old in PLACES else None
+
+
+def find_modules() -> None:
+    """Let ``import fastdarts.OLD`` work for all modules that have moved, where there is no module of that name now."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

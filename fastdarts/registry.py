@@ -39,7 +39,7 @@ _loaded: set[str] = set()
 
 @dataclass_transform(frozen_default=True)
 def register(name: str, *, paper: str) -> Callable[[M], M]:
-    """Make a class of settings, derived from :class:`fastdarts.config.SearchConfig`, the method ``name``.
+    """Make a class of settings, derived from :class:`fastdarts.engine.settings.SearchConfig`, the method ``name``.
 
     The class becomes a frozen dataclass whose ``method`` is ``name``. ``paper`` says who published it, and where.
 

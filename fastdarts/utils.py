@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from fastdarts.arrays import CIFAR10_MEAN_STD
-from fastdarts.data import Cutout
-from fastdarts.operations import drop_path
+from fastdarts.nn.operations import drop_path
+from fastdarts.spaces.cells.network import count_parameters
+from fastdarts.tasks.images.arrays import CIFAR10_MEAN_STD
+from fastdarts.tasks.images.data import Cutout
 
 __all__ = [
     "AvgrageMeter",
@@ -79,11 +80,6 @@ def _data_transforms_cifar10(args: Namespace) -> tuple[v2.Compose, v2.Compose]:
     if args.cutout:
         train.append(Cutout(args.cutout_length))
     return v2.Compose(train), v2.Compose(to_normalised)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """The number of parameters, auxiliary heads excluded, as DARTS reports sizes."""
-    return sum(p.numel() for name, p in model.named_parameters() if "auxiliary" not in name)
 
 
 def count_parameters_in_MB(model: nn.Module) -> float:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from fastdarts.config import SupernetConfig
-from fastdarts.memory import Estimate
-from fastdarts.operations import OPS
+from fastdarts.engine.memory import Estimate
+from fastdarts.engine.settings import SupernetConfig
+from fastdarts.nn.operations import OPS
 from fastdarts.spaces import SPACES
 from tests import fuzzing  # noqa: F401 - registers the profiles
 
@@ -37,7 +37,7 @@ def seed() -> None:
 def one_estimate_for_alike_searches() -> Iterator[None]:
     """What a step takes is estimated once for all searches of a process that differ in nothing a step depends on: an
     estimate takes 2 s of processor time, two thirds of what many tests of searches took."""
-    module = importlib.import_module("fastdarts.search")
+    module = importlib.import_module("fastdarts.engine.search")
     known, real = {}, module.step_memory
 
     def once(config: SupernetConfig, *shape: Any) -> Estimate:
@@ -57,7 +57,7 @@ def one_estimate_for_alike_searches() -> Iterator[None]:
 @pytest.fixture
 def without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search steps on images only, not on the fake ones that its memory is estimated with: for tests that count."""
-    module = importlib.import_module("fastdarts.search")
+    module = importlib.import_module("fastdarts.engine.search")
     monkeypatch.setattr(module, "step_memory", lambda *_: Estimate(peak=0, kept=0))
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from fastdarts.batches import Batches, Workers
 from fastdarts.bench.measure import seconds_apart
+from fastdarts.tasks.images.batches import Batches, Workers
 
 
 class Numbers(torch.utils.data.Dataset):

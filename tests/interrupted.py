@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-import fastdarts.search
-from fastdarts.config import SearchConfig
-from fastdarts.search import search
+import fastdarts.engine.search
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig
 
 
 def interrupted(config: SearchConfig, folder: Path, every: int, patch: pytest.MonkeyPatch) -> int:
     """Run ``config`` in ``folder``, stopped at every so many saves, before one and after the next in turn, and resumed;
     returns how often it was stopped."""
-    real, count, stops = fastdarts.search.Run.save, 0, 0
+    real, count, stops = fastdarts.engine.search.Run.save, 0, 0
 
     def save(self, *arguments):
         nonlocal count
@@ -25,7 +25,7 @@ def interrupted(config: SearchConfig, folder: Path, every: int, patch: pytest.Mo
             raise KeyboardInterrupt
 
     with patch.context() as patched:
-        patched.setattr(fastdarts.search.Run, "save", save)
+        patched.setattr(fastdarts.engine.search.Run, "save", save)
         where = {"run": folder, "resume": None}
         while True:
             try:

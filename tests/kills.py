@@ -16,20 +16,20 @@ from typing import Any
 
 import torch
 
-import fastdarts.search
-from fastdarts.config import EvaluateConfig, RunConfig, SearchConfig
-from fastdarts.evaluation import evaluate
-from fastdarts.memory import Estimate
+import fastdarts.engine.search
+from fastdarts.engine import recurrent_evaluation, recurrent_search
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.memory import Estimate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.monitors import Eigenvalue
-from fastdarts.recorder import is_leftover
-from fastdarts.rnn import evaluation as recurrent_evaluation
-from fastdarts.rnn import search as recurrent_search
-from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.search import search
+from fastdarts.runs.settings import RunConfig
+from fastdarts.runs.writer import is_leftover
 from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig
+from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
 KJV = Path(__file__).parent / "data" / "kjv"
@@ -178,7 +178,7 @@ def main(kind: str, scratch: str, most: str) -> None:
     if kind == "study":
         tiny.TINY = SPACES["tiny"] = FOUR
     torch.set_num_threads(1)  # a pool of threads does not live through a fork either
-    fastdarts.search.step_memory = lambda *_: Estimate(peak=0, kept=0)
+    fastdarts.engine.search.step_memory = lambda *_: Estimate(peak=0, kept=0)
     # What a search does when the eigenvalue rises is at stake, not that it rises.
     Eigenvalue.measure = lambda _, search: {"eigenvalue": RISING[search.epoch]}
     for line in faults(kind, Path(scratch), int(most)):

@@ -16,22 +16,23 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
-from fastdarts import distributed
-from fastdarts.alignment import alignment
-from fastdarts.batches import Batches
-from fastdarts.config import EvaluateConfig, SearchConfig, resolve
-from fastdarts.data import eval_transform, load_data
-from fastdarts.discretise import discretisation_gap
+from fastdarts import ranks as distributed
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
+from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError
-from fastdarts.evaluation import evaluate
 from fastdarts.functional import native, noise_seeds
 from fastdarts.methods.darts_pt import projected
-from fastdarts.operations import drop_path
+from fastdarts.nn.operations import drop_path
+from fastdarts.policies.alignment import alignment
+from fastdarts.policies.gap import discretisation_gap
 from fastdarts.policies.monitors import Eigenvalue
-from fastdarts.search import search
 from fastdarts.spaces import parse_architecture
-from fastdarts.supernet import Supernet
-from fastdarts.training import Job, Meter, Recipe, Training, measure
+from fastdarts.tasks.images.batches import Batches
+from fastdarts.tasks.images.data import eval_transform, load_data
+from fastdarts.tasks.images.measure import Meter, measure
 
 SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
 TRAINED = {
@@ -84,9 +85,9 @@ def batch(size: int, number: int) -> tuple[Tensor, Tensor]:
     return own(x), own(torch.randint(10, (size,), generator=generator))
 
 
-def supernet_of(settings: dict[str, Any]) -> Supernet:
+def supernet_of(settings: dict[str, Any]) -> SearchStep:
     config = resolve(SearchConfig(**SMALL | settings))
-    supernet = Supernet(config, SimpleNamespace(classes=range(10), channels=1), torch.device("cpu"))
+    supernet = SearchStep(config, SimpleNamespace(classes=range(10), channels=1), torch.device("cpu"))
     supernet.model.drop_path_prob = config.drop_path_prob
     return supernet
 
@@ -197,7 +198,7 @@ def alone_wrong() -> str:
     """An error that only the last rank meets before there is any work."""
 
     def work() -> None:
-        with distributed.together():
+        with distributed.fail_together():
             if distributed.rank() == distributed.world() - 1:
                 raise FastdartsError("no such folder")
 
@@ -222,7 +223,7 @@ def disagreeing(folder: Path) -> list[str]:
 
 def terminated(folder: Path) -> int:
     """The exit code of a search, the last rank of which gets SIGTERM in its second step."""
-    step, calls = Supernet.step, []
+    step, calls = SearchStep.step, []
 
     def counted(*arguments: Any) -> float:
         calls.append(None)
@@ -230,13 +231,13 @@ def terminated(folder: Path) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments)
 
-    Supernet.step = counted
+    SearchStep.step = counted
     try:
         search(replace(WHOLE, run=folder, checkpoint_minutes=60))
     except SystemExit as stopped:
         return stopped.code
     finally:
-        Supernet.step = step
+        SearchStep.step = step
     return -1
 
 

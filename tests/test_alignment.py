@@ -9,14 +9,14 @@ import pytest
 import torch
 import torch.nn as nn
 
-import fastdarts.search
+import fastdarts.engine.search
 from fastdarts import FastdartsError
-from fastdarts.alignment import Alignment, aligned_cells, alignment, correlation, directions
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig
-from fastdarts.recorder import read_metrics
-from fastdarts.report import write_report
-from fastdarts.search import search
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.policies.alignment import Alignment, aligned_cells, alignment, correlation, directions
+from fastdarts.report.write import write_report
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
 
 SMALL = {
@@ -162,7 +162,7 @@ def test_a_search_by_lambda_darts_killed_and_resumed_ends_bit_identical(tmp_path
     assert rows[0]["train_loss"] == theirs[0]["train_loss"]  # the strength rises from 0
     assert rows[1]["train_loss"] != theirs[1]["train_loss"]
 
-    step, calls = fastdarts.search.Supernet.step, []
+    step, calls = fastdarts.engine.search.SearchStep.step, []
 
     def stops(self, *arguments):
         calls.append(1)
@@ -170,7 +170,7 @@ def test_a_search_by_lambda_darts_killed_and_resumed_ends_bit_identical(tmp_path
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(fastdarts.search.Supernet, "step", stops)
+    monkeypatch.setattr(fastdarts.engine.search.SearchStep, "step", stops)
     with pytest.raises(KeyboardInterrupt):
         search(dataclasses.replace(config, run=tmp_path / "stopped"))
     again = search(dataclasses.replace(config, resume=tmp_path / "stopped"))

@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from fastdarts import Architect, FastdartsError, Network
 from fastdarts.bench.eager import make_eager
-from fastdarts.flat import SGD
+from fastdarts.nn.optim import SGD
 
 ARGS = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
 ETA = 0.025

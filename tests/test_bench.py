@@ -23,8 +23,8 @@ from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
 from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
-from fastdarts.model_search import MixedOp
-from fastdarts.rnn.cells import DARTSCellSearch
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.spaces.recurrent.cell import DARTSCellSearch
 
 ROOT = Path(__file__).parent.parent
 EDGE = EdgeCase(4, 8, batch=2)
@@ -35,7 +35,7 @@ TINY = ("--suite=pc-darts", "--batch=2", "--threads=1", "--seconds=0")
 
 def bench(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """`fastdarts bench` in a process that runs the line `before` first."""
-    code = f"import sys; {before}\nfrom fastdarts.cli import main; main(['bench', *sys.argv[1:]])"
+    code = f"import sys; {before}\nfrom fastdarts.cli.entry import main; main(['bench', *sys.argv[1:]])"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | {"COLUMNS": "500"})
 
@@ -76,7 +76,7 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
 )
 def test_wrong_results_are_not_timed(tmp_path: Path, fault: str, named: str) -> None:
     before = (
-        "from fastdarts.model_search import MixedOp; from fastdarts.bench.eager import EagerMixedOp; "
+        "from fastdarts.spaces.cells.supernet import MixedOp; from fastdarts.bench.eager import EagerMixedOp; "
         f"right = MixedOp.forward; MixedOp.forward = {fault}"
     )
     done = bench(*TINY, "--json", str(tmp_path / "bench.json"), before=before)

@@ -13,13 +13,14 @@ import pytest
 import torch
 import tyro
 
-from fastdarts.arguments import check, parameters, read
-from fastdarts.cli import main
-from fastdarts.commands import search_by
-from fastdarts.config import SearchConfig
-from fastdarts.genotypes import DARTS_V1, to_dict
-from fastdarts.recorder import read_metrics
+from fastdarts.cli.arguments import check, parameters, read
+from fastdarts.cli.commands import search_by
+from fastdarts.cli.entry import main
+from fastdarts.engine.settings import SearchConfig
 from fastdarts.registry import find_method
+from fastdarts.runs.writer import read_metrics
+from fastdarts.spaces.cells.genotype import to_dict
+from fastdarts.spaces.cells.named import DARTS_V1
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in SMALL.items()]
@@ -328,7 +329,7 @@ def test_no_memory_in_a_kernel_is_the_same_sentence(monkeypatch, capsys, error):
     def search(_):
         raise error
 
-    monkeypatch.setattr(importlib.import_module("fastdarts.search"), "search", search)
+    monkeypatch.setattr(importlib.import_module("fastdarts.engine.search"), "search", search)
     with pytest.raises(SystemExit) as stop:
         main(["search"])
     said = "fastdarts: out of memory: lower --batch-size, --channels or --layers\n"

@@ -11,18 +11,19 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from fastdarts.config import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
+from fastdarts.engine.settings import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts import DARTS
 from fastdarts.registry import methods
-from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.rnn.config import validate as validate_recurrent
-from fastdarts.settings import from_dict, from_toml, to_toml
+from fastdarts.runs.checks import parse_bytes
+from fastdarts.runs.settings import from_dict, from_toml, to_toml
+from fastdarts.runs.stored import alternatives
 from fastdarts.spaces import SPACES
-from fastdarts.stored import alternatives
 from fastdarts.study import config as study
 from fastdarts.study.config import StudyConfig, prepare
-from fastdarts.validation import parse_bytes, validate
+from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.language.settings import validate as validate_recurrent
 
 
 def test_search_defaults_are_the_published_ones():
@@ -273,8 +274,8 @@ def test_settings_are_utf_8_whatever_the_locale_and_with_a_mark_too(tmp_path):
     for content in ('data = "Äpfel/猫"', '\ufeffdata = "Äpfel/猫"'):
         file.write_text(content, encoding="utf-8")
         code = (
-            "import sys; from pathlib import Path; from fastdarts.config import SearchConfig as C; "
-            "from fastdarts.settings import from_toml; print(ascii(str(from_toml(Path(sys.argv[1]), C).data)))"
+            "import sys; from pathlib import Path; from fastdarts.engine.settings import SearchConfig as C; "
+            "from fastdarts.runs.settings import from_toml; print(ascii(str(from_toml(Path(sys.argv[1]), C).data)))"
         )
         environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
         said = subprocess.run([sys.executable, "-c", code, file], env=environment, capture_output=True, text=True)

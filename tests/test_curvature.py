@@ -8,9 +8,9 @@ import torch.nn as nn
 
 from fastdarts import FastdartsError, Network
 from fastdarts.bench.eager import make_eager
-from fastdarts.curvature import Differences, hessian_eigenvalues, lanczos
 from fastdarts.errors import NotFinite
-from fastdarts.hypergradient import Passes
+from fastdarts.policies.curvature import Differences, hessian_eigenvalues, lanczos
+from fastdarts.policies.hypergradients import Passes
 
 
 def supernet(dtype=torch.float64, layers=3):

@@ -18,10 +18,10 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision import datasets
 
-from fastdarts.arrays import FASHION_MNIST
-from fastdarts.batches import Batches, Workers, split
-from fastdarts.data import Cutout, eval_transform, load_data, train_transform
 from fastdarts.errors import FastdartsError
+from fastdarts.tasks.images.arrays import FASHION_MNIST
+from fastdarts.tasks.images.batches import Batches, Workers, split
+from fastdarts.tasks.images.data import Cutout, eval_transform, load_data, train_transform
 
 fashion_mnist = pytest.mark.skipif(
     not FASHION_MNIST.is_dir(), reason=f"no {FASHION_MNIST}: install Debian's dataset-fashion-mnist"

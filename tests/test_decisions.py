@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V2, NAMED, Genotype, PC_DARTS_cifar, check_genotype
-from fastdarts.rnn.genotypes import DARTS_V1 as RECURRENT_V1
-from fastdarts.rnn.genotypes import ENAS
+from fastdarts.policies.weight_sharing import chosen_by
 from fastdarts.spaces import RECURRENT, SPACES, CellSpace
+from fastdarts.spaces.cells.genotype import Genotype, check_genotype
+from fastdarts.spaces.cells.named import DARTS_V2, NAMED, PC_DARTS_cifar
+from fastdarts.spaces.recurrent.genotype import DARTS_V1 as RECURRENT_V1
+from fastdarts.spaces.recurrent.genotype import ENAS
 from fastdarts.study.tiny import architectures
-from fastdarts.weight_sharing import chosen_by
 
 ALL = {**SPACES, "rnn": RECURRENT}
 NODES = {name: getattr(space, "nodes", 8) for name, space in ALL.items()}

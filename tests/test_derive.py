@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from fastdarts.config import SearchConfig
-from fastdarts.derive import derive, read_alphas
+from fastdarts.engine.derive import derive, read_alphas
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.search import search
 from fastdarts.spaces import SPACES
 
 NAMES = {

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from fastdarts.describe import describe_genotype, describe_supernet, describe_text, macs
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V1, DARTS_V2, NAMED, PRIMITIVES, PC_DARTS_image, to_dict
-from fastdarts.model import NetworkCIFAR
-from fastdarts.model_search import Network
+from fastdarts.nn.operations import PRIMITIVES
+from fastdarts.report.describe import describe_genotype, describe_supernet, describe_text, macs
 from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.spaces.cells.genotype import to_dict
+from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2, NAMED, PC_DARTS_image
+from fastdarts.spaces.cells.network import NetworkCIFAR
+from fastdarts.spaces.cells.supernet import Network
 
 # parameters, and MACs in millions, of the published networks without auxiliary head
 PUBLISHED = {

@@ -7,7 +7,8 @@ import torch
 import torch.nn as nn
 
 from fastdarts import PRIMITIVES, FastdartsError, Network
-from fastdarts.discretise import DiscretisedNetwork, batch_statistics, discretisation_gap, running_statistics
+from fastdarts.nn.statistics import batch_statistics, running_statistics
+from fastdarts.policies.gap import DiscretisedNetwork, discretisation_gap
 
 
 def supernet():

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from benchmarks.compare import deviations_of
-from fastdarts import distributed
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.cli import main
+from fastdarts import ranks as distributed
+from fastdarts.cli.entry import main
+from fastdarts.engine.recurrent_search import search as search_text
+from fastdarts.engine.search import search
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
-from fastdarts.recorder import read_metrics
-from fastdarts.rnn.config import RecurrentSearchConfig
-from fastdarts.rnn.search import search as search_text
-from fastdarts.search import search
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.writer import read_metrics
+from fastdarts.tasks.language.settings import RecurrentSearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests import ranks
 
@@ -206,7 +206,7 @@ def test_recurrent_cells_are_refused_by_name(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(FastdartsError, match="a recurrent search cannot be divided among several ranks") as refused:
         search_text(RecurrentSearchConfig())
-    assert not distributed.speaks(refused.value)  # rank 0 does
+    assert not distributed.should_print(refused.value)  # rank 0 does
 
 
 def test_a_search_is_one_run(found, folder):

@@ -9,10 +9,11 @@ from itertools import pairwise
 
 import pytest
 
-from fastdarts.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import NAMED, cleaned
-from fastdarts.topology import DARTS_CELL
+from fastdarts.report.drawing import FAMILIES, OTHER_FAMILY, cell_text, draw_cell, family_colour
+from fastdarts.spaces.cells.genotype import cleaned
+from fastdarts.spaces.cells.named import NAMED
+from fastdarts.spaces.topology import DARTS_CELL
 
 SVG = "{http://www.w3.org/2000/svg}"
 

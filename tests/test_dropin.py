@@ -9,11 +9,11 @@ import torch.nn.functional as F
 import fastdarts.genotypes as genotypes
 import fastdarts.utils as utils
 from fastdarts.architect import Architect
-from fastdarts.batches import Batches
-from fastdarts.data import load_data, train_transform
 from fastdarts.genotypes import PRIMITIVES, Genotype
 from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Network
+from fastdarts.tasks.images.batches import Batches
+from fastdarts.tasks.images.data import load_data, train_transform
 
 
 def test_a_public_style_search_script_runs():

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig
 from fastdarts.endings import stoppable
-from fastdarts.search import search
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.testing.outcomes import difference, outcome
 
 ROOT = Path(__file__).parent.parent
@@ -58,12 +58,12 @@ def test_processes_live_for_all_passes_and_end_with_their_parent(method, ending)
 SCRIPT = """
 import sys
 from pathlib import Path
-from fastdarts.config import SearchConfig
-from fastdarts.search import search
-from fastdarts.supernet import Supernet
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.engine.search import search
+from fastdarts.engine.step import SearchStep
 def step(*_):
     raise RuntimeError("a fault of the step")
-Supernet.step = step
+SearchStep.step = step
 search(SearchConfig(**{settings}, workers=2, threads=1, device="cpu", run=Path(sys.argv[1])))
 """
 
@@ -109,12 +109,12 @@ def test_a_second_ctrl_c_ends_at_once_and_names_the_folder_too(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, time\n"
-        "from fastdarts.cli import main\n"
-        "from fastdarts.supernet import Supernet\n"
+        "from fastdarts.cli.entry import main\n"
+        "from fastdarts.engine.step import SearchStep\n"
         "def step(*_):\n"
         "    print('step', file=sys.stderr, flush=True)\n"
         "    time.sleep(60)\n"
-        "original, Supernet.step, steps = Supernet.step, lambda *a: step() if len(steps) > 1 else once(*a), []\n"
+        "original, SearchStep.step, steps = SearchStep.step, lambda *a: step() if len(steps) > 1 else once(*a), []\n"
         "def once(*a):\n"
         "    steps.append(1)\n"
         "    return original(*a)\n"
@@ -205,7 +205,7 @@ def test_a_signal_that_comes_while_workers_start_is_saved_too(tmp_path, number):
     script, run = tmp_path / "script.py", tmp_path / "run"
     script.write_text(
         "import multiprocessing, sys\n"
-        "from fastdarts.cli import main\n"
+        "from fastdarts.cli.entry import main\n"
         "if __name__ == '__main__':\n"
         "    multiprocessing.set_start_method('spawn')\n"
         "    main(sys.argv[1:])\n",

@@ -2,12 +2,12 @@
 
 import pytest
 
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.data import load_data
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.evaluation import evaluate
-from fastdarts.recorder import read_metrics
-from fastdarts.search import search
+from fastdarts.runs.writer import read_metrics
+from fastdarts.tasks.images.data import load_data
 
 
 def test_a_short_search_learns_and_its_cell_can_be_trained(tmp_path):

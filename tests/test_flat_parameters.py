@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.flat import ALIGNMENT, SGD, Flat
+from fastdarts.nn.optim import ALIGNMENT, SGD, Flat
 
 OPTIONS = {"momentum": 0.9, "weight_decay": 3e-2}
 

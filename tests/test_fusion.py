@@ -12,16 +12,19 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cases import CONTIGUOUS, LAST
-from fastdarts import FastdartsError, fusion, model
+from fastdarts import FastdartsError
 from fastdarts.bench.eager import make_eager
 from fastdarts.functional import mixed_op, native
-from fastdarts.genotypes import Genotype
 from fastdarts.kernels import registry
-from fastdarts.model import NetworkCIFAR
-from fastdarts.model_search import Cell, MixedOp, Network, leave
-from fastdarts.operations import Noise, SepConv
-from fastdarts.parts import may_draw
+from fastdarts.nn.fusion import call as fusion
+from fastdarts.nn.fusion.recognise import may_draw
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import Noise, SepConv
 from fastdarts.spaces import nasbench201
+from fastdarts.spaces.cells import network as model
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.network import NetworkCIFAR
+from fastdarts.spaces.cells.supernet import Cell, Network, leave
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
 

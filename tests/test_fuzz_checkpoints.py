@@ -12,10 +12,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdarts.checkpoint import UNSEALED, load_checkpoint
-from fastdarts.config import SearchConfig
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.search import search
+from fastdarts.runs.checkpoint import UNSEALED, load_checkpoint
 from fastdarts.testing.outcomes import difference, outcome
 from tests.fuzzing import share
 
@@ -42,16 +42,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 raise KeyboardInterrupt
             return original(*arguments)
 
-        patch.setattr("fastdarts.supernet.Supernet.step", stops)
+        patch.setattr("fastdarts.engine.step.SearchStep.step", stops)
         with pytest.raises(KeyboardInterrupt):
             search(dataclasses.replace(CONFIG, run=folder / "stopped"))
     return folder / "stopped"
 
 
 def fastdarts_step() -> Any:
-    from fastdarts.supernet import Supernet
+    from fastdarts.engine.step import SearchStep
 
-    return Supernet.step
+    return SearchStep.step
 
 
 def refused(path: Path) -> None:

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import fastdarts.runs
+import fastdarts.runs.run
 import fastdarts.study.tiny
-from fastdarts import cli
-from fastdarts.arguments import parameters
 from fastdarts.bench.run import _validate as validate_bench
-from fastdarts.commands import Bench, search_by
+from fastdarts.cli import main as cli
+from fastdarts.cli.arguments import parameters
+from fastdarts.cli.commands import Bench, search_by
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
-from fastdarts.settings import choices_of
-from fastdarts.stored import alternatives
+from fastdarts.runs.settings import choices_of
+from fastdarts.runs.stored import alternatives
 
 WHOLE = [
     "0",
@@ -132,8 +132,8 @@ def barrier():
         raise Begun
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("fastdarts.search"), "fit", begin)
-        patch.setattr(fastdarts.runs.Run, "__enter__", begin)
+        patch.setattr(importlib.import_module("fastdarts.engine.search"), "fit", begin)
+        patch.setattr(fastdarts.runs.run.Run, "__enter__", begin)
         patch.setattr(fastdarts.study.tiny, "_check_folder", begin)
         yield
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import Genotype, check_genotype, from_dict, parse_genotype, to_dict
-from fastdarts.operations import OPS
-from fastdarts.rnn import genotypes as rnn
+from fastdarts.nn.operations import OPS
 from fastdarts.spaces import parse_architecture
+from fastdarts.spaces.cells.genotype import Genotype, check_genotype, from_dict, to_dict
+from fastdarts.spaces.cells.reading import parse_genotype
+from fastdarts.spaces.recurrent import genotype as rnn
 
 seeds = st.integers(0, 2**32)
 

@@ -16,9 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from fastdarts.data import load_data
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
+from fastdarts.tasks.images.data import load_data
 
 KINDS = {
     "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),

@@ -24,9 +24,10 @@ from fastdarts.functional import (
     mixed_sum,
     recurrent,
 )
-from fastdarts.model_search import Cell, MixedOp
-from fastdarts.operations import OPS
-from fastdarts.rnn.likelihood import likelihood
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import OPS
+from fastdarts.spaces.cells.supernet import Cell
+from fastdarts.spaces.recurrent.likelihood import likelihood
 from tests import users_operations as users
 from tests.fuzzing import share
 

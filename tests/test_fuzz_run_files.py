@@ -13,12 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_report import Page, search, search_row
 
+from fastdarts.engine.search import SearchConfig
+from fastdarts.engine.search import search as real_search
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V1, DARTS_V2
-from fastdarts.recorder import METRICS
-from fastdarts.report import write_report
-from fastdarts.search import SearchConfig
-from fastdarts.search import search as real_search
+from fastdarts.report.write import write_report
+from fastdarts.runs.writer import METRICS
+from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2
 from fastdarts.study.report import STUDY, write_study
 from tests.fuzzing import share
 

@@ -11,10 +11,10 @@ from typing import get_type_hints
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdarts.config import EvaluateConfig, SearchConfig
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
-from fastdarts.settings import choices_of, from_toml, to_toml
+from fastdarts.runs.settings import choices_of, from_toml, to_toml
 
 
 def hints_of(kind):

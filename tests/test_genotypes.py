@@ -7,22 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from fastdarts import genotypes
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import (
-    DARTS_V1,
-    DARTS_V2,
-    NAMED,
-    PRIMITIVES,
-    Genotype,
-    check_genotype,
-    cleaned,
-    derive_genotype,
-    from_dict,
-    parse_genotype,
-    sample_genotype,
-    to_dict,
-)
+from fastdarts.nn.operations import PRIMITIVES
+from fastdarts.spaces.cells import genotype as genotypes
+from fastdarts.spaces.cells.derive import derive_genotype, sample_genotype
+from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
+from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2, NAMED
+from fastdarts.spaces.cells.reading import parse_genotype
 
 EDGES = (PRIMITIVES,) * 14
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)

@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from fastdarts import Architect, FastdartsError, Network
 from fastdarts.bench.eager import make_eager
-from fastdarts.hypergradient import (
+from fastdarts.policies.hypergradients import (
     Descent,
     Exact,
     FirstOrder,

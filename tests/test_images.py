@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from fastdarts import pictures
-from fastdarts.config import SearchConfig
-from fastdarts.data import load_data
+from fastdarts.engine.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
-from fastdarts.runs import prepare_data
+from fastdarts.tasks.images import pictures
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.prepare import prepare_data
 from tests.test_data import photo, sentence, write_cifar
 
 # --- what a person sees in an image file
@@ -240,7 +240,7 @@ def test_a_name_with_a_line_break_makes_no_second_line(tmp_path):
 def test_what_was_not_looked_at_before_the_work_is_refused_when_it_is_read(tmp_path, monkeypatch):
     """Of a big set, some headers are read: what the others hold goes through the same checks."""
     monkeypatch.setattr(pictures, "HEADERS", 1)
-    monkeypatch.setattr("fastdarts.data._sample", lambda count, of=1000: range(1))
+    monkeypatch.setattr("fastdarts.tasks.images.data._sample", lambda count, of=1000: range(1))
     write_images(tmp_path, lambda number: photo((8, 8), shift=number))
     bad = tmp_path / "train" / "b" / "1.png"
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(bad)

@@ -13,9 +13,15 @@ import torch.nn.functional as F
 from benchmarks.cases import MixedOpCase
 from examples.second_order import Keeping, keeping
 from fastdarts import Architect, FastdartsError, MixedOp, Network
-from fastdarts.config import SearchConfig, resolve
-from fastdarts.curvature import hessian_eigenvalues
-from fastdarts.hypergradient import (
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
+from fastdarts.kernels import registry
+from fastdarts.kernels.mixed_op.contract import forward_op
+from fastdarts.kernels.mixed_op.kinks import NO_KINKS, unpack
+from fastdarts.nn.fusion.kinks import Kinks, Unkeepable
+from fastdarts.policies.curvature import hessian_eigenvalues
+from fastdarts.policies.hypergradients import (
     Descent,
     Exact,
     Passes,
@@ -25,14 +31,8 @@ from fastdarts.hypergradient import (
     exact_product,
     in_one,
 )
-from fastdarts.kernels import registry
-from fastdarts.kernels.mixed_op.contract import forward_op
-from fastdarts.kernels.mixed_op.kinks import NO_KINKS, unpack
-from fastdarts.kinks import Kinks, Unkeepable
 from fastdarts.policies.monitors import Eigenvalue
-from fastdarts.recorder import read_metrics
-from fastdarts.search import search
-from fastdarts.supernet import Supernet
+from fastdarts.runs.writer import read_metrics
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
 IMPLS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason="no native mixed_op"))]
@@ -326,7 +326,7 @@ def test_a_supernet_whose_kinks_cannot_be_kept_has_its_eigenvalue_from_exact_pro
     shape = SimpleNamespace(classes=range(5), channels=3)
     batch, values = (torch.randn(4, 3, 8, 8), torch.arange(4)), []
     for activation in (nn.ReLU(), nn.ReLU6()):  # the same function, as nothing reaches 6
-        supernet = Supernet(config, shape, torch.device("cpu"))
+        supernet = SearchStep(config, shape, torch.device("cpu"))
         supernet.model.stem.append(activation)
         says = pytest.warns(RuntimeWarning, match="exact products") if values else nullcontext()
         with says:

@@ -9,9 +9,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastdarts.discretise import batch_statistics, running_statistics
-from fastdarts.operations import FactorizedReduce
-from fastdarts.projection import changes_of
+from fastdarts.nn.operations import FactorizedReduce
+from fastdarts.nn.statistics import batch_statistics, running_statistics
+from fastdarts.policies.projection import changes_of
 from fastdarts.spaces import SPACES
 
 

@@ -3,15 +3,16 @@ import torch
 import torch.nn.functional as F
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V2, NAMED, AmoebaNet, Genotype, NASNet
-from fastdarts.model import (
+from fastdarts.nn.operations import Identity
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.named import DARTS_V2, NAMED, AmoebaNet, NASNet
+from fastdarts.spaces.cells.network import (
     AuxiliaryHeadCIFAR,
     AuxiliaryHeadImageNet,
     Cell,
     NetworkCIFAR,
     NetworkImageNet,
 )
-from fastdarts.operations import Identity
 from fastdarts.utils import count_parameters_in_MB
 
 LETTERS = {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fastdarts import OPS, PRIMITIVES, FastdartsError, MixedOp, Network
 from fastdarts.bench.eager import make_eager
-from fastdarts.genotypes import Genotype
+from fastdarts.spaces.cells.genotype import Genotype
 
 
 def network(C=4, layers=3, steps=4, **kwargs):

@@ -9,7 +9,7 @@ from fastdarts.bench.measure import saved_bytes
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
 from fastdarts.kernels.mixed_op.noise import philox, standard_normal
-from fastdarts.model_search import MixedOp
+from fastdarts.nn.mixed_op import MixedOp
 
 KNOWN = [  # counter, key, words: the known answers that come with Random123, Salmon et al. 2011
     ([0, 0, 0, 0], [0, 0], [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),

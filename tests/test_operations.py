@@ -3,12 +3,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastdarts.describe import macs
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import PRIMITIVES
-from fastdarts.model_search import MixedOp
-from fastdarts.operations import (
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import (
     OPS,
+    PRIMITIVES,
     DilConv,
     FactorizedReduce,
     Identity,
@@ -17,6 +16,7 @@ from fastdarts.operations import (
     Zero,
     drop_path,
 )
+from fastdarts.report.describe import macs
 
 CONVOLUTIONS = [
     "sep_conv_3x3",

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from fastdarts import FastdartsError, fusion
+from fastdarts import FastdartsError
 from fastdarts.bench.eager import channel_shuffle, make_eager
-from fastdarts.describe import describe_supernet
-from fastdarts.discretise import DiscretisedNetwork
 from fastdarts.functional import mixed_op, native
-from fastdarts.genotypes import PRIMITIVES, derive_genotype
-from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.nn.fusion import call as fusion
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import PRIMITIVES
+from fastdarts.policies.gap import DiscretisedNetwork
+from fastdarts.report.describe import describe_supernet
+from fastdarts.spaces.cells.derive import derive_genotype
+from fastdarts.spaces.cells.supernet import Cell, Network
 
 LAST = torch.channels_last
 PARTIAL = {"partial": 4, "edge_normalisation": True}

@@ -8,10 +8,10 @@ from html import unescape
 
 import pytest
 
-from fastdarts.genotypes import DARTS_V1, DARTS_V2
-from fastdarts.markup import Html
-from fastdarts.page import html_page
-from fastdarts.player import SCRIPT
+from fastdarts.report.markup import Html
+from fastdarts.report.page import html_page
+from fastdarts.report.player import SCRIPT
+from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2
 from tests.test_report import page_of, search, search_row
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastdarts.errors import FastdartsError
-from fastdarts.recorder import Progress
+from fastdarts.runs.writer import Progress
 from fastdarts.study import pool
 
 

@@ -9,18 +9,27 @@ import torch.nn as nn
 
 from benchmarks.cases import SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
-from fastdarts import fusion
 from fastdarts.bench.measure import saved_bytes
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.curvature import hessian_eigenvalues
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.evaluation import evaluate
 from fastdarts.functional import native, why_plain
-from fastdarts.hypergradient import Descent, Exact, FirstOrder, Neumann, Passes, difference, exact_product, in_one
 from fastdarts.kernels import registry
-from fastdarts.model_search import Network
-from fastdarts.search import search
+from fastdarts.nn.fusion import call as fusion
+from fastdarts.policies.curvature import hessian_eigenvalues
+from fastdarts.policies.hypergradients import (
+    Descent,
+    Exact,
+    FirstOrder,
+    Neumann,
+    Passes,
+    difference,
+    exact_product,
+    in_one,
+)
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.spaces.cells.supernet import Network
 
 BF16 = torch.autocast("cpu", torch.bfloat16)
 CPU = torch.device("cpu")

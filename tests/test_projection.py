@@ -11,20 +11,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import fastdarts.search
-from fastdarts.charts import number
-from fastdarts.checkpoint import load_checkpoint, save_checkpoint
-from fastdarts.cli import main
-from fastdarts.config import SearchConfig, resolve
+import fastdarts.engine.search
+from fastdarts.cli.entry import main
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts_pt import projected, projection_epochs
 from fastdarts.policies.monitors import Eigenvalue
-from fastdarts.projection import Projection, turns
-from fastdarts.recorder import read_metrics
-from fastdarts.rnn.config import RecurrentSearchConfig
-from fastdarts.search import search
-from fastdarts.settings import to_toml
+from fastdarts.policies.projection import Projection, turns
+from fastdarts.report.charts import number
+from fastdarts.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastdarts.runs.settings import to_toml
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
+from fastdarts.tasks.language.settings import RecurrentSearchConfig
 from tests.test_masking import supernet
 
 SMALL = {
@@ -236,7 +236,7 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
     assert all((table >= 0).all() for table in tuned["fixed"])
     assert ("arch_loss" in rows[0]) == (method == "darts")
 
-    real, left = fastdarts.search.Run.save, [0]
+    real, left = fastdarts.engine.search.Run.save, [0]
 
     def stops(self, *arguments):
         left[0] -= 1
@@ -246,7 +246,7 @@ def test_projected_killed_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
         if left[0] == -1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fastdarts.search.Run, "save", stops)
+    monkeypatch.setattr(fastdarts.engine.search.Run, "save", stops)
     stopped, where = [], {"run": tmp_path / "stopped"}
     for attempt in range(80):
         left[0] = 5 + attempt % 3 if attempt % 2 else 0 if attempt else 3
@@ -383,7 +383,7 @@ def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, argumen
 
 @pytest.mark.usefixtures("without_estimate")
 def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch):
-    step, steps = fastdarts.search.Supernet.step, []
+    step, steps = fastdarts.engine.search.SearchStep.step, []
 
     def stops_at_the_second(*arguments):
         steps.append(1)
@@ -391,10 +391,10 @@ def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch)
             raise KeyboardInterrupt
         return step(*arguments)
 
-    monkeypatch.setattr(fastdarts.search.Supernet, "step", stops_at_the_second)
+    monkeypatch.setattr(fastdarts.engine.search.SearchStep, "step", stops_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         search(SearchConfig(**SMALL, run=tmp_path / "searched"))
-    monkeypatch.setattr(fastdarts.search.Supernet, "step", step)
+    monkeypatch.setattr(fastdarts.engine.search.SearchStep, "step", step)
     with pytest.raises(FastdartsError, match=r"^the search in .*searched has done 0 of 1 epochs: finish it first"):
         projected(tmp_path / "searched")
     with pytest.raises(FastdartsError, match="has done 0 of 1 epochs"):
@@ -412,7 +412,7 @@ def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch)
 
 def test_a_loss_that_is_not_finite_decides_nothing(tmp_path, monkeypatch):
     search(SearchConfig(**SMALL, run=tmp_path / "searched"))
-    real = fastdarts.projection.F.cross_entropy
-    monkeypatch.setattr(fastdarts.projection.F, "cross_entropy", lambda *a, **k: real(*a, **k) * math.nan)
+    real = fastdarts.policies.projection.F.cross_entropy
+    monkeypatch.setattr(fastdarts.policies.projection.F, "cross_entropy", lambda *a, **k: real(*a, **k) * math.nan)
     with pytest.raises(FastdartsError, match=r"loss without a candidate of normal cell, edge .*nan"):
         search(dataclasses.replace(projected(tmp_path / "searched", 1), run=tmp_path / "run"))

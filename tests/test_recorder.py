@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fastdarts.errors import FastdartsError
-from fastdarts.recorder import Progress, Recorder, atomic_write, environment, read_metrics
+from fastdarts.runs.writer import Progress, Recorder, atomic_write, environment, read_metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,7 +75,7 @@ def test_a_kill_leaves_the_old_content_or_the_new(tmp_path):
     size, draw = 4_000_000, random.Random(0)
     writer = f"""
 from pathlib import Path
-from fastdarts.recorder import atomic_write
+from fastdarts.runs.writer import atomic_write
 print(flush=True)
 for turn in range(10**9):
     atomic_write(Path({str(tmp_path / "file")!r}), bytes([turn % 256]) * {size})
@@ -129,7 +129,7 @@ def test_a_killed_run_keeps_its_rows(tmp_path):
     process = python(
         f"""
 from pathlib import Path
-from fastdarts.recorder import Recorder
+from fastdarts.runs.writer import Recorder
 recorder = Recorder(Path({str(tmp_path)!r}))
 for epoch in range(10**9):
     recorder.epoch(dict(epoch=epoch, weights_normal=[[0.125] * 8] * 14))
@@ -274,7 +274,7 @@ def test_tensorboard_tells_seeds_apart_and_forgets_what_a_resume_cut(tmp_path):
 
 
 def test_importing_the_recorder_does_not_import_tensorboard_or_rich():
-    code = "import sys, fastdarts.recorder; sys.exit(any(m in sys.modules for m in ('tensorboard', 'rich')))"
+    code = "import sys, fastdarts.runs.writer; sys.exit(any(m in sys.modules for m in ('tensorboard', 'rich')))"
     assert python(code).wait() == 0
 
 
@@ -292,7 +292,7 @@ def test_environment_says_where_a_run_ran():
 
 PROGRESS = """
 import time
-from fastdarts.recorder import Progress
+from fastdarts.runs.writer import Progress
 with Progress(interval={interval}) as progress:
     for epoch in range(2):
         progress.start(f"epoch {{epoch}}", 5)

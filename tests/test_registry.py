@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdarts.config import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.engine.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.methods.darts import DARTS
@@ -16,17 +17,16 @@ from fastdarts.methods.lambda_darts import LambdaDARTS
 from fastdarts.methods.pc_darts import PCDARTS
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import METHODS, find_method, load_plugin, methods, register
-from fastdarts.settings import from_dict, from_toml
+from fastdarts.runs.settings import from_dict, from_toml
 from fastdarts.spaces import SPACES, find_space
-from fastdarts.validation import validate
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
-from fastdarts.config import BilevelConfig
-from fastdarts.kinds import Positive
+from fastdarts.engine.settings import BilevelConfig
+from fastdarts.runs.kinds import Positive
 from fastdarts.methods.common import bilevel
 from fastdarts.registry import register
-from fastdarts.relaxation import Softmax
+from fastdarts.nn.relaxation import Softmax
 from fastdarts.spaces import SPACES, CellSpace
 
 SPACES["pair"] = CellSpace("pair", ("skip_connect", "sep_conv_3x3"))
@@ -216,7 +216,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence(tmp_path, content, wor
     ],
 )
 def test_a_class_that_can_be_no_method_is_one_sentence(tmp_path, name, body, words):
-    base = "from __future__ import annotations\nfrom fastdarts.config import BilevelConfig\n"
+    base = "from __future__ import annotations\nfrom fastdarts.engine.settings import BilevelConfig\n"
     base += "from fastdarts.registry import register\n"
     text = f"{base}@register({name!r}, paper='nobody')\nclass Mine(BilevelConfig):\n    {body}\n"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")

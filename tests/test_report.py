@@ -8,13 +8,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fastdarts.charts import Line, line_chart, number, span_chart
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import DARTS_V1, DARTS_V2, PRIMITIVES, to_dict
-from fastdarts.markup import Html, element, joined, xml_text
-from fastdarts.page import html_page
-from fastdarts.recorder import Recorder
-from fastdarts.report import write_report
+from fastdarts.nn.operations import PRIMITIVES
+from fastdarts.report.charts import Line, line_chart, number, span_chart
+from fastdarts.report.markup import Html, element, joined, xml_text
+from fastdarts.report.page import html_page
+from fastdarts.report.write import write_report
+from fastdarts.runs.writer import Recorder
+from fastdarts.spaces.cells.genotype import to_dict
+from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2
 
 EDGES, NAMES = 14, len(PRIMITIVES)
 VOID = {"meta", "br", "input"}

@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastdarts.architect import Architect
-from fastdarts.drawing import cell_text, draw_cell
+from fastdarts.engine.architect import Architect
+from fastdarts.engine.recurrent_evaluation import Average
 from fastdarts.errors import FastdartsError
-from fastdarts.flat import SGD
-from fastdarts.hypergradient import Exact, Unrolled
-from fastdarts.rnn.cells import DARTSCell, DARTSCellSearch
-from fastdarts.rnn.evaluation import Average
-from fastdarts.rnn.genotypes import (
+from fastdarts.nn.optim import SGD
+from fastdarts.policies.hypergradients import Exact, Unrolled
+from fastdarts.report.drawing import cell_text, draw_cell
+from fastdarts.spaces.recurrent.cell import DARTSCell, DARTSCellSearch
+from fastdarts.spaces.recurrent.genotype import (
     DARTS_V1,
     DARTS_V2,
     ENAS,
@@ -27,10 +27,10 @@ from fastdarts.rnn.genotypes import (
     parse_genotype,
     to_dict,
 )
-from fastdarts.rnn.model import RNNModel, RNNModelSearch, Segment
-from fastdarts.rnn.text import EOS, UNKNOWN, Lengths, in_order, load_corpus, segment, streams
-from fastdarts.rnn.training import perplexity
-from fastdarts.topology import RECURRENT_CELL
+from fastdarts.spaces.recurrent.model import RNNModel, RNNModelSearch, Segment
+from fastdarts.spaces.topology import RECURRENT_CELL
+from fastdarts.tasks.language.text import EOS, UNKNOWN, Lengths, in_order, load_corpus, segment, streams
+from fastdarts.tasks.language.training import perplexity
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
 T, B, H = 5, 4, 6

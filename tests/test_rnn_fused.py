@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.compare import Deviation
 from fastdarts.errors import FastdartsError
-from fastdarts.rnn.cells import DARTSCellSearch
-from fastdarts.rnn.genotypes import DARTS_V1
-from fastdarts.rnn.likelihood import likelihood
-from fastdarts.rnn.model import RNNModel, RNNModelSearch, Segment
+from fastdarts.spaces.recurrent.cell import DARTSCellSearch
+from fastdarts.spaces.recurrent.genotype import DARTS_V1
+from fastdarts.spaces.recurrent.likelihood import likelihood
+from fastdarts.spaces.recurrent.model import RNNModel, RNNModelSearch, Segment
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::recurrent", "CPU")
 needs_native = pytest.mark.skipif(not NATIVE, reason="the extension has no recurrent")

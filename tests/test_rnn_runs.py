@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdarts.architect import Architect
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.cli import main
+from fastdarts.cli.entry import main
+from fastdarts.engine import recurrent_evaluation as evaluation
+from fastdarts.engine import recurrent_search as searching
+from fastdarts.engine.architect import Architect
+from fastdarts.engine.recurrent_evaluation import evaluate
+from fastdarts.engine.recurrent_search import search
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.recorder import read_metrics
-from fastdarts.rnn import evaluation, training
-from fastdarts.rnn import search as searching
-from fastdarts.rnn.config import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.rnn.evaluation import evaluate
-from fastdarts.rnn.genotypes import DARTS_V1, derive_genotype, from_dict, to_dict
-from fastdarts.rnn.search import search
-from fastdarts.rnn.text import load_corpus, streams
-from fastdarts.runs import Run
-from fastdarts.settings import from_toml
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.run import Run
+from fastdarts.runs.settings import from_toml
+from fastdarts.runs.writer import read_metrics
+from fastdarts.spaces.recurrent.genotype import DARTS_V1, derive_genotype, from_dict, to_dict
+from fastdarts.tasks.language import training
+from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.language.text import load_corpus, streams
 
 ROOT = Path(__file__).parent.parent
 KJV = ROOT / "tests" / "data" / "kjv"  # Genesis 1 and 2
@@ -201,7 +202,7 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize("batch", ["training", "validation"])
 def test_what_is_not_finite_first_is_named(strategy, batch):
     config = RecurrentSearchConfig(**SEARCH, hypergradient=strategy)
-    supernet = searching.Supernet(config, load_corpus(KJV), torch.device("cpu"))
+    supernet = searching.SearchStep(config, load_corpus(KJV), torch.device("cpu"))
     (supernet.hidden if batch == "training" else supernet.arch_hidden)[0, 0] = math.nan
     corpus = load_corpus(KJV)
     texts = streams(corpus.train, 8), streams(corpus.valid, 8)

@@ -10,22 +10,22 @@ import signal
 import pytest
 import torch
 
-import fastdarts.search
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig, resolve
-from fastdarts.data import load_data
+import fastdarts.engine.search
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue, Validation
-from fastdarts.recorder import read_metrics
-from fastdarts.report import write_report
-from fastdarts.runs import Run, stored_config
-from fastdarts.search import search
-from fastdarts.settings import from_toml
+from fastdarts.policies.stopping import early_stopping
+from fastdarts.policies.weight_sharing import chosen_by
+from fastdarts.report.write import write_report
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.run import Run, stored_config
+from fastdarts.runs.settings import from_toml
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
-from fastdarts.stopping import early_stopping
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
-from fastdarts.weight_sharing import chosen_by
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.measure import Meter
 
 SMALL = {
     "space": "s3", "nodes": 2, "channels": 4, "layers": 3, "samples": 64, "batch_size": 16, "threads": 1,
@@ -93,13 +93,13 @@ def test_a_search_too_short_to_go_back_says_so(every, window, lag, start):
 @pytest.mark.usefixtures("without_estimate")
 def test_darts_ada_goes_on_from_there_with_more_weight_decay(tmp_path, monkeypatch):
     run, seen = tmp_path / "run", []
-    step = Supernet.step
+    step = SearchStep.step
 
     def spy(self, *arguments):
         seen.append((self.architect.network_weight_decay, self.optimizer.param_groups[0]["weight_decay"]))
         return step(self, *arguments)
 
-    monkeypatch.setattr(Supernet, "step", spy)
+    monkeypatch.setattr(SearchStep, "step", spy)
     result = search(SearchConfig(**SMALL, **RULE, method="darts-ada", unrolled=True, run=run))
     rows = read_metrics(run)
     assert [row["epoch"] for row in rows] == list(range(8))  # nothing twice: what was undone is set aside
@@ -133,7 +133,7 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
     settings = RULE if method != "random-ws" else {"candidates": 20}
     config = SearchConfig(**SMALL | {"epochs": 7}, **settings, method=method)
     whole = search(dataclasses.replace(config, run=tmp_path / "whole"))
-    real, left = fastdarts.search.Run.save, [0]
+    real, left = fastdarts.engine.search.Run.save, [0]
 
     def stops(self, *arguments):  # once before a checkpoint is written, once after, ...
         left[0] -= 1
@@ -143,7 +143,7 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_identical(tmp_path, monkeypatc
         if left[0] == -1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fastdarts.search.Run, "save", stops)
+    monkeypatch.setattr(fastdarts.engine.search.Run, "save", stops)
     stops_seen, where = 0, {"run": tmp_path / "stopped"}
     for number in range(40):
         left[0] = 5 + number % 3 if number % 2 else 0 if number else 3
@@ -170,16 +170,16 @@ def test_sigterm_while_noise_is_drawn_to_measure_leaves_nothing_behind(tmp_path,
     settings = {"space": "s4", "batch_size": 8, "epochs": 2, "checkpoint_minutes": 60}
     settings |= {"candidates": 12} if method == "random-ws" else {"gap_every": 1}
     config = SearchConfig(**SMALL | settings, method=method)
-    whole, real, seen = search(dataclasses.replace(config, run=tmp_path / "whole")), Run.attend, []
+    whole, real, seen = search(dataclasses.replace(config, run=tmp_path / "whole")), Run.interruptible, []
 
-    def attend(self, batches, save):
+    def interruptible(self, batches, save):
         for batch in real(self, batches, save):
             seen.append(batch)
             if len(seen) == attended:
                 signal.raise_signal(signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(Run, "attend", attend)
+    monkeypatch.setattr(Run, "interruptible", interruptible)
     with pytest.raises(SystemExit):
         search(dataclasses.replace(config, run=tmp_path / "stopped"))
     assert len(seen) == attended
@@ -205,7 +205,7 @@ def test_shared_weights_rank_random_cells(tmp_path, name):
 
 def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
     config = resolve(SearchConfig(**SMALL, method="random-ws"))
-    supernet = Supernet(config, load_data("digits"), torch.device("cpu"))
+    supernet = SearchStep(config, load_data("digits"), torch.device("cpu"))
     before = {name: p.clone() for name, p in supernet.model.named_parameters()}
     batch, state = (torch.randn(8, 1, 8, 8), torch.arange(8)), torch.get_rng_state()
     chosen = chosen_by(supernet.space, supernet.space.sample(torch.default_generator, 2, none=True), 2)

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import fastdarts.runs
-from fastdarts import recorder
-from fastdarts.checkpoint import load_checkpoint, save_checkpoint
-from fastdarts.cli import main
-from fastdarts.config import EvaluateConfig, SearchConfig
+import fastdarts.runs.run
+from fastdarts.cli.entry import main
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.evaluation import evaluate
 from fastdarts.notices import Notice
-from fastdarts.recorder import Recorder, atomic_write, read_metrics
-from fastdarts.runs import Run, stored_config
-from fastdarts.search import search
-from fastdarts.supernet import Supernet
+from fastdarts.runs import writer as recorder
+from fastdarts.runs.checkpoint import load_checkpoint, save_checkpoint
+from fastdarts.runs.run import Run, stored_config
+from fastdarts.runs.writer import Recorder, atomic_write, read_metrics
 from fastdarts.testing.outcomes import alike, without_clocks
 
 TINY = SearchConfig(
@@ -36,7 +36,7 @@ def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, 
         now = staticmethod(lambda: Clock)
         strftime = staticmethod(lambda _: "20260101-000000")
 
-    monkeypatch.setattr(fastdarts.runs, "datetime", Clock)
+    monkeypatch.setattr(fastdarts.runs.run, "datetime", Clock)
     monkeypatch.chdir(tmp_path)
     runs = [Run(TINY, "search", "digits-darts") for _ in range(3)]  # all have looked before one of them begins
     names = []
@@ -68,7 +68,7 @@ def test_a_run_that_fails_before_its_first_step_is_done_leaves_nothing(tmp_path,
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(Supernet, "step", fails)
+    monkeypatch.setattr(SearchStep, "step", fails)
     if there:
         (tmp_path / "run").mkdir()
     with pytest.raises(type(error)):
@@ -78,7 +78,7 @@ def test_a_run_that_fails_before_its_first_step_is_done_leaves_nothing(tmp_path,
 
 def test_a_run_that_fails_later_keeps_its_last_checkpoint_and_no_state_that_is_not_finite(tmp_path, monkeypatch):
     """The second step makes a weight infinite, though its loss and its gradients are finite."""
-    original, run, steps = Supernet.step, tmp_path / "run", []
+    original, run, steps = SearchStep.step, tmp_path / "run", []
 
     def overflows(self, *arguments):
         found = original(self, *arguments)
@@ -88,18 +88,18 @@ def test_a_run_that_fails_later_keeps_its_last_checkpoint_and_no_state_that_is_n
                 self.model.classifier.bias[0] = float("inf")
         return found
 
-    monkeypatch.setattr(Supernet, "step", overflows)
+    monkeypatch.setattr(SearchStep, "step", overflows)
     with pytest.raises(NotFinite, match=r"^the supernet\.model\.classifier\.bias is inf at epoch 0, step 2 on"):
         search(dataclasses.replace(TINY, batch_size=8, checkpoint_minutes=0, run=run))
     assert load_checkpoint(run / "checkpoint.pt", "search")["step"] == 1
-    monkeypatch.setattr(Supernet, "step", original)
+    monkeypatch.setattr(SearchStep, "step", original)
     search(dataclasses.replace(TINY, batch_size=8, checkpoint_minutes=0, resume=run))
     assert len(read_metrics(run)) == 2
 
 
 def test_weights_that_are_not_finite_are_no_result(tmp_path, monkeypatch):
     """A running variance becomes infinite in the last step, whose state is never a checkpoint."""
-    from fastdarts.training import Training
+    from fastdarts.engine.training import Training
 
     original = Training.step
 

@@ -14,20 +14,22 @@ import time
 import pytest
 import torch
 
-from fastdarts.architect import Architect
-from fastdarts.batches import Batches
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.data import load_data, train_transform
+from fastdarts.engine.architect import Architect
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import DARTS_V1, parse_genotype, to_dict
-from fastdarts.hypergradient import FirstOrder, Unrolled
-from fastdarts.recorder import read_metrics
-from fastdarts.runs import stored_config
-from fastdarts.search import search
+from fastdarts.policies.hypergradients import FirstOrder, Unrolled
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.run import stored_config
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import architecture
-from fastdarts.supernet import Supernet
+from fastdarts.spaces.cells.genotype import to_dict
+from fastdarts.spaces.cells.named import DARTS_V1
+from fastdarts.spaces.cells.reading import parse_genotype
+from fastdarts.tasks.images.batches import Batches
+from fastdarts.tasks.images.data import load_data, train_transform
 from fastdarts.testing.outcomes import difference, outcome
 
 TINY = {
@@ -214,7 +216,7 @@ def test_a_search_killed_at_random_moments_and_resumed_ends_bit_identical(tmp_pa
 
 def poisoned(monkeypatch, step, batch):
     """Let the images of one batch of a search be NaN at a step."""
-    original = Supernet.step
+    original = SearchStep.step
 
     def spoiled(self, train, arch, meter, epoch, at):
         if at == step:
@@ -222,7 +224,7 @@ def poisoned(monkeypatch, step, batch):
             pairs[batch][0][0, 0, 3, 3] = float("nan")
         return original(self, train, arch, meter, epoch, at)
 
-    monkeypatch.setattr(Supernet, "step", spoiled)
+    monkeypatch.setattr(SearchStep, "step", spoiled)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ class _Explodes(torch.autograd.Function):
 @pytest.mark.usefixtures("without_estimate")
 def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(tmp_path, monkeypatch):
     """The loss is finite: only the gradients of the stem are not, so that the clipped step would have spoiled all."""
-    original, calls = Supernet.step, []
+    original, calls = SearchStep.step, []
 
     def explodes(self, *arguments):
         calls.append(1)
@@ -269,7 +271,7 @@ def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(tm
             self.model.stem[0].register_forward_hook(lambda *hooked: _Explodes.apply(hooked[2]))
         return original(self, *arguments)
 
-    monkeypatch.setattr(Supernet, "step", explodes)
+    monkeypatch.setattr(SearchStep, "step", explodes)
     run = tmp_path / "run"
     with pytest.raises(
         NotFinite, match=r"^the gradient of stem\.0\.weight is (nan|-?inf) at epoch 0, step 2 on the training batch: "
@@ -307,7 +309,7 @@ def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
         work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY)
     else:
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
-        work, module, config = evaluate, "fastdarts.training", EvaluateConfig(genotype="DARTS_V2", **settings)
+        work, module, config = evaluate, "fastdarts.engine.training", EvaluateConfig(genotype="DARTS_V2", **settings)
     module = importlib.import_module(module)
     measure, before = module.measure, signal.getsignal(signal.SIGTERM)
 
@@ -362,7 +364,7 @@ def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_row_goes_on_the
     if kind == "search":
         work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY, checkpoint_minutes=0)
     else:
-        work, module = evaluate, "fastdarts.training"
+        work, module = evaluate, "fastdarts.engine.training"
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
         config = EvaluateConfig(genotype="DARTS_V2", checkpoint_minutes=0, **settings)
     work(dataclasses.replace(config, run=tmp_path / "whole"))

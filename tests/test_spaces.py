@@ -11,17 +11,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from fastdarts import OPS, FastdartsError
-from fastdarts.config import EvaluateConfig, SearchConfig
-from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import Genotype, derive_genotype
-from fastdarts.hypergradient import Passes
-from fastdarts.kinks import Unkeepable
-from fastdarts.model_search import Network
-from fastdarts.operations import Noise, drop_path
-from fastdarts.recorder import read_metrics
-from fastdarts.report import write_report
-from fastdarts.search import search
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.nn.fusion.kinks import Unkeepable
+from fastdarts.nn.operations import Noise, drop_path
+from fastdarts.policies.hypergradients import Passes
+from fastdarts.report.write import write_report
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, Architecture, CellSpace, architecture, find_space, nasbench201, parse_architecture
+from fastdarts.spaces.cells.derive import derive_genotype
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.nasbench201 import Structure, parse_structure
 
 LETTERS = {
@@ -341,12 +342,12 @@ def test_a_random_search_samples_the_space(tmp_path, name):
 @pytest.mark.parametrize("name", ["s4", "nasbench201"])
 @pytest.mark.usefixtures("without_estimate")
 def test_a_search_that_was_stopped_goes_on_bit_identically(tmp_path, monkeypatch, name):
-    import fastdarts.search as module
+    import fastdarts.engine.search as module
 
     layers = 5 if name == "nasbench201" else 3
     config = SearchConfig(**SMALL | {"epochs": 2}, space=name, layers=layers, drop_path_prob=0.3, checkpoint_minutes=0)
     whole = search(dataclasses.replace(config, run=tmp_path / "whole"))
-    step, calls = module.Supernet.step, []
+    step, calls = module.SearchStep.step, []
 
     def stops(self, *arguments):
         calls.append(1)
@@ -354,7 +355,7 @@ def test_a_search_that_was_stopped_goes_on_bit_identically(tmp_path, monkeypatch
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    monkeypatch.setattr(module.Supernet, "step", stops)
+    monkeypatch.setattr(module.SearchStep, "step", stops)
     with pytest.raises(KeyboardInterrupt):
         search(dataclasses.replace(config, run=tmp_path / "stopped"))
     again = search(dataclasses.replace(config, resume=tmp_path / "stopped"))

@@ -10,19 +10,20 @@ import torch
 import torch.nn as nn
 
 from fastdarts.bench.measure import peak_memory, saved_bytes
-from fastdarts.cli import main
-from fastdarts.config import SearchConfig, resolve
+from fastdarts.cli.entry import main
+from fastdarts.engine.memory import Estimate, estimate, fit, format_bytes
+from fastdarts.engine.search import search, step_memory
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
-from fastdarts.hypergradient import Descent, Exact, FirstOrder, Passes, Unrolled
-from fastdarts.memory import Estimate, estimate, fit, format_bytes
-from fastdarts.model_search import Network
-from fastdarts.recorder import read_metrics
-from fastdarts.search import search, step_memory
+from fastdarts.policies.hypergradients import Descent, Exact, FirstOrder, Passes, Unrolled
+from fastdarts.runs.checks import parse_bytes
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
-from fastdarts.validation import parse_bytes, validate
+from fastdarts.spaces.cells.supernet import Network
+from fastdarts.tasks.images.measure import Meter
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -32,7 +33,7 @@ def step(config):
     """Lives in a module, so that another process finds it. A step of a small supernet has made the process's own."""
     for sizes in ({"channels": 4, "layers": 3, "batch_size": 2}, {}):
         whole = dataclasses.replace(config, **sizes)
-        supernet = Supernet(whole, SimpleNamespace(classes=range(10), channels=3), CPU)
+        supernet = SearchStep(whole, SimpleNamespace(classes=range(10), channels=3), CPU)
         batches = [(torch.randn(whole.batch_size, 3, 32, 32), torch.randint(10, (whole.batch_size,))) for _ in range(2)]
         if sizes:
             supernet.step(*batches, Meter(), 0, 0)

@@ -15,22 +15,24 @@ import torch
 from test_report import Page
 
 import fastdarts.spaces
-from fastdarts.batches import Batches, Kept
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.cli import main
-from fastdarts.config import DataConfig, EvaluateConfig
-from fastdarts.data import eval_transform, load_data, train_transform
-from fastdarts.discretise import DiscretisedNetwork, batch_statistics
+from fastdarts.cli.entry import main
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.settings import EvaluateConfig
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
-from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import Genotype
-from fastdarts.recorder import read_metrics
+from fastdarts.nn.statistics import batch_statistics
+from fastdarts.policies.gap import DiscretisedNetwork
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import CellSpace
+from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
-from fastdarts.supernet import Supernet
+from fastdarts.tasks.images.batches import Batches, Kept
+from fastdarts.tasks.images.data import eval_transform, load_data, train_transform
+from fastdarts.tasks.images.settings import DataConfig
 
 SMALLER = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"),) * 2, (("max_pool_3x3",),) * 2)  # 4 architectures
 SMALL = {
@@ -116,7 +118,7 @@ def test_a_study_says_what_its_parts_say(tmp_path, smaller):
         assert [error - min(means) for error in chosen] == pytest.approx(expected)
         # With the weights of the supernet, the derived architecture is the discretised network.
         data = load_data("digits")
-        supernet = Supernet(searching(prepare(config), seed), data, torch.device("cpu"))
+        supernet = SearchStep(searching(prepare(config), seed), data, torch.device("cpu"))
         supernet.load_state_dict(load_checkpoint(folder / "checkpoint.pt", "search")["supernet"])
         batches = Batches(data.train, range(24, 48), 16, eval_transform(data), 0).in_order()
         with torch.no_grad(), batch_statistics(supernet.model):
@@ -215,7 +217,7 @@ def test_a_key_has_every_setting_and_the_images_but_not_where_things_lie():
 SCRIPT = """
 import sys
 import fastdarts.spaces
-from fastdarts.cli import main
+from fastdarts.cli.entry import main
 from fastdarts.study import tiny
 from fastdarts.spaces import CellSpace
 tiny.TINY = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"),) * 2, (("max_pool_3x3",),) * 2)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from fastdarts.config import BilevelConfig
+from fastdarts.engine.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
+from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor
 from fastdarts.registry import METHODS, methods, register
-from fastdarts.relaxation import Softmax
 from fastdarts.spaces import SPACES
 from fastdarts.testing import check_method, check_space
 

@@ -4,8 +4,8 @@ import pytest
 
 from fastdarts.errors import FastdartsError
 from fastdarts.spaces import SPACES
-from fastdarts.spaces.recurrent import RECURRENT
-from fastdarts.topology import DARTS_CELL, RECURRENT_CELL, Topology
+from fastdarts.spaces.recurrent.space import RECURRENT
+from fastdarts.spaces.topology import DARTS_CELL, RECURRENT_CELL, Topology
 
 ENDS = {
     "darts": "0-2 1-2 0-3 1-3 2-3 0-4 1-4 2-4 3-4 0-5 1-5 2-5 3-5 4-5",

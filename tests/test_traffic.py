@@ -19,7 +19,7 @@ from fastdarts.bench.cases import EAGER, LAST, OURS, REPLAYED, SUITES, WIDTHS, E
 from fastdarts.bench.run import print_report
 from fastdarts.bench.traffic import GPUS, LAUNCH, Count, Counter, count, predict, size
 from fastdarts.functional import Launch
-from fastdarts.model_search import MixedOp
+from fastdarts.nn.mixed_op import MixedOp
 from tests.test_bench import ROOT, bench
 
 MAP = 64 * 16 * 32 * 32 * 4  # bytes of a feature map of the first cells at batch 64

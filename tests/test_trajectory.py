@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastdarts.bench.eager import EagerSupernet
-from fastdarts.config import SearchConfig
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
+from fastdarts.bench.eager import EagerStep
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.engine.step import SearchStep
+from fastdarts.tasks.images.measure import Meter
 
 STEPS, NUDGE = 20, 1e-9
 
@@ -47,9 +47,9 @@ def test_alphas_follow_the_published_code_for_twenty_steps(unrolled):
     pairs = [
         [(torch.randn(8, 3, 8, 8, dtype=torch.float64), torch.randint(5, (8,))) for _ in range(2)] for _ in range(STEPS)
     ]
-    path, first = run(EagerSupernet, config, pairs)
-    nudged, nudged_first = run(EagerSupernet, config, pairs, NUDGE)
-    ours, our_first = run(Supernet, config, pairs)
+    path, first = run(EagerStep, config, pairs)
+    nudged, nudged_first = run(EagerStep, config, pairs, NUDGE)
+    ours, our_first = run(SearchStep, config, pairs)
     assert (path[-1] - path[0]).abs().max() > 5 * 3e-3  # they have gone somewhere
 
     def distance(a, b):

@@ -10,9 +10,9 @@ from torch import nn
 
 from fastdarts import Architect, FastdartsError, Network
 from fastdarts.bench.eager import EagerNetwork, make_eager
-from fastdarts.curvature import hessian_eigenvalues
-from fastdarts.flat import SGD
-from fastdarts.hypergradient import (
+from fastdarts.nn.optim import SGD
+from fastdarts.policies.curvature import hessian_eigenvalues
+from fastdarts.policies.hypergradients import (
     Descent,
     Exact,
     FirstOrder,
@@ -22,7 +22,7 @@ from fastdarts.hypergradient import (
     difference_error,
     exact_product,
 )
-from fastdarts.rnn.model import RNNModelSearch
+from fastdarts.spaces.recurrent.model import RNNModelSearch
 
 ARGS = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-2, arch_weight_decay=1e-3)
 NAMES = ["none", "max_pool_3x3", "skip_connect", "sep_conv_3x3"]

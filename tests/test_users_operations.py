@@ -14,9 +14,9 @@ from fastdarts.bench.eager import make_eager
 from fastdarts.functional import Candidate, mixed_op, native
 from fastdarts.kernels import registry
 from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.nn.fusion.shapes import shape_of
 from fastdarts.notices import Notice
 from fastdarts.operations import FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
-from fastdarts.shapes import shape_of
 from fastdarts.spaces import SPACES
 from tests import users_operations as users
 
@@ -449,8 +449,8 @@ class TestPrimitivesOfTheUsersOwn:
             "",
             "from fastdarts import PRIMITIVES",
             "from fastdarts.genotypes import *",
-            "from fastdarts.rnn.genotypes import PRIMITIVES",
-            "import fastdarts.rnn.genotypes as genotypes",
+            "from fastdarts.spaces.recurrent.genotype import PRIMITIVES",
+            "import fastdarts.spaces.recurrent.genotype as genotypes",
             "PRIMITIVES = None",
             "PRIMITIVES = 'none'",
         ],

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from fastdarts import data, operations, utils
-from fastdarts.genotypes import DARTS_V2
-from fastdarts.model import NetworkCIFAR
+from fastdarts import utils
+from fastdarts.nn import operations
+from fastdarts.spaces.cells.named import DARTS_V2
+from fastdarts.spaces.cells.network import NetworkCIFAR
+from fastdarts.tasks.images import data
 
 
 def test_meter_weighs_by_samples():

@@ -18,9 +18,9 @@ from rich.table import Table
 from fastdarts.bench.cases import EAGER, LAST, OURS, StepCase, prepare
 from fastdarts.bench.check import check
 from fastdarts.bench.measure import MIB, gpu_peak_memory, number, peak_memory, seconds_apart
+from fastdarts.engine.memory import MODES, format_bytes
+from fastdarts.engine.search import step_memory
 from fastdarts.functional import why_plain
-from fastdarts.memory import MODES, format_bytes
-from fastdarts.search import step_memory
 
 SMALL = 4, 8  # images of the first measurements
 STEP = StepCase(unrolled=False)  # the published supernet

@@ -11,14 +11,15 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.bench.eager import EagerSupernet, make_compiled, make_eager
+from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
 from fastdarts.bench.measure import conv_flops
-from fastdarts.config import SearchConfig, resolve
-from fastdarts.genotypes import PRIMITIVES
-from fastdarts.model_search import MixedOp, Primitive
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
+from fastdarts.nn.candidates import Primitive
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import PRIMITIVES
 from fastdarts.spaces import nasbench201
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
+from fastdarts.tasks.images.measure import Meter
 
 EAGER, LAST, COMPILED, OURS = SIDES = ("eager NCHW", "eager channels-last", "torch.compile", "fastdarts")
 CHANNELS_LAST = (LAST, COMPILED)
@@ -125,7 +126,7 @@ class StepCase:
     def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         config = self.config
         shape = SimpleNamespace(classes=range(10), channels=3)
-        supernet = (Supernet if side == OURS else EagerSupernet)(config, shape, torch.device(device))
+        supernet = (SearchStep if side == OURS else EagerStep)(config, shape, torch.device(device))
         model = supernet.model.to(dtype)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=form)

@@ -11,11 +11,12 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.architect import Architect
-from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.engine.architect import Architect
+from fastdarts.engine.step import SearchStep
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.spaces.cells.supernet import Cell, Network
 from fastdarts.spaces.nasbench201 import NODES, SearchCell, SearchNetwork
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
+from fastdarts.tasks.images.measure import Meter
 
 
 class EagerMixedOp(MixedOp):
@@ -165,7 +166,7 @@ class EagerArchitect(Architect):
         return loss.detach()
 
 
-class EagerSupernet(Supernet):
+class EagerStep(SearchStep):
     """A published step, which computes the gradients of the alphas along with those of the weights."""
 
     def __init__(self, *args) -> None:

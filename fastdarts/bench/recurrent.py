@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from fastdarts.bench.check import Kernels, Wrong
 from fastdarts.bench.measure import MIB, interleave, number, peak_memory
-from fastdarts.hypergradient import Batch, Descent, Gradients, Passes
-from fastdarts.rnn.cells import DARTSCellSearch, dropout_mask
-from fastdarts.rnn.config import RecurrentSearchConfig
-from fastdarts.rnn.model import RNNModelSearch
-from fastdarts.rnn.search import Supernet
-from fastdarts.rnn.text import Corpus
+from fastdarts.engine.recurrent_search import SearchStep
+from fastdarts.policies.hypergradients import Batch, Descent, Gradients, Passes
+from fastdarts.spaces.recurrent.cell import DARTSCellSearch, dropout_mask
+from fastdarts.spaces.recurrent.model import RNNModelSearch
+from fastdarts.tasks.language.settings import RecurrentSearchConfig
+from fastdarts.tasks.language.text import Corpus
 
 EAGER, OURS = SIDES = "eager", "fastdarts"
 ACTIVATIONS = (torch.tanh, torch.relu, torch.sigmoid, lambda x: x)
@@ -104,7 +104,7 @@ class RecurrentCase:
         config = RecurrentSearchConfig(**size, seed=self.seed, unrolled=self.what == "unrolled", learning_rate=1.0)
         texts = [torch.randint(self.words, (self.steps + 1, self.batch), generator=draw) for _ in range(2)]
         corpus = Corpus(tuple(map(str, range(self.words))), *(text.flatten() for text in (*texts, texts[1])))
-        supernet = Supernet(config, corpus, torch.device("cpu"))
+        supernet = SearchStep(config, corpus, torch.device("cpu"))
         model = supernet.model.to(dtype)
         supernet.hidden, supernet.arch_hidden = supernet.hidden.to(dtype), supernet.arch_hidden.to(dtype)
         if side == EAGER:
@@ -129,7 +129,7 @@ class RecurrentCase:
 
         return run
 
-    def _step(self, supernet: Supernet, train: Tensor, arch: Tensor) -> Callable[[], dict[str, Tensor]]:
+    def _step(self, supernet: SearchStep, train: Tensor, arch: Tensor) -> Callable[[], dict[str, Tensor]]:
         model, rows = supernet.model, range(self.steps)
 
         def run() -> dict[str, Tensor]:

@@ -48,11 +48,11 @@ from fastdarts.bench.measure import (
     sgemm_peak,
 )
 from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
+from fastdarts.engine.memory import format_bytes
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, native
-from fastdarts.memory import format_bytes
-from fastdarts.recorder import atomic_write, environment
-from fastdarts.validation import parse_bytes
+from fastdarts.runs.checks import parse_bytes
+from fastdarts.runs.writer import atomic_write, environment
 
 SMI = "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fastdarts.bench.check import Wrong
 from fastdarts.bench.measure import interleave
-from fastdarts.flat import SGD, Flat
 from fastdarts.functional import flat_norm, flat_perturb, flat_sgd, flat_unroll
-from fastdarts.model_search import Network
+from fastdarts.nn.optim import SGD, Flat
+from fastdarts.spaces.cells.supernet import Network
 
 COPY, FOREACH, FUSED, OURS = "copy", "foreach", "fused SGD", "fastdarts"
 RATES = {"lr": 0.025, "mu": 0.9, "weight_decay": 3e-4}

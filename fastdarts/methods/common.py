@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdarts.config import AlphaConfig, BilevelConfig, SecondLevel, SupernetConfig, hypergradient
-from fastdarts.hypergradient import Exact, FirstOrder, Neumann, Strategy, Unrolled
+from fastdarts.engine.settings import AlphaConfig, BilevelConfig, SecondLevel, SupernetConfig, hypergradient
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
+from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
 from fastdarts.spaces import Space
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastdarts.config import AlphaConfig, BilevelConfig
+from fastdarts.engine.settings import AlphaConfig, BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register

@@ -7,16 +7,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdarts.checkpoint import find_checkpoint, load_checkpoint, taking_up
-from fastdarts.config import AlphaConfig, SearchConfig, SupernetConfig, resolve
-from fastdarts.distributed import from_first
+from fastdarts.engine.settings import AlphaConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Batch
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel, Start
-from fastdarts.projection import Projection
+from fastdarts.policies.projection import Projection
+from fastdarts.ranks import from_first
 from fastdarts.registry import find_method, methods, register
-from fastdarts.runs import stored_config
+from fastdarts.runs.checkpoint import find_checkpoint, load_checkpoint, loading
+from fastdarts.runs.kinds import Batch
+from fastdarts.runs.run import stored_config
 from fastdarts.spaces import Space, find_space
 
 PAPER = "Wang et al., ICLR 2021"
@@ -112,7 +112,7 @@ def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
         )
     path = find_checkpoint(folder)
     state = load_checkpoint(path, "search")
-    with taking_up(path):
+    with loading(path):
         done, epochs = state["epoch"], state["config"]["epochs"]
         weight_decay = state["supernet"]["optimizer"]["param_groups"][0]["weight_decay"]  # DARTS-ADA has raised it
     if done < epochs:
@@ -184,5 +184,5 @@ class FromSupernet(Start):
         from_first(lambda: check_supernet(self.config))
         path = find_checkpoint(self.config.supernet)
         stored = from_first(lambda: load_checkpoint(path, "search"))
-        with taking_up(path):
+        with loading(path):
             return state | {name: stored["supernet"][name] for name in ("model", "alphas", "arch_optimizer")}

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.config import BilevelConfig
+from fastdarts.engine.settings import BilevelConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import NotNegative, Portion
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel
 from fastdarts.policies.penalties import ZeroOne
 from fastdarts.policies.relaxations import Sigmoid
 from fastdarts.policies.selection import Strongest, Threshold
 from fastdarts.registry import register
+from fastdarts.runs.kinds import NotNegative, Portion
 from fastdarts.spaces import Space
 
 

@@ -12,13 +12,13 @@ their edge, so that they have a gradient. So does this one.
 
 from __future__ import annotations
 
-from fastdarts.config import AlphaConfig
-from fastdarts.kinds import Epochs, NotNegative, Positive
+from fastdarts.engine.settings import AlphaConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import Strongest, StrongestPairs
 from fastdarts.registry import register
+from fastdarts.runs.kinds import Epochs, NotNegative, Positive
 from fastdarts.spaces import Space
 
 

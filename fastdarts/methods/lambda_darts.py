@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.alignment import Alignment
-from fastdarts.config import BilevelConfig
-from fastdarts.kinds import NotNegative, Positive
+from fastdarts.engine.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
+from fastdarts.policies.alignment import Alignment
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
+from fastdarts.runs.kinds import NotNegative, Positive
 from fastdarts.spaces import Space
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from fastdarts.config import AlphaConfig
+from fastdarts.engine.settings import AlphaConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Epochs, EpochsOrNone, Few, NotNegativeInt, Portion
 from fastdarts.methods.common import bilevel, monitors
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.limit_skips import LimitSkips
 from fastdarts.policies.stages import Progressive, WholeFacts
 from fastdarts.registry import register
+from fastdarts.runs.kinds import Epochs, EpochsOrNone, Few, NotNegativeInt, Portion
 from fastdarts.spaces import CellSpace, Space
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from fastdarts.config import SearchConfig, SupernetConfig
+from fastdarts.engine.random_search import RandomSearch
+from fastdarts.engine.settings import SearchConfig, SupernetConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Batch
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
-from fastdarts.random_search import RandomSearch
+from fastdarts.policies.weight_sharing import BestOfMany, PathError, UniformPath
 from fastdarts.registry import register
+from fastdarts.runs.kinds import Batch
 from fastdarts.spaces import Architecture, Space
-from fastdarts.weight_sharing import BestOfMany, PathError, UniformPath
 
 PAPER = "Li and Talwalkar, UAI 2019"
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from fastdarts.config import BilevelConfig, SearchConfig
+from fastdarts.engine.random_search import RandomSearch
+from fastdarts.engine.settings import BilevelConfig, SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Count, NotNegativeInt, Positive
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
-from fastdarts.random_search import RandomSearch
+from fastdarts.policies.rollback import Rollback
 from fastdarts.registry import register
-from fastdarts.rollback import Rollback
+from fastdarts.runs.kinds import Count, NotNegativeInt, Positive
 from fastdarts.spaces import Space, parse_architecture
 
 PAPER = "Zela et al., ICLR 2020"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fastdarts.config import BilevelConfig
+from fastdarts.engine.settings import BilevelConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Count, NotNegativeInt
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.decisions import GreedyDecisions
 from fastdarts.registry import register
+from fastdarts.runs.kinds import Count, NotNegativeInt
 from fastdarts.spaces import CellSpace, Space
 
 

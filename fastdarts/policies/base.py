@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.loop import Next
-from fastdarts.relaxed import Relaxed
+from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces import Architecture, Space
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, Any]
+
+
+class Next(NamedTuple):
+    """How a loop goes on after an epoch: with which epoch, and how many rows of metrics.jsonl remain (None: all)."""
+
+    epoch: int
+    rows: int | None = None
 
 
 class Policy(ABC):
@@ -30,7 +36,7 @@ class Policy(ABC):
 
 
 class Streams(Protocol):
-    """Batches of images and labels, see :class:`fastdarts.batches.Batches`."""
+    """Batches of images and labels, see :class:`fastdarts.tasks.images.batches.Batches`."""
 
     def __len__(self) -> int: ...
 
@@ -57,7 +63,7 @@ class Search(Protocol):
 
     epoch: int
     epochs: int
-    model: Relaxed
+    model: Supernet
     space: Space
     nodes: int
     device: torch.device
@@ -77,7 +83,7 @@ class Search(Protocol):
     def autocast(self) -> torch.autocast:
         """Around passes of the model: in the precision of the settings."""
 
-    def attend(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
+    def interruptible(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
         """``batches`` on the device, for a measurement. A signal ends it: the search is saved as of the end of this
         epoch (of its start with ``at_start``), and what goes on repeats the measurement."""
 
@@ -113,9 +119,9 @@ class Search(Protocol):
 
 
 class Stepping(Protocol):
-    """What a monitor may use to rehearse, see :class:`fastdarts.supernet.Supernet`."""
+    """What a monitor may use to rehearse, see :class:`fastdarts.engine.step.SearchStep`."""
 
-    model: Relaxed
+    model: Supernet
 
     def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
         """How far the finite difference of an unrolled step on these batches is from the exact product."""

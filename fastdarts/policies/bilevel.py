@@ -10,12 +10,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.alignment import Alignment
-from fastdarts.hypergradient import FirstOrder, Strategy
+from fastdarts.nn.relaxation import SOFTMAX, Relaxation
+from fastdarts.nn.supernet import Supernet
+from fastdarts.policies.alignment import Alignment
 from fastdarts.policies.base import Monitor, Policy, Search, Selection, Stopper
+from fastdarts.policies.hypergradients import FirstOrder, Strategy
 from fastdarts.policies.selection import Strongest
-from fastdarts.relaxation import SOFTMAX, Relaxation
-from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import Space
 
 
@@ -40,7 +40,7 @@ class SinglePath(Policy):
     """What the weights learn from in place of the mixture: one path through the supernet per step."""
 
     @abstractmethod
-    def logits(self, model: Relaxed, x: Tensor, generator: torch.Generator) -> Tensor:
+    def logits(self, model: Supernet, x: Tensor, generator: torch.Generator) -> Tensor:
         """Those of one step."""
 
 
@@ -70,7 +70,7 @@ class Stages(Policy):
     def all(self) -> list[Stage]:
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
 
-    def start_epoch(self, model: Relaxed, epoch: int) -> None:
+    def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Make the supernet at work what it is in ``epoch``, counted over all stages."""
 
     def end(self, search: Search, number: int) -> None:

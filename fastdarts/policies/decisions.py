@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.genotypes import Genotype
 from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.spaces import Architecture, CellSpace, Table
+from fastdarts.spaces.cells.genotype import Genotype
 
 ROUNDING = 1e-12
 """Differences below this are rounding errors of sums in double precision: without it they would be scaled up to 1."""
@@ -135,7 +135,7 @@ class GreedyDecisions(Selection):
         return Architecture(space, genotype)
 
     def _genotype(self, space: CellSpace, nodes: int, strengths: Sequence[Tensor], fixed: Sequence[Tensor]) -> Genotype:
-        """``fixed`` as :attr:`fastdarts.relaxed.Relaxed.fixed` gives it."""
+        """``fixed`` as :attr:`fastdarts.nn.supernet.Supernet.fixed` gives it."""
         cell, chosen = space.topology(nodes), {}
         for (kind, names), weights, table in zip(space.primitives(nodes).items(), strengths, fixed, strict=True):
             weights = weights.detach().cpu().double()

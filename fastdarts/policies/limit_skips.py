@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastdarts.genotypes import Genotype
 from fastdarts.policies.base import Search, Selection
 from fastdarts.spaces import Architecture, CellSpace, Table
-from fastdarts.topology import Topology
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.topology import Topology
 
 
 class LimitSkips(Selection):

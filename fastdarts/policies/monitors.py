@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.alignment import alignment
-from fastdarts.curvature import Differences, hessian_eigenvalues
-from fastdarts.curvature import Exact as Product
-from fastdarts.discretise import discretisation_gap
-from fastdarts.hypergradient import Passes
-from fastdarts.kinks import Unkeepable
+from fastdarts.nn.fusion.kinks import Unkeepable
+from fastdarts.nn.supernet import Supernet
+from fastdarts.policies.alignment import alignment
 from fastdarts.policies.base import Batch, Monitor, Row, Search, Stepping
-from fastdarts.relaxed import Relaxed
+from fastdarts.policies.curvature import Differences, hessian_eigenvalues
+from fastdarts.policies.curvature import Exact as Product
+from fastdarts.policies.gap import discretisation_gap
+from fastdarts.policies.hypergradients import Passes
 from fastdarts.spaces import Notation
-from fastdarts.training import measure
+from fastdarts.tasks.images.measure import measure
 
 ALIGNMENT_BATCHES = 10
 
@@ -28,15 +28,15 @@ class Validation(Monitor):
 
     def measure(self, search: Search) -> Row:
         with search.autocast():
-            return measure(search.model, search.attend(search.valid.in_order()), search.device, "valid")
+            return measure(search.model, search.interruptible(search.valid.in_order()), search.device, "valid")
 
 
 class Gap(Monitor):
-    """The discretisation gap, see :func:`fastdarts.discretise.discretisation_gap`."""
+    """The discretisation gap, see :func:`fastdarts.policies.gap.discretisation_gap`."""
 
     def measure(self, search: Search) -> Row:
         with search.autocast():
-            return discretisation_gap(search.model, search.attend(search.valid.in_order()))
+            return discretisation_gap(search.model, search.interruptible(search.valid.in_order()))
 
 
 class Eigenvalue(Monitor):
@@ -66,7 +66,7 @@ class Eigenvalue(Monitor):
         batch = x.to(search.device), y.to(search.device)
         return {"eigenvalue": self.largest(search.model, *batch)}
 
-    def largest(self, model: Relaxed, x: Tensor, y: Tensor) -> float:
+    def largest(self, model: Supernet, x: Tensor, y: Tensor) -> float:
         """That of the loss on a batch, on the device of ``model``."""
         if self._keeps_kinks(x):
             try:
@@ -106,11 +106,11 @@ class ProductError(Monitor):
 
 
 class LayerAlignment(Monitor):
-    """The alignment of the layers, see :func:`fastdarts.alignment.alignment`, on ten batches."""
+    """The alignment of the layers, see :func:`fastdarts.policies.alignment.alignment`, on ten batches."""
 
     def measure(self, search: Search) -> Row:
         with search.autocast():
-            few = itertools.islice(search.attend(search.valid.in_order()), ALIGNMENT_BATCHES)
+            few = itertools.islice(search.interruptible(search.valid.in_order()), ALIGNMENT_BATCHES)
             return alignment(search.model, few)
 
 
@@ -121,7 +121,7 @@ class Facts(Monitor):
         return supernet_facts(search.model, search.space, search.derive())
 
 
-def supernet_facts(model: Relaxed, space: Notation, genotype: Any) -> dict[str, Any]:
+def supernet_facts(model: Supernet, space: Notation, genotype: Any) -> dict[str, Any]:
     """The strengths of the candidates, their mean entropy per edge in nats, the weights of normalised edges, the
     derived ``genotype`` and its skip connections in a cell for images."""
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from fastdarts.relaxation import Mixing, Relaxation
+from fastdarts.nn.relaxation import Mixing, Relaxation
 
 
 class Gumbel(Relaxation):
@@ -24,7 +24,7 @@ class Gumbel(Relaxation):
         tau_start, tau_end: the temperature of the first and of the last epoch; between them it changes by equal steps.
         seed: of the noise, which has a generator of its own: it is the same on all ranks and after a kill.
         hard: whether the weights are hard.
-        zeros_learn: see :class:`fastdarts.relaxation.Relaxation`.
+        zeros_learn: see :class:`fastdarts.nn.relaxation.Relaxation`.
     """
 
     draws = True

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.spaces import Architecture, Space, Table
-from fastdarts.topology import Entry, Topology
+from fastdarts.spaces.topology import Entry, Topology
 
 
 class Strongest(Selection):

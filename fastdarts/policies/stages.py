@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.model_search import build_candidate
-from fastdarts.operations import DroppingIdentity, Identity
+from fastdarts.nn.candidates import build_candidate
+from fastdarts.nn.operations import DroppingIdentity, Identity
+from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.base import Row, Search
 from fastdarts.policies.bilevel import Stage, Stages
 from fastdarts.policies.monitors import Facts
-from fastdarts.relaxed import Relaxed
 from fastdarts.spaces import CellSpace, Table
 
 DECAY = 0.2  # of the rate per epoch after the warm-up, as in the public code
@@ -88,7 +88,7 @@ class Progressive(Stages):
             for columns, layers in zip(kept, self.layers, strict=True)
         ]
 
-    def start_epoch(self, model: Relaxed, epoch: int) -> None:
+    def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Set the rate of the skip connections; those of rate 0 stay what the kernels know."""
         stage, within = divmod(epoch, self.epochs)
         rate = dropout_rate(self.dropout[stage], within, self.epochs, self.warmup)

@@ -8,13 +8,13 @@ import functools
 from typing import Any, NamedTuple
 
 from fastdarts.errors import FastdartsError
-from fastdarts.genotypes import read_fields
 from fastdarts.registry import load_entries
-from fastdarts.spaces.cells import CellSpace
-from fastdarts.spaces.darts import DARTS, DARTS_7
+from fastdarts.spaces.cells.darts import DARTS, DARTS_7
+from fastdarts.spaces.cells.reading import read_fields
+from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
+from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.nasbench201 import NASBENCH201
-from fastdarts.spaces.recurrent import RECURRENT
-from fastdarts.spaces.robust import S1, S2, S3, S4, TINY
+from fastdarts.spaces.recurrent.space import RECURRENT
 from fastdarts.spaces.space import Cells, Decision, Notation, Space, Table
 
 __all__ = [
@@ -93,8 +93,8 @@ def architecture(fields: object) -> Architecture:
 
 def parse_architecture(text: str) -> Architecture:
     """The architecture for images that ``text`` names or spells: all that
-    :func:`fastdarts.genotypes.parse_genotype` reads, and the forms of other spaces: the string of NAS-Bench-201, the
-    JSON or the run's folder of any."""
+    :func:`fastdarts.spaces.cells.reading.parse_genotype` reads, and the forms of other spaces: the string of
+    NAS-Bench-201, the JSON or the run's folder of any."""
     for space in SPACES.values():
         if (genotype := space.from_text(text.strip())) is not None:
             return Architecture(space, genotype)

@@ -15,12 +15,13 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.fusion import fuses, run
-from fastdarts.model_search import MixedOp, leave
-from fastdarts.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
-from fastdarts.relaxed import Chosen, Relaxed, initial_alphas
+from fastdarts.nn.fusion.call import fuses, run
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
+from fastdarts.nn.supernet import Chosen, Supernet, initial_alphas
+from fastdarts.spaces.cells.supernet import leave
 from fastdarts.spaces.space import Cells, Decision, Space, Table
-from fastdarts.topology import Topology
+from fastdarts.spaces.topology import Topology
 
 NODES = 4  # the input counts, as in the benchmark
 OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {  # in the order of alpha's columns
@@ -185,8 +186,8 @@ class _Skeleton(nn.Module):
         return self.classifier(self.global_pooling(self.lastact(x)).flatten(1))
 
 
-class SearchNetwork(_Skeleton, Relaxed):
-    """The supernet: one alpha [6, 5], shared by all cells; see :class:`fastdarts.relaxed.Relaxed`.
+class SearchNetwork(_Skeleton, Supernet):
+    """The supernet: one alpha [6, 5], shared by all cells; see :class:`fastdarts.nn.supernet.Supernet`.
 
     ``forward(input)``: [N, in_channels, even H, even W], returns logits [N, classes].
     """

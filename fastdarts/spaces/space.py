@@ -11,10 +11,9 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
-from fastdarts.relaxed import Relaxed
-from fastdarts.topology import DARTS_CELL, Entry, Topology
+from fastdarts.nn.supernet import Supernet
+from fastdarts.spaces.topology import DARTS_CELL, Entry, Topology
 
 SETTINGS = frozenset({"partial", "edge_normalisation", "stem"})
 
@@ -121,11 +120,6 @@ class Notation(ABC):
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
         return {"space": self.name, **self.fields(genotype)}
 
-    def draw(self, genotype: Any) -> dict[str, str]:
-        """An SVG of each kind of cell."""
-        cells = self.cells(genotype).items()
-        return {kind: draw_cell(*cell, self.kinds[kind], self.cell) for kind, cell in cells}
-
 
 class Space(Notation):
     """A search space for images; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
@@ -133,9 +127,9 @@ class Space(Notation):
     Attributes:
         nodes, layers: of the published supernet.
         has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
-            setting of :class:`fastdarts.model_search.Network`. "cell weights": each cell may have mixing weights of its
-            own. "fixing": the weights of an edge may be fixed.
-        variants: the evaluation networks, recipes in ``fastdarts.config.RECIPES``; the first is the default.
+            setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
+            weights of its own. "fixing": the weights of an edge may be fixed.
+        variants: the evaluation networks, recipes in ``fastdarts.engine.settings.RECIPES``; the first is the default.
     """
 
     nodes: int
@@ -183,7 +177,7 @@ class Space(Notation):
         in_channels: int,
         memory: str,
         **options: Any,
-    ) -> Relaxed:
+    ) -> Supernet:
         """A fresh supernet; it draws from the default generator only. ``options`` are among those of the space."""
 
     @abstractmethod

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdarts.arrays import FASHION_MNIST
-from fastdarts.config import AlphaConfig, DataConfig, Dataset, EvaluateConfig, SearchConfig, resolve
+from fastdarts.engine.settings import AlphaConfig, EvaluateConfig, SearchConfig, resolve
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
-from fastdarts.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
 from fastdarts.registry import find_method
+from fastdarts.runs.checks import check_fields
+from fastdarts.runs.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
 from fastdarts.spaces import find_space
-from fastdarts.validation import check_fields, validate
+from fastdarts.tasks.images.arrays import FASHION_MNIST
+from fastdarts.tasks.images.settings import DataConfig, Dataset
 
 
 @dataclass(frozen=True)

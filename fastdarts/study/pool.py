@@ -14,7 +14,7 @@ from typing import Any
 
 from fastdarts.endings import Stop, follow_parent, leave_to_parent, signals_held, stoppable
 from fastdarts.errors import FastdartsError
-from fastdarts.recorder import METRICS, Progress
+from fastdarts.runs.writer import METRICS, Progress
 
 
 @dataclass(frozen=True)

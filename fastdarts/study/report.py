@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
-from fastdarts.charts import Line, drawing_of_charts, line_chart
-from fastdarts.drawing import draw_cell
 from fastdarts.errors import FastdartsError
-from fastdarts.markup import Html, element, joined
-from fastdarts.page import fact_tables, html_page, table_row
-from fastdarts.recorder import atomic_write
-from fastdarts.spaces.robust import TINY
-from fastdarts.stored import check, read_table
+from fastdarts.report.charts import Line, drawing_of_charts, line_chart
+from fastdarts.report.drawing import draw_cell
+from fastdarts.report.markup import Html, element, joined
+from fastdarts.report.page import fact_tables, html_page, table_row
+from fastdarts.runs.stored import check, read_table
+from fastdarts.runs.writer import atomic_write
+from fastdarts.spaces.cells.robust import TINY
 
 STUDY, FIGURE = "study.json", "regret.svg"
 BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#64748b"

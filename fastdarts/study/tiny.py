@@ -17,28 +17,30 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
-from fastdarts.batches import Batches, Kept, Workers, split
-from fastdarts.checkpoint import NAME, find_checkpoint, load_checkpoint, taking_up
-from fastdarts.config import SearchConfig
-from fastdarts.data import ImageData, eval_transform, train_transform
-from fastdarts.discretise import batch_statistics
-from fastdarts.distributed import refuse
+from fastdarts.engine.device import check_precision, prepare_device
+from fastdarts.engine.evaluation import recipe
+from fastdarts.engine.isolation import isolated
+from fastdarts.engine.search import check_network, search
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.engine.step import SearchStep
+from fastdarts.engine.training import Job, train_all
 from fastdarts.errors import FastdartsError
-from fastdarts.evaluation import recipe
-from fastdarts.genotypes import Genotype
-from fastdarts.isolation import isolated
-from fastdarts.recorder import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
-from fastdarts.runs import CONFIG, Run, alone_in, check_precision, prepare_data, prepare_device
-from fastdarts.search import check_network, search
-from fastdarts.settings import from_toml, to_toml
+from fastdarts.nn.statistics import batch_statistics
+from fastdarts.policies.weight_sharing import chosen_by
+from fastdarts.ranks import refuse
+from fastdarts.runs.checkpoint import NAME, find_checkpoint, load_checkpoint, loading
+from fastdarts.runs.run import CONFIG, Run, alone_in
+from fastdarts.runs.settings import from_toml, to_toml
+from fastdarts.runs.writer import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
 from fastdarts.spaces import Architecture
-from fastdarts.spaces.robust import TINY
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
-from fastdarts.supernet import Supernet
-from fastdarts.training import Job, train_all
-from fastdarts.weight_sharing import chosen_by
+from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
+from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
+from fastdarts.tasks.images.prepare import prepare_data
 
 RESULT, ONE_SHOT = "result.json", "one-shot.json"
 KEPT_BYTES = 2**30
@@ -190,9 +192,9 @@ def one_shot_errors(settings: SearchConfig, folder: Path) -> list[float]:
         (x.to(device), y.to(device))
         for x, y in Batches(data.train, valid, settings.batch_size, eval_transform(data), 0).in_order()
     ]
-    supernet, path = Supernet(settings, data, device), find_checkpoint(folder)
+    supernet, path = SearchStep(settings, data, device), find_checkpoint(folder)
     state = load_checkpoint(path, "search")
-    with taking_up(path):
+    with loading(path):
         supernet.load_state_dict(state["supernet"])
     errors = []
     with batch_statistics(supernet.model), supernet.autocast():

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.recorder import read_metrics
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.writer import read_metrics
 
 
 def outcome(run: Path) -> dict[str, Any]:

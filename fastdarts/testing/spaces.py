@@ -7,6 +7,7 @@ import json
 import torch
 import torch.nn as nn
 
+from fastdarts.report.drawing import draw
 from fastdarts.spaces import Architecture, architecture, find_space
 
 DRAWS = 5
@@ -31,7 +32,9 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
         genotype = space.sample(generator, nodes)
         text = json.dumps(space.to_dict(genotype))
         assert architecture(json.loads(text)) == Architecture(space, genotype), f"{text} is read as another genotype"
-        assert all("<svg" in drawing for drawing in space.draw(genotype).values()), f"{text} is not drawn"
+        assert all("<svg" in drawing for drawing in draw(Architecture(space, genotype)).values()), (
+            f"{text} is not drawn"
+        )
         indices = space.encode(genotype)
         assert len(indices) == len(sizes) and all(0 <= i < size for i, size in zip(indices, sizes, strict=True)), text
         assert space.encode(space.decode(indices, nodes)) == indices, f"{text} is another genotype once decoded"

@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from fastdarts import FastdartsError
-from fastdarts.config import EvaluateConfig, SearchConfig, resolve
-from fastdarts.evaluation import evaluate
-from fastdarts.genotypes import NAMED, cleaned, from_dict
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
+from fastdarts.engine.validation import validate
 from fastdarts.policies.penalties import ZeroOne
 from fastdarts.policies.selection import Strongest, Threshold
-from fastdarts.recorder import read_metrics
-from fastdarts.report import write_report
-from fastdarts.search import search
+from fastdarts.report.write import write_report
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, find_space
-from fastdarts.supernet import Supernet
-from fastdarts.training import Meter
-from fastdarts.validation import validate
+from fastdarts.spaces.cells.genotype import cleaned, from_dict
+from fastdarts.spaces.cells.named import NAMED
+from fastdarts.tasks.images.measure import Meter
 from tests.probes import SHORT, entries, probe_alphas
 
 TINY = {"method": "fair-darts", "channels": 4, "layers": 3, "device": "cpu", "threads": 1}
@@ -120,7 +121,7 @@ def test_gates_begin_at_a_half_and_the_penalty_moves_alphas_alone():
     x, y = torch.randn(2, 8, 1, 8, 8), torch.randint(10, (2, 8))
     for weight in (0.0, 10.0):
         config = SearchConfig(**TINY, nodes=4, epochs=1, edge_normalisation=True, zero_one_weight=weight)
-        supernet = Supernet(config, images, torch.device("cpu"))
+        supernet = SearchStep(config, images, torch.device("cpu"))
         model = supernet.model
         assert all((gate == 0.5).all() for gate in model.mixing_weights())
         assert all(beta.count_nonzero() == len(beta) for beta in model.arch_parameters()[2:])

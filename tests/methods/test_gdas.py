@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastdarts import model_search
-from fastdarts.config import SearchConfig, resolve
+from fastdarts.engine.search import search, step_memory
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.step import SearchStep
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import StrongestPairs
-from fastdarts.recorder import read_metrics
-from fastdarts.search import search, step_memory
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.spaces.cells import supernet as model_search
 from fastdarts.spaces.nasbench201 import CELL
-from fastdarts.supernet import Supernet
+from fastdarts.tasks.images.measure import Meter
 from fastdarts.testing.outcomes import without_clocks
-from fastdarts.training import Meter
 from tests.probes import entries, probe_alphas
 
 TINY = {"method": "gdas", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}
@@ -130,9 +130,9 @@ def test_settings_left_out_are_the_published_ones(space, batch, layers):
     assert (config.momentum, config.weight_decay, config.arch_weight_decay) == (0.9, 5e-4, 1e-3)
 
 
-def supernet(space: str = "darts", **settings) -> Supernet:
+def supernet(space: str = "darts", **settings) -> SearchStep:
     nodes = {} if space == "nasbench201" else {"nodes": 2}
-    return Supernet(
+    return SearchStep(
         SearchConfig(**TINY | nodes | {"space": space, "epochs": 2} | settings), IMAGES, torch.device("cpu")
     )
 

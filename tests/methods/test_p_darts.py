@@ -7,20 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig, resolve
+from fastdarts.engine.search import search, step_memory
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
-from fastdarts.model_search import MixedOp, Network
-from fastdarts.operations import DroppingIdentity, Identity
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import DroppingIdentity, Identity
 from fastdarts.policies.limit_skips import LimitSkips, choose
 from fastdarts.policies.stages import Progressive, dropout_rate
-from fastdarts.recorder import read_metrics
-from fastdarts.search import search, step_memory
-from fastdarts.settings import from_toml, to_toml
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.settings import from_toml, to_toml
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS, CellSpace
+from fastdarts.spaces.cells.supernet import Network
+from fastdarts.spaces.topology import DARTS_CELL
 from fastdarts.testing.outcomes import difference, outcome
-from fastdarts.topology import DARTS_CELL
-from fastdarts.validation import validate
 from tests.interrupted import interrupted
 
 E, K = torch.arange(14, dtype=torch.float64)[:, None], torch.arange(8, dtype=torch.float64)

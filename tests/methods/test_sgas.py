@@ -6,16 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 
-from fastdarts.checkpoint import load_checkpoint
-from fastdarts.config import SearchConfig, resolve
+from fastdarts.engine.search import search
+from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.relaxation import SOFTMAX
 from fastdarts.policies.decisions import GreedyDecisions, scores
-from fastdarts.recorder import read_metrics
-from fastdarts.relaxation import SOFTMAX
-from fastdarts.search import search
+from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS
 from fastdarts.testing.outcomes import difference, outcome
-from fastdarts.validation import validate
 from tests.interrupted import interrupted
 
 E, K = torch.arange(14, dtype=torch.float64)[:, None], torch.arange(8, dtype=torch.float64)

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from fastdarts.moved import names
+
+__getattr__ = names("cli")

@@ -1,0 +1,1 @@
+"""The loop of searches and trainings, their settings, one step, their memory."""

@@ -1,0 +1,224 @@
+"""The architect: how the alphas follow the validation loss, first order or unrolled (DARTS, sections 2.3 and 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.policies.hypergradients import (
+    Batch,
+    Descent,
+    FirstOrder,
+    Gradients,
+    Passes,
+    Strategy,
+    Unrolled,
+    difference,
+    difference_error,
+)
+
+
+class ArchitectArgs(Protocol):
+    """What :class:`Architect` reads from its ``args``: an argparse namespace of the public scripts has them all."""
+
+    momentum: float
+    weight_decay: float
+    arch_learning_rate: float
+    arch_weight_decay: float
+
+
+class Architect:
+    r"""Adam on the alphas, with the gradient of the validation loss.
+
+    First order: :math:`\nabla_\alpha L_{val}(w, \alpha)`. Unrolled (eq. 7-8):
+
+    .. math:: \nabla_\alpha L_{val}(w', \alpha) - \xi\,
+              \frac{\nabla_\alpha L_{train}(w^+, \alpha) - \nabla_\alpha L_{train}(w^-, \alpha)}{2\epsilon}
+
+    with :math:`w' = w - \xi(\mu m + \nabla_w L_{train} + \lambda w)`, :math:`w^\pm = w \pm \epsilon v`,
+    :math:`v = \nabla_{w'} L_{val}` and :math:`\epsilon = 0.01 / \|v\|_2`; m is the momentum buffer of the network
+    optimizer (zero while any is missing). :mod:`fastdarts.policies.hypergradients` has other strategies.
+
+    The numbers are those of the public code, with these differences, all on the side of the caller: the weights are
+    never written, so they are the same bit for bit after a step, also if the loss raises; no second network is built,
+    so a step draws nothing from the random number generator; only the gradients that are used are computed, so the
+    ``grad`` of the weights is left alone. BatchNorm running statistics move as published: once on the validation batch
+    (first order) or three times on the training batch (unrolled), never by the pass at w'.
+
+    Args:
+        model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
+            counted among the weights; nor are parameters that are frozen or that a loss does not depend on. Alphas that
+            take the place of others later, as by ``model.alphas_normal = ...``, are followed from the next step on.
+        args: ``momentum``, ``weight_decay`` (of the network optimizer), ``arch_learning_rate``, ``arch_weight_decay``.
+        strategy: how the gradient is found; by default ``unrolled`` of every step says which of the published ones.
+        side_effects: False leaves running statistics and the random state as they are in all passes of a step.
+        betas: of Adam.
+        grad_clip: as of :class:`fastdarts.policies.hypergradients.Descent`; by default the look ahead clips nothing.
+        accumulate: parts that a batch is passed in, see :meth:`fastdarts.policies.hypergradients.Passes.differentiate`.
+        penalty: gives a term of the loss of the alphas that depends on them alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: ArchitectArgs,
+        strategy: Strategy | None = None,
+        side_effects: bool = True,
+        betas: tuple[float, float] = (0.5, 0.999),
+        grad_clip: float | None = None,
+        accumulate: int = 1,
+        penalty: Callable[[], Tensor] | None = None,
+    ):
+        self.network_momentum = args.momentum
+        self.network_weight_decay = args.weight_decay
+        self.model = model
+        self.strategy = strategy
+        self.side_effects = side_effects
+        self.grad_clip = grad_clip
+        self.accumulate = accumulate
+        self.penalty = penalty
+        self._alphas = list(model.arch_parameters())
+        self.optimizer = torch.optim.Adam(
+            model.arch_parameters(),
+            lr=args.arch_learning_rate,
+            betas=betas,
+            weight_decay=args.arch_weight_decay,
+        )
+
+    def step(
+        self,
+        input_train: Tensor | None,
+        target_train: Tensor | None,
+        input_valid: Tensor,
+        target_valid: Tensor,
+        eta: float | None,
+        network_optimizer: torch.optim.Optimizer | None,
+        unrolled: bool,
+    ) -> Tensor:
+        """Update the alphas once and return the validation loss (at w, or at w' if unrolled), detached.
+
+        ``eta`` is the learning rate of the weights and ``network_optimizer`` holds their momentum; both, and the
+        training batch, are read by every strategy but the first order. ``unrolled`` counts if no strategy was given.
+        Raises :class:`NotFinite`, before the alphas move, if their gradient is not finite.
+        """
+        self._follow()
+        self.optimizer.zero_grad()
+        train, valid = (input_train, target_train), (input_valid, target_valid)
+        if self.strategy is not None:
+            loss = self._backward(self.strategy, train, valid, eta, network_optimizer)
+        elif unrolled:
+            loss = self._backward_step_unrolled(*train, *valid, eta, network_optimizer)
+        else:
+            loss = self._backward_step(*valid)
+        loss = loss + self._penalise()
+        self._check_gradients()
+        self.optimizer.step()
+        return loss
+
+    def step_along(self, summed: Callable[[list[Tensor]], list[Tensor]]) -> float:
+        """Update the alphas by the gradients that they have from a loss of the weights, which ``summed`` adds up over
+        the ranks, and by that of the penalty; return the penalty."""
+        alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
+        for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
+            alpha.grad = gradient
+        penalty = self._penalise()
+        self.optimizer.step()
+        return float(penalty)
+
+    def _penalise(self) -> Tensor | float:
+        """Add the gradient of the penalty to that of the alphas; return the penalty."""
+        if self.penalty is None:
+            return 0.0
+        alphas = [alpha for alpha in self.model.arch_parameters() if alpha.requires_grad]
+        with torch.enable_grad():
+            penalty = self.penalty()
+        for alpha, gradient in zip(alphas, torch.autograd.grad(penalty, alphas, allow_unused=True), strict=True):
+            if gradient is not None:
+                alpha.grad = gradient if alpha.grad is None else alpha.grad + gradient
+        return penalty.detach()
+
+    def _follow(self) -> None:
+        """Let the optimizer hold the alphas that took the place of others since; what it knew of those is dropped."""
+        alphas = self.model.arch_parameters()
+        if len(alphas) != len(self._alphas):
+            raise FastdartsError(
+                f"arch_parameters() has {len(alphas)} tensors: expected the {len(self._alphas)} that the Architect was "
+                "built with; build it again"
+            )
+        for place, (before, alpha) in enumerate(zip(self._alphas, alphas, strict=True)):
+            if alpha is before:
+                continue
+            if not alpha.is_leaf or (before.requires_grad and not alpha.requires_grad):
+                raise FastdartsError(
+                    f"arch_parameters()[{place}] was replaced by one that cannot be optimised: expected a leaf that "
+                    "requires a gradient, as by .detach().clone().requires_grad_()"
+                )
+            for group in self.optimizer.param_groups:
+                group["params"] = [alpha if p is before else p for p in group["params"]]
+            self.optimizer.state.pop(before, None)
+            self._alphas[place] = alpha
+
+    def difference_error(
+        self, train: Batch, valid: Batch, eta: float, network_optimizer: torch.optim.Optimizer
+    ) -> dict[str, float]:
+        """:func:`fastdarts.policies.hypergradients.difference_error` of the step that these batches would make."""
+        unrolled = self.strategy if isinstance(self.strategy, Unrolled) else Unrolled()
+        descent = self._descent(eta, network_optimizer)
+        return difference_error(self._passes(), train, valid, descent, unrolled.radius, unrolled.keep_kinks)
+
+    def _backward_step(self, input_valid: Tensor, target_valid: Tensor) -> Tensor:
+        return self._backward(FirstOrder(), (None, None), (input_valid, target_valid), None, None)
+
+    def _backward_step_unrolled(
+        self,
+        input_train: Tensor,
+        target_train: Tensor,
+        input_valid: Tensor,
+        target_valid: Tensor,
+        eta: float,
+        network_optimizer: torch.optim.Optimizer,
+    ) -> Tensor:
+        train, valid = (input_train, target_train), (input_valid, target_valid)
+        return self._backward(Unrolled(), train, valid, eta, network_optimizer)
+
+    def _backward(
+        self,
+        strategy: Strategy,
+        train: Batch,
+        valid: Batch,
+        eta: float | None,
+        network_optimizer: torch.optim.Optimizer | None,
+    ) -> Tensor:
+        loss, gradients = strategy(self._passes(), train, valid, self._descent(eta, network_optimizer))
+        for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
+            alpha.grad = gradient
+        return loss
+
+    def _check_gradients(self) -> None:
+        alphas = [a for a in self.model.arch_parameters() if a.grad is not None]
+        if torch.stack([a.grad.sum() for a in alphas]).isfinite().all():  # one look at the device for all of them
+            return
+        names = {id(value): name for name, value in [*vars(self.model).items(), *self.model.named_parameters()]}
+        for alpha in alphas:
+            strange = alpha.grad[~alpha.grad.isfinite()]
+            if strange.numel():
+                name = names.get(id(alpha), "an architecture parameter")
+                raise NotFinite(f"gradient of {name}", strange[0].item(), "validation")
+
+    def _hessian_vector_product(
+        self, vector: Sequence[Tensor], input: Tensor, target: Tensor, r: float = 1e-2
+    ) -> Gradients:
+        r"""Central difference of :math:`\nabla_\alpha L_{train}` along ``vector`` with radius r / ||vector||_2 (eq.
+        8)."""
+        return difference(self._passes(), vector, (input, target), r).product
+
+    def _passes(self) -> Passes:
+        return Passes(self.model, self.side_effects, self.accumulate)
+
+    def _descent(self, eta: float | None, optimizer: torch.optim.Optimizer | None) -> Descent:
+        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay, self.grad_clip)

@@ -1,0 +1,57 @@
+"""The device of a run, and what is to be said about it."""
+
+from __future__ import annotations
+
+import torch
+
+from fastdarts import ranks
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import why_no_kinks, why_plain
+from fastdarts.runs.settings import RunConfig
+from fastdarts.tasks.images.settings import DataConfig
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """The device meant by ``config``, with torch set up for repeatable results; raises :class:`FastdartsError` if it
+    is absent."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = ranks.own_device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # the meta device has no values
+    except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error
+    if device.type == "cpu":
+        device = torch.device("cpu")  # there is one, whatever its index
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return device
+
+
+def check_kinks(config: SearchConfig, device: torch.device) -> str:
+    """What is to be said about ``config.keep_kinks`` on ``device``, where no kernel keeps them; else "".
+
+    Raises :class:`FastdartsError` if FASTDARTS_STRICT=1 forbids to compute without.
+    """
+    reason = why_no_kinks(device) if config.keep_kinks else ""
+    return f"passes with kept kinks run in plain PyTorch, several times slower: {reason}" if reason else ""
+
+
+def check_precision(config: DataConfig, device: torch.device) -> str:
+    """What is to be said about ``config.precision`` on ``device``, where it is not the fastest way; else "".
+
+    Raises :class:`FastdartsError` if it has no kernels and FASTDARTS_STRICT=1 forbids to compute without.
+    """
+    if config.precision == "float32":
+        return ""
+    if reason := why_plain(device, torch.bfloat16):
+        return f"precision {config.precision} runs in plain PyTorch, several times slower: {reason}"
+    if device.type == "cpu":
+        return f"precision {config.precision} on the CPU is storage: it takes less memory than float32, and more time"
+    return ""

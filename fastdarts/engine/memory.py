@@ -1,0 +1,181 @@
+"""How much memory a stretch of work takes, found without doing it: by running it on fake tensors.
+
+Fake tensors have shapes, types and devices but no content. The very code that will run makes, keeps and drops them, so
+that everything that lives at once is counted: parameters, gradients, momentum, what autograd keeps, other copies of
+the weights. What a kernel takes for itself while it runs is added from its own account.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from fastdarts.engine.settings import SupernetConfig
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import working_memory
+from fastdarts.runs.checks import parse_bytes
+
+MODES = get_args(get_type_hints(SupernetConfig)["memory"])  # the fastest first
+POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes of tensors.
+
+    Attributes:
+        peak: the most that live at once, from the first parameter to the end of the work.
+        kept: what is left when it ends: parameters, buffers, the state of optimizers, gradients.
+    """
+
+    peak: int
+    kept: int
+
+
+def estimate(work: Callable[[], Any], device: torch.device) -> Estimate:
+    """What ``work()`` would take if all tensors that it makes without naming a device were on ``device``.
+
+    It must not depend on values: whatever number it reads from a tensor is 1. The random state stays as it is. The
+    interpreter, its libraries and the images of the data set are not counted, nor what an allocator loses.
+    """
+    ledger = _Ledger()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of code that meets fake tensors; the work itself will warn
+        with FakeTensorMode(), torch.device(device), ledger:
+            left = work()
+            kept = ledger.live + ledger.pool.live
+            del left
+    return Estimate(ledger.peak, kept)
+
+
+class _Ledger(TorchDispatchMode):
+    """Adds up the storages that live, each once, and what is kept around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0  # tensors that are not in the pool
+        self.scratch = 0  # what kernels keep between their calls, in no tensor
+        self.pool = _Pool()
+        self._known: set[int] = set()
+
+    @property
+    def total(self) -> int:
+        return self.live + self.scratch + self.pool.live + sum(self.pool.cached)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        out = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        native = func.namespace == "fastdarts" and any(t.device.type == "cpu" for t in tensors)
+        for tensor in tensors:
+            self._enter(tensor.untyped_storage(), native)
+        blocks, between = working_memory(func, args)
+        self.scratch = max(self.scratch, between)
+        taken = [self._take(size, native) for size in blocks]
+        self.peak = max(self.peak, self.total)
+        for size, give in zip(blocks, taken, strict=True):
+            give(size)
+        return out
+
+    def _enter(self, storage: torch.UntypedStorage, native: bool) -> None:
+        if storage._cdata not in self._known:
+            self._known.add(storage._cdata)
+            give = self._take(storage.nbytes(), native)
+            weakref.finalize(storage, self._leave, storage._cdata, storage.nbytes(), give)
+
+    def _take(self, size: int, native: bool) -> Callable[[int], None]:
+        """Counts ``size`` bytes; returns what counts them no more."""
+        if native and size >= POOLED:
+            self.pool.take(size)
+            return self.pool.give
+        self.live += size
+        return self._drop
+
+    def _drop(self, size: int) -> None:
+        self.live -= size
+
+    def _leave(self, key: int, size: int, give: Callable[[int], None]) -> None:
+        self._known.discard(key)
+        give(size)
+
+
+class _Pool:
+    """The native kernels' results, whose memory is used again (csrc/cpu/memory.h): blocks that are free are kept as
+    long as they and the others stay within 3/2 of the most that were in use."""
+
+    def __init__(self) -> None:
+        self.live = self.most = 0
+        self.cached: list[int] = []  # the longest unused first
+
+    def take(self, size: int) -> None:
+        self.live += size
+        self.most = max(self.most, self.live)
+        if size in self.cached:
+            self.cached.remove(size)
+            return
+        while self.cached and self.live + sum(self.cached) > self.most * 3 // 2:
+            del self.cached[0]
+
+    def give(self, size: int) -> None:
+        self.live -= size
+        self.cached.append(size)
+
+
+def fit(
+    config: SupernetConfig, estimated: Callable[[SupernetConfig], Estimate], aside: bool = False
+) -> tuple[SupernetConfig, Estimate, str]:
+    """``config`` with the least that makes a step fit into its ``max_memory``, if there is one: first other ways to
+    keep what backward needs, then batches in 2, 4, 8, ... parts, each with the fastest way that fits.
+
+    Never less saving than ``config`` asks for. ``estimated`` says what a step takes; ``aside`` whether without
+    ``max_memory`` it leaves out something that the search does. Returns the settings, their
+    estimate and both in a line. Raises :class:`FastdartsError` if nothing fits.
+    """
+    first = estimated(config)
+    if config.max_memory is None:
+        return config, first, _line(config, first) + " (what measures its curvature aside)" * aside
+    limit = parse_bytes(config.max_memory, "--max-memory")
+    at_once: dict[str, Estimate] = {config.memory: first}
+    parts = config.accumulate
+    while parts == config.accumulate or (config.batch_size >= 2 * parts and not config.why_whole()):
+        for memory in MODES[MODES.index(config.memory) :]:
+            if parts > config.accumulate:  # what grows with the batch cannot shrink by more than the parts
+                before = at_once[memory]
+                if before.kept + (before.peak - before.kept) * config.accumulate / parts > limit:
+                    continue
+            chosen = dataclasses.replace(config, memory=memory, accumulate=parts)
+            found = first if chosen == config else estimated(chosen)
+            at_once.setdefault(memory, found)
+            if found.peak <= limit:
+                why = "" if chosen == config else f", as {config.memory} takes {format_bytes(first.peak)}"
+                return chosen, found, f"{_line(chosen, found)} of {format_bytes(limit)}{why}"
+        parts *= 2
+    raise FastdartsError(
+        f"--max-memory is {config.max_memory} but a step takes {format_bytes(first.peak)}, and more than allowed with "
+        "everything that saves memory: raise it, or lower --batch-size, --channels or --layers"
+    )
+
+
+def _line(config: SupernetConfig, found: Estimate) -> str:
+    parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
+    return f"memory {config.memory}{parts}: a step takes an estimated {format_bytes(found.peak)}"
+
+
+def format_bytes(count: int) -> str:
+    """Three digits and a unit: 1.86 GiB, 939 MiB."""
+    unit = max((u for u, factor in UNITS.items() if count >= factor), key=UNITS.get, default="B")
+    value = count / UNITS[unit]
+    return f"{value:.{max(0, 2 - (value >= 10) - (value >= 100))}f} {unit}" if unit != "B" else f"{count} B"

@@ -1,0 +1,67 @@
+"""Search without alphas: random cells, or the results of other searches, each trained from scratch for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastdarts.engine.outcome import write_genotype
+from fastdarts.engine.settings import SearchConfig
+from fastdarts.engine.training import Job, Recipe, train_all
+from fastdarts.ranks import smallest_batch
+from fastdarts.runs.run import Run
+from fastdarts.runs.writer import Progress
+from fastdarts.spaces import Architecture
+from fastdarts.tasks.images.batches import Batches, Workers
+from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """Train each of these architectures on the first part of the images, and keep the one that does best on the
+    rest."""
+
+    architectures: list[Architecture]
+
+    def run(
+        self,
+        config: SearchConfig,
+        data: ImageData,
+        halves: tuple[range, range],
+        device: torch.device,
+        run: Run,
+        progress: Progress,
+        workers: Workers,
+    ) -> dict[str, Any]:
+        """Train the cells; returns the best genotype and its validation error."""
+        space, drawn = self.architectures[0].space, self.architectures
+        jobs = [Job(architecture, config.seed, {"sample": i}) for i, architecture in enumerate(drawn)]
+        recipe = Recipe(
+            variant=space.variants[0],
+            schedule="cosine",
+            gamma=1.0,
+            auxiliary=False,
+            auxiliary_weight=0.0,
+            label_smoothing=0.0,
+            **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
+        )
+        augment = train_transform(data, round(config.cutout * min(data.size)))
+
+        options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
+
+        def batches(job: Job) -> tuple[Batches, Batches]:
+            return (
+                Batches(data.train, halves[0], config.batch_size, augment, job.seed, **options),
+                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, **options),
+            )
+
+        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, device)
+        best = min(range(len(jobs)), key=errors.__getitem__)
+        write_genotype(run, drawn[best])
+        return {
+            "genotype": drawn[best].to_dict(),
+            "valid_error": errors[best],
+            "candidates": [{"genotype": a.to_dict(), "valid_error": e} for a, e in zip(drawn, errors, strict=True)],
+        }

@@ -1,0 +1,413 @@
+"""The search: a supernet is trained epoch by epoch, measured, and becomes a genotype (DARTS, algorithm 1 and section
+3.1). What a method adds to that are the policies that its settings build."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from fastdarts.engine.device import check_kinks, check_precision, prepare_device
+from fastdarts.engine.isolation import isolated
+from fastdarts.engine.loop import Loop
+from fastdarts.engine.memory import Estimate, estimate, fit
+from fastdarts.engine.outcome import finish, write_genotype
+from fastdarts.engine.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.engine.step import SearchStep, network
+from fastdarts.engine.training import next_rate
+from fastdarts.engine.validation import validate
+from fastdarts.errors import FastdartsError
+from fastdarts.policies.alignment import aligned_cells
+from fastdarts.policies.base import Batch, Next, Row
+from fastdarts.policies.bilevel import Bilevel
+from fastdarts.ranks import (
+    agree,
+    check_batch,
+    fail_together,
+    from_first,
+    joined,
+    rank,
+    settings_of,
+    smallest_batch,
+    world,
+)
+from fastdarts.runs.checkpoint import NAME, load_checkpoint, loading, save_checkpoint
+from fastdarts.runs.run import Run
+from fastdarts.runs.writer import Progress
+from fastdarts.spaces import find_space
+from fastdarts.tasks.images.batches import Batches, Workers, split
+from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.prepare import prepare_data
+
+KEPT = "epochs"
+"""The folder of the supernets that are kept to come back to."""
+
+
+def search(config: SearchConfig) -> dict[str, Any]:
+    """Search by the method of ``config`` and leave the run's folder behind.
+
+    Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
+    epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
+    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
+    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
+    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
+
+    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
+    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
+    return the same.
+    """
+    with joined(), isolated():
+        agree(settings_of("search", config))
+        return _search(config)
+
+
+def _search(config: SearchConfig) -> dict[str, Any]:
+    with fail_together():
+        validate(config)
+        config = resolve(config.prepared())
+        space = find_space(config.space)
+        recipe = config.build(space)
+        data, indices = prepare_data(config)
+        trains_supernet = isinstance(recipe, Bilevel)
+        if trains_supernet:
+            check_network(config, data)
+        halves = split(len(indices), config.train_portion)
+        for half in halves:
+            check_batch(config.batch_size, len(half), config.sync_bn, getattr(config, "accumulate", 1))
+        device = prepare_device(config)
+        notes = [check_precision(config, device)]
+        if trains_supernet:
+            notes.append(recipe.stopper.note(config.epochs))
+            if isinstance(config, BilevelConfig):
+                notes.append(check_kinks(config, device))
+    agree(data.facts())
+    line = None
+    if trains_supernet:
+        shape = len(data.classes), (data.channels, *data.size), device
+        own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
+        aside = any(monitor.every and monitor.curvature for monitor in recipe.monitors)
+        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape), aside))
+        config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
+        for half in halves:  # parts may be more now
+            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
+    workers = Workers(config.workers, data.train)
+    with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress, workers:
+        run.describe(
+            device,
+            classes=len(data.classes),
+            images=len(indices),
+            image_shape=(data.channels, *data.size),
+            primitives=space.primitives(config.nodes),
+        )
+        progress.line(f"run {run.folder}")
+        for text in filter(None, (line, *notes)):
+            progress.line(text)
+        if trains_supernet:
+            outcome = Searching(config, config.build(space), data, halves, device, run, progress, workers).result()
+        else:
+            outcome = recipe.run(config, data, halves, device, run, progress, workers)
+        seconds = sum(row["seconds"] for row in run.rows())
+        result = {"kind": "search", "method": config.method, "epochs": config.epochs, **outcome, "seconds": seconds}
+        finish(run, result)
+    return result | {"run": str(run.folder)}
+
+
+def check_network(config: SupernetConfig, data: ImageData) -> None:
+    """Raise :class:`FastdartsError` if the supernet does not fit the method or the images."""
+    with torch.device("meta"), torch.no_grad():
+        if config.alignment_every or "cell weights" in config.needs:
+            aligned_cells(network(config, data))
+        if config.partial > 1:  # which does not fit all sizes of images
+            network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+
+
+class Searching(Loop):
+    """A search that trains supernets, as the policies of its recipe see it: :class:`fastdarts.policies.base.Search`."""
+
+    def __init__(
+        self,
+        config: SupernetConfig,
+        recipe: Bilevel,
+        data: ImageData,
+        halves: tuple[range, range],
+        device: torch.device,
+        run: Run,
+        progress: Progress,
+        workers: Workers,
+    ):
+        self.stages = recipe.stages.all()
+        super().__init__(run, progress, sum(stage.epochs for stage in self.stages))
+        self.config, self.recipe, self.data, self.halves, self.device = config, recipe, data, halves, device
+        self.seed, self.nodes = config.seed, config.nodes
+        self._workers, self._arch_loss = workers, 0.0
+
+    meter_type = Meter
+
+    # --- what policies see, beside what a loop has
+
+    @property
+    def model(self):
+        return self.supernet.model
+
+    @property
+    def space(self):
+        return self.supernet.space
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.supernet.optimizer
+
+    @property
+    def weight_decay(self) -> float:
+        return self.optimizer.param_groups[0]["weight_decay"]
+
+    @weight_decay.setter
+    def weight_decay(self, value: float) -> None:
+        self.supernet.set_weight_decay(value)
+
+    def derive(self) -> Any:
+        return self.recipe.selection.architecture(self).genotype
+
+    def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
+        return self.supernet.difference_error(batch, arch_batch)
+
+    def autocast(self) -> torch.autocast:
+        return self.supernet.autocast()
+
+    def interruptible(self, batches: Iterable[Batch], at_start: bool = False) -> Iterator[Batch]:
+        attended = self.recording.interruptible(batches, lambda: self.save(0 if at_start else self.count()))
+        for x, y in attended:
+            yield x.to(self.device), y.to(self.device)
+
+    def due(self) -> bool:
+        return self.recording.due()
+
+    def rows(self) -> list[Row]:
+        return self.recording.rows()
+
+    def say(self, text: str) -> None:
+        self.display.line(text)
+
+    def progress(self, title: str, steps: int) -> None:
+        self.display.start(title, steps)
+
+    def advance(self) -> None:
+        self.display.advance()
+
+    def keep(self, epoch: int) -> None:
+        if rank() == 0:
+            self._kept(epoch).parent.mkdir(exist_ok=True)
+            save_checkpoint(self._kept(epoch), "epoch", {"supernet": self.supernet.state_dict()})
+
+    def forget(self, epoch: int) -> None:
+        if rank() == 0:
+            self._kept(epoch).unlink(missing_ok=True)
+
+    def restore(self, epoch: int) -> None:
+        path = self._kept(epoch)
+        state = from_first(lambda: load_checkpoint(path, "epoch"))
+        with loading(path):
+            self.supernet.load_state_dict(state["supernet"])
+
+    def write_text(self, name: str, text: str) -> None:
+        self.recording.recorder.write_text(name, text)
+
+    def _kept(self, epoch: int):
+        return self.recording.folder / KEPT / f"epoch_{epoch}.pt"
+
+    # --- the loop
+
+    def result(self) -> dict[str, Any]:
+        """Train until the last epoch; returns the genotype and the supernet's validation error after it."""
+        recipe, run = self.recipe, self.recording
+        self._build()
+        self.train()
+        found, error = recipe.selection.finish(self, recipe.stopper.final_row(run.rows()))
+        write_genotype(run, found)
+        result = {"genotype": found.to_dict(), "valid_error": error, "epochs": len(run.rows())}
+        return result | recipe.stopper.events() | recipe.selection.events()
+
+    def _stage_at(self, epoch: int) -> int:
+        done = 0
+        for number, stage in enumerate(self.stages):
+            done += stage.epochs
+            if epoch < done:
+                return number
+        return len(self.stages) - 1
+
+    def _enter(self, number: int) -> None:
+        """Build the supernet of a stage."""
+        self._stage = number
+        self.supernet = SearchStep(self.config, self.data, self.device, self.recipe, number)
+        self._open_streams()
+
+    def _build(self) -> None:
+        """The supernet as it is at the beginning, or where the last checkpoint was made."""
+        state = self.recording.state
+        begin = 0
+        if state is not None:
+            with loading(self.recording.folder / NAME):
+                for name, policy in self.recipe.policies().items():
+                    policy.load_state_dict(state["policies"].get(name, {}))
+                begin = state["epoch"]
+                self._enter(self._stage_at(begin))
+        else:
+            self._enter(0)
+            if self.recipe.start is not None:
+                self.supernet.load_state_dict(self.recipe.start.begin(self.supernet.state_dict()))
+        self.take_up(self.count())
+
+    def state(self) -> dict[str, Any]:
+        """The supernet and the policies."""
+        return {
+            "arch_loss": self._arch_loss,
+            "supernet": self.supernet.state_dict(),
+            "policies": {name: own for name, policy in self.recipe.policies().items() if (own := policy.state_dict())},
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from that; the policies have done so before."""
+        self.supernet.load_state_dict(state["supernet"])
+        self._arch_loss = state["arch_loss"]
+
+    def _streams(self, size: int) -> tuple[Batches, Batches | None, Batches]:
+        """Batches of so many images: of the weights, of the alphas, and of measurements."""
+        config, recipe = self.supernet.config, self.recipe
+        share = (self.epoch / max(self.epochs - 1, 1)) if config.drop_path_prob else 1.0
+        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
+        transform = augment(cutout_prob=share)
+
+        def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
+            smallest = smallest_batch(config.sync_bn, parts)
+            return Batches(self.data.train, indices, size, transform, seed, workers=self._workers, smallest=smallest)
+
+        whole = range(self.halves[1].stop)
+        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed)
+        arch = None
+        if recipe.order != "together":
+            arch = batches(self.halves[1] if recipe.held_out else whole, 2 * config.seed + 1)
+        # As published, validation images are augmented like the others; the draws are the same in every epoch.
+        valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
+        return train, arch, valid
+
+    def _open_streams(self) -> None:
+        """Streams of the epoch at work: the size of its batches and the strength of its augmentation may be its own."""
+        size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
+        self.train_stream, self.arch, self.valid = self._streams(size)
+
+    def begin(self, resumed: bool) -> None:
+        """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
+        number = self._stage_at(self.epoch)
+        if number != self._stage:
+            self._enter(number)
+        self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        self.recipe.stages.start_epoch(self.model, self.epoch)
+        self.recipe.selection.between(self)
+        self._open_streams()
+        supernet = self.supernet
+        if supernet.config.drop_path_prob:
+            supernet.model.drop_path_prob = supernet.config.drop_path_prob * self.epoch / max(self.epochs - 1, 1)
+
+    def count(self) -> int:
+        return len(self.train_stream)
+
+    def batches(self, start: int) -> Iterator[tuple[Batch, Batch | None]]:
+        """What the weights and what the alphas learn from."""
+        both = self.arch.endless(self.epoch * self.count() + start) if self.arch else itertools.repeat(None)
+        return zip(self.train_stream.epoch(self.epoch, start), both, strict=False)
+
+    def step(self, batch: tuple[Batch, Batch | None], number: int) -> None:
+        self._arch_loss += self.supernet.step(*batch, self.meter, self.epoch, number)
+
+    def measured(self) -> Row:
+        row = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]} | self.meter.summary("train")
+        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
+            row["arch_loss"] = self._arch_loss / self.count()
+        for monitor in self.recipe.monitors:
+            if monitor.due(self.epoch, self.epochs):
+                row |= monitor.measure(self)
+        return row | self.recipe.stopper.facts(self)
+
+    def line(self, row: Row) -> str:
+        return _line(row, self.epochs)
+
+    def after(self, row: Row) -> Next:
+        """Go on, go back or end, as the stopper says; at the end of a stage, build the next supernet."""
+        next_rate(self.supernet.scheduler)
+        self._arch_loss = 0.0
+        then = self.recipe.stopper.after(self)
+        found = self.recipe.selection.architecture(self)
+        if found is not None:
+            write_genotype(self.recording, found)
+        if then.epoch < self.epochs and self._stage_at(then.epoch) != self._stage:
+            self.recipe.stages.end(self, self._stage)
+            self.stages = self.recipe.stages.all()
+            self._enter(self._stage_at(then.epoch))
+        return then
+
+
+def step_memory(
+    config: SupernetConfig, classes: int, image_shape: tuple[int, int, int], device: torch.device
+) -> Estimate:
+    """What the supernet of a search takes: a step on a full batch of images [C, H, W]; what only passes forward takes
+    less. With ``max_memory`` also what measures the curvature, where it is measured: a minute. Of several stages, that
+    of the largest.
+
+    Raises :class:`FastdartsError` if nothing of the kind is trained (methods random and select).
+    """
+    config = resolve(config)
+    if not isinstance(recipe := config.build(find_space(config.space)), Bilevel):
+        raise FastdartsError(f"method {config.method} trains no supernet: its memory cannot be estimated")
+    estimates = [
+        _step_memory(config, recipe, stage, classes, image_shape, device) for stage in range(len(recipe.stages.all()))
+    ]
+    return max(estimates, key=lambda found: found.peak)
+
+
+def _step_memory(
+    config: SupernetConfig,
+    recipe: Bilevel,
+    stage: int,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    device: torch.device,
+) -> Estimate:
+    channels, *size = image_shape
+    part = -(-config.batch_size // config.accumulate)
+    # Two parts show what adds up over more of them.
+    config = dataclasses.replace(config, accumulate=min(config.accumulate, 2))
+
+    def work() -> SearchStep:
+        images = SimpleNamespace(classes=range(classes), channels=channels)
+        supernet = SearchStep(config, images, device, recipe, stage)
+        supernet.model.drop_path_prob = config.drop_path_prob
+        shapes = (config.batch_size, channels, *size), (config.batch_size,)
+        whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
+        batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
+        last = supernet.first_epoch + supernet.config.epochs - 1
+        recipe.stages.start_epoch(supernet.model, last)
+        supernet.step(batch, arch_batch if recipe.order != "together" else None, Meter(), last, 0)
+        for monitor in recipe.monitors:
+            if config.max_memory and monitor.every:
+                monitor.rehearse(supernet, *whole)
+        return supernet
+
+    return estimate(work, device)
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    skips = "+".join(str(value) for key, value in row.items() if key.startswith("skip_"))
+    skips = f"  skips {skips}" if skips else ""
+    eigenvalue = f"  eigenvalue {row['eigenvalue']:.4g}" if "eigenvalue" in row else ""
+    gap = f"  gap {row['discretisation_gap']:+.2f}" if "discretisation_gap" in row else ""
+    return (
+        f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.4g}  train error {row['train_error']:.2f} %  "
+        f"valid error {row['valid_error']:.2f} %{gap}{eigenvalue}{skips}  "
+        f"{row['seconds']:.1f} s"
+    )

@@ -1,0 +1,246 @@
+"""Training discrete networks, one genotype after another: shared by the evaluation and by random search."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.engine.loop import Loop, Row
+from fastdarts.nn.finite import check_gradients, finite
+from fastdarts.nn.optim import SGD
+from fastdarts.nn.sync_bn import synchronise
+from fastdarts.policies.base import Next
+from fastdarts.ranks import average, give, share, summed, weighed
+from fastdarts.runs.run import Run
+from fastdarts.runs.writer import Progress
+from fastdarts.spaces import Architecture
+from fastdarts.tasks.images.batches import Batches
+from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.measure import Meter, measure
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Around whatever is computed in ``precision``, as settings name it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def next_rate(scheduler: torch.optim.lr_scheduler.LRScheduler) -> None:
+    """Go to the learning rate of the next epoch, without a warning where a run that goes on after the last step of an
+    epoch has made none itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler\.step", UserWarning)
+        scheduler.step()
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """The running statistics. Where each BatchNorm sees its own part of a batch only, their means over the ranks are
+    taken after every step: a mean of moving averages is the moving average of the means."""
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a genotype is built and trained; the fields mean what they mean in
+    :class:`fastdarts.engine.settings.EvaluateConfig`."""
+
+    variant: str
+    channels: int
+    layers: int
+    epochs: int
+    learning_rate: float
+    learning_rate_min: float
+    schedule: str
+    gamma: float
+    momentum: float
+    weight_decay: float
+    grad_clip: float
+    auxiliary: bool
+    auxiliary_weight: float
+    drop_path_prob: float
+    label_smoothing: float
+    sync_bn: bool
+    precision: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: what, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number)."""
+
+    architecture: Architecture
+    seed: int
+    mark: dict[str, Any] = field(default_factory=dict)
+
+
+class Training:
+    """A genotype's network with its optimizer and schedule, and how far it is."""
+
+    def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device):
+        torch.manual_seed(job.seed)
+        self.recipe, self.device = recipe, device
+        space, genotype = job.architecture
+        sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
+        self.model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels).to(device)
+        if recipe.sync_bn:
+            synchronise(self.model)
+        give([*self.model.parameters(), *self.model.buffers()])
+        self._statistics = [] if recipe.sync_bn else statistics_of(self.model)
+        self.optimizer = SGD(
+            self.model.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.grad_clip
+        )
+        if recipe.schedule == "cosine":
+            self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+                self.optimizer, recipe.epochs, eta_min=recipe.learning_rate_min
+            )
+        else:
+            self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
+        self.model.train()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set what depends on the epoch: drop path with probability drop_path_prob * epoch / epochs."""
+        self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
+
+    def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
+        """One SGD step on a batch of images [N, C, H, W] and labels [N], of this rank's part of it."""
+        recipe = self.recipe
+        x, y = x.to(self.device), y.to(self.device)
+        self.optimizer.zero_grad()
+        with autocast(recipe.precision, self.device):
+            logits, logits_aux = self.model(x)
+            loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
+            value = finite(summed([weighed(loss, own)])[0], "training", epoch, step)
+            if logits_aux is not None:
+                loss = loss + recipe.auxiliary_weight * F.cross_entropy(
+                    logits_aux, y, label_smoothing=recipe.label_smoothing
+                )
+        weighed(loss, own).backward()
+        check_gradients(self.model, self.optimizer, epoch, step)
+        self.optimizer.step()
+        average(self._statistics)
+        meter.update(value, logits.detach(), y)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, but for the random state."""
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+
+def train_all(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    data: ImageData,
+    batches: Callable[[Job], tuple[Batches, Batches]],
+    prefix: str,
+    run: Run,
+    progress: Progress,
+    device: torch.device,
+    judge_last: bool = False,
+) -> list[float]:
+    """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
+
+    Args:
+        batches: gives a job's training batches and the batches it is judged on.
+        prefix: names the latter in the rows, "test" or "valid".
+        run: open; goes on from its ``state``.
+        judge_last: judge each job after its last epoch only.
+
+    Returns the error in percent of each job after its last epoch.
+    """
+    fresh = {"errors": [], "training": None}
+    with run.loading(fresh) as state:
+        if state is None:
+            state = fresh
+            run.save(state)  # from here on a run without a checkpoint has lost it
+        errors = [float(error) for error in state["errors"]]
+    for job in jobs[len(errors) :]:
+        training = Training(job, recipe, data, device)
+        loop = _Epochs(job, training, errors, batches(job), prefix, judge_last, run, progress)
+        error = loop.train_from(state)[f"{prefix}_error"]
+        errors.append(error)
+        run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
+        state = {"errors": errors, "training": None}
+        run.save(state)
+    return errors
+
+
+class _Epochs(Loop):
+    """The epochs of one job; ``errors`` are those of the jobs before it."""
+
+    meter_type = Meter
+    saves_last = False
+
+    def __init__(
+        self,
+        job: Job,
+        training: Training,
+        errors: list[float],
+        batches: tuple[Batches, Batches],
+        prefix: str,
+        judge_last: bool,
+        run: Run,
+        progress: Progress,
+    ):
+        super().__init__(run, progress, training.recipe.epochs)
+        self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
+        self.train_batches, self.judge_batches = batches
+
+    def train_from(self, state: dict[str, Any]) -> Row:
+        """All epochs that are left after ``state``; returns the last row."""
+        if state["training"] is not None:
+            with self.recording.loading(self._place(0, 0), self.epochs, self.count()):
+                self._go_on_from(state)
+        return self.train()
+
+    def state(self) -> dict[str, Any]:
+        return {"errors": self.errors, "training": self.training.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+
+    def begin(self, resumed: bool) -> None:
+        self.training.begin_epoch(self.epoch)
+
+    def count(self) -> int:
+        return len(self.train_batches)
+
+    def batches(self, start: int) -> Iterable[tuple[Tensor, Tensor]]:
+        return self.train_batches.epoch(self.epoch, start)
+
+    def step(self, batch: tuple[Tensor, Tensor], number: int) -> None:
+        self.training.step(*batch, self.meter, self.epoch, number)
+
+    def title(self) -> str:
+        return f"{_mark(self.job, ' ')}  {super().title()}"
+
+    def measured(self) -> Row:
+        training = self.training
+        rate = training.optimizer.param_groups[0]["lr"]
+        row = self.job.mark | {"epoch": self.epoch, "lr": rate} | self.meter.summary("train")
+        if self.epoch + 1 == self.epochs or not self.judge_last:
+            with autocast(training.recipe.precision, training.device):
+                attended = self.interruptible(self.judge_batches.in_order())
+                row |= measure(training.model, attended, training.device, self.prefix)
+        return row | {"drop_path_prob": training.model.drop_path_prob}
+
+    def line(self, row: Row) -> str:
+        error = row.get(f"{self.prefix}_error")
+        judged = "" if error is None else f"  {self.prefix} error {error:.2f} %"
+        return f"{self.title()}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s"
+
+    def after(self, row: Row) -> Next:
+        next_rate(self.training.scheduler)
+        return super().after(row)
+
+
+def _mark(job: Job, separator: str) -> str:
+    return separator.join(str(part) for pair in job.mark.items() for part in pair)

@@ -1,0 +1,152 @@
+"""One edge of the supernet: the mixed operation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import MEMORY
+from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
+from fastdarts.nn.candidates import Primitive, build_candidate, default_primitives, name_of, whole
+from fastdarts.nn.fusion.call import fuses, is_none, mix, mix_modules, run, shuffle_in
+from fastdarts.nn.operations import (
+    Zero,
+)
+
+
+def row_of(weights: Any, x: Tensor) -> Tensor:
+    """Mixing weights of an edge as a tensor of floating point: a list, of tensors too, or an integer one-hot."""
+    try:
+        if isinstance(weights, Sequence) and any(isinstance(w, Tensor) for w in weights):
+            weights = torch.stack([torch.as_tensor(w, device=x.device) for w in weights])
+        elif not isinstance(weights, Tensor):
+            weights = torch.as_tensor(weights, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        weights = None
+    if not is_dense(weights) or weights.is_complex():
+        raise FastdartsError("got mixing weights that are no row of real numbers: expected a tensor or a list of them")
+    return weights if weights.is_floating_point() else weights.to(x.dtype)
+
+
+def check_map(name: str, x: Any) -> None:
+    """Raise :class:`FastdartsError` unless ``x`` is a dense floating point tensor [N, C, H, W]."""
+    if not is_dense(x) or x.dim() != 4 or x.dtype not in FLOATING:
+        found = f"{got(x)} in {x.dtype}" if isinstance(x, Tensor) else got(x)
+        raise FastdartsError(f"{name} is {found}: expected a dense floating point tensor [N, C, H, W]")
+
+
+@functools.cache
+def _none(stride: int) -> Zero:
+    """What stands for candidates that are not computed; to build it takes 5 us, once per candidate and pass."""
+    return Zero(stride)
+
+
+class MixedOp(nn.Module):
+    r"""One edge of the supernet, :math:`\bar o(x) = \sum_k w_k\, o_k(x)`  (DARTS, eq. 2).
+
+    Where there is a kernel, the known candidates, their BatchNorms, the weighting and the sum are one op
+    (:func:`fastdarts.functional.mixed_op`). Elsewhere, and for custom candidates that end in a BatchNorm, one op takes
+    their raw outputs (:func:`fastdarts.functional.mixed_sum`). Both are exact in value and gradient. Any other
+    candidate takes part with its plain output. ``none`` is not computed: it contributes zero (the public code
+    multiplies x by zero, which turns an infinite x into NaN; here it does not).
+
+    Args:
+        C: channels of input and output.
+        stride: 1 or 2.
+        primitives: candidates in the order of the weights: names in ``OPS``, modules, or builders
+            ``(C, stride, affine) -> module``. By default ``fastdarts.PRIMITIVES``, unless the calling module has a list
+            ``PRIMITIVES`` that differs: that has to be passed. The attribute ``primitives`` holds their names.
+        memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
+        partial: divisor k of C; the candidates take the first C/k channels, the others bypass them and all are shuffled
+            (PC-DARTS, section 3.2; the public code has k = 4). At stride 2 a maximum over 2x2 pixels is on the way.
+
+    ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed, a tensor or a list; returns [N, C,
+    ceil(H/stride), ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot
+    be divided.
+
+    ``active``: the only candidates that are computed, None for all; the weights of the others must be 0.
+    """
+
+    memory = "store"  # of modules that were pickled without
+    primitives: tuple[str, ...] = ()
+    k = 1
+    active: tuple[int, ...] | None = None
+
+    def __init__(
+        self,
+        C: int,
+        stride: int,
+        primitives: Sequence[Primitive] | None = None,
+        *,
+        memory: str = "store",
+        partial: int = 1,
+    ):
+        super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        C, stride, partial = whole(C=C, stride=stride, partial=partial)
+        if C < 1 or stride not in (1, 2):
+            raise FastdartsError(f"a MixedOp got C={C} and stride={stride}: expected C at least 1 and stride 1 or 2")
+        if isinstance(primitives, str | Mapping) or not isinstance(primitives, Sequence) or not primitives:
+            raise FastdartsError(
+                f"a MixedOp got primitives {brief(primitives)}: expected a list of at least one candidate"
+            )
+        if type(memory) is not str or memory not in MEMORY:
+            raise FastdartsError(f"a MixedOp got memory={brief(memory)}: expected one of {', '.join(MEMORY)}")
+        if partial < 1 or C % partial:
+            raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
+        self.stride = stride
+        self.memory = memory
+        self.k = partial
+        self.primitives = tuple(map(name_of, primitives))
+        self._ops = nn.ModuleList(build_candidate(p, C // partial, stride) for p in primitives)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        check_map("x", x)
+        if not is_dense(weights) or not weights.is_floating_point():
+            weights = row_of(weights, x)
+        if weights.shape != (len(self._ops),):
+            raise FastdartsError(
+                f"weights has shape {tuple(weights.shape)}: expected ({len(self._ops)},), one mixing weight for each "
+                f"candidate of the edge ({', '.join(self.primitives)}); candidates of your own are given as primitives="
+            )
+        if weights.device != x.device:
+            raise FastdartsError(f"weights is on {weights.device} but x on {x.device}: move one of them")
+        part, ops = self._part(x), self.candidates()
+        if fuses(x):
+            bypass = None if self.k == 1 else weights.new_ones(1)
+            (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
+            return out.contiguous() if x.is_contiguous() else out
+        rows = [k for k, op in enumerate(ops) if not is_none(op)] or [0]
+        some = weights if len(rows) == len(weights) else weights[rows]
+        out = mix_modules([ops[k] for k in rows], part, some, {})
+        return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def only(self, x: Tensor, k: int) -> Tensor:
+        """The output with all weight on candidate ``k``, which alone is called."""
+        out = run(self._ops[k], self._part(x))
+        return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def _part(self, x: Tensor) -> Tensor:
+        """The channels that the candidates take."""
+        if self.k == 1:
+            return x
+        channels, *size = x.shape[1:]
+        if channels % self.k or (self.stride == 2 and any(side % 2 for side in size)):
+            raise FastdartsError(
+                f"got x of shape {tuple(x.shape)}: partial channels need a multiple of {self.k} channels"
+                + ", and an even height and width, as the edge has stride 2" * (self.stride == 2)
+            )
+        return x[:, : channels // self.k]
+
+    def candidates(self) -> Sequence[nn.Module]:
+        """The modules of all candidates, `none` in place of those that are not ``active``."""
+        if self.active is None:
+            return self._ops
+        none = _none(self.stride)
+        return [op if k in self.active else none for k, op in enumerate(self._ops)]

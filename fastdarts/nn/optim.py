@@ -1,0 +1,220 @@
+"""Flat parameters: all weights of a network in one buffer, updated in single passes, and SGD over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import is_
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import flat_norm, flat_sgd
+from fastdarts.ranks import add_up
+
+ALIGNMENT = 64  # bytes: where a tensor begins, as from an allocator, for the kernels that read it
+
+
+class Flat:
+    """Parameters of one dtype and device that lie in one buffer, one after another, each in its own memory format.
+
+    The parameters become views of ``weights``, in place: they stay the objects they were, for modules, optimizers and
+    state dicts. What is between them is zero. Moving or converting them ends it: see :meth:`intact`.
+
+    Args:
+        parameters: at least one, all of one dtype and device.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self.parameters = list(parameters)
+        first, step = self.parameters[0], ALIGNMENT // self.parameters[0].element_size()
+        self.starts = [0]
+        for p in self.parameters:
+            self.starts.append(self.starts[-1] + -(-p.numel() // step) * step)
+        self._strides = [torch.empty_like(p, device="meta").stride() for p in self.parameters]
+        self.weights = torch.zeros(self.starts[-1], dtype=first.dtype, device=first.device)
+        views = self.views(self.weights)
+        with torch.no_grad():
+            torch._foreach_copy_(views, self.parameters)
+        for p, view in zip(self.parameters, views, strict=True):
+            p.data = view
+        # a fake tensor has no address
+        self._addresses = [] if is_fake(self.weights) else [view.data_ptr() for view in views]
+
+    def intact(self) -> bool:
+        """Whether the parameters are still views of the buffer; not after ``module.to(...)`` or ``p.data = ...``."""
+        return not self._addresses or self._addresses == [p.data_ptr() for p in self.parameters]
+
+    def empty(self) -> Tensor:
+        """Another buffer for as many tensors, of zeros."""
+        return torch.zeros_like(self.weights)
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """The tensors in a buffer, each with the shape and strides of its parameter."""
+        layout = zip(self.parameters, self._strides, self.starts[:-1], strict=True)
+        return [buffer.as_strided(p.shape, strides, start) for p, strides, start in layout]
+
+    def collect(self, tensors: Sequence[Tensor]) -> Tensor:
+        """A buffer with a tensor for every parameter."""
+        buffer = self.empty()
+        torch._foreach_copy_(self.views(buffer), list(tensors))
+        return buffer
+
+
+class _Updated(Flat):
+    """Parameters with one learning rate, and the buffers of their gradients and momentum."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], options: dict[str, Any], state: dict[Tensor, dict]):
+        super().__init__(parameters)
+        self.options, self.state = options, state
+        self.gradients = self.empty()
+        self.gradient_views = self.views(self.gradients)
+        self.momentum = self.empty() if options["momentum"] else None
+        self.momentum_views = self.views(self.momentum) if options["momentum"] else []
+        self._strangers = set()  # parameters whose momentum the optimizer's state has not, as it is zero
+        for i, view in enumerate(self.momentum_views):
+            known = state.get(self.parameters[i], {}).get("momentum_buffer")
+            if known is None:
+                self._strangers.add(i)
+            else:
+                state[self.parameters[i]]["momentum_buffer"] = view.copy_(known)
+
+    def intact(self) -> bool:
+        """The same, and whether there is a momentum buffer if one is needed."""
+        return super().intact() and bool(self.options["momentum"]) == (self.momentum is not None)
+
+    def gather(self) -> None:
+        """Copies all gradients into their buffer; those that are missing become zero."""
+        self._there = [i for i, p in enumerate(self.parameters) if p.grad is not None]
+        if len(self._there) < len(self.parameters):
+            self.gradients.zero_()
+        if self._there:
+            found = [self.parameters[i].grad for i in self._there]
+            torch._foreach_copy_([self.gradient_views[i] for i in self._there], found)
+
+    def update(self, norm: Tensor | None, max_norm: float) -> None:
+        """One step for each run of neighbours that had gradients when they were gathered: usually all."""
+        for _, run in groupby(enumerate(self._there), lambda pair: pair[1] - pair[0]):
+            (_, first), *rest = run
+            last = rest[-1][1] if rest else first
+            stretch = slice(self.starts[first], self.starts[last + 1])
+            before = self.momentum[stretch].clone() if self.options["nesterov"] else None
+            flat_sgd(
+                self.weights[stretch],
+                self.gradients[stretch],
+                None if self.momentum is None else self.momentum[stretch],
+                norm,
+                max_norm=max_norm,
+                lr=self.options["lr"],
+                mu=self.options["momentum"],
+                weight_decay=self.options["weight_decay"],
+            )
+            if before is not None:
+                # the step of Nesterov differs from the plain one by the change of the momentum
+                ahead = self.options["lr"] * self.options["momentum"]
+                self.weights[stretch].add_(before, alpha=ahead).sub_(self.momentum[stretch], alpha=ahead)
+        for i in sorted(self._strangers.intersection(self._there)):
+            self.state[self.parameters[i]]["momentum_buffer"] = self.momentum_views[i]
+        self._strangers.difference_update(self._there)
+
+
+class SGD(torch.optim.SGD):
+    """torch.optim.SGD after torch.nn.utils.clip_grad_norm_, in one pass over flat parameters; of several ranks
+    (:mod:`fastdarts.ranks`) by the sum of their gradients, in one go for each buffer.
+
+    The numbers are those of the two up to rounding, and so is the state dict, which either takes from the other. The
+    gradients themselves are not clipped. The parameters become views of one buffer at the first step (:class:`Flat`),
+    and again after they were moved or converted; saving one of them alone saves the buffer.
+
+    Args:
+        params, lr, momentum, weight_decay, nesterov: as of torch.optim.SGD.
+        max_norm: largest norm of all gradients together; infinite clips nothing.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        max_norm: float = float("inf"),
+        *,
+        nesterov: bool = False,
+    ):
+        self._flats: list[_Updated] = []
+        self._norm: Tensor | None = None  # if it is known already
+        super().__init__(params, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            self._norm = None
+        norm = None if self.max_norm == float("inf") else self.norm() if self._norm is None else self._norm
+        if norm is None:
+            self._gather()
+        for flat in self._flats:
+            wide = torch.float64 if flat.weights.dtype is torch.float64 else torch.float32
+            flat.update(None if norm is None else norm.to(flat.weights.device, wide), self.max_norm)
+        self._norm = None
+        return loss
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """The norm of all gradients together, as the coming step will see them: do not change them after this."""
+        self._gather()
+        norms = [flat_norm(flat.gradients) for flat in self._flats]
+        self._norm = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0]) for n in norms]).norm()
+        return self._norm
+
+    def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter and its gradient, of all ranks, as :meth:`norm` has seen it."""
+        for flat in self._flats:
+            yield from zip(flat.parameters, flat.gradient_views, strict=True)
+
+    def flat(self, parameters: Sequence[Tensor]) -> _Updated | None:
+        """What holds exactly these parameters in this order, with their momentum; None if they lie otherwise."""
+        self._flatten()
+        flat = self._flats[0]
+        same = len(flat.parameters) == len(parameters) and all(map(is_, flat.parameters, parameters))
+        return flat if same else None
+
+    def _gather(self) -> None:
+        self._flatten()
+        for flat in self._flats:
+            flat.gather()
+            add_up(flat.gradients)
+
+    def _flatten(self) -> None:
+        if self._flats and all(flat.intact() for flat in self._flats):
+            return
+        kinds: dict[tuple, list[nn.Parameter]] = {}
+        for number, options in enumerate(self.param_groups):
+            if unknown := [name for name in ("dampening", "maximize") if options.get(name)]:
+                raise FastdartsError(
+                    f"the optimizer's settings have {unknown[0]} = {options[unknown[0]]!r}: expected none of it; use "
+                    "torch.optim.SGD for that"
+                )
+            for p in filter(torch.is_floating_point, options["params"]):  # others, which are frozen, never move
+                kinds.setdefault((number, p.dtype, p.device), []).append(p)
+        self._flats = [_Updated(ps, self.param_groups[number], self.state) for (number, *_), ps in kinds.items()]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As of torch.optim.SGD."""
+        super().add_param_group(param_group)
+        self._flats = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"max_norm": self.max_norm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # by load_state_dict too, which replaces the momentum
+        super().__setstate__(state)
+        self._flats = []

@@ -1,0 +1,135 @@
+"""Settings of every run; settings from TOML and from plain values, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fastdarts.errors import FastdartsError
+from fastdarts.runs.kinds import Count, NotNegative
+from fastdarts.runs.stored import alternatives
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with the home folder in place of a leading ~; raises :class:`FastdartsError` for an empty one."""
+    if not (text := os.fspath(path)) or "\0" in text:
+        raise FastdartsError(f"got {text!r} for a path: name a file or folder, or leave it out")
+    return Path(os.path.expanduser(text))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the work is done, and what it leaves. In paths, a leading ~ is the home folder."""
+
+    group: ClassVar[str] = "running"
+    """Title of the settings of this class among the flags."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
+    threads: Count | None = None
+    """CPU threads; results are bit-identical only for the same number."""
+    checkpoint_minutes: NotNegative = 5.0
+    """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
+    run: Path | None = None
+    """Folder for everything the run leaves; by default a new one under runs/."""
+    resume: Path | None = None
+    """Go on with the run in this folder, or of this checkpoint file."""
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that register methods, spaces or operations; the run remembers them."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
+        """The class of the settings that ``values`` are for, and the values that it takes."""
+        return cls, dict(values)
+
+    @classmethod
+    def family(cls) -> type[RunConfig]:
+        """The class that makes settings of this command from what a run has stored."""
+        return cls
+
+    free_on_resume: ClassVar[frozenset[str]] = frozenset(
+        {"data", "workers", "run", "resume", "checkpoint_minutes", "plugin"}
+    )
+    """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.plugin, tuple):  # what it is else is said when the settings are checked
+            paths = (os.path.abspath(os.path.expanduser(p)) if isinstance(p, str) and p else p for p in self.plugin)
+            object.__setattr__(self, "plugin", tuple(paths))
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), Path):
+                object.__setattr__(self, field.name, Path(os.path.expanduser(value)))
+
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def choices_of(hint: Any) -> tuple[str, ...]:
+    """The strings that a Literal, or a Literal | None, allows; empty for any other type."""
+    parts = alternatives(hint)
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+
+
+def to_toml(config: RunConfig) -> str:
+    """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
+    import tomli_w
+
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
+
+
+def from_toml(path: Path, kind: type[C], stored: bool = False, **instead: Any) -> C:
+    """Read settings of ``kind``, some of them ``instead`` of those in the file.
+
+    Raises :class:`FastdartsError` on a missing or broken file, an unknown key or a wrong type.
+    """
+    path = expanded(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise FastdartsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # also of encodings and of numbers that are too long
+        raise FastdartsError(f"{path} is not valid TOML: {error}") from error
+    if "resume" in values:
+        raise FastdartsError(f"{path} sets resume: say --resume on the command line, where a run has its own settings")
+    return from_dict(values | instead, kind, str(path), stored)
+
+
+def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool = False) -> C:
+    """Build settings of ``kind`` from plain values; ``source`` names their origin in errors, and ``stored`` says that
+    they are of a run."""
+    try:
+        kind, values = kind.of(values, stored)
+    except FastdartsError as error:
+        raise FastdartsError(f"{source} cannot be used: {error}") from error
+    known, hints = {field.name for field in dataclasses.fields(kind)}, get_type_hints(kind)
+    hints = {name: hint for name, hint in hints.items() if name in known}  # without constants of the class
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
+    return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
+    parts = alternatives(hint)
+    kinds = {str if get_origin(part) is Literal else part for part in parts}
+    if type(value) in kinds:
+        return value
+    one = next((get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple), None)
+    allowed = (float, int) if one is float else (one,)
+    if one is not None and isinstance(value, list | tuple) and all(type(v) in allowed for v in value):
+        return tuple(_typed(name, v, one, source) for v in value)
+    if Path in kinds and isinstance(value, str):
+        try:
+            return expanded(value)
+        except FastdartsError as error:
+            raise FastdartsError(f"{source} sets {name}: {error}") from error
+    if float in kinds and type(value) is int and abs(value) < 2**1000:
+        return float(value)
+    names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
+    raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

@@ -1,0 +1,532 @@
+"""The supernet: mixed operations on edges, edges in cells, cells in the search network.
+
+Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search", ICLR 2019, sections 2.1-2.2; names, constructors and
+``state_dict`` keys are those of the public DARTS code, so its scripts and checkpoints keep working. So are those of
+partial channels and edge normalisation: Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient
+Architecture Search", ICLR 2020, section 3.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief, is_dense
+from fastdarts.nn.candidates import Primitive, Primitives, default_primitives, whole
+from fastdarts.nn.fusion.call import fuses, mix, run, select
+from fastdarts.nn.fusion.recognise import say_called, watched
+from fastdarts.nn.mixed_op import MixedOp, check_map, row_of
+from fastdarts.nn.operations import (
+    FactorizedReduce,
+    ReLUConvBN,
+    check_images,
+    drop_path,
+    imagenet_stems,
+)
+from fastdarts.nn.supernet import Change, Chosen, Supernet, initial_alphas
+from fastdarts.spaces.cells.candidates import by_kind, checked_edge, edge_primitives
+from fastdarts.spaces.cells.derive import derive_genotype
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.variants import masked
+from fastdarts.spaces.topology import DARTS_CELL, Topology
+
+STEMS = ("cifar", "imagenet")
+
+
+class Cell(nn.Module):
+    r"""A cell of the supernet: node_i = sum over j < i of MixedOp_{j,i}(node_j), output = concat of the last nodes.
+
+    Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
+    strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
+    Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
+    and ``partial`` are those of :class:`MixedOp`; ``mixed_op`` is a subclass of it, or a function
+    ``(C, stride, primitives, **options)`` that gives one, and makes the edges. ``primitives`` may be a dict of those of
+    both kinds of cells, see :class:`Network`.
+
+    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K],
+    a tensor or a list of rows, and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else
+    None; returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with
+    probability ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS"); a number in the place of
+    weights2 is ``drop_prob``, as in the code of that paper.
+    """
+
+    memory = "store"  # of modules that were pickled without
+
+    def __init__(
+        self,
+        steps: int,
+        multiplier: int,
+        C_prev_prev: int,
+        C_prev: int,
+        C: int,
+        reduction: bool,
+        reduction_prev: bool,
+        primitives: Primitives | Mapping[str, Primitives] | None = None,
+        *,
+        memory: str = "store",
+        partial: int = 1,
+        mixed_op: Callable[..., MixedOp] = MixedOp,
+    ):
+        super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        steps, multiplier, C_prev_prev, C_prev, C = whole(
+            steps=steps, multiplier=multiplier, C_prev_prev=C_prev_prev, C_prev=C_prev, C=C
+        )
+        if min(steps, C_prev_prev, C_prev, C) < 1 or not 1 <= multiplier <= steps + 2:
+            raise FastdartsError(
+                f"a Cell got steps={steps}, multiplier={multiplier}, C_prev_prev={C_prev_prev}, C_prev={C_prev}, "
+                f"C={C}: expected all of them at least 1 and multiplier at most steps + 2"
+            )
+        self.reduction = reduction
+        self.channels = C
+        self.memory = memory
+        if reduction_prev:
+            self.preprocess0 = FactorizedReduce(C_prev_prev, C, affine=False)
+        else:
+            self.preprocess0 = ReLUConvBN(C_prev_prev, C, 1, 1, 0, affine=False)
+        self.preprocess1 = ReLUConvBN(C_prev, C, 1, 1, 0, affine=False)
+        self._steps = steps
+        self._multiplier = multiplier
+        if isinstance(primitives, Mapping):
+            primitives = by_kind(primitives)[self.kind]
+        # a class of the user's need not take what is not asked of it
+        options = {"memory": memory} if memory != "store" else {}
+        options |= {"partial": partial} if partial != 1 else {}
+        self._ops = nn.ModuleList()
+        for edge, offered in zip(self.topology.edges, edge_primitives(primitives, steps), strict=True):
+            stride = 2 if reduction and edge.reduces else 1
+            self._ops.append(checked_edge(mixed_op, C, stride, offered, options))
+
+    def forward(
+        self,
+        s0: Tensor,
+        s1: Tensor,
+        weights: Tensor | Sequence[Any],
+        weights2: Tensor | float | None = None,
+        drop_prob: float = 0.0,
+    ) -> Tensor:
+        if isinstance(weights2, Real):
+            weights2, drop_prob = None, weights2
+        if weights2 is not None and (not is_dense(weights2) or weights2.shape != (len(self._ops),)):
+            found = f"has shape {tuple(weights2.shape)}" if is_dense(weights2) else f"is {brief(weights2)}"
+            raise FastdartsError(
+                f"weights2 {found}: expected ({len(self._ops)},), one weight for each edge, None, or a number, which "
+                "is drop_prob"
+            )
+        if isinstance(drop_prob, Tensor) and drop_prob.numel() == 1:
+            drop_prob = drop_prob.item()
+        if not isinstance(drop_prob, Real) or not 0 <= drop_prob < 1:
+            raise FastdartsError(f"drop_prob is {brief(drop_prob)}: expected a probability from 0 to below 1")
+        check_map("s0", s0), check_map("s1", s1)
+        weights = self._table(weights, s1)
+        states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
+        nodes: list[Tensor | None] = [None] * self._steps
+        return self.finish(states, nodes, 0, s1, weights, weights2, drop_prob)
+
+    def _table(self, weights: Tensor | Sequence[Any], x: Tensor) -> Tensor:
+        """The mixing weights of all edges as one tensor [E, K]."""
+        expected = len(self._ops), len(self._ops[0]._ops)
+        if not is_dense(weights):
+            if not isinstance(weights, Sequence) or isinstance(weights, str | bytes):
+                raise FastdartsError(
+                    f"weights is {brief(weights)}: expected a tensor or a list of rows, one for each edge"
+                )
+            rows = [row_of(row, x) for row in weights]
+            if [row.shape for row in rows] != [(expected[1],)] * expected[0]:
+                sizes = sorted({row.numel() for row in rows})
+                raise FastdartsError(
+                    f"got {len(rows)} rows of {sizes} mixing weights: expected {expected[0]} of {expected[1]}; "
+                    "candidates of your own are given as primitives="
+                )
+            weights = torch.stack(rows)
+        if weights.shape != expected:
+            raise FastdartsError(
+                f"weights has shape {tuple(weights.shape)}: expected {expected}, a row for each edge and a column for "
+                "each of its candidates; candidates of your own are given as primitives="
+            )
+        if weights.device != x.device:
+            raise FastdartsError(f"weights is on {weights.device} but the states on {x.device}: move one of them")
+        return weights
+
+    def finish(
+        self,
+        states: list[Tensor],
+        nodes: list[Tensor | None],
+        source: int,
+        s1: Tensor,
+        weights: Tensor,
+        weights2: Tensor | None,
+        drop_prob: float = 0.0,
+    ) -> Tensor:
+        """The output, from where all that leaves the states before ``source`` has reached ``nodes``."""
+        self.pass_on(states, nodes, range(source, self._steps + 1), weights, weights2, drop_prob)
+        out = torch.cat(states[-self._multiplier :], dim=1)
+        return out.contiguous() if s1.is_contiguous() else out
+
+    def pass_on(
+        self,
+        states: list[Tensor],
+        nodes: list[Tensor | None],
+        sources: range,
+        weights: Tensor,
+        weights2: Tensor | None,
+        drop_prob: float = 0.0,
+    ) -> None:
+        """Add what leaves these states to ``nodes``, the sums so far; nodes that are complete join ``states``. Nothing
+        leaves the last one."""
+        drop_prob, cell = drop_prob if self.training else 0.0, self.topology
+        for j in sources:
+            targets = range(max(0, j - 1), self._steps)
+            rows = [cell.row(cell.targets[i], j) for i in targets]
+            base = [nodes[i] for i in targets] if j else []
+            outs = leave(self._ops, states[j], rows, weights, weights2, base, self.memory, drop_prob)
+            for i, out in zip(targets, outs, strict=True):
+                nodes[i] = out
+            states += nodes[j - 1 : j] if j else []
+
+    def enter(
+        self,
+        node: int,
+        states: list[Tensor],
+        sources: range,
+        total: Tensor | None,
+        weights: Tensor,
+        weights2: Tensor | None,
+    ) -> Tensor:
+        """The sum of ``node`` after these states, ``total`` before them: :meth:`pass_on` to one node, without drop
+        path."""
+        for j in sources:
+            row = self.topology.row(self.topology.targets[node], j)
+            (total,) = leave(self._ops, states[j], [row], weights, weights2, [total] if j else [], self.memory)
+        return total
+
+    @property
+    def topology(self) -> Topology:
+        """The states and edges of the cell."""
+        return DARTS_CELL.of(self._steps)
+
+    @property
+    def kind(self) -> str:
+        """normal or reduce."""
+        return "reduce" if self.reduction else "normal"
+
+    def discrete(self, s0: Tensor, s1: Tensor, chosen: Sequence[int | None], weights2: Tensor | None = None) -> Tensor:
+        """The cell where each edge runs its ``chosen`` candidate only, with weight 1 or that of the edge, what bypasses
+        it as ever; an edge of None is left out."""
+        states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
+        edges = iter(zip(self._ops, chosen, [1] * len(chosen) if weights2 is None else weights2, strict=True))
+        for _ in range(self._steps):
+            triples = zip(tuple(states), edges, strict=False)
+            states.append(sum(w * edge.only(state, k) for state, (edge, k, w) in triples if k is not None))
+        return torch.cat(states[-self._multiplier :], dim=1)
+
+
+def leave(
+    ops: Sequence[nn.Module],
+    x: Tensor,
+    rows: Sequence[int],
+    weights: Tensor,
+    weights2: Tensor | None,
+    base: Sequence[Tensor],
+    memory: str,
+    drop_prob: float = 0.0,
+) -> list[Tensor]:
+    """The edges of these rows at x, added to `base` (none or one per edge): as one op if all are plain and alike.
+
+    ops: the mixed operations of all edges of a cell; weights: their mixing weights [E, K]; weights2: [E] or None;
+    drop_prob: with which each edge is dropped, per sample.
+    """
+    if drop_prob:
+        outs = [drop_path(out, drop_prob) for out in leave(ops, x, rows, weights, weights2, [], memory)]
+        return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+    gone = [row for row in rows if ops[row].active == () and ops[row].k == 1]
+    if base and gone:
+        some = [e for e, row in enumerate(rows) if row not in gone]
+        own = [rows[e] for e in some], weights, weights2, [base[e] for e in some]
+        outs = leave(ops, x, *own, memory) if some else []
+        return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
+    edges = [ops[row] for row in rows]
+    K, first = weights.shape[-1], edges[0]
+    alike = all(
+        (type(edge) is MixedOp or _inherits_forward(type(edge)))
+        and not watched(edge)
+        and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
+        for edge in edges
+    )
+    if alike and weights.shape == (len(ops), K) and fuses(x):
+        first._part(x)
+        table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
+        bypass = None
+        if first.k > 1:
+            bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
+        gains = weights if weights2 is None else weights * weights2[:, None]
+        return mix(table, x, gains, first.stride, base, memory, first.k, bypass)
+    if fuses(x):
+        for edge in edges:
+            if type(edge) is not MixedOp and not _inherits_forward(type(edge)):
+                say_called(edge, "leave forward, candidates and _part of MixedOp as they are")
+    outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
+    if weights2 is not None:
+        outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
+    return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+
+
+@functools.cache
+def _inherits_forward(kind: type[MixedOp]) -> bool:
+    """Whether a subclass computes what MixedOp does: then edges of it are fused like these."""
+    names = ("forward", "candidates", "_part", "__call__")
+    return all(getattr(kind, name, None) is getattr(MixedOp, name) for name in names)
+
+
+def _primitives_by_position(init: Callable[..., None]) -> Callable[..., None]:
+    """``init``, which also takes primitives in the place of steps, before these, as the public forks have them."""
+
+    @functools.wraps(init)
+    def wrapper(self: Network, *args: Any, **options: Any) -> None:
+        if len(args) > 4 and isinstance(args[4], Mapping | Sequence):
+            if "primitives" in options:
+                raise FastdartsError("a Network got primitives by position and by name: expected one of them")
+            args, options["primitives"] = args[:4] + args[5:], args[4]
+        init(self, *args, **options)
+
+    return wrapper
+
+
+class Network(Supernet):
+    r"""The search network: a stem, ``layers`` cells (reductions at layers//3 and 2*layers//3), pooling, a classifier.
+
+    DARTS, section 3.1.1. ``alphas_normal`` and ``alphas_reduce`` [E, K] start at 1e-3 * N(0, 1), are shared by all
+    cells of their kind, and are plain tensors: not in ``parameters()`` nor ``state_dict()``, yet they follow
+    ``.to()`` and ``.cuda()``. Mixing weights are ``softmax(alpha)`` over the candidates.
+
+    PC-DARTS is ``partial=4, edge_normalisation=True`` (CIFAR) or ``partial=2, edge_normalisation=True,
+    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], alike in all of that; the
+    weight of an edge is their softmax over the edges that enter its node.
+
+    Args:
+        C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
+        num_classes, layers, criterion: outputs, number of cells, loss ``criterion(logits, target)``.
+        steps, multiplier: intermediate nodes of a cell, and how many of them are concatenated.
+        drop_path_prob: see :class:`fastdarts.nn.supernet.Supernet`.
+        in_channels: channels of the images.
+        primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
+            ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
+            RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
+        primitives_reduce: the same for reduction cells; the default is ``primitives``.
+        memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
+        mixed_op: see :class:`Cell`.
+        edge_normalisation: weight the edges of a node by betas.
+        stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
+
+    ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
+    :class:`FastdartsError` on other shapes.
+    """
+
+    _partial, _edge_normalisation, _stem = 1, False, "cifar"  # of modules that were pickled without
+    _mixed_op: Callable[..., MixedOp] = MixedOp
+
+    @_primitives_by_position
+    def __init__(
+        self,
+        C: int,
+        num_classes: int,
+        layers: int,
+        criterion: nn.Module,
+        steps: int = 4,
+        multiplier: int = 4,
+        stem_multiplier: int = 3,
+        drop_path_prob: float = 0.0,
+        *,
+        in_channels: int = 3,
+        primitives: Primitives | Mapping[str, Primitives] | None = None,
+        primitives_reduce: Primitives | None = None,
+        memory: str = "store",
+        partial: int = 1,
+        edge_normalisation: bool = False,
+        stem: str = "cifar",
+        mixed_op: Callable[..., MixedOp] = MixedOp,
+    ):
+        super().__init__()
+        primitives = default_primitives() if primitives is None else primitives
+        C, num_classes, layers, steps, multiplier, stem_multiplier, in_channels = whole(
+            C=C,
+            num_classes=num_classes,
+            layers=layers,
+            steps=steps,
+            multiplier=multiplier,
+            stem_multiplier=stem_multiplier,
+            in_channels=in_channels,
+        )
+        if min(C, num_classes, layers, steps, stem_multiplier, in_channels) < 1 or not 1 <= multiplier <= steps:
+            raise FastdartsError(
+                f"a Network got C={C}, num_classes={num_classes}, layers={layers}, steps={steps}, "
+                f"multiplier={multiplier}, stem_multiplier={stem_multiplier}, in_channels={in_channels}: expected all "
+                "of them at least 1 and multiplier at most steps"
+            )
+        if type(stem) is not str or stem not in STEMS:
+            raise FastdartsError(f"a Network got stem={brief(stem)}: expected one of {', '.join(STEMS)}")
+        self._C = C
+        self._num_classes = num_classes
+        self._layers = layers
+        self._criterion = criterion
+        self._steps = steps
+        self._multiplier = multiplier
+        self._stem_multiplier = stem_multiplier
+        self._in_channels = in_channels
+        self._memory = memory
+        self._partial = partial
+        self._edge_normalisation = edge_normalisation
+        self._stem = stem
+        self._mixed_op = mixed_op
+        self.drop_path_prob = drop_path_prob
+        if isinstance(primitives, Mapping):
+            if primitives_reduce is not None:
+                raise FastdartsError(
+                    "a Network got primitives_reduce beside a dict of primitives: expected one of them"
+                )
+            primitives, primitives_reduce = by_kind(primitives).values()
+        self.primitives_normal = edge_primitives(primitives, steps)
+        self.primitives_reduce = edge_primitives(primitives if primitives_reduce is None else primitives_reduce, steps)
+
+        C_curr = stem_multiplier * C
+        if stem == "imagenet":
+            self.stem0, self.stem1 = imagenet_stems(in_channels, C_curr)
+        else:
+            self.stem = nn.Sequential(nn.Conv2d(in_channels, C_curr, 3, padding=1, bias=False), nn.BatchNorm2d(C_curr))
+        C_prev_prev, C_prev, C_curr = C_curr, C_curr, C
+        self.cells = nn.ModuleList()
+        reduction_prev = stem == "imagenet"
+        memory = "recompute" if memory == "checkpoint" else memory
+        options = {"memory": memory, "partial": partial, "mixed_op": mixed_op}
+        for i in range(layers):
+            reduction = i in (layers // 3, 2 * layers // 3)
+            if reduction:
+                C_curr *= 2
+            table = self.primitives_reduce if reduction else self.primitives_normal
+            sizes = C_prev_prev, C_prev, C_curr
+            self.cells.append(Cell(steps, multiplier, *sizes, reduction, reduction_prev, table, **options))
+            reduction_prev = reduction
+            C_prev_prev, C_prev = C_prev, multiplier * C_curr
+        self.global_pooling = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(C_prev, num_classes)
+        self._initialize_alphas()
+
+    def _initialize_alphas(self) -> None:
+        device = self.classifier.weight.device
+        tables = self.primitives_normal, self.primitives_reduce
+        self.alphas_normal, self.alphas_reduce = (initial_alphas(len(t), len(t[0]), device) for t in tables)
+        self._arch_parameters = [self.alphas_normal, self.alphas_reduce]
+        if self._edge_normalisation:
+            self.betas_normal, self.betas_reduce = (initial_alphas(len(t), None, device) for t in tables)
+            self._arch_parameters += [self.betas_normal, self.betas_reduce]
+
+    @property
+    def primitives(self) -> dict[str, tuple[tuple[Primitive, ...], ...]]:
+        """The candidates of every edge, by kind of cell."""
+        return {"normal": self.primitives_normal, "reduce": self.primitives_reduce}
+
+    def alpha_tables(self) -> tuple[Tensor, Tensor]:
+        """The alphas of normal and reduction cells, each [E, K]."""
+        self.arch_parameters()  # what was set there becomes the attribute
+        return self.alphas_normal, self.alphas_reduce
+
+    def cell_kinds(self) -> list[str]:
+        """normal or reduce, cell by cell."""
+        return [cell.kind for cell in self.cells]
+
+    def mixed_ops(self) -> dict[str, list[Sequence[MixedOp]]]:
+        """The mixed operations of each cell, by kind."""
+        return {kind: [cell._ops for cell in self.cells if cell.kind == kind] for kind in self.primitives}
+
+    def edge_weights(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """softmax(beta) over the edges that enter a node: (normal, reduce), each [E]; None without edge
+        normalisation."""
+        if not self._edge_normalisation:
+            return None, None
+        cell = DARTS_CELL.of(self._steps)
+        sizes = [len(cell.into(target)) for target in cell.targets]
+        normal, reduce = (
+            torch.cat([F.softmax(node, 0) for node in betas.split(sizes)])
+            for betas in (self.betas_normal, self.betas_reduce)
+        )
+        return normal, reduce
+
+    def _stems(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The two states that the first cell takes."""
+        if self._stem == "imagenet":
+            s0 = self.stem0(input)
+            return s0, self.stem1(s0)
+        s = self.stem(input)
+        return s, s
+
+    def forward(self, input: Tensor) -> Tensor:
+        edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
+        s0, s1 = self._begin(input)
+        for cell, weights in zip(self.cells, self.cell_weights(), strict=True):
+            s0, s1 = s1, self._pass(cell, s0, s1, weights, edges[cell.kind], self.drop_path_prob)
+        return self.classifier(self.global_pooling(s1).flatten(1))
+
+    def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
+        """Logits with the same weights where each edge runs one candidate, with weight 1 or, with edge normalisation,
+        that of the edge, or nothing."""
+        edges = self.edge_weights()
+        s0, s1 = self._begin(input)
+        for cell in self.cells:
+            s0, s1 = s1, cell.discrete(s0, s1, chosen[cell.kind], edges[cell.reduction])
+        return self.classifier(self.global_pooling(s1).flatten(1))
+
+    def masked(self, input: Tensor, kind: str, changes: Sequence[Change]) -> list[Tensor]:
+        """See :meth:`fastdarts.nn.supernet.Supernet.masked`; what the changes do not reach is computed once."""
+        return masked(self, input, kind, changes)
+
+    def _begin(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        check_images(input, self._in_channels)
+        s0, s1 = self._stems(input)
+        if fuses(s1):  # cells compute in channels-last: neither they nor their edges need copies of their own
+            s0, s1 = (s.contiguous(memory_format=torch.channels_last) for s in (s0, s1))
+        return s0, s1
+
+    def new(self) -> Network:
+        """A freshly initialised network of the same shape on the same device, with copies of the alphas."""
+        twin = Network(
+            self._C,
+            self._num_classes,
+            self._layers,
+            self._criterion,
+            self._steps,
+            self._multiplier,
+            self._stem_multiplier,
+            self.drop_path_prob,
+            in_channels=self._in_channels,
+            primitives=self.primitives_normal,
+            primitives_reduce=self.primitives_reduce,
+            memory=self._memory,
+            partial=self._partial,
+            edge_normalisation=self._edge_normalisation,
+            stem=self._stem,
+            mixed_op=self._mixed_op,
+        ).to(self.classifier.weight)
+        for mine, theirs in zip(self.arch_parameters(), twin.arch_parameters(), strict=True):
+            theirs.data.copy_(mine.data)
+        return twin
+
+    def genotype(self) -> Genotype:
+        """The derived architecture: per node the two strongest edges, each with its strongest operation that is not
+        ``none``, judged on the mixing weights (DARTS, section 2.4), times those of the edges if these are
+        normalised."""
+        with torch.no_grad():
+            normal, reduce = (
+                weights if edges is None else weights * edges[:, None]
+                for weights, edges in zip(self.mixing_weights(), self.edge_weights(), strict=True)
+            )
+        return derive_genotype(
+            normal, reduce, self.primitives_normal, self.primitives_reduce, self._steps, self._multiplier
+        )

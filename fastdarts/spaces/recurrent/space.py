@@ -1,0 +1,53 @@
+"""How recurrent cells are written and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastdarts.errors import FastdartsError
+from fastdarts.spaces.recurrent.genotype import PRIMITIVES, Genotype, from_dict, to_dict
+from fastdarts.spaces.space import Cells, Decision, Notation
+from fastdarts.spaces.topology import RECURRENT_CELL
+
+
+class Recurrent(Notation):
+    """Genotypes of :mod:`fastdarts.spaces.recurrent.genotype`."""
+
+    name, kinds, cell = "rnn", {"recurrent": "recurrent cell"}, RECURRENT_CELL
+
+    def fields(self, genotype: Genotype) -> dict[str, Any]:
+        return to_dict(genotype)
+
+    def genotype(self, fields: dict[str, Any]) -> Genotype:
+        return from_dict(fields)
+
+    def cells(self, genotype: Genotype) -> Cells:
+        return {"recurrent": (genotype.recurrent, genotype.concat)}
+
+    def decisions(self, nodes: int) -> tuple[Decision, ...]:
+        """Of each node its source, then its activation."""
+        return tuple(
+            Decision(f"{what} of node {self.cell.name(target)}", size)
+            for target in self.cell.of(nodes).targets
+            for what, size in (("source", target), ("activation", len(_ACTIVATIONS)))
+        )
+
+    def encode(self, genotype: Genotype) -> list[int]:
+        """Only of cells whose output is the mean of all nodes."""
+        if [*genotype.concat] != [*self.cell.of(len(genotype.recurrent)).outputs]:
+            raise FastdartsError(
+                f"concat is {[*genotype.concat]} but cells of space {self.name} put out the mean of all nodes: "
+                f"expected states 1 to {len(genotype.recurrent)}"
+            )
+        return [value for op, source in genotype.recurrent for value in (source, _ACTIVATIONS.index(op))]
+
+    def decode(self, indices: Sequence[int], nodes: int) -> Genotype:
+        """Its output is the mean of all nodes."""
+        self.check_values(indices, nodes)
+        pairs = zip(indices[::2], indices[1::2], strict=True)
+        return Genotype([(_ACTIVATIONS[op], source) for source, op in pairs], self.cell.of(nodes).outputs)
+
+
+_ACTIVATIONS = PRIMITIVES[1:]
+RECURRENT = Recurrent()

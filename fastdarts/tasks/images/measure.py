@@ -1,0 +1,59 @@
+"""Loss and error of a network on images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastdarts.nn.supernet import same_random_numbers
+from fastdarts.ranks import share, total
+
+
+@dataclass
+class Meter:
+    """Mean loss and error rate over the images seen."""
+
+    loss: float = 0.0
+    wrong: int = 0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean loss so far."""
+        return self.loss / self.count
+
+    def update(self, loss: float, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: its mean loss, logits [N, classes] and labels [N]; of several ranks, the loss of all and the
+        logits of this one."""
+        wrong, count = map(int, total((logits.argmax(1) != target).sum().item(), len(target)))
+        self.loss += loss * count
+        self.wrong += wrong
+        self.count += count
+
+    def summary(self, prefix: str) -> dict[str, float]:
+        """``{prefix}_loss`` and ``{prefix}_error`` (percent)."""
+        return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_error": 100 * self.wrong / self.count}
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, prefix: str
+) -> dict[str, float]:
+    """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks; the model is
+    left in training mode, and the random state as it was."""
+    meter = Meter()
+    model.eval()
+    with same_random_numbers(device):
+        for x, y in batches:
+            x, y = x.to(device), y.to(device)
+            logits = model(x)
+            logits = logits[0] if isinstance(logits, tuple) else logits
+            (loss,) = total(share(len(y)) * F.cross_entropy(logits, y).item())
+            meter.update(loss, logits, y)
+    model.train()
+    return meter.summary(prefix)

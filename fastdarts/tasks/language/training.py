@@ -1,0 +1,94 @@
+"""What the search and the evaluation of language models share: loss, perplexity, one step of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.nn.finite import check_gradients, finite
+from fastdarts.nn.optim import SGD
+from fastdarts.spaces.recurrent.model import RNNModel, Segment
+from fastdarts.tasks.language.settings import TextConfig
+from fastdarts.tasks.language.text import Corpus
+
+
+def check_text(corpus: Corpus, state: dict[str, Any] | None, config: TextConfig) -> None:
+    """Raise :class:`FastdartsError` if the run that goes on from ``state`` has read another text."""
+    if state is not None and state.get("text") != corpus.digest:
+        raise FastdartsError(
+            f"the text in {config.data} is not the one that the run to resume has read: name the folder of that one "
+            "with --data, or start a new run with --run"
+        )
+
+
+@dataclass
+class Likelihood:
+    """Mean negative log likelihood, in nats, over the tokens predicted."""
+
+    total: float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """The mean so far."""
+        return self.total / self.count
+
+    def update(self, loss: float, tokens: int) -> None:
+        """Count so many tokens of this mean loss."""
+        self.total += loss * tokens
+        self.count += tokens
+
+    def summary(self, prefix: str, at: str) -> dict[str, float]:
+        """``{prefix}_loss`` and ``{prefix}_perplexity``, its exponential; raises NotFinite if that is not a number."""
+        loss = self.total / self.count
+        return {f"{prefix}_loss": loss, f"{prefix}_perplexity": perplexity(loss, prefix, at)}
+
+
+def perplexity(loss: float, what: str, at: str = "") -> float:
+    """exp(loss); raises :class:`NotFinite` if it is NaN or beyond double precision."""
+    value = math.exp(loss) if loss < 709 else loss * math.inf
+    if not math.isfinite(value):
+        raise NotFinite(f"{what} perplexity", value, what, at)
+    return value
+
+
+@torch.no_grad()
+def measure(model: RNNModel, segments: Iterable[tuple[Tensor, Tensor]]) -> Likelihood:
+    """Of ``model`` in evaluation mode over neighbouring segments, the hidden state carried from one to the next; the
+    model is left in training mode."""
+    seen, hidden = Likelihood(), None
+    model.eval()
+    for tokens, target in segments:
+        hidden = model.init_hidden(tokens.shape[1]) if hidden is None else hidden
+        loss, hidden = model.loss(tokens, hidden, target)
+        seen.update(loss.item(), target.numel())
+    model.train()
+    return seen
+
+
+def weight_step(
+    model: RNNModel, optimizer: SGD, config: TextConfig, segment: Segment, target: Tensor, epoch: int, step: int
+) -> float:
+    """One step of the weights on a segment, at the learning rate for its length; returns its likelihood per token."""
+    optimizer.zero_grad()
+    loss, nll, after = model.training_loss(segment.tokens, segment.hidden, target, config.ar, config.tar)
+    value = finite(nll, "training", epoch, step)
+    loss.backward(inputs=optimizer.param_groups[0]["params"])
+    check_gradients(model, optimizer, epoch, step)
+    optimizer.step()
+    segment.after = after.detach()
+    return value
+
+
+def set_rate(optimizer: SGD, config: TextConfig, length: int) -> float:
+    """The learning rate for a segment of this many time steps, in proportion to them; returned and set."""
+    rate = config.learning_rate * length / config.bptt
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
