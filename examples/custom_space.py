@@ -19,7 +19,8 @@ from fastdarts import OPS
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.spaces import SPACES, CellSpace
 
 

@@ -11,7 +11,7 @@ checkpoints, the report and the evaluation follow. What a policy must know after
 import torch
 import torch.nn.functional as F
 
-from fastdarts.engine.settings import AlphaConfig
+from fastdarts.tasks.settings import AlphaConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.nn.relaxation import Mixing, Relaxation

@@ -36,7 +36,8 @@ from search_vs_random import once
 
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.stopping import early_stopping
 from fastdarts.runs.writer import atomic_write, read_metrics

@@ -39,7 +39,7 @@ _loaded: set[str] = set()
 
 @dataclass_transform(frozen_default=True)
 def register(name: str, *, paper: str) -> Callable[[M], M]:
-    """Make a class of settings, derived from :class:`fastdarts.engine.settings.SearchConfig`, the method ``name``.
+    """Make a class of settings, derived from :class:`fastdarts.tasks.settings.SearchConfig`, the method ``name``.
 
     The class becomes a frozen dataclass whose ``method`` is ``name``. ``paper`` says who published it, and where.
 
@@ -57,6 +57,7 @@ def register(name: str, *, paper: str) -> Callable[[M], M]:
         settings.__annotations__["method"] = "str"
         settings.method = name
         settings = dataclasses.dataclass(frozen=True)(settings)
+        settings.check_published()
         METHODS[name] = Method(name, settings, paper)
         return settings
 
@@ -81,16 +82,9 @@ def _check(name: str, settings: type[Any]) -> None:
     if not (settings.__doc__ or "").strip():
         raise FastdartsError(f"{at} has no docstring: say in its first line what the method is")
     try:
-        hints = get_type_hints(settings, include_extras=True)
+        get_type_hints(settings, include_extras=True)
     except Exception as error:  # whatever an annotation may raise
         raise FastdartsError(f"{at} has an annotation that cannot be read ({error}): mend it") from error
-    for values in settings.published.values():
-        for field in values:
-            if field not in hints or getattr(settings, field, None) is not None:
-                raise FastdartsError(
-                    f"{at} has a published {field}, which is no setting that may be left out: give the field itself "
-                    "that default"
-                )
 
 
 def methods() -> dict[str, Method]:

@@ -4,16 +4,16 @@ import dataclasses
 import importlib
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
 from fastdarts.engine.memory import Estimate
-from fastdarts.engine.settings import SupernetConfig
 from fastdarts.nn.operations import OPS
 from fastdarts.spaces import SPACES
+from fastdarts.tasks.settings import SupernetConfig
+from fastdarts.tasks.task import Problem
 from tests import fuzzing  # noqa: F401 - registers the profiles
 
 settings.load_profile("few")
@@ -40,13 +40,14 @@ def one_estimate_for_alike_searches() -> Iterator[None]:
     module = importlib.import_module("fastdarts.engine.search")
     known, real = {}, module.step_memory
 
-    def once(config: SupernetConfig, *shape: Any) -> Estimate:
+    def once(config: SupernetConfig, problem: Problem, device: torch.device) -> Estimate:
         apart = {"seed": 0, "run": None, "resume": None} | ({"supernet": None} if hasattr(config, "supernet") else {})
         alike = dataclasses.replace(config, **apart)
         made_of = SPACES.get(config.space), *OPS.values()
-        key = alike, *shape, torch.get_num_threads(), *map(id, made_of)
+        shape = {name: value for name, value in problem.description().items() if name not in ("images", "tokens")}
+        key = alike, repr(shape), device, torch.get_num_threads(), *map(id, made_of)
         if key not in known:
-            known[key] = real(config, *shape), made_of  # kept, so that nothing else gets their ids
+            known[key] = real(config, problem, device), made_of  # kept, so that nothing else gets their ids
         return known[key][0]
 
     with pytest.MonkeyPatch.context() as patch:

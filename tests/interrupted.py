@@ -7,7 +7,7 @@ import pytest
 
 import fastdarts.engine.search
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 
 
 def interrupted(config: SearchConfig, folder: Path, every: int, patch: pytest.MonkeyPatch) -> int:

@@ -21,7 +21,8 @@ from fastdarts.engine import recurrent_evaluation, recurrent_search
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.memory import Estimate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.settings import RunConfig

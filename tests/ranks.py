@@ -19,7 +19,8 @@ from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
 from fastdarts import ranks as distributed
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError

@@ -12,7 +12,7 @@ import torch.nn as nn
 import fastdarts.engine.search
 from fastdarts import FastdartsError
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.policies.alignment import Alignment, aligned_cells, alignment, correlation, directions
 from fastdarts.report.write import write_report
 from fastdarts.runs.checkpoint import load_checkpoint

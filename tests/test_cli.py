@@ -16,7 +16,7 @@ import tyro
 from fastdarts.cli.arguments import check, parameters, read
 from fastdarts.cli.commands import search_by
 from fastdarts.cli.entry import main
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.registry import find_method
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict

@@ -11,7 +11,8 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from fastdarts.engine.settings import RECIPES, EvaluateConfig, SearchConfig, network_options, resolve
+from fastdarts.tasks.images.settings import RECIPES, EvaluateConfig, network_options
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts import DARTS
@@ -274,7 +275,7 @@ def test_settings_are_utf_8_whatever_the_locale_and_with_a_mark_too(tmp_path):
     for content in ('data = "Äpfel/猫"', '\ufeffdata = "Äpfel/猫"'):
         file.write_text(content, encoding="utf-8")
         code = (
-            "import sys; from pathlib import Path; from fastdarts.engine.settings import SearchConfig as C; "
+            "import sys; from pathlib import Path; from fastdarts.tasks.settings import SearchConfig as C; "
             "from fastdarts.runs.settings import from_toml; print(ascii(str(from_toml(Path(sys.argv[1]), C).data)))"
         )
         environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -8,7 +8,7 @@ import torch
 
 from fastdarts.engine.derive import derive, read_alphas
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.spaces import SPACES
 

@@ -12,7 +12,7 @@ import pytest
 
 from fastdarts.endings import stoppable
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.testing.outcomes import difference, outcome
 
@@ -58,7 +58,7 @@ def test_processes_live_for_all_passes_and_end_with_their_parent(method, ending)
 SCRIPT = """
 import sys
 from pathlib import Path
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
 def step(*_):

@@ -4,7 +4,8 @@ import pytest
 
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.writer import read_metrics
 from fastdarts.tasks.images.data import load_data

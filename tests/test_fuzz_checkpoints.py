@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.checkpoint import UNSEALED, load_checkpoint
 from fastdarts.testing.outcomes import difference, outcome

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
 from fastdarts.tasks.images import pictures

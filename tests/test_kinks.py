@@ -14,7 +14,7 @@ from benchmarks.cases import MixedOpCase
 from examples.second_order import Keeping, keeping
 from fastdarts import Architect, FastdartsError, MixedOp, Network
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.kernels import registry
 from fastdarts.kernels.mixed_op.contract import forward_op

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.cases import LAST, MixedSumCase
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.functional import mixed_sum, release_memory
 from fastdarts.runs.run import Run
 

@@ -12,7 +12,7 @@ from fastdarts.moved import PLACES, RENAMED
 MOVED = [
     ("fastdarts.projection", "projected", "fastdarts.methods.darts_pt", "projected"),
     ("fastdarts.config", "projection_epochs", "fastdarts.methods.darts_pt", "projection_epochs"),
-    ("fastdarts.config", "SearchConfig", "fastdarts.engine.settings", "SearchConfig"),
+    ("fastdarts.config", "SearchConfig", "fastdarts.tasks.settings", "SearchConfig"),
     ("fastdarts.config", "RunConfig", "fastdarts.runs.settings", "RunConfig"),
     ("fastdarts.search", "search", "fastdarts.engine.search", "search"),
     ("fastdarts.report", "write_report", "fastdarts.report.write", "write_report"),

@@ -12,7 +12,8 @@ from benchmarks.compare import deviations
 from fastdarts.bench.measure import saved_bytes
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native, why_plain
 from fastdarts.kernels import registry

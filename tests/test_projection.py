@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import fastdarts.engine.search
 from fastdarts.cli.entry import main
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts_pt import projected, projection_epochs
 from fastdarts.policies.monitors import Eigenvalue

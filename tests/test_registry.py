@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdarts.engine.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
@@ -22,7 +22,7 @@ from fastdarts.spaces import SPACES, find_space
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
-from fastdarts.engine.settings import BilevelConfig
+from fastdarts.tasks.settings import BilevelConfig
 from fastdarts.runs.kinds import Positive
 from fastdarts.methods.common import bilevel
 from fastdarts.registry import register
@@ -216,7 +216,7 @@ def test_a_plugin_that_cannot_be_imported_is_one_sentence(tmp_path, content, wor
     ],
 )
 def test_a_class_that_can_be_no_method_is_one_sentence(tmp_path, name, body, words):
-    base = "from __future__ import annotations\nfrom fastdarts.engine.settings import BilevelConfig\n"
+    base = "from __future__ import annotations\nfrom fastdarts.tasks.settings import BilevelConfig\n"
     base += "from fastdarts.registry import register\n"
     text = f"{base}@register({name!r}, paper='nobody')\nclass Mine(BilevelConfig):\n    {body}\n"
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")

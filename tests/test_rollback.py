@@ -12,7 +12,7 @@ import torch
 
 import fastdarts.engine.search
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue, Validation

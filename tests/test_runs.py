@@ -14,7 +14,8 @@ import fastdarts.runs.run
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.notices import Notice

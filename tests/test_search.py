@@ -17,7 +17,8 @@ import torch
 from fastdarts.engine.architect import Architect
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.policies.hypergradients import FirstOrder, Unrolled

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from fastdarts import OPS, FastdartsError
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.nn.fusion.kinks import Unkeepable
 from fastdarts.nn.operations import Noise, drop_path
 from fastdarts.policies.hypergradients import Passes

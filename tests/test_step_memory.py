@@ -13,7 +13,7 @@ from fastdarts.bench.measure import peak_memory, saved_bytes
 from fastdarts.cli.entry import main
 from fastdarts.engine.memory import Estimate, estimate, fit, format_bytes
 from fastdarts.engine.search import search, step_memory
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError

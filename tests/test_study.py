@@ -17,7 +17,7 @@ from test_report import Page
 import fastdarts.spaces
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
-from fastdarts.engine.settings import EvaluateConfig
+from fastdarts.tasks.images.settings import EvaluateConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from fastdarts.engine.settings import BilevelConfig
+from fastdarts.tasks.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastdarts.engine.settings import RECIPES, SearchConfig
+from fastdarts.tasks.images.settings import RECIPES
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastdarts.bench.eager import EagerStep
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.tasks.images.measure import Meter
 

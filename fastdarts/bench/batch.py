@@ -21,6 +21,7 @@ from fastdarts.bench.measure import MIB, gpu_peak_memory, number, peak_memory, s
 from fastdarts.engine.memory import MODES, format_bytes
 from fastdarts.engine.search import step_memory
 from fastdarts.functional import why_plain
+from fastdarts.tasks.images.task import ImageProblem
 
 SMALL = 4, 8  # images of the first measurements
 STEP = StepCase(unrolled=False)  # the published supernet
@@ -56,8 +57,8 @@ def measure_batch(budgets: Sequence[int], seconds: float, device: str, pinned: b
             per_step = seconds_apart(seconds, pinned, prepare, replace(case, batch=best), side, device)
             row |= {"ms": per_step * 1e3, "images_per_s": best / per_step}
             if side == OURS:
-                shape = 10, (3, case.size, case.size), torch.device(device)
-                row["estimate"] = step_memory(replace(case, batch=best).config, *shape).peak
+                images = ImageProblem.of_shape(10, 3, (case.size, case.size))
+                row["estimate"] = step_memory(replace(case, batch=best).config, images, torch.device(device)).peak
         yield row
 
 

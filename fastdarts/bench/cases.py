@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -13,13 +12,14 @@ from torch import Tensor
 
 from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
 from fastdarts.bench.measure import conv_flops
-from fastdarts.engine.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.nn.candidates import Primitive
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import PRIMITIVES
 from fastdarts.spaces import nasbench201
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 EAGER, LAST, COMPILED, OURS = SIDES = ("eager NCHW", "eager channels-last", "torch.compile", "fastdarts")
 CHANNELS_LAST = (LAST, COMPILED)
@@ -125,8 +125,8 @@ class StepCase:
 
     def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         config = self.config
-        shape = SimpleNamespace(classes=range(10), channels=3)
-        supernet = (SearchStep if side == OURS else EagerStep)(config, shape, torch.device(device))
+        images = ImageProblem.of_shape(10, 3, (self.size, self.size))
+        supernet = (SearchStep if side == OURS else EagerStep)(config, images, torch.device(device))
         model = supernet.model.to(dtype)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=form)

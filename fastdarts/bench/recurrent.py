@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from fastdarts.bench.check import Kernels, Wrong
 from fastdarts.bench.measure import MIB, interleave, number, peak_memory
-from fastdarts.engine.recurrent_search import SearchStep
+from fastdarts.engine.step import SearchStep
 from fastdarts.policies.hypergradients import Batch, Descent, Gradients, Passes
 from fastdarts.spaces.recurrent.cell import DARTSCellSearch, dropout_mask
-from fastdarts.spaces.recurrent.model import RNNModelSearch
-from fastdarts.tasks.language.settings import RecurrentSearchConfig
+from fastdarts.spaces.recurrent.model import RNNModelSearch, Segment
+from fastdarts.tasks.language.measure import Likelihood
+from fastdarts.tasks.language.task import TextProblem
 from fastdarts.tasks.language.text import Corpus
+from fastdarts.tasks.settings import SearchConfig
 
 EAGER, OURS = SIDES = "eager", "fastdarts"
 ACTIVATIONS = (torch.tanh, torch.relu, torch.sigmoid, lambda x: x)
@@ -101,12 +103,11 @@ class RecurrentCase:
         draw = torch.Generator().manual_seed(self.seed)
         size = {"hidden": self.hidden, "batch_size": self.batch, "bptt": self.steps}
         # at the published rate of 20 the weights would run away from one call to the next
-        config = RecurrentSearchConfig(**size, seed=self.seed, unrolled=self.what == "unrolled", learning_rate=1.0)
+        config = SearchConfig(space="rnn", **size, seed=self.seed, unrolled=self.what == "unrolled", learning_rate=1.0)
         texts = [torch.randint(self.words, (self.steps + 1, self.batch), generator=draw) for _ in range(2)]
         corpus = Corpus(tuple(map(str, range(self.words))), *(text.flatten() for text in (*texts, texts[1])))
-        supernet = SearchStep(config, corpus, torch.device("cpu"))
+        supernet = SearchStep(config, TextProblem(corpus, config), torch.device("cpu"))
         model = supernet.model.to(dtype)
-        supernet.hidden, supernet.arch_hidden = supernet.hidden.to(dtype), supernet.arch_hidden.to(dtype)
         if side == EAGER:
             make_published(model)
             if self.what == "step":
@@ -130,12 +131,13 @@ class RecurrentCase:
         return run
 
     def _step(self, supernet: SearchStep, train: Tensor, arch: Tensor) -> Callable[[], dict[str, Tensor]]:
-        model, rows = supernet.model, range(self.steps)
+        model, hidden = supernet.model, supernet.model.init_hidden(self.batch)
 
         def run() -> dict[str, Tensor]:
             torch.manual_seed(self.seed)
-            supernet.arch_row = 0
-            losses = supernet.step(train, rows, arch, 0, 0)
+            pieces = [(Segment(text[:-1], hidden), text[1:]) for text in (train, arch)]
+            meter = Likelihood()
+            losses = supernet.step(*pieces, meter, 0, 0), meter.mean
             dtype, adam = model.encoder.weight.dtype, supernet.architect.optimizer.state
             results = {"losses": torch.tensor(losses, dtype=dtype), "grad of alphas": adam[model.alphas]["exp_avg"]}
             return results | {f"grad of {name}": p.grad for name, p in model.named_parameters()}

@@ -16,27 +16,28 @@ from tyro.conf import OmitArgPrefixes
 
 from fastdarts import ranks
 from fastdarts.cli.listing import flag_texts
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.kinds import Batch, Count, Few, NotNegative, NotNegativeInt, Positive, Seed, Width, Workers
+from fastdarts.runs.settings import RunConfig
 from fastdarts.study.config import StudyConfig
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.task import find_task
 
 
 @dataclass(frozen=True)
-class Search:
-    """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
+class BySettings:
+    """A command whose flags are the fields of a class of settings, in groups."""
 
     config: Path | None = None
     """Read settings from this TOML file; flags come on top."""
 
     parts: ClassVar[Mapping[str, type]] = {}
     """The groups of flags."""
-    kind: ClassVar[type[SearchConfig]] = SearchConfig
+    kind: ClassVar[type[RunConfig]] = RunConfig
     """The settings that they make."""
 
     @classmethod
-    def having(cls, settings: SearchConfig) -> Search:
+    def having(cls, settings: RunConfig) -> BySettings:
         """The command with these settings."""
         values = {field.name: getattr(settings, field.name) for field in fields(settings)}
         return cls(
@@ -44,28 +45,18 @@ class Search:
         )
 
     @property
-    def settings(self) -> SearchConfig:
+    def settings(self) -> Any:
         """What the flags say."""
         return self.kind(**{name: value for title in self.parts for name, value in vars(getattr(self, title)).items()})
 
-    def run(self) -> None:
-        """Search and print the genotype, the supernet's validation error and the report's path."""
-        settings = self.settings
-        if getattr(settings, "supernet", None) is not None and settings.resume is None:
-            raise FastdartsError(
-                f"--supernet is {settings.supernet}: a supernet is projected by fastdarts project, with the settings "
-                "of its search"
-            )
-        _search(settings)
-
 
 @functools.cache
-def search_by(settings: type[SearchConfig]) -> type[Search]:
-    """The command for a method with these settings: its flags are their fields, in groups, the method's own first."""
+def by(command: type[BySettings], settings: type[RunConfig]) -> type[BySettings]:
+    """The command for these settings: its flags are their fields, in groups, those of a method first."""
     groups: dict[str, list[tuple[str, Any, Any]]] = {}
     helps, hints = flag_texts(settings), get_type_hints(settings, include_extras=True)
     left = {field.name: field for field in fields(settings)}
-    for owner in settings.__mro__:
+    for owner in settings.owners():
         for name in [name for name in vars(owner).get("__annotations__", ()) if name in left]:
             hint = Annotated[hints[name], tyro.conf.arg(help=helps[name])]
             default = dataclasses.field(default=left.pop(name).default)
@@ -73,7 +64,22 @@ def search_by(settings: type[SearchConfig]) -> type[Search]:
     parts = {title: dataclasses.make_dataclass(title, group, frozen=True) for title, group in groups.items()}
     nested = [(title, OmitArgPrefixes[part], dataclasses.field(default=part())) for title, part in parts.items()]
     namespace = {"__doc__": settings.__doc__, "parts": parts, "kind": settings}
-    return dataclasses.make_dataclass("Search", nested, bases=(Search,), frozen=True, namespace=namespace)
+    return dataclasses.make_dataclass(command.__name__, nested, bases=(command,), frozen=True, namespace=namespace)
+
+
+@dataclass(frozen=True)
+class Search(BySettings):
+    """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
+
+    def run(self) -> None:
+        """Search and print the genotype, how good its supernet is, and the report's path."""
+        settings = self.settings
+        if getattr(settings, "supernet", None) is not None and settings.resume is None:
+            raise FastdartsError(
+                f"--supernet is {settings.supernet}: a supernet is projected by fastdarts project, with the settings "
+                "of its search"
+            )
+        _search(settings)
 
 
 @dataclass(frozen=True)
@@ -140,68 +146,26 @@ def _search(settings: SearchConfig) -> None:
     if ranks.rank():
         return
     print(f"genotype {json.dumps(result['genotype'])}")
-    print(f"valid error {result['valid_error']:.2f} %  ({result['seconds']:.1f} s)")
+    metric = find_task(settings.task).metric
+    print(f"{metric.said(result[metric.name])}  ({result['seconds']:.1f} s)")
     print(f"report {Path(result['run']) / 'report.html'}")
 
 
 @dataclass(frozen=True)
-class SearchRecurrent:
-    """Search for a recurrent cell on text and leave its genotype, checkpoint and report in the run's folder."""
-
-    settings: OmitArgPrefixes[RecurrentSearchConfig]
-    config: Path | None = None
-    """Read settings from this TOML file; flags come on top."""
-
-    def run(self) -> None:
-        """Search and print the genotype, the supernet's validation perplexity and the report's path."""
-        from fastdarts.engine.recurrent_search import search
-
-        result = search(self.settings)
-        print(f"genotype {json.dumps(result['genotype'])}")
-        print(f"valid perplexity {result['valid_perplexity']:.2f}  ({result['seconds']:.1f} s)")
-        print(f"report {Path(result['run']) / 'report.html'}")
-
-
-@dataclass(frozen=True)
-class Evaluate:
+class Evaluate(BySettings):
     """Train a genotype from scratch and test it."""
 
-    settings: OmitArgPrefixes[EvaluateConfig]
-    config: Path | None = None
-    """Read settings from this TOML file; flags come on top."""
-
     def run(self) -> None:
-        """Evaluate and print the test error, the network's size and the report's path."""
+        """Evaluate and print how good the network is, its size and the report's path."""
         from fastdarts.engine.evaluation import evaluate
 
-        result = evaluate(self.settings)
+        settings = self.settings
+        result = evaluate(settings)
         if ranks.rank():
             return
-        std = result["test_error_std"]
-        spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
-        print(f"test error {result['test_error']:.2f}{spread} %  ({result['seconds']:.1f} s)")
-        print(f"parameters {result['parameters']:,}  macs {result['macs']:,}")
-        print(f"report {Path(result['run']) / 'report.html'}")
-
-
-@dataclass(frozen=True)
-class EvaluateRecurrent:
-    """Train the language model of a recurrent cell from scratch and test it."""
-
-    settings: OmitArgPrefixes[RecurrentEvaluateConfig]
-    config: Path | None = None
-    """Read settings from this TOML file; flags come on top."""
-
-    def run(self) -> None:
-        """Evaluate and print the perplexities, the network's size and the report's path."""
-        from fastdarts.engine.recurrent_evaluation import evaluate
-
-        result = evaluate(self.settings)
-        print(
-            f"test perplexity {result['test_perplexity']:.2f}  valid perplexity {result['valid_perplexity']:.2f}  "
-            f"({result['seconds']:.1f} s)"
-        )
-        print(f"parameters {result['parameters']:,}")
+        print(f"{find_task(settings.task).tested(result)}  ({result['seconds']:.1f} s)")
+        macs = f"  macs {result['macs']:,}" if "macs" in result else ""
+        print(f"parameters {result['parameters']:,}{macs}")
         print(f"report {Path(result['run']) / 'report.html'}")
 
 
@@ -283,12 +247,13 @@ class Describe:
 
     def run(self) -> None:
         """Print the description."""
-        from fastdarts.engine.settings import RECIPES, SupernetConfig, network_options, resolve
         from fastdarts.engine.validation import validate
         from fastdarts.registry import find_method
         from fastdarts.report.describe import describe_genotype, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
-        from fastdarts.spaces import find_space, parse_architecture
+        from fastdarts.spaces import find_image_space, parse_architecture
+        from fastdarts.tasks.images.settings import RECIPES, network_options
+        from fastdarts.tasks.settings import SupernetConfig, resolve
 
         if (self.supernet or self.space is not None) == (self.genotype is not None):
             raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
@@ -300,9 +265,10 @@ class Describe:
             named = {} if self.space is None else {"space": self.space}
             if not issubclass(find_method(self.method).settings, SupernetConfig):
                 raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
+            space = find_image_space(named.get("space", SearchConfig.space))
             settings = SearchConfig(method=self.method, stem=self.stem, **named)
             validate(settings)
-            space, layers = find_space(settings.space), resolve(settings).layers
+            layers = resolve(settings).layers
             published = (settings.channels, layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
         else:
             space, genotype = parse_architecture(self.genotype)
@@ -326,11 +292,12 @@ class Describe:
     def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
         from fastdarts.engine.memory import MODES
         from fastdarts.engine.search import step_memory
-        from fastdarts.engine.settings import resolve
+        from fastdarts.tasks.images.task import ImageProblem
+        from fastdarts.tasks.settings import resolve
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        images = self.in_channels, size, size
-        return {m: step_memory(resolve(replace(config, memory=m)), classes, images, device).peak for m in MODES}
+        images = ImageProblem.of_shape(classes, self.in_channels, (size, size))
+        return {m: step_memory(resolve(replace(config, memory=m)), images, device).peak for m in MODES}
 
 
 @dataclass(frozen=True)
@@ -366,7 +333,7 @@ class Methods:
 
 @dataclass(frozen=True)
 class Spaces:
-    """List the search spaces for images."""
+    """List the search spaces."""
 
     plugin: tuple[str, ...] = ()
     """Python files of your own that add spaces."""
@@ -478,18 +445,4 @@ class Bench:
         bench(**vars(self))
 
 
-Command = (
-    Search
-    | SearchRecurrent
-    | Project
-    | Evaluate
-    | EvaluateRecurrent
-    | Study
-    | Report
-    | Describe
-    | Derive
-    | Methods
-    | Spaces
-    | Info
-    | Bench
-)
+Command = Search | Project | Evaluate | Study | Report | Describe | Derive | Methods | Spaces | Info | Bench

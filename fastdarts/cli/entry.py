@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -9,6 +10,7 @@ import reprlib
 import stat
 import sys
 import tomllib
+from collections.abc import Mapping
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from difflib import get_close_matches
@@ -20,36 +22,34 @@ import tyro
 from tyro.conf import subcommand
 
 from fastdarts import __version__, ranks
-from fastdarts.cli.arguments import Reading, check, parameters, read
+from fastdarts.cli.arguments import Parameter, Reading, check, parameters, read
 from fastdarts.cli.commands import (
     Bench,
+    BySettings,
     Command,
     Derive,
     Describe,
     Evaluate,
-    EvaluateRecurrent,
     Info,
     Methods,
     Project,
     Report,
     Search,
-    SearchRecurrent,
     Spaces,
     Study,
-    search_by,
+    by,
 )
 from fastdarts.cli.streams import readable_streams
 from fastdarts.endings import INTERRUPTED, drop, is_unread, say
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import notices_as_lines
 from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.runs.checks import check_setting
 from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_toml
-from fastdarts.spaces import RECURRENT
-from fastdarts.spaces.cells.reading import read_fields
+from fastdarts.spaces import space_named_in
 from fastdarts.study.config import StudyConfig
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, task_of
+from fastdarts.tasks.task import find_task, tasks
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,8 +97,8 @@ def _ending(error: BaseException, arguments: list[str]) -> tuple[str, int] | Non
         and re.search("can't allocate memory|not enough memory|out of memory|bad_alloc", str(error))
     )
     if no_memory:
-        sizes = "--hidden or --bptt" if _is_recurrent(arguments) else "--channels or --layers"
-        return f"out of memory: lower --batch-size, {sizes}", 2
+        smaller = task_of(_space(arguments, _read(arguments))).smaller
+        return f"out of memory: lower --batch-size, {smaller}", 2
     return None
 
 
@@ -115,35 +115,24 @@ def _run(arguments: list[str]) -> None:
 def _parse(arguments: list[str]) -> Command:
     arguments = _with_flag(arguments)
     plugins = _load_plugins(arguments)
-    recurrent = _is_recurrent(arguments)
     reading = _read(arguments)
-    if recurrent and (method := reading.value("--method")):
-        raise FastdartsError(
-            f"--method is {method} but recurrent cells (--space {RECURRENT.name}) are searched by DARTS only: leave it "
-            "out, or choose a space for images"
-        )
-    _check(arguments, recurrent)
-    method = None if recurrent else _method(arguments, reading)
-    searching, search_config = (SearchRecurrent, RecurrentSearchConfig) if recurrent else (Search, SearchConfig)
-    evaluating, evaluate_config = (
-        (EvaluateRecurrent, RecurrentEvaluateConfig) if recurrent else (Evaluate, EvaluateConfig)
-    )
+    _check(arguments)
+    method, space = _method(arguments, reading), _space(arguments, reading)
+    kinds = {"search": SearchConfig, "evaluate": EvaluateConfig, "study": StudyConfig}
     settings = {
-        command: _defaults(reading, command, kind, method) if arguments[:1] == [command] else kind()
-        for command, kind in (("search", search_config), ("evaluate", evaluate_config), ("study", StudyConfig))
+        command: _defaults(reading, command, kind, method, space) if arguments[:1] == [command] else kind()
+        for command, kind in kinds.items()
     }
     if plugins and arguments[:1] == ["evaluate"]:  # the run of the genotype may have had some
         settings["evaluate"] = replace(settings["evaluate"], plugin=plugins)
-    if recurrent:
-        search_default = SearchRecurrent(settings["search"])
-    else:
-        searching = search_by(type(settings["search"]))
-        _check_method(arguments, searching)
-        search_default = searching.having(settings["search"])
+    searching, evaluating = by(Search, type(settings["search"])), by(Evaluate, type(settings["evaluate"]))
+    _check_own(arguments, {"search": searching, "evaluate": evaluating})
     kinds = (
-        Annotated[searching, subcommand("search", prefix_name=False, default=search_default)]
+        Annotated[searching, subcommand("search", prefix_name=False, default=searching.having(settings["search"]))]
         | Annotated[Project, subcommand("project", prefix_name=False)]
-        | Annotated[evaluating, subcommand("evaluate", prefix_name=False, default=evaluating(settings["evaluate"]))]
+        | Annotated[
+            evaluating, subcommand("evaluate", prefix_name=False, default=evaluating.having(settings["evaluate"]))
+        ]
         | Annotated[Study, subcommand("study", prefix_name=False, default=Study(settings["study"]))]
         | Annotated[Report, subcommand("report", prefix_name=False)]
         | Annotated[Describe, subcommand("describe", prefix_name=False)]
@@ -170,16 +159,30 @@ COMMANDS: dict[str, type[Command]] = {
     "search": Search, "project": Project, "evaluate": Evaluate, "study": Study, "report": Report, "describe": Describe,
     "derive": Derive, "methods": Methods, "spaces": Spaces, "info": Info, "bench": Bench,
 }  # fmt: skip
-OF_RECURRENT: dict[str, type[Command]] = {"search": SearchRecurrent, "evaluate": EvaluateRecurrent}
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
+def _flags(command: str, known_methods: bool = True) -> dict[str, Parameter]:
+    """What a command takes, a search of any method on any task, an evaluation on any task; nothing for an unknown
+    command."""
+    found = dict(parameters(COMMANDS[command])) if command in COMMANDS else {}
+    if command == "search":
+        owners = [part for task in tasks().values() for part in task.settings]
+        owners += [method.settings for method in methods().values()] if known_methods else [SearchConfig]
+    else:
+        owners = [task.evaluation for task in tasks().values()] if command == "evaluate" else []
+    for owner in owners:
+        hints = get_type_hints(owner)
+        for name in (field.name for field in dataclasses.fields(owner)):
+            flag = "--" + name.replace("_", "-")
+            found.setdefault(flag, Parameter(flag, hints[name], False))
+    return found
+
+
 def _read(arguments: list[str], known_methods: bool = True) -> Reading:
-    """What a command's arguments give, for all methods and recurrent cells alike: nothing for an unknown command."""
-    kinds = [table[name] for table in (COMMANDS, OF_RECURRENT) for name in arguments[:1] if name in table]
-    if known_methods and arguments[:1] == ["search"]:
-        kinds += [search_by(method.settings) for method in methods().values()]
-    return read(arguments[1:], {name: found for kind in kinds for name, found in parameters(kind).items()})
+    """What a command's arguments give, for all methods and tasks alike: nothing for an unknown command."""
+    command = arguments[0] if arguments else ""
+    return read(arguments[1:], _flags(command, known_methods))
 
 
 def _with_flag(arguments: list[str]) -> list[str]:
@@ -232,7 +235,7 @@ def _method(arguments: list[str], reading: Reading) -> str | None:
     return named[0] if named else None
 
 
-def _check(arguments: list[str], recurrent: bool) -> None:
+def _check(arguments: list[str]) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
     if command in ("-h", "--help"):
@@ -245,52 +248,48 @@ def _check(arguments: list[str], recurrent: bool) -> None:
         near = get_close_matches(command, COMMANDS, n=1)
         got = f"unknown command {reprlib.repr(command)}{f' (similar is {near[0]})' if near else ''}"
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
-    words = parameters(OF_RECURRENT.get(command, COMMANDS[command]))
-    if command == "search" and not recurrent:
-        every = {flag: p for m in methods().values() for flag, p in parameters(search_by(m.settings)).items()}
-        check(arguments[1:], every, dict.fromkeys(words, f"goes with --space {RECURRENT.name}"))
-    elif recurrent:
-        images = parameters(COMMANDS[command])
-        if command == "search":
-            images = {f: p for m in methods().values() for f, p in parameters(search_by(m.settings)).items()}
-        check(arguments[1:], words, dict.fromkeys(images, f"is for images, not for --space {RECURRENT.name}"))
-    else:
-        others = dict.fromkeys(words, f"goes with --space {RECURRENT.name}")
-        check(arguments[1:], parameters(COMMANDS[command]), others)
+    check(arguments[1:], _flags(command), {})
 
 
-def _check_method(arguments: list[str], searching: type[Search]) -> None:
-    """Raise :class:`FastdartsError` for the first flag of a search that another method has, but not this one."""
-    if arguments[:1] != ["search"]:
+def _check_own(arguments: list[str], commands: Mapping[str, type[BySettings]]) -> None:
+    """Raise :class:`FastdartsError` for the first flag that belongs to another method or task than the one at hand."""
+    command = commands.get(next(iter(arguments), ""))
+    if command is None:
         return
-    own, others = parameters(searching), {}
-    for name, method in methods().items():
-        for flag in parameters(search_by(method.settings)).keys() - own.keys():
-            others.setdefault(flag, []).append(name)
-    check(arguments[1:], own, {flag: f"goes with --method {', '.join(names)}" for flag, names in others.items()})
+    own, settings, others = parameters(command), command.kind, {}
+    if issubclass(settings, SearchConfig):
+        for name, method in methods().items():
+            for field in dataclasses.fields(method.settings.of_task(settings.task)):
+                others.setdefault("--" + field.name.replace("_", "-"), []).append(name)
+    texts = {flag: f"goes with --method {', '.join(names)}" for flag, names in others.items() if flag not in own}
+    for task in tasks().values():
+        for part in (*task.settings, task.evaluation):
+            for field in dataclasses.fields(part):
+                if (flag := "--" + field.name.replace("_", "-")) not in own:
+                    texts.setdefault(flag, f"is for {task.title}, not for {find_task(settings.task).title}")
+    check(arguments[1:], own, texts)
 
 
-def _is_recurrent(arguments: list[str]) -> bool:
-    """Whether a search or an evaluation is for recurrent cells, which have settings of their own: by --space, by the
-    settings it starts from, or by the genotype."""
+def _space(arguments: list[str], reading: Reading) -> str | None:
+    """The space that a search or an evaluation is in: that of --space, of the settings it starts from, or of the
+    genotype; None if none of them names one."""
     if arguments[:1] not in (["search"], ["evaluate"]):
-        return False
-    reading = _read(arguments)
+        return None
     if (space := reading.value("--space")) is not None:
-        return space == RECURRENT.name
+        return space
     resume, config, genotype = (reading.value(flag) for flag in ("--resume", "--config", "--genotype"))
     try:
-        if resume is not None or config is not None:
-            from fastdarts.runs.run import CONFIG, find_checkpoint
+        if resume is None and config is None:
+            return None if genotype is None or _is_pipe(genotype) else space_named_in(genotype)
+        from fastdarts.runs.run import CONFIG, find_checkpoint
 
-            path = Path(config) if resume is None else find_checkpoint(Path(resume).expanduser()).parent / CONFIG
-            path = path.expanduser()
-            found = None if _is_pipe(path) else tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-        else:
-            found = read_fields(genotype) if genotype and not _is_pipe(genotype) else None
+        path = Path(config) if resume is None else find_checkpoint(Path(resume).expanduser()).parent / CONFIG
+        path = path.expanduser()
+        found = {} if _is_pipe(path) else tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RuntimeError):  # the last: no home for "~", or nesting too deep
-        return False  # what is wrong with them is said where they are read
-    return isinstance(found, dict) and found.get("space") == RECURRENT.name
+        return None  # what is wrong with them is said where they are read
+    named = found.get("space")
+    return named if isinstance(named, str) else None
 
 
 def _is_pipe(path: str | Path) -> bool:
@@ -301,11 +300,18 @@ def _is_pipe(path: str | Path) -> bool:
         return False
 
 
-def _defaults(reading: Reading, command: str, kind: type[RunConfig], method: str | None) -> RunConfig:
+def _defaults(
+    reading: Reading, command: str, kind: type[RunConfig], method: str | None, space: str | None
+) -> RunConfig:
     """What the flags of ``command`` default to: the settings file's, or those of the run to resume."""
     config, resume = reading.value("--config"), reading.value("--resume")
     if config is not None and resume is not None:
         raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
+    named = {} if method is None else {"method": method}
+    if command == "evaluate":
+        kind = task_of(space).evaluation  # what the genotype says is not in the settings yet
+    elif space is not None:
+        named["space"] = space
     if resume is not None and kind is StudyConfig:
         from fastdarts.runs.run import CONFIG
 
@@ -315,11 +321,13 @@ def _defaults(reading: Reading, command: str, kind: type[RunConfig], method: str
 
         found = replace(stored_config(Path(resume), command, kind), run=None)
     else:
-        named = {} if method is None else {"method": method}
         found = kind(**named) if config is None else from_toml(Path(config), kind, **named)
     if method is not None and method != found.method:
         raise FastdartsError(f"--method is {method} but the run to resume is by {found.method}: leave it out")
-    for name, hint in get_type_hints(kind).items():
+    if space is not None and task_of(space).name != getattr(found, "task", ""):
+        title = find_task(found.task).title
+        raise FastdartsError(f"--space is {space} but the run to resume is on {title}: leave it out")
+    for name, hint in get_type_hints(type(found)).items():
         if choices_of(hint):  # the parser takes no other defaults
             check_setting(name, getattr(found, name), hint)
     return found

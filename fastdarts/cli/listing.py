@@ -11,15 +11,14 @@ import re
 import textwrap
 from typing import Any
 
-from fastdarts.engine.settings import SEARCH_RECIPE, SearchConfig, SupernetConfig, resolve
 from fastdarts.registry import Method, methods
 from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import SPACES, Space, Table, add_installed
-from fastdarts.tasks.images.settings import DataConfig
+from fastdarts.tasks.images.settings import SEARCH_RECIPE, DataConfig, ImageSupernetConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 
-OURS = {field.name for kind in (RunConfig, DataConfig, SupernetConfig) for field in dataclasses.fields(kind)} - {
-    *SEARCH_RECIPE, "epochs", "channels", "layers", "nodes", "momentum", "weight_decay", "grad_clip", "cutout",
-    "drop_path_prob", "stem",
+OURS = {field.name for kind in (RunConfig, DataConfig, ImageSupernetConfig) for field in dataclasses.fields(kind)} - {
+    *SEARCH_RECIPE, "epochs", "nodes", "momentum", "weight_decay", "grad_clip", "stem",
 }  # fmt: skip
 """Settings about which no paper says anything."""
 
@@ -43,9 +42,10 @@ def texts_of(settings: type[Any]) -> dict[str, str]:
     return {field.name: found.get(field.name, "") for field in dataclasses.fields(settings)}
 
 
-def flag_texts(settings: type[SearchConfig]) -> dict[str, str]:
+def flag_texts(settings: type[RunConfig]) -> dict[str, str]:
     """The same for flags: of a setting that is filled in where it is left out, with the value that it then has."""
-    used, texts = resolve(settings()), texts_of(settings)
+    used, texts = settings(), texts_of(settings)
+    used = resolve(used) if isinstance(used, SearchConfig) else used
     for field in dataclasses.fields(settings):
         if field.default is None and (value := getattr(used, field.name)) is not None:
             texts = texts | {
@@ -55,27 +55,29 @@ def flag_texts(settings: type[SearchConfig]) -> dict[str, str]:
 
 
 def method_facts(method: Method) -> dict[str, Any]:
-    """``name``, ``summary``, ``paper``, ``needs``, and of all ``settings`` the default and the published value.
+    """``name``, ``summary``, ``paper``, ``needs``, the ``spaces`` that have it, and of all ``settings`` the default and
+    the published value.
 
     The default is what a run without the setting uses, in the space of DARTS: the published value where there is one.
     Of settings about which no paper says anything, the published value is None.
     """
     used = resolve(method.settings())
     settings = {}
-    for field in dataclasses.fields(method.settings):
+    for field in dataclasses.fields(used):
         if field.name != "method":
             default = getattr(used, field.name)
             published = None if field.name in OURS else default
             settings[field.name] = {
                 "default": default,
                 "published": published,
-                "help": texts_of(method.settings)[field.name],
+                "help": texts_of(type(used))[field.name],
             }
     return {
         "name": method.name,
         "summary": (method.settings.__doc__ or "").strip().splitlines()[0],
         "paper": method.paper,
         "needs": sorted(method.settings.needs),
+        "spaces": [space.name for space in SPACES.values() if not method.settings.lacking(space)],
         "settings": settings,
     }
 
@@ -88,6 +90,7 @@ def space_facts(space: Space) -> dict[str, Any]:
     tables = space.primitives(space.nodes)
     return {
         "name": space.name,
+        "task": space.task,
         "cells": list(space.kinds),
         "nodes": space.nodes,
         "layers": space.layers,
@@ -111,6 +114,6 @@ def all_methods() -> list[dict[str, Any]]:
 
 
 def all_spaces() -> list[dict[str, Any]]:
-    """The facts of all spaces for images."""
+    """The facts of all spaces."""
     add_installed()
     return [space_facts(space) for space in SPACES.values()]

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.engine.settings import SearchConfig, SupernetConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Selection
 from fastdarts.runs.checkpoint import find_checkpoint
 from fastdarts.runs.settings import expanded
 from fastdarts.spaces import Space, find_space
+from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve
 
 
 def derive(method: str, space: str, alphas: Sequence[Tensor]) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from fastdarts import ranks
-from fastdarts.engine.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import why_no_kinks, why_plain
 from fastdarts.runs.settings import RunConfig
-from fastdarts.tasks.images.settings import DataConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -43,7 +42,7 @@ def check_kinks(config: SearchConfig, device: torch.device) -> str:
     return f"passes with kept kinks run in plain PyTorch, several times slower: {reason}" if reason else ""
 
 
-def check_precision(config: DataConfig, device: torch.device) -> str:
+def check_precision(config: SearchConfig | EvaluateConfig, device: torch.device) -> str:
     """What is to be said about ``config.precision`` on ``device``, where it is not the fastest way; else "".
 
     Raises :class:`FastdartsError` if it has no kernels and FASTDARTS_STRICT=1 forbids to compute without.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.isolation import isolated
+from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.outcome import finish, write_genotype
-from fastdarts.engine.settings import EvaluateConfig, resolve
 from fastdarts.engine.training import Job, Recipe, train_all
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
-from fastdarts.ranks import agree, check_batch, fail_together, joined, settings_of, smallest_batch
+from fastdarts.ranks import agree, check_batch, fail_together, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
@@ -24,31 +25,40 @@ from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.batches import Batches, Workers
 from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
+from fastdarts.tasks.images.settings import ImageEvaluateConfig
+from fastdarts.tasks.settings import EvaluateConfig
+from fastdarts.tasks.task import find_task
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    r"""Train ``config.genotype`` with seeds seed, ..., seed + seeds - 1 and report the test error of the last epoch.
+    r"""Train the network of ``config.genotype`` from scratch, test it, and leave the run's folder behind.
 
-    The network of seed s starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e /
-    epochs; the loss is CE(main) + auxiliary_weight * CE(auxiliary). Results are written to the run's folder.
+    Images: with seeds seed, ..., seed + seeds - 1; the test error is that of the last epoch. The network of seed s
+    starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e / epochs; the loss is
+    CE(main) + auxiliary_weight * CE(auxiliary). Text: see :mod:`fastdarts.engine.language_evaluation`.
 
-    Returns what result.json holds: ``test_error`` (mean, percent), ``test_error_std`` (sample standard deviation,
-    None for one seed), ``test_errors``, ``parameters`` (without the auxiliary head), ``macs`` (multiply-accumulates
-    of one image), ... Raises :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the
-    genotype is wrong. Started by torchrun, all ranks train as one, as in :func:`fastdarts.engine.search.search`.
+    Returns what result.json holds: ``parameters`` (without the auxiliary head), and of images ``test_error`` (mean,
+    percent), ``test_error_std`` (sample standard deviation, None for one seed), ``test_errors``, ``macs``
+    (multiply-accumulates of one image), ...; of text ``valid_perplexity``, ``test_perplexity``, ... Raises
+    :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the genotype is wrong. Started by
+    torchrun, all ranks train as one where the task can, as in :func:`fastdarts.engine.search.search`.
     """
-    with joined(), isolated():
+    task = find_task(config.task)
+    with joined() if "ranks" in task.has else nullcontext(), isolated():
         agree(settings_of("evaluate", config))
-        return _evaluate(config)
+        if "ranks" not in task.has:
+            refuse(f"an evaluation on {task.title}")
+        with fail_together():
+            validate(config)
+        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
 
 
-def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
     with fail_together():
-        validate(config)
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
-        config = replace(resolve(config, space), genotype=json.dumps(architecture.to_dict()))
+        config = replace(config.resolved(space), genotype=json.dumps(architecture.to_dict()))
         data, indices = prepare_data(config)
         if config.auxiliary and min(config.batch_size, len(indices)) == 1:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
@@ -96,7 +106,7 @@ def _evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return result | {"run": str(run.folder)}
 
 
-def recipe(config: EvaluateConfig) -> Recipe:
+def recipe(config: ImageEvaluateConfig) -> Recipe:
     """How a genotype is built and trained with these settings, which are resolved."""
     named = [name for name in Recipe.__dataclass_fields__ if name != "learning_rate_min"]
     return Recipe(learning_rate_min=0.0, **{name: getattr(config, name) for name in named})

@@ -20,12 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastdarts.engine.settings import SupernetConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import working_memory
 from fastdarts.runs.checks import parse_bytes
+from fastdarts.tasks.images.settings import ImageSupernetConfig
+from fastdarts.tasks.settings import SupernetConfig
 
-MODES = get_args(get_type_hints(SupernetConfig)["memory"])  # the fastest first
+MODES = get_args(get_type_hints(ImageSupernetConfig)["memory"])  # the fastest first
 POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 
 from fastdarts.engine.outcome import write_genotype
-from fastdarts.engine.settings import SearchConfig
 from fastdarts.engine.training import Job, Recipe, train_all
 from fastdarts.ranks import smallest_batch
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
-from fastdarts.tasks.images.batches import Batches, Workers
-from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
+from fastdarts.tasks.images.batches import Batches
+from fastdarts.tasks.images.data import eval_transform, train_transform
+from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.settings import SearchConfig
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,10 @@ class RandomSearch:
     def run(
         self,
         config: SearchConfig,
-        data: ImageData,
-        halves: tuple[range, range],
+        problem: ImageProblem,
         device: torch.device,
         run: Run,
         progress: Progress,
-        workers: Workers,
     ) -> dict[str, Any]:
         """Train the cells; returns the best genotype and its validation error."""
         space, drawn = self.architectures[0].space, self.architectures
@@ -47,9 +46,10 @@ class RandomSearch:
             label_smoothing=0.0,
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
+        data, halves = problem.data, problem.halves
         augment = train_transform(data, round(config.cutout * min(data.size)))
 
-        options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
+        options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
 
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,8 +15,7 @@ from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
 from fastdarts.engine.memory import Estimate, estimate, fit
 from fastdarts.engine.outcome import finish, write_genotype
-from fastdarts.engine.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
-from fastdarts.engine.step import SearchStep, network
+from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import next_rate
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
@@ -27,23 +24,20 @@ from fastdarts.policies.base import Batch, Next, Row
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.ranks import (
     agree,
-    check_batch,
     fail_together,
     from_first,
     joined,
     rank,
+    refuse,
     settings_of,
-    smallest_batch,
     world,
 )
 from fastdarts.runs.checkpoint import NAME, load_checkpoint, loading, save_checkpoint
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
-from fastdarts.spaces import find_space
-from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, train_transform
-from fastdarts.tasks.images.measure import Meter
-from fastdarts.tasks.images.prepare import prepare_data
+from fastdarts.spaces import Space, find_space
+from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
+from fastdarts.tasks.task import Problem, find_task
 
 KEPT = "epochs"
 """The folder of the supernets that are kept to come back to."""
@@ -52,8 +46,9 @@ KEPT = "epochs"
 def search(config: SearchConfig) -> dict[str, Any]:
     """Search by the method of ``config`` and leave the run's folder behind.
 
-    Returns what result.json holds: ``genotype`` (as a dict), ``valid_error`` (percent, of the supernet after the last
-    epoch; for random search of the best candidate), ``epochs``, ``seconds``, and ``run``, the folder. Raises
+    Returns what result.json holds: ``genotype`` (as a dict); the metric of the task, ``valid_error`` in percent or
+    ``valid_perplexity``, of the supernet after the last epoch or, for random search, of the best candidate; ``epochs``,
+    ``seconds``, and ``run``, the folder. Raises
     :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
     :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
     was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
@@ -71,60 +66,52 @@ def _search(config: SearchConfig) -> dict[str, Any]:
     with fail_together():
         validate(config)
         config = resolve(config.prepared())
-        space = find_space(config.space)
+        space, task = find_space(config.space), find_task(config.task)
+        if "ranks" not in task.has:
+            refuse(f"a search on {task.title}")
         recipe = config.build(space)
-        data, indices = prepare_data(config)
+        problem = task.open(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
-            check_network(config, data)
-        halves = split(len(indices), config.train_portion)
-        for half in halves:
-            check_batch(config.batch_size, len(half), config.sync_bn, getattr(config, "accumulate", 1))
+            check_network(config, problem, space)
+        problem.check_batches(config)
         device = prepare_device(config)
         notes = [check_precision(config, device)]
         if trains_supernet:
             notes.append(recipe.stopper.note(config.epochs))
             if isinstance(config, BilevelConfig):
                 notes.append(check_kinks(config, device))
-    agree(data.facts())
+    agree(problem.facts())
     line = None
     if trains_supernet:
-        shape = len(data.classes), (data.channels, *data.size), device
         own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
         aside = any(monitor.every and monitor.curvature for monitor in recipe.monitors)
-        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, *shape), aside))
-        config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
-        for half in halves:  # parts may be more now
-            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
-    workers = Workers(config.workers, data.train)
-    with Run(config, "search", f"{config.dataset}-{config.method}") as run, Progress() as progress, workers:
-        run.describe(
-            device,
-            classes=len(data.classes),
-            images=len(indices),
-            image_shape=(data.channels, *data.size),
-            primitives=space.primitives(config.nodes),
-        )
+        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, problem, device), aside))
+        if (own.memory, own.accumulate) != (config.memory, config.accumulate):
+            config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
+        problem.check_batches(config)  # parts may be more now
+    run = Run(config, "search", problem.label)
+    problem.check_resumed(run.state, config)
+    with run, Progress() as progress, problem.opened(config, device):
+        run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
         progress.line(f"run {run.folder}")
         for text in filter(None, (line, *notes)):
             progress.line(text)
         if trains_supernet:
-            outcome = Searching(config, config.build(space), data, halves, device, run, progress, workers).result()
+            outcome = Searching(config, config.build(space), problem, device, run, progress).result()
         else:
-            outcome = recipe.run(config, data, halves, device, run, progress, workers)
+            outcome = recipe.run(config, problem, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {"kind": "search", "method": config.method, "epochs": config.epochs, **outcome, "seconds": seconds}
         finish(run, result)
     return result | {"run": str(run.folder)}
 
 
-def check_network(config: SupernetConfig, data: ImageData) -> None:
-    """Raise :class:`FastdartsError` if the supernet does not fit the method or the images."""
-    with torch.device("meta"), torch.no_grad():
-        if config.alignment_every or "cell weights" in config.needs:
-            aligned_cells(network(config, data))
-        if config.partial > 1:  # which does not fit all sizes of images
-            network(config, data).eval()(torch.zeros(1, data.channels, *data.size))
+def check_network(config: SupernetConfig, problem: Problem, space: Space) -> None:
+    """Raise :class:`FastdartsError` if the supernet does not fit the method or the data."""
+    network = problem.check_network(config, space)
+    if config.alignment_every or "cell weights" in config.needs:
+        aligned_cells(network)
 
 
 class Searching(Loop):
@@ -134,20 +121,18 @@ class Searching(Loop):
         self,
         config: SupernetConfig,
         recipe: Bilevel,
-        data: ImageData,
-        halves: tuple[range, range],
+        problem: Problem,
         device: torch.device,
         run: Run,
         progress: Progress,
-        workers: Workers,
     ):
         self.stages = recipe.stages.all()
+        self.meter_type = problem.meter_type
         super().__init__(run, progress, sum(stage.epochs for stage in self.stages))
-        self.config, self.recipe, self.data, self.halves, self.device = config, recipe, data, halves, device
+        self.config, self.recipe, self.problem, self.device = config, recipe, problem, device
+        self.task, self.metric = find_task(config.task), find_task(config.task).metric
         self.seed, self.nodes = config.seed, config.nodes
-        self._workers, self._arch_loss = workers, 0.0
-
-    meter_type = Meter
+        self._arch_loss = 0.0
 
     # --- what policies see, beside what a loop has
 
@@ -173,6 +158,9 @@ class Searching(Loop):
 
     def derive(self) -> Any:
         return self.recipe.selection.architecture(self).genotype
+
+    def measured_on(self, batches: Iterable[Batch], prefix: str) -> Row:
+        return self.problem.measure(self.model, batches, self.device, prefix)
 
     def difference_error(self, batch: Batch, arch_batch: Batch) -> Row:
         return self.supernet.difference_error(batch, arch_batch)
@@ -230,7 +218,7 @@ class Searching(Loop):
         self.train()
         found, error = recipe.selection.finish(self, recipe.stopper.final_row(run.rows()))
         write_genotype(run, found)
-        result = {"genotype": found.to_dict(), "valid_error": error, "epochs": len(run.rows())}
+        result = {"genotype": found.to_dict(), self.metric.name: error, "epochs": len(run.rows())}
         return result | recipe.stopper.events() | recipe.selection.events()
 
     def _stage_at(self, epoch: int) -> int:
@@ -244,7 +232,7 @@ class Searching(Loop):
     def _enter(self, number: int) -> None:
         """Build the supernet of a stage."""
         self._stage = number
-        self.supernet = SearchStep(self.config, self.data, self.device, self.recipe, number)
+        self.supernet = SearchStep(self.config, self.problem, self.device, self.recipe, number)
         self._open_streams()
 
     def _build(self) -> None:
@@ -264,42 +252,25 @@ class Searching(Loop):
         self.take_up(self.count())
 
     def state(self) -> dict[str, Any]:
-        """The supernet and the policies."""
+        """The supernet, the streams and the policies."""
         return {
             "arch_loss": self._arch_loss,
             "supernet": self.supernet.state_dict(),
+            "data": self.problem.state_dict(),
             "policies": {name: own for name, policy in self.recipe.policies().items() if (own := policy.state_dict())},
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from that; the policies have done so before."""
         self.supernet.load_state_dict(state["supernet"])
+        self.problem.load_state_dict(state["data"])
         self._arch_loss = state["arch_loss"]
-
-    def _streams(self, size: int) -> tuple[Batches, Batches | None, Batches]:
-        """Batches of so many images: of the weights, of the alphas, and of measurements."""
-        config, recipe = self.supernet.config, self.recipe
-        share = (self.epoch / max(self.epochs - 1, 1)) if config.drop_path_prob else 1.0
-        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
-        transform = augment(cutout_prob=share)
-
-        def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
-            smallest = smallest_batch(config.sync_bn, parts)
-            return Batches(self.data.train, indices, size, transform, seed, workers=self._workers, smallest=smallest)
-
-        whole = range(self.halves[1].stop)
-        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed)
-        arch = None
-        if recipe.order != "together":
-            arch = batches(self.halves[1] if recipe.held_out else whole, 2 * config.seed + 1)
-        # As published, validation images are augmented like the others; the draws are the same in every epoch.
-        valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
-        return train, arch, valid
 
     def _open_streams(self) -> None:
         """Streams of the epoch at work: the size of its batches and the strength of its augmentation may be its own."""
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
-        self.train_stream, self.arch, self.valid = self._streams(size)
+        streams = self.problem.streams(self.supernet.config, self.recipe, size, self.epoch, self.epochs)
+        self.train_stream, self.arch, self.valid = streams
 
     def begin(self, resumed: bool) -> None:
         """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
@@ -310,6 +281,8 @@ class Searching(Loop):
         self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()
+        if not resumed:
+            self.problem.start_epoch()
         supernet = self.supernet
         if supernet.config.drop_path_prob:
             supernet.model.drop_path_prob = supernet.config.drop_path_prob * self.epoch / max(self.epochs - 1, 1)
@@ -326,7 +299,8 @@ class Searching(Loop):
         self._arch_loss += self.supernet.step(*batch, self.meter, self.epoch, number)
 
     def measured(self) -> Row:
-        row = {"epoch": self.epoch, "lr": self.optimizer.param_groups[0]["lr"]} | self.meter.summary("train")
+        at = f"epoch {self.epoch}"
+        row = {"epoch": self.epoch, "lr": self.supernet.scheduler.get_last_lr()[0]} | self.meter.summary("train", at)
         if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
             row["arch_loss"] = self._arch_loss / self.count()
         for monitor in self.recipe.monitors:
@@ -335,7 +309,7 @@ class Searching(Loop):
         return row | self.recipe.stopper.facts(self)
 
     def line(self, row: Row) -> str:
-        return _line(row, self.epochs)
+        return self.task.line(row, self.epochs)
 
     def after(self, row: Row) -> Next:
         """Go on, go back or end, as the stopper says; at the end of a stage, build the next supernet."""
@@ -352,62 +326,40 @@ class Searching(Loop):
         return then
 
 
-def step_memory(
-    config: SupernetConfig, classes: int, image_shape: tuple[int, int, int], device: torch.device
-) -> Estimate:
-    """What the supernet of a search takes: a step on a full batch of images [C, H, W]; what only passes forward takes
-    less. With ``max_memory`` also what measures the curvature, where it is measured: a minute. Of several stages, that
-    of the largest.
+def step_memory(config: SupernetConfig, problem: Problem, device: torch.device) -> Estimate:
+    """What the supernet of a search takes: a step on a full batch; what only passes forward takes less. With
+    ``max_memory`` also what measures the curvature, where it is measured: a minute. Of several stages, that of the
+    largest.
 
     Raises :class:`FastdartsError` if nothing of the kind is trained (methods random and select).
     """
     config = resolve(config)
     if not isinstance(recipe := config.build(find_space(config.space)), Bilevel):
         raise FastdartsError(f"method {config.method} trains no supernet: its memory cannot be estimated")
-    estimates = [
-        _step_memory(config, recipe, stage, classes, image_shape, device) for stage in range(len(recipe.stages.all()))
-    ]
+    estimates = [_step_memory(config, recipe, stage, problem, device) for stage in range(len(recipe.stages.all()))]
     return max(estimates, key=lambda found: found.peak)
 
 
 def _step_memory(
-    config: SupernetConfig,
-    recipe: Bilevel,
-    stage: int,
-    classes: int,
-    image_shape: tuple[int, int, int],
-    device: torch.device,
+    config: SupernetConfig, recipe: Bilevel, stage: int, problem: Problem, device: torch.device
 ) -> Estimate:
-    channels, *size = image_shape
-    part = -(-config.batch_size // config.accumulate)
-    # Two parts show what adds up over more of them.
-    config = dataclasses.replace(config, accumulate=min(config.accumulate, 2))
+    part, parts = -(-config.batch_size // config.accumulate), config.accumulate
+    if parts > 2:  # two parts show what adds up over more of them
+        config, parts = dataclasses.replace(config, accumulate=2), 2
 
     def work() -> SearchStep:
-        images = SimpleNamespace(classes=range(classes), channels=channels)
-        supernet = SearchStep(config, images, device, recipe, stage)
+        supernet = SearchStep(config, problem, device, recipe, stage)
         supernet.model.drop_path_prob = config.drop_path_prob
-        shapes = (config.batch_size, channels, *size), (config.batch_size,)
-        whole = [(torch.empty(shapes[0]), torch.zeros(shapes[1], dtype=torch.int64)) for _ in range(2)]
-        batch, arch_batch = ((x[: config.accumulate * part], y[: config.accumulate * part]) for x, y in whole)
+        whole = [problem.rehearsal(config, config.batch_size) for _ in range(2)]
+        batch, arch_batch = whole
+        if parts * part < config.batch_size:
+            batch, arch_batch = ((x[: parts * part], y[: parts * part]) for x, y in whole)
         last = supernet.first_epoch + supernet.config.epochs - 1
         recipe.stages.start_epoch(supernet.model, last)
-        supernet.step(batch, arch_batch if recipe.order != "together" else None, Meter(), last, 0)
+        supernet.step(batch, arch_batch if recipe.order != "together" else None, problem.meter_type(), last, 0)
         for monitor in recipe.monitors:
             if config.max_memory and monitor.every:
                 monitor.rehearse(supernet, *whole)
         return supernet
 
     return estimate(work, device)
-
-
-def _line(row: dict[str, Any], epochs: int) -> str:
-    skips = "+".join(str(value) for key, value in row.items() if key.startswith("skip_"))
-    skips = f"  skips {skips}" if skips else ""
-    eigenvalue = f"  eigenvalue {row['eigenvalue']:.4g}" if "eigenvalue" in row else ""
-    gap = f"  gap {row['discretisation_gap']:+.2f}" if "discretisation_gap" in row else ""
-    return (
-        f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.4g}  train error {row['train_error']:.2f} %  "
-        f"valid error {row['valid_error']:.2f} %{gap}{eigenvalue}{skips}  "
-        f"{row['seconds']:.1f} s"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -12,36 +12,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.engine.architect import Architect
-from fastdarts.engine.settings import SearchConfig, SupernetConfig, network_options, resolve
 from fastdarts.engine.training import autocast, statistics_of
 from fastdarts.errors import NotFinite
 from fastdarts.nn.finite import check_gradients, finite
 from fastdarts.nn.optim import SGD
-from fastdarts.nn.supernet import Supernet
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
 from fastdarts.policies.hypergradients import FirstOrder, Passes, microbatches
 from fastdarts.ranks import average, first_of, give, summed, weighed
-from fastdarts.spaces import Space, find_space
-from fastdarts.tasks.images.data import ImageData
-from fastdarts.tasks.images.measure import Meter
-
-
-def network(config: SupernetConfig, data: ImageData, space: Space | None = None) -> Supernet:
-    """The search network of ``space`` for these settings and images; by default of the space of the settings."""
-    space = find_space(config.space) if space is None else space
-    sizes = config.channels, len(data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
-    options = {"in_channels": data.channels, "memory": config.memory} | network_options(config)
-    return space.supernet(*sizes, **options)
-
-
-def learning_rate(config: SearchConfig, epoch: int) -> float:
-    """That of the weights: a cosine from ``learning_rate`` to ``learning_rate_min`` over the epochs, after equal steps
-    up to it in the first ``learning_rate_warmup`` of them."""
-    highest, lowest = config.learning_rate, config.learning_rate_min
-    if epoch < config.learning_rate_warmup:
-        return highest * (epoch + 1) / config.learning_rate_warmup
-    return lowest + (highest - lowest) * (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+from fastdarts.spaces import find_space
+from fastdarts.tasks.settings import SupernetConfig, resolve
+from fastdarts.tasks.task import Batch, Meter, Problem, find_task
 
 
 class ArchitectSettings(NamedTuple):
@@ -59,7 +40,7 @@ class SearchStep:
 
     Args:
         config: settings of the search, of a method that trains a supernet.
-        data: the images, of which the number of classes and channels count.
+        problem: the task with its data; what is read of the data here is the size of the network.
         device: where it is trained.
         recipe: the policies of the method; by default those that ``config`` builds.
         stage: which of its stages.
@@ -68,7 +49,7 @@ class SearchStep:
     def __init__(
         self,
         config: SupernetConfig,
-        data: ImageData,
+        problem: Problem,
         device: torch.device,
         recipe: Bilevel | None = None,
         stage: int = 0,
@@ -80,8 +61,8 @@ class SearchStep:
         self.space = stages[stage].space
         config = dataclasses.replace(config, epochs=stages[stage].epochs, **stages[stage].changes)
         torch.manual_seed(config.seed)
-        self.config, self.device = config, device
-        model = network(config, data, self.space)
+        self.config, self.problem, self.device = config, problem, device
+        model = problem.network(config, self.space)
         model.relaxation = recipe.relaxation
         with torch.no_grad():
             recipe.relaxation.initial(model.alpha_tables())
@@ -100,7 +81,7 @@ class SearchStep:
             nesterov=recipe.nesterov,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: learning_rate(config, epoch) / config.learning_rate
+            self.optimizer, functools.partial(problem.rate_share, config)
         )
         self.architect = None
         if recipe.alphas is None:
@@ -117,6 +98,7 @@ class SearchStep:
             recipe.hypergradient,
             recipe.side_effects,
             alphas.betas,
+            config.grad_clip if find_task(config.task).clips_look_ahead else None,
             accumulate=config.accumulate,
             penalty=None if penalty is None else lambda: penalty.loss(self.model.alpha_tables(), self.epoch),
         )
@@ -148,8 +130,8 @@ class SearchStep:
 
     def step(
         self,
-        batch: tuple[Tensor, Tensor],
-        arch_batch: tuple[Tensor, Tensor] | None,
+        batch: Batch,
+        arch_batch: Batch | None,
         meter: Meter,
         epoch: int,
         step: int,
@@ -157,6 +139,9 @@ class SearchStep:
         """One step of alphas and weights, in the order of the recipe. Returns the loss that moved the alphas; in the
         warm-up they do not move, and it is 0. Batches are this rank's part."""
         self.epoch = epoch
+        rate = self.problem.rate(self.config, self.scheduler.get_last_lr()[0], batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
         if self.recipe.order == "weights first":
             self._weight_step(batch, meter, epoch, step)
@@ -171,9 +156,7 @@ class SearchStep:
         """New noise for the passes of a step of the alphas or of the weights."""
         self.model.relaxation.draw(self.model.alpha_tables())
 
-    def _alpha_step(
-        self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor], epoch: int, step: int
-    ) -> float:
+    def _alpha_step(self, batch: Batch, arch_batch: Batch, epoch: int, step: int) -> float:
         self._draw()
         x, y = (t.to(self.device) for t in batch)
         x_arch, y_arch = (t.to(self.device) for t in arch_batch)
@@ -188,9 +171,7 @@ class SearchStep:
                 del batches["training"]
             raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
 
-    def _weight_step(
-        self, batch: tuple[Tensor, Tensor], meter: Meter, epoch: int, step: int, alphas_too: bool = False
-    ) -> float:
+    def _weight_step(self, batch: Batch, meter: Meter, epoch: int, step: int, alphas_too: bool = False) -> float:
         """A step of the weights, and with ``alphas_too`` of the alphas by the same loss, which it returns."""
         self._draw()
         x, y = (t.to(self.device) for t in batch)
@@ -205,21 +186,22 @@ class SearchStep:
             value, outputs = finite(loss, "training", epoch, step), [logits]
         else:
             value, outputs = 0.0, []
-            for (x_part, y_part), share in microbatches((x, y), self.config.accumulate):
+            for part, share in microbatches((x, y), self.config.accumulate):
                 with self.autocast():
-                    logits = self.logits(x_part)
-                    loss = weighed(self.model._criterion(logits, y_part), share)
-                value += finite(summed([loss])[0], "training", epoch, step)
+                    learned = self.problem.learn(self.config, self.model, self.logits, part)
+                    loss = weighed(learned.loss, share)
+                    said = loss if learned.value is learned.loss else weighed(learned.value, share)
+                value += finite(summed([said])[0], "training", epoch, step)
                 loss.backward(inputs=None if alphas_too else weights)
-                outputs.append(logits.detach())
+                outputs += [] if learned.outputs is None else [learned.outputs.detach()]
         check_gradients(self.model, self.optimizer, epoch, step)
         self.optimizer.step()
         penalty = self.architect.step_along(summed) if alphas_too else 0.0
         average(self._statistics)
-        meter.update(value, torch.cat(outputs), y)
+        meter.update(value, torch.cat(outputs) if outputs else None, y)
         return value + penalty if alphas_too else 0.0
 
-    def _first_strange(self, batches: dict[str, tuple[Tensor, Tensor]], error: NotFinite, at: str) -> NotFinite:
+    def _first_strange(self, batches: dict[str, Batch], error: NotFinite, at: str) -> NotFinite:
         """What is not finite first, in the order in which it is computed; ``error`` if nothing is before it."""
         passes = Passes(self.model, side_effects=False)
         for batch, (x, y) in batches.items():
@@ -227,7 +209,8 @@ class SearchStep:
                 loss = passes.loss((x, y))
             weights = passes.weights()
             gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            results = {"images": x, f"{batch} loss": loss}
+            results = {"images": x} if isinstance(x, Tensor) else {}
+            results |= {f"{batch} loss": loss}
             results |= {f"gradient of {name}": g for name, g in zip(weights, gradients, strict=True) if g is not None}
             strange = ((name, result[~result.isfinite()].flatten()) for name, result in results.items())
             found = first_of(next(((name, values[0].item()) for name, values in strange if len(values)), None))
@@ -235,7 +218,7 @@ class SearchStep:
                 return NotFinite(*found, batch, at)
         return NotFinite(error.tensor, error.value, error.batch, at)
 
-    def difference_error(self, batch: tuple[Tensor, Tensor], arch_batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+    def difference_error(self, batch: Batch, arch_batch: Batch) -> dict[str, float]:
         """How far the finite-difference product of an unrolled step on these batches is from the exact one."""
         train, valid = (tuple(t.to(self.device) for t in pair) for pair in (batch, arch_batch))
         with self.autocast():

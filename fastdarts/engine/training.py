@@ -48,7 +48,7 @@ def statistics_of(model: nn.Module) -> list[Tensor]:
 @dataclass(frozen=True)
 class Recipe:
     """How a genotype is built and trained; the fields mean what they mean in
-    :class:`fastdarts.engine.settings.EvaluateConfig`."""
+    :class:`fastdarts.tasks.images.settings.EvaluateConfig`."""
 
     variant: str
     channels: int

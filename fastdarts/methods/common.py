@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdarts.engine.settings import AlphaConfig, BilevelConfig, SecondLevel, SupernetConfig, hypergradient
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import AlphaConfig, BilevelConfig, SupernetConfig, hypergradient
+from fastdarts.tasks.task import find_task
 
 
-def strategy(config: SecondLevel) -> Strategy:
+def strategy(config: BilevelConfig) -> Strategy:
     """How the alphas' gradient is found with these settings."""
     return {
         "first-order": FirstOrder(),
-        # a recurrent search has no keep_kinks
-        "unrolled": Unrolled(config.difference_radius or Unrolled.radius, getattr(config, "keep_kinks", False)),
+        "unrolled": Unrolled(config.difference_radius or Unrolled.radius, config.keep_kinks),
         "exact": Exact(),
         "neumann": Neumann(config.neumann_terms or Neumann.terms),
     }[hypergradient(config)]
@@ -27,7 +27,9 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
     """DARTS with these settings, but for the ``policies`` that are given."""
     shared: dict[str, Any] = {"alphas": None, "monitors": monitors(config)}
     if isinstance(config, AlphaConfig):
-        adam = AlphaOptimizer(config.arch_learning_rate, config.arch_weight_decay, config.arch_grad_clip)
+        adam = AlphaOptimizer(
+            config.arch_learning_rate, config.arch_weight_decay, config.arch_grad_clip, find_task(config.task).betas
+        )
         shared |= {"alphas": adam, "warmup": config.warmup}
     if isinstance(config, BilevelConfig):
         shared |= {"hypergradient": strategy(config), "side_effects": config.arch_side_effects}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fastdarts.engine.settings import AlphaConfig, BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import AlphaConfig, BilevelConfig
 
 PAPER = "Liu et al., ICLR 2019"
 

@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from fastdarts.engine.settings import AlphaConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel, Start
@@ -18,6 +17,7 @@ from fastdarts.runs.checkpoint import find_checkpoint, load_checkpoint, loading
 from fastdarts.runs.kinds import Batch
 from fastdarts.runs.run import stored_config
 from fastdarts.spaces import Space, find_space
+from fastdarts.tasks.settings import AlphaConfig, SearchConfig, SupernetConfig, resolve
 
 PAPER = "Wang et al., ICLR 2021"
 
@@ -46,7 +46,7 @@ class Projecting:
     """Statistics that BatchNorm normalises by there: those of the batch, as published, or the running ones, which lag
     behind decisions made since the last tuning."""
 
-    needs = frozenset({"fixing"})
+    needs = frozenset({"fixing", "classes"})
     free_on_resume = SupernetConfig.free_on_resume | {"supernet"}
 
     def check(self, space: Space) -> None:

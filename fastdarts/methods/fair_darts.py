@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.engine.settings import BilevelConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel
@@ -18,6 +17,7 @@ from fastdarts.policies.selection import Strongest, Threshold
 from fastdarts.registry import register
 from fastdarts.runs.kinds import NotNegative, Portion
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import BilevelConfig
 
 
 @register("fair-darts", paper="Chu et al., ECCV 2020")

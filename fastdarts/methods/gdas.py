@@ -12,7 +12,6 @@ their edge, so that they have a gradient. So does this one.
 
 from __future__ import annotations
 
-from fastdarts.engine.settings import AlphaConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.relaxations import Gumbel
@@ -20,6 +19,7 @@ from fastdarts.policies.selection import Strongest, StrongestPairs
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Epochs, NotNegative, Positive
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import AlphaConfig
 
 
 @register("gdas", paper="Dong and Yang, CVPR 2019")

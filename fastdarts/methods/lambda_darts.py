@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.engine.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.alignment import Alignment
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
 from fastdarts.runs.kinds import NotNegative, Positive
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import BilevelConfig
 
 
 @register("lambda-darts", paper="Movahedi et al., ICLR 2023")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from fastdarts.engine.settings import AlphaConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel, monitors
 from fastdarts.policies.bilevel import Bilevel
@@ -14,6 +13,7 @@ from fastdarts.policies.stages import Progressive, WholeFacts
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Epochs, EpochsOrNone, Few, NotNegativeInt, Portion
 from fastdarts.spaces import CellSpace, Space
+from fastdarts.tasks.settings import AlphaConfig
 
 
 @register("p-darts", paper="Chen et al., ICCV 2019")
@@ -39,6 +39,7 @@ class PDARTS(AlphaConfig):
     most_skips: NotNegativeInt = 2
     """Skip connections that the normal cell may have in the end, where its edges have other candidates left."""
 
+    needs = frozenset({"candidates per edge"})
     published = {
         "cifar": {
             "batch_size": 96,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from fastdarts.engine.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import BilevelConfig
 
 
 @register("pc-darts", paper="Xu et al., ICLR 2020")
 class PCDARTS(BilevelConfig):
     """PC-DARTS: DARTS with partial channels, edge normalisation and a warm-up (section 4 and its public code)."""
 
+    needs = frozenset({"partial", "edge_normalisation"})
     published = {
         "cifar": {
             "batch_size": 256,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from fastdarts.engine.random_search import RandomSearch
-from fastdarts.engine.settings import SearchConfig, SupernetConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
@@ -13,6 +12,7 @@ from fastdarts.policies.weight_sharing import BestOfMany, PathError, UniformPath
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Batch
 from fastdarts.spaces import Architecture, Space
+from fastdarts.tasks.settings import SearchConfig, SupernetConfig
 
 PAPER = "Li and Talwalkar, UAI 2019"
 
@@ -24,6 +24,7 @@ class Random(SearchConfig):
     candidates: Batch | None = None
     """Random cells to compare (8)."""
 
+    needs = frozenset({"trainings"})
     published = {"cifar": {"candidates": 8}}
 
     def build(self, space: Space) -> RandomSearch:
@@ -38,6 +39,7 @@ class RandomSharing(SupernetConfig):
     candidates: Batch | None = None
     """Random cells to compare (1000)."""
 
+    needs = frozenset({"classes"})
     published = {"cifar": {"candidates": 1000}}
 
     def check(self, space: Space) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 
 from fastdarts.engine.random_search import RandomSearch
-from fastdarts.engine.settings import BilevelConfig, SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
@@ -15,6 +14,7 @@ from fastdarts.policies.rollback import Rollback
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Count, NotNegativeInt, Positive
 from fastdarts.spaces import Space, parse_architecture
+from fastdarts.tasks.settings import BilevelConfig, SearchConfig
 
 PAPER = "Zela et al., ICLR 2020"
 

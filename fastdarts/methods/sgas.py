@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastdarts.engine.settings import BilevelConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
@@ -10,6 +9,7 @@ from fastdarts.policies.decisions import GreedyDecisions
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Count, NotNegativeInt
 from fastdarts.spaces import CellSpace, Space
+from fastdarts.tasks.settings import BilevelConfig
 
 
 @register("sgas", paper="Li et al., CVPR 2020")

@@ -12,9 +12,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces import Architecture, Space
-
-Batch = tuple[Tensor, Tensor]
-Row = dict[str, Any]
+from fastdarts.tasks.task import Batch, Metric, Row, Streams
 
 
 class Next(NamedTuple):
@@ -35,18 +33,6 @@ class Policy(ABC):
         """Go on from what :meth:`state_dict` gave."""
 
 
-class Streams(Protocol):
-    """Batches of images and labels, see :class:`fastdarts.tasks.images.batches.Batches`."""
-
-    def __len__(self) -> int: ...
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
-
-    def endless(self, step: int) -> Iterator[Batch]: ...
-
-    def in_order(self) -> Iterator[Batch]: ...
-
-
 class Search(Protocol):
     """A running search, as its policies see it.
 
@@ -59,6 +45,7 @@ class Search(Protocol):
             and of measurements.
         optimizer: that of the weights.
         weight_decay: the L2 on the weights; may be set.
+        metric: the number by which supernets are compared.
     """
 
     epoch: int
@@ -73,6 +60,10 @@ class Search(Protocol):
     valid: Streams
     optimizer: torch.optim.Optimizer
     weight_decay: float
+    metric: Metric
+
+    def measured_on(self, batches: Iterable[Batch], prefix: str) -> Row:
+        """Loss and metric of the model on these batches, which are on the device."""
 
     def derive(self) -> Any:
         """The genotype that would be derived now."""
@@ -149,8 +140,8 @@ class Selection(Policy):
         return published
 
     def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
-        """The result of the search and its validation error in percent; ``row`` is that of the supernet to take."""
-        return self.architecture(search), row["valid_error"]
+        """The result of the search and its metric; ``row`` is that of the supernet to take."""
+        return self.architecture(search), row[search.metric.name]
 
     def events(self) -> Row:
         """What result.json says of the decisions."""

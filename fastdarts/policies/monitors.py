@@ -17,18 +17,17 @@ from fastdarts.policies.curvature import Differences, hessian_eigenvalues
 from fastdarts.policies.curvature import Exact as Product
 from fastdarts.policies.gap import discretisation_gap
 from fastdarts.policies.hypergradients import Passes
-from fastdarts.spaces import Notation
-from fastdarts.tasks.images.measure import measure
+from fastdarts.spaces import Space
 
 ALIGNMENT_BATCHES = 10
 
 
 class Validation(Monitor):
-    """``valid_loss`` and ``valid_error`` (percent) of the mixture."""
+    """Loss and metric of the mixture on the validation data: ``valid_loss``, ``valid_error`` (percent), ..."""
 
     def measure(self, search: Search) -> Row:
         with search.autocast():
-            return measure(search.model, search.interruptible(search.valid.in_order()), search.device, "valid")
+            return search.measured_on(search.interruptible(search.valid.in_order()), "valid")
 
 
 class Gap(Monitor):
@@ -62,7 +61,7 @@ class Eigenvalue(Monitor):
         return self.every > 0 and (epoch % self.every == 0 or epoch == epochs - 1)
 
     def measure(self, search: Search) -> Row:
-        x, y = next(search.arch.endless((search.epoch + 1) * len(search.train_stream) - 1))
+        x, y = search.arch.batch((search.epoch + 1) * len(search.train_stream) - 1)
         batch = x.to(search.device), y.to(search.device)
         return {"eigenvalue": self.largest(search.model, *batch)}
 
@@ -97,7 +96,7 @@ class ProductError(Monitor):
 
     def measure(self, search: Search) -> Row:
         first = search.epoch * len(search.train_stream)
-        batches = next(search.train_stream.epoch(search.epoch)), next(search.arch.endless(first))
+        batches = search.train_stream.first(search.epoch), search.arch.batch(first)
         with search.autocast():
             return search.difference_error(*batches)
 
@@ -121,7 +120,7 @@ class Facts(Monitor):
         return supernet_facts(search.model, search.space, search.derive())
 
 
-def supernet_facts(model: Supernet, space: Notation, genotype: Any) -> dict[str, Any]:
+def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, Any]:
     """The strengths of the candidates, their mean entropy per edge in nats, the weights of normalised edges, the
     derived ``genotype`` and its skip connections in a cell for images."""
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}

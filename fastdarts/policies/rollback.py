@@ -64,7 +64,7 @@ class Rollback(Stopper):
             return go_on
         back = found[1]
         search.restore(back)
-        event = {name: rows[back][name] for name in ("epoch", "valid_error", "genotype")} | {"detected": epoch}
+        event = {name: rows[back][name] for name in ("epoch", search.metric.name, "genotype")} | {"detected": epoch}
         if not self.adapt:
             self.history.append(event)
             return Next(search.epochs)

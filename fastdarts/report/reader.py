@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.stored import check, is_number, read_table, sound
 from fastdarts.runs.writer import METRICS, read_metrics
-from fastdarts.spaces import DARTS, Architecture, Cells, Notation, architecture, find_notation
+from fastdarts.spaces import DARTS, Architecture, Cells, Space, architecture, find_space
 
 Row = dict[str, Any]
 RESULT = "result.json"
@@ -78,7 +78,7 @@ class Records:
     result: Row
     genotype: Any
     parts: str | None
-    space: Notation = DARTS
+    space: Space = DARTS
 
     def cells(self, genotype: Any) -> Cells:
         """Operations and output of each kind of cell; nothing without a genotype."""
@@ -151,14 +151,14 @@ def read_records(folder: Path) -> Records:
     return records if stored else dataclasses.replace(records, genotype=_best(records))
 
 
-def _space_of(config: Row, path: Path) -> Notation:
+def _space_of(config: Row, path: Path) -> Space:
     try:
-        return find_notation(config.get("space", DARTS.name))
+        return find_space(config.get("space", DARTS.name))
     except FastdartsError as error:
         raise FastdartsError(f"{path}: {error}") from None
 
 
-def _check_rows(rows: list[Row], path: Path) -> Notation | None:
+def _check_rows(rows: list[Row], path: Path) -> Space | None:
     """The space of the rows' genotypes, which take the place of their fields."""
     space = None
     for number, row in enumerate(rows, start=1):

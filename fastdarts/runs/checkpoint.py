@@ -18,11 +18,13 @@ from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.runs.writer import atomic_write
 
 NAME = "checkpoint.pt"
-VERSION = 3
+VERSION = 4
 UNSEALED = 1
 """The last version whose files carry no digest; they are still read."""
 UNNAMED = 2
 """The last version whose searches do not keep the states of policies by name."""
+TEXT_APART = 3
+"""The last version whose searches on text keep the streams with the supernet, and others keep none."""
 SEAL = b"fastdarts blake2b "
 _DIGITS = 64  # of the digest, in hexadecimal
 
@@ -119,7 +121,25 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
         state["policies"] = {"stopper": history, "selection": history | {"tally": state.get("tally", {})}}
     if version <= UNNAMED and "seen" in state:  # of a text
         state["meter"] = state.pop("seen")
+    if kind == "search" and version <= TEXT_APART and isinstance(state.get("supernet"), dict):
+        _set_streams_apart(state)
     return state
+
+
+def _set_streams_apart(state: dict[str, Any]) -> None:
+    """Make the state of a search what later versions keep. A fault of the file is left to whoever takes it up."""
+    supernet, rate = state["supernet"], dict(state.get("config") or {}).get("learning_rate")
+    if "hidden" not in supernet:
+        state["data"] = {}
+        return
+    names = ("hidden", "arch_hidden", "arch_row")
+    state["data"] = {"text": state.pop("text", None)} | {name: supernet.pop(name) for name in names if name in supernet}
+    epoch = state.get("epoch")
+    if type(epoch) is int:
+        schedule = {"base_lrs": [rate], "last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [rate]}
+        supernet["scheduler"] = schedule | {"lr_lambdas": [None]}
+    supernet["fixed"] = [torch.full(alpha.shape, -1.0) for alpha in supernet.get("alphas", ())]
+    state.setdefault("policies", {})
 
 
 @contextmanager

@@ -52,6 +52,11 @@ class RunConfig:
         """The class that makes settings of this command from what a run has stored."""
         return cls
 
+    @classmethod
+    def owners(cls) -> tuple[type, ...]:
+        """The classes that say what the settings are, each in the order in which it counts."""
+        return cls.__mro__
+
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
         {"data", "workers", "run", "resume", "checkpoint_minutes", "plugin"}
     )

@@ -15,7 +15,7 @@ from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
 from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent.space import RECURRENT
-from fastdarts.spaces.space import Cells, Decision, Notation, Space, Table
+from fastdarts.spaces.space import Cells, Decision, ImageSpace, Space, Table
 
 __all__ = [
     "DARTS",
@@ -25,22 +25,24 @@ __all__ = [
     "CellSpace",
     "Cells",
     "Decision",
-    "Notation",
+    "ImageSpace",
     "Space",
     "Table",
     "architecture",
-    "find_notation",
+    "find_image_space",
     "find_space",
     "parse_architecture",
+    "space_named_in",
 ]
 
-SPACES: dict[str, Space] = {space.name: space for space in (DARTS, DARTS_7, S1, S2, S3, S4, TINY, NASBENCH201)}
+BUILT_IN = (DARTS, DARTS_7, S1, S2, S3, S4, TINY, NASBENCH201, RECURRENT)
+SPACES: dict[str, Space] = {space.name: space for space in BUILT_IN}
 
 
 class Architecture(NamedTuple):
-    """A genotype and the space it is of, of a search for images or of the recurrent one."""
+    """A genotype and the space it is of."""
 
-    space: Any  # a Space, or the Notation of recurrent cells
+    space: Space
     genotype: Any
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,12 +51,7 @@ class Architecture(NamedTuple):
 
 
 def find_space(name: str) -> Space:
-    """The space of this name, one for images; raises :class:`FastdartsError` naming those there are."""
-    if name == RECURRENT.name:
-        raise FastdartsError(
-            "space rnn has recurrent cells for text, but one for images is needed here: fastdarts search --space rnn "
-            "and fastdarts evaluate --space rnn know them"
-        )
+    """The space of this name; raises :class:`FastdartsError` naming those there are."""
     if name not in SPACES:
         add_installed()
     if name not in SPACES:
@@ -76,18 +73,21 @@ def add_installed() -> None:
         SPACES.setdefault(space.name, space)
 
 
-def find_notation(name: str) -> Notation:
-    """That of this space, for images or recurrent; raises :class:`FastdartsError` as :func:`find_space` does."""
-    return RECURRENT if name == RECURRENT.name else find_space(name)
+def find_image_space(name: str) -> ImageSpace:
+    """The same of a space for images; raises :class:`FastdartsError` for any other."""
+    space = find_space(name)
+    if not isinstance(space, ImageSpace):
+        raise FastdartsError(f"space {name} is not for images, but one for images is needed here: name another one")
+    return space
 
 
 def architecture(fields: object) -> Architecture:
-    """The architecture of what genotype.json holds, for images or recurrent; without a "space" it is one of DARTS.
+    """The architecture of what genotype.json holds; without a "space" it is one of DARTS.
 
     Raises :class:`FastdartsError` naming the unknown space or the offending field.
     """
     named = dict(fields) if isinstance(fields, dict) else {}
-    space = find_notation(str(named.pop("space", DARTS.name)))
+    space = find_space(str(named.pop("space", DARTS.name)))
     return Architecture(space, space.genotype(named or fields))
 
 
@@ -100,5 +100,16 @@ def parse_architecture(text: str) -> Architecture:
             return Architecture(space, genotype)
     fields = read_fields(text)
     if isinstance(fields, dict):
-        find_space(str(fields.get("space", DARTS.name)))
+        find_image_space(str(fields.get("space", DARTS.name)))
     return architecture(fields)
+
+
+def space_named_in(text: object) -> str | None:
+    """The space that a genotype names, which is read from where ``text`` says; None if it names none, or cannot be
+    read, which others say."""
+    try:
+        fields = read_fields(text) if text and isinstance(text, str) else None
+    except (FastdartsError, OSError, ValueError, RuntimeError):  # the last: no home for "~", or nesting too deep
+        return None
+    found = fields.get("space") if isinstance(fields, dict) else None
+    return found if isinstance(found, str) else None

@@ -20,7 +20,7 @@ from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet, initial_alphas
 from fastdarts.spaces.cells.supernet import leave
-from fastdarts.spaces.space import Cells, Decision, Space, Table
+from fastdarts.spaces.space import Cells, Decision, ImageSpace, Table
 from fastdarts.spaces.topology import Topology
 
 NODES = 4  # the input counts, as in the benchmark
@@ -268,7 +268,7 @@ def _check_layers(layers: int) -> None:
         )
 
 
-class NasBench201(Space):
+class NasBench201(ImageSpace):
     """The space as a policy of the search."""
 
     name = "nasbench201"

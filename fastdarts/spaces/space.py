@@ -31,18 +31,28 @@ class Decision(NamedTuple):
     size: int
 
 
-class Notation(ABC):
-    """How the architectures of a space are written, read, drawn, and counted as decisions.
+class Space(ABC):
+    """A search space: how its architectures are written, drawn and counted as decisions, and how they are derived.
 
     Attributes:
         name: what ``--space`` and genotype.json call it.
+        task: what is learned in it, see :mod:`fastdarts.tasks`.
         kinds: its kinds of cells and their titles, in the order of the alphas.
         cell: the states and edges of its cells; the number of nodes is that of the published cell.
+        nodes, layers: of the published supernet.
+        has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
+            setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
+            weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
+            with other candidates on every edge.
     """
 
     name: str
+    task: str = "images"
     kinds: dict[str, str]
     cell: Topology = DARTS_CELL
+    nodes: int
+    layers: int
+    has: frozenset[str] = frozenset()
 
     def topology(self, nodes: int) -> Topology:
         """The states and edges of cells for which ``--nodes`` is ``nodes``."""
@@ -120,23 +130,6 @@ class Notation(ABC):
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""
         return {"space": self.name, **self.fields(genotype)}
 
-
-class Space(Notation):
-    """A search space for images; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
-
-    Attributes:
-        nodes, layers: of the published supernet.
-        has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
-            setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
-            weights of its own. "fixing": the weights of an edge may be fixed.
-        variants: the evaluation networks, recipes in ``fastdarts.engine.settings.RECIPES``; the first is the default.
-    """
-
-    nodes: int
-    layers: int
-    has: frozenset[str] = frozenset()
-    variants: tuple[str, ...]
-
     def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Any:
         """The genotype that the rule of the space makes of the strengths of all candidates, [E, K] by kind of cell.
 
@@ -157,13 +150,27 @@ class Space(Notation):
                 f"space {self.name} have {shapes}"
             )
 
-    @abstractmethod
-    def check(self, nodes: int, layers: int) -> None:
+    def check(self, nodes: int, layers: int) -> None:  # noqa: B027 - may stay as it is
         """Raise :class:`FastdartsError` if the space has no supernet of so many nodes a cell and so many layers."""
 
     @abstractmethod
     def primitives(self, nodes: int) -> dict[str, Table]:
         """The candidates of every edge, by kind of cell."""
+
+    def from_text(self, text: str) -> Any | None:
+        """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
+        return None
+
+
+class ImageSpace(Space):
+    """A space of networks for images; an object of a subclass, put into ``SPACES``, is all that a search in it needs.
+
+    Attributes:
+        variants: the evaluation networks, recipes in ``fastdarts.tasks.images.settings.RECIPES``; the first is the
+            default.
+    """
+
+    variants: tuple[str, ...]
 
     @abstractmethod
     def supernet(
@@ -193,10 +200,6 @@ class Space(Notation):
         in_channels: int,
     ) -> nn.Module:
         """The discrete network of ``genotype``, which gives (logits, logits of the auxiliary head or None)."""
-
-    def from_text(self, text: str) -> Any | None:
-        """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
-        return None
 
     def check_variant(self, variant: str | None) -> str:
         """``variant``, by default the first; raises :class:`FastdartsError` if the space has no such network."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdarts.engine.settings import AlphaConfig, EvaluateConfig, SearchConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method
 from fastdarts.runs.checks import check_fields
 from fastdarts.runs.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
-from fastdarts.spaces import find_space
+from fastdarts.spaces import DARTS, find_space
 from fastdarts.tasks.images.arrays import FASHION_MNIST
 from fastdarts.tasks.images.settings import DataConfig, Dataset
+from fastdarts.tasks.settings import AlphaConfig, EvaluateConfig, SearchConfig, resolve
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,15 @@ def prepare(config: StudyConfig) -> StudyConfig:
 
 def evaluation(config: StudyConfig, seed: int) -> EvaluateConfig:
     """The settings of all trainings with this seed: no augmentation but the usual one, no auxiliary head."""
-    return resolve(
-        EvaluateConfig(
-            **_shared(config),
-            epochs=config.epochs,
-            seed=seed,
-            auxiliary=False,
-            drop_path_prob=0.0,
-            cutout=0.0,
-        )
+    settings = EvaluateConfig(
+        **_shared(config),
+        epochs=config.epochs,
+        seed=seed,
+        auxiliary=False,
+        drop_path_prob=0.0,
+        cutout=0.0,
     )
+    return settings.resolved(DARTS)
 
 
 def searching(config: StudyConfig, seed: int) -> SearchConfig:

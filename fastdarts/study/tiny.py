@@ -21,7 +21,6 @@ from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.search import check_network, search
-from fastdarts.engine.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, train_all
 from fastdarts.errors import FastdartsError
@@ -41,6 +40,8 @@ from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
 from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
+from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.settings import SearchConfig
 
 RESULT, ONE_SHOT = "result.json", "one-shot.json"
 KEPT_BYTES = 2**30
@@ -65,8 +66,8 @@ def _study(config: StudyConfig) -> dict[str, Any]:
     data, indices = prepare_data(config)
     device = prepare_device(config)
     note = check_precision(config, device)
-    split(len(indices), searching(config, 0).train_portion)
-    check_network(searching(config, 0), data)
+    problem = ImageProblem(data, indices, searching(config, 0))
+    check_network(searching(config, 0), problem, TINY)
     if (config.test_samples or 0) > len(data.test):
         raise FastdartsError(
             f"--test-samples is {config.test_samples}: {config.dataset} has {len(data.test)} test images"
@@ -192,7 +193,7 @@ def one_shot_errors(settings: SearchConfig, folder: Path) -> list[float]:
         (x.to(device), y.to(device))
         for x, y in Batches(data.train, valid, settings.batch_size, eval_transform(data), 0).in_order()
     ]
-    supernet, path = SearchStep(settings, data, device), find_checkpoint(folder)
+    supernet, path = SearchStep(settings, ImageProblem(data, indices, settings), device), find_checkpoint(folder)
     state = load_checkpoint(path, "search")
     with loading(path):
         supernet.load_state_dict(state["supernet"])

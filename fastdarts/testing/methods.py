@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig, resolve
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.runs import run as runs
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import find_space, parse_architecture
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import difference, outcome
 
 TINY: dict[str, Any] = {

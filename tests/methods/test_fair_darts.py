@@ -10,7 +10,8 @@ from torch import Tensor
 from fastdarts import FastdartsError
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
 from fastdarts.policies.penalties import ZeroOne

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.engine.search import search, step_memory
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import StrongestPairs

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastdarts.engine.search import search
-from fastdarts.engine.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.relaxation import SOFTMAX

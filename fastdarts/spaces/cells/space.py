@@ -18,11 +18,11 @@ from fastdarts.spaces.cells.derive import Primitives, derive_genotype, sample_ge
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
 from fastdarts.spaces.cells.network import NETWORKS
 from fastdarts.spaces.cells.supernet import Network
-from fastdarts.spaces.space import SETTINGS, Cells, Decision, Space, Table
+from fastdarts.spaces.space import SETTINGS, Cells, Decision, ImageSpace, Table
 
 
 @dataclass(frozen=True)
-class CellSpace(Space):
+class CellSpace(ImageSpace):
     """Cells as in DARTS (Liu et al. 2019, section 2.1) with candidates of one's own.
 
     primitives, primitives_reduce: names in ``OPS`` for every edge, in the order of alpha's columns, or one list per

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,12 @@ class Segment:
         """That of the tokens."""
         return self.tokens.device
 
+    def to(self, device: torch.device) -> Segment:
+        """The segment on ``device``; itself if it is there."""
+        if self.tokens.device == device:
+            return self
+        return Segment(self.tokens.to(device), self.hidden.to(device))
+
 
 class RNNModelSearch(RNNModel, Supernet):
     """The recurrent supernet; its alphas [nodes (nodes + 1) / 2, 5] are as of :class:`fastdarts.nn.supernet.Supernet`.
@@ -182,7 +189,11 @@ class RNNModelSearch(RNNModel, Supernet):
         return DARTSCellSearch(ninp, nhid, dropouth, dropoutx, self.nodes)
 
     def _run_cell(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rnns[0](inputs, hidden, *self.mixing_weights())
+        return self.rnns[0](inputs, hidden, *self._pass_weights())
+
+    def mixed_ops(self) -> dict[str, list[Sequence[nn.Module]]]:
+        """None: one kernel computes all candidates of the cell."""
+        return {"recurrent": []}
 
     def _loss(self, input: Segment, target: Tensor) -> Tensor:
         loss, after = self.loss(input.tokens, input.hidden, target)

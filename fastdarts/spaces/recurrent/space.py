@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fastdarts.errors import FastdartsError
-from fastdarts.spaces.recurrent.genotype import PRIMITIVES, Genotype, from_dict, to_dict
-from fastdarts.spaces.space import Cells, Decision, Notation
+from fastdarts.spaces.recurrent.genotype import (
+    PRIMITIVES,
+    STEPS,
+    Genotype,
+    derive_genotype,
+    edges_of,
+    from_dict,
+    to_dict,
+)
+from fastdarts.spaces.space import Cells, Decision, Space, Table
 from fastdarts.spaces.topology import RECURRENT_CELL
 
 
-class Recurrent(Notation):
+class Recurrent(Space):
     """Genotypes of :mod:`fastdarts.spaces.recurrent.genotype`."""
 
     name, kinds, cell = "rnn", {"recurrent": "recurrent cell"}, RECURRENT_CELL
+    task, nodes, layers = "language", STEPS, 1
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
         return to_dict(genotype)
@@ -24,6 +35,13 @@ class Recurrent(Notation):
 
     def cells(self, genotype: Genotype) -> Cells:
         return {"recurrent": (genotype.recurrent, genotype.concat)}
+
+    def primitives(self, nodes: int) -> dict[str, Table]:
+        return {"recurrent": (PRIMITIVES,) * edges_of(nodes)}
+
+    def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Genotype:
+        self.check_strengths(strengths, nodes)
+        return derive_genotype(*strengths)
 
     def decisions(self, nodes: int) -> tuple[Decision, ...]:
         """Of each node its source, then its activation."""

@@ -212,6 +212,14 @@ class Batches:
         passes = (self._keys(number)[:per_pass] for number in itertools.count(first))
         return self._load(itertools.islice(itertools.chain.from_iterable(passes), skip, None))
 
+    def first(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The first batch of a pass."""
+        return next(self.epoch(epoch))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The batch of this number of :meth:`endless`."""
+        return next(self.endless(step))
+
     def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples once, in the order of `indices`; a random transform draws as in pass 0."""
         return self._load((0, part) for part in self._cut(self.indices))

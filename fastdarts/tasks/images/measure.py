@@ -35,7 +35,7 @@ class Meter:
         self.wrong += wrong
         self.count += count
 
-    def summary(self, prefix: str) -> dict[str, float]:
+    def summary(self, prefix: str, at: str = "") -> dict[str, float]:
         """``{prefix}_loss`` and ``{prefix}_error`` (percent)."""
         return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_error": 100 * self.wrong / self.count}
 

@@ -1,18 +1,32 @@
-"""Settings of the images."""
+"""Settings of the images, and of searches and evaluations on them; the defaults are the published ones."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from fastdarts.errors import FastdartsError
+from fastdarts.runs.checks import parse_bytes
 from fastdarts.runs.kinds import (
     Batch,
     Count,
+    Epochs,
+    Factor,
+    Few,
+    NotNegative,
+    NotNegativeInt,
+    Portion,
+    Positive,
+    Seed,
+    Seeds,
     Width,
     Workers,
 )
 from fastdarts.runs.settings import RunConfig
+from fastdarts.spaces import Space
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
 
@@ -43,3 +57,232 @@ class DataConfig(RunConfig):
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 computes feature maps in bfloat16, as torch.autocast does; weights, statistics, mixing weights, all updates
     and whatever is differentiated twice or subtracted to find a product stay in float32."""
+
+
+def check_images(config: DataConfig) -> None:
+    """Raise :class:`FastdartsError` if the settings of the images make no sense."""
+    if config.image_size is not None and config.image_size % 2:
+        raise FastdartsError(f"--image-size is {config.image_size}: expected an even number of pixels")
+    if not 0 < config.test_portion < 1:
+        raise FastdartsError(
+            f"--test-portion is {config.test_portion}: expected between 0 and 1, so that both sides have images"
+        )
+
+
+@dataclass(frozen=True)
+class ImageSearchConfig(DataConfig, SearchConfig):
+    """What searches on images add to the settings of every search."""
+
+    group: ClassVar[str] = "images"
+    extends: ClassVar[type] = SearchConfig
+
+    batch_size: Batch | None = None
+    """Images per step, of all ranks together (DARTS: 64)."""
+    channels: Width = 16
+    """Channels of the first cells."""
+    layers: Few | None = None
+    """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
+    train_portion: float | None = None
+    """Share of the training images that trains the weights; the rest trains the alphas (DARTS: 0.5)."""
+    cutout: Portion = 0.0
+    """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
+    drop_path_prob: Portion = 0.0
+    """Probability with which the output of each edge is dropped in the last epoch; it rises from 0. That of cutout then
+    rises from 0 to 1 likewise (R-DARTS). Where single cells are trained, their operations are dropped instead."""
+
+    def left_out(self, space: Space) -> dict[str, Any]:
+        """Those of the stem come before those of the space."""
+        published = self.published.get(self.stem, self.published.get("cifar", {}))
+        named = {"layers": space.layers, "nodes": space.nodes}
+        return SEARCH_RECIPE | named | dict(published) | dict(self.published.get(space.name, {}))
+
+    def check_task(self, space: Space) -> None:
+        """Both halves have images of an even size, and the rate falls."""
+        check_images(self)
+        space.check(self.nodes, self.layers)
+        if not 0 < self.train_portion < 1:
+            raise FastdartsError(
+                f"--train-portion is {self.train_portion}: expected between 0 and 1, so that both halves have images"
+            )
+
+
+@dataclass(frozen=True)
+class ImageSupernetConfig(SupernetConfig):
+    """What they add to the settings of every supernet."""
+
+    group: ClassVar[str] = "supernet"
+    extends: ClassVar[type] = SupernetConfig
+
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """Beginning of the search network, and which published settings count; imagenet divides the image by 8 before the
+    first cell."""
+    partial: Width | None = None
+    """Only one of so many channels enters the candidate operations (DARTS: 1)."""
+    edge_normalisation: bool | None = None
+    """Learn weights of the edges, the betas, along with the alphas (DARTS: no)."""
+    memory: Literal["store", "recompute", "checkpoint"] = "store"
+    """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again;
+    checkpoint keeps only the outputs of the cells and computes each cell again as a whole."""
+    accumulate: Width = 1
+    """Parts that a batch is passed in, one after another: the loss and its gradients are those of the whole batch, but
+    BatchNorm normalises each part by itself and its running statistics move once for each."""
+    max_memory: str | None = None
+    """Bytes that a step may take, such as 4GiB: memory and then accumulate are raised until it is estimated to fit."""
+    gap_every: NotNegativeInt = 1
+    """Epochs between two measurements of the discretisation gap; 0 means never."""
+    alignment_every: NotNegativeInt = 0
+    """Epochs between two measurements of the layer alignment, on ten batches of the validation half; 0 means never."""
+
+    def check_task(self, space: Space) -> None:
+        """The space has such a supernet, and a batch such parts."""
+        super().check_task(space)
+        for name, value in network_options(self).items():
+            if name not in space.has:
+                raise FastdartsError(
+                    f"--{name.replace('_', '-')} is {value} with method {self.method}, but space {space.name} has no "
+                    "such supernet: choose another space or method"
+                )
+        if self.max_memory is not None:
+            parse_bytes(self.max_memory, "--max-memory")
+        if self.batch_size < 2 * self.accumulate > 2:
+            raise FastdartsError(
+                f"--accumulate is {self.accumulate}: expected parts of at least two images of the {self.batch_size} of "
+                "--batch-size"
+            )
+        if self.accumulate > 1 and (reason := self.why_whole()):
+            raise FastdartsError(f"--accumulate is {self.accumulate}, but {reason}: leave it out")
+        if self.channels % self.partial:
+            raise FastdartsError(
+                f"--channels is {self.channels}: expected a multiple of {self.partial}, as one of --partial "
+                f"{self.partial} channels is computed"
+            )
+        if getattr(self, "keep_kinks", False) and self.partial > 1:
+            raise FastdartsError(
+                f"--keep-kinks got --partial {self.partial}: what bypasses partial channels takes maxima of its own, "
+                "so leave it out, or use --hypergradient exact"
+            )
+
+
+SEARCH_RECIPE: dict[str, Any] = {
+    "batch_size": 64,
+    "partial": 1,
+    "edge_normalisation": False,
+    "warmup": 0,
+    "learning_rate": 0.025,
+    "learning_rate_min": 0.001,
+    "learning_rate_warmup": 0,
+    "arch_learning_rate": 3e-4,
+    "arch_grad_clip": 0.0,
+    "train_portion": 0.5,
+    "eigenvalue_every": 0,
+}
+"""The published settings of DARTS (ICLR 2019), section 3.1 and its public code; a method's own are in its file."""
+
+
+@dataclass(frozen=True)
+class ImageEvaluateConfig(DataConfig, EvaluateConfig):
+    """Train a genotype from scratch and test it. Settings left out are the published ones of the variant: CIFAR-10
+    (DARTS, section 3.2) or ImageNet (section 3.3)."""
+
+    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
+    """Which network and recipe: cifar (the default), imagenet, which divides the image by 8 before the first cell, or,
+    for the cells of that space and for these only, nasbench201."""
+    batch_size: Batch | None = None
+    """Images per step, of all ranks together (cifar 96, imagenet 128, nasbench201 256)."""
+    epochs: Epochs | None = None
+    """Passes over the training images (cifar 600, imagenet 250, nasbench201 200)."""
+    channels: Width | None = None
+    """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
+    layers: Few | None = None
+    """Cells (cifar 20, imagenet 14, nasbench201 17)."""
+    learning_rate: Positive | None = None
+    """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
+    schedule: Literal["cosine", "exponential"] | None = None
+    """How it falls: along a cosine to 0 (cifar, nasbench201), or by the factor gamma after each epoch (imagenet)."""
+    gamma: Factor = 0.97
+    """The factor of the exponential schedule."""
+    momentum: Portion = 0.9
+    """SGD momentum."""
+    weight_decay: NotNegative | None = None
+    """L2 on the weights (cifar 3e-4, imagenet 3e-5, nasbench201 5e-4)."""
+    grad_clip: Positive = 5.0
+    """Largest norm of the gradient."""
+    auxiliary: bool = True
+    """Train with an auxiliary head; networks of nasbench201 have none."""
+    auxiliary_weight: NotNegative = 0.4
+    """Weight of its loss."""
+    drop_path_prob: Portion | None = None
+    """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, others 0)."""
+    label_smoothing: Portion | None = None
+    """Share of the training target that is spread over all classes (imagenet 0.1, others 0)."""
+    cutout: Portion | None = None
+    """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; others 0)."""
+    seed: Seed = 0
+    """Seed of the first training."""
+    seeds: Seeds = 1
+    """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
+
+    task: ClassVar[str] = "images"
+
+    def check_task(self) -> None:
+        """There are images of an even size on both sides."""
+        check_images(self)
+
+    def resolved(self, space: Space) -> ImageEvaluateConfig:
+        """With every setting that was left out filled in from the recipe of the variant, by default that of the
+        genotype's ``space``.
+
+        Raises :class:`FastdartsError` if that space has no such variant.
+        """
+        variant = space.check_variant(self.variant)
+        left_out = RECIPES[variant] | {"variant": variant}
+        left_out = {k: v for k, v in left_out.items() if getattr(self, k) is None}
+        if variant == "nasbench201":
+            left_out["auxiliary"] = False
+        return dataclasses.replace(self, **left_out)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "cifar": {
+        "batch_size": 96,
+        "epochs": 600,
+        "channels": 36,
+        "layers": 20,
+        "learning_rate": 0.025,
+        "schedule": "cosine",
+        "weight_decay": 3e-4,
+        "drop_path_prob": 0.2,
+        "label_smoothing": 0.0,
+        "cutout": 0.5,
+    },
+    "imagenet": {
+        "batch_size": 128,
+        "epochs": 250,
+        "channels": 48,
+        "layers": 14,
+        "learning_rate": 0.1,
+        "schedule": "exponential",
+        "weight_decay": 3e-5,
+        "drop_path_prob": 0.0,
+        "label_smoothing": 0.1,
+        "cutout": 0.0,
+    },
+    "nasbench201": {
+        "batch_size": 256,
+        "epochs": 200,
+        "channels": 16,
+        "layers": 17,
+        "learning_rate": 0.1,
+        "schedule": "cosine",
+        "weight_decay": 5e-4,
+        "drop_path_prob": 0.0,
+        "label_smoothing": 0.0,
+        "cutout": 0.0,
+    },
+}
+
+
+def network_options(config: SupernetConfig) -> dict[str, Any]:
+    """What distinguishes the supernet from that of DARTS, but for the space: ``config`` is resolved."""
+    plain = {"partial": 1, "edge_normalisation": False, "stem": "cifar"}
+    return {name: getattr(config, name) for name, value in plain.items() if getattr(config, name) != value}

@@ -1,20 +1,19 @@
-"""Settings of a search for a recurrent cell and of its evaluation; the defaults are the published ones."""
+"""Settings of the text, and of searches and evaluations of recurrent cells on it; the defaults are the published
+ones."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from fastdarts.engine.settings import check_hypergradient
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.checks import check_fields
 from fastdarts.runs.kinds import (
     Batch,
     Count,
     Epochs,
     EpochsOrNone,
-    Few,
     Nodes,
     NotNegative,
     Portion,
@@ -23,14 +22,18 @@ from fastdarts.runs.kinds import (
     Width,
 )
 from fastdarts.runs.settings import RunConfig
+from fastdarts.spaces import Space
+from fastdarts.tasks.settings import BilevelConfig, EvaluateConfig, SearchConfig
 
 
 @dataclass(frozen=True)
 class TextConfig(RunConfig):
     """Which text, the size of the network and its dropouts, and how weights learn."""
 
-    space: Literal["rnn"] = "rnn"
-    """Recurrent cells on text."""
+    group: ClassVar[str] = "text"
+
+    space: str = "rnn"
+    """Space of the cell: recurrent cells on text."""
     data: Path | None = None
     """Folder of train.txt, valid.txt and test.txt (ptb.train.txt, wiki.train.tokens, ... will do)."""
     level: Literal["word", "char"] = "word"
@@ -69,43 +72,78 @@ class TextConfig(RunConfig):
     """L2 on the differences between outputs of neighbouring time steps."""
 
 
-@dataclass(frozen=True)
-class RecurrentSearchConfig(TextConfig):
-    """Search for a recurrent cell. The defaults are those of DARTS (ICLR 2019), section 3.1.2 and its public code."""
+def check_text(config: TextConfig) -> None:
+    """Raise :class:`FastdartsError` if the settings of the text make no sense."""
+    if config.bptt == 1:
+        raise FastdartsError("--bptt is 1, but a segment has two time steps or more: expected 2 or more")
 
-    unrolled: bool = False
-    """Second order: differentiate through one step of the weights; --hypergradient unrolled."""
-    hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (first-order by default). unrolled: through one step of the weights, by finite
-    differences as published; exact: the same by double backward; neumann: through weights that have converged, by a
-    Neumann series."""
-    difference_radius: Positive | None = None
-    """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
-    neumann_terms: Few | None = None
-    """Terms of the series (neumann; 3)."""
-    arch_side_effects: bool = False
-    """Let every pass for the alphas draw dropout masks of its own and move BatchNorm running statistics, as published;
-    otherwise all passes of a step use the same masks, those of the coming step of the weights."""
+
+@dataclass(frozen=True)
+class TextSearchConfig(TextConfig, SearchConfig):
+    """What searches on text add to the settings of every search. The defaults are those of DARTS (ICLR 2019), section
+    3.1.2 and its public code."""
+
+    group: ClassVar[str] = "text"
+    extends: ClassVar[type] = SearchConfig
+    counts_more: ClassVar[bool] = True
+
     nodes: Nodes = 8
     """Searched nodes of the cell."""
-    arch_learning_rate: Positive = 3e-3
-    """Adam learning rate of the alphas."""
-    arch_weight_decay: NotNegative = 1e-3
-    """L2 on the alphas."""
+    learning_rate_min: NotNegative | None = None
+    """The same at the end of a cosine; by default the rate stays as it is."""
     momentum: Portion = 0.0
     """SGD momentum."""
     seed: Seed = 3
     """Seed of the weights, the alphas, the dropouts and the lengths of the segments."""
 
+    def left_out(self, space: Space) -> dict[str, Any]:
+        """Of what a method has published for images, only settings that are its own count here."""
+        own = {name for name in _own_settings(self.own()) if name not in TEXT_RECIPE}
+        published = {k: v for k, v in self.published.get("cifar", {}).items() if k in own}
+        rate = {"learning_rate_min": self.learning_rate}
+        return TEXT_RECIPE | rate | published | dict(self.published.get(space.name, {}))
+
+    def check_task(self, space: Space) -> None:
+        """A segment has two time steps or more, and a batch statistics."""
+        check_text(self)
+        if self.batch_size == 1:
+            raise FastdartsError("--batch-size is 1, but one stream has no batch statistics: expected 2 or more")
+
+
+def _own_settings(settings: type[SearchConfig]) -> set[str]:
+    """Those that a class of a method adds to what all methods have."""
+    return {field.name for field in dataclasses.fields(settings)} - {
+        field.name for field in dataclasses.fields(BilevelConfig)
+    }
+
 
 @dataclass(frozen=True)
-class RecurrentEvaluateConfig(TextConfig):
+class TextBilevelConfig(BilevelConfig):
+    """What they change in the settings of methods that look through a step of the weights."""
+
+    group: ClassVar[str] = "hypergradient"
+    extends: ClassVar[type] = BilevelConfig
+
+    arch_side_effects: bool = False
+    """Let every pass for the alphas draw dropout masks of its own and move BatchNorm running statistics, as published;
+    otherwise all passes of a step use the same masks, those of the coming step of the weights."""
+
+
+TEXT_RECIPE: dict[str, Any] = {
+    "warmup": 0,
+    "learning_rate_warmup": 0,
+    "arch_learning_rate": 3e-3,
+    "arch_grad_clip": 0.0,
+    "eigenvalue_every": 0,
+}
+"""The published settings of DARTS for Penn Treebank that have no default of their own."""
+
+
+@dataclass(frozen=True)
+class TextEvaluateConfig(TextConfig, EvaluateConfig):
     """Train the language model of a recurrent cell from scratch and test it. The defaults are those of DARTS for Penn
     Treebank; published for WikiText-2 are --hidden 700 --dropouth 0.15 --weight-decay 5e-7."""
 
-    genotype: str = ""
-    """A name (ENAS, DARTS_V1, DARTS_V2), the folder of a search, a genotype.json, inline JSON, or a printed
-    Genotype(...)."""
     hidden: Width = 850
     """Width of the embedding and of the cell."""
     batch_size: Batch = 64
@@ -127,15 +165,13 @@ class RecurrentEvaluateConfig(TextConfig):
     seed: Seed = 1267
     """Seed of the weights, the dropouts and the lengths of the segments."""
 
+    task: ClassVar[str] = "language"
 
-def validate(config: RecurrentSearchConfig | RecurrentEvaluateConfig) -> None:
-    """Raise :class:`FastdartsError` with one sentence for the first setting that makes no sense."""
-    check_fields(config)
-    if config.bptt == 1:
-        raise FastdartsError("--bptt is 1, but a segment has two time steps or more: expected 2 or more")
-    if isinstance(config, RecurrentSearchConfig):
-        check_hypergradient(config)
-        if config.batch_size == 1:
-            raise FastdartsError("--batch-size is 1, but one stream has no batch statistics: expected 2 or more")
-    elif not config.genotype:
-        raise FastdartsError("no genotype given: name one with --genotype NAME, FILE or JSON")
+    def check_task(self) -> None:
+        """A segment has two time steps or more."""
+        check_text(self)
+
+
+def search_settings(**settings: Any) -> SearchConfig:
+    """Settings of a search for a recurrent cell by DARTS; what ``RecurrentSearchConfig`` was."""
+    return SearchConfig(space="rnn", **settings)

@@ -12,40 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.engine.device import prepare_device
-from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.nn.optim import SGD
 from fastdarts.policies.base import Next
-from fastdarts.ranks import agree, refuse, settings_of
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, Architecture
 from fastdarts.spaces.recurrent.genotype import parse_genotype
 from fastdarts.spaces.recurrent.model import RNNModel, Segment
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, validate
-from fastdarts.tasks.language.text import Lengths, in_order, load_corpus, segment, streams
-from fastdarts.tasks.language.training import Likelihood, check_text, measure, perplexity, set_rate, weight_step
+from fastdarts.tasks.language.measure import Likelihood, check_same_text, measure, perplexity, set_rate, weight_step
+from fastdarts.tasks.language.settings import TextEvaluateConfig
+from fastdarts.tasks.language.streams import segments
+from fastdarts.tasks.language.text import Lengths, load_corpus, segment, streams
 
 
-def evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
+def evaluate_text(config: TextEvaluateConfig) -> dict[str, Any]:
     """Train the language model of ``config.genotype`` and report the perplexity of the best epoch on the test text.
 
     SGD until the validation loss of an epoch is above the best one, the last ``nonmono`` epochs not counted; from then
     on weights are averaged (Polyak and Juditsky, 1992) and the averages are measured and kept. ``finetune_epochs`` go
-    on from the best weights with a fresh average. Results are written to the run's folder.
-
-    Returns what result.json holds: ``valid_perplexity``, ``test_perplexity``, ``parameters``, ... Raises and ends as
-    :func:`fastdarts.engine.evaluation.evaluate` does.
+    on from the best weights with a fresh average.
     """
-    with isolated():
-        return _evaluate(config)
-
-
-def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
-    agree(settings_of("evaluate", config))
-    refuse("the evaluation of a recurrent cell")
-    validate(config)
     genotype = parse_genotype(config.genotype)
     # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
     config = replace(config, genotype=json.dumps(RECURRENT.to_dict(genotype)))
@@ -58,7 +46,7 @@ def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     device = prepare_device(config)
     texts = {name: text.to(device) for name, text in texts.items()}
     run = Run(config, "evaluate", "rnn")
-    check_text(corpus, run.state, config)
+    check_same_text(corpus, run.state, config)
     with run, Progress() as progress:
         training = Training(config, language_model(config, len(corpus.vocabulary), genotype=genotype).to(device))
         size = {"parameters": sum(p.numel() for p in training.model.parameters())}
@@ -71,7 +59,8 @@ def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
         loop.train()
         training.return_to_best()
         run.write_weights("weights.pt", training.model)
-        tested = measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch")
+        pieces = segments(texts["test"], config.hidden, config.bptt)
+        tested = measure(training.model, pieces).summary("test", "the best epoch")
         rows = run.rows()
         result = {
             "kind": "evaluate",
@@ -86,9 +75,7 @@ def _evaluate(config: RecurrentEvaluateConfig) -> dict[str, Any]:
     return result | {"run": str(run.folder)}
 
 
-def language_model(
-    config: RecurrentEvaluateConfig, words: int, kind: type[RNNModel] = RNNModel, **options: Any
-) -> RNNModel:
+def language_model(config: TextEvaluateConfig, words: int, kind: type[RNNModel] = RNNModel, **options: Any) -> RNNModel:
     """A language model of the size, with the dropouts and from the seed of the settings."""
     torch.manual_seed(config.seed)
     dropouts = config.dropout, config.dropouth, config.dropoutx, config.dropouti, config.dropoute
@@ -123,7 +110,7 @@ class Average:
 class Training:
     """A language model with its optimizer, its average and its best weights, and how far it is."""
 
-    def __init__(self, config: RecurrentEvaluateConfig, model: RNNModel):
+    def __init__(self, config: TextEvaluateConfig, model: RNNModel):
         self.config, self.model = config, model
         self.optimizer = SGD(self.model.parameters(), config.learning_rate, 0.0, config.weight_decay, config.grad_clip)
         self.average: Average | None = None
@@ -229,13 +216,14 @@ class Epochs(Loop):
 
     def step(self, batch: range, number: int) -> None:
         loss = self.training.step(self.texts["train"], batch, self.epoch, number)
-        self.meter.update(loss, len(batch) * self.training.config.batch_size)
+        self.meter.add(loss, len(batch) * self.training.config.batch_size)
 
     def measured(self) -> Row:
         training, config, at = self.training, self.training.config, f"epoch {self.epoch}"
         row = {"epoch": self.epoch, "lr": config.learning_rate, "phase": self.phase} | self.meter.summary("train", at)
         with training.averaged():
-            judged = measure(training.model, in_order(self.texts["valid"], config.bptt)).summary("valid", at)
+            pieces = segments(self.texts["valid"], config.hidden, config.bptt)
+            judged = measure(training.model, pieces).summary("valid", at)
             self.stalls = training.judge(judged["valid_loss"])
         return row | judged
 

@@ -1,4 +1,4 @@
-"""What the search and the evaluation of language models share: loss, perplexity, one step of the weights."""
+"""Likelihood and perplexity of language models, and one step of their weights in an evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastdarts.tasks.language.settings import TextConfig
 from fastdarts.tasks.language.text import Corpus
 
 
-def check_text(corpus: Corpus, state: dict[str, Any] | None, config: TextConfig) -> None:
+def check_same_text(corpus: Corpus, state: dict[str, Any] | None, config: TextConfig) -> None:
     """Raise :class:`FastdartsError` if the run that goes on from ``state`` has read another text."""
     if state is not None and state.get("text") != corpus.digest:
         raise FastdartsError(
@@ -39,12 +39,16 @@ class Likelihood:
         """The mean so far."""
         return self.total / self.count
 
-    def update(self, loss: float, tokens: int) -> None:
+    def update(self, loss: float, outputs: Tensor | None, target: Tensor) -> None:
+        """Count the tokens ``target``, of this mean loss."""
+        self.add(loss, target.numel())
+
+    def add(self, loss: float, tokens: int) -> None:
         """Count so many tokens of this mean loss."""
         self.total += loss * tokens
         self.count += tokens
 
-    def summary(self, prefix: str, at: str) -> dict[str, float]:
+    def summary(self, prefix: str, at: str = "") -> dict[str, float]:
         """``{prefix}_loss`` and ``{prefix}_perplexity``, its exponential; raises NotFinite if that is not a number."""
         loss = self.total / self.count
         return {f"{prefix}_loss": loss, f"{prefix}_perplexity": perplexity(loss, prefix, at)}
@@ -59,15 +63,15 @@ def perplexity(loss: float, what: str, at: str = "") -> float:
 
 
 @torch.no_grad()
-def measure(model: RNNModel, segments: Iterable[tuple[Tensor, Tensor]]) -> Likelihood:
-    """Of ``model`` in evaluation mode over neighbouring segments, the hidden state carried from one to the next; the
-    model is left in training mode."""
-    seen, hidden = Likelihood(), None
+def measure(model: RNNModel, batches: Iterable[tuple[Segment, Tensor]]) -> Likelihood:
+    """Of ``model`` in evaluation mode over neighbouring segments and the tokens that follow; the model is left in
+    training mode."""
+    seen = Likelihood()
     model.eval()
-    for tokens, target in segments:
-        hidden = model.init_hidden(tokens.shape[1]) if hidden is None else hidden
-        loss, hidden = model.loss(tokens, hidden, target)
-        seen.update(loss.item(), target.numel())
+    for piece, target in batches:
+        loss, after = model.loss(piece.tokens, piece.hidden, target)
+        piece.after = after
+        seen.update(loss.item(), None, target)
     model.train()
     return seen
 

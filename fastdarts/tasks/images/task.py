@@ -1,0 +1,152 @@
+"""Classification of images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastdarts.nn.supernet import Supernet
+from fastdarts.ranks import check_batch, smallest_batch
+from fastdarts.spaces import Space
+from fastdarts.tasks.images.batches import Batches, Workers, split
+from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.prepare import prepare_data
+from fastdarts.tasks.images.settings import (
+    SEARCH_RECIPE,
+    ImageEvaluateConfig,
+    ImageSearchConfig,
+    ImageSupernetConfig,
+    network_options,
+)
+from fastdarts.tasks.schedule import cosine
+from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
+
+
+class ImageProblem(Problem):
+    """Images, of which one half trains the weights and the other one the alphas.
+
+    Attributes:
+        data: the images.
+        indices: those of the training images in use.
+        halves: the indices of both halves.
+        workers: the processes that prepare images.
+    """
+
+    meter_type = Meter
+
+    def __init__(self, data: ImageData, indices: range, config: ImageSearchConfig):
+        self.data, self.indices = data, indices
+        self.halves = split(len(indices), config.train_portion)
+        self.label = f"{config.dataset}-{config.method}"
+        self.workers = Workers(config.workers, data.train)
+
+    @classmethod
+    def of_shape(cls, classes: int, channels: int, size: tuple[int, int]) -> ImageProblem:
+        """Images of this shape that cannot be read: for networks of the right size, and batches without content."""
+        made = cls.__new__(cls)
+        made.indices = range(0)
+        made.data = SimpleNamespace(classes=range(classes), channels=channels, size=size)
+        return made
+
+    def facts(self) -> Mapping[str, Any]:
+        return self.data.facts()
+
+    def description(self) -> Row:
+        shape = (self.data.channels, *self.data.size)
+        return {"classes": len(self.data.classes), "images": len(self.indices), "image_shape": shape}
+
+    def check_batches(self, config: ImageSearchConfig) -> None:
+        """Raise :class:`FastdartsError` if the batches of a half are too small for the ranks or the parts."""
+        for half in self.halves:
+            check_batch(config.batch_size, len(half), config.sync_bn, config.accumulate)
+
+    def opened(self, config: ImageSearchConfig, device: torch.device) -> Workers:
+        return self.workers
+
+    def network(self, config: ImageSupernetConfig, space: Space) -> Supernet:
+        sizes = config.channels, len(self.data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
+        options = {"in_channels": self.data.channels, "memory": config.memory} | network_options(config)
+        return space.supernet(*sizes, **options)
+
+    def check_network(self, config: ImageSupernetConfig, space: Space) -> Supernet:
+        """A supernet without content; raises :class:`FastdartsError` if it does not fit the images."""
+        with torch.device("meta"), torch.no_grad():
+            network = self.network(config, space)
+            if config.partial > 1:  # which does not fit all sizes of images
+                self.network(config, space).eval()(torch.zeros(1, self.data.channels, *self.data.size))
+        return network
+
+    def streams(
+        self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
+    ) -> tuple[Batches, Batches | None, Batches]:
+        share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
+        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
+        transform = augment(cutout_prob=share)
+
+        def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
+            smallest = smallest_batch(config.sync_bn, parts)
+            return Batches(self.data.train, indices, size, transform, seed, workers=self.workers, smallest=smallest)
+
+        whole = range(self.halves[1].stop)
+        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed)
+        arch = None
+        if recipe.order != "together":
+            arch = batches(self.halves[1] if recipe.held_out else whole, 2 * config.seed + 1)
+        # As published, validation images are augmented like the others; the draws are the same in every epoch.
+        valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
+        return train, arch, valid
+
+    def rate_share(self, config: ImageSearchConfig, epoch: int) -> float:
+        return cosine(config, epoch) / config.learning_rate
+
+    def learn(self, config: ImageSupernetConfig, model: Supernet, forward: Any, batch: Batch) -> Learned:
+        logits = forward(batch[0])
+        loss = model._criterion(logits, batch[1])
+        return Learned(loss, loss, logits)
+
+    def measure(self, model: nn.Module, batches: Iterable[Batch], device: torch.device, prefix: str) -> Row:
+        return measure(model, batches, device, prefix)
+
+    def rehearsal(self, config: ImageSupernetConfig, examples: int) -> Batch:
+        shape = examples, self.data.channels, *self.data.size
+        return torch.empty(shape), torch.zeros(shape[:1], dtype=torch.int64)
+
+
+class Images(Task):
+    """Classification of images: cross-entropy, measured by the error in percent."""
+
+    name, title = "images", "images"
+    metric = Metric("valid_error", "valid error", " %")
+    settings = (ImageSupernetConfig, ImageSearchConfig)
+    evaluation = ImageEvaluateConfig
+    recipe = SEARCH_RECIPE
+    has = frozenset({"ranks", "trainings", "classes"})
+
+    def open(self, config: ImageSearchConfig, space: Space) -> ImageProblem:
+        data, indices = prepare_data(config)
+        return ImageProblem(data, indices, config)
+
+    def line(self, row: Row, epochs: int) -> str:
+        skips = "+".join(str(value) for key, value in row.items() if key.startswith("skip_"))
+        skips = f"  skips {skips}" if skips else ""
+        eigenvalue = f"  eigenvalue {row['eigenvalue']:.4g}" if "eigenvalue" in row else ""
+        gap = f"  gap {row['discretisation_gap']:+.2f}" if "discretisation_gap" in row else ""
+        return (
+            f"epoch {row['epoch'] + 1}/{epochs}  lr {row['lr']:.4g}  train error {row['train_error']:.2f} %  "
+            f"valid error {row['valid_error']:.2f} %{gap}{eigenvalue}{skips}  "
+            f"{row['seconds']:.1f} s"
+        )
+
+    def tested(self, result: Row) -> str:
+        std = result["test_error_std"]
+        spread = f" ± {std:.2f} ({len(result['seeds'])} seeds)" if std is not None else ""
+        return f"test error {result['test_error']:.2f}{spread} %"
+
+
+register_task(Images())

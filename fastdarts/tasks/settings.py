@@ -1,0 +1,397 @@
+"""Settings of searches and evaluations: every field is a flag and a TOML key; defaults are the published ones.
+
+The settings of a search are those of its method and those of its task (images, text) in one class, which
+:meth:`SearchConfig.of_task` makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_origin, get_type_hints
+
+from fastdarts.errors import FastdartsError
+from fastdarts.registry import Method, find_method, load_plugin, methods
+from fastdarts.runs.kinds import (
+    Batch,
+    Epochs,
+    EpochsOrNone,
+    Few,
+    Nodes,
+    NotNegative,
+    NotNegativeInt,
+    Portion,
+    Positive,
+    Seed,
+)
+from fastdarts.runs.settings import RunConfig, expanded
+from fastdarts.spaces import DARTS, SPACES, Space, find_space, space_named_in
+from fastdarts.tasks.task import Task, find_task, tasks
+
+DEFAULT_METHOD = "darts"
+
+
+class _OfTask(type):
+    """Makes ``SearchConfig(method="pc-darts", space="rnn", ...)`` the settings of that method and task."""
+
+    def __call__(cls, *args: Any, **settings: Any) -> Any:
+        if cls.task:
+            return super().__call__(*args, **settings)
+        kind, own = cls.of({"method": cls.method, **settings} if getattr(cls, "method", "") else settings)
+        return kind(*args, **own)
+
+
+@dataclass(frozen=True)
+class SearchConfig(RunConfig, metaclass=_OfTask):
+    """Search for a cell. ``SearchConfig(method=NAME, space=NAME, ...)`` makes the settings of that method for the task
+    of that space, which are a class of their own; settings left out are the published ones.
+
+    Raises :class:`FastdartsError` for an unknown method, and for a setting that method or task do not have.
+    """
+
+    group: ClassVar[str] = "search"
+
+    method: str = ""
+    """Method of the search; `fastdarts methods` lists them."""
+    space: str = "darts"
+    """Space to search in; `fastdarts spaces` lists them. It decides what is learned: images, or text (rnn)."""
+    batch_size: Batch | None = None
+    """Images per step, of all ranks together (DARTS: 64)."""
+    epochs: Epochs = 50
+    """Passes over the training half (of single-level methods over all images, of random search per candidate)."""
+    nodes: Nodes | None = None
+    """Intermediate nodes of a cell, all of them in its output (DARTS: 4)."""
+    learning_rate: Positive | None = None
+    """SGD learning rate of the weights at the start (DARTS: 0.025)."""
+    learning_rate_min: NotNegative | None = None
+    """The same at the end of the cosine (DARTS: 0.001)."""
+    learning_rate_warmup: EpochsOrNone | None = None
+    """Epochs in which it first rises in equal steps (DARTS: 0)."""
+    momentum: Portion = 0.9
+    """SGD momentum."""
+    weight_decay: NotNegative = 3e-4
+    """L2 on the weights."""
+    grad_clip: Positive = 5.0
+    """Largest norm of the weights' gradient."""
+    seed: Seed = 2
+    """Seed of the weights, the alphas, the order of the data and whatever else is drawn."""
+
+    task: ClassVar[str] = ""
+    """The task whose settings these are, see :mod:`fastdarts.tasks`; "" in a class of the settings of a method only."""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the supernets of a space, or the task, must have, see :class:`fastdarts.spaces.space.Space`."""
+    projected_by: ClassVar[str] = ""
+    """The method that projects a supernet of this one; "" if none does."""
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Published settings that differ from those of DARTS, by stem; without a stem's own, those of "cifar". Those under
+    the name of a space count more."""
+
+    counts_more: ClassVar[bool] = False
+
+    # What tasks may make settings of; of others, these values count.
+    sync_bn: ClassVar[bool] = False
+    precision: ClassVar[str] = "float32"
+    drop_path_prob: ClassVar[float] = 0.0
+    memory: ClassVar[str] = "store"
+    accumulate: ClassVar[int] = 1
+    max_memory: ClassVar[str | None] = None
+    stem: ClassVar[str] = "cifar"
+    partial: ClassVar[int] = 1
+    edge_normalisation: ClassVar[bool] = False
+    gap_every: ClassVar[int] = 0
+    alignment_every: ClassVar[int] = 0
+
+    @abstractmethod
+    def build(self, space: Space) -> Any:
+        """The policies that the method is made of; ``self`` is resolved."""
+
+    def check(self, space: Space) -> None:
+        """Raise :class:`FastdartsError` for settings of the method that make no sense together; ``self`` is
+        resolved."""
+
+    def check_task(self, space: Space) -> None:
+        """The same for settings of the task."""
+
+    def left_out(self, space: Space) -> dict[str, Any]:
+        """What counts for settings that were left out: those of DARTS for the task, then the method's own."""
+        named = {"layers": space.layers, "nodes": space.nodes}
+        return {**find_task(self.task).recipe, **named, **self.published.get(space.name, {})}
+
+    def prepared(self) -> SearchConfig:
+        """``self`` as the run keeps it: independent of files that may change."""
+        return self
+
+    @classmethod
+    def family(cls) -> type[SearchConfig]:
+        """Any method's."""
+        return SearchConfig
+
+    @classmethod
+    def owners(cls) -> tuple[type, ...]:
+        """Those that the method and the task have written."""
+        return cls.__mro__[1:] if cls.task else cls.__mro__
+
+    @classmethod
+    def own(cls) -> type[SearchConfig]:
+        """The class that says what is the method's, without the settings of the task."""
+        return cls.__mro__[1] if cls.task else cls
+
+    @classmethod
+    @functools.cache
+    def of_task(cls, task: str) -> type[SearchConfig]:
+        """The settings of this method and of a task in one class.
+
+        The task has a class of its own for what it adds to each of SearchConfig, SupernetConfig, and so on. In the
+        order of inheritance it stands before that class, and behind everything that is derived from it. Where it
+        ``counts_more``, its defaults count before those of the method, which were published for another task.
+        """
+        if cls.task:
+            return cls.own().of_task(task)
+        parts = [part for part in find_task(task).settings if issubclass(cls, part.extends)]
+        bases = (cls, *parts)
+        order = type("Order", bases, {"task": task}).__mro__[1:]
+        fields: dict[str, tuple[Any, Any]] = {}
+        for owner in [*(part for part in parts if part.counts_more), *order]:
+            for name in vars(owner).get("__annotations__", ()):
+                hint = get_type_hints(owner, include_extras=True)[name]
+                fields.setdefault(name, (hint, vars(owner).get(name, dataclasses.MISSING)))
+        plain = {name: found for name, found in fields.items() if get_origin(found[0]) is not ClassVar}
+        every = [name for owner in reversed(order) for name in vars(owner).get("__annotations__", ())]
+        names = [name for name in dict.fromkeys(every) if name in plain]
+        namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__, "task": task}
+        made = dataclasses.make_dataclass(
+            cls.__name__,
+            [(name, plain[name][0], dataclasses.field(default=plain[name][1])) for name in names],
+            bases=bases,
+            frozen=True,
+            namespace=namespace,
+        )
+        made.__qualname__ = cls.__qualname__
+        return made
+
+    @classmethod
+    def lacking(cls, space: Space) -> list[str]:
+        """What the method needs and neither ``space`` nor its task has."""
+        return sorted(cls.needs - space.has - find_task(space.task).has)
+
+    @classmethod
+    def check_published(cls) -> None:
+        """Raise :class:`FastdartsError` if a published setting is none that may be left out, in searches of any
+        task."""
+        kinds = [cls.of_task(task) for task in tasks()]
+        for name in {name for values in cls.published.values() for name in values}:
+            found = [field for kind in kinds if (field := _field(kind, name)) is not None]
+            if not any(field.default is None for field in found):
+                raise FastdartsError(
+                    f"method {cls.method!r} ({cls.__module__}.{cls.__qualname__}) has a published {name}, which is no "
+                    "setting that may be left out: give the field itself that default"
+                )
+
+    def __reduce__(self) -> Any:
+        return _again, (self.own(), self.task, vars(self))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
+        """The settings of the method and space that ``values`` name, and the values that belong to them.
+
+        Those of a table with the name of the method are among them. Values of other methods are left out if they say
+        what these do by default. They are also left out if they are ``stored`` with a run: old runs hold all settings.
+
+        Raises :class:`FastdartsError` for an unknown method, and for a value that belongs to another one or to none.
+        """
+        values = dict(values)
+        paths = values.get("plugin", ())
+        # Those of a run may have moved, and been loaded from elsewhere.
+        _load_plugins([path for path in paths if Path(path).is_file()] if stored else paths)
+        method = find_method(values.pop("method", DEFAULT_METHOD))
+        for name in [name for name in values if name in methods()]:
+            table = values.pop(name)
+            if not isinstance(table, dict) or "method" in table:
+                raise FastdartsError(f"{name} is {table!r}: expected a table of settings of method {name}")
+            values |= table if name == method.name else {}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        settings = method.settings.of_task(task_of(values.get("space", DARTS.name)).name)
+        own = {field.name for field in dataclasses.fields(settings)}
+        for name in [name for name in values if name not in own]:
+            _refuse_foreign(method, settings, name, values.pop(name), stored)
+        return settings, values
+
+
+def _again(own: type[SearchConfig], task: str, values: dict[str, Any]) -> SearchConfig:
+    """Settings from what a pickle holds."""
+    return own.of_task(task)(**values)
+
+
+def task_of(space: object) -> Task:
+    """The task of the space of this name; of images if there is no such space, which others say."""
+    found = find_space(space) if isinstance(space, str) and space in SPACES else None
+    return find_task(DARTS.task if found is None else found.task)
+
+
+@dataclass(frozen=True)
+class SupernetConfig(SearchConfig):
+    """Settings of the methods that train a supernet."""
+
+    group: ClassVar[str] = "supernet"
+
+    def why_whole(self) -> str:
+        """Why a batch cannot be passed in parts with these settings; "" if it can."""
+        return ""
+
+
+@dataclass(frozen=True)
+class AlphaConfig(SupernetConfig):
+    """Settings of the methods that train alphas."""
+
+    group: ClassVar[str] = "alphas"
+
+    warmup: EpochsOrNone | None = None
+    """Epochs in which the weights are trained and alphas and betas are not (DARTS: 0)."""
+    arch_learning_rate: Positive | None = None
+    """Adam learning rate of the alphas (DARTS: 3e-4)."""
+    arch_weight_decay: NotNegative = 1e-3
+    """L2 on the alphas."""
+    arch_grad_clip: NotNegative | None = None
+    """Largest norm of their gradient, 0 for any (DARTS: 0)."""
+
+
+@dataclass(frozen=True)
+class BilevelConfig(AlphaConfig):
+    """Settings of the methods whose alphas may look through a step of the weights."""
+
+    group: ClassVar[str] = "hypergradient"
+
+    unrolled: bool = False
+    """Second order: differentiate through one step of the weights; --hypergradient unrolled."""
+    hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
+    """How the alphas' gradient is found (first-order by default).
+    unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
+    many times the memory; neumann: through weights that have converged, by a Neumann series."""
+    difference_radius: Positive | None = None
+    """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
+    keep_kinks: bool = False
+    """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
+    agrees with the exact product (unrolled; published: no)."""
+    neumann_terms: Few | None = None
+    """Terms of the series (neumann; 3)."""
+    arch_side_effects: bool = True
+    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
+    product_error_every: NotNegativeInt = 0
+    """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
+    eigenvalue_every: NotNegativeInt | None = None
+    """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never
+    (DARTS: 0)."""
+
+    has_own_difference: ClassVar[bool] = False
+    """Whether ``keep_kinks`` counts for a finite difference of the method's own too."""
+
+    def check(self, space: Space) -> None:
+        """The settings of a strategy go with that strategy."""
+        check_hypergradient(self)
+
+    def why_whole(self) -> str:
+        """Strategies that differentiate twice need the graph of the whole batch."""
+        if hypergradient(self) in ("exact", "neumann"):
+            return f"--hypergradient {hypergradient(self)} differentiates the graph of a whole batch"
+        return ""
+
+
+def _load_plugins(paths: Any) -> None:
+    """Import these files; raises :class:`FastdartsError` if ``paths`` is no list of files that can be imported."""
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise FastdartsError(f"plugin is {paths!r}: expected a list of Python files")
+    for path in paths:
+        load_plugin(expanded(path))
+
+
+def _refuse_foreign(method: Method, settings: type[SearchConfig], name: str, value: Any, stored: bool) -> None:
+    """Raise :class:`FastdartsError` for the setting ``name``, which ``settings``, of ``method``, do not have."""
+    task = settings.task
+    everywhere = {(m.name, t): _field(m.settings.of_task(t), name) for m in methods().values() for t in tasks()}
+    fields = {where: field for where, field in everywhere.items() if field is not None}
+    if not fields:
+        known = ", ".join(field.name for field in dataclasses.fields(settings))
+        raise FastdartsError(f"unknown setting {name!r}: expected some of {known}")
+    usual = [None, *(field.default for field in fields.values())]
+    published = [find_task(t).recipe.get(name) for t in tasks()]
+    published += [methods()[m].settings.published.get("cifar", {}).get(name) for m, _ in fields]
+    usual += [value for value in published if value is not None]
+    if stored or value in usual or not (value or any(usual)):
+        return
+    flag = name.replace("_", "-")
+    said = f"--{flag} is {value} but" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{flag}"
+    here = [m for m, t in fields if t == task]
+    if here:
+        raise FastdartsError(
+            f"{said} goes with --method {', '.join(here)}: method {method.name} does not use it, so leave it out"
+        )
+    titles = ", ".join(find_task(t).title for t in tasks() if (method.name, t) in fields) or "another task"
+    raise FastdartsError(
+        f"{said} goes with searches on {titles}: a search on {find_task(task).title} does not use it, so leave it out"
+    )
+
+
+def _field(settings: type[SearchConfig], name: str) -> dataclasses.Field | None:
+    return next((field for field in dataclasses.fields(settings) if field.name == name), None)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(RunConfig, metaclass=_OfTask):
+    """Train a genotype from scratch and test it. ``EvaluateConfig(genotype=..., ...)`` makes the settings for the task
+    of that genotype's space, which are a class of their own; settings left out are the published ones."""
+
+    group: ClassVar[str] = "evaluation"
+
+    genotype: str = ""
+    """A name (DARTS_V2), a genotype.json, the folder of a search, inline JSON, a printed Genotype(...), or the string
+    of NAS-Bench-201."""
+
+    task: ClassVar[str] = ""
+    """The task that the network is trained for, see :mod:`fastdarts.tasks`."""
+
+    @classmethod
+    def family(cls) -> type[EvaluateConfig]:
+        """Any task's."""
+        return EvaluateConfig
+
+    def check_task(self) -> None:
+        """Raise :class:`FastdartsError` for settings that make no sense."""
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
+        """The settings for the task of ``space``, or else of the space of ``genotype``, among ``values``."""
+        space = values.get("space") or space_named_in(values.get("genotype", ""))
+        return task_of(space or DARTS.name).evaluation, dict(values)
+
+
+def resolve(config: SearchConfig) -> SearchConfig:
+    """``config`` with every setting that was left out filled in, from its method, task and space."""
+    left_out = config.left_out(find_space(config.space))
+    left_out = {k: v for k, v in left_out.items() if getattr(config, k, ...) is None}
+    return dataclasses.replace(config, **left_out)
+
+
+def hypergradient(config: BilevelConfig) -> str:
+    """The strategy that ``config`` means by ``hypergradient`` and ``unrolled``."""
+    return config.hypergradient or ("unrolled" if config.unrolled else "first-order")
+
+
+def check_hypergradient(config: BilevelConfig) -> None:
+    """Raise :class:`FastdartsError` if a setting belongs to another strategy than the one that is meant."""
+    strategy = hypergradient(config)
+    if config.unrolled and strategy != "unrolled":
+        raise FastdartsError(f"--unrolled means --hypergradient unrolled but that is {strategy}: leave one of them out")
+    for name, wanted in (
+        ("difference_radius", "unrolled"), ("keep_kinks", "unrolled"), ("product_error_every", "unrolled"),
+        ("neumann_terms", "neumann"),
+    ):  # fmt: skip
+        if name == "keep_kinks" and config.has_own_difference:
+            continue
+        if getattr(config, name) and strategy != wanted:
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} goes with --hypergradient {wanted}: here it is {strategy}, so leave it out"
+            )
