@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +80,7 @@ class SearchStep:
             nesterov=recipe.nesterov,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, functools.partial(problem.rate_share, config)
+            self.optimizer, lambda epoch: problem.rate_share(config, epoch)
         )
         self.architect = None
         if recipe.alphas is None:
