@@ -44,7 +44,7 @@ test: lint
 # The same property-based tests as `make test`, with 100 times as many inputs, and every place where a run can be killed.
 fuzz: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadfile --hypothesis-profile=many \
-	    --hypothesis-show-statistics $(wildcard tests/test_fuzz_*.py)
+	    --hypothesis-show-statistics tests/fuzz
 
 # The kernels' tests on every instruction set of this machine with every array between closed gaps (needs gcc and cmake);
 # the first report ends it, and what nobody has written is NaN.
@@ -57,6 +57,8 @@ sanitize: $(INSTALLED)
 	    OMP_WAIT_POLICY=PASSIVE FASTDARTS_ISA=$$isa UBSAN_OPTIONS=print_stacktrace=1 \
 	    ASAN_OPTIONS=detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255 \
 	    LD_PRELOAD=$$(for name in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$name.so; done | paste -sd:) \
-	    $(BIN)/python -m pytest -q --capture=sys -p tests.sanitized -k "not reference and (native or not test_kinks)" \
-	    $(patsubst %,tests/test_%.py,mixed_op interleave kernels flat memory recurrent kinks) || exit 1; \
+	    $(BIN)/python -m pytest -q --capture=sys -p tests.support.sanitized \
+	    -k "not reference and (native or not test_kinks)" \
+	    $(foreach op,mixed_op interleave mixed_sum flat recurrent,tests/kernels/$(op)/test_$(op).py) \
+	    tests/kernels/test_result_memory.py tests/nn/fusion/test_kinks.py || exit 1; \
 	done

@@ -14,7 +14,7 @@ from fastdarts.nn.operations import OPS
 from fastdarts.spaces import SPACES
 from fastdarts.tasks.settings import SupernetConfig
 from fastdarts.tasks.task import Problem
-from tests import fuzzing  # noqa: F401 - registers the profiles
+from tests.support import fuzzing  # noqa: F401 - registers the profiles
 
 settings.load_profile("few")
 # A job in the background of a shell ignores Ctrl-C, and so would what the tests start.

@@ -15,8 +15,8 @@ from fastdarts.engine.search import search
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.testing.outcomes import difference, outcome
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 TINY = {"epochs": 2, "channels": 4, "layers": 3, "nodes": 1, "batch_size": 8, "samples": 100, "gap_every": 0}
 FLAGS = [f"--{k.replace('_', '-')}={v}" for k, v in TINY.items()] + ["--threads=1", "--device=cpu"]
 CODES = {"return": 0, "slow": 0, "exception": 1, "exit": 7, "SIGINT": -signal.SIGINT, "SIGTERM": -signal.SIGTERM,
@@ -41,7 +41,7 @@ def lives(pid: int) -> bool:
     ],
 )
 def test_processes_live_for_all_passes_and_end_with_their_parent(method, ending):
-    command = [sys.executable, "-m", "tests.endings_script", method, ending]
+    command = [sys.executable, "-m", "tests.support.endings_script", method, ending]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         begun = time.monotonic()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 SOURCES = (
     "pyproject.toml setup.py MANIFEST.in CMakeLists.txt .clang-format README.md LICENSE "
     "csrc kernels fastdarts tests benchmarks"

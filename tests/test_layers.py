@@ -1,16 +1,18 @@
-"""The import direction: fastdarts → functional → kernels → csrc, and nothing the other way."""
+"""The import direction: fastdarts → functional → kernels → csrc, and nothing the other way; tests mirror rooms."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import fastdarts
 from fastdarts.registry import methods
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
 PACKAGE = sorted((ROOT / "fastdarts").rglob("*.py"))
+TESTS = ROOT / "tests"
 OPS = sorted({path.relative_to(ROOT / "kernels").parts[0] for path in KERNELS if path.parent != ROOT / "kernels"})
 
 
@@ -99,6 +101,7 @@ FLOORS = [  # of fastdarts; a module imports what is of its own floor or of one 
 ]
 PUBLIC = {"architect", "genotypes", "model", "model_search", "operations", "rnn", "utils"}
 """Whose names are those of the public DARTS code; nobody imports them but scripts that were written for it."""
+NO_ROOMS = ("fuzz", "public", "support")  # folders of tests beside those of rooms
 
 
 def floor(name: str) -> int:
@@ -203,7 +206,7 @@ def test_every_op_has_a_contract_a_cpu_kernel_a_gpu_kernel_and_a_case(op: str) -
     assert (folder / "contract.py").is_file()
     assert f"cpu/{op}/{op}.cpp" in sources
     triton = (folder / "triton.py").is_file() or (folder / "triton" / "launchers.py").is_file()
-    assert triton == (ROOT / "tests" / f"interpreted_{op}.py").is_file()
+    assert triton == (TESTS / "kernels" / op / "interpreted_triton.py").is_file()
     assert triton != ({f"cuda/{op}/{op}.cpp", f"cuda/{op}/{op}.cu"} <= set(sources))
     assert op in (ROOT / "benchmarks" / "cases.py").read_text(encoding="utf-8")
 
@@ -235,3 +238,22 @@ def test_every_public_name_is_found_where_it_says() -> None:
     assert names == fastdarts._MODULES and sorted(fastdarts.__all__) == sorted(names)
     for name in names:
         assert getattr(fastdarts, name) is not None
+
+
+def test_no_test_imports_from_a_file_of_tests() -> None:
+    """What tests share lives in tests/support, so that a file of tests can be moved, run and read alone."""
+    found = {place(path): imports(path) for path in sorted(TESTS.rglob("*.py"))}
+    assert "tests.support.paths.ROOT" in found["tests/test_layers.py"]
+    for path, names in found.items():
+        shared = {name for name in names if re.search(r"\b(test_|interpreted_|conftest)", name)}
+        assert not shared, f"{path} imports {shared}: move what is shared to tests/support"
+
+
+def test_the_folders_of_tests_mirror_the_package() -> None:
+    """Every folder is a package, or two files of one name would be one module to pytest."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("*.py")} - {Path(), *map(Path, NO_ROOMS)}
+    for folder in folders:
+        assert (TESTS / folder / "__init__.py").is_file(), folder
+        package = ROOT if folder.parts[0] == "kernels" else ROOT / "fastdarts"
+        assert (package / folder).is_dir(), f"tests/{folder}: there is no such room in the package"
+    assert Path("nn/fusion") in folders and Path("kernels/mixed_op") in folders

@@ -43,7 +43,7 @@ class Eigenvalue(Monitor):
     2020, section 4.1).
 
     Where the kernels keep kinks, from differences with these, which agree with exact products to 0.5 %
-    (tests/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
+    (tests/nn/fusion/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
 
     Args:
         every: epochs between two measurements, which begin after the first epoch; there is one after the last epoch.

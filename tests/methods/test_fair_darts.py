@@ -22,7 +22,7 @@ from fastdarts.spaces import SPACES, find_space
 from fastdarts.spaces.cells.genotype import cleaned, from_dict
 from fastdarts.spaces.cells.named import NAMED
 from fastdarts.tasks.images.measure import Meter
-from tests.probes import SHORT, entries, probe_alphas
+from tests.support.probes import SHORT, entries, probe_alphas
 
 TINY = {"method": "fair-darts", "channels": 4, "layers": 3, "device": "cpu", "threads": 1}
 COLUMNS = [op for op in SHORT.values() if op != "none"]

@@ -1,6 +1,5 @@
 """GDAS: the numbers of its public code, what a step computes, and the same method as a plug-in."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,8 @@ from fastdarts.spaces.cells import supernet as model_search
 from fastdarts.spaces.nasbench201 import CELL
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.testing.outcomes import without_clocks
-from tests.probes import entries, probe_alphas
+from tests.support.paths import ROOT
+from tests.support.probes import entries, probe_alphas
 
 TINY = {"method": "gdas", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}
 IMAGES = SimpleNamespace(classes=range(10), channels=1)
@@ -263,7 +263,7 @@ def test_an_edge_of_none_alone_has_a_gradient_where_no_kernel_is(monkeypatch):
 
 
 def test_a_plug_in_of_public_names_finds_the_same(tmp_path):
-    plugin = Path(__file__).parents[2] / "examples" / "gdas_plugin.py"
+    plugin = ROOT / "examples" / "gdas_plugin.py"
     small = TINY | {"nodes": 1, "samples": 32, "epochs": 1, "gap_every": 0}
     own = search(SearchConfig(**small, run=tmp_path / "own"))
     other = search(SearchConfig(**small | {"method": "my-gdas", "plugin": (str(plugin),)}, run=tmp_path / "other"))

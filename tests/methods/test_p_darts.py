@@ -22,7 +22,7 @@ from fastdarts.spaces import DARTS, CellSpace
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.topology import DARTS_CELL
 from fastdarts.testing.outcomes import difference, outcome
-from tests.interrupted import interrupted
+from tests.support.interrupted import interrupted
 
 E, K = torch.arange(14, dtype=torch.float64)[:, None], torch.arange(8, dtype=torch.float64)
 SHORT = dict(zip(DARTS.normal, ("none", "max", "avg", "skip", "s3", "s5", "d3", "d5"), strict=True))

@@ -16,7 +16,7 @@ from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS
 from fastdarts.testing.outcomes import difference, outcome
-from tests.interrupted import interrupted
+from tests.support.interrupted import interrupted
 
 E, K = torch.arange(14, dtype=torch.float64)[:, None], torch.arange(8, dtype=torch.float64)
 NORMAL, REDUCE = torch.sin(1.3 * E + 2.1 * K + 0.7), torch.cos(0.9 * E + 1.7 * K + 0.3)
