@@ -1,7 +1,7 @@
 // What the CPU kernels share: how feature maps lie in memory, and passes over them.
 #pragma once
 
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <algorithm>
 #include <type_traits>

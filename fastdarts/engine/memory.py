@@ -26,7 +26,7 @@ from fastdarts.functional import working_memory
 from fastdarts.runs.checks import parse_bytes
 
 MODES = get_args(get_type_hints(SupernetConfig)["memory"])  # the fastest first
-POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)
+POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/result_memory.h)
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -113,8 +113,7 @@ class _Ledger(TorchDispatchMode):
 
 
 class _Pool:
-    """The native kernels' results, whose memory is used again (csrc/cpu/memory.h): blocks that are free are kept as
-    long as they and the others stay within 3/2 of the most that were in use."""
+    """The memory of the native kernels' results, which is used again: csrc/cpu/block_cache.h says what is kept."""
 
     def __init__(self) -> None:
         self.live = self.most = 0

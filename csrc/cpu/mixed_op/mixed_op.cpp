@@ -28,7 +28,7 @@ template <typename Isa, typename T, int B, int R, int Q>
 struct Forward : Engine<Isa, T, B, R, Q> {
   using Base = Engine<Isa, T, B, R, Q>;
   using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
-      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::past, Base::pools, Base::program,
+      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::nontemporal, Base::pools, Base::program,
       Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
@@ -79,16 +79,16 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       T* to = z + at;
       fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
       const auto product = [&](int64_t pixels, const Moments<T>& moments) {
-        Isa::call(
-            Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
-                                                 strip_plane,
-                                                 stage_inputs(s),
-                                                 p.pointwise,
-                                                 out_blocks,
-                                                 pixels,
-                                                 {to, program.outputs, past},
-                                                 moments,
-                                                 {past ? nullptr : to + rows * columns * program.outputs, nullptr}});
+        Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{
+            strip,
+            strip_plane,
+            stage_inputs(s),
+            p.pointwise,
+            out_blocks,
+            pixels,
+            {to, program.outputs, nontemporal},
+            moments,
+            {nontemporal ? nullptr : to + rows * columns * program.outputs, nullptr}});
       };
       if (!total) return product(rows * columns, {nullptr, nullptr, nullptr});
       if (!shifted) {  // about the mean of the first pixels, which have to be computed first
@@ -280,7 +280,7 @@ template void recompute(const Program&, const double*, const std::vector<const d
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
-    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool keep,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool store,
     std::vector<Tensor> kinks, bool note) {
   Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   program.images = images;
@@ -317,7 +317,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     std::copy(t.mean.begin(), t.mean.end(), mean.mutable_data_ptr<T>());
   };
   x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
-  if (!keep) z.clear();
+  if (!store) z.clear();
   return {out, z, mean, var, noted};
 }
 

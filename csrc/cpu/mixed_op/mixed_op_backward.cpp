@@ -197,7 +197,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     const Rest rest = pack_rest(to, memory, rows);
     this->samples([&](Own& own) {
       const Canvas<T> canvas = this->state_canvas(own);
-      const int64_t pitch = S * up(out_columns, Q) * B, plane = S * up(out_rows, R) * pitch;
+      const int64_t pitch = S * round_up(out_columns, Q) * B, plane = S * round_up(out_rows, R) * pitch;
       const Canvas<T> dx{own.take<T>(to.dx ? in_blocks * plane : 0), pitch, plane};
       const Buffers b = buffers(own, count, weights, size, where);
       const bool other = to.dx && (program.skip || program.max_pool || program.avg_pool);
@@ -290,8 +290,8 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     if (!max && !avg) return;
     if (max) add_up(kMaxPool, max, pool[2]);
     if (avg) add_up(kAvgPool, avg, pool[3]);
-    Isa::call(PoolsBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
-                               avg ? pool[3] : nullptr, sum, this->places(n)});
+    Isa::call(PoolingBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
+                                 avg ? pool[3] : nullptr, sum, this->places(n)});
   }
 };
 

@@ -140,11 +140,11 @@ struct ToTensor {
   static constexpr bool kWrites = true;  // what it prefetches: the next strip's place
   T* data;
   int64_t channels;
-  bool past;  // past the caches; `data` and its rows are whole lines then
+  bool nontemporal;  // stores; `data` and its rows are whole lines then
 
   FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    store(&loose(data + pixel * channels + block * B), v, past);
+    store(&loose(data + pixel * channels + block * B), v, nontemporal);
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
     for (int64_t i = 0; i < B && block * B + i < channels; ++i) data[pixel * channels + block * B + i] = v[i];
@@ -183,7 +183,7 @@ struct Pointwise {
     constexpr int J = Isa::kTile / N;
     const T* panel = weight + block * inputs * B;
     for (int64_t pixel = 0; pixel < pixels; pixel += J) {  // the strip has room for a last partial tile
-      const int64_t tile = (block * up(pixels, J) + pixel * N) * B;
+      const int64_t tile = (block * round_up(pixels, J) + pixel * N) * B;
       V acc[J * N];
       unroll<J * N>(EACH(i) { acc[i] = V{}; });
       for (int64_t first = 0; first < inputs; first += B) {

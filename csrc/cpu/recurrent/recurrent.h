@@ -34,7 +34,7 @@ struct Columns {
   static constexpr int kLanes = B;
   Shape shape;
 
-  int64_t chunks() const { return up(shape.width, kAcross * B) / (kAcross * B); }
+  int64_t chunks() const { return round_up(shape.width, kAcross * B) / (kAcross * B); }
 
   // body(column, number of columns) for the vectors of a chunk: the number is B at compile time but at the end.
   template <typename Body>
