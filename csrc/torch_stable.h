@@ -1,5 +1,5 @@
-// torch's stable ABI. Every file that talks to torch includes this first: it names the oldest torch that the file runs
-// on, so that any header outside the stable ABI is a compile error. Python validates arguments; CHECK_SIZE is a seat
+// torch's stable ABI. Every file that talks to torch includes this first. It names the oldest torch that the file runs
+// on, which makes any header outside the stable ABI a compile error. Python validates arguments; CHECK_SIZE is a seat
 // belt.
 #pragma once
 

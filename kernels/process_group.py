@@ -1,8 +1,9 @@
 """The process group below the kernels: its ranks, collectives over them, and the statistics of a batch they share.
 
 The group is torch.distributed's default group, and it counts inside :func:`joined` only. Elsewhere, and inside
-:func:`alone`, this process is the only one, and nothing communicates. All other functions are collective: every
-process calls them, in the same order. They raise ConnectionError when one of the processes has ended.
+:func:`alone`, this process is the only one, and nothing communicates. :func:`add_up`, :func:`gather` and
+:func:`normalise` are collective: every process calls them, in the same order. They raise ConnectionError when one of
+the processes has ended.
 """
 
 import importlib

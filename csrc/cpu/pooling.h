@@ -158,8 +158,8 @@ struct MaxPlaces {
   }
 };
 
-// dx += the gradients of both kinds of pooling. The gradient of a maximum goes to the noted place if `places` is given,
-// else to the first pixel of the window, in reading order, that has the maximum.
+// dx += the gradients of both kinds of pooling. If `places` is given, the gradient of a maximum goes to the noted
+// place. Else it goes to the first pixel of the window, in reading order, that has the maximum.
 template <typename T>
 struct PoolingBackward {
   PoolShape shape;

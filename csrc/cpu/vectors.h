@@ -33,8 +33,8 @@ FASTDARTS_INLINE void unroll(const F& f) {
 #define EACH(i) [&](auto i) __attribute__((always_inline))
 
 // Fetches `Lines` cache lines, to read or to write, that a later step will want. Beyond the end of a buffer it does
-// nothing. The passes stand between barriers of the whole batch, so that all maps come from beyond the L2 cache: the
-// kernels fetch, a few lines per tile, what the next strip or sample needs.
+// nothing. Every pass goes over the whole batch, so all maps come from beyond the L2 cache. With each tile the kernels
+// fetch a few lines of what the next strip or sample needs.
 template <int Lines, bool write = false>
 FASTDARTS_INLINE void prefetch(const void* p) {
   unroll<Lines>(EACH(i) { __builtin_prefetch(static_cast<const char*>(p) + i * 64, write, 3); });

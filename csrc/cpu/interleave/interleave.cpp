@@ -1,6 +1,6 @@
-// interleave on the CPU: the maths stands in kernels/interleave/contract.py. One pass over memory each way for all
-// edges that leave a state, row by row of the output: what bypasses the mixed operations is shuffled once for all of
-// them into a row that stays in L1, and every map of an edge is read and written in its order.
+// interleave on the CPU: the maths stands in kernels/interleave/contract.py. Forward and backward are one pass over
+// memory each, for all edges that leave a state, row by row of the output. The bypassed channels of a row are shuffled
+// once for all edges, into a row that stays in L1. Every map of an edge is read and written in memory order.
 //
 // dβ is summed in float64, by sample, then over the samples in their order: the same bits for every number of threads.
 #include "torch_stable.h"
@@ -23,8 +23,8 @@ struct Partial {  // sizes of a call; height and width are those of x
   int64_t row() const { return columns() * channels; }  // elements of a row of the output
 };
 
-// What K channels of the output that stand side by side are made of: a vector where K is 2, 4 or 8, known at compile
-// time; with K = 0 any number, one by one.
+// K neighbouring channels of the output: one mixed channel and K - 1 bypassed ones. If K is 2, 4 or 8, known at compile
+// time, they are one vector. K = 0 stands for any other number; then they are handled one by one.
 template <typename T, int K>
 struct Groups {
   static constexpr int B = K ? K : 1;

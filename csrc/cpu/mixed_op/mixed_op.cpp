@@ -1,12 +1,14 @@
 // mixed_op on the CPU: all edges that leave one state; the maths stands in kernels/mixed_op/contract.py.
 //
-// Three passes over the samples, because statistics of the whole batch stand between them: the stages that read the
-// state, and the pools' statistics; the second halves of the separable convolutions; the weighted sums. Per sample
-// ReLU(x) goes to a bordered private buffer once for all stages; per strip of up to 64 pixels the depthwise output is
-// computed into L1, consumed there by the 1×1 product, and the moments are taken from its registers. Pool outputs live
-// in a private buffer of one sample and are computed anew where they are needed.
+// There are three passes over the samples, because statistics of the whole batch stand between them:
+// 1. the stages that read the state, and the statistics of pooling;
+// 2. the second halves of the separable convolutions;
+// 3. the weighted sums.
+// For each sample, ReLU(x) goes to a bordered private buffer once for all stages. For each strip of up to 64 pixels,
+// the depthwise output is computed into L1, where the 1×1 product reads it. The moments are taken from the registers
+// of that product. Pooled maps live in a private buffer of one sample and are computed anew where they are needed.
 //
-// Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64; chunks of samples
+// Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64. Chunks of samples
 // are merged in a fixed order.
 #include "cpu/mixed_op/engine.h"
 //

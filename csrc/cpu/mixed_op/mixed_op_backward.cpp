@@ -1,13 +1,13 @@
 // Backward of mixed_op on the CPU; the maths stands in kernels/mixed_op/contract.py.
 //
 // One pass over the outputs' gradients and the raw outputs gives every sum that the mixing weights and the BatchNorms
-// want; two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw
-// output exists as a strip of up to 64 pixels in L1, the gradient of a depthwise output as one sample in a private
-// buffer; the depthwise output itself is computed anew. All stages add up the gradient of the state in one private
-// buffer per sample.
+// want. Two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw
+// output exists as a strip of up to 64 pixels in L1. The gradient of a depthwise output exists as one sample in a
+// private buffer; the depthwise output itself is computed anew. All stages add up the gradient of the state in one
+// private buffer per sample.
 //
-// Numerics: a float32 chain of a weight gradient is at most about 1024 pixels long, then it is added up in float64;
-// chunks of samples are added in a fixed order.
+// Numerics: a weight gradient is summed in float32 over at most about 1024 pixels, and then in float64. Chunks of
+// samples are added in a fixed order.
 #include <tuple>
 
 #include "cpu/mixed_op/backward_engine.h"

@@ -1,7 +1,7 @@
 // What a call of mixed_op asks for, taken apart: the stages to run, the rows of the tables, the sums at the end.
 //
-// A stage is ReLU → depthwise convolution → 1×1 convolution; the first kind reads the state, the second kind, the
-// second half of a separable convolution, reads the raw output of a first one through its BatchNorm.
+// A stage is ReLU → depthwise convolution → 1×1 convolution. A first stage reads the state. A second stage is the
+// second half of a separable convolution: it reads the raw output of a first stage through that one's BatchNorm.
 #pragma once
 
 #include "torch_stable.h"

@@ -1,8 +1,8 @@
 // The inner loops of a stage (ReLU, depthwise convolution, 1×1 convolution), each a function object that Isa::call
 // compiles for its instruction set.
 //
-// Private buffers hold feature maps as [channel block][row][column][B] with a border of zeros and channels padded to
-// whole blocks of B; a strip is [channel block][pixel][B]. One register holds the B channels of a pixel, a tile of
+// Private buffers hold feature maps as [channel block][row][column][B], with a border of zeros. Channels are padded to
+// whole blocks of B. A strip is [channel block][pixel][B]. One register holds the B channels of a pixel; a tile of
 // Isa::kTile pixels (or pixels × blocks) is accumulated in registers.
 #pragma once
 
@@ -77,7 +77,7 @@ struct Window {
 };
 
 // Depthwise convolution of a strip of whole rows (or of a part of one row). A tile that is wider than what is left of
-// a row spills into the pixels of the next one, which are written later; R > 1 needs columns <= Q for that.
+// a row spills into pixels of the next row, which are written later. That is why R > 1 needs columns <= Q.
 template <typename T, int B, int R, int Q, int K, int S, int D>
 struct Depthwise {
   FASTDARTS_VECTORS

@@ -1,10 +1,10 @@
-// mixed_sum on the CPU: the maths stands in kernels/mixed_sum/contract.py, this file computes it in two passes over
-// memory each way (statistics, then the weighted sum; the sums A and B, then dz), NCHW-contiguous or channels-last.
+// mixed_sum on the CPU, NCHW-contiguous or channels-last: the maths stands in kernels/mixed_sum/contract.py. Forward is
+// two passes over memory: statistics, then the weighted sum. Backward is two as well: the sums A and B, then dz.
 //
-// Numerics: statistics and gradient sums are float64 for float32 data as well (the passes are bound by memory, so it
-// is nearly free); moments are taken about the channel's first value, hence safe for |mean| >> std; the mean is
-// subtracted before scaling, never folded into a constant. The work is cut into pieces that depend on the shape alone,
-// each summed in a fixed order: results are the same for every number of threads.
+// Numerics: statistics and gradient sums are float64 for float32 data as well. The passes are bound by memory, so it is
+// nearly free. Moments are taken about the channel's first value, hence safe for |mean| >> std. The mean is subtracted
+// before scaling, never folded into a constant. The work is cut into pieces that depend on the shape alone, each summed
+// in a fixed order. So results are the same for every number of threads.
 #include "torch_stable.h"
 //
 #include <cmath>

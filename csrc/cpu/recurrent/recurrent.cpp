@@ -47,7 +47,7 @@ struct Arguments {
 
   // tanh, relu, sigmoid, identity and their sum, for every edge.
   template <typename T>
-  std::vector<T> shares() const {
+  std::vector<T> edge_weights() const {
     std::vector<T> result;
     for (const T* p = mixing.const_data_ptr<T>(); p < mixing.const_data_ptr<T>() + mixing.numel(); p += 4) {
       result.insert(result.end(), {p[0], p[1], p[2], p[3], p[0] + p[1] + p[2] + p[3]});
@@ -111,7 +111,7 @@ struct Forward {
 
   void operator()() const {
     const Shape s = a.shape();
-    const std::vector<T> shares = a.shares<T>();
+    const std::vector<T> edge_weights = a.edge_weights<T>();
     const T* mask = a.mask ? a.mask->template const_data_ptr<T>() : nullptr;
     T* dropped = mask ? Arena<Scratch::kCall>::fresh().take<T>(s.nodes * s.state()) : nullptr;
     const T* last = a.hidden.const_data_ptr<T>();
@@ -136,7 +136,7 @@ struct Forward {
           return Node<T, own.kLanes>{{own, state(i), i < s.nodes ? mask : nullptr, eps},
                                      own_gates,
                                      of_step,
-                                     shares.data() + Shape::first(i) * kShares,
+                                     edge_weights.data() + Shape::first(i) * kEdgeWeights,
                                      i};
         });
       }
@@ -164,7 +164,7 @@ struct Backward {
   void operator()() const {
     const Shape s = a.shape();
     const int64_t columns = 2 * s.width, steps = a.steps(), parts = chunks<T>(s);
-    const std::vector<T> shares = a.shares<T>();
+    const std::vector<T> edge_weights = a.edge_weights<T>();
     const T* mask = a.mask ? a.mask->template const_data_ptr<T>() : nullptr;
     auto& arena = Arena<Scratch::kCall>::fresh();
     T *own = arena.take<T>((s.nodes + 1) * s.state()), *products = arena.take<T>(s.nodes * s.state());
@@ -195,7 +195,7 @@ struct Backward {
                fresh ? nullptr : products + i * s.state(), own + i * s.state(), fresh, eps},
               g + (1 + first) * s.gates(),
               of_step,
-              shares.data() + first * kShares,
+              edge_weights.data() + first * kEdgeWeights,
               dgates,
               own,
               i,
