@@ -10,7 +10,7 @@
 
 namespace fastdarts {
 
-// `kBytes` is the width of a register, `kTile` how many accumulators fit; `call` runs an inlined kernel, a function
+// `kBytes` is the width of a register, `kTile` how many accumulators fit. `call` runs an inlined kernel, a function
 // object, as a function of that instruction set.
 struct Baseline {
   static constexpr std::string_view kName = "baseline";

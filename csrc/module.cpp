@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cpu/memory.h"
+#include "cpu/block_cache.h"
 #include "isa.h"
-#include "processes.h"
+#include "process_group.h"
 
 using pybind11::literals::operator""_a;
 
@@ -28,7 +28,7 @@ const std::vector<int> kCuda = {FASTDARTS_CUDA};
 const std::vector<int> kCuda = {};
 #endif
 
-PyObject* gatherer = nullptr;  // as long as the interpreter lives
+PyObject* gather_function = nullptr;  // owned, for as long as the interpreter lives
 
 }  // namespace
 
@@ -37,7 +37,7 @@ std::vector<double> fastdarts::gather(std::vector<double> own) {
   std::vector<double> all;
   try {
     const auto view = pybind11::memoryview::from_memory(own.data(), static_cast<ssize_t>(own.size() * sizeof(double)));
-    const pybind11::buffer_info found = pybind11::buffer(pybind11::handle(gatherer)(view)).request();
+    const pybind11::buffer_info found = pybind11::buffer(pybind11::handle(gather_function)(view)).request();
     const double* p = static_cast<const double*>(found.ptr);
     all.assign(p, p + found.size * found.itemsize / sizeof(double));
   } catch (const pybind11::error_already_set& error) {  // which torch does not know
@@ -59,12 +59,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "memory",
       [] {
-        const auto use = fastdarts::memory::use();
+        const auto use = fastdarts::block_cache::usage();
         return pybind11::dict("live"_a = use.live, "cached"_a = use.cached, "peak"_a = use.peak);
       },
       "Bytes of large tensors returned by kernels: live, kept for reuse, and the most that were live at once.");
   m.def(
-      "set_gather", [](pybind11::object f) { gatherer = f.release().ptr(); }, "function"_a,
-      "Sets what connects the kernels of several processes: from doubles of this one (a memoryview) to those of all.");
-  m.def("release_memory", &fastdarts::memory::release, "Gives the memory kept for reuse back to the system.");
+      "set_gather", [](pybind11::object f) { gather_function = f.release().ptr(); }, "function"_a,
+      "Sets the all-gather of the process group: given this process's doubles (a memoryview), it returns those of "
+      "all.");
+  m.def("release_memory", &fastdarts::block_cache::release, "Gives the memory kept for reuse back to the system.");
 }

@@ -23,7 +23,7 @@ from fastdarts.kernels.mixed_op.contract import (
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
 from fastdarts.kernels.mixed_sum.contract import memory_format, mixed_sum
 from fastdarts.kernels.needs_grad import needs_grad
-from fastdarts.kernels.processes import add_up, alone, collective, gather, joined, normalise, rank, world
+from fastdarts.kernels.process_group import add_up, alone, collective, gather, joined, normalise, rank, world
 from fastdarts.kernels.recurrent.contract import recurrent
 from fastdarts.kernels.registry import (
     IMPLEMENTATIONS,

@@ -129,7 +129,7 @@ def build(kind: str, source: Path, out: Path, **environment: str) -> subprocess.
     )
 
 
-SMALL = ("module.cpp", "cpu/memory.cpp")
+SMALL = ("module.cpp", "cpu/block_cache.cpp")
 
 
 def shorten(source: Path, *files: str) -> None:

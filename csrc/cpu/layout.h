@@ -1,7 +1,7 @@
 // What the CPU kernels share: how feature maps lie in memory, and passes over them.
 #pragma once
 
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <algorithm>
 #include <type_traits>
@@ -17,8 +17,8 @@ constexpr int64_t kRow = 256;     // elements a channels-last row aims at: pixel
 constexpr int64_t kBlock = 1024;  // elements of a plane per inner loop: the output block stays in L1
 constexpr int64_t kChunks = 32;   // pieces a reduction is cut into
 
-// How [N, C, H, W] lies in memory. Channels-last data is read in rows of `width` = several whole pixels, so
-// coefficients and accumulators are tables of `width` entries; else of C entries, one per plane.
+// How [N, C, H, W] lies in memory. Coefficients and accumulators are tables of `width` entries. Channels-last data is
+// read in rows of several whole pixels, `width` elements long; other data has width C, one entry per plane.
 struct Layout {
   int64_t samples, channels, pixels, width;
   bool last;

@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#include "cpu/poison.h"
+#include "cpu/sanitizer.h"
 
 namespace fastdarts {
 
@@ -27,12 +27,12 @@ class Arena {
   // `count` elements, 64-byte aligned, uninitialised.
   template <typename T>
   T* take(int64_t count) {
-    const size_t bytes = std::max<int64_t>(count, 1) * sizeof(T), size = (bytes + 63) / 64 * 64 + poison::kGap;
+    const size_t bytes = std::max<int64_t>(count, 1) * sizeof(T), size = (bytes + 63) / 64 * 64 + sanitizer::kGap;
     if (pieces_.empty() || pieces_.back().used + size > pieces_.back().size) grow(size);
     Piece& piece = pieces_.back();
     char* data = piece.data + piece.used;
     piece.used += size;
-    poison::take(data, bytes);
+    sanitizer::hand_out(data, bytes);
     return reinterpret_cast<T*>(data);
   }
 
@@ -59,7 +59,7 @@ class Arena {
   }
 
   static void release(const Piece& piece) {
-    poison::open(piece.data, piece.size);
+    sanitizer::unpoison(piece.data, piece.size);
     std::free(piece.data);
   }
 
@@ -67,7 +67,7 @@ class Arena {
     size = (std::max<size_t>(size, 1 << 20) + 4095) / 4096 * 4096;
     char* data = static_cast<char*>(std::aligned_alloc(4096, size));
     if (!data) throw std::bad_alloc();
-    poison::close(data, size);
+    sanitizer::poison(data, size);
     pieces_.push_back({data, size, 0});
   }
 
@@ -76,7 +76,7 @@ class Arena {
     for (Piece& piece : pieces_) {
       total += piece.size;
       piece.used = 0;
-      poison::close(piece.data, piece.size);
+      sanitizer::poison(piece.data, piece.size);
     }
     if (pieces_.size() < 2) return;
     for (const Piece& piece : pieces_) release(piece);

@@ -33,20 +33,20 @@ FASTDARTS_INLINE void unroll(const F& f) {
 #define EACH(i) [&](auto i) __attribute__((always_inline))
 
 // Fetches `Lines` cache lines, to read or to write, that a later step will want. Beyond the end of a buffer it does
-// nothing. The passes stand between barriers of the whole batch, so that all maps come from beyond the L2 cache: the
-// kernels fetch, a few lines per tile, what the next strip or sample needs.
+// nothing. Every pass goes over the whole batch, so all maps come from beyond the L2 cache. With each tile the kernels
+// fetch a few lines of what the next strip or sample needs.
 template <int Lines, bool write = false>
 FASTDARTS_INLINE void prefetch(const void* p) {
   unroll<Lines>(EACH(i) { __builtin_prefetch(static_cast<const char*>(p) + i * 64, write, 3); });
 }
 
-// Writes a whole line past the caches if `past`, which saves reading it first: for maps too large to stay there. A
-// sanitized build, blind to assembly, checks the address instead.
+// Writes a vector. A `nontemporal` store writes a whole line past the caches, which saves reading the line first: for
+// maps too large to stay there. A sanitized build writes as usual, since it cannot check what assembly writes.
 template <typename V, typename Loose>
-FASTDARTS_INLINE void store(Loose* p, const V& v, bool past) {
+FASTDARTS_INLINE void store(Loose* p, const V& v, bool nontemporal) {
 #if defined(__x86_64__)
   if constexpr (sizeof(V) == 64) {
-    if (past) {
+    if (nontemporal) {
 #ifdef FASTDARTS_SANITIZE
       *reinterpret_cast<V*>(p) = v;
 #else
@@ -59,13 +59,13 @@ FASTDARTS_INLINE void store(Loose* p, const V& v, bool past) {
   *p = v;
 }
 
-// Makes what was written past the caches visible to the other threads.
+// Makes non-temporal stores visible to the other threads.
 inline void fence() {
 #if defined(__x86_64__)
   asm volatile("sfence" ::: "memory");
 #endif
 }
 
-constexpr int64_t up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace fastdarts

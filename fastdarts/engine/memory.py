@@ -27,7 +27,7 @@ from fastdarts.tasks.images.settings import ImageSupernetConfig
 from fastdarts.tasks.settings import SupernetConfig
 
 MODES = get_args(get_type_hints(ImageSupernetConfig)["memory"])  # the fastest first
-POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/pooled.h)
+POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/result_memory.h)
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -114,8 +114,7 @@ class _Ledger(TorchDispatchMode):
 
 
 class _Pool:
-    """The native kernels' results, whose memory is used again (csrc/cpu/memory.h): blocks that are free are kept as
-    long as they and the others stay within 3/2 of the most that were in use."""
+    """The memory of the native kernels' results, which is used again: csrc/cpu/block_cache.h says what is kept."""
 
     def __init__(self) -> None:
         self.live = self.most = 0

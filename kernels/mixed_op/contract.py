@@ -27,13 +27,14 @@ normalisation, Ioffe and Szegedy 2015, section 3.
 
 Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean
 and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
-Kept for backward if `keep`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
+Stored for backward if `store`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
 and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
 
 With `bypass` only the first C' of the K·C' channels of x come here; the op interleave takes the others past.
 
-With `images`, above 0, other processes have the rest of a batch of so many (kernels/processes.py): μ_r, σ²_r and the
-two sums in dL/dz_r are those of all of it, M = images·H'·W', while doffset and dgain are what this part adds.
+With `images` > 0, x is this process's part of a batch of so many images; other processes of the group have the rest
+(kernels/process_group.py). Then μ_r, σ²_r and the two sums in dL/dz_r are those of the whole batch, M = images·H'·W'.
+doffset and dgain are what this part adds.
 
 `note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
 so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
@@ -48,7 +49,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.kernels import processes
+from fastdarts.kernels import process_group
 from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.mixed_op.noise import standard_normal
@@ -105,7 +106,7 @@ def _forward(
     running_var: Tensor | None,
     eps: float,
     images: int,
-    keep: bool,
+    store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
@@ -125,13 +126,13 @@ def _forward(
             elif kind != SKIP:
                 place = 0 if half is halves[0] else 1 + seconds
                 y = _raw(kind, y, half, kernel, dilation, step, decisions, place)
-                if own and keep:
+                if own and store:
                     z.append(y.contiguous(memory_format=LAST))
                 if not training:
                     mean, var = running_mean[row], running_var[row]
                 step = 1
                 if images:
-                    y, mean, var = processes.normalise(y.to(gain.dtype), images, eps)
+                    y, mean, var = process_group.normalise(y.to(gain.dtype), images, eps)
                 else:
                     # momentum 1 leaves the statistics of this very batch in mean and var; PyTorch's sums over
                     # channels-last maps round ten times worse than over contiguous ones
@@ -153,7 +154,7 @@ def _forward(
 
 
 def _forward_fake(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, keep,
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, store,
     kinks=(), note=False,
 ):  # fmt: skip
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
@@ -162,7 +163,7 @@ def _forward_fake(
         return x.new_empty(x.shape[0], gain.shape[1], height, width).to(memory_format=LAST)
 
     kinds = candidates[1::4]
-    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds) if keep else 0
+    stored = sum((kind == SEP_CONV) + (WEIGHTS[kind] > 0) for kind in kinds) if store else 0
     sizes = kink_sizes(x, gain.shape[1], candidates, stride) if note else []
     return (
         [empty() for _ in range(edges)],
@@ -239,7 +240,7 @@ def _backward_fake(
 
 forward_op = define(
     "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
-    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool keep,"
+    " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool store,"
     " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
@@ -263,7 +264,7 @@ backward_op = define(
 class _MixedOp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, impl, candidates, edges, stride, eps, images, keep, kinks, noted, seeds, running_mean, running_var,
+        ctx, impl, candidates, edges, stride, eps, images, store, kinks, noted, seeds, running_mean, running_var,
         x, gain, offset, beta, *rest,
     ):  # fmt: skip
         device, dtype = x.device.type, x.dtype
@@ -274,7 +275,7 @@ class _MixedOp(torch.autograd.Function):
         part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
             part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
-            keep, kinks, noted is not None,
+            store, kinks, noted is not None,
         )  # fmt: skip
         if noted is not None:
             noted += found
@@ -334,9 +335,10 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
     """Bytes that the kernels take beside inputs and results if the call ``func(*args)`` is one of theirs: in blocks
     while it runs, and what they keep for the next call.
 
-    Maps of the output's size, forward: raw outputs that are not kept. Backward: those made again, one for every second
-    half of a separable convolution; on a GPU one of the input's size for every depthwise output, and two and a quarter
-    in float32 for the pools. Weight gradients are summed in parts, on the CPU one in float64 for each chunk of samples.
+    Maps of the output's size, forward: raw outputs that are not stored. Backward: those made again, and one for every
+    second half of a separable convolution. On a GPU also one of the input's size for every depthwise output, and two
+    and a quarter in float32 for pooling. Weight gradients are summed in parts: on the CPU, one in float64 for each
+    chunk of samples.
     """
     backward = func is backward_op.dispatch
     if not backward and func is not forward_op.dispatch:
@@ -345,8 +347,8 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
         _, x, gain, _, weights, _, candidates, stride, z, *_, need_x, need_weights = args[:16]
         again = not z
     else:
-        x, _, gain, _, weights, _, candidates, _, stride, *_, keep = args[:14]
-        again, need_x, need_weights = not keep, False, False
+        x, _, gain, _, weights, _, candidates, _, stride, *_, store = args[:14]
+        again, need_x, need_weights = not store, False, False
     kinds = candidates[1::4]
     second = kinds.count(SEP_CONV)
     stages = sum(WEIGHTS[kind] > 0 for kind in kinds) + second
@@ -381,7 +383,7 @@ def mixed_op(
     running: tuple[Tensor, Tensor] | None,
     eps: float,
     images: int,
-    keep: bool,
+    store: bool,
     impl: str | None,
     bypass: Tensor | None,
     kinks: Sequence[Tensor] = (),
@@ -391,10 +393,10 @@ def mixed_op(
 
     Returns out, mean, var and, if asked to note them, the kinks.
     """
-    keep = keep and torch.is_grad_enabled()
+    store = store and torch.is_grad_enabled()
     tables, noted = (x, gain, offset, bypass), [] if note else None
     *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, images, keep, tuple(kinks), noted, seeds, *(running or (None, None)),
+        impl, candidates, edges, stride, eps, images, store, tuple(kinks), noted, seeds, *(running or (None, None)),
         *tables, *base, *weights,
     )  # fmt: skip
     return out, mean, var, noted or []

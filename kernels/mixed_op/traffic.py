@@ -358,7 +358,7 @@ Schedule = list[tuple[str, list[tuple[int, Task]]]]
 
 
 def forward(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, keep, *_
+    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, store, *_
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op` on these arguments, which need hold no data."""
     call = Call(x, gain, offset, candidates, stride, running_mean is None)

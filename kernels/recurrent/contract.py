@@ -21,7 +21,7 @@ section 3.
 Shapes: inputs x [T, B, 2H], what the tokens give to state 0; hidden, h_0, [B, H]; weights W_0 … W_N, each [H, 2H];
 mask D [B, H] or none; mixing p [E, 4], row i(i−1)/2 + j of edge (i, j); out h_1 … h_T [T, B, H]; mean and var
 [T, N+1, H], var the unbiased estimate, as running statistics want it. Mixing weights and statistics are in float32
-where x is of half precision. Kept for backward if `keep`: the states [T, N+1, B, H] and the gates [T, E+1, B, 2H],
+where x is of half precision. Stored for backward if `store`: the states [T, N+1, B, H] and the gates [T, E+1, B, 2H],
 those of state 0 first.
 """
 
@@ -44,7 +44,7 @@ def _forward(
     mask: Tensor | None,
     mixing: Tensor,
     eps: float,
-    keep: bool,
+    store: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     dtype, wide = hidden.dtype, mixing.dtype
     out, means, variances, all_states, all_gates = [], [], [], [], []
@@ -75,20 +75,20 @@ def _forward(
             first += node
         hidden = states[1:].to(wide).mean(0).to(dtype)
         out.append(hidden)
-        if keep:
+        if store:
             all_states.append(states)
             all_gates.append(torch.cat(gates))
     nothing = hidden.new_empty(0)
-    kept = (torch.stack(all_states), torch.stack(all_gates)) if keep else (nothing, nothing.clone())
+    kept = (torch.stack(all_states), torch.stack(all_gates)) if store else (nothing, nothing.clone())
     size = len(inputs), len(weights), -1
     return torch.stack(out), torch.stack(means).view(size), torch.stack(variances).view(size), *kept
 
 
-def _forward_fake(inputs, hidden, weights, mask, mixing, eps, keep):
+def _forward_fake(inputs, hidden, weights, mask, mixing, eps, store):
     steps, batch, width = len(inputs), *hidden.shape
     mean = mixing.new_empty(steps, len(weights), width)
-    states = (steps, len(weights), batch, width) if keep else (0,)
-    gates = (steps, len(mixing) + 1, batch, 2 * width) if keep else (0,)
+    states = (steps, len(weights), batch, width) if store else (0,)
+    gates = (steps, len(mixing) + 1, batch, 2 * width) if store else (0,)
     out = hidden.new_empty(steps, batch, width)
     return out, mean, torch.empty_like(mean), hidden.new_empty(states), hidden.new_empty(gates)
 
@@ -149,7 +149,7 @@ def _backward_fake(
 
 
 forward_op = define(
-    "recurrent(Tensor inputs, Tensor hidden, Tensor[] weights, Tensor? mask, Tensor mixing, float eps, bool keep)"
+    "recurrent(Tensor inputs, Tensor hidden, Tensor[] weights, Tensor? mask, Tensor mixing, float eps, bool store)"
     " -> (Tensor out, Tensor mean, Tensor var, Tensor states, Tensor gates)",
     _forward,
     _forward_fake,
@@ -169,9 +169,9 @@ backward_op = define(
 
 class _Recurrent(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, impl, eps, keep, mask, inputs, hidden, mixing, *weights):
+    def forward(ctx, impl, eps, store, mask, inputs, hidden, mixing, *weights):
         run = select(forward_op, impl, hidden.device.type, hidden.dtype)
-        out, mean, var, states, gates = run(inputs, hidden, weights, mask, mixing, eps, keep)
+        out, mean, var, states, gates = run(inputs, hidden, weights, mask, mixing, eps, store)
         ctx.run, ctx.eps = select(backward_op, impl, hidden.device.type, hidden.dtype), eps
         ctx.save_for_backward(mask, inputs, hidden, mixing, out, var, states, gates, *weights)
         ctx.mark_non_differentiable(mean, var)

@@ -242,12 +242,12 @@ def forward(
     mask: Tensor | None,
     mixing: Tensor,
     eps: float,
-    keep: bool,
+    store: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Launcher of the op `recurrent`."""
     (steps, (batch, width)), nodes = (len(inputs), hidden.shape), len(weights) - 1
     _check(hidden, len(mixing))
-    held, grid = steps if keep else 1, (triton.cdiv(width, TILE["BLOCK_H"]),)
+    held, grid = steps if store else 1, (triton.cdiv(width, TILE["BLOCK_H"]),)
     options = {"EPS": eps, "HAS_MASK": mask is not None, **TILE}
     with torch.cuda.device_of(hidden):
         out = hidden.new_empty(steps, batch, width)
@@ -259,7 +259,7 @@ def forward(
         dropped = hidden.new_empty(nodes, batch, width) if mask is not None else None
         last = hidden
         for t, x in enumerate(inputs.unbind()):
-            state, gate = states[t if keep else 0], gates[t if keep else 0]
+            state, gate = states[t if store else 0], gates[t if store else 0]
             taken = state if mask is None else dropped
             torch.addmm(x, last if mask is None else last * mask, weights[0], out=gate[0])
             some = mask if mask is not None else raw
@@ -275,7 +275,7 @@ def forward(
                     out[t], batch, width, i, **node_options,
                 )  # fmt: skip
             last = out[t]
-    return (out, mean, var, states, gates) if keep else (out, mean, var, out.new_empty(0), out.new_empty(0))
+    return (out, mean, var, states, gates) if store else (out, mean, var, out.new_empty(0), out.new_empty(0))
 
 
 def backward(

@@ -1,6 +1,6 @@
-// The flat updates on the CPU: the maths stands in kernels/flat/contract.py. Each is bound by memory, so that all there
-// is to gain is to pass over it once, and to write results that no cache holds past all of them.
-#include "check.h"
+// The flat updates on the CPU: the maths stands in kernels/flat/contract.py. Each is bound by memory. So it passes over
+// memory once, and writes results that no cache holds by non-temporal stores.
+#include "torch_stable.h"
 //
 #include <algorithm>
 #include <cmath>
@@ -17,11 +17,11 @@ using torch::stable::Tensor;
 
 namespace {
 
-constexpr int64_t kPiece = 1024;    // elements, whole cache lines: what threads divide an update by
-constexpr int64_t kChunk = 16384;   // elements that are summed on their own
-constexpr int64_t kGrain = 32768;   // a thread gets at least so many
-constexpr int64_t kPast = 4 << 20;  // bytes of a result from which on it is written past the caches
-constexpr int kLanes = 16;          // of a sum: the same on every instruction set
+constexpr int64_t kPiece = 1024;           // elements, whole cache lines: what threads divide an update by
+constexpr int64_t kChunk = 16384;          // elements that are summed on their own
+constexpr int64_t kGrain = 32768;          // a thread gets at least so many
+constexpr int64_t kNonTemporal = 4 << 20;  // bytes of a result from which on stores are non-temporal
+constexpr int kLanes = 16;                 // of a sum: the same on every instruction set
 
 template <typename T, int B>
 using Loose = typename Block<T, B>::Loose;
@@ -43,11 +43,11 @@ struct Unroll {
   T lr, mu, decay;
 
   template <int B>
-  FASTDARTS_INLINE void at(int64_t i, bool past) const {
+  FASTDARTS_INLINE void at(int64_t i, bool nontemporal) const {
     typename Block<T, B>::Aligned step = load<B>(grad + i) + decay * load<B>(w + i);
     if (momentum) step += mu * load<B>(momentum + i);
     step = load<B>(w + i) - lr * step;
-    store(&load<B>(out + i), step, past);
+    store(&load<B>(out + i), step, nontemporal);
   }
 };
 
@@ -58,9 +58,9 @@ struct Perturb {
   T epsilon;
 
   template <int B>
-  FASTDARTS_INLINE void at(int64_t i, bool past) const {
+  FASTDARTS_INLINE void at(int64_t i, bool nontemporal) const {
     const typename Block<T, B>::Aligned moved = load<B>(w + i) + epsilon * load<B>(v + i);
-    store(&load<B>(out + i), moved, past);
+    store(&load<B>(out + i), moved, nontemporal);
   }
 };
 
@@ -71,10 +71,10 @@ struct Hypergradient {
   T width, lr;  // 2 ε
 
   template <int B>
-  FASTDARTS_INLINE void at(int64_t i, bool past) const {
+  FASTDARTS_INLINE void at(int64_t i, bool nontemporal) const {
     const typename Block<T, B>::Aligned combined =
         load<B>(direct + i) - lr * ((load<B>(above + i) - load<B>(below + i)) / width);
-    store(&load<B>(out + i), combined, past);
+    store(&load<B>(out + i), combined, nontemporal);
   }
 };
 
@@ -100,23 +100,24 @@ template <typename T, int B, typename Update>
 struct Stretch {
   Update update;
   int64_t begin, end;
-  bool past;
+  bool nontemporal;
 
   FASTDARTS_INLINE void operator()() const {
     int64_t i = begin;
-    for (; i + B <= end; i += B) update.template at<B>(i, past);
+    for (; i + B <= end; i += B) update.template at<B>(i, nontemporal);
     for (; i < end; ++i) update.template at<1>(i, false);
   }
 };
 
 template <typename T, typename Update>
 void run(const Update& update, int64_t n) {
-  const bool past = n * static_cast<int64_t>(sizeof(T)) >= kPast && reinterpret_cast<uintptr_t>(update.out) % 64 == 0;
+  const bool nontemporal =
+      n * static_cast<int64_t>(sizeof(T)) >= kNonTemporal && reinterpret_cast<uintptr_t>(update.out) % 64 == 0;
   with_isa([&](auto isa) {
     constexpr int B = isa.kBytes / sizeof(T);
-    torch::stable::parallel_for(0, up(n, kPiece) / kPiece, kGrain / kPiece, [&](int64_t begin, int64_t end) {
-      isa.call(Stretch<T, B, Update>{update, begin * kPiece, std::min(n, end * kPiece), past});
-      if (past) fence();
+    torch::stable::parallel_for(0, round_up(n, kPiece) / kPiece, kGrain / kPiece, [&](int64_t begin, int64_t end) {
+      isa.call(Stretch<T, B, Update>{update, begin * kPiece, std::min(n, end * kPiece), nontemporal});
+      if (nontemporal) fence();
     });
   });
 }
@@ -149,7 +150,7 @@ struct Squares {
 template <typename T>
 Tensor norm(const Tensor& x) {
   const int64_t n = x.numel();
-  std::vector<double> partial(up(n, kChunk) / kChunk);
+  std::vector<double> partial(round_up(n, kChunk) / kChunk);
   with_isa([&](auto isa) {
     torch::stable::parallel_for(0, partial.size(), kGrain / kChunk, [&](int64_t begin, int64_t end) {
       isa.call(Squares<T>{x.const_data_ptr<T>(), n, begin, end, partial.data()});

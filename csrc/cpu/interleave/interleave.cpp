@@ -1,16 +1,16 @@
-// interleave on the CPU: the maths stands in kernels/interleave/contract.py. One pass over memory each way for all
-// edges that leave a state, row by row of the output: what bypasses the mixed operations is shuffled once for all of
-// them into a row that stays in L1, and every map of an edge is read and written in its order.
+// interleave on the CPU: the maths stands in kernels/interleave/contract.py. Forward and backward are one pass over
+// memory each, for all edges that leave a state, row by row of the output. The bypassed channels of a row are shuffled
+// once for all edges, into a row that stays in L1. Every map of an edge is read and written in memory order.
 //
 // dβ is summed in float64, by sample, then over the samples in their order: the same bits for every number of threads.
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <tuple>
 #include <vector>
 
 #include "cpu/layout.h"
-#include "cpu/pooled.h"
-#include "cpu/pools.h"
+#include "cpu/pooling.h"
+#include "cpu/result_memory.h"
 
 namespace fastdarts {
 
@@ -23,8 +23,8 @@ struct Partial {  // sizes of a call; height and width are those of x
   int64_t row() const { return columns() * channels; }  // elements of a row of the output
 };
 
-// What K channels of the output that stand side by side are made of: a vector where K is 2, 4 or 8, known at compile
-// time; with K = 0 any number, one by one.
+// K neighbouring channels of the output: one mixed channel and K - 1 bypassed ones. If K is 2, 4 or 8, known at compile
+// time, they are one vector. K = 0 stands for any other number; then they are handled one by one.
 template <typename T, int K>
 struct Groups {
   static constexpr int B = K ? K : 1;
@@ -88,21 +88,21 @@ struct Groups {
     }
   }
 
-  // to = start + beta past, and mixed in every K-th channel, of `count` groups.
+  // to = start + beta · bypassed, plus mixed in every K-th channel, for `count` groups.
   template <bool started>
-  FASTDARTS_INLINE void combine(const T* start, const T* past, const T* mixed, T beta, int64_t count, T* to) const {
+  FASTDARTS_INLINE void combine(const T* start, const T* bypassed, const T* mixed, T beta, int64_t count, T* to) const {
     if constexpr (K != 0) {
       for (int64_t i = 0; i < count; ++i) {
         V v = {};
         v[0] = mixed[i];
-        v += beta * loose(past + i * K);
+        v += beta * loose(bypassed + i * K);
         if constexpr (started) v += loose(start + i * K);
         loose(to + i * K) = v;
       }
     } else {
-      for (int64_t i = 0; i < count; ++i, to += groups, past += groups, start += started ? groups : 0) {
+      for (int64_t i = 0; i < count; ++i, to += groups, bypassed += groups, start += started ? groups : 0) {
         to[0] = mixed[i] + (started ? start[0] : T(0));
-        for (int64_t j = 1; j < groups; ++j) to[j] = beta * past[j] + (started ? start[j] : T(0));
+        for (int64_t j = 1; j < groups; ++j) to[j] = beta * bypassed[j] + (started ? start[j] : T(0));
       }
     }
   }
@@ -187,18 +187,18 @@ struct Interleave {
   FASTDARTS_INLINE void operator()(int64_t sample) const {
     const Partial p = bypass.p;
     const int64_t size = p.row(), count = p.columns() * p.own;
-    std::vector<T> past(size), maxima(p.stride == 1 ? 0 : size);
+    std::vector<T> bypassed(size), maxima(p.stride == 1 ? 0 : size);
     for (int64_t y = 0; y < p.rows(); ++y) {
-      groups.shuffle(bypass.row(sample, y, maxima.data()), p.columns(), p.own, past.data());
+      groups.shuffle(bypass.row(sample, y, maxima.data()), p.columns(), p.own, bypassed.data());
       const int64_t row = sample * p.rows() + y;
       for (size_t e = 0; e < out.size(); ++e) {
         const T* mixed = m[e] + row * count;
         T* to = out[e] + row * size;
         const T b = static_cast<T>(beta[e]);
         if (base.empty()) {
-          groups.template combine<false>(nullptr, past.data(), mixed, b, count, to);
+          groups.template combine<false>(nullptr, bypassed.data(), mixed, b, count, to);
         } else {
-          groups.template combine<true>(base[e] + row * size, past.data(), mixed, b, count, to);
+          groups.template combine<true>(base[e] + row * size, bypassed.data(), mixed, b, count, to);
         }
       }
     }
@@ -218,14 +218,14 @@ struct InterleaveBackward {
   FASTDARTS_INLINE void operator()(int64_t sample) const {
     const Partial p = bypass.p;
     const int64_t size = p.row(), count = p.columns() * p.own, edges = grad.size(), k = groups.k();
-    std::vector<T> past(size), maxima(p.stride == 1 ? 0 : size), total(size), turned(p.stride == 1 ? 0 : size);
+    std::vector<T> bypassed(size), maxima(p.stride == 1 ? 0 : size), total(size), turned(p.stride == 1 ? 0 : size);
     for (int64_t e = 0; e < edges && sums; ++e) sums[sample * edges + e] = 0;
     for (int64_t y = 0; y < p.rows(); ++y) {
-      if (sums) groups.shuffle(bypass.row(sample, y, maxima.data()), p.columns(), p.own, past.data());
+      if (sums) groups.shuffle(bypass.row(sample, y, maxima.data()), p.columns(), p.own, bypassed.data());
       const int64_t row = sample * p.rows() + y;
       T* sum = total.data();
       for (int64_t e = 0; e < edges; ++e) {
-        const T *g = grad[e] + row * size, *from = past.data();
+        const T *g = grad[e] + row * size, *from = bypassed.data();
         const T b = static_cast<T>(beta[e]);
         T* own = dm[e] + row * count;
         for (int64_t i = 0; i < count; ++i) own[i] = g[i * k];
@@ -296,7 +296,7 @@ std::vector<Tensor> interleave(Tensor x, std::vector<Tensor> m, std::vector<Tens
   const Partial p = partial_of(x, m[0].size(1), stride, base, m, beta, m.size());
   std::vector<Tensor> out;
   for (size_t e = 0; e < m.size(); ++e) {
-    out.push_back(pooled_last({p.samples, p.channels, p.rows(), p.columns()}, x.scalar_type()));
+    out.push_back(channels_last_result({p.samples, p.channels, p.rows(), p.columns()}, x.scalar_type()));
   }
   const auto run = [&]<typename T>() {
     with_groups(p.groups(), [&]<int K>() {
@@ -319,9 +319,9 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor> interleave_backward(std::vector<
   CHECK_SIZE("number of groups", p.groups(), partial);
   std::vector<Tensor> dm;
   for (size_t e = 0; e < grad.size(); ++e) {
-    dm.push_back(pooled_last({p.samples, p.own, p.rows(), p.columns()}, x.scalar_type()));
+    dm.push_back(channels_last_result({p.samples, p.own, p.rows(), p.columns()}, x.scalar_type()));
   }
-  Tensor dx = need_x ? pooled_last({p.samples, p.channels, p.height, p.width}, x.scalar_type())
+  Tensor dx = need_x ? channels_last_result({p.samples, p.channels, p.height, p.width}, x.scalar_type())
                      : torch::stable::new_empty(x, {0});
   Tensor dbeta = torch::stable::new_empty(beta, {need_beta ? static_cast<int64_t>(grad.size()) : 0});
   const auto run = [&]<typename T>() {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cpu/mixed_op/noise.h"
-#include "cpu/mixed_op/rows.h"
 #include "cpu/mixed_op/stage_kernels.h"
-#include "cpu/pools.h"
+#include "cpu/mixed_op/sums.h"
+#include "cpu/pooling.h"
 #include "cpu/scratch.h"
 
 namespace fastdarts {
@@ -20,9 +20,9 @@ constexpr int64_t kStrip = 64;    // pixels of a strip
 constexpr int64_t kWidth = 256;   // elements that a table aims at
 constexpr int64_t kFlush = 1024;  // pixels that a weight gradient adds up in T
 #ifdef FASTDARTS_SANITIZE
-constexpr int64_t kPast = 0;  // small maps check what large ones do
+constexpr int64_t kNonTemporal = 0;  // small maps check what large ones do
 #else
-constexpr int64_t kPast = 32 << 20;  // bytes of raw outputs from which on they are written past the caches
+constexpr int64_t kNonTemporal = 32 << 20;  // bytes of raw outputs from which on stores are non-temporal
 #endif
 
 template <typename T>
@@ -39,19 +39,19 @@ struct Engine {
   const std::vector<const T*>& weights;
   int64_t in_blocks, out_blocks, out_rows, out_columns, width;  // width: of the flat tables
   int64_t strip_rows, strip_columns, strip_plane;
-  bool past;                                   // whether maps are written past the caches
+  bool nontemporal;                            // whether maps are written by non-temporal stores
   int64_t pitch, plane, out_pitch, out_plane;  // of ReLU(state), of maps of the output's size
 
   Engine(const Program& p, const T* x, const std::vector<const T*>& weights) : program(p), x(x), weights(weights) {
-    in_blocks = up(p.inputs, B) / B, out_blocks = up(p.outputs, B) / B;
+    in_blocks = round_up(p.inputs, B) / B, out_blocks = round_up(p.outputs, B) / B;
     out_rows = p.out_rows(), out_columns = p.out_columns();
     width = p.outputs * std::max<int64_t>(1, kWidth / p.outputs);
     strip_columns = std::min(out_columns, kStrip);
-    strip_rows = up(std::max<int64_t>(1, kStrip / strip_columns), R);
-    strip_rows = strip_columns < out_columns ? 1 : std::min(strip_rows, up(out_rows, R));
+    strip_rows = round_up(std::max<int64_t>(1, kStrip / strip_columns), R);
+    strip_rows = strip_columns < out_columns ? 1 : std::min(strip_rows, round_up(out_rows, R));
     strip_plane = (strip_rows * strip_columns + Q + 16) * B;
-    past = p.outputs % B == 0 && p.samples * p.out_size() * p.raw * sizeof(T) >= kPast;
-    const int64_t r = up(out_rows, R), q = up(out_columns, Q), edge = 2 * p.border;
+    nontemporal = p.outputs % B == 0 && p.samples * p.out_size() * p.raw * sizeof(T) >= kNonTemporal;
+    const int64_t r = round_up(out_rows, R), q = round_up(out_columns, Q), edge = 2 * p.border;
     out_pitch = (q + edge) * B, out_plane = (r + edge) * out_pitch;
     pitch = std::max(p.width + edge, (q - 1) * p.stride + edge + 1) * B;
     plane = std::max(p.height + edge, (r - 1) * p.stride + edge + 1) * pitch;
@@ -83,13 +83,13 @@ struct Engine {
     uint8_t* places = max ? this->places(n) : nullptr;
     const bool kept = places && program.kinks.keep;
     if (!kept || avg) {
-      Isa::call(Pools<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, kept ? nullptr : max, avg, scratch,
-                                                  scratch + program.width * program.inputs});
+      Isa::call(Pooling<T, Isa::kBytes / sizeof(T)>{pool_shape(), sample, kept ? nullptr : max, avg, scratch,
+                                                    scratch + program.width * program.inputs});
     }
     if (kept) {
-      Isa::call(Places<T, true>{pool_shape(), sample, max, places});
+      Isa::call(MaxPlaces<T, true>{pool_shape(), sample, max, places});
     } else if (places) {
-      Isa::call(Places<T, false>{pool_shape(), sample, max, places});
+      Isa::call(MaxPlaces<T, false>{pool_shape(), sample, max, places});
     }
   }
   uint8_t* places(int64_t n) const {

@@ -1,5 +1,5 @@
-// What ReLUs and max pools decided in one pass, written down and decided alike in another:
-// kernels/mixed_op/contract.py.
+// Kinks: what ReLUs and max pools decide. One pass notes its decisions, another keeps to them. How they lie in memory
+// is said in kernels/mixed_op/contract.py.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,9 @@
 
 namespace fastdarts {
 
-enum class Decide { kOwn, kNote, kKeep };
+enum class Decide { kOwn, kNote, kKeep };  // by the values; by the values, which notes it; as another pass noted
 
-struct Kinks {  // of a call; null where there is nothing to decide, or each pass decides by itself
+struct Kinks {  // of a call; a pointer is null where nothing is decided, or nothing is noted or kept
   bool keep = false;
   uint8_t* state = nullptr;      // [N, H, W, bytes]: where ReLU(x) passes
   uint8_t* places = nullptr;     // [N, H', W', C]: where in its window, from 0 to 8, a maximum lies

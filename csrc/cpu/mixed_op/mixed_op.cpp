@@ -1,12 +1,14 @@
 // mixed_op on the CPU: all edges that leave one state; the maths stands in kernels/mixed_op/contract.py.
 //
-// Three passes over the samples, because statistics of the whole batch stand between them: the stages that read the
-// state, and the pools' statistics; the second halves of the separable convolutions; the weighted sums. Per sample
-// ReLU(x) goes to a bordered private buffer once for all stages; per strip of up to 64 pixels the depthwise output is
-// computed into L1, consumed there by the 1×1 product, and the moments are taken from its registers. Pool outputs live
-// in a private buffer of one sample and are computed anew where they are needed.
+// There are three passes over the samples, because statistics of the whole batch stand between them:
+// 1. the stages that read the state, and the statistics of pooling;
+// 2. the second halves of the separable convolutions;
+// 3. the weighted sums.
+// For each sample, ReLU(x) goes to a bordered private buffer once for all stages. For each strip of up to 64 pixels,
+// the depthwise output is computed into L1, where the 1×1 product reads it. The moments are taken from the registers
+// of that product. Pooled maps live in a private buffer of one sample and are computed anew where they are needed.
 //
-// Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64; chunks of samples
+// Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64. Chunks of samples
 // are merged in a fixed order.
 #include "cpu/mixed_op/engine.h"
 //
@@ -28,7 +30,7 @@ template <typename Isa, typename T, int B, int R, int Q>
 struct Forward : Engine<Isa, T, B, R, Q> {
   using Base = Engine<Isa, T, B, R, Q>;
   using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
-      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::past, Base::pools, Base::program,
+      Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::nontemporal, Base::pools, Base::program,
       Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
@@ -79,16 +81,16 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       T* to = z + at;
       fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
       const auto product = [&](int64_t pixels, const Moments<T>& moments) {
-        Isa::call(
-            Pointwise<Isa, T, B, ToTensor<T, B>>{strip,
-                                                 strip_plane,
-                                                 stage_inputs(s),
-                                                 p.pointwise,
-                                                 out_blocks,
-                                                 pixels,
-                                                 {to, program.outputs, past},
-                                                 moments,
-                                                 {past ? nullptr : to + rows * columns * program.outputs, nullptr}});
+        Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{
+            strip,
+            strip_plane,
+            stage_inputs(s),
+            p.pointwise,
+            out_blocks,
+            pixels,
+            {to, program.outputs, nontemporal},
+            moments,
+            {nontemporal ? nullptr : to + rows * columns * program.outputs, nullptr}});
       };
       if (!total) return product(rows * columns, {nullptr, nullptr, nullptr});
       if (!shifted) {  // about the mean of the first pixels, which have to be computed first
@@ -280,7 +282,7 @@ template void recompute(const Program&, const double*, const std::vector<const d
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
-    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool keep,
+    std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool store,
     std::vector<Tensor> kinks, bool note) {
   Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   program.images = images;
@@ -317,7 +319,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     std::copy(t.mean.begin(), t.mean.end(), mean.mutable_data_ptr<T>());
   };
   x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
-  if (!keep) z.clear();
+  if (!store) z.clear();
   return {out, z, mean, var, noted};
 }
 

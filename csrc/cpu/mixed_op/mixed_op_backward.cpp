@@ -1,13 +1,13 @@
 // Backward of mixed_op on the CPU; the maths stands in kernels/mixed_op/contract.py.
 //
 // One pass over the outputs' gradients and the raw outputs gives every sum that the mixing weights and the BatchNorms
-// want; two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw
-// output exists as a strip of up to 64 pixels in L1, the gradient of a depthwise output as one sample in a private
-// buffer; the depthwise output itself is computed anew. All stages add up the gradient of the state in one private
-// buffer per sample.
+// want. Two passes of stages follow, the second halves of the separable convolutions first. The gradient of a raw
+// output exists as a strip of up to 64 pixels in L1. The gradient of a depthwise output exists as one sample in a
+// private buffer; the depthwise output itself is computed anew. All stages add up the gradient of the state in one
+// private buffer per sample.
 //
-// Numerics: a float32 chain of a weight gradient is at most about 1024 pixels long, then it is added up in float64;
-// chunks of samples are added in a fixed order.
+// Numerics: a weight gradient is summed in float32 over at most about 1024 pixels, and then in float64. Chunks of
+// samples are added in a fixed order.
 #include <tuple>
 
 #include "cpu/mixed_op/backward_engine.h"
@@ -197,7 +197,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     const Rest rest = pack_rest(to, memory, rows);
     this->samples([&](Own& own) {
       const Canvas<T> canvas = this->state_canvas(own);
-      const int64_t pitch = S * up(out_columns, Q) * B, plane = S * up(out_rows, R) * pitch;
+      const int64_t pitch = S * round_up(out_columns, Q) * B, plane = S * round_up(out_rows, R) * pitch;
       const Canvas<T> dx{own.take<T>(to.dx ? in_blocks * plane : 0), pitch, plane};
       const Buffers b = buffers(own, count, weights, size, where);
       const bool other = to.dx && (program.skip || program.max_pool || program.avg_pool);
@@ -290,8 +290,8 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     if (!max && !avg) return;
     if (max) add_up(kMaxPool, max, pool[2]);
     if (avg) add_up(kAvgPool, avg, pool[3]);
-    Isa::call(PoolsBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
-                               avg ? pool[3] : nullptr, sum, this->places(n)});
+    Isa::call(PoolingBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
+                                 avg ? pool[3] : nullptr, sum, this->places(n)});
   }
 };
 

@@ -1,10 +1,10 @@
 // What a call of mixed_op asks for, taken apart: the stages to run, the rows of the tables, the sums at the end.
 //
-// A stage is ReLU → depthwise convolution → 1×1 convolution; the first kind reads the state, the second kind, the
-// second half of a separable convolution, reads the raw output of a first one through its BatchNorm.
+// A stage is ReLU → depthwise convolution → 1×1 convolution. A first stage reads the state. A second stage is the
+// second half of a separable convolution: it reads the raw output of a first stage through that one's BatchNorm.
 #pragma once
 
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <algorithm>
 #include <cmath>
@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "cpu/mixed_op/kinks.h"
-#include "cpu/pooled.h"
+#include "cpu/result_memory.h"
 #include "cpu/vectors.h"
-#include "processes.h"
+#include "process_group.h"
 
 namespace fastdarts {
 
@@ -247,7 +247,7 @@ std::vector<const T*> addresses(const std::vector<Tensor>& tensors) {
 }
 
 inline Tensor new_map(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
-  return pooled_last({x.size(0), channels, height, width}, x.scalar_type());
+  return channels_last_result({x.size(0), channels, height, width}, x.scalar_type());
 }
 
 }  // namespace fastdarts

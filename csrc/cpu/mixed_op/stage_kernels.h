@@ -1,8 +1,8 @@
 // The inner loops of a stage (ReLU, depthwise convolution, 1×1 convolution), each a function object that Isa::call
 // compiles for its instruction set.
 //
-// Private buffers hold feature maps as [channel block][row][column][B] with a border of zeros and channels padded to
-// whole blocks of B; a strip is [channel block][pixel][B]. One register holds the B channels of a pixel, a tile of
+// Private buffers hold feature maps as [channel block][row][column][B], with a border of zeros. Channels are padded to
+// whole blocks of B. A strip is [channel block][pixel][B]. One register holds the B channels of a pixel; a tile of
 // Isa::kTile pixels (or pixels × blocks) is accumulated in registers.
 #pragma once
 
@@ -77,7 +77,7 @@ struct Window {
 };
 
 // Depthwise convolution of a strip of whole rows (or of a part of one row). A tile that is wider than what is left of
-// a row spills into the pixels of the next one, which are written later; R > 1 needs columns <= Q for that.
+// a row spills into pixels of the next row, which are written later. That is why R > 1 needs columns <= Q.
 template <typename T, int B, int R, int Q, int K, int S, int D>
 struct Depthwise {
   FASTDARTS_VECTORS
@@ -140,11 +140,11 @@ struct ToTensor {
   static constexpr bool kWrites = true;  // what it prefetches: the next strip's place
   T* data;
   int64_t channels;
-  bool past;  // past the caches; `data` and its rows are whole lines then
+  bool nontemporal;  // stores; `data` and its rows are whole lines then
 
   FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    store(&loose(data + pixel * channels + block * B), v, past);
+    store(&loose(data + pixel * channels + block * B), v, nontemporal);
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
     for (int64_t i = 0; i < B && block * B + i < channels; ++i) data[pixel * channels + block * B + i] = v[i];
@@ -183,7 +183,7 @@ struct Pointwise {
     constexpr int J = Isa::kTile / N;
     const T* panel = weight + block * inputs * B;
     for (int64_t pixel = 0; pixel < pixels; pixel += J) {  // the strip has room for a last partial tile
-      const int64_t tile = (block * up(pixels, J) + pixel * N) * B;
+      const int64_t tile = (block * round_up(pixels, J) + pixel * N) * B;
       V acc[J * N];
       unroll<J * N>(EACH(i) { acc[i] = V{}; });
       for (int64_t first = 0; first < inputs; first += B) {

@@ -1,11 +1,11 @@
-// mixed_sum on the CPU: the maths stands in kernels/mixed_sum/contract.py, this file computes it in two passes over
-// memory each way (statistics, then the weighted sum; the sums A and B, then dz), NCHW-contiguous or channels-last.
+// mixed_sum on the CPU, NCHW-contiguous or channels-last: the maths stands in kernels/mixed_sum/contract.py. Forward is
+// two passes over memory: statistics, then the weighted sum. Backward is two as well: the sums A and B, then dz.
 //
-// Numerics: statistics and gradient sums are float64 for float32 data as well (the passes are bound by memory, so it
-// is nearly free); moments are taken about the channel's first value, hence safe for |mean| >> std; the mean is
-// subtracted before scaling, never folded into a constant. The work is cut into pieces that depend on the shape alone,
-// each summed in a fixed order: results are the same for every number of threads.
-#include "check.h"
+// Numerics: statistics and gradient sums are float64 for float32 data as well. The passes are bound by memory, so it is
+// nearly free. Moments are taken about the channel's first value, hence safe for |mean| >> std. The mean is subtracted
+// before scaling, never folded into a constant. The work is cut into pieces that depend on the shape alone, each summed
+// in a fixed order. So results are the same for every number of threads.
+#include "torch_stable.h"
 //
 #include <cmath>
 #include <optional>
@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "cpu/layout.h"
-#include "cpu/pooled.h"
+#include "cpu/result_memory.h"
 
 namespace fastdarts {
 
@@ -240,7 +240,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const std::vector<Tensor>& z, const T
   Statistics statistics = expand<T>(layout, normalize, mean, var, correction, eps);
   const std::vector<double> w = values<T>(weights);
   for (size_t i = 0; i < statistics.rstd.size(); ++i) statistics.rstd[i] *= w[i / layout.channels];
-  Tensor out = pooled_like(z[0]);
+  Tensor out = result_like(z[0]);
   in_parallel(WeightedSum<T>{layout, data, layout.table<T>(statistics.rstd), layout.table<T>(statistics.mean),
                              out.mutable_data_ptr<T>()},
               layout.samples);
@@ -288,7 +288,7 @@ std::tuple<std::vector<Tensor>, Tensor> backward(const Tensor& grad, const std::
   std::vector<T*> out(branches);
   for (int64_t k = 0; k < branches; ++k) {
     if (!need_z[k]) continue;
-    grad_z.push_back(pooled_like(z[k]));
+    grad_z.push_back(result_like(z[k]));
     out[k] = grad_z.back().template mutable_data_ptr<T>();
   }
   if (!grad_z.empty()) {

@@ -1,7 +1,7 @@
 // Products of matrices by the library that torch itself uses, into memory of ours.
 #pragma once
 
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 

@@ -1,16 +1,16 @@
 // The recurrent cell on the CPU: the maths stands in kernels/recurrent/contract.py. The products are the library's, one
 // for all gates of a node; a node's gates are in cache when its pass reads them. Gradients of gates live for one node
 // only.
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
 
-#include "cpu/pooled.h"
 #include "cpu/recurrent/gemm.h"
 #include "cpu/recurrent/recurrent.h"
+#include "cpu/result_memory.h"
 #include "cpu/scratch.h"
 
 namespace fastdarts {
@@ -47,7 +47,7 @@ struct Arguments {
 
   // tanh, relu, sigmoid, identity and their sum, for every edge.
   template <typename T>
-  std::vector<T> shares() const {
+  std::vector<T> edge_weights() const {
     std::vector<T> result;
     for (const T* p = mixing.const_data_ptr<T>(); p < mixing.const_data_ptr<T>() + mixing.numel(); p += 4) {
       result.insert(result.end(), {p[0], p[1], p[2], p[3], p[0] + p[1] + p[2] + p[3]});
@@ -87,12 +87,14 @@ int64_t chunks(const Shape& shape) {
   return result;
 }
 
-Tensor pooled(const Tensor& like, const std::vector<int64_t>& size) {
+// Uninitialised, contiguous, of the type of `like`.
+Tensor contiguous_result(const Tensor& like, const std::vector<int64_t>& size) {
   int64_t bytes = static_cast<int64_t>(like.element_size());
   std::vector<int64_t> strides(size.size(), 1);
   for (size_t d = size.size(); d-- > 1;) strides[d - 1] = strides[d] * size[d];
   for (const int64_t side : size) bytes *= side;
-  return bytes < kPooled ? torch::stable::new_empty(like, size) : from_block(bytes, size, strides, like.scalar_type());
+  return bytes < kLargeResult ? torch::stable::new_empty(like, size)
+                              : cached_result(bytes, size, strides, like.scalar_type());
 }
 
 template <typename T>
@@ -105,16 +107,17 @@ struct Forward {
   const Arguments& a;
   double eps;
   T *out, *mean, *var, *states, *gates;
-  int64_t kept;  // 1 if the states and gates of every time step are kept, 0 if the next takes their place
+  int64_t stored;  // 1 if the states and gates of every time step are stored, 0 if the next takes their place
 
   void operator()() const {
     const Shape s = a.shape();
-    const std::vector<T> shares = a.shares<T>();
+    const std::vector<T> edge_weights = a.edge_weights<T>();
     const T* mask = a.mask ? a.mask->template const_data_ptr<T>() : nullptr;
     T* dropped = mask ? Arena<Scratch::kCall>::fresh().take<T>(s.nodes * s.state()) : nullptr;
     const T* last = a.hidden.const_data_ptr<T>();
     for (int64_t t = 0; t < a.steps(); ++t) {
-      T *of_step = states + kept * t * (s.nodes + 1) * s.state(), *g = gates + kept * t * (s.edges() + 1) * s.gates();
+      T *of_step = states + stored * t * (s.nodes + 1) * s.state(),
+        *g = gates + stored * t * (s.edges() + 1) * s.gates();
       const T* start = a.inputs.const_data_ptr<T>() + t * s.gates();
       const auto state = [&](int64_t i) {
         return State<T>{of_step + i * s.state(), i < s.nodes && mask ? dropped + i * s.state() : nullptr,
@@ -133,7 +136,7 @@ struct Forward {
           return Node<T, own.kLanes>{{own, state(i), i < s.nodes ? mask : nullptr, eps},
                                      own_gates,
                                      of_step,
-                                     shares.data() + Shape::first(i) * kShares,
+                                     edge_weights.data() + Shape::first(i) * kEdgeWeights,
                                      i};
         });
       }
@@ -161,7 +164,7 @@ struct Backward {
   void operator()() const {
     const Shape s = a.shape();
     const int64_t columns = 2 * s.width, steps = a.steps(), parts = chunks<T>(s);
-    const std::vector<T> shares = a.shares<T>();
+    const std::vector<T> edge_weights = a.edge_weights<T>();
     const T* mask = a.mask ? a.mask->template const_data_ptr<T>() : nullptr;
     auto& arena = Arena<Scratch::kCall>::fresh();
     T *own = arena.take<T>((s.nodes + 1) * s.state()), *products = arena.take<T>(s.nodes * s.state());
@@ -192,7 +195,7 @@ struct Backward {
                fresh ? nullptr : products + i * s.state(), own + i * s.state(), fresh, eps},
               g + (1 + first) * s.gates(),
               of_step,
-              shares.data() + first * kShares,
+              edge_weights.data() + first * kEdgeWeights,
               dgates,
               own,
               i,
@@ -246,15 +249,15 @@ void with_type(const Tensor& t, const Body& body) {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent(Tensor inputs, Tensor hidden, std::vector<Tensor> weights,
                                                              std::optional<Tensor> mask, Tensor mixing, double eps,
-                                                             bool keep) {
+                                                             bool store) {
   const Arguments a{inputs, hidden, mixing, weights, mask};
   a.check();
   const Shape s = a.shape();
-  const int64_t steps = a.steps(), held = keep ? steps : 1;
-  Tensor out = pooled(hidden, {steps, s.batch, s.width});
+  const int64_t steps = a.steps(), held = store ? steps : 1;
+  Tensor out = contiguous_result(hidden, {steps, s.batch, s.width});
   Tensor mean = torch::stable::new_empty(mixing, {steps, s.nodes + 1, s.width}), var = torch::stable::empty_like(mean);
-  Tensor states = pooled(hidden, {held, s.nodes + 1, s.batch, s.width});
-  Tensor gates = pooled(hidden, {held, s.edges() + 1, s.batch, 2 * s.width});
+  Tensor states = contiguous_result(hidden, {held, s.nodes + 1, s.batch, s.width});
+  Tensor gates = contiguous_result(hidden, {held, s.edges() + 1, s.batch, 2 * s.width});
   with_type(hidden, [&]<typename T>() {
     Forward<T>{a,
                eps,
@@ -263,9 +266,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent(Tensor inputs, Tens
                var.mutable_data_ptr<T>(),
                states.mutable_data_ptr<T>(),
                gates.mutable_data_ptr<T>(),
-               keep}();
+               store}();
   });
-  if (!keep) states = torch::stable::new_empty(hidden, {0}), gates = torch::stable::new_empty(hidden, {0});
+  if (!store) states = torch::stable::new_empty(hidden, {0}), gates = torch::stable::new_empty(hidden, {0});
   return {out, mean, var, states, gates};
 }
 
@@ -283,11 +286,11 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>, Tensor> recurrent_backward(
   a.expect(states, {steps, s.nodes + 1, s.batch, s.width});
   a.expect(gates, {steps, s.edges() + 1, s.batch, 2 * s.width});
   const auto nothing = [](const Tensor& t) { return torch::stable::new_empty(t, {0}); };
-  Tensor dinputs = need_inputs ? pooled(inputs, {steps, s.batch, 2 * s.width}) : nothing(inputs);
+  Tensor dinputs = need_inputs ? contiguous_result(inputs, {steps, s.batch, 2 * s.width}) : nothing(inputs);
   Tensor dhidden = need_hidden ? torch::stable::empty_like(hidden) : nothing(hidden);
   Tensor dmixing = need_mixing ? torch::stable::empty_like(mixing) : nothing(mixing);
   std::vector<Tensor> dweights;
-  for (size_t i = 0; i < weights.size() && need_weights; ++i) dweights.push_back(pooled_like(weights[i]));
+  for (size_t i = 0; i < weights.size() && need_weights; ++i) dweights.push_back(result_like(weights[i]));
   with_type(hidden, [&]<typename T>() {
     Backward<T> pass{a,
                      eps,

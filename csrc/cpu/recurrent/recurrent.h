@@ -1,7 +1,6 @@
 // The passes of the recurrent cell that are not products of matrices: the maths stands in
-// kernels/recurrent/contract.py. Batch normalisation is of columns, so that a pass works on a chunk of columns, of all
-// streams, from beginning to end: no thread waits for another, and all sums have one order whatever the number of
-// threads.
+// kernels/recurrent/contract.py. Batch normalisation is of columns, so a pass works on a chunk of columns, of all
+// streams, from beginning to end. No thread waits for another, and all sums have one order for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +11,9 @@
 
 namespace fastdarts {
 
-constexpr int kAcross = 4;     // vectors of a chunk
-constexpr int kShares = 5;     // of an edge: tanh, relu, sigmoid, identity, and the sum of all
-constexpr int kTogether = 16;  // streams summed in T, before their sum goes on in double
+constexpr int kAcross = 4;       // vectors of a chunk
+constexpr int kEdgeWeights = 5;  // of an edge: tanh, relu, sigmoid, identity, and the sum of all
+constexpr int kTogether = 16;    // streams summed in T, before their sum goes on in double
 constexpr int kAhead = 4;  // streams that gates are fetched ahead: a chunk's rows are too far apart for the hardware
 
 // Of one time step: rows are streams, [batch, width]; those of gates are [carry | new], [batch, 2 width].
@@ -34,7 +33,7 @@ struct Columns {
   static constexpr int kLanes = B;
   Shape shape;
 
-  int64_t chunks() const { return up(shape.width, kAcross * B) / (kAcross * B); }
+  int64_t chunks() const { return round_up(shape.width, kAcross * B) / (kAcross * B); }
 
   // body(column, number of columns) for the vectors of a chunk: the number is B at compile time but at the end.
   template <typename Body>
@@ -154,7 +153,7 @@ struct Node : Normalise<T, B> {
   using Base = Normalise<T, B>;
   using Base::shape, Base::read, Base::write, Base::to;
   using typename Base::V;
-  const T *gates, *states, *shares;
+  const T *gates, *states, *edge_weights;
   int64_t node;
 
   FASTDARTS_INLINE void operator()(int64_t chunk) const {
@@ -162,7 +161,7 @@ struct Node : Normalise<T, B> {
       this->vectors(chunk, [&](int64_t column, auto n) __attribute__((always_inline)) {
         V u = {};
         for (int64_t j = 0; j < node; ++j) {
-          const T *g = gates + j * shape.gates() + 2 * b * shape.width + column, *p = shares + j * kShares;
+          const T *g = gates + j * shape.gates() + 2 * b * shape.width + column, *p = edge_weights + j * kEdgeWeights;
           this->fetch(g, states + j * shape.state() + b * shape.width + column);
           const V x = read(g + shape.width, n);
           V carry, rest, tanh, logistic;
@@ -310,13 +309,13 @@ struct FirstStateBackward : NormaliseBackward<T, B> {
 };
 
 // Gradients of a node's gates and, but for what goes through the products, of the states before it, which lie before
-// the node's own. `sums` are those of the shares: [chunks, nodes before it, 4], if they are wanted.
+// the node's own. `sums` are of the gradients of the edges' weights: [chunks, nodes before it, 4], if wanted.
 template <typename T, int B>
 struct NodeBackward : NormaliseBackward<T, B> {
   using Base = NormaliseBackward<T, B>;
   using Base::shape, Base::read, Base::write, Base::widen, Base::own;
   using typename Base::V, typename Base::Wide;
-  const T *gates, *states, *shares;
+  const T *gates, *states, *edge_weights;
   T *dgates, *before;
   int64_t node;
   bool first;  // to write to `before`
@@ -327,10 +326,10 @@ struct NodeBackward : NormaliseBackward<T, B> {
     sums ? edges<true>(chunk) : edges<false>(chunk);
   }
 
-  template <bool shared>
+  template <bool with_sums>
   FASTDARTS_INLINE void edges(int64_t chunk) const {
     for (int64_t j = 0; j < node; ++j) {
-      const T* p = shares + j * kShares;
+      const T* p = edge_weights + j * kEdgeWeights;
       Wide totals[4] = {};
       for (int64_t from = 0; from < shape.batch; from += kTogether) {
         V of[4] = {};
@@ -354,18 +353,18 @@ struct NodeBackward : NormaliseBackward<T, B> {
             write(d + shape.width, dmixed * slope, n);
             const V kept = du * leave;
             write(ds, first ? p[4] * kept : read(ds, n) + p[4] * kept, n);
-            if constexpr (shared) {
+            if constexpr (with_sums) {
               const V past = kept * s;
               of[0] += past + dmixed * tanh, of[1] += past + dmixed * relu;
               of[2] += past + dmixed * logistic, of[3] += past + dmixed * x;
             }
           });
         }
-        if constexpr (shared) {
+        if constexpr (with_sums) {
           for (int f = 0; f < 4; ++f) totals[f] += widen(of[f]);
         }
       }
-      if constexpr (shared) {
+      if constexpr (with_sums) {
         for (int f = 0; f < 4; ++f) {
           double total = 0;
           for (int i = 0; i < B; ++i) total += totals[f][i];

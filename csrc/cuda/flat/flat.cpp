@@ -2,7 +2,7 @@
 // nothing. Needs no CUDA library of torch, so that the extension loads where torch has none.
 #include "cuda/flat/flat.h"
 
-#include "check.h"
+#include "torch_stable.h"
 //
 #include <torch/csrc/stable/accelerator.h>
 

@@ -1,6 +1,6 @@
 // Launchers of flat.cu, the way in for torch (flat.cpp) and for tests that know neither torch nor C++. Every one starts
 // its kernels on `stream`, waits for nothing, and returns the error of the launch. Pointers may have any alignment of
-// their type; `out` may be `w`; `norm` is one float, or one double if `type` is kFloat64, on the device.
+// their type, and `out` may be `w`. `norm` lies on the device: one float, or one double if `type` is kFloat64.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -22,7 +22,7 @@ from torch import Tensor
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
 from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
 from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
-from fastdarts.kernels.processes import add_up, gather
+from fastdarts.kernels.process_group import add_up, gather
 from fastdarts.kernels.registry import INTERPRET
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
@@ -157,7 +157,7 @@ def forward(
     running_var: Tensor | None,
     eps: float,
     images: int,
-    keep: bool,
+    store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
@@ -203,7 +203,7 @@ def forward(
             STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, NOISES=table.noises > 0,
             HAS_BASE=len(base) > 0, **flags, **at.tile["maps"],
         )  # fmt: skip
-    return out, z if keep else [], mean, var, []
+    return out, z if store else [], mean, var, []
 
 
 def backward(

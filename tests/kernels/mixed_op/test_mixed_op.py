@@ -123,7 +123,7 @@ def test_same_bits_every_time_and_the_same_numbers_for_every_number_of_threads(s
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
 
 
-def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tuple[dict, tuple, tuple]:
+def arguments(case: MixedOpCase, dtype=torch.float32, store: bool = True) -> tuple[dict, tuple, tuple]:
     """The inputs and gradients of `case`, and the arguments of both ops for them."""
     tensors, grads = case.inputs(dtype)
     calls = []
@@ -135,7 +135,7 @@ def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tupl
     first = [[t.detach() for t in a] if isinstance(a, list) and torch.is_tensor((a or [0])[0]) else a for a in first]
     first = [a.detach() if torch.is_tensor(a) else a for a in first]
     x, _, gain, offset, weights, seeds, candidates, _, stride = first
-    forward = (*first, *(running or (None, None)), eps, images, keep, [], False)
+    forward = (*first, *(running or (None, None)), eps, images, store, [], False)
     _, z, mean, var, _ = forward_op.dispatch(*forward)
     backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps, images)
     return tensors, forward, backward
@@ -145,8 +145,8 @@ def arguments(case: MixedOpCase, dtype=torch.float32, keep: bool = True) -> tupl
 def test_opcheck(case: MixedOpCase) -> None:
     # the reference of backward runs autograd, which the dispatch modes of the other tests switch off
     options = {} if NATIVE else {"test_utils": "test_autograd_registration"}
-    for keep in (True, False):
-        _, forward, backward = arguments(case, keep=keep)
+    for store in (True, False):
+        _, forward, backward = arguments(case, store=store)
         library.opcheck(forward_op.dispatch, forward)
         for needs in [(True, True), (True, False), (False, True), (False, False)]:
             library.opcheck(backward_op.dispatch, (*backward, *needs, []), **options)

@@ -162,8 +162,8 @@ def test_statistics_are_those_of_the_batch() -> None:
 def test_opcheck() -> None:
     tensors, mask = small(torch.float32)
     inputs, hidden, *weights, mixing = (t.detach() for t in tensors.values())
-    for keep in (True, False):
-        library.opcheck(forward_op.dispatch, (inputs, hidden, weights, mask, mixing, 1e-5, keep))
+    for store in (True, False):
+        library.opcheck(forward_op.dispatch, (inputs, hidden, weights, mask, mixing, 1e-5, store))
     result, _, var, states, gates = forward_op.dispatch(inputs, hidden, weights, mask, mixing, 1e-5, True)
     for need in (True, False):
         args = (result, inputs, hidden, weights, mask, mixing, 1e-5, result, var, states, gates, need, True, need, need)

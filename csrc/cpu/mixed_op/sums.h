@@ -1,5 +1,6 @@
-// Passes over a channels-last sample taken as one flat array. Values per channel come as tables of `width` elements,
-// several whole pixels long, so that the loops do not know channels and any number of them runs at full width.
+// Sums over the maps of an edge, and over the pixels of a map: one pass over a channels-last sample, taken as one flat
+// array. Values per channel come as tables of `width` elements, several whole pixels long. So the loops know nothing of
+// channels, and any number of channels runs at full vector width.
 #pragma once
 
 #include <algorithm>

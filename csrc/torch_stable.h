@@ -1,5 +1,6 @@
-// Included first by every file that talks to torch: fixes the oldest torch it runs on, which makes any header outside
-// the stable ABI a compile error. Arguments are validated in Python; the checks here are a seat belt.
+// torch's stable ABI. Every file that talks to torch includes this first. It names the oldest torch that the file runs
+// on, which makes any header outside the stable ABI a compile error. Python validates arguments; CHECK_SIZE is a seat
+// belt.
 #pragma once
 
 #ifdef FASTDARTS_CUDA

@@ -1,4 +1,4 @@
-#include "cpu/memory.h"
+#include "cpu/block_cache.h"
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -11,33 +11,34 @@
 #include <new>
 #include <vector>
 
-#include "cpu/poison.h"
+#include "cpu/sanitizer.h"
 
-namespace fastdarts::memory {
+namespace fastdarts::block_cache {
 namespace {
 
 constexpr size_t kPage = 4096;
 
-// Eight sizes per power of two: a step that repeats finds all its blocks again, and of each less than 1/8 is unused
-// (never touched, so not backed by memory).
-size_t rounded(size_t bytes) {
+// The size of the block that `bytes` get. There are eight sizes per power of two, so that a repeated step finds all its
+// blocks again. Less than 1/8 of a block is unused; that part is never touched, so no memory backs it.
+size_t size_class(size_t bytes) {
   const size_t step = std::max(kPage, std::bit_floor(bytes) / 8);
   return (bytes + step - 1) / step * step;
 }
 
-// Blocks start at eighths of a page in turn: tensors read and written side by side at the same place of their pages
-// compete for the same lines of the L1 cache (mixed_sum in channels-last: 5 to 10 % of the time). Huge pages: no gain.
+// Blocks start at eighths of a page in turn. Tensors that start at the same place of their pages compete for the same
+// lines of the L1 cache when they are used together. That takes 5 to 10 % of mixed_sum's time in channels-last. Huge
+// pages gain nothing.
 void* map(size_t size) {
   static size_t count = 0;
   void* page = mmap(nullptr, size + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED) return nullptr;
-  poison::close(page, size + kPage);
+  sanitizer::poison(page, size + kPage);
   return static_cast<char*>(page) + count++ % 8 * (kPage / 8);
 }
 
 void unmap(void* data, size_t size) {
   void* page = static_cast<char*>(data) - reinterpret_cast<uintptr_t>(data) % kPage;
-  poison::open(page, size + kPage);
+  sanitizer::unpoison(page, size + kPage);
   munmap(page, size + kPage);
 }
 
@@ -48,15 +49,15 @@ struct Block {
 
 struct Cache {
   std::mutex mutex;
-  std::vector<Block> blocks;  // the longest unused first; a search is nothing beside the filling of a block
-  Use use{};
+  std::vector<Block> blocks;  // the longest unused first; searching them costs nothing beside filling a block
+  Usage usage{};
   size_t peaks[2] = {0, 0};  // the most bytes live at once, in this window and in the one before
-  size_t taken = 0;          // bytes handed out in this window
+  size_t taken = 0;          // bytes handed out in this window, which ends at 16 times the peak
 
   void* take(size_t size) {
-    void* data = find(size);
+    void* data = find_cached(size);
     if (!data) {
-      bound(use.live + size);
+      make_room(usage.live + size);
       data = map(size);
     }
     if (!data) {
@@ -64,46 +65,47 @@ struct Cache {
       data = map(size);
     }
     if (!data) throw std::bad_alloc();
-    use.live += size;
-    use.peak = std::max(use.peak, use.live);
-    peaks[0] = std::max(peaks[0], use.live);
+    usage.live += size;
+    usage.peak = std::max(usage.peak, usage.live);
+    peaks[0] = std::max(peaks[0], usage.live);
     taken += size;
     if (taken / 16 > std::max(peaks[0], peaks[1])) {
       peaks[1] = peaks[0];
-      peaks[0] = use.live;
+      peaks[0] = usage.live;
       taken = 0;
-      bound(use.live);
+      make_room(usage.live);
     }
     return data;
   }
 
-  void* find(size_t size) {
+  void* find_cached(size_t size) {
     const auto of_size = [size](const Block& block) { return block.size == size; };
     const auto found = std::find_if(blocks.rbegin(), blocks.rend(), of_size);
     if (found == blocks.rend()) return nullptr;
     void* data = found->data;
     blocks.erase(std::next(found).base());
-    use.cached -= size;
+    usage.cached -= size;
     return data;
   }
 
-  void bound(size_t live) {  // makes room for `live` bytes
+  // Unmaps cached blocks until `live` bytes and the rest of the cache stay within 3/2 of the recent peak.
+  void make_room(size_t live) {
     const size_t peak = std::max({peaks[0], peaks[1], live});
     trim(peak + peak / 2 - live);
   }
 
-  void trim(size_t limit) {
+  void trim(size_t limit) {  // to at most `limit` cached bytes
     auto block = blocks.begin();
-    for (; use.cached > limit; ++block) {
+    for (; usage.cached > limit; ++block) {
       unmap(block->data, block->size);
-      use.cached -= block->size;
+      usage.cached -= block->size;
     }
     blocks.erase(blocks.begin(), block);
   }
 };
 
-// Never destroyed: tensors outlive everything. A child must not inherit the mutex locked by another thread; and it
-// unmaps the cached blocks that it would share, or the parent's next writes to them would copy pages.
+// Never destroyed: tensors outlive everything. A forked child must not inherit the mutex locked by another thread. It
+// also unmaps the cached blocks: as long as it shared them, the parent's next writes would copy their pages.
 Cache& cache() {
   static Cache& instance = []() -> Cache& {
     pthread_atfork([] { cache().mutex.lock(); }, [] { cache().mutex.unlock(); },
@@ -120,30 +122,30 @@ Cache& cache() {
 
 void* take(size_t bytes) {
   const std::lock_guard lock(cache().mutex);
-  void* data = cache().take(rounded(bytes));
-  poison::take(data, bytes);
+  void* data = cache().take(size_class(bytes));
+  sanitizer::hand_out(data, bytes);
   return data;
 }
 
-void give(void* data, size_t bytes) {
-  const size_t size = rounded(bytes);
+void give_back(void* data, size_t bytes) {
+  const size_t size = size_class(bytes);
   const std::lock_guard lock(cache().mutex);
-  poison::close(data, size);
+  sanitizer::poison(data, size);
   cache().blocks.push_back({data, size});
-  cache().use.live -= size;
-  cache().use.cached += size;
+  cache().usage.live -= size;
+  cache().usage.cached += size;
 }
 
-Use use() {
+Usage usage() {
   const std::lock_guard lock(cache().mutex);
-  return cache().use;
+  return cache().usage;
 }
 
 void release() {
   const std::lock_guard lock(cache().mutex);
   cache().trim(0);
-  cache().peaks[0] = cache().peaks[1] = cache().use.peak = cache().use.live;
+  cache().peaks[0] = cache().peaks[1] = cache().usage.peak = cache().usage.live;
   cache().taken = 0;
 }
 
-}  // namespace fastdarts::memory
+}  // namespace fastdarts::block_cache

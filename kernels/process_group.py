@@ -1,8 +1,9 @@
-"""Several processes, each with its own part of a batch: who they are, sums over them, batch statistics of all of it.
+"""The process group below the kernels: its ranks, collectives over them, and the statistics of a batch they share.
 
-They are those of torch.distributed's default group, inside :func:`joined` only: elsewhere, and inside :func:`alone`,
-there is one process, and nothing communicates. Everything else here is collective: all processes call it, in the same
-order. ConnectionError means that one of them has ended.
+The group is torch.distributed's default group, and it counts inside :func:`joined` only. Elsewhere, and inside
+:func:`alone`, this process is the only one, and nothing communicates. :func:`add_up`, :func:`gather` and
+:func:`normalise` are collective: every process calls them, in the same order. They raise ConnectionError when one of
+the processes has ended.
 """
 
 import importlib
@@ -21,18 +22,18 @@ _joined = False
 
 
 def world() -> int:
-    """How many processes share a batch."""
+    """The number of processes that share a batch."""
     return dist.get_world_size() if _joined else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0 on."""
+    """The number of this process, from 0 on."""
     return dist.get_rank() if _joined else 0
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the processes of torch.distributed's default group, which must be there, share their batches."""
+    """Inside, the processes of torch.distributed's default group share their batches; the group must exist."""
     with _as(True):
         yield
 
@@ -55,7 +56,7 @@ def _as(value: bool) -> Iterator[None]:
 
 
 def collective(function: Callable, *args: Any) -> Any:
-    """``function(*args)`` of torch.distributed."""
+    """``function(*args)`` of torch.distributed; ConnectionError if a process is gone."""
     try:
         return function(*args)
     except RuntimeError as error:
@@ -80,7 +81,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Σ over the processes, whose losses add up to the one that is differentiated: so do the gradients of the sum."""
+    """Σ over the processes. Their losses add up to the one that is differentiated, and so do the sum's gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -92,8 +93,11 @@ class _Sum(torch.autograd.Function):
 
 
 def normalise(x: Tensor, images: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(x − μ) / √(σ² + eps) by the statistics of ``images`` images over all processes, [N, C, H, W] here; with μ and
-    the unbiased σ², [C], detached. Differentiable any number of times, where the processes' losses add up to one."""
+    """(x − μ) / √(σ² + eps) of x, [N, C, H, W], by the statistics of the ``images`` images of all processes.
+
+    Also returns μ and the unbiased σ², [C], detached. Differentiable any number of times, if the processes' losses add
+    up to the one that is differentiated.
+    """
     count = images * x.shape[2] * x.shape[3]
     x = x.contiguous()  # sums over channels-last maps round ten times worse
     mean = _Sum.apply(x.sum(AXES)) / count

@@ -1,5 +1,5 @@
-// Max and average pooling over 3×3 windows with padding 1 (the average counts real pixels only) of one channels-last
-// sample, both ways. Rows are flat arrays: at stride 1 a step of one pixel is a step of `channels` elements.
+// Max and average pooling of one channels-last sample, forward and backward: 3×3 windows, padding 1; the average counts
+// real pixels only. A row is a flat array: at stride 1, a step of one pixel is a step of `channels` elements.
 #pragma once
 
 #include "cpu/vectors.h"
@@ -9,7 +9,8 @@ namespace fastdarts {
 struct PoolShape {
   int64_t height, width, channels, stride, rows, columns;  // rows and columns of the output
 
-  // body(first output column, columns, first input column, input columns in the window), windows cut at the edges.
+  // body(first output column, columns, first input column, input columns in the window), windows cut off at the
+  // borders.
   template <typename Body>
   FASTDARTS_INLINE void windows(const Body& body) const {
     for (int64_t o = 0; o < columns;) {
@@ -21,7 +22,8 @@ struct PoolShape {
     }
   }
 
-  // body(first output column, its input column, columns) for those whose window has its column kx within the map.
+  // body(first output column, its input column, columns) for the output columns whose window has its column kx in the
+  // map.
   template <typename Body>
   FASTDARTS_INLINE void columns_of(int64_t kx, const Body& body) const {
     const int64_t first = kx < 1 ? 1 : 0, beyond = (width - kx + stride) / stride;
@@ -30,20 +32,20 @@ struct PoolShape {
   }
 };
 
-// The larger one, of numbers or of vectors of them. NaN wins, as in PyTorch, at four times the price; `fast` is for
-// maps without.
+// The larger of two numbers or, lane by lane, of two vectors. NaN wins, as in PyTorch, at four times the price. `fast`
+// is for maps without NaN.
 template <bool fast, typename V>
 FASTDARTS_INLINE V larger(const V& a, const V& b) {
   return fast ? (b > a ? b : a) : ((b > a) | (b != b) ? b : a);
 }
 
 template <typename T, int B>
-struct Pools {
+struct Pooling {
   FASTDARTS_VECTORS
   PoolShape shape;
   const T* x;
-  T *max, *avg;   // [rows, columns, channels]; null where not wanted
-  T *tops, *all;  // scratch of one input row each
+  T *max, *avg;      // [rows, columns, channels]; null where not wanted
+  T *maxima, *sums;  // over the rows of a window, per input column: scratch of one input row each
 
   // body(i, read, write) for vectors, then single elements, of [0, size).
   template <typename Body>
@@ -59,7 +61,7 @@ struct Pools {
     }
   }
 
-  // Maxima and sums of `Rows` rows from a on.
+  // Maxima and sums over `Rows` rows, the first at a, for every input column.
   template <int Rows, bool fast>
   FASTDARTS_INLINE void down(const T* a, int64_t length) const {
     each(length, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
@@ -69,19 +71,20 @@ struct Pools {
         top = larger<fast>(top, next);
         sum += next;
       });
-      write(tops, top);
-      write(all, sum);
+      write(maxima, top);
+      write(sums, sum);
     });
   }
 
+  // Maxima and averages of `size` elements of the output, from the columns of their windows.
   template <int Columns, bool fast>
   FASTDARTS_INLINE void across(int64_t from, int64_t to, int64_t size, T scale) const {
     const int64_t C = shape.channels;
     each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
-      auto top = read(tops + from), sum = read(all + from);
+      auto top = read(maxima + from), sum = read(sums + from);
       unroll<Columns - 1>(EACH(c) {
-        top = larger<fast>(top, read(tops + from + (c + 1) * C));
-        sum += read(all + from + (c + 1) * C);
+        top = larger<fast>(top, read(maxima + from + (c + 1) * C));
+        sum += read(sums + from + (c + 1) * C);
       });
       if (max) write(max + to, top);
       if (avg) write(avg + to, sum * scale);
@@ -109,19 +112,20 @@ struct Pools {
 
   FASTDARTS_INLINE void operator()() const {
     const int64_t size = shape.height * shape.width * shape.channels;
-    V sums[4] = {};  // NaN if there is one, or if infinities of both signs meet: then the slow way is right as well
+    V totals[4] = {};  // NaN if an element is, or if infinities of both signs meet; then the slow way is right as well
     int64_t i = 0;
-    for (; i + 4 * B <= size; i += 4 * B) unroll<4>(EACH(j) { sums[j] += loose(x + i + j * B); });
+    for (; i + 4 * B <= size; i += 4 * B) unroll<4>(EACH(j) { totals[j] += loose(x + i + j * B); });
     T sum = 0;
     for (; i < size; ++i) sum += x[i];
-    for (int j = 0; j < B; ++j) sum += sums[0][j] + sums[1][j] + sums[2][j] + sums[3][j];
+    for (int j = 0; j < B; ++j) sum += totals[0][j] + totals[1][j] + totals[2][j] + totals[3][j];
     sum != sum ? run<false>() : run<true>();
   }
 };
 
-// Where each maximum lies, the first in reading order; or, told where, what lies there.
+// Notes where in its window each maximum lies, the first in reading order. With `keep`: takes what lies at the noted
+// place instead.
 template <typename T, bool keep>
-struct Places {
+struct MaxPlaces {
   PoolShape shape;
   const T* x;
   T* max;
@@ -154,22 +158,22 @@ struct Places {
   }
 };
 
-// dx += the gradients of both pools. A maximum goes to the first pixel of its window, in reading order, that has it, or
-// to the one it is told.
+// dx += the gradients of both kinds of pooling. If `places` is given, the gradient of a maximum goes to the noted
+// place. Else it goes to the first pixel of the window, in reading order, that has the maximum.
 template <typename T>
-struct PoolsBackward {
+struct PoolingBackward {
   PoolShape shape;
   const T *x, *max;  // max: the maxima; null, like dmax and davg, where not wanted
   T *dmax, *davg;    // [rows, columns, channels], overwritten
   T* dx;
-  const uint8_t* places;  // null: the first
+  const uint8_t* places;  // of the maxima, as in MaxPlaces; or null
 
-  FASTDARTS_INLINE void kept(const uint8_t* k, uint8_t place, const T* d, T* to, int64_t size) const {
+  FASTDARTS_INLINE void add_at_place(const uint8_t* k, uint8_t place, const T* d, T* to, int64_t size) const {
 #pragma omp simd
     for (int64_t i = 0; i < size; ++i) to[i] += k[i] == place ? d[i] : T(0);
   }
 
-  FASTDARTS_INLINE void pixels(const T* p, const T* m, T* d, const T* u, T* to, int64_t size) const {
+  FASTDARTS_INLINE void add_at_maximum(const T* p, const T* m, T* d, const T* u, T* to, int64_t size) const {
     if (m && u) {
 #pragma omp simd
       for (int64_t i = 0; i < size; ++i) {
@@ -209,9 +213,9 @@ struct PoolsBackward {
           shape.columns_of(kx, [&](int64_t o, int64_t from, int64_t run) __attribute__((always_inline)) {
             const int64_t pixel = (iy * shape.width + from) * C;
             const T* m = places ? nullptr : at(max, o);
-            pixels(x + pixel, m, at(dmax, o), at(davg, o), dx + pixel, run * C);
+            add_at_maximum(x + pixel, m, at(dmax, o), at(davg, o), dx + pixel, run * C);
             const uint8_t place = static_cast<uint8_t>(3 * (iy - y * S + 1) + kx);
-            if (places && dmax) kept(at(places, o), place, at(dmax, o), dx + pixel, run * C);
+            if (places && dmax) add_at_place(at(places, o), place, at(dmax, o), dx + pixel, run * C);
           });
         }
       }
