@@ -35,9 +35,9 @@ from typing import Any
 from search_vs_random import once
 
 from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.engine.settings import EvaluateConfig, SearchConfig
-from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.stopping import early_stopping
 from fastdarts.runs.writer import atomic_write, read_metrics
 

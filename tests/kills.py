@@ -20,9 +20,9 @@ import fastdarts.engine.search
 from fastdarts.engine import recurrent_evaluation, recurrent_search
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.memory import Estimate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.engine.settings import EvaluateConfig, SearchConfig
-from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.settings import RunConfig
 from fastdarts.runs.writer import is_leftover

@@ -18,13 +18,13 @@ from torch import Tensor
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
 from fastdarts import ranks as distributed
 from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.engine.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native, noise_seeds
-from fastdarts.methods.darts_pt import projected
 from fastdarts.nn.operations import drop_path
 from fastdarts.policies.alignment import alignment
 from fastdarts.policies.gap import discretisation_gap

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 import fastdarts.engine.search
 from fastdarts.cli.entry import main
+from fastdarts.engine.projecting import projected, projection_epochs
 from fastdarts.engine.search import search
 from fastdarts.engine.settings import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.methods.darts_pt import projected, projection_epochs
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.policies.projection import Projection, turns
 from fastdarts.report.charts import number

@@ -113,7 +113,7 @@ class Project:
 
     def run(self) -> None:
         """Project and print what a search prints."""
-        from fastdarts.methods.darts_pt import Projecting, projected, projection_epochs
+        from fastdarts.engine.projecting import Projecting, projected, projection_epochs
         from fastdarts.runs.run import stored_config
 
         if (self.folder is None) == (self.resume is None):

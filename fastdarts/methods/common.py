@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastdarts.engine.settings import AlphaConfig, BilevelConfig, SecondLevel, SupernetConfig, hypergradient
+from fastdarts.engine.settings import (
+    AlphaConfig,
+    ArchSideEffects,
+    BilevelConfig,
+    SecondLevel,
+    SupernetConfig,
+    hypergradient,
+)
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
@@ -30,7 +37,9 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
         adam = AlphaOptimizer(config.arch_learning_rate, config.arch_weight_decay, config.arch_grad_clip)
         shared |= {"alphas": adam, "warmup": config.warmup}
     if isinstance(config, BilevelConfig):
-        shared |= {"hypergradient": strategy(config), "side_effects": config.arch_side_effects}
+        shared["hypergradient"] = strategy(config)
+    if isinstance(config, ArchSideEffects):
+        shared["side_effects"] = config.arch_side_effects
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
     return Bilevel(**shared | policies)
