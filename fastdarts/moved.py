@@ -90,7 +90,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "topology": ("spaces.topology",),
     "training": ("engine.training", "tasks.images.measure", "nn.finite"),
     "validation": ("engine.validation", "runs.checks"),
-    "weight_sharing": ("policies.weight_sharing",),
+    "weight_sharing": ("policies.samplers", "policies.evaluators"),
 }
 RENAMED = {  # of names that are others now
     "distributed": {"together": "fail_together", "speaks": "should_print"},

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.errors import FastdartsError
-from fastdarts.policies.weight_sharing import chosen_by
+from fastdarts.policies.samplers import chosen_by
 from fastdarts.spaces import RECURRENT, SPACES, CellSpace
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype
 from fastdarts.spaces.cells.named import DARTS_V2, NAMED, PC_DARTS_cifar

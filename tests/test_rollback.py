@@ -16,8 +16,8 @@ from fastdarts.engine.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue, Validation
+from fastdarts.policies.samplers import chosen_by
 from fastdarts.policies.stopping import early_stopping
-from fastdarts.policies.weight_sharing import chosen_by
 from fastdarts.report.write import write_report
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.run import Run, stored_config

@@ -9,7 +9,8 @@ from fastdarts.engine.settings import SearchConfig, SupernetConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
-from fastdarts.policies.weight_sharing import BestOfMany, PathError, UniformPath
+from fastdarts.policies.evaluators import BestOfMany, PathError
+from fastdarts.policies.samplers import UniformPath
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Batch
 from fastdarts.spaces import Architecture, Space
