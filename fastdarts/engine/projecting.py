@@ -69,8 +69,10 @@ OWN = {
 
 
 def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
-    """The settings of a projection of the search in ``folder``: those of the search, with the L2 that it ended with, a
-    tenth of its learning rate, which stays, first-order tuning without drop path.
+    """The settings of a projection of the search in ``folder``, which are those of the search with these differences.
+
+    The L2 is the one that the search ended with. The learning rate is a tenth of the search's, and stays. Tuning is
+    first-order, without drop path.
 
     Raises :class:`FastdartsError` if that run has no supernet to project, or has not come to its end.
     """

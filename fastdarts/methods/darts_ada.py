@@ -1,5 +1,7 @@
-"""DARTS-ADA (Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR 2020): a search
-goes back where its curvature begins to rise, and its weights get more L2."""
+"""DARTS-ADA (Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR 2020).
+
+A search goes back to where its curvature began to rise, and its weights get more L2.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""DARTS-ES (Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR 2020): a search ends
-where its curvature begins to rise."""
+"""DARTS-ES (Zela et al., "Understanding and Robustifying Differentiable Architecture Search", ICLR 2020).
+
+A search ends where its curvature began to rise.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021): what the supernet of a
-search loses without a candidate says what that is worth."""
+"""DARTS-PT (Wang et al., "Rethinking Architecture Selection in Differentiable NAS", ICLR 2021).
+
+What the supernet of a search loses without a candidate says what that candidate is worth.
+"""
 
 from __future__ import annotations
 

@@ -26,8 +26,7 @@ class Rollback(Stopper):
     """What a search does after an epoch at which :func:`early_stopping` detects.
 
     The supernet goes back to the state after the epoch to return to. DARTS-ES ends there. DARTS-ADA goes on from there
-    with a larger L2 on the weights and the same learning rate schedule, as long as the L2 may grow; it may go back
-    again.
+    with a larger L2 on the weights and the same learning rate schedule. It goes back as long as the L2 may grow.
 
     Four things differ from the published code. The eigenvalues measured after the epoch to return to are forgotten; the
     published tracker keeps them. Their rows move from metrics.jsonl to rollback_1.jsonl and so on; the published lists

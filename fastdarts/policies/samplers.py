@@ -18,8 +18,8 @@ from fastdarts.spaces import Space
 def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
     """What each edge of a supernet of ``space`` runs to be the network of ``genotype``.
 
-    Raises :class:`FastdartsError` for a genotype that the supernet does not hold: with an operation that its edge does
-    not offer, or with two operations on one edge.
+    Raises :class:`FastdartsError` for a genotype with an operation that its edge does not offer, or with two operations
+    on one edge.
     """
     chosen, cell, cells = {}, space.topology(nodes), space.cells(genotype)
     for kind, table in space.primitives(nodes).items():

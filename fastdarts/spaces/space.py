@@ -128,7 +128,8 @@ class Space(Notation):
         nodes, layers: of the published supernet.
         has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
             setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
-            weights of its own. "fixing": the weights of an edge may be fixed.
+            weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": each edge may have
+            candidates of its own.
         variants: the evaluation networks, recipes in ``fastdarts.engine.settings.RECIPES``; the first is the default.
     """
 

@@ -172,7 +172,10 @@ def test_the_published_settings() -> None:
     ("settings", "words"),
     [
         ({"space": "s3"}, "--kept-candidates is 5, 3 but edges of space s3 offer 3: expected numbers from 3 to 2"),
-        ({"space": "nasbench201"}, "space nasbench201 cannot: choose a space of cells"),
+        (
+            {"space": "nasbench201"},
+            "needs a space whose supernets have candidates per edge, but those of space nasbench201 have not",
+        ),
         ({"kept_candidates": (3, 5)}, "that do not rise"),
         ({"kept_candidates": (5, 1)}, "from 8 to 2"),
         ({"kept_candidates": (5,)}, "--kept-candidates 1 after the first"),

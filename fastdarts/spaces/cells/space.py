@@ -36,7 +36,7 @@ class CellSpace(Space):
     layers: int = 8
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
-    has = SETTINGS | {"cell weights", "fixing"}
+    has = SETTINGS | {"cell weights", "fixing", "candidates per edge"}
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:
