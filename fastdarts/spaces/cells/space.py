@@ -204,5 +204,5 @@ class CellSpace(Space):
 
     def cells(self, genotype: Genotype) -> Cells:
         """Both cells, of the nodes that exist."""
-        normal, normal_concat, reduce, reduce_concat = cleaned(genotype)
+        normal, normal_concat, reduce, reduce_concat = cleaned(check_genotype(genotype))
         return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}

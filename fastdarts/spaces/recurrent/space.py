@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastdarts.errors import FastdartsError
-from fastdarts.spaces.recurrent.genotype import PRIMITIVES, Genotype, from_dict, to_dict
+from fastdarts.spaces.recurrent.genotype import PRIMITIVES, Genotype, check_genotype, from_dict, to_dict
 from fastdarts.spaces.space import Cells, Decision, Notation
 from fastdarts.spaces.topology import RECURRENT_CELL
 
@@ -17,24 +17,26 @@ class Recurrent(Notation):
     name, kinds, cell = "rnn", {"recurrent": "recurrent cell"}, RECURRENT_CELL
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
-        return to_dict(genotype)
+        return to_dict(check_genotype(genotype))
 
     def genotype(self, fields: dict[str, Any]) -> Genotype:
         return from_dict(fields)
 
     def cells(self, genotype: Genotype) -> Cells:
+        genotype = check_genotype(genotype)
         return {"recurrent": (genotype.recurrent, genotype.concat)}
 
     def decisions(self, nodes: int) -> tuple[Decision, ...]:
         """Of each node its source, then its activation."""
         return tuple(
             Decision(f"{what} of node {self.cell.name(target)}", size)
-            for target in self.cell.of(nodes).targets
+            for target in self.topology(nodes).targets
             for what, size in (("source", target), ("activation", len(_ACTIVATIONS)))
         )
 
     def encode(self, genotype: Genotype) -> list[int]:
         """Only of cells whose output is the mean of all nodes."""
+        genotype = check_genotype(genotype)
         if [*genotype.concat] != [*self.cell.of(len(genotype.recurrent)).outputs]:
             raise FastdartsError(
                 f"concat is {[*genotype.concat]} but cells of space {self.name} put out the mean of all nodes: "
