@@ -398,6 +398,8 @@ class Derive:
     """Method whose relaxation and rule count."""
     space: str | None = None
     """Space of the alphas (that of the method: darts)."""
+    set: tuple[str, ...] = ()
+    """Settings of the method, each NAME=VALUE, such as threshold=0.9 (the published ones)."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods or spaces."""
     json: bool = False
@@ -405,12 +407,12 @@ class Derive:
 
     def run(self) -> None:
         """Print the genotype."""
-        from fastdarts.engine.derive import derive, read_alphas
+        from fastdarts.engine.derive import derive, read_alphas, read_settings
         from fastdarts.registry import find_method
         from fastdarts.spaces import find_space
 
         space = find_method(self.method).settings().space if self.space is None else self.space
-        found = derive(self.method, space, read_alphas(self.alphas, find_space(space)))
+        found = derive(self.method, space, read_alphas(self.alphas, find_space(space)), read_settings(self.set))
         print(json.dumps(found, indent=1) if self.json else f"genotype {json.dumps(found['genotype'])}")
 
 
