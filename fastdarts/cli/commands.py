@@ -286,7 +286,7 @@ class Describe:
         from fastdarts.engine.settings import RECIPES, SupernetConfig, network_options, resolve
         from fastdarts.engine.validation import validate
         from fastdarts.registry import find_method
-        from fastdarts.report.describe import describe_genotype, describe_supernet, describe_text
+        from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
         from fastdarts.spaces import find_space, parse_architecture
 
@@ -316,6 +316,9 @@ class Describe:
         if self.genotype is None:
             options = network_options(resolve(settings))
             facts = describe_supernet(*shape, self.in_channels, space, **options)
+            stages = resolve(replace(settings, layers=shape[1])).build(space).stages.all()
+            if len(stages) > 1:
+                facts["stages"] = describe_stages(stages, *shape[:3], self.in_channels, **options)
             if self.memory:
                 config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
                 facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
