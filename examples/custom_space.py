@@ -19,9 +19,9 @@ from fastdarts import OPS
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
+from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.tasks.images.settings import EvaluateConfig
 from fastdarts.tasks.settings import SearchConfig
-from fastdarts.spaces import SPACES, CellSpace
 
 
 class ChannelAttention(nn.Module):

@@ -11,7 +11,6 @@ checkpoints, the report and the evaluation follow. What a policy must know after
 import torch
 import torch.nn.functional as F
 
-from fastdarts.tasks.settings import AlphaConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.nn.relaxation import Mixing, Relaxation
@@ -20,6 +19,7 @@ from fastdarts.policies.selection import StrongestPairs
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Positive
 from fastdarts.spaces import Space
+from fastdarts.tasks.settings import AlphaConfig
 
 
 class DrawnCandidate(Relaxation):

@@ -35,12 +35,11 @@ from typing import Any
 from search_vs_random import once
 
 from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
-from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.stopping import early_stopping
 from fastdarts.runs.writer import atomic_write, read_metrics
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 SEARCH = {
     "dataset": "fashion-mnist", "image_size": 12, "samples": 768, "channels": 4, "layers": 5, "nodes": 2, "epochs": 20,

@@ -12,8 +12,8 @@ import pytest
 
 from fastdarts.endings import stoppable
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.paths import ROOT
 

@@ -119,7 +119,7 @@ class Project:
 
     def run(self) -> None:
         """Project and print what a search prints."""
-        from fastdarts.methods.darts_pt import Projecting, projected, projection_epochs
+        from fastdarts.engine.projecting import Projecting, projected, projection_epochs
         from fastdarts.runs.run import stored_config
 
         if (self.folder is None) == (self.resume is None):
@@ -249,7 +249,7 @@ class Describe:
         """Print the description."""
         from fastdarts.engine.validation import validate
         from fastdarts.registry import find_method
-        from fastdarts.report.describe import describe_genotype, describe_supernet, describe_text
+        from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
         from fastdarts.spaces import find_image_space, parse_architecture
         from fastdarts.tasks.images.settings import RECIPES, network_options
@@ -282,6 +282,9 @@ class Describe:
         if self.genotype is None:
             options = network_options(resolve(settings))
             facts = describe_supernet(*shape, self.in_channels, space, **options)
+            stages = resolve(replace(settings, layers=shape[1])).build(space).stages.all()
+            if len(stages) > 1:
+                facts["stages"] = describe_stages(stages, *shape[:3], self.in_channels, **options)
             if self.memory:
                 config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
                 facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
@@ -365,6 +368,8 @@ class Derive:
     """Method whose relaxation and rule count."""
     space: str | None = None
     """Space of the alphas (that of the method: darts)."""
+    set: tuple[str, ...] = ()
+    """Settings of the method, each NAME=VALUE, such as threshold=0.9 (the published ones)."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods or spaces."""
     json: bool = False
@@ -372,12 +377,12 @@ class Derive:
 
     def run(self) -> None:
         """Print the genotype."""
-        from fastdarts.engine.derive import derive, read_alphas
+        from fastdarts.engine.derive import derive, read_alphas, read_settings
         from fastdarts.registry import find_method
         from fastdarts.spaces import find_space
 
         space = find_method(self.method).settings().space if self.space is None else self.space
-        found = derive(self.method, space, read_alphas(self.alphas, find_space(space)))
+        found = derive(self.method, space, read_alphas(self.alphas, find_space(space)), read_settings(self.set))
         print(json.dumps(found, indent=1) if self.json else f"genotype {json.dumps(found['genotype'])}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,31 @@ from torch import Tensor
 
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 from fastdarts.policies.base import Selection
 from fastdarts.runs.checkpoint import find_checkpoint
 from fastdarts.runs.settings import expanded
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve
 
+GIVEN = {
+    "method": "is named already",
+    "space": "is named already",
+    "nodes": "follows from the alphas",
+}
+"""Settings that others of the arguments of :func:`derive` decide."""
 
-def derive(method: str, space: str, alphas: Sequence[Tensor]) -> dict[str, Any]:
+
+def derive(
+    method: str, space: str, alphas: Sequence[Tensor], settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What ``method`` derives of alphas [E, K], one table for each kind of cell of ``space``, in double precision.
 
+    ``settings`` of the method, by name, are checked as in a search; those left out are the published ones.
+
     Returns ``strengths``, how strong each candidate is, [E, K] by kind of cell, and the ``genotype`` as genotype.json
-    holds it. Raises :class:`fastdarts.errors.FastdartsError` for an unknown name, for tables of other shapes, and for a
-    method that decides by more than the strengths.
+    holds it. Raises :class:`fastdarts.errors.FastdartsError` for an unknown name or setting, for tables of other
+    shapes, and for a method that decides by more than the strengths.
 
     >>> found = derive("darts", "tiny", [torch.eye(2, 3), torch.eye(2, 3)])
     >>> found["genotype"]["normal"]
@@ -37,21 +50,47 @@ def derive(method: str, space: str, alphas: Sequence[Tensor]) -> dict[str, Any]:
         raise FastdartsError(
             f"got no alphas of space {space}: expected {len(found.kinds)} tensors [E, K], one for each kind of cell"
         )
-    nodes = nodes_of(space, alphas)
-    settings = resolve(SearchConfig(method=method, space=space, nodes=nodes))
-    if not isinstance(settings, SupernetConfig):
+    given, nodes = dict(settings or {}), nodes_of(space, alphas)
+    for name in given.keys() & GIVEN.keys():
+        raise FastdartsError(f"got the setting {name}, which {GIVEN[name]}: leave it out")
+    published = SearchConfig(method=method, space=space, nodes=nodes)
+    if not isinstance(published, SupernetConfig):
         raise FastdartsError(f"--method is {method}, which trains no supernet: there are no alphas to derive from")
-    recipe = settings.build(found)
-    if type(recipe.selection).derive is Selection.derive:
+    if type(resolve(published).build(found).selection).derive is Selection.derive:
         raise FastdartsError(
             f"--method is {method}, which decides by more than the strengths of the candidates: search by it"
         )
-    validate(settings)
+    config = SearchConfig(method=method, space=space, nodes=nodes, **given)
+    validate(config)
     found.check_strengths(alphas, nodes)
+    recipe = resolve(config).build(found)
     strengths = [recipe.relaxation.strength(alpha.double()) for alpha in alphas]
     genotype = recipe.selection.derive(found, nodes, strengths)
     tables = dict(zip(found.kinds, (table.tolist() for table in strengths), strict=True))
     return {"method": method, "strengths": tables, "genotype": found.to_dict(genotype)}
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """The settings that texts NAME=VALUE give; a VALUE is written as in TOML, and text needs no quotes.
+
+    Raises :class:`FastdartsError` for a text of another form, and for a name that comes twice.
+
+    >>> read_settings(["threshold=0.9", "parse=darts", "kept-candidates=[3, 2]"])
+    {'threshold': 0.9, 'parse': 'darts', 'kept_candidates': [3, 2]}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise FastdartsError(f"--set is {brief(text)}: expected NAME=VALUE, such as threshold=0.9")
+        if name in found:
+            raise FastdartsError(f"--set names {name} twice: name each setting once")
+        try:
+            (found[name],) = tomllib.loads(f"{name} = {value}").values()
+        except (ValueError, RecursionError):  # no value of TOML, or more than one
+            found[name] = value
+    return found
 
 
 def nodes_of(space: str, alphas: Sequence[Tensor]) -> int:

@@ -39,8 +39,8 @@ def _validate_search(config: SearchConfig) -> None:
     config = resolve(config)
     if lacking := config.lacking(space):
         raise FastdartsError(
-            f"--method {config.method} needs a space whose supernets have {lacking[0]}, but those of space "
-            f"{space.name} have not: choose another space or method"
+            f"--method {config.method} needs {lacking[0]}, which searches in space {space.name} do not have: choose "
+            "another space or method"
         )
     config.check_task(space)
     if config.learning_rate_min > config.learning_rate:

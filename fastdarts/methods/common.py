@@ -9,7 +9,7 @@ from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
 from fastdarts.spaces import Space
-from fastdarts.tasks.settings import AlphaConfig, BilevelConfig, SupernetConfig, hypergradient
+from fastdarts.tasks.settings import AlphaConfig, ArchSideEffects, BilevelConfig, SupernetConfig, hypergradient
 from fastdarts.tasks.task import find_task
 
 
@@ -32,7 +32,9 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
         )
         shared |= {"alphas": adam, "warmup": config.warmup}
     if isinstance(config, BilevelConfig):
-        shared |= {"hypergradient": strategy(config), "side_effects": config.arch_side_effects}
+        shared["hypergradient"] = strategy(config)
+    if isinstance(config, ArchSideEffects):
+        shared["side_effects"] = config.arch_side_effects
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
     return Bilevel(**shared | policies)

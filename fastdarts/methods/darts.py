@@ -6,7 +6,7 @@ from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
 from fastdarts.spaces import Space
-from fastdarts.tasks.settings import AlphaConfig, BilevelConfig
+from fastdarts.tasks.settings import AlphaConfig, ArchSideEffects, BilevelConfig
 
 PAPER = "Liu et al., ICLR 2019"
 
@@ -30,11 +30,8 @@ class Joint(AlphaConfig):
 
 
 @register("coordinate", paper=PAPER)
-class Coordinate(AlphaConfig):
+class Coordinate(ArchSideEffects, AlphaConfig):
     """Coordinate baseline of DARTS: alphas and weights learn from the same images, in turn (section 3.3)."""
 
-    arch_side_effects: bool = True
-    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
-
     def build(self, space: Space) -> Bilevel:
-        return bilevel(self, space, held_out=False, side_effects=self.arch_side_effects)
+        return bilevel(self, space, held_out=False)

@@ -33,8 +33,9 @@ class FairDARTS(BilevelConfig):
     threshold: Portion = 0.85
     """Least gate of a candidate that the derived cell keeps."""
     parse: Literal["threshold-sparse", "threshold-edge", "darts"] = "threshold-sparse"
-    """How a cell is derived. threshold-sparse: of the two strongest edges of a node, the strongest candidate each;
-    threshold-edge: of every edge, the two strongest candidates; darts: the rule of DARTS, without the threshold."""
+    """Rule by which a cell is derived. threshold-sparse: of the two strongest edges of a node, the strongest candidate
+    each. threshold-edge: of every edge, the two strongest candidates. darts: the rule of DARTS, without the
+    threshold."""
 
     published = {"cifar": {"batch_size": 128, "learning_rate": 0.005, "arch_learning_rate": 3e-3}}
 

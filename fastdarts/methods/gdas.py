@@ -2,12 +2,12 @@
 
 The numbers are those of the public code (AutoDL-Projects), with these differences. The learning rate of the weights
 moves once per epoch, there once per step. The norm that clips their gradient has no part of the alphas. Candidates that
-a step has not drawn stay as they are, as SGD of PyTorch 2 leaves them; older ones moved them by momentum and L2. In
+a step has not drawn stay as they are: SGD of PyTorch 2 leaves them, older versions moved them by momentum and L2. In
 the spaces of DARTS the network is that of DARTS: a BatchNorm ends each pool, and none is before the classifier.
 Measurements draw nothing: each edge has the most probable candidate.
 
-In NAS-Bench-201 the public code adds the weights of candidates that are not computed, which are 0, to the output of
-their edge, so that they have a gradient. So does this one.
+In NAS-Bench-201 the public code adds the weights of candidates that are not computed to the output of their edge. These
+weights are 0, but so they have a gradient. This code does the same.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from fastdarts.policies.limit_skips import LimitSkips
 from fastdarts.policies.stages import Progressive, WholeFacts
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Epochs, EpochsOrNone, Few, NotNegativeInt, Portion
-from fastdarts.spaces import CellSpace, Space
+from fastdarts.spaces import Space
 from fastdarts.tasks.settings import AlphaConfig
 
 
@@ -66,11 +66,6 @@ class PDARTS(AlphaConfig):
                 f"{self.learning_rate_warmup} for {stages} stages: expected a multiple of "
                 f"{stages}, and fewer epochs of warm-up than a stage has"
             )
-        if not isinstance(space, CellSpace):
-            raise FastdartsError(
-                f"--method p-darts drops candidates of single edges, which space {space.name} cannot: choose a space "
-                "of cells like those of DARTS"
-            )
         fewest = min(len(table[0]) for table in space.primitives(self.nodes).values())
         if min(kept, default=2) < 2 or any(after > before for before, after in pairwise((fewest, *kept))):
             raise FastdartsError(
@@ -79,9 +74,15 @@ class PDARTS(AlphaConfig):
             )
 
     def build(self, space: Space) -> Bilevel:
-        epochs, layers = self.epochs // len(self.added_layers), [self.layers + more for more in self.added_layers]
-        own = epochs, self.warmup, layers, self.kept_candidates, self.skip_dropout
-        stages = Progressive(space, self.nodes, *own)
+        stages = Progressive(
+            space,
+            self.nodes,
+            epochs=self.epochs // len(self.added_layers),
+            warmup=self.warmup,
+            layers=[self.layers + more for more in self.added_layers],
+            candidates=self.kept_candidates,
+            dropout=self.skip_dropout,
+        )
         *measured, _ = monitors(self)
         selection = LimitSkips(self.most_skips)
         return bilevel(self, space, stages=stages, monitors=(*measured, WholeFacts(stages)), selection=selection)

@@ -8,7 +8,8 @@ from fastdarts.engine.random_search import RandomSearch
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
-from fastdarts.policies.weight_sharing import BestOfMany, PathError, UniformPath
+from fastdarts.policies.evaluators import BestOfMany, PathError
+from fastdarts.policies.samplers import UniformPath
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Batch
 from fastdarts.spaces import Architecture, Space
@@ -24,7 +25,7 @@ class Random(SearchConfig):
     candidates: Batch | None = None
     """Random cells to compare (8)."""
 
-    needs = frozenset({"trainings"})
+    needs = frozenset({"training from scratch"})
     published = {"cifar": {"candidates": 8}}
 
     def build(self, space: Space) -> RandomSearch:
@@ -39,7 +40,7 @@ class RandomSharing(SupernetConfig):
     candidates: Batch | None = None
     """Random cells to compare (1000)."""
 
-    needs = frozenset({"classes"})
+    needs = frozenset({"class logits"})
     published = {"cifar": {"candidates": 1000}}
 
     def check(self, space: Space) -> None:

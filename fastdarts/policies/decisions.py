@@ -1,5 +1,7 @@
-"""Greedy decisions, SGAS: edge after edge is decided during the search and runs its operation alone (Li et al. 2020,
-"SGAS: Sequential Greedy Architecture Search", CVPR, section 3.2)."""
+"""Greedy decisions of SGAS (Li et al. 2020, "SGAS: Sequential Greedy Architecture Search", CVPR, section 3.2).
+
+Edge after edge is decided during the search, and runs its operation alone.
+"""
 
 from __future__ import annotations
 
@@ -83,8 +85,8 @@ class GreedyDecisions(Selection):
     """Decides one edge of each kind of cell after every so many epochs: that of the highest score takes its strongest
     operation other than `none`. Once a node has its edges, those that are left into it are pruned.
 
-    The scores see the alphas of decided and pruned edges as they were when it happened: what Adam's L2 does to them
-    later does not count (the public code gives them no gradient, and so no L2).
+    The scores see the alphas of decided and pruned edges as they were at the decision. What the L2 of Adam does to them
+    later does not count: the public code gives them no gradient, and so no L2.
 
     Args:
         first: the epoch after which the first decision is made.

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fastdarts.policies.base import Search, Selection
-from fastdarts.spaces import Architecture, CellSpace, Table
+from fastdarts.policies.selection import ByStrength
+from fastdarts.spaces import CellSpace, Table
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.topology import Topology
 
 
-class LimitSkips(Selection):
-    """The strongest edges of each node, sources ascending, each with its strongest operation; while the normal cell has
-    more than ``most`` skip connections, the strength of its weakest one becomes 0, and all is chosen anew.
+class LimitSkips(ByStrength):
+    """The strongest edges of each node, sources ascending, each with its strongest operation.
 
-    As in the public code `none` is never chosen, yet weakens its edge; of equally strong operations or edges the later
-    one is kept, of equally weak skip connections the first one goes.
+    While the normal cell has more than ``most`` skip connections, the strength of its weakest one becomes 0, and all is
+    chosen anew. As in the public code `none` is never chosen, yet weakens its edge. Of equally strong operations or
+    edges the later one is kept. Of equally weak skip connections the first one goes.
     """
 
     def __init__(self, most: int):
@@ -38,13 +38,6 @@ class LimitSkips(Selection):
                 kept = choose(cell, names, rows)
             chosen[kind] = {row: names[row][k] for row, k in kept.items()}
         return space.keeping(chosen, nodes)
-
-    def architecture(self, search: Search) -> Architecture:
-        """What the supernet would become now; weights of normalised edges count."""
-        model = search.model
-        pairs = zip(model.mixing_weights(), model.edge_weights(), strict=True)
-        strengths = [weights if edges is None else weights * edges[:, None] for weights, edges in pairs]
-        return Architecture(search.space, self.derive(search.space, search.nodes, strengths))
 
 
 def choose(cell: Topology, names: Table, strengths: Sequence[Sequence[float]]) -> dict[int, int]:

@@ -39,11 +39,11 @@ class Gap(Monitor):
 
 
 class Eigenvalue(Monitor):
-    """The largest eigenvalue of the Hessian of the loss of a batch in the alphas, their L2 on its diagonal (Zela et al.
-    2020, section 4.1).
+    """The largest eigenvalue of the Hessian of the loss of a batch in the alphas (Zela et al. 2020, section 4.1).
 
-    Where the kernels keep kinks, from differences with these, which agree with exact products to 0.5 %
-    (tests/nn/fusion/test_kinks.py); else, and with candidates whose kinks cannot be kept, from exact products.
+    The L2 on the alphas is on its diagonal. Where the kernels can keep all kinks, the eigenvalue comes from differences
+    that keep them. These agree with exact products to 0.5 % (tests/nn/fusion/test_kinks.py). Elsewhere it comes from
+    exact products.
 
     Args:
         every: epochs between two measurements, which begin after the first epoch; there is one after the last epoch.
@@ -121,8 +121,12 @@ class Facts(Monitor):
 
 
 def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, Any]:
-    """The strengths of the candidates, their mean entropy per edge in nats, the weights of normalised edges, the
-    derived ``genotype`` and its skip connections in a cell for images."""
+    """What a row of metrics.jsonl says of a supernet and of the ``genotype`` that would be derived of it.
+
+    ``weights``: the strengths of the candidates. ``entropy``: their mean entropy per edge in nats. ``edge_weights``:
+    those of normalised edges. ``skip``: the skip connections of the genotype, for images. Each name ends in the kind of
+    cell.
+    """
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
     cells = space.cells(genotype).items()
     with torch.no_grad():

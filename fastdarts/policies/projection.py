@@ -24,8 +24,11 @@ Turn = tuple[str, str, int]
 
 
 def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
-    """All decisions in order: at each turn one of every kind of cell; first the operation of each edge, then, where a
-    cell keeps two inputs per node, the inputs of each node that has more. Edges and nodes come in random order."""
+    """All decisions in order, at each turn one of every kind of cell.
+
+    The operations of the edges come first, in random order. Where a cell keeps two inputs per node, the nodes with more
+    inputs follow, in random order.
+    """
     generator, orders = torch.Generator().manual_seed(seed), []
     for kind, table in space.primitives(nodes).items():
         order = [(kind, "edge", e) for e in torch.randperm(len(table), generator=generator).tolist()]
@@ -38,15 +41,19 @@ def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
 class Projection(Strongest):
     """Decides between the epochs of tuning, for each kind of cell in turn.
 
-    *Edge:* each candidate's weight is set to 0 in turn, the others keep theirs; the candidate without which the
-    accuracy of the supernet on the validation half is lowest (``criterion`` loss: the loss highest) stays, alone and
-    with weight 1. *Node:* each incoming edge is left out in turn; the two without which it is lowest stay. Of equal
-    accuracies the one with the higher loss decides, of equal losses the lower index.
+    *Edge:* the weight of each candidate is set to 0 in turn, while the others keep theirs. The supernet needs one
+    candidate most: without it the accuracy on the validation half is lowest (``criterion`` loss: the loss is highest).
+    That candidate stays, alone and with weight 1.
 
-    BatchNorms use the statistics of the batch, or (``bn_statistics`` running) the running ones: those that training
-    with all that was not decided yet has left, which do not know what has been decided since. All variants of a
-    decision see the same images, in the same batches with the same augmentation and noise: published evaluations differ
-    in them, so that their noise decides with.
+    *Node:* each incoming edge is left out in turn. The two edges that the supernet needs most stay.
+
+    Of equal accuracies the one with the higher loss decides, of equal losses the lower index.
+
+    BatchNorms use the statistics of the batch, or the running ones (``bn_statistics`` running). Running statistics lag
+    behind: they do not know what has been decided since the last tuning.
+
+    All variants of a decision see the same images, in the same batches, with the same augmentation and noise. Published
+    evaluations differ in these, so that noise takes part in their decisions.
 
     Args:
         every: epochs of tuning from one decision to the next.
@@ -132,8 +139,10 @@ class Projection(Strongest):
 
 
 def changes_of(weights: Tensor, what: str, index: int) -> list[Change]:
-    """What is evaluated for a decision about edge or node ``index`` with these mixing weights [E, K]: the edge without
-    each of its candidates, or the node without each of its edges."""
+    """The variants that a decision about edge or node ``index`` compares, with these mixing weights [E, K].
+
+    They are the edge without each of its candidates, or the node without each of its edges.
+    """
     if what == "edge":
         return [(index, row) for row in weights[index] * (1 - torch.eye(weights.shape[1]).to(weights))]
     cell = DARTS_CELL.holding(len(weights))  # the only ones that keep some of the edges into a node

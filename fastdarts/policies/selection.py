@@ -15,8 +15,8 @@ from fastdarts.spaces.topology import Entry, Topology
 
 
 class Strongest(Selection):
-    """The rule of DARTS (Liu et al. 2019, section 2.4): the strongest edges of each node, each with its strongest
-    operation; of a space with one kind of rule of its own, that."""
+    """The rule of the space. In the spaces of DARTS (Liu et al. 2019, section 2.4) a node keeps its strongest edges,
+    each with its strongest operation."""
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """By the rule of the space."""
@@ -27,12 +27,11 @@ class Strongest(Selection):
         return Architecture(search.space, search.model.genotype())
 
 
-class Ranking(Selection):
-    """A rule for spaces whose genotypes list entries (operation, source) or (operation, source, target) and the states
-    of the output, by kind of cell."""
+class ByStrength(Selection):
+    """A rule that :meth:`derive` makes of the strengths alone."""
 
     def architecture(self, search: Search) -> Architecture:
-        """What the supernet would become now; strengths count times those of edges, if these are normalised."""
+        """What the supernet would become now; the weights of normalised edges multiply the strengths."""
         model = search.model
         with torch.no_grad():
             strengths = [
@@ -40,6 +39,13 @@ class Ranking(Selection):
                 for own, edges in zip(model.mixing_weights(), model.edge_weights(), strict=True)
             ]
         return Architecture(search.space, self.derive(search.space, search.nodes, strengths))
+
+
+class Ranking(ByStrength):
+    """A rule for spaces whose genotypes list, by kind of cell, entries and the states of the output.
+
+    An entry is (operation, source) or (operation, source, target).
+    """
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] per kind of cell."""
@@ -55,9 +61,11 @@ class Ranking(Selection):
 
 
 class StrongestPairs(Ranking):
-    """The rule of GDAS (Dong and Yang 2019, and its public code): a node keeps its strongest pairs of an edge and an
-    operation other than `none`, stronger first; several may lie on one edge. Ties keep the lower edge, then the lower
-    operation."""
+    """The rule of GDAS (Dong and Yang 2019, and its public code).
+
+    A node keeps its strongest pairs of an edge and an operation, stronger first; several may lie on one edge. `none`
+    is no operation here. Ties keep the lower edge, then the lower operation.
+    """
 
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """Pairs (operation, source)."""
@@ -67,13 +75,15 @@ class StrongestPairs(Ranking):
 
 
 class Threshold(Ranking):
-    """The rules of FairDARTS (Chu et al. 2020, and its public code): what reaches the threshold is kept, so that a node
-    may have no entry, and not exist.
+    """The rules of FairDARTS (Chu et al. 2020, and its public code): candidates that reach the threshold are kept.
 
-    Of the edges into a node, those with the strongest candidates come first, as many as the space keeps; of each the
-    strongest candidate is kept if it reaches the threshold. ``per_edge``: of every edge the two strongest are kept if
-    they do, the weaker one first. Where no entry would leave an input of the cell, the strongest one that does is added
-    to those, whatever its strength, so that the cell has an output.
+    A node without any does not exist. The rule first takes the edges with the strongest candidates, as many per node as
+    the space keeps. Each of these edges keeps its strongest candidate if that reaches the threshold.
+
+    With ``per_edge`` every edge keeps those of its two strongest candidates that reach it, the weaker one first.
+
+    The cell needs an output. If no kept candidate is on an input of the cell, the strongest one there is kept too,
+    whatever its strength.
     """
 
     def __init__(self, threshold: float, *, per_edge: bool = False):

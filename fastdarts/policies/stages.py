@@ -35,8 +35,11 @@ def survivors(strengths: Tensor, count: int) -> Kept:
 
 
 def dropout_rate(highest: float, epoch: int, epochs: int, warmup: int) -> float:
-    r"""That of skip connections in ``epoch`` of a stage: :math:`p (E - 1 - e) / E` in the warm-up, from its end on
-    :math:`p \exp(-0.2 (e - w))`, which begins at p again."""
+    r"""The rate at which skip connections drop elements in ``epoch`` of a stage.
+
+    It is :math:`p (E - 1 - e) / E` in the warm-up. From its end on it is :math:`p \exp(-0.2 (e - w))`: it begins at p
+    again.
+    """
     if epoch < warmup:
         return highest * (epochs - 1 - epoch) / epochs
     return highest * math.exp(-DECAY * (epoch - warmup))

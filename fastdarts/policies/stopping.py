@@ -21,12 +21,15 @@ def early_stopping(
 ) -> tuple[int, int] | None:
     r"""When the largest eigenvalue of the alphas' Hessian has risen too fast, and the epoch to return to.
 
-    Averages over the last ``window`` measurements (over all while there are fewer, from ceil(window / 2) on) belong to
-    the epoch in their middle, window // 2 measurements back. The search stops at the first epoch at which the average
-    exceeds ``factor`` times the one ``lag`` measurements before, provided that this older one belongs to the first
-    epoch measured or later and to ``start`` or later; that is the epoch to return to. The defaults are those of the
-    published code; the paper words the test as older / newer < 0.75 with a lag of 5: a ``factor`` below 1 means that,
-    ``factor=0.75, lag=5``.
+    An average is that of the last ``window`` measurements. While there are fewer, it is that of all, from
+    ceil(window / 2) of them on. It belongs to the epoch in its middle, window // 2 measurements back.
+
+    The search stops at the first epoch whose average exceeds ``factor`` times the average of ``lag`` measurements
+    before. The epoch to return to is the one that this older average belongs to. It must be ``start`` or later, and not
+    before the first epoch measured.
+
+    The defaults are those of the published code. The paper words the test as older / newer < 0.75 with a lag of 5. A
+    ``factor`` below 1 means that: ``factor=0.75, lag=5``.
 
     Args:
         epochs: of the measurements, equally spaced; one more after the last epoch may stand off the grid.

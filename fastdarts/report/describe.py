@@ -1,16 +1,20 @@
 """What an architecture costs and looks like: parameters, multiply-accumulates, cells and drawings."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastdarts.nn.supernet import Supernet
+from fastdarts.policies.bilevel import Stage
 from fastdarts.report.drawing import cell_text, draw
 from fastdarts.report.supernet_drawing import draw_supernet_cell
 from fastdarts.spaces import DARTS, Architecture, Space, architecture
 from fastdarts.spaces.cells.network import count_parameters
+from fastdarts.spaces.space import SETTINGS
 
 
 def macs(module: nn.Module, size: tuple[int, int, int]) -> int:
@@ -34,11 +38,13 @@ def describe_genotype(
 ) -> dict[str, Any]:
     """The cost and the drawings of the evaluation network of `genotype`, as JSON-ready data.
 
-    Keys: parameters and macs (without the auxiliary head, as DARTS reports them), auxiliary_parameters,
-    network (class name), classes, image_size [H, W], in_channels, channels, layers, cells (of each:
-    index, type, channels per node, output [C, H, W], parameters, macs), genotype, drawings (SVG, by kind of cell).
     variant: the network to build, one of the `space`'s. Raises FastdartsError for another variant, an invalid
-    genotype or an odd image size.
+    genotype or an odd image size. Keys:
+
+    - parameters and macs, without the auxiliary head, as DARTS reports them; auxiliary_parameters
+    - network (class name), classes, image_size [H, W], in_channels, channels, layers
+    - cells, of each: index, type, channels per node, output [C, H, W], parameters, macs
+    - genotype, drawings (SVG, by kind of cell)
     """
     variant = space.check_variant(variant)
     fields = space.to_dict(genotype)
@@ -46,7 +52,7 @@ def describe_genotype(
         network = space.network(variant, channels, classes, layers, auxiliary, genotype, in_channels=in_channels)
     cost = _describe(network, channels, layers, classes, image_size, in_channels)
     return cost | {
-        "auxiliary_parameters": count_parameters(network) - cost["parameters"],
+        "auxiliary_parameters": sum(p.numel() for p in network.parameters()) - cost["parameters"],
         "genotype": fields,
         "drawings": draw(Architecture(space, genotype)),
     }
@@ -68,17 +74,7 @@ def describe_supernet(
     an unknown primitive, a number of layers that the space has not, or an odd image size.
     """
     space.check(space.nodes, layers)
-    with torch.device("meta"):
-        network = space.supernet(
-            channels,
-            classes,
-            layers,
-            nn.CrossEntropyLoss(),
-            space.nodes,
-            in_channels=in_channels,
-            memory="store",
-            **options,
-        )
+    network = _supernet(space, channels, layers, classes, in_channels, **options)
     tables = space.primitives(space.nodes)
     return _describe(network, channels, layers, classes, image_size, in_channels) | {
         "space": space.name,
@@ -89,6 +85,40 @@ def describe_supernet(
             for kind, table in tables.items()
         },
     }
+
+
+def describe_stages(
+    stages: Sequence[Stage], channels: int, layers: int, classes: int, in_channels: int, **options: Any
+) -> list[dict[str, int]]:
+    """The supernets that a search trains one after another, as JSON-ready data.
+
+    `channels`, `layers` and `options` are those of the search. Keys: epochs, layers, channels, candidates (how many an
+    edge has, at most) and parameters. Which candidates a later stage has is known in a search only: here it has those
+    of :meth:`fastdarts.policies.bilevel.Stages.all`.
+    """
+    found = []
+    for stage in stages:
+        own = {"channels": channels, "layers": layers} | options
+        own |= {name: value for name, value in stage.changes.items() if name in own.keys() | SETTINGS}
+        network = _supernet(stage.space, classes=classes, in_channels=in_channels, **own)
+        tables = stage.space.primitives(stage.space.nodes).values()
+        found.append(
+            {
+                "epochs": stage.epochs,
+                "layers": own["layers"],
+                "channels": own["channels"],
+                "candidates": max(len(names) for table in tables for names in table),
+                "parameters": count_parameters(network),
+            }
+        )
+    return found
+
+
+def _supernet(space: Space, channels: int, layers: int, classes: int, in_channels: int, **options: Any) -> Supernet:
+    """A supernet on the meta device."""
+    sizes = channels, classes, layers, nn.CrossEntropyLoss(), space.nodes
+    with torch.device("meta"):
+        return space.supernet(*sizes, in_channels=in_channels, memory="store", **options)
 
 
 def describe_text(description: dict[str, Any]) -> str:
@@ -106,6 +136,7 @@ def describe_text(description: dict[str, Any]) -> str:
         lines.append(f"memory of a first-order step, batch {d['batch']}, {memory}: {peak / 2**20:,.0f} MiB (estimated)")
     if d.get("auxiliary_parameters"):
         lines.append(f"auxiliary head, not counted above: {d['auxiliary_parameters']:,} parameters")
+    lines += _stages_text(d["stages"]) if "stages" in d else []
     lines += ["", row("cell", "type", "channels", "output", "parameters", "MACs")]
     for cell in d["cells"]:
         output, cost = "x".join(map(str, cell["output"])), (f"{cell['parameters']:,}", f"{cell['macs']:,}")
@@ -121,6 +152,17 @@ def describe_text(description: dict[str, Any]) -> str:
         for kind, cell in space.cells(genotype).items():
             lines.append(cell_text(*cell, space.kinds[kind], space.cell))
     return "\n".join(lines) + "\n"
+
+
+def _stages_text(stages: list[dict[str, int]]) -> list[str]:
+    """A table of the stages; what follows it is of the first."""
+    row = "{:>5}  {:>6}  {:>5}  {:>8}  {:>10}  {:>11}".format
+    lines = ["", row("stage", "epochs", "cells", "channels", "candidates", "parameters")]
+    for number, stage in enumerate(stages, start=1):
+        sizes = (stage[name] for name in ("epochs", "layers", "channels", "candidates"))
+        lines.append(row(number, *sizes, f"{stage['parameters']:,}"))
+    later = "a search chooses the candidates of later stages; here they are those that take the most memory"
+    return [*lines, later, "", "stage 1"]
 
 
 def _edges_text(primitives: dict[str, list[list[str]]]) -> list[str]:

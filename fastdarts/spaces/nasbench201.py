@@ -15,6 +15,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 from fastdarts.nn.fusion.call import fuses, run
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
@@ -55,10 +56,21 @@ def parse_structure(text: str) -> Structure:
         raise FastdartsError(
             f"{text[:80]!r} is not a cell of NAS-Bench-201: expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
         )
-    unknown = [op for op in structure.operations if op not in OPS]
-    if unknown:
-        raise FastdartsError(f"unknown operation {unknown[0]!r} in {text.strip()}: use one of {', '.join(OPS)}")
-    return structure
+    return check_structure(structure)
+
+
+def check_structure(genotype: Any) -> Structure:
+    """``genotype`` if it is a cell of the benchmark; raises :class:`FastdartsError` for anything else."""
+    operations = genotype.operations if isinstance(genotype, Structure) else None
+    if not isinstance(operations, tuple | list) or len(operations) != len(CELL.edges):
+        raise FastdartsError(
+            f"{brief(genotype)} is no cell of space nasbench201: expected a Structure of {len(CELL.edges)} operations"
+        )
+    if unknown := [op for op in operations if not isinstance(op, str) or op not in OPS]:
+        raise FastdartsError(
+            f"unknown operation {brief(unknown[0])} in a cell of space nasbench201: use one of {', '.join(OPS)}"
+        )
+    return genotype
 
 
 class ResidualBlock(nn.Module):
@@ -337,7 +349,7 @@ class NasBench201(ImageSpace):
 
     def encode(self, genotype: Structure) -> list[int]:
         """The columns of alpha."""
-        return [[*OPS].index(op) for op in genotype.operations]
+        return [[*OPS].index(op) for op in check_structure(genotype).operations]
 
     def decode(self, indices: Sequence[int], nodes: int) -> Structure:
         """The inverse of :meth:`encode`."""
@@ -346,14 +358,14 @@ class NasBench201(ImageSpace):
 
     def fields(self, genotype: Structure) -> dict[str, Any]:
         """{"architecture": the benchmark's string}."""
-        return {"architecture": str(genotype)}
+        return {"architecture": str(check_structure(genotype))}
 
     def genotype(self, fields: dict[str, Any]) -> Structure:
         """See :func:`parse_structure`."""
         text = fields.get("architecture") if isinstance(fields, dict) and len(fields) == 1 else None
         if not isinstance(text, str):
             raise FastdartsError(
-                f"a cell of space nasbench201 needs the one field architecture, a string, got {str(fields)[:80]}"
+                f"a cell of space nasbench201 needs the one field architecture, a string, got {brief(fields)}"
             )
         return parse_structure(text)
 
@@ -363,7 +375,8 @@ class NasBench201(ImageSpace):
 
     def cells(self, genotype: Structure) -> Cells:
         """The one cell; its output is its last state."""
-        pairs = [(op, edge.source) for op, edge in zip(genotype.operations, CELL.edges, strict=True)]
+        operations = check_structure(genotype).operations
+        pairs = [(op, edge.source) for op, edge in zip(operations, CELL.edges, strict=True)]
         return {"cell": (pairs, CELL.outputs)}
 
 

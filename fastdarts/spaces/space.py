@@ -12,6 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.topology import DARTS_CELL, Entry, Topology
 
@@ -118,13 +119,17 @@ class Space(ABC):
     def check_values(self, indices: Sequence[int], nodes: int) -> None:
         """Raise :class:`FastdartsError` unless there is one value for each decision, in its range."""
         decisions = self.decisions(nodes)
+        if not isinstance(indices, Sequence) or isinstance(indices, str):
+            raise FastdartsError(f"got {brief(indices)} as values of decisions: expected a list of {len(decisions)}")
         if len(indices) != len(decisions):
             raise FastdartsError(
                 f"got {len(indices)} values: space {self.name} with {nodes} nodes has {len(decisions)} decisions"
             )
         for value, decision in zip(indices, decisions, strict=True):
             if not isinstance(value, int) or not 0 <= value < decision.size:
-                raise FastdartsError(f"{decision.name} is {value!r}: expected a value from 0 to {decision.size - 1}")
+                raise FastdartsError(
+                    f"{decision.name} is {brief(value)}: expected a value from 0 to {decision.size - 1}"
+                )
 
     def to_dict(self, genotype: Any) -> dict[str, Any]:
         """What genotype.json holds: the fields of ``genotype`` and the name of the space."""

@@ -7,12 +7,14 @@ before it. This module knows nothing of the spaces, so that what lies below them
 from __future__ import annotations
 
 import itertools
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from fastdarts.errors import FastdartsError
+from fastdarts.functional.arguments import brief
 
 Entry = tuple[str, int] | tuple[str, int, int]
 """(operation, source), whose place in the list says where it leads, or (operation, source, target)."""
@@ -102,7 +104,9 @@ class Topology:
         return range(first, first + target)
 
     def of(self, nodes: int) -> Topology:
-        """The same kind of cell with so many nodes."""
+        """The same kind of cell with so many nodes; raises :class:`FastdartsError` if that is no number of nodes."""
+        if not isinstance(nodes, numbers.Integral) or nodes < 1:
+            raise FastdartsError(f"--nodes is {brief(nodes)}: expected a whole number of at least 1")
         return replace(self, nodes=nodes)
 
     def holding(self, edges: int) -> Topology:

@@ -25,7 +25,7 @@ from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, train_all
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics
-from fastdarts.policies.weight_sharing import chosen_by
+from fastdarts.policies.samplers import chosen_by
 from fastdarts.ranks import refuse
 from fastdarts.runs.checkpoint import NAME, find_checkpoint, load_checkpoint, loading
 from fastdarts.runs.run import CONFIG, Run, alone_in

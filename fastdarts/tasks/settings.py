@@ -260,7 +260,17 @@ class AlphaConfig(SupernetConfig):
 
 
 @dataclass(frozen=True)
-class BilevelConfig(AlphaConfig):
+class ArchSideEffects:
+    """The setting of the methods that pass the supernet for its alphas alone."""
+
+    group: ClassVar[str] = "alphas"
+
+    arch_side_effects: bool = True
+    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
+
+
+@dataclass(frozen=True)
+class BilevelConfig(ArchSideEffects, AlphaConfig):
     """Settings of the methods whose alphas may look through a step of the weights."""
 
     group: ClassVar[str] = "hypergradient"
@@ -278,8 +288,6 @@ class BilevelConfig(AlphaConfig):
     agrees with the exact product (unrolled; published: no)."""
     neumann_terms: Few | None = None
     """Terms of the series (neumann; 3)."""
-    arch_side_effects: bool = True
-    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
     product_error_every: NotNegativeInt = 0
     """Epochs between two comparisons of the finite difference with the exact product (unrolled); 0 means never."""
     eigenvalue_every: NotNegativeInt | None = None

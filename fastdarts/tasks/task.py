@@ -168,8 +168,8 @@ class Task(ABC):
         smaller: flags that make its networks smaller.
         clips_look_ahead: whether the step that a second-order gradient looks ahead is clipped as the weights' own.
         has: what it can do beside what all can, see ``needs`` of :class:`fastdarts.tasks.settings.SearchConfig`.
-            "ranks": several processes may search as one. "trainings": networks can be trained from scratch in a search.
-            "classes": networks give logits [N, classes] of whole batches, by which single candidates are judged.
+            "ranks": several processes may search as one. "training from scratch": a search can train derived networks.
+            "class logits": networks give logits [N, classes], by which single candidates are judged.
     """
 
     name: str

@@ -16,11 +16,11 @@ import tyro
 from fastdarts.cli.arguments import check, parameters, read
 from fastdarts.cli.commands import search_by
 from fastdarts.cli.entry import main
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.registry import find_method
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
+from fastdarts.tasks.settings import SearchConfig
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in SMALL.items()]

@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 
-from fastdarts.engine.derive import derive, read_alphas
+from fastdarts.cli.entry import main
+from fastdarts.engine.derive import derive, read_alphas, read_settings
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.spaces import SPACES
+from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.tasks.settings import SearchConfig
 
 NAMES = {
     "none": "none", "skip": "skip_connect", "max": "max_pool_3x3", "avg": "avg_pool_3x3", "s3": "sep_conv_3x3",
@@ -54,6 +55,85 @@ def test_the_same_alphas_give_what_the_supernet_gives(space):
         alpha.data.normal_()
     derived = derive("darts", space, [a.detach() for a in model.arch_parameters()])
     assert derived["genotype"] == json.loads(json.dumps(found.to_dict(model.genotype())))
+
+
+def one_node(*sigmoids):
+    """Alphas of two edges over two candidates with these gates."""
+    return [torch.tensor(sigmoids, dtype=torch.float64).logit().view(2, 2)] * 2
+
+
+PAIR = CellSpace("pair", ("skip_connect", "sep_conv_3x3"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, [("sep_conv_3x3", 0)]),  # 0.85 is published
+        ({"threshold": 0.8}, [("sep_conv_3x3", 0), ("skip_connect", 1)]),
+        ({"threshold": 0.95}, [("sep_conv_3x3", 0)]),  # the strongest, so that the cell has an output
+        (
+            {"threshold": 0.5, "parse": "threshold-edge"},
+            [("skip_connect", 0), ("sep_conv_3x3", 0), ("skip_connect", 1)],
+        ),
+    ],
+)
+def test_the_settings_of_a_method_count_as_in_its_search(monkeypatch, settings, kept):
+    monkeypatch.setitem(SPACES, "pair", PAIR)
+    found = derive("fair-darts", "pair", one_node(0.6, 0.9, 0.82, 0.3), settings)
+    assert found["genotype"]["normal"] == [[op, source, 2] for op, source in kept]
+
+
+def test_the_command_line_takes_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(SPACES, "pair", PAIR)
+    torch.save(one_node(0.6, 0.9, 0.82, 0.3), tmp_path / "a.pt")
+    line = ["derive", "--method", "fair-darts", "--space", "pair", "--alphas", str(tmp_path / "a.pt")]
+    main([*line, "--set", "threshold=0.5", "parse=threshold-edge"])
+    assert capsys.readouterr().out.count("skip_connect") == 4
+    with pytest.raises(SystemExit):
+        main([*line, "--set", "threshold=1.5"])
+    assert capsys.readouterr().err == "fastdarts: --threshold is 1.5: expected at least 0 and less than 1\n"
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        ("fair-darts", {"threshold": "high"}, "--threshold is 'high' \\(str\\): expected a number$"),
+        (
+            "fair-darts",
+            {"parse": "dart"},
+            "--parse is 'dart': expected one of threshold-sparse, threshold-edge, darts$",
+        ),
+        ("fair-darts", {"treshold": 0.5}, "unknown setting 'treshold': expected some of "),
+        ("darts", {"threshold": 0.5}, "--threshold is 0.5 but goes with --method fair-darts: method darts does not"),
+        ("fair-darts", {"nodes": 2}, "got the setting nodes, which follows from the alphas: leave it out$"),
+        ("fair-darts", {"method": "darts"}, "got the setting method, which is named already: leave it out$"),
+        ("p-darts", {"kept_candidates": ("a",)}, "--kept-candidates is 'a' \\(str\\): expected a whole number$"),
+        ("p-darts", {"kept_candidates": (9, 3)}, "--kept-candidates is 9, 3 but edges of space darts-7 offer 7"),
+    ],
+)
+def test_settings_that_a_search_would_refuse_are_one_sentence(method, settings, words):
+    with pytest.raises(FastdartsError, match=words):
+        derive(method, "darts-7", probe(7), settings)
+
+
+def test_settings_are_written_as_in_a_file_of_settings():
+    texts = [
+        "threshold = 0.9",
+        "parse=darts",
+        'zero_one="l1"',
+        "kept-candidates=[3, 2]",
+        "unrolled=true",
+        "supernet=a=b",
+    ]
+    assert read_settings(texts) == {
+        "threshold": 0.9, "parse": "darts", "zero_one": "l1", "kept_candidates": [3, 2], "unrolled": True,
+        "supernet": "a=b",
+    }  # fmt: skip
+    for text in ("threshold", "=1", "a b=1", "1=1"):
+        with pytest.raises(FastdartsError, match=f"--set is '{text}': expected NAME=VALUE"):
+            read_settings([text])
+    with pytest.raises(FastdartsError, match="--set names es_lag twice"):
+        read_settings(["es_lag=1", "es-lag=2"])
 
 
 def test_every_form_of_a_file_gives_the_same(tmp_path):

@@ -13,7 +13,6 @@ from fastdarts.bench.measure import peak_memory, saved_bytes
 from fastdarts.cli.entry import main
 from fastdarts.engine.memory import Estimate, estimate, fit, format_bytes
 from fastdarts.engine.search import search, step_memory
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
@@ -24,6 +23,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 CPU = torch.device("cpu")
 MIB = 2**20

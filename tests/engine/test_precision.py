@@ -12,8 +12,6 @@ from benchmarks.compare import deviations
 from fastdarts.bench.measure import saved_bytes
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native, why_plain
 from fastdarts.kernels import registry
@@ -31,6 +29,8 @@ from fastdarts.policies.hypergradients import (
 )
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.spaces.cells.supernet import Network
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 
 BF16 = torch.autocast("cpu", torch.bfloat16)
 CPU = torch.device("cpu")

@@ -17,8 +17,6 @@ import torch
 from fastdarts.engine.architect import Architect
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.policies.hypergradients import FirstOrder, Unrolled
@@ -31,6 +29,8 @@ from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.spaces.cells.reading import parse_genotype
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import load_data, train_transform
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
 TINY = {

@@ -11,8 +11,6 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from fastdarts.tasks.images.settings import RECIPES, EvaluateConfig, network_options
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts import DARTS
@@ -23,8 +21,10 @@ from fastdarts.runs.stored import alternatives
 from fastdarts.spaces import SPACES
 from fastdarts.study import config as study
 from fastdarts.study.config import StudyConfig, prepare
+from fastdarts.tasks.images.settings import RECIPES, EvaluateConfig, network_options
 from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
 from fastdarts.tasks.language.settings import validate as validate_recurrent
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 
 def test_search_defaults_are_the_published_ones():

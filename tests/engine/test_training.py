@@ -7,8 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastdarts.tasks.images.settings import RECIPES
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError
@@ -17,6 +15,8 @@ from fastdarts.spaces import DARTS, Architecture
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.settings import RECIPES
+from fastdarts.tasks.settings import SearchConfig
 
 CPU = torch.device("cpu")
 COMMON = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fastdarts.bench.eager import EagerStep
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.settings import SearchConfig
 
 STEPS, NUDGE = 20, 1e-9
 

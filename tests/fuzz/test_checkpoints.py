@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.checkpoint import UNSEALED, load_checkpoint
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.fuzzing import share
 

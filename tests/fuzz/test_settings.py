@@ -11,11 +11,11 @@ from typing import get_type_hints
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
 from fastdarts.runs.settings import choices_of, from_toml, to_toml
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 
 
 def hints_of(kind):

@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.cases import LAST, MixedSumCase
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.functional import mixed_sum, release_memory
 from fastdarts.runs.run import Run
+from fastdarts.tasks.settings import SearchConfig
 
 _C = pytest.importorskip("fastdarts._C", reason="no native kernels: fastdarts was built without them")
 

@@ -13,10 +13,9 @@ import torch.nn.functional as F
 
 import fastdarts.engine.search
 from fastdarts.cli.entry import main
+from fastdarts.engine.projecting import projected, projection_epochs
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.errors import FastdartsError
-from fastdarts.methods.darts_pt import projected, projection_epochs
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.policies.projection import Projection, turns
 from fastdarts.report.charts import number
@@ -25,6 +24,7 @@ from fastdarts.runs.settings import to_toml
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
 from fastdarts.tasks.language.settings import RecurrentSearchConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 from tests.support.supernets import supernet
 
 SMALL = {

@@ -10,8 +10,6 @@ from torch import Tensor
 from fastdarts import FastdartsError
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
 from fastdarts.policies.penalties import ZeroOne
@@ -22,6 +20,8 @@ from fastdarts.spaces import SPACES, find_space
 from fastdarts.spaces.cells.genotype import cleaned, from_dict
 from fastdarts.spaces.cells.named import NAMED
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 from tests.support.probes import SHORT, entries, probe_alphas
 
 TINY = {"method": "fair-darts", "channels": 4, "layers": 3, "device": "cpu", "threads": 1}

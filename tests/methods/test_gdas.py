@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.engine.search import search, step_memory
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.selection import StrongestPairs
@@ -16,6 +15,7 @@ from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.spaces.cells import supernet as model_search
 from fastdarts.spaces.nasbench201 import CELL
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import without_clocks
 from tests.support.paths import ROOT
 from tests.support.probes import entries, probe_alphas

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fastdarts.engine.search import search, step_memory
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.mixed_op import MixedOp
@@ -21,6 +20,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS, CellSpace
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.topology import DARTS_CELL
+from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.interrupted import interrupted
 
@@ -172,7 +172,10 @@ def test_the_published_settings() -> None:
     ("settings", "words"),
     [
         ({"space": "s3"}, "--kept-candidates is 5, 3 but edges of space s3 offer 3: expected numbers from 3 to 2"),
-        ({"space": "nasbench201"}, "space nasbench201 cannot: choose a space of cells"),
+        (
+            {"space": "nasbench201"},
+            "needs candidates per edge, which searches in space nasbench201 do not have",
+        ),
         ({"kept_candidates": (3, 5)}, "that do not rise"),
         ({"kept_candidates": (5, 1)}, "from 8 to 2"),
         ({"kept_candidates": (5,)}, "--kept-candidates 1 after the first"),

@@ -12,12 +12,11 @@ import torch
 
 import fastdarts.engine.search
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue, Validation
+from fastdarts.policies.samplers import chosen_by
 from fastdarts.policies.stopping import early_stopping
-from fastdarts.policies.weight_sharing import chosen_by
 from fastdarts.report.write import write_report
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.run import Run, stored_config
@@ -26,6 +25,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 SMALL = {
     "space": "s3", "nodes": 2, "channels": 4, "layers": 3, "samples": 64, "batch_size": 16, "threads": 1,

@@ -12,12 +12,12 @@ import torch.nn as nn
 import fastdarts.engine.search
 from fastdarts import FastdartsError
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.policies.alignment import Alignment, aligned_cells, alignment, correlation, directions
 from fastdarts.report.write import write_report
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
+from fastdarts.tasks.settings import SearchConfig
 
 SMALL = {
     "space": "s4", "nodes": 2, "channels": 4, "layers": 5, "samples": 64, "batch_size": 16, "threads": 1,

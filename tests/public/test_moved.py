@@ -10,8 +10,8 @@ import pytest
 from fastdarts.moved import PLACES, RENAMED
 
 MOVED = [
-    ("fastdarts.projection", "projected", "fastdarts.methods.darts_pt", "projected"),
-    ("fastdarts.config", "projection_epochs", "fastdarts.methods.darts_pt", "projection_epochs"),
+    ("fastdarts.projection", "projected", "fastdarts.engine.projecting", "projected"),
+    ("fastdarts.config", "projection_epochs", "fastdarts.engine.projecting", "projection_epochs"),
     ("fastdarts.config", "SearchConfig", "fastdarts.tasks.settings", "SearchConfig"),
     ("fastdarts.config", "RunConfig", "fastdarts.runs.settings", "RunConfig"),
     ("fastdarts.search", "search", "fastdarts.engine.search", "search"),

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from fastdarts.cli.entry import main
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import PRIMITIVES
 from fastdarts.report.describe import describe_genotype, describe_supernet, describe_text, macs
-from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.spaces import DARTS, SPACES, CellSpace
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2, NAMED, PC_DARTS_image
 from fastdarts.spaces.cells.network import NetworkCIFAR
@@ -64,6 +65,34 @@ def test_a_supernet_of_few_primitives_on_grey_images():
     assert d["cells"][2]["output"] == [128, 15, 14] and d["cells"][5]["output"] == [256, 8, 7]
     # the counts of the S2 space in RobustDARTS, less two input channels of the stem's 3x3 convolution
     assert d["parameters"] == 665_466 - 9 * 2 * 48
+
+
+FIVE = ("avg_pool_3x3", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5")  # of the most modules
+THREE = ("sep_conv_3x3", "sep_conv_5x5", "dil_conv_5x5")
+
+
+def test_every_stage_of_a_search_is_described(capsys):
+    arguments = ["describe", "--supernet", "--method", "p-darts", "--channels", "4", "--layers", "3"]
+    main([*arguments, "--json"])
+    d = json.loads(capsys.readouterr().out)
+    spaces = DARTS, CellSpace("five", FIVE), CellSpace("three", THREE)
+    layers = 3, 9, 15
+    sizes = [describe_supernet(4, n, 10, 32, 3, space)["parameters"] for n, space in zip(layers, spaces, strict=True)]
+    assert d["stages"] == [
+        {"epochs": 25, "layers": n, "channels": 4, "candidates": candidates, "parameters": size}
+        for n, candidates, size in zip(layers, (8, 5, 3), sizes, strict=True)
+    ]
+    assert d["layers"] == 3 and d["parameters"] == sizes[0]
+    main(arguments)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["stage", "epochs", "cells", "channels", "candidates", "parameters"] in rows
+    assert ["3", "25", "15", "4", "3", f"{sizes[2]:,}"] in rows
+
+
+@pytest.mark.parametrize("method", ["darts", "gdas", "random-ws"])
+def test_a_search_of_one_stage_is_described_without_a_table_of_stages(method, capsys):
+    main(["describe", "--supernet", "--method", method, "--channels", "4", "--layers", "3", "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(describe_supernet(4, 3, 10, 32, 3)))
 
 
 def test_a_genotype_of_triples_shows_the_nodes_that_exist():

@@ -14,8 +14,6 @@ import fastdarts.runs.run
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.notices import Notice
@@ -23,6 +21,8 @@ from fastdarts.runs import writer as recorder
 from fastdarts.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.runs.run import Run, stored_config
 from fastdarts.runs.writer import Recorder, atomic_write, read_metrics
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.testing.outcomes import alike, without_clocks
 from tests.support.paths import DATA
 

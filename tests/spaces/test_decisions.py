@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdarts.errors import FastdartsError
-from fastdarts.policies.weight_sharing import chosen_by
+from fastdarts.policies.samplers import chosen_by
 from fastdarts.spaces import RECURRENT, SPACES, CellSpace
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype
 from fastdarts.spaces.cells.named import DARTS_V2, NAMED, PC_DARTS_cifar
+from fastdarts.spaces.nasbench201 import Structure
 from fastdarts.spaces.recurrent.genotype import DARTS_V1 as RECURRENT_V1
 from fastdarts.spaces.recurrent.genotype import ENAS
 from fastdarts.study.tiny import architectures
@@ -147,6 +148,61 @@ def test_edges_that_offer_different_numbers_of_operations_make_no_independent_de
     with pytest.raises(FastdartsError, match=re.escape("offer [1, 2] operations other than none: expected the same")):
         space.decisions(1)
     assert space.sample(torch.Generator(), 1).normal_concat == range(2, 3)
+
+
+STRANGE = ["x", None, 5, [], {}, (1, 2, 3, 4), torch.zeros(2), object()]
+OTHERS = {"darts": RECURRENT_V1, "rnn": DARTS_V2, "nasbench201": DARTS_V2}
+BROKEN = {
+    "darts": [DARTS_V2._replace(normal=None), DARTS_V2._replace(normal=[("skip_connect", "0")] * 8)],
+    "rnn": [RECURRENT_V1._replace(recurrent=None), RECURRENT_V1._replace(recurrent=[("softsign", 0)] * 8)],
+    "nasbench201": [
+        Structure(None),
+        Structure(("none",) * 5),
+        Structure(("none",) * 5 + ("max_pool_3x3",)),
+        Structure((["none"],) * 6),
+    ],
+}
+
+
+def one_sentence(work, *arguments):
+    """Asserts that ``work`` refuses its arguments by a sentence; returns it."""
+    with pytest.raises(FastdartsError) as caught:
+        work(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_genotype_is_one_sentence_wherever_a_space_takes_one(name) -> None:
+    space, generator = ALL[name], torch.Generator()
+    for genotype in [*STRANGE, OTHERS[name], *BROKEN[name]]:
+        for work in (space.encode, space.fields, space.cells, space.to_dict, space.genotype):
+            one_sentence(work, genotype)
+        one_sentence(space.mutate, genotype, generator, NODES[name])
+        if name != "rnn":
+            one_sentence(chosen_by, space, genotype, NODES[name])
+    assert "expected a Structure of 6 operations" in one_sentence(SPACES["nasbench201"].encode, "x")
+
+
+@every_space
+def test_values_and_numbers_of_nodes_of_other_types_are_one_sentence(name) -> None:
+    space, nodes = ALL[name], NODES[name]
+    count = len(space.decisions(nodes))
+    for values in ("0" * count, None, 5, {}, ["0"] * count, [None] * count, [0.0] * count, [-1] * count, object()):
+        one_sentence(space.decode, values, nodes)
+    for strange in ("x", None, 0, -1, 2.5, [4]):
+        one_sentence(space.decisions, strange)
+        one_sentence(space.size, strange)
+        one_sentence(space.decode, [0] * count, strange)
+        one_sentence(space.sample, torch.Generator(), strange)
+
+
+def test_an_edge_of_a_supernet_runs_what_it_offers() -> None:
+    words = r"the normal cell has sep_conv_5x5 on the edge c_\{k-2\} → 0, which space s2 does not offer there: "
+    with pytest.raises(FastdartsError, match=words + "expected one of skip_connect, sep_conv_3x3$"):
+        chosen_by(SPACES["s2"], Genotype([("sep_conv_5x5", 0), ("skip_connect", 1)], [2], TWICE, [2]), 1)
+    with pytest.raises(FastdartsError, match="a cell of 1 nodes has no edge from state"):
+        chosen_by(SPACES["darts"], DARTS_V2, 1)
 
 
 def test_an_edge_of_a_supernet_runs_one_operation() -> None:

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from fastdarts import OPS, FastdartsError
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.nn.fusion.kinks import Unkeepable
 from fastdarts.nn.operations import Noise, drop_path
 from fastdarts.policies.hypergradients import Passes
@@ -25,6 +23,8 @@ from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.nasbench201 import Structure, parse_structure
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig
 
 LETTERS = {
     "k": "skip_connect", "s": "sep_conv_3x3", "S": "sep_conv_5x5", "d": "dil_conv_3x3", "D": "dil_conv_5x5",

@@ -16,7 +16,6 @@ import torch
 import fastdarts.spaces
 from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
-from fastdarts.tasks.images.settings import EvaluateConfig
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics
@@ -31,7 +30,7 @@ from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
 from fastdarts.tasks.images.batches import Batches, Kept
 from fastdarts.tasks.images.data import eval_transform, load_data, train_transform
-from fastdarts.tasks.images.settings import DataConfig
+from fastdarts.tasks.images.settings import DataConfig, EvaluateConfig
 from tests.support.reports import Page
 
 SMALLER = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"),) * 2, (("max_pool_3x3",),) * 2)  # 4 architectures

@@ -20,10 +20,8 @@ import fastdarts.engine.search
 from fastdarts.engine import recurrent_evaluation, recurrent_search
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.memory import Estimate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
-from fastdarts.methods.darts_pt import projected
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.settings import RunConfig
 from fastdarts.runs.writer import is_leftover
@@ -31,6 +29,7 @@ from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
 KJV = Path(__file__).parents[1] / "data" / "kjv"

@@ -18,14 +18,12 @@ from torch import Tensor
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
 from fastdarts import ranks as distributed
 from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, Recipe, Training
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native, noise_seeds
-from fastdarts.methods.darts_pt import projected
 from fastdarts.nn.operations import drop_path
 from fastdarts.policies.alignment import alignment
 from fastdarts.policies.gap import discretisation_gap
@@ -34,6 +32,8 @@ from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, load_data
 from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.settings import EvaluateConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
 TRAINED = {

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from fastdarts.tasks.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor
 from fastdarts.registry import METHODS, methods, register
 from fastdarts.spaces import SPACES
+from fastdarts.tasks.settings import BilevelConfig
 from fastdarts.testing import check_method, check_space
 
 # Methods that start from the result of other searches are checked in tests of their own.

@@ -36,7 +36,7 @@ class CellSpace(ImageSpace):
     layers: int = 8
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
-    has = SETTINGS | {"cell weights", "fixing"}
+    has = SETTINGS | {"cell weights", "fixing", "candidates per edge"}
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:
@@ -204,5 +204,5 @@ class CellSpace(ImageSpace):
 
     def cells(self, genotype: Genotype) -> Cells:
         """Both cells, of the nodes that exist."""
-        normal, normal_concat, reduce, reduce_concat = cleaned(genotype)
+        normal, normal_concat, reduce, reduce_concat = cleaned(check_genotype(genotype))
         return {"normal": (normal, normal_concat), "reduce": (reduce, reduce_concat)}

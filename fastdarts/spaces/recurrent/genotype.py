@@ -104,6 +104,11 @@ def from_dict(fields: Any) -> Genotype:
     return Genotype(pairs, consecutive if states == list(consecutive) else states)
 
 
+def check_genotype(genotype: Any) -> Genotype:
+    """`genotype` in canonical form; raises FastdartsError as `from_dict` does."""
+    return from_dict(genotype._asdict() if hasattr(genotype, "_asdict") else genotype)
+
+
 def parse_genotype(text: str) -> Genotype:
     """The recurrent genotype that `text` names or spells: a name in `NAMED`, inline JSON, a printed Genotype(...), the
     path of a JSON file, or the folder of a search.

@@ -12,6 +12,7 @@ from fastdarts.spaces.recurrent.genotype import (
     PRIMITIVES,
     STEPS,
     Genotype,
+    check_genotype,
     derive_genotype,
     edges_of,
     from_dict,
@@ -28,12 +29,13 @@ class Recurrent(Space):
     task, nodes, layers = "language", STEPS, 1
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
-        return to_dict(genotype)
+        return to_dict(check_genotype(genotype))
 
     def genotype(self, fields: dict[str, Any]) -> Genotype:
         return from_dict(fields)
 
     def cells(self, genotype: Genotype) -> Cells:
+        genotype = check_genotype(genotype)
         return {"recurrent": (genotype.recurrent, genotype.concat)}
 
     def primitives(self, nodes: int) -> dict[str, Table]:
@@ -47,12 +49,13 @@ class Recurrent(Space):
         """Of each node its source, then its activation."""
         return tuple(
             Decision(f"{what} of node {self.cell.name(target)}", size)
-            for target in self.cell.of(nodes).targets
+            for target in self.topology(nodes).targets
             for what, size in (("source", target), ("activation", len(_ACTIVATIONS)))
         )
 
     def encode(self, genotype: Genotype) -> list[int]:
         """Only of cells whose output is the mean of all nodes."""
+        genotype = check_genotype(genotype)
         if [*genotype.concat] != [*self.cell.of(len(genotype.recurrent)).outputs]:
             raise FastdartsError(
                 f"concat is {[*genotype.concat]} but cells of space {self.name} put out the mean of all nodes: "

@@ -126,7 +126,7 @@ class Images(Task):
     settings = (ImageSupernetConfig, ImageSearchConfig)
     evaluation = ImageEvaluateConfig
     recipe = SEARCH_RECIPE
-    has = frozenset({"ranks", "trainings", "classes"})
+    has = frozenset({"ranks", "training from scratch", "class logits"})
 
     def open(self, config: ImageSearchConfig, space: Space) -> ImageProblem:
         data, indices = prepare_data(config)

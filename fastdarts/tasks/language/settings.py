@@ -3,7 +3,6 @@ ones."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,7 +22,7 @@ from fastdarts.runs.kinds import (
 )
 from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import Space
-from fastdarts.tasks.settings import BilevelConfig, EvaluateConfig, SearchConfig
+from fastdarts.tasks.settings import ArchSideEffects, EvaluateConfig, SearchConfig
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,9 @@ class TextSearchConfig(TextConfig, SearchConfig):
     """Seed of the weights, the alphas, the dropouts and the lengths of the segments."""
 
     def left_out(self, space: Space) -> dict[str, Any]:
-        """Of what a method has published for images, only settings that are its own count here."""
-        own = {name for name in _own_settings(self.own()) if name not in TEXT_RECIPE}
-        published = {k: v for k, v in self.published.get("cifar", {}).items() if k in own}
+        """What a method has published for images counts here, but for rates, sizes and numbers of epochs."""
+        images = {*RATES, *TextConfig.__annotations__, *TextSearchConfig.__annotations__}
+        published = {k: v for k, v in self.published.get("cifar", {}).items() if k not in images}
         rate = {"learning_rate_min": self.learning_rate}
         return TEXT_RECIPE | rate | published | dict(self.published.get(space.name, {}))
 
@@ -110,25 +109,20 @@ class TextSearchConfig(TextConfig, SearchConfig):
             raise FastdartsError("--batch-size is 1, but one stream has no batch statistics: expected 2 or more")
 
 
-def _own_settings(settings: type[SearchConfig]) -> set[str]:
-    """Those that a class of a method adds to what all methods have."""
-    return {field.name for field in dataclasses.fields(settings)} - {
-        field.name for field in dataclasses.fields(BilevelConfig)
-    }
-
-
 @dataclass(frozen=True)
-class TextBilevelConfig(BilevelConfig):
-    """What they change in the settings of methods that look through a step of the weights."""
+class TextArchSideEffects(ArchSideEffects):
+    """What they change in the settings of methods that pass the supernet for its alphas alone."""
 
-    group: ClassVar[str] = "hypergradient"
-    extends: ClassVar[type] = BilevelConfig
+    group: ClassVar[str] = "alphas"
+    extends: ClassVar[type] = ArchSideEffects
+    counts_more: ClassVar[bool] = True
 
     arch_side_effects: bool = False
     """Let every pass for the alphas draw dropout masks of its own and move BatchNorm running statistics, as published;
     otherwise all passes of a step use the same masks, those of the coming step of the weights."""
 
 
+RATES = ("learning_rate_min", "learning_rate_warmup", "arch_learning_rate", "arch_grad_clip", "warmup")
 TEXT_RECIPE: dict[str, Any] = {
     "warmup": 0,
     "learning_rate_warmup": 0,

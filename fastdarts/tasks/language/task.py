@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdarts.spaces import Space
 from fastdarts.spaces.recurrent.model import RNNModel, RNNModelSearch, Segment
 from fastdarts.tasks.language.measure import Likelihood, check_same_text, measure
-from fastdarts.tasks.language.settings import TEXT_RECIPE, TextBilevelConfig, TextEvaluateConfig, TextSearchConfig
+from fastdarts.tasks.language.settings import TEXT_RECIPE, TextArchSideEffects, TextEvaluateConfig, TextSearchConfig
 from fastdarts.tasks.language.streams import Carried, segments
 from fastdarts.tasks.language.text import Corpus, Lengths, load_corpus, segment, streams
 from fastdarts.tasks.schedule import cosine
@@ -160,7 +160,7 @@ class Language(Task):
 
     name, title = "language", "text"
     metric = Metric("valid_perplexity", "valid perplexity")
-    settings = (TextBilevelConfig, TextSearchConfig)
+    settings = (TextArchSideEffects, TextSearchConfig)
     evaluation = TextEvaluateConfig
     recipe = TEXT_RECIPE
     betas = (0.9, 0.999)

@@ -14,7 +14,6 @@ from benchmarks.cases import MixedOpCase
 from examples.second_order import Keeping, keeping
 from fastdarts import Architect, FastdartsError, MixedOp, Network
 from fastdarts.engine.search import search
-from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.engine.step import SearchStep
 from fastdarts.kernels import registry
 from fastdarts.kernels.mixed_op.contract import forward_op
@@ -33,6 +32,7 @@ from fastdarts.policies.hypergradients import (
 )
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.writer import read_metrics
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
 IMPLS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason="no native mixed_op"))]

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from fastdarts.tasks.settings import SearchConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
 from fastdarts.tasks.images import pictures
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.prepare import prepare_data
+from fastdarts.tasks.settings import SearchConfig
 from tests.support.images import photo, sentence, write_cifar
 
 # --- what a person sees in an image file
