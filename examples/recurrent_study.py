@@ -20,15 +20,17 @@ import torch
 from bible_kjv import verses, write
 from torch import Tensor, nn
 
-from fastdarts.engine.recurrent_evaluation import Average, Training, evaluate, language_model
-from fastdarts.engine.recurrent_search import search
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.language_evaluation import Average, Training, language_model
+from fastdarts.engine.search import search
 from fastdarts.runs.writer import atomic_write
 from fastdarts.spaces.recurrent.cell import INITRANGE, dropout_mask
 from fastdarts.spaces.recurrent.genotype import PRIMITIVES, STEPS
 from fastdarts.spaces.recurrent.model import RNNModel
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.tasks.language.text import Lengths, in_order, load_corpus, streams
-from fastdarts.tasks.language.training import measure, perplexity
+from fastdarts.tasks.language.measure import measure, perplexity
+from fastdarts.tasks.language.settings import TextEvaluateConfig, search_settings
+from fastdarts.tasks.language.streams import segments
+from fastdarts.tasks.language.text import Lengths, load_corpus, streams
 
 WORDS, WIDTH = 1000, 48
 COMMON = {
@@ -89,8 +91,8 @@ def random_genotype(seed: int) -> dict:
     return {"recurrent": pairs, "concat": [*range(1, STEPS + 1)]}
 
 
-def evaluate_lstm(config: RecurrentEvaluateConfig, run: Path) -> None:
-    """What :func:`fastdarts.engine.recurrent_evaluation.evaluate` does with a genotype, for an LSTM."""
+def evaluate_lstm(config: TextEvaluateConfig, run: Path) -> None:
+    """What :func:`fastdarts.engine.language_evaluation.evaluate_text` does with a genotype, for an LSTM."""
     corpus = load_corpus(config.data)
     sizes = {"train": config.batch_size, "valid": config.eval_batch_size, "test": config.test_batch_size}
     texts = {name: streams(getattr(corpus, name), batch) for name, batch in sizes.items()}
@@ -101,13 +103,16 @@ def evaluate_lstm(config: RecurrentEvaluateConfig, run: Path) -> None:
         for step, rows in enumerate(lengths.draw(len(texts["train"]), config.seed, epoch)):
             training.step(texts["train"], rows, epoch, step)
         with training.averaged():
-            judged = measure(training.model, in_order(texts["valid"], config.bptt)).summary("valid", f"epoch {epoch}")
+            pieces = segments(texts["valid"], config.hidden, config.bptt)
+            judged = measure(training.model, pieces).summary("valid", f"epoch {epoch}")
         if training.judge(judged["valid_loss"]) and training.average is None:
             training.average = Average(training.model)
     training.return_to_best()
     result = {
         "valid_perplexity": perplexity(training.best_loss, "valid"),
-        **measure(training.model, in_order(texts["test"], config.bptt)).summary("test", "the best epoch"),
+        **measure(training.model, segments(texts["test"], config.hidden, config.bptt)).summary(
+            "test", "the best epoch"
+        ),
         "parameters": sum(p.numel() for p in training.model.parameters()),
     }
     run.mkdir(parents=True, exist_ok=True)
@@ -156,14 +161,14 @@ def main() -> None:
             settings = EVALUATE | {"data": text, "seed": seed}
             if name == "LSTM":
                 settings |= {"genotype": "an LSTM", "hidden": lstm_width(words)}
-                result = once(evaluate_lstm, RecurrentEvaluateConfig, run, run, **settings)
+                result = once(evaluate_lstm, TextEvaluateConfig, run, run, **settings)
             else:
                 genotype = json.dumps(random_genotype(seed))
                 if name == "searched":
                     settings_of_search = SEARCH | {"data": text, "seed": seed}
-                    searched = once(search, RecurrentSearchConfig, run / "search", **settings_of_search)["cpu_seconds"]
+                    searched = once(search, search_settings, run / "search", **settings_of_search)["cpu_seconds"]
                     genotype = str(run / "search")
-                result = once(evaluate, RecurrentEvaluateConfig, run / "evaluate", **settings, genotype=genotype)
+                result = once(evaluate, TextEvaluateConfig, run / "evaluate", **settings, genotype=genotype)
             found.append(result["test_perplexity"])
             measured = f"{result['valid_perplexity']:5.1f} {result['test_perplexity']:5.1f}  {result['parameters']:10,}"
             print(f"{name:8}  {seed:4}  {measured}  {searched:12.0f}  {result['cpu_seconds']:12.0f}", flush=True)

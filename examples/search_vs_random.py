@@ -14,8 +14,7 @@ from pathlib import Path
 
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 DATA = {"dataset": "fashion-mnist", "image_size": 16, "threads": 1}  # bit-identical needs the same number of threads
 SEARCH = {**DATA, "samples": 1200, "epochs": 6, "channels": 8, "layers": 5, "learning_rate": 0.1}

@@ -114,8 +114,6 @@ def test_every_module_stands_on_a_floor_and_imports_none_above_it() -> None:
         name = module(path)
         if name == "__init__" or name.partition(".")[0] in PUBLIC:
             continue
-        if name in ("engine.recurrent_search", "tasks.language.settings"):
-            continue  # a second house, until recurrent cells are a task
         above = {found for found in modules_of(path) - {"__init__"} if floor(found) > floor(name)}
         assert not above, f"{name} imports {above}"
 
@@ -130,7 +128,7 @@ def test_rooms_of_one_floor_import_each_other_in_one_direction_only() -> None:
     rooms: dict[str, set[str]] = {}
     for path in PACKAGE:
         room = module(path).partition(".")[0]
-        if room not in PUBLIC | {"__init__"} and "recurrent_search" not in path.stem and room != "tasks":
+        if room not in PUBLIC | {"__init__"}:
             others = {name.partition(".")[0] for name in modules_of(path)} - {room, "__init__"}
             rooms.setdefault(room, set()).update(others)
     check_no_circle(rooms)
@@ -146,8 +144,7 @@ def test_only_the_command_line_knows_the_benchmarks() -> None:
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
     "bench.cases": {"darts", "pc-darts"},  # what is timed
     "cli.commands": {"darts", "pc-darts"},  # whose supernet describe shows by default; a suite of bench
-    "engine.settings": {"darts"},  # the default, of methods and of spaces
-    "engine.recurrent_search": {"darts"},  # what result.json says
+    "tasks.settings": {"darts"},  # the default, of methods and of spaces
     "runs.run": {"random"},  # the states of generators in a checkpoint
     "spaces.cells.darts": {"darts"},  # the space
     "study.config": {"darts"},  # the default of a study
@@ -164,13 +161,9 @@ def test_nothing_but_its_own_file_compares_the_name_of_a_method() -> None:
     assert found == NAMED
 
 
-def test_only_the_command_line_and_recurrent_searches_import_a_method() -> None:
+def test_only_the_command_line_imports_a_method() -> None:
     importing = {module(path) for path in PACKAGE if any(name.startswith("methods.") for name in modules_of(path))}
-    assert {name for name in importing if not name.startswith("methods.")} <= {
-        "cli.entry",
-        "cli.commands",
-        "engine.recurrent_search",
-    }
+    assert {name for name in importing if not name.startswith("methods.")} <= {"cli.entry", "cli.commands"}
     assert "methods.darts" in importing  # they import what they share
 
 

@@ -17,13 +17,13 @@ import torch
 from benchmarks.compare import deviations_of
 from fastdarts import ranks as distributed
 from fastdarts.cli.entry import main
-from fastdarts.engine.recurrent_search import search as search_text
 from fastdarts.engine.search import search
+from fastdarts.engine.search import search as search_text
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import Notice
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.writer import read_metrics
-from fastdarts.tasks.language.settings import RecurrentSearchConfig
+from fastdarts.tasks.language.settings import search_settings
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support import ranks
 from tests.support.paths import ROOT
@@ -203,8 +203,8 @@ def test_each_rank_wants_a_gpu_of_its_own(found):
 def test_recurrent_cells_are_refused_by_name(monkeypatch):
     for name, value in zip(distributed.LAUNCHED, ("1", "2", "localhost", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(FastdartsError, match="a recurrent search cannot be divided among several ranks") as refused:
-        search_text(RecurrentSearchConfig())
+    with pytest.raises(FastdartsError, match="a search on text cannot be divided among several ranks") as refused:
+        search_text(search_settings())
     assert not distributed.should_print(refused.value)  # rank 0 does
 
 

@@ -14,9 +14,8 @@ import torch
 import tyro
 
 from fastdarts.cli.arguments import check, parameters, read
-from fastdarts.cli.commands import search_by
+from fastdarts.cli.commands import Search, by
 from fastdarts.cli.entry import main
-from fastdarts.registry import find_method
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
@@ -237,7 +236,8 @@ def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
 )
 def test_the_reader_of_flags_takes_them_as_the_parser_does(method, arguments):
     """Two readers of one line: this one, which explains mistakes, and tyro, which makes the settings."""
-    kind, settings = search_by(find_method(method).settings), SearchConfig(method=method)
+    settings = SearchConfig(method=method)
+    kind = by(Search, type(settings))
     known = parameters(kind)
     check(arguments, known, {})
     given = read(arguments, known).given

@@ -29,8 +29,7 @@ from fastdarts.policies.hypergradients import (
 )
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.spaces.cells.supernet import Network
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 BF16 = torch.autocast("cpu", torch.bfloat16)
 CPU = torch.device("cpu")

@@ -29,8 +29,7 @@ from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.spaces.cells.reading import parse_genotype
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import load_data, train_transform
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
 TINY = {

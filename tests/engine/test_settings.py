@@ -21,10 +21,9 @@ from fastdarts.runs.stored import alternatives
 from fastdarts.spaces import SPACES
 from fastdarts.study import config as study
 from fastdarts.study.config import StudyConfig, prepare
-from fastdarts.tasks.images.settings import RECIPES, EvaluateConfig, network_options
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
-from fastdarts.tasks.language.settings import validate as validate_recurrent
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.images.settings import RECIPES, ImageEvaluateConfig, network_options
+from fastdarts.tasks.language.settings import TextEvaluateConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 
 
 def test_search_defaults_are_the_published_ones():
@@ -82,9 +81,9 @@ PUBLISHED_RECIPES = {
 @pytest.mark.parametrize(("variant", "published"), PUBLISHED_RECIPES.items())
 def test_evaluation_defaults_are_the_published_recipes(variant, published):
     space = SPACES["nasbench201" if variant == "nasbench201" else "darts"]
-    config = resolve(EvaluateConfig(genotype="DARTS", variant=variant), space)
+    config = EvaluateConfig(genotype="DARTS", variant=variant).resolved(space)
     assert {name: getattr(config, name) for name in published} == published
-    assert resolve(EvaluateConfig(genotype="DARTS", variant=variant, epochs=3), space).epochs == 3
+    assert EvaluateConfig(genotype="DARTS", variant=variant, epochs=3).resolved(space).epochs == 3
     assert RECIPES.keys() == PUBLISHED_RECIPES.keys()
 
 
@@ -205,7 +204,15 @@ def test_the_space_of_what_is_selected_may_be_named():
     validate(SearchConfig(method="select", genotypes=(one, one), space="nasbench201"))
 
 
-@pytest.mark.parametrize("config", [SearchConfig(), EvaluateConfig(), resolve(EvaluateConfig(genotype="DARTS"))])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SearchConfig(),
+        SearchConfig(space="rnn"),
+        EvaluateConfig(),
+        EvaluateConfig(genotype="DARTS").resolved(SPACES["darts"]),
+    ],
+)
 def test_plain_values_round_trip_as_a_checkpoint_keeps_them(config):
     assert from_dict(dataclasses.asdict(config), type(config), "here") == config
 
@@ -229,9 +236,10 @@ def refusal(call):
     return text
 
 
+IMAGES, TEXT = DARTS.of_task("images"), DARTS.of_task("language")
 PATHS = [
     (kind, name)
-    for kind in (DARTS, EvaluateConfig, StudyConfig, RecurrentSearchConfig)
+    for kind in (IMAGES, ImageEvaluateConfig, StudyConfig, TEXT)
     for name, hint in get_type_hints(kind).items()
     if hint == Path | None and name != "resume"
 ]
@@ -301,10 +309,10 @@ def test_a_study_hands_test_portion_on_and_finds_its_old_trainings():
 
 
 CHECKS = {
-    **{method.settings: validate for method in methods().values()},
-    EvaluateConfig: validate,
-    RecurrentSearchConfig: validate_recurrent,
-    RecurrentEvaluateConfig: validate_recurrent,
+    **{method.settings.of_task("images"): validate for method in methods().values()},
+    ImageEvaluateConfig: validate,
+    TEXT: validate,
+    TextEvaluateConfig: validate,
     StudyConfig: prepare,
 }
 NUMPY = np.int64(5)
@@ -325,7 +333,7 @@ WRONG = {
         for kind in CHECKS
         for name in (field.name for field in dataclasses.fields(kind))
         # Settings that all methods have are tried with one of them.
-        if kind is DARTS or not issubclass(kind, SearchConfig) or name not in get_type_hints(DARTS)
+        if kind in (IMAGES, TEXT) or not issubclass(kind, SearchConfig) or name not in get_type_hints(IMAGES)
     ],
     ids=lambda part: getattr(part, "__name__", None) or (part if isinstance(part, str) else ""),
 )

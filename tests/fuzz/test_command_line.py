@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 import fastdarts.runs.run
 import fastdarts.study.tiny
 from fastdarts.bench.run import _validate as validate_bench
-from fastdarts.cli import main as cli
+from fastdarts.cli import entry as cli
 from fastdarts.cli.arguments import parameters
-from fastdarts.cli.commands import Bench, search_by
+from fastdarts.cli.commands import Bench, Evaluate, Search, by
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
 from fastdarts.runs.settings import choices_of
 from fastdarts.runs.stored import alternatives
+from fastdarts.tasks.task import tasks
 
 WHOLE = [
     "0",
@@ -170,20 +171,20 @@ LEFT_OUT = {"--memory", "--image-size", "--json"}
 @st.composite
 def lines(draw, commands):
     name = draw(st.sampled_from(commands))
-    kind = cli.COMMANDS[name]
-    if name in cli.OF_RECURRENT and draw(st.booleans()):
-        kind = cli.OF_RECURRENT[name]
-    elif name == "search":
+    kind, task = cli.COMMANDS[name], draw(st.sampled_from([*tasks().values()]))
+    if name == "search":
         method = draw(st.sampled_from([*methods().values()]))
-        kind = search_by(method.settings)
+        kind = by(Search, method.settings.of_task(task.name))
+    elif name == "evaluate":
+        kind = by(Evaluate, task.evaluation)
     known = [parameter for parameter in parameters(kind).values() if parameter.name not in LEFT_OUT]
     known += [parameter for parameter in known if parameter.name in DEEP] * 8
     line = [name]
-    if name == "search" and kind not in cli.OF_RECURRENT.values():
+    if name == "search":
         line += draw(st.sampled_from([[method.name], ["--method", method.name], []]))
     for parameter in draw(st.lists(st.sampled_from(known), max_size=3)) if known else ():
         line += [draw(texts(parameter.hint))] if parameter.place else draw(flags(parameter))
-    if kind is cli.OF_RECURRENT.get(name):
+    if name in ("search", "evaluate") and task.name == "language":
         line += draw(st.sampled_from([[], ["--space", "rnn"], ["--config=rnn.toml"]]))
     return line + draw(st.sampled_from([[]] * 6 + [["-h"], ["--"], ["x"], ["-x"], ["--bogus=1"], ["--", "-1"]]))
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
 from fastdarts.runs.settings import choices_of, from_toml, to_toml
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 
 def hints_of(kind):

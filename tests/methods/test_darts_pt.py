@@ -23,7 +23,7 @@ from fastdarts.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.runs.settings import to_toml
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
-from fastdarts.tasks.language.settings import RecurrentSearchConfig
+from fastdarts.tasks.language.settings import search_settings
 from fastdarts.tasks.settings import SearchConfig, resolve
 from tests.support.supernets import supernet
 
@@ -365,16 +365,16 @@ def test_a_projection_steps_as_the_search_did(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["project"], ["project", "--resume"]])
-def test_a_search_for_recurrent_cells_is_not_projected(tmp_path, capsys, arguments):
-    state = {"config": dataclasses.asdict(RecurrentSearchConfig()), "epoch": 50}
+def test_a_search_on_text_is_not_projected(tmp_path, capsys, arguments):
+    state = {"config": dataclasses.asdict(search_settings()), "epoch": 50}
     save_checkpoint(tmp_path / "checkpoint.pt", "search", state)
     with pytest.raises(SystemExit) as stop:
         main([*arguments, str(tmp_path)])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1
-    assert f"{tmp_path} is a search for recurrent cells, which are not projected" in said
+    assert f"{tmp_path} is a search by method darts, which has no class logits and fixing" in said
     (tmp_path / "checkpoint.pt").unlink()  # stopped before its first one
-    (tmp_path / "config.toml").write_text(to_toml(RecurrentSearchConfig()), encoding="utf-8")
+    (tmp_path / "config.toml").write_text(to_toml(search_settings()), encoding="utf-8")
     (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(SystemExit):
         main([*arguments, str(tmp_path)])

@@ -20,8 +20,7 @@ from fastdarts.spaces import SPACES, find_space
 from fastdarts.spaces.cells.genotype import cleaned, from_dict
 from fastdarts.spaces.cells.named import NAMED
 from fastdarts.tasks.images.measure import Meter
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from tests.support.probes import SHORT, entries, probe_alphas
 
 TINY = {"method": "fair-darts", "channels": 4, "layers": 3, "device": "cpu", "threads": 1}

@@ -21,8 +21,7 @@ from fastdarts.runs import writer as recorder
 from fastdarts.runs.checkpoint import load_checkpoint, save_checkpoint
 from fastdarts.runs.run import Run, stored_config
 from fastdarts.runs.writer import Recorder, atomic_write, read_metrics
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import alike, without_clocks
 from tests.support.paths import DATA
 

@@ -23,8 +23,7 @@ from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.nasbench201 import Structure, parse_structure
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 LETTERS = {
     "k": "skip_connect", "s": "sep_conv_3x3", "S": "sep_conv_5x5", "d": "dil_conv_3x3", "D": "dil_conv_5x5",

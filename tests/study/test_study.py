@@ -30,7 +30,8 @@ from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
 from fastdarts.tasks.images.batches import Batches, Kept
 from fastdarts.tasks.images.data import eval_transform, load_data, train_transform
-from fastdarts.tasks.images.settings import DataConfig, EvaluateConfig
+from fastdarts.tasks.images.settings import DataConfig
+from fastdarts.tasks.settings import EvaluateConfig
 from tests.support.reports import Page
 
 SMALLER = CellSpace("tiny", (("skip_connect", "sep_conv_3x3"),) * 2, (("max_pool_3x3",),) * 2)  # 4 architectures

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 import fastdarts.engine.search
-from fastdarts.engine import recurrent_evaluation, recurrent_search
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.memory import Estimate
 from fastdarts.engine.projecting import projected
@@ -28,7 +27,7 @@ from fastdarts.runs.writer import is_leftover
 from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.language.settings import TextEvaluateConfig, search_settings
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
@@ -57,10 +56,10 @@ RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
         evaluate,
         EvaluateConfig(**SMALL, genotype="DARTS_V2", epochs=1, seeds=2, auxiliary=False, checkpoint_minutes=0),
     ),
-    "recurrent-search": (recurrent_search.search, RecurrentSearchConfig(**TEXT, nodes=2, epochs=1)),
+    "recurrent-search": (search, search_settings(**TEXT, nodes=2, epochs=1)),
     "recurrent-evaluation": (
-        recurrent_evaluation.evaluate,
-        RecurrentEvaluateConfig(**TEXT, genotype="DARTS_V1", nonmono=1, epochs=3, finetune_epochs=1),
+        evaluate,
+        TextEvaluateConfig(**TEXT, genotype="DARTS_V1", nonmono=1, epochs=3, finetune_epochs=1),
     ),
     "study": (
         tiny.study,

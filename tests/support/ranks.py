@@ -32,8 +32,7 @@ from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, load_data
 from fastdarts.tasks.images.measure import Meter, measure
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 
 SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
 TRAINED = {

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fastdarts.engine.architect import Architect
-from fastdarts.engine.recurrent_evaluation import Average
+from fastdarts.engine.language_evaluation import Average
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.optim import SGD
 from fastdarts.policies.hypergradients import Exact, Unrolled
@@ -29,8 +29,8 @@ from fastdarts.spaces.recurrent.genotype import (
 )
 from fastdarts.spaces.recurrent.model import RNNModel, RNNModelSearch, Segment
 from fastdarts.spaces.topology import RECURRENT_CELL
+from fastdarts.tasks.language.measure import perplexity
 from fastdarts.tasks.language.text import EOS, UNKNOWN, Lengths, in_order, load_corpus, segment, streams
-from fastdarts.tasks.language.training import perplexity
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "sigmoid": torch.sigmoid, "identity": lambda x: x}
 T, B, H = 5, 4, 6

@@ -7,8 +7,7 @@ from fastdarts.engine.search import search
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.writer import read_metrics
 from fastdarts.tasks.images.data import load_data
-from fastdarts.tasks.images.settings import EvaluateConfig
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 
 def test_a_short_search_learns_and_its_cell_can_be_trained(tmp_path):

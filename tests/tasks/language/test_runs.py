@@ -12,20 +12,22 @@ import pytest
 import torch
 
 from fastdarts.cli.entry import main
-from fastdarts.engine import recurrent_evaluation as evaluation
-from fastdarts.engine import recurrent_search as searching
+from fastdarts.engine import language_evaluation as evaluation
 from fastdarts.engine.architect import Architect
-from fastdarts.engine.recurrent_evaluation import evaluate
-from fastdarts.engine.recurrent_search import search
+from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.search import search
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.run import Run
 from fastdarts.runs.settings import from_toml
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.recurrent.genotype import DARTS_V1, derive_genotype, from_dict, to_dict
-from fastdarts.tasks.language import training
-from fastdarts.tasks.language.settings import RecurrentEvaluateConfig, RecurrentSearchConfig
+from fastdarts.tasks.language.measure import weight_step
+from fastdarts.tasks.language.settings import TextEvaluateConfig, search_settings
+from fastdarts.tasks.language.task import TextProblem
 from fastdarts.tasks.language.text import load_corpus, streams
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 ROOT = Path(__file__).parents[3]
 KJV = ROOT / "tests" / "data" / "kjv"  # Genesis 1 and 2
@@ -62,13 +64,13 @@ def test_published_defaults():
         "dropouth": 0.25, "dropoutx": 0.75, "dropouti": 0.2, "dropoute": 0, "learning_rate": 20, "grad_clip": 0.25,
         "weight_decay": 5e-7, "ar": 0, "tar": 1e-3, "arch_learning_rate": 3e-3, "arch_weight_decay": 1e-3, "seed": 3,
     }  # fmt: skip
-    assert {name: getattr(RecurrentSearchConfig(), name) for name in published} == published
+    assert {name: getattr(resolve(search_settings()), name) for name in published} == published
     evaluated = {
         "hidden": 850, "batch_size": 64, "test_batch_size": 1, "epochs": 8000, "dropoute": 0.1, "weight_decay": 8e-7,
         "nonmono": 5, "seed": 1267,
     }  # fmt: skip
     del published["arch_learning_rate"], published["arch_weight_decay"]
-    assert {n: getattr(RecurrentEvaluateConfig(), n) for n in published | evaluated} == published | evaluated
+    assert {n: getattr(TextEvaluateConfig(), n) for n in published | evaluated} == published | evaluated
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_published_defaults():
 )
 def test_a_search_leaves_a_whole_run(tmp_path, settings):
     run = tmp_path / "run"
-    result = search(RecurrentSearchConfig(**SEARCH | settings, run=run))
+    result = search(search_settings(**SEARCH | settings, run=run))
     files = {f.name for f in run.iterdir()}
     assert files >= {"config.toml", "environment.json", "metrics.jsonl", "genotype.json", "recurrent.svg",
                      "result.json", "checkpoint.pt", "report.html"}  # fmt: skip
@@ -93,7 +95,7 @@ def test_a_search_leaves_a_whole_run(tmp_path, settings):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(words in page for words in ("Valid perplexity", "Perplexity", "h_{t} = mean", "Recurrent cell"))
     assert "Skip" not in page
-    assert from_toml(run / "config.toml", RecurrentSearchConfig).nodes == 2
+    assert from_toml(run / "config.toml", SearchConfig).nodes == 2
 
 
 def test_the_streams_of_both_texts_are_followed_with_their_states(tmp_path, monkeypatch):
@@ -108,7 +110,7 @@ def test_the_streams_of_both_texts_are_followed_with_their_states(tmp_path, monk
         return loss
 
     monkeypatch.setattr(Architect, "step", spy)
-    search(RecurrentSearchConfig(**SEARCH, run=tmp_path / "run"))
+    search(search_settings(**SEARCH, run=tmp_path / "run"))
     corpus = load_corpus(KJV)
     for position, text in enumerate((corpus.train, corpus.valid)):
         text, row, after = streams(text, 8), 0, None
@@ -126,31 +128,32 @@ class Killed(Exception):
     pass
 
 
-def kill_at(monkeypatch, module, number):
-    """Let the weight step of this number never come."""
-    calls = []
+def kill_at(monkeypatch, work, number):
+    """Let the step of this number of the weights, in a search or an evaluation, never come."""
+    owner, name = (TextProblem, "learn") if work is search else (evaluation, "weight_step")
+    calls, real = [], getattr(owner, name)
 
     def dies(*arguments):
         calls.append(1)
         if len(calls) == number:
             raise Killed
-        return training.weight_step(*arguments)
+        return real(*arguments)
 
-    monkeypatch.setattr(module, "weight_step", dies)
+    monkeypatch.setattr(owner, name, dies)
 
 
 def test_a_search_that_was_killed_goes_on_bit_identically(tmp_path, monkeypatch):
     config = SEARCH | {"unrolled": True, "arch_side_effects": True}
-    search(RecurrentSearchConfig(**config, run=tmp_path / "whole"))
+    search(search_settings(**config, run=tmp_path / "whole"))
     config |= {"checkpoint_minutes": 0}
     for number in (3, 20):  # in the first epoch and in the second
         killed = tmp_path / str(number)
         with monkeypatch.context() as patch:
-            kill_at(patch, searching, number)
+            kill_at(patch, search, number)
             with pytest.raises(Killed):
-                search(RecurrentSearchConfig(**config, run=killed))
+                search(search_settings(**config, run=killed))
         assert load_checkpoint(killed / "checkpoint.pt", "search")["step"]
-        search(RecurrentSearchConfig(**config, resume=killed))
+        search(search_settings(**config, resume=killed))
         assert same(outcome(killed), outcome(tmp_path / "whole"))
 
 
@@ -166,11 +169,11 @@ def test_a_search_that_ends_with_a_save_has_its_genotype(tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", last)
         with pytest.raises(SystemExit):
-            search(RecurrentSearchConfig(**config, run=tmp_path / "run"))
+            search(search_settings(**config, run=tmp_path / "run"))
     kept = json.loads((tmp_path / "run" / "genotype.json").read_text(encoding="utf-8"))
     rows = read_metrics(tmp_path / "run")
     assert len(rows) == epoch and kept == rows[-1]["genotype"]
-    search(RecurrentSearchConfig(**config, resume=tmp_path / "run"))
+    search(search_settings(**config, resume=tmp_path / "run"))
     found = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))["genotype"]
     assert found == json.loads((tmp_path / "run" / "genotype.json").read_text(encoding="utf-8"))
     assert found != rows[0]["genotype"]  # else a genotype that stays behind would not show
@@ -183,13 +186,13 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
         lines = (KJV / f"{name}.txt").read_text(encoding="utf-8").splitlines()
         (other / f"{name}.txt").write_text("\n".join(lines[::-1] if name == "train" else lines), encoding="utf-8")
     assert len(load_corpus(other).vocabulary) == len(load_corpus(KJV).vocabulary)
-    for work, config_type, settings, module in (
-        (search, RecurrentSearchConfig, SEARCH, searching),
-        (evaluate, RecurrentEvaluateConfig, EVALUATE, evaluation),
+    for work, config_type, settings in (
+        (search, search_settings, SEARCH),
+        (evaluate, TextEvaluateConfig, EVALUATE),
     ):
-        run = tmp_path / module.__name__
+        run = tmp_path / work.__name__
         with monkeypatch.context() as patch:
-            kill_at(patch, module, 2)
+            kill_at(patch, work, 2)
             with pytest.raises(Killed):
                 work(config_type(**settings, run=run))
         before = {path: path.read_bytes() for path in run.iterdir()}
@@ -201,21 +204,22 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
 @pytest.mark.parametrize("strategy", ["first-order", "unrolled", "exact", "neumann"])
 @pytest.mark.parametrize("batch", ["training", "validation"])
 def test_what_is_not_finite_first_is_named(strategy, batch):
-    config = RecurrentSearchConfig(**SEARCH, hypergradient=strategy)
-    supernet = searching.SearchStep(config, load_corpus(KJV), torch.device("cpu"))
-    (supernet.hidden if batch == "training" else supernet.arch_hidden)[0, 0] = math.nan
-    corpus = load_corpus(KJV)
-    texts = streams(corpus.train, 8), streams(corpus.valid, 8)
+    config = resolve(search_settings(**SEARCH, hypergradient=strategy))
+    problem = TextProblem(load_corpus(KJV), config)
+    step = SearchStep(config, problem, torch.device("cpu"))
+    train, arch, _ = problem.streams(config, step.recipe, 8, 0, 1)
+    pieces = {"training": next(train.epoch(0)), "validation": next(arch.endless(0))}
+    pieces[batch][0].hidden[0, 0] = math.nan
     with pytest.raises(NotFinite, match="epoch 4, step 5") as error:
-        supernet.step(texts[0], range(12), texts[1], 4, 5)
+        step.step(*pieces.values(), problem.meter_type(), 4, 5)
     assert error.value.batch == batch
 
 
 def test_an_evaluation_goes_through_its_phases_and_resumes_in_each(tmp_path, monkeypatch):
     seen = []  # the epoch of each step
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "weight_step", lambda *a: seen.append(a[5]) or training.weight_step(*a))
-        result = evaluate(RecurrentEvaluateConfig(**EVALUATE, run=tmp_path / "whole"))
+        patch.setattr(evaluation, "weight_step", lambda *a: seen.append(a[5]) or weight_step(*a))
+        result = evaluate(TextEvaluateConfig(**EVALUATE, run=tmp_path / "whole"))
     rows = read_metrics(tmp_path / "whole")
     phases = [row["phase"] for row in rows]
     assert phases == sorted(phases, key=["sgd", "asgd", "finetune"].index) and len(set(phases)) == 3, phases
@@ -231,19 +235,19 @@ def test_an_evaluation_goes_through_its_phases_and_resumes_in_each(tmp_path, mon
     for phase in ("sgd", "asgd", "finetune"):
         number = seen.index(phases.index(phase)) + 3
         with monkeypatch.context() as patch:
-            kill_at(patch, evaluation, number)
+            kill_at(patch, evaluate, number)
             with pytest.raises(Killed):
-                evaluate(RecurrentEvaluateConfig(**config, run=tmp_path / phase))
-        resumed = evaluate(RecurrentEvaluateConfig(**config, resume=tmp_path / phase))
+                evaluate(TextEvaluateConfig(**config, run=tmp_path / phase))
+        resumed = evaluate(TextEvaluateConfig(**config, resume=tmp_path / phase))
         assert same(outcome(tmp_path / phase), outcome(tmp_path / "whole"))
         assert resumed["test_perplexity"] == result["test_perplexity"]
 
 
 def test_a_diverging_run_is_one_sentence(tmp_path):
     with pytest.raises(NotFinite, match=r"is (nan|inf) at epoch 0"):
-        search(RecurrentSearchConfig(**SEARCH | {"learning_rate": 1e30, "grad_clip": 1e30}, run=tmp_path / "s"))
+        search(search_settings(**SEARCH | {"learning_rate": 1e30, "grad_clip": 1e30}, run=tmp_path / "s"))
     with pytest.raises(NotFinite, match=r"is (nan|inf) at epoch \d"):
-        evaluate(RecurrentEvaluateConfig(**EVALUATE | {"learning_rate": 1e30, "grad_clip": 1e30}, run=tmp_path / "e"))
+        evaluate(TextEvaluateConfig(**EVALUATE | {"learning_rate": 1e30, "grad_clip": 1e30}, run=tmp_path / "e"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +265,7 @@ def test_a_diverging_run_is_one_sentence(tmp_path):
 )
 def test_a_wrong_setting_is_one_sentence_before_any_work(tmp_path, settings, words):
     with pytest.raises(FastdartsError) as error:
-        search(RecurrentSearchConfig(**SEARCH | settings, run=tmp_path / "run"))
+        search(search_settings(**SEARCH | settings, run=tmp_path / "run"))
     assert all(word in str(error.value) for word in words), error.value
     assert not (tmp_path / "run").exists()
 
@@ -344,9 +348,9 @@ def test_the_study_counts_the_seconds_of_all_parts(tmp_path, monkeypatch):
         (run / "result.json").write_text('{"test_perplexity": 3.0}', encoding="utf-8")
 
     with pytest.raises(KeyboardInterrupt):
-        study.once(work, RecurrentSearchConfig, run)
+        study.once(work, search_settings, run)
     for _ in range(2):  # the second time it is only read
-        assert study.once(work, RecurrentSearchConfig, run) == {"test_perplexity": 3.0, "cpu_seconds": 12.0}
+        assert study.once(work, search_settings, run) == {"test_perplexity": 3.0, "cpu_seconds": 12.0}
     assert starts == ["run", "resume"]
     (run / "cpu.json").unlink()  # killed before it was written
-    assert math.isnan(study.once(work, RecurrentSearchConfig, run)["cpu_seconds"])
+    assert math.isnan(study.once(work, search_settings, run)["cpu_seconds"])
