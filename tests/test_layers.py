@@ -161,13 +161,9 @@ def test_nothing_but_its_own_file_compares_the_name_of_a_method() -> None:
     assert found == NAMED
 
 
-def test_only_the_command_line_and_recurrent_searches_import_a_method() -> None:
+def test_only_recurrent_searches_import_a_method() -> None:
     importing = {module(path) for path in PACKAGE if any(name.startswith("methods.") for name in modules_of(path))}
-    assert {name for name in importing if not name.startswith("methods.")} <= {
-        "cli.entry",
-        "cli.commands",
-        "engine.recurrent_search",
-    }
+    assert {name for name in importing if not name.startswith("methods.")} <= {"engine.recurrent_search"}
     assert "methods.darts" in importing  # they import what they share
 
 
