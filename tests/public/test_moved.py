@@ -14,6 +14,8 @@ MOVED = [
     ("fastdarts.config", "projection_epochs", "fastdarts.engine.projecting", "projection_epochs"),
     ("fastdarts.config", "SearchConfig", "fastdarts.tasks.settings", "SearchConfig"),
     ("fastdarts.config", "RunConfig", "fastdarts.runs.settings", "RunConfig"),
+    ("fastdarts.weight_sharing", "chosen_by", "fastdarts.policies.samplers", "chosen_by"),
+    ("fastdarts.weight_sharing", "BestOfMany", "fastdarts.policies.evaluators", "BestOfMany"),
     ("fastdarts.search", "search", "fastdarts.engine.search", "search"),
     ("fastdarts.report", "write_report", "fastdarts.report.write", "write_report"),
     ("fastdarts.spaces.cells", "CellSpace", "fastdarts.spaces.cells.space", "CellSpace"),
