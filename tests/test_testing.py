@@ -9,7 +9,7 @@ from fastdarts.engine.settings import BilevelConfig
 from fastdarts.methods.common import bilevel
 from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor
-from fastdarts.registry import METHODS, methods, register
+from fastdarts.registry import methods, register
 from fastdarts.spaces import SPACES
 from fastdarts.testing import check_method, check_space
 
@@ -57,9 +57,7 @@ class Forgetful(Softmax):
 @pytest.mark.parametrize(
     ("relaxation", "words"), [(Noisy, "draws from torch|not a function"), (Forgetful, "ended after")]
 )
-def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, monkeypatch, without_estimate, relaxation, words):
-    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
-
+def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, registries, without_estimate, relaxation, words):
     @register("broken", paper="nobody")
     class Broken(BilevelConfig):
         """Broken: a method."""
@@ -89,9 +87,7 @@ class Counting(Monitor):
         return {"count": self.count}
 
 
-def test_a_monitor_keeps_its_state(tmp_path, monkeypatch, without_estimate):
-    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
-
+def test_a_monitor_keeps_its_state(tmp_path, registries, without_estimate):
     @register("counting", paper="nobody")
     class CountingDARTS(BilevelConfig):
         """Counting: DARTS with a monitor that counts."""
