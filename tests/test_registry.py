@@ -10,7 +10,6 @@ import pytest
 from torch import nn
 
 from fastdarts.engine.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.methods.darts import DARTS
@@ -225,14 +224,6 @@ def test_a_plugin_that_fails_leaves_nothing_and_can_be_mended(tmp_path, registri
 def test_an_unknown_method_is_one_sentence(name):
     with pytest.raises(FastdartsError, match=r"--method is .*: expected one of .*darts, darts-ada, "):
         SearchConfig(method=name)
-
-
-@pytest.mark.parametrize("name", [name for name, method in methods().items() if method.settings.needs])
-def test_a_space_without_what_a_method_needs_is_refused(name, monkeypatch):
-    bare = type("Bare", (type(SPACES["s2"]),), {"has": frozenset()})("bare", ("skip_connect", "sep_conv_3x3"))
-    monkeypatch.setitem(SPACES, "bare", bare)
-    with pytest.raises(FastdartsError, match=f"--method {name} needs a space whose supernets have "):
-        validate(SearchConfig(method=name, space="bare"))
 
 
 @pytest.mark.parametrize("name", methods())
