@@ -1,9 +1,11 @@
 """The cases of every op, declared once: the tests check them and the benchmarks time them.
 
 A case builds its inputs in any dtype and knows two ways to compute: fastdarts, and the eager modules of the
-public DARTS code, which in float64 are the truth.
+public DARTS code, which in float64 are the truth. ``results`` are outputs, statistics and gradients of either, by name,
+in float64 and on the CPU.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +82,23 @@ class MixedSumCase:
         running = self.running(branches[0].dtype, branches[0].device)
         return mixed_sum(branches, weights, self.normalize, running=running, eps=self.eps, impl=impl)
 
+    def results(
+        self, impl: str | None, dtype: torch.dtype, device: str = "cpu", *, eager: bool = False
+    ) -> dict[str, Tensor]:
+        """Of the op, or of the eager modules."""
+        weights, branches, grad = self.inputs(dtype, device)
+        if eager:
+            modules = self.eager(dtype, device)
+            out = modules(weights, branches)
+            mean = [norm.running_mean for norm in modules.norms]
+            var = [norm.running_var for norm in modules.norms]
+        else:
+            out, mean, var = self.ours(weights, branches, impl)
+        gradients = torch.autograd.grad(out, (weights, *branches), grad)
+        results = {"out": out, "grad_weights": gradients[0]}
+        results |= {f"grad_z{k}": gradient for k, gradient in enumerate(gradients[1:])}
+        return _comparable(results | _numbered("mean", mean) | _numbered("var", var))
+
 
 class EagerMix(nn.Module):
     """out = Σ_k w_k BN_k(z_k), as written in the public DARTS code."""
@@ -149,6 +168,14 @@ SEARCHED = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+
+
+def _numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {f"{name}{number}": tensor for number, tensor in enumerate(tensors)}
+
+
+def _comparable(results: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: result.detach().double().cpu() for name, result in results.items()}
 
 
 WIDE = dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)  # the dtype of the tables of mixed_op
@@ -261,6 +288,16 @@ class MixedOpCase:
         }
         options |= {"partial": self.partial, "bypass": tensors.get("bypass")} | kinks
         return mixed_op(x, candidates, tensors["gain"], tensors.get("offset"), base=base, running=running, **options)
+
+    def results(
+        self, impl: str | None, dtype: torch.dtype, device: str = "cpu", *, eager: bool = False
+    ) -> dict[str, Tensor]:
+        """Of the op, or of the eager modules."""
+        tensors, grads = self.inputs(dtype, device)
+        out, mean, var, _ = self.eager(tensors) if eager else self.ours(tensors, impl)
+        gradients = torch.autograd.grad(out, [*tensors.values()], grads, materialize_grads=True)
+        results = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
+        return _comparable(results | _numbered("out", out) | _numbered("mean", mean) | _numbered("var", var))
 
 
 def _kinds(*names: str, **options) -> list[MixedOpCase]:
@@ -411,6 +448,13 @@ class FlatCase:
             "hypergradient": flat_hypergradient(grad, above, below, norm, self.radius, lr=self.lr, impl=impl),
         } | stepped
 
+    def results(
+        self, impl: str | None, dtype: torch.dtype, device: str = "cpu", *, eager: bool = False
+    ) -> dict[str, Tensor]:
+        """Of the ops, or of eager PyTorch."""
+        tensors = self.inputs(dtype, device)
+        return _comparable(self.eager(tensors) if eager else self.ours(tensors, impl))
+
 
 def aside(t: Tensor) -> Tensor:
     """A copy that begins as far into its buffer as ``t``."""
@@ -493,6 +537,15 @@ class RecurrentCase:
             tensors["inputs"], tensors["hidden"], weights, tensors["mixing"], mask=mask, eps=self.eps, impl=impl
         )
 
+    def results(
+        self, impl: str | None, dtype: torch.dtype, device: str = "cpu", *, eager: bool = False
+    ) -> dict[str, Tensor]:
+        """Of the op, or of the published cell."""
+        tensors, mask, grad = self.inputs(dtype, device)
+        out, mean, var = self.eager(tensors, mask) if eager else self.ours(tensors, mask, impl)
+        gradients = dict(zip(tensors, torch.autograd.grad(out, [*tensors.values()], grad), strict=True))
+        return _comparable({"out": out, "mean": mean, "var": var} | gradients)
+
 
 def wide(dtype: torch.dtype) -> torch.dtype:
     """That of mixing weights and statistics."""
@@ -510,3 +563,13 @@ RECURRENT_TEST_CASES = [
     RecurrentCase("saturated", 3, 21, 12, 3, scale=6.0),
     RecurrentCase("large-eps", 2, 16, 5, 2, eps=0.1),
 ]
+
+
+CASES: dict[str, list[Any]] = {
+    "mixed_sum": TEST_CASES,
+    "mixed_op": [case for case in MIXED_OP_TEST_CASES if case.partial == 1],
+    "interleave": [case for case in MIXED_OP_TEST_CASES if case.partial > 1],
+    "flat": FLAT_TEST_CASES,
+    "recurrent": RECURRENT_TEST_CASES,
+}
+"""By the folder of the op in kernels/; :func:`fastdarts.testing.check_op` goes through them."""

@@ -1,28 +1,29 @@
 """A search space of one's own, with an operation of one's own: searched and evaluated on the digits in about a minute.
 
-    python examples/custom_space.py                                # search, derive, train, test
-    python examples/custom_space.py search --space attention ...   # or any fastdarts command, with this space in it
+    python examples/custom_space.py                                          # search, derive, train, test
+    fastdarts search --space attention --plugin examples/custom_space.py     # any command, with this space in it
 
-The operation is a module whose builder `(C, stride, affine) -> module` is put into `OPS` under a name; the space is one
-object put into `SPACES`. SearchStep, alphas, genotype, drawings, report, checkpoints and the evaluation follow. The
-known candidates of an edge still run in the fused kernels; the new one is called as a module.
+The operation is a module, registered under a name; its builder takes (C, stride, affine). The space is one object,
+registered too. The search, the alphas, the genotype, drawings, report, checkpoints and the evaluation follow. The known
+candidates of an edge still run in the fused kernels; the new one is called as a module.
+
+A run remembers the file, so that a report, a resumed run and an evaluation know the space wherever they are started.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts import OPS
-from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.nn.operations import register_operation
+from fastdarts.spaces import CellSpace, register_space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 
+@register_operation("channel_attention")
 class ChannelAttention(nn.Module):
     """x times a gate in (0, 1) per channel, computed from the channels' means (Hu et al. 2018), then BatchNorm."""
 
@@ -37,22 +38,18 @@ class ChannelAttention(nn.Module):
         return self.bn(x * self.gate(x))
 
 
-OPS["channel_attention"] = ChannelAttention
-SPACES["attention"] = CellSpace("attention", ["skip_connect", "sep_conv_3x3", "channel_attention"])
+register_space(CellSpace("attention", ["skip_connect", "sep_conv_3x3", "channel_attention"]))
 
-SIZE = {"channels": 8, "layers": 5, "threads": 1}
+SETTINGS = {"channels": 8, "layers": 5, "threads": 1, "plugin": (__file__,)}
 
 
 def demonstrate(runs: Path) -> None:
     """Search, then train and test what was found, with a folder for each below `runs`."""
-    found = search(SearchConfig(**SIZE, space="attention", nodes=2, epochs=10, run=runs / "search"))
+    found = search(SearchConfig(**SETTINGS, space="attention", nodes=2, epochs=10, run=runs / "search"))
     print(f"genotype {found['genotype']}")
-    tested = evaluate(EvaluateConfig(**SIZE, genotype=found["run"], epochs=10, run=runs / "evaluate"))
+    tested = evaluate(EvaluateConfig(**SETTINGS, genotype=found["run"], epochs=10, run=runs / "evaluate"))
     print(f"test error {tested['test_error']:.2f} %, {tested['parameters']:,} parameters; reports in {runs}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main()
-    else:
-        demonstrate(Path(tempfile.mkdtemp(prefix="custom-space-")))
+    demonstrate(Path(tempfile.mkdtemp(prefix="custom-space-")))

@@ -3,9 +3,12 @@
     fastdarts search my-gdas --plugin examples/gdas_plugin.py --epochs 10 --layers 5 --nodes 2 --batch-size 64
     fastdarts search my-gdas --plugin examples/gdas_plugin.py --help
 
-The class holds the settings that GDAS has and DARTS has not; each is a flag, a TOML key, and checked by its type. It
-builds policies: how alphas become the weights of a pass, which step comes first, how a cell is derived. The loop, the
-checkpoints, the report and the evaluation follow. What a policy must know after a kill, it gives in `state_dict`.
+The class holds the settings that GDAS has and DARTS does not have. Each of them is a flag and a TOML key, and its
+type says which values are allowed. `build` composes policies. A policy says how alphas become the weights of a pass,
+which step comes first, or how a cell is derived. The loop, the checkpoints, the report and the evaluation follow.
+
+A policy gives what it must remember in `state_dict`. Every checkpoint keeps that, so a run that is killed goes on from
+there.
 """
 
 import torch
@@ -23,7 +26,10 @@ from fastdarts.tasks.settings import AlphaConfig
 
 
 class DrawnCandidate(Relaxation):
-    """One candidate per edge, drawn by the Gumbel-max trick; its weight is 1, with the gradient of a softmax."""
+    """One candidate per edge, drawn by the Gumbel-max trick.
+
+    Its weight is 1, with the gradient of a softmax.
+    """
 
     draws = True
 

@@ -30,6 +30,7 @@ from fastdarts.kernels.registry import (
     Implementation,
     implementations,
     native,
+    ops_of,
     release_memory,
     strict,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "native",
     "needs_grad",
     "normalise",
+    "ops_of",
     "rank",
     "recurrent",
     "release_memory",

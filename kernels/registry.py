@@ -223,6 +223,11 @@ def _warn_slow(reason: str) -> None:
     warnings.warn(f"Running in plain PyTorch, several times slower: {reason}.", RuntimeWarning, stacklevel=2)
 
 
+def ops_of(folder: str) -> dict[str, Op]:
+    """The ops that the contract in `kernels/<folder>/` defines, by name; empty if there is no such folder."""
+    return {name: op for name, op in _OPS.items() if op.reference.__module__ == f"{__package__}.{folder}.contract"}
+
+
 class Implementation(NamedTuple):
     """One row of `fastdarts info`."""
 

@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from fastdarts.engine.memory import Estimate
 from fastdarts.nn.operations import OPS
+from fastdarts.registry import REGISTRIES
 from fastdarts.spaces import SPACES
 from fastdarts.tasks.settings import SupernetConfig
 from fastdarts.tasks.task import Problem
@@ -60,6 +61,16 @@ def without_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search steps on images only, not on the fake ones that its memory is estimated with: for tests that count."""
     module = importlib.import_module("fastdarts.engine.search")
     monkeypatch.setattr(module, "step_memory", lambda *_: Estimate(peak=0, kept=0))
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What the test registers is forgotten after it."""
+    before = [(registry.table, dict(registry.table)) for registry in REGISTRIES]
+    yield
+    for table, things in before:
+        table.clear()
+        table.update(things)
 
 
 @pytest.fixture

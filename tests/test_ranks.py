@@ -25,6 +25,7 @@ from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.writer import read_metrics
 from fastdarts.tasks.language.settings import search_settings
 from fastdarts.testing.outcomes import difference, outcome
+from fastdarts.testing.ranks import compare_rounded
 from tests.support import ranks
 from tests.support.paths import ROOT
 
@@ -68,15 +69,6 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def same(ours: dict, truth: dict) -> None:
-    """Equal but for the rounding of double precision, which two steps of a network enlarge a thousandfold."""
-    assert ours.keys() == truth.keys()
-    for name, exact in truth.items():
-        torch.testing.assert_close(
-            ours[name], exact, rtol=1e-10, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
-        )
-
-
 @pytest.mark.parametrize("name", [*ranks.TRAINED, *ranks.APART, "evaluated"])
 def test_ranks_agree_bit_for_bit(found, name):
     assert not difference(found[0][name], found[1][name])
@@ -85,11 +77,11 @@ def test_ranks_agree_bit_for_bit(found, name):
 @pytest.mark.parametrize("name", ranks.TRAINED)
 def test_with_sync_bn_two_ranks_search_as_one(found, name):
     """Alphas, weights, momentum, running statistics and losses, of batches of seven: four and three images."""
-    same(found[0][name], ranks.trained(ranks.TRAINED[name]))
+    compare_rounded(name, found[0][name], ranks.trained(ranks.TRAINED[name]))
 
 
 def test_with_sync_bn_two_ranks_evaluate_as_one(found):
-    same(found[0]["evaluated"], ranks.evaluated())
+    compare_rounded("evaluated", found[0]["evaluated"], ranks.evaluated())
 
 
 def test_with_sync_bn_two_ranks_measure_as_one(found):

@@ -1,4 +1,4 @@
-"""Methods by name, settings of their own, and plug-ins."""
+"""Methods, spaces and operations by name, settings of a method's own, and plug-ins."""
 
 import json
 import os
@@ -7,29 +7,46 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.methods.darts import DARTS
 from fastdarts.methods.lambda_darts import LambdaDARTS
 from fastdarts.methods.pc_darts import PCDARTS
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import OPS, SepConv, Zero, is_operation, register_operation
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import METHODS, find_method, load_plugin, methods, register
 from fastdarts.runs.settings import from_dict, from_toml
-from fastdarts.spaces import SPACES, find_space
+from fastdarts.spaces import DARTS as DARTS_SPACE
+from fastdarts.spaces import SPACES, CellSpace, find_space, register_space
 from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
+from torch import nn
+
 from fastdarts.tasks.settings import BilevelConfig
 from fastdarts.runs.kinds import Positive
 from fastdarts.methods.common import bilevel
 from fastdarts.registry import register
+from fastdarts.nn.operations import OPS, register_operation
 from fastdarts.nn.relaxation import Softmax
-from fastdarts.spaces import SPACES, CellSpace
+from fastdarts.spaces import SPACES, CellSpace, register_space
 
-SPACES["pair"] = CellSpace("pair", ("skip_connect", "sep_conv_3x3"))
+
+@register_operation("halved")
+class Halved(nn.Module):
+    def __init__(self, C, stride, affine):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x):
+        return x[:, :, :: self.stride, :: self.stride] / 2
+
+
+PAIR = register_space(CellSpace("pair", ("halved", "sep_conv_3x3")))
 
 
 class Tempered(Softmax):
@@ -92,8 +109,7 @@ def test_flat_settings_of_old_runs_are_read():
         from_dict(old | {"es_window": 7}, SearchConfig, "here")
 
 
-def test_a_name_is_taken_once(monkeypatch):
-    monkeypatch.setattr("fastdarts.registry.METHODS", dict(METHODS))
+def test_a_name_is_taken_once(registries):
     with pytest.raises(FastdartsError, match="method 'darts' is registered twice"):
 
         @register("darts", paper="nobody")
@@ -104,20 +120,110 @@ def test_a_name_is_taken_once(monkeypatch):
                 return bilevel(self, space)
 
     assert find_method("darts").settings is DARTS
+    with pytest.raises(FastdartsError, match="space 'darts' is registered twice: give one of them another name"):
+        register_space(CellSpace("darts", ("skip_connect", "sep_conv_3x3")))
+    with pytest.raises(FastdartsError, match=r"operation 'none' is registered twice, by fastdarts\.nn\.operations and"):
+        register_operation("none")(lambda C, stride, affine: nn.Identity())
+    assert find_space("darts") is DARTS_SPACE and type(OPS["none"](4, 1, False)) is Zero
+
+
+def test_what_is_registered_again_by_the_same_place_replaces_itself(registries):
+    """As a cell of a notebook does that is run twice."""
+    for layers in (3, 4):
+
+        @register_operation("again")
+        class Again(nn.Module):
+            depth = layers
+
+            def __init__(self, C, stride, affine):
+                super().__init__()
+
+        register_space(CellSpace("again", ("again", "skip_connect")))
+    assert OPS["again"].depth == 4
+
+
+def test_what_is_put_into_the_dictionaries_by_hand_counts(monkeypatch):
+    """The way of the public code."""
+    monkeypatch.setitem(OPS, "mine", lambda C, stride, affine: SepConv(C, C, 3, stride, 1, affine))
+    monkeypatch.setitem(SPACES, "by-hand", CellSpace("by-hand", ("mine", "skip_connect")))
+    assert is_operation("mine") and MixedOp(4, 2, ["mine"]).primitives == ("mine",)
+    assert find_space("by-hand") is SPACES["by-hand"]
+    with pytest.raises(FastdartsError, match="operation 'mine' is registered twice"):
+        register_operation("mine")(OPS["skip_connect"])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_space_can_be_registered(name):
+    """It passes all checks; the same object does not take a name twice."""
+    assert register_space(SPACES[name]) is SPACES[name]
+
+
+class Other(CellSpace):
+    """A space that lacks what its subclasses say."""
+
+
+PAIR = ("skip_connect", "sep_conv_3x3")
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (None, "a space is a NoneType: expected an object of a class derived from fastdarts.spaces.Space"),
+        (CellSpace, "a space is the class CellSpace: expected an object"),
+        (PAIR, "a space is a tuple: expected an object"),
+        (CellSpace("Mine", PAIR), r"space 'Mine' \(CellSpace\) has a name that cannot be one"),
+        (CellSpace("my_own", PAIR), "expected a small letter, then small letters, digits and hyphens"),
+        (CellSpace(None, PAIR), "space None .* has a name that cannot be one"),
+        (CellSpace("rnn", PAIR), "has the name of the recurrent cells"),
+        (CellSpace("mine", PAIR, layers=0), "has layers 0: expected a whole number above 0"),
+        (type("Bare", (Other,), {"variants": ()})("mine", PAIR), r"space 'mine' \(Bare\) has variants \(\): expected"),
+        (type("Bare", (Other,), {"has": {"partial"}})("mine", PAIR), "has has .*: expected a frozenset"),
+        (type("Bare", (Other,), {"kinds": {"one": "cell"}})("mine", PAIR), "expected 14 rows of one length for"),
+    ],
+)  # fmt: skip
+def test_what_can_be_no_space_is_one_sentence(registries, space, words):
+    before = dict(SPACES)
+    with pytest.raises(FastdartsError, match=words) as error:
+        register_space(space)
+    assert "\n" not in str(error.value) and before == SPACES
+
+
+@pytest.mark.parametrize(
+    ("name", "builder", "words"),
+    [
+        ("Mine", SepConv, r"operation 'Mine' \(fastdarts\.nn\.operations\.SepConv\) has a name that cannot be one"),
+        ("my-own", SepConv, "expected a small letter, then small letters, digits and underscores"),
+        (5, SepConv, "operation 5 .* has a name that cannot be one"),
+        ("mine", nn.Identity(), r"operation 'mine' \(Identity\) is a module: expected what makes"),
+        ("mine", "sep_conv_3x3", r"\(str\) is a str: expected a function or class \(C, stride, affine\) -> module"),
+        ("mine", lambda C, stride: None, "cannot be called .too many positional arguments.: expected a function or cl"),
+        ("mine", lambda C, stride, affine, k: None, r"cannot be called \(missing a required argument: 'k'\)"),
+    ],
+)  # fmt: skip
+def test_what_can_be_no_operation_is_one_sentence(registries, name, builder, words):
+    before = dict(OPS)
+    with pytest.raises(FastdartsError, match=words) as error:
+        register_operation(name)(builder)
+    assert "\n" not in str(error.value) and before == OPS
+
+
+def test_a_plugin_that_fails_leaves_nothing_and_can_be_mended(tmp_path, registries):
+    file = tmp_path / "halfway.py"
+    file.write_text(PLUGIN.replace("pair", "halfway") + "\n1 / 0\n", encoding="utf-8")
+    before = dict(SPACES), dict(OPS), dict(METHODS)
+    with pytest.raises(FastdartsError, match=r"halfway\.py cannot be imported \(ZeroDivisionError: "):
+        load_plugin(file)
+    assert before == (SPACES, OPS, METHODS)
+    file.write_text(PLUGIN.replace("pair", "halfway"), encoding="utf-8")
+    load_plugin(file)
+    load_plugin(file)  # once is enough
+    assert find_space("halfway").primitives(1)["normal"][0][0] == "halved" in OPS and "tempered" in METHODS
 
 
 @pytest.mark.parametrize("name", ["DARTS", "darts ", "", None, 5, ["darts"]])
 def test_an_unknown_method_is_one_sentence(name):
     with pytest.raises(FastdartsError, match=r"--method is .*: expected one of .*darts, darts-ada, "):
         SearchConfig(method=name)
-
-
-@pytest.mark.parametrize("name", [name for name, method in methods().items() if method.settings.needs])
-def test_a_space_without_what_a_method_needs_is_refused(name, monkeypatch):
-    bare = type("Bare", (type(SPACES["s2"]),), {"has": frozenset()})("bare", ("skip_connect", "sep_conv_3x3"))
-    monkeypatch.setitem(SPACES, "bare", bare)
-    with pytest.raises(FastdartsError, match=f"--method {name} needs .*, which searches in space bare do not have"):
-        validate(SearchConfig(method=name, space="bare"))
 
 
 @pytest.mark.parametrize("name", methods())
@@ -142,7 +248,8 @@ def fastdarts(*arguments, cwd, **variables):
 
 
 def test_a_plugin_is_remembered_by_its_run_and_by_whatever_comes_of_it(tmp_path):
-    """Search, resume, report and evaluate in a method and a space of a file of one's own, by its relative path."""
+    """Search, resume, report and evaluate in a method, a space and an operation of a file of one's own, by its
+    relative path."""
     (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
     settings = ["--space", "pair", "--temperature", "0.25", *TINY, "--plugin", "mine.py", "--run", "found"]
     done = fastdarts("search", "tempered", *settings, cwd=tmp_path)
@@ -160,15 +267,18 @@ def test_a_plugin_is_remembered_by_its_run_and_by_whatever_comes_of_it(tmp_path)
     ):
         done = fastdarts(*command, cwd=elsewhere)
         assert done.returncode == 0, (command, done.stderr)
+    assert "halved" in (tmp_path / "found" / "report.html").read_text(encoding="utf-8")
     weights = json.loads((tmp_path / "found" / "metrics.jsonl").read_text(encoding="utf-8"))["weights_normal"]
     assert all(abs(sum(row) - 1) < 1e-6 for row in weights)
 
 
-def test_an_installed_package_adds_methods_and_spaces(tmp_path):
+def test_an_installed_package_adds_methods_spaces_and_operations(tmp_path):
     site = tmp_path / "site"
     (site / "mine-1.0.dist-info").mkdir(parents=True)
-    (site / "mine.py").write_text(PLUGIN + "PAIR = SPACES.pop('pair')\n", encoding="utf-8")
+    # What an entry point names is registered; a module registers what it defines.
+    (site / "mine.py").write_text(f"{PLUGIN}\ndel SPACES['pair'], OPS['halved']\n", encoding="utf-8")
     entries = "[fastdarts.methods]\ntempered = mine\n[fastdarts.spaces]\npair = mine:PAIR\n"
+    entries += "[fastdarts.operations]\nhalved = mine:Halved\n"
     (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(entries, encoding="utf-8")
     (site / "mine-1.0.dist-info" / "METADATA").write_text("Name: mine\nVersion: 1.0\n", encoding="utf-8")
     path = {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
@@ -177,6 +287,13 @@ def test_an_installed_package_adds_methods_and_spaces(tmp_path):
         assert name in [found["name"] for found in json.loads(done.stdout)], done.stderr
     done = fastdarts("search", "tempered", "--space", "pair", *TINY, "--run", "found", cwd=tmp_path, **path)
     assert done.returncode == 0, done.stderr
+    (site / "mine.py").write_text(f"{PLUGIN}\nPAIR, OPS['pair'] = OPS, OPS.pop('halved')\n", encoding="utf-8")
+    done = fastdarts("spaces", cwd=tmp_path, **path)
+    assert (
+        done.returncode == 2
+        and ("the entry point pair = mine:PAIR of group fastdarts.spaces cannot be used: a space is a dict: expected")
+        in done.stderr
+    )
     (site / "mine.py").write_text("raise ValueError('no')", encoding="utf-8")
     done = fastdarts("methods", cwd=tmp_path, **path)
     assert done.returncode == 2 and "entry point tempered = mine of group fastdarts.methods" in done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, islice
 
@@ -38,6 +38,37 @@ class Deviation:
     @property
     def wrong(self) -> bool:
         return not self.ours <= self.allowed
+
+
+def deviations_from(
+    truth: dict[str, Tensor], ours: dict[str, Tensor], eager: dict[str, Tensor], eps: float
+) -> list[Deviation]:
+    """Of every result by name; ``eps`` is the rounding unit of the type in which ours and eager are computed."""
+
+    def scale(name: str, exact: Tensor) -> float:
+        if name.startswith("mean"):  # the rounding unit of a mean is that of the values, not of what is left of them
+            exact = (exact.square() + truth[name.replace("mean", "var")]).sqrt()
+        if name.endswith(".weight") and exact.numel() == 1:
+            # BatchNorm undoes a scale, so the gradient of a single 1x1 weight is zero: what is left of its terms,
+            # which are as large as those of the depthwise weights.
+            exact = torch.cat([t.flatten() for other, t in truth.items() if other.endswith(".weight")])
+        return exact.abs().max().item()
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return (a - b).abs().max().item() if a.isfinite().all() else float("inf")
+
+    return [
+        Deviation(name, distance(ours[name], exact), distance(eager[name], exact), eps * scale(name, exact))
+        for name, exact in truth.items()
+    ]
+
+
+def worst(drawn: Sequence[Sequence[Deviation]]) -> list[Deviation]:
+    """The largest deviations of each result over several draws: what a single number rounds by is luck."""
+    return [
+        Deviation(same[0].name, *(max(getattr(d, part) for d in same) for part in ("ours", "eager", "ulp")))
+        for same in zip(*drawn, strict=True)
+    ]
 
 
 def check(case: Case, device: str = "cpu") -> None:

@@ -15,6 +15,7 @@ from fastdarts.functional.arguments import brief
 from fastdarts.nn.operations import (
     OPS,
     PRIMITIVES,
+    is_operation,
 )
 
 Primitive = str | nn.Module | Callable[[int, int, bool], nn.Module]
@@ -35,10 +36,10 @@ def build_candidate(primitive: Primitive, C: int, stride: int) -> nn.Module:
             "-> module"
         )
     if isinstance(primitive, str):
-        if primitive not in OPS:
+        if not is_operation(primitive):
             raise FastdartsError(
                 f"unknown primitive {brief(primitive)}: expected one of {', '.join(OPS)}; "
-                "add your own with OPS[name] = lambda C, stride, affine: module"
+                "add your own with register_operation(name)(lambda C, stride, affine: module)"
             )
         op = OPS[primitive](C, stride, False)
         return nn.Sequential(op, nn.BatchNorm2d(C, affine=False)) if "pool" in primitive else op

@@ -6,6 +6,7 @@ maps. Kept: `Zero` multiplies, so that a NaN upstream shows downstream, and `Ide
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import noise_seeds, standard_normal
 from fastdarts.ranks import own_generator
+from fastdarts.registry import Registry, check_call, origin
 
 
 class ReLUConvBN(nn.Module):
@@ -184,7 +186,9 @@ def _conv_7x1_1x7(C: int, stride: int, affine: bool) -> nn.Module:
     )
 
 
-OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
+Builder = Callable[[int, int, bool], nn.Module]
+B = TypeVar("B", bound=Builder)
+OPS: dict[str, Builder] = {
     "none": lambda C, stride, affine: Zero(stride),
     "avg_pool_3x3": lambda C, stride, affine: nn.AvgPool2d(3, stride, padding=1, count_include_pad=False),
     "max_pool_3x3": lambda C, stride, affine: nn.MaxPool2d(3, stride, padding=1),
@@ -198,6 +202,37 @@ OPS: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "noise": lambda C, stride, affine: Noise(stride),
 }
 """Builders `(C, stride, affine) -> module` by primitive name."""
+
+_OPERATIONS = Registry("operation", OPS, lambda name, builder: register_operation(name)(builder), hyphen="_")
+
+
+def register_operation(name: str) -> Callable[[B], B]:
+    """Make a builder `(C, stride, affine) -> module`, a function or a class of modules, the operation `name`.
+
+    The module takes maps [N, C, H, W] and gives maps [N, C, ceil(H / stride), ceil(W / stride)] of their dtype. It
+    does not overwrite its input. `affine` says whether its BatchNorms have weights: in a search they have none, in the
+    network of a genotype they have. In a search a BatchNorm follows an operation whose name has "pool" in it.
+    :func:`fastdarts.testing.check_operation` checks all this.
+
+    Raises :class:`FastdartsError` for a name that cannot be one or that another operation has, and for a builder that
+    cannot be called so.
+    """
+
+    def decorate(builder: B) -> B:
+        at = f"operation {name!r} ({'.'.join(origin(builder) or (type(builder).__name__,))})"
+        _OPERATIONS.check_name(name, at)
+        if isinstance(builder, nn.Module):
+            raise FastdartsError(f"{at} is a module: expected what makes a module for every edge, such as its class")
+        check_call(at, builder, ("C", "stride", "affine"), "module")
+        _OPERATIONS.add(name, builder)
+        return builder
+
+    return decorate
+
+
+def is_operation(name: object) -> bool:
+    """Whether `OPS` has it, or an installed package adds it in the entry-point group `fastdarts.operations`."""
+    return _OPERATIONS.knows(name)
 
 
 def imagenet_stems(in_channels: int, C: int) -> tuple[nn.Sequential, nn.Sequential]:

@@ -165,6 +165,7 @@ def _curves(run: Records) -> Html:
             ("train_error", "train"),
             (f"{test}_error", test),
             ("discretised_error", "discretised"),
+            ("supernet_error_batch_stats", "batch statistics"),
         ),
         ("Perplexity", "", ("train_perplexity", "train"), ("valid_perplexity", "valid")),
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
@@ -181,11 +182,15 @@ def _curves(run: Records) -> Html:
     for title, unit, *curves in wanted:
         lines = [
             line
-            for (key, name), colour in zip(curves, (BLUE, ORANGE, GREEN), strict=False)
+            for (key, name), colour in zip(curves, (BLUE, ORANGE, GREEN, VIOLET), strict=False)
             for line in _lines(run, key, name, colour)
         ]
         charts.append(line_chart(title, lines, unit))
     keys = dict.fromkeys(key for _, _, *curves in wanted for key, _ in curves)
+    others = dict.fromkeys(key for row in run.rows for key in row if is_number(row[key]) and key not in keys)
+    for key in others:  # what a monitor of a plug-in measures
+        if key not in ("epoch", "seconds", "eigenvalue", run.parts):
+            charts.append(line_chart(key.replace("_", " ").capitalize(), _lines(run, key, key, BLUE)))
     strange = [key for key in keys if any(row.get(key) is not None and not is_number(row[key]) for row in run.rows)]
     text = f"Left out, as some values in {METRICS} are no usable numbers: {', '.join(strange)}."
     note = element("p", text) if strange else EMPTY

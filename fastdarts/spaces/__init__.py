@@ -1,14 +1,13 @@
 """The search spaces by name, and architectures with the space that says how they are read, drawn and built.
 
-A new space is one file: an object of :class:`CellSpace`, or of a class of one's own derived from :class:`Space`, put
-into ``SPACES`` under its name (examples/custom_space.py).
+A new space is one file that registers an object of :class:`CellSpace`, or of a class of one's own derived from
+:class:`Space` (examples/custom_space.py).
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fastdarts.errors import FastdartsError
-from fastdarts.registry import load_entries
+from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
 from fastdarts.spaces.cells.reading import read_fields
 from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
@@ -16,6 +15,7 @@ from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent.space import RECURRENT
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Space, Table
+from fastdarts.spaces.topology import Topology
 
 __all__ = [
     "DARTS",
@@ -32,11 +32,14 @@ __all__ = [
     "find_image_space",
     "find_space",
     "parse_architecture",
+    "register_space",
     "space_named_in",
 ]
 
+S = TypeVar("S", bound=Space)
 BUILT_IN = (DARTS, DARTS_7, S1, S2, S3, S4, TINY, NASBENCH201, RECURRENT)
 SPACES: dict[str, Space] = {space.name: space for space in BUILT_IN}
+_SPACES = Registry("space", SPACES, lambda name, thing: register_space(thing))
 
 
 class Architecture(NamedTuple):
@@ -52,25 +55,53 @@ class Architecture(NamedTuple):
 
 def find_space(name: str) -> Space:
     """The space of this name; raises :class:`FastdartsError` naming those there are."""
-    if name not in SPACES:
-        add_installed()
-    if name not in SPACES:
+    if not _SPACES.knows(name):
         raise FastdartsError(
-            f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with SPACES[name] = "
-            "CellSpace(name, primitives) before the search"
+            f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with "
+            "register_space(CellSpace(name, primitives)) before the search"
         )
     return SPACES[name]
 
 
-@functools.cache
 def add_installed() -> None:
     """Add the spaces that installed packages name in the entry-point group ``fastdarts.spaces``, once."""
-    for space in load_entries("fastdarts.spaces"):
-        if not isinstance(space, Space):
-            raise FastdartsError(
-                f"an entry point of group fastdarts.spaces is a {type(space).__name__}: expected a Space"
-            )
-        SPACES.setdefault(space.name, space)
+    _SPACES.load()
+
+
+_DECLARED = (
+    ("nodes", int, "a whole number above 0"),
+    ("layers", int, "a whole number above 0"),
+    ("kinds", dict, "the titles of its kinds of cells by name"),
+    ("has", frozenset, "a frozenset of what its supernets can do"),
+    ("cell", Topology, "a Topology"),
+)
+_OF_IMAGES = (("variants", tuple, "a tuple of the names of its evaluation networks"),)
+
+
+def register_space(space: S) -> S:
+    """Make an object of a class derived from :class:`Space` the space ``space.name``, and return it.
+
+    Raises :class:`FastdartsError` if it is no such object, if another space has its name, or if it lacks something
+    that every space declares: ``nodes``, ``layers``, ``kinds``, ``has``, ``cell``, a space for images ``variants``, and
+    a table of candidates with a row for each edge of each kind of cell.
+    """
+    if not isinstance(space, Space):
+        what = f"the class {space.__name__}" if isinstance(space, type) else f"a {type(space).__name__}"
+        raise FastdartsError(f"a space is {what}: expected an object of a class derived from fastdarts.spaces.Space")
+    at = f"space {getattr(space, 'name', None)!r} ({type(space).__name__})"
+    _SPACES.check_name(getattr(space, "name", None), at)
+    for name, kind, expected in (*_DECLARED, *_OF_IMAGES * isinstance(space, ImageSpace)):
+        if not isinstance(value := getattr(space, name, None), kind) or value in (0, {}, ()):
+            raise FastdartsError(f"{at} has {name} {value!r}: expected {expected}")
+    tables, edges = space.primitives(space.nodes), len(space.topology(space.nodes).edges)
+    rows = {kind: [len(row) for row in table] for kind, table in tables.items()}
+    if [*rows] != [*space.kinds] or any(len(found) != edges or len({*found}) != 1 for found in rows.values()):
+        raise FastdartsError(
+            f"{at} has tables of candidates for {rows}: expected {edges} rows of one length for each of "
+            f"{', '.join(space.kinds)}"
+        )
+    _SPACES.add(space.name, space)
+    return space
 
 
 def find_image_space(name: str) -> ImageSpace:

@@ -29,7 +29,7 @@ from fastdarts.runs.kinds import (
     Seed,
 )
 from fastdarts.runs.settings import RunConfig, expanded
-from fastdarts.spaces import DARTS, SPACES, Space, find_space, space_named_in
+from fastdarts.spaces import DARTS, Space, find_space, space_named_in
 from fastdarts.tasks.task import Task, find_task, tasks
 
 DEFAULT_METHOD = "darts"
@@ -228,8 +228,10 @@ def _again(own: type[SearchConfig], task: str, values: dict[str, Any]) -> Search
 
 def task_of(space: object) -> Task:
     """The task of the space of this name; of images if there is no such space, which others say."""
-    found = find_space(space) if isinstance(space, str) and space in SPACES else None
-    return find_task(DARTS.task if found is None else found.task)
+    try:
+        return find_task(find_space(space if isinstance(space, str) else DARTS.name).task)
+    except FastdartsError:
+        return find_task(DARTS.task)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.supernet import Supernet
+from fastdarts.registry import Registry
 from fastdarts.spaces import Space
 
 Row = dict[str, Any]
@@ -200,17 +201,20 @@ class Task(ABC):
 
 
 TASKS: dict[str, Task] = {}
+_TASKS = Registry("task", TASKS, lambda name, thing: register_task(thing), made_of=type)
 BUILT_IN = ("images", "language")
 
 
 def register_task(task: Task) -> Task:
-    """Make ``task`` the task of its name; raises :class:`FastdartsError` if another one has it, or for no task."""
+    """Make an object of a class derived from :class:`Task` the task ``task.name``, and return it.
+
+    Raises :class:`FastdartsError` if it is no such object, or if another task has its name.
+    """
     if not isinstance(task, Task):
-        raise FastdartsError(f"got {type(task).__name__} for a task: expected an object of a subclass of Task")
-    before = TASKS.get(task.name)
-    if before is not None and type(before) is not type(task):
-        raise FastdartsError(f"task {task.name!r} is registered twice: give one of them another name")
-    TASKS[task.name] = task
+        what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
+        raise FastdartsError(f"a task is {what}: expected an object of a class derived from fastdarts.tasks.task.Task")
+    _TASKS.check_name(task.name, f"task {task.name!r} ({type(task).__name__})")
+    _TASKS.add(task.name, task)
     return task
 
 
@@ -218,6 +222,7 @@ def tasks() -> dict[str, Task]:
     """All tasks by name."""
     for name in BUILT_IN:
         importlib.import_module(f"fastdarts.tasks.{name}.task")
+    _TASKS.load()
     return TASKS
 
 

@@ -1,6 +1,6 @@
-"""Checks that any method and any space has to pass, one's own too.
+"""Checks that any method, space, operation and kernel has to pass, one's own too.
 
-In a test suite of your own::
+Each asserts everything that its docstring lists. In a test suite of your own::
 
     from fastdarts.testing import check_method
 
@@ -8,8 +8,21 @@ In a test suite of your own::
         check_method("my-method", tmp_path)
 """
 
-from fastdarts.testing.methods import check_method
+from fastdarts.testing.methods import TINY, check_method, check_settings
+from fastdarts.testing.operations import check_operation
+from fastdarts.testing.ops import check_op
 from fastdarts.testing.outcomes import difference, outcome
+from fastdarts.testing.ranks import check_ranks
 from fastdarts.testing.spaces import check_space
 
-__all__ = ["check_method", "check_space", "difference", "outcome"]
+__all__ = [
+    "TINY",
+    "check_method",
+    "check_op",
+    "check_operation",
+    "check_ranks",
+    "check_settings",
+    "check_space",
+    "difference",
+    "outcome",
+]

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import torch
 
 from fastdarts.engine.search import search
+from fastdarts.engine.validation import validate
 from fastdarts.policies.bilevel import Bilevel
+from fastdarts.report.charts import number
 from fastdarts.runs import run as runs
+from fastdarts.runs.stored import alternatives, is_number
 from fastdarts.runs.writer import read_metrics
-from fastdarts.spaces import find_space, parse_architecture
+from fastdarts.spaces import SPACES, find_space
+from fastdarts.spaces import architecture as architecture_of
 from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import difference, outcome
+from fastdarts.testing.ranks import check_ranks
+from fastdarts.testing.refusals import check_refused
 
 TINY: dict[str, Any] = {
     "channels": 4, "layers": 3, "epochs": 2, "samples": 48, "batch_size": 16, "threads": 1, "device": "cpu",
@@ -24,48 +37,197 @@ TINY: dict[str, Any] = {
 """A search of seconds, with a checkpoint after every step."""
 
 
+TINY_TEXT: dict[str, Any] = {
+    "hidden": 6, "batch_size": 8, "eval_batch_size": 2, "bptt": 12, "nodes": 2, "epochs": 2, "learning_rate": 1.0,
+    "threads": 1, "device": "cpu", "checkpoint_minutes": 0,
+}  # fmt: skip
+"""The same on a text, whose folder ``data`` names."""
+
+
+def tiny(space: str) -> dict[str, Any]:
+    """Settings of a search of seconds in ``space``."""
+    return TINY if find_space(space).task == "images" else TINY_TEXT
+
+
 class _Killed(BaseException):
     """What ends a run right after one of its checkpoints."""
 
 
-def check_method(name: str, folder: Path, space: str = "tiny", kills: int = 6, **settings: Any) -> None:
-    """Raise AssertionError unless the method ``name`` does what every method has to do.
+def check_method(
+    name: str, folder: Path, space: str = "tiny", kills: int = 6, ranks: Sequence[int] = (1,), **settings: Any
+) -> None:
+    """Check a search by the method ``name``.
 
-    It leaves a whole run: rows, a genotype of its space, a report. It gives the same bits again. Ended after any of its
-    checkpoints, ``kills`` of them, and resumed, it gives the same bits. Its strengths draw no random numbers, so that
-    the same alphas always give the same genotype.
+    Asserted are:
+
+    - It leaves a whole run: rows of all epochs, a genotype of its space, and a report. The report draws the cells,
+      names the genotype, and shows every number of the last row.
+    - It gives the same bits again.
+    - Ended after a checkpoint and resumed, it gives the same bits. There is one such end for each kind of place where
+      a method saves (at the beginning, within an epoch, after one, before a decision), and ``kills`` at least.
+    - Its strengths are a function of the alphas and draw no random numbers.
+    - All that :func:`check_settings` asserts, and for every number above 1 in ``ranks`` what :func:`check_ranks` does.
 
     Args:
         name: the method, registered.
         folder: an empty one, for the runs.
         space: where to search.
         kills: at how many checkpoints the search is ended and resumed.
-        settings: what differs from a tiny search on the digits, see :data:`TINY`.
+        ranks: how many ranks search. Several are processes of their own, which takes some seconds.
+        settings: what differs from a tiny search, see :data:`TINY` and :data:`TINY_TEXT`.
+
+    Raises:
+        AssertionError: the method does not do one of these.
+        FastdartsError: there is no such method or space, or ``settings`` are refused.
+
+    Example::
+
+        from fastdarts.testing import check_method
+
+        def test_my_method(tmp_path):
+            check_method("darts", tmp_path, ranks=(1, 2))
     """
-    config = SearchConfig(**TINY | {"method": name, "space": space} | settings)
+    small = {"method": name, "space": space, **tiny(space), **settings}
+    config = SearchConfig(**small)
+    check_settings(**{"name": small.pop("method"), **small})
     _check_strength(config)
     whole = _check_whole(config, folder / "whole")
     again = _run(config, run=folder / "again")
     assert not (where := difference(again, whole)), f"{name} gives other bits the second time: {where}"
     with _counted() as saves:
         _run(config, run=folder / "counted")
-    for place in range(1, len(saves) + 1, max(1, len(saves) // kills)):
+    for place in _places(saves, kills):
         ended, at = folder / f"ended-{place}", f"{name}, ended after checkpoint {place} of {len(saves)}"
         with _counted(place), contextlib.suppress(_Killed):
             _run(config, run=ended)
         resumed = _run(config, **({"resume": ended} if ended.exists() else {"run": ended}))
-        assert not (where := difference(resumed, whole)), f"{at}: {where}"
+        assert not (where := difference(resumed, whole)), f"{at} ({saves[place - 1]}): {where}"
+    for count in ranks:
+        if count > 1:
+            (shared := folder / f"{count}-ranks").mkdir(parents=True)
+            check_ranks({name: config}, shared, count)
+
+
+def check_settings(name: str, **settings: Any) -> None:
+    """Check what the method ``name`` refuses, with ``settings`` for all else.
+
+    Asserted is that each of these is refused with one sentence that names it: a setting that no method has, a number
+    below, above and at an open end of the range of each setting, and a space whose supernets lack something that the
+    method ``needs``.
+
+    Raises:
+        AssertionError: something is not refused, or not in one sentence.
+        FastdartsError: there is no such method, or ``settings`` are refused.
+
+    Example::
+
+        from fastdarts.testing import check_settings
+
+        def test_my_settings():
+            check_settings("darts", space="s3")
+    """
+    config = SearchConfig(**settings | {"method": name})
+    kind = type(config)
+    unknown = {"no_such_setting": 1}
+    check_refused(f"{unknown} of {name}", lambda: SearchConfig(method=name, **unknown), "no_such_setting")
+    hints = get_type_hints(kind, include_extras=True)
+    for field in (own.name for own in fields(kind)):
+        for value in _outside(hints[field]):
+            wrong, flag = {field: value}, f"--{field.replace('_', '-')} is "
+            check_refused(f"{wrong} of {name}", lambda wrong=wrong: validate(replace(config, **wrong)), flag)
+    for need in sorted(kind.needs & find_space(config.space).has):
+        with _lacking(find_space(config.space), need) as bare:
+            elsewhere = replace(config, space=bare)
+            check_refused(f"a space without {need} for {name}", lambda other=elsewhere: validate(other), need)
+
+
+def _outside(hint: Any) -> Iterator[Any]:
+    """Numbers that are out of the range of a setting of this type; tuples with such a number where it is a tuple."""
+    for part in alternatives(hint):
+        plain = get_args(part)[0] if get_origin(part) is Annotated else part
+        if get_origin(plain) is tuple:
+            yield from ((value,) for value in _outside(get_args(plain)[0]))
+        elif plain in (int, float):
+            for extra in getattr(part, "__metadata__", ()):
+                low, high = getattr(extra, "low", 0), getattr(extra, "high", 1)  # the latter of a share
+                yield from (plain(low - 1), plain(high * 2 + 1))
+                if getattr(extra, "closed", True) is False:
+                    yield plain(low)
+            yield from (-(10**40), 10**40) if plain is int else (math.nan, math.inf, -math.inf)
+
+
+@contextlib.contextmanager
+def _lacking(space: Any, need: str) -> Iterator[str]:
+    """Inside, there is a space of the name that is given, which is ``space`` but for what its supernets can do."""
+    bare = copy.copy(space)
+    object.__setattr__(bare, "name", f"{space.name}-bare")  # spaces of cells are frozen
+    object.__setattr__(bare, "has", space.has - {need})
+    SPACES[bare.name] = bare
+    try:
+        yield bare.name
+    finally:
+        del SPACES[bare.name]
 
 
 def _check_whole(config: SearchConfig, folder: Path) -> dict[str, Any]:
     found = _run(config, run=folder)
-    name = config.method
-    epochs = {row["epoch"] for row in read_metrics(folder)}
+    name, rows = config.method, read_metrics(folder)
+    epochs = {row["epoch"] for row in rows}
     assert epochs == {*range(found["result"]["epochs"])}, f"{name} has rows of the epochs {sorted(epochs)} only"
-    assert parse_architecture(str(folder)).space.name == config.space, f"{name} derives no genotype of its space"
-    page = (folder / "report.html").read_text(encoding="utf-8")
-    assert name in page and "<svg" in page, f"the report of {name} shows no cell or does not name it"
+    architecture = architecture_of(json.loads((folder / "genotype.json").read_text(encoding="utf-8")))
+    assert architecture.space.name == config.space, f"{name} derives no genotype of its space"
+    _check_report(name, folder, architecture, rows)
     return found
+
+
+def _check_report(name: str, folder: Path, architecture: Any, rows: list[dict[str, Any]]) -> None:
+    page = _Page()
+    page.feed((folder / "report.html").read_text(encoding="utf-8"))
+    lacking = [title for title in ("Cells", "Curves", "Settings and environment") if title not in page.sections]
+    assert not lacking, f"the report of {name} has no section {lacking[0]!r}"
+    assert name in page.text, f"the report of {name} does not name it"
+    kinds = architecture.space.cells(architecture.genotype)
+    assert page.sections["Cells"].count("<svg>") == len(kinds), f"the report of {name} does not draw {', '.join(kinds)}"
+    operations = {entry[0] for entries, _ in kinds.values() for entry in entries}
+    lacking = [operation for operation in sorted(operations) if operation not in page.sections["Cells"]]
+    assert not lacking, f"the report of {name} does not name {lacking[:1]} of its genotype"
+    if not any("sample" in row for row in rows):  # several trainings share a chart, which shows their mean
+        shown = {text for section in page.sections.values() for text in re.findall("<b>(.*?)[ <]", section)}
+        for metric, value in rows[-1].items():
+            if metric not in ("epoch", "seconds") and is_number(value):
+                assert number(value) in shown, f"the report of {name} has no curve of {metric}, which ends at {value}"
+
+
+class _Page(HTMLParser):
+    """The sections of a report by their titles: text with the tags of numbers (<b>) and drawings (<svg>)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.sections, self._title, self._heading = "", {}, "", False
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        if tag == "h2":
+            self._title, self._heading = "", True
+        elif tag in ("b", "svg"):
+            self._add(f"<{tag}>")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "h2":
+            self._heading = False
+            self.sections[self._title] = ""
+        elif tag == "b":
+            self._add("<")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._heading:
+            self._title += data
+        else:
+            self._add(data)
+
+    def _add(self, text: str) -> None:
+        if self._title in self.sections:
+            self.sections[self._title] += text
 
 
 def _check_strength(config: SearchConfig) -> None:
@@ -87,14 +249,17 @@ def _run(config: SearchConfig, **place: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _counted(last: int | None = None) -> Iterator[list[int]]:
-    """Inside, checkpoints are counted, and number ``last`` ends the run."""
+def _counted(last: int | None = None) -> Iterator[list[str]]:
+    """Inside, the kinds of all checkpoints are noted, and number ``last`` ends the run."""
     real, saves = runs.save_checkpoint, []
 
-    def save(*arguments: Any) -> None:
-        real(*arguments)
-        saves.append(len(saves) + 1)
-        if saves[-1] == last:
+    def save(path: Path, kind: str, state: dict[str, Any]) -> None:
+        real(path, kind, state)
+        frame = sys._getframe(1)
+        while frame.f_code.co_name == "save":
+            frame = frame.f_back
+        saves.append(f"by {frame.f_code.co_qualname}, {'within' if state.get('step') else 'between'} epochs")
+        if len(saves) == last:
             raise _Killed
 
     runs.save_checkpoint = save
@@ -102,3 +267,11 @@ def _counted(last: int | None = None) -> Iterator[list[int]]:
         yield saves
     finally:
         runs.save_checkpoint = real
+
+
+def _places(saves: Sequence[str], kills: int) -> list[int]:
+    """The first checkpoint of each kind, and others spread evenly over the run, ``kills`` in all or more."""
+    first = {kind: place for place, kind in reversed([*enumerate(saves, 1)])}
+    spread = range(1, len(saves) + 1, max(1, len(saves) // kills))
+    more = [place for place in spread if place not in first.values()]
+    return sorted([*first.values(), *more[: max(0, kills - len(first))]])

@@ -3,55 +3,175 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
+from fastdarts.errors import FastdartsError
+from fastdarts.functional import MEMORY
+from fastdarts.nn.supernet import Supernet
 from fastdarts.report.drawing import draw
-from fastdarts.spaces import Architecture, architecture, find_space
+from fastdarts.spaces import Architecture, Space, architecture, find_space, parse_architecture, register_space
+from fastdarts.spaces.space import SETTINGS
+from fastdarts.testing.refusals import check_refused
 
 DRAWS = 5
+OPTIONS = {"partial": 2, "edge_normalisation": True, "stem": "imagenet"}
+"""A value of each setting that supernets may take."""
 
 
 def check_space(name: str, layers: int | None = None, channels: int = 4) -> None:
-    """Raise AssertionError unless the space ``name`` does what a search in it needs.
+    """Check all of the space ``name`` that a search in it and an evaluation need.
 
-    Samples are written, read and drawn, and survive encode and decode. A mutation changes one decision. A supernet
-    gives logits, with finite gradients of alphas and weights. Its rule is that of the space, and the network of what
-    it derives gives logits too.
+    Asserted are:
+
+    - It declares what every space declares, and takes its own published size.
+    - Of a space with decisions: samples follow from their generator alone. They survive encode and decode. A mutation
+      changes one decision. Values out of range are refused. The size is the product of all decisions.
+    - A genotype is the same once it is written as JSON and read, or named by that JSON. It is refused with an unknown
+      operation. Its drawings, one of each kind of cell, name its operations.
+    - A supernet has the same weights from the same seed, alphas for all candidates, and finite gradients of both. It
+      gives the same with all settings of memory, and takes all settings that the space says it ``has``.
+    - The space makes of the strengths what its supernet derives, if the space has such a rule. Strengths of other
+      shapes are refused.
+    - The networks of all variants of that genotype give logits, with finite gradients of all weights.
 
     Args:
-        name: the space, in ``SPACES``.
+        name: the space, registered or put into ``SPACES``.
         layers: cells of the networks; by default those of the space.
         channels: channels of the first cells.
+
+    Raises:
+        AssertionError: the space does not do one of these.
+        FastdartsError: there is no such space.
+
+    Example::
+
+        from fastdarts.testing import check_space
+
+        def test_my_space():
+            check_space("s2", layers=3)
     """
-    space, generator = find_space(name), torch.Generator().manual_seed(0)
-    nodes, layers = space.nodes, space.layers if layers is None else layers
-    sizes = [decision.size for decision in space.decisions(nodes)]
+    space = find_space(name)
+    _check_declared(space)
+    layers = space.layers if layers is None else layers
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        if type(space).decisions is not Space.decisions:
+            _check_decisions(space)
+        derived = _check_supernet(space, layers, channels)
+        _check_written(space, derived)
+        for variant in space.variants:
+            _check_network(space, variant, layers, channels, derived)
+
+
+def _check_declared(space: Space) -> None:
+    try:
+        register_space(space)
+        space.check(space.nodes, space.layers)
+    except FastdartsError as error:
+        raise AssertionError(f"space {space.name} cannot be registered: {error}") from error
+
+
+def _check_decisions(space: Space) -> None:
+    nodes, state = space.nodes, torch.get_rng_state()
+    sizes, count = [decision.size for decision in space.decisions(nodes)], 1
+    for size in sizes:
+        count *= size
+    assert space.size(nodes) == count, f"space {space.name} has {space.size(nodes)} architectures: expected {count}"
+    ends = [[0] * len(sizes), [size - 1 for size in sizes]]
+    for indices in ends:
+        assert space.encode(space.decode(indices, nodes)) == indices, f"{indices} of {space.name} are others once coded"
+    check_refused(f"a value less than decisions in {space.name}", lambda: space.decode(ends[0][1:], nodes))
+    for wrong in (-1, sizes[0]):
+        indices = [wrong, *ends[0][1:]]
+        check_refused(f"{indices} in {space.name}", lambda indices=indices: space.decode(indices, nodes))
+    generator, same = (torch.Generator().manual_seed(0) for _ in range(2))
     for _ in range(DRAWS):
         genotype = space.sample(generator, nodes)
-        text = json.dumps(space.to_dict(genotype))
-        assert architecture(json.loads(text)) == Architecture(space, genotype), f"{text} is read as another genotype"
-        assert all("<svg" in drawing for drawing in draw(Architecture(space, genotype)).values()), (
-            f"{text} is not drawn"
-        )
-        indices = space.encode(genotype)
+        assert space.sample(same, nodes) == genotype, f"a sample of {space.name} is more than its generator says"
+        _check_written(space, genotype)
+        indices, text = space.encode(genotype), json.dumps(space.to_dict(genotype))
         assert len(indices) == len(sizes) and all(0 <= i < size for i, size in zip(indices, sizes, strict=True)), text
         assert space.encode(space.decode(indices, nodes)) == indices, f"{text} is another genotype once decoded"
         other = space.encode(space.mutate(genotype, generator, nodes))
+        space.mutate(genotype, same, nodes)
         changed = sum(a != b for a, b in zip(indices, other, strict=True))
         assert changed == 1, f"a mutation of {text} changes {changed} decisions"
-    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(state, torch.get_rng_state()), f"a sample of {space.name} draws from the default generator"
+
+
+def _check_written(space: Space, genotype: Any) -> None:
+    text, found = json.dumps(space.to_dict(genotype)), Architecture(space, genotype)
+    assert architecture(json.loads(text)) == found, f"{text} is read as another genotype"
+    assert parse_architecture(text) == found, f"{text} names another genotype"
+    drawings, cells = draw(found), space.cells(genotype)
+    assert [*drawings] == [*space.kinds] == [*cells], f"{text} is drawn as {[*drawings]}"
+    for kind, (entries, _) in cells.items():
+        for operation in {entry[0] for entry in entries}:
+            assert operation in drawings[kind], f"the drawing of the {space.kinds[kind]} of {text} lacks {operation}"
+            strange = text.replace(operation, "no_such_operation")
+            check_refused(f"{strange} in {space.name}", lambda strange=strange: architecture(json.loads(strange)))
+
+
+def _supernet(space: Space, layers: int, channels: int, memory: str = "store", **options: Any) -> Supernet:
+    torch.manual_seed(0)
     criterion = nn.CrossEntropyLoss()
-    model = space.supernet(channels, 10, layers, criterion, nodes, in_channels=3, memory="store")
-    assert [alpha.shape for alpha in model.arch_parameters()] == [
-        torch.Size((len(table), len(table[0]))) for table in space.primitives(nodes).values()
-    ], f"the alphas of space {name} do not fit its candidates"
-    criterion(model(x), torch.tensor([0, 1])).backward()
-    gradients = [alpha.grad for alpha in model.arch_parameters()] + [p.grad for p in model.parameters()]
-    assert all(g.isfinite().all() for g in gradients if g is not None), f"a gradient of space {name} is not finite"
-    assert model.arch_parameters()[0].grad.any(), f"the alphas of space {name} have no gradient"
-    derived = space.strongest([w.detach() for w in model.mixing_weights()], nodes)
-    assert derived == model.genotype(), f"the rule of space {name} is not that of its supernet"
-    network = space.network(space.variants[0], channels, 10, layers, False, derived, in_channels=3)
-    assert network(x)[0].shape == (2, 10), f"the network of a genotype of space {name} gives no logits"
+    return space.supernet(
+        channels, 10, layers, criterion, space.nodes, in_channels=3, memory=memory, **options
+    ).double()
+
+
+def _images(side: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(2, 3, side, side, dtype=torch.float64, generator=generator), torch.tensor([0, 1])
+
+
+def _check_supernet(space: Space, layers: int, channels: int) -> Any:
+    """Returns what it derives."""
+    at, nodes, (x, y) = f"a supernet of space {space.name}", space.nodes, _images(16)
+    tables, results = space.primitives(nodes), {}
+    for memory in (MEMORY[0], *MEMORY):  # the first twice: the same seed, the same weights
+        model = _supernet(space, layers, channels, memory)
+        alphas = model.arch_parameters()
+        shapes = [torch.Size((len(table), len(table[0]))) for table in tables.values()]
+        assert [alpha.shape for alpha in alphas] == shapes, f"the alphas of {at} do not fit its candidates"
+        loss = nn.functional.cross_entropy(model(x), y)
+        gradients = torch.autograd.grad(loss, [*alphas, *model.parameters()], allow_unused=True)
+        assert all(g.isfinite().all() for g in gradients if g is not None), f"a gradient of {at} is not finite"
+        assert all(g is not None and g.any() for g in gradients[: len(alphas)]), f"the alphas of {at} have no gradient"
+        weights = model.state_dict()
+        if memory in results:
+            before = results[memory][0]
+            same = all(torch.equal(before[name], weights[name]) for name in weights if "num_batches" not in name)
+            assert before.keys() == weights.keys() and same, f"{at} has other weights from the same seed"
+        results[memory] = weights, loss.detach(), gradients[: len(alphas)]
+    for memory, (_, loss, gradients) in results.items():
+        for exact, found in zip((results[MEMORY[0]][1], *results[MEMORY[0]][2]), (loss, *gradients), strict=True):
+            assert (exact - found).abs().max() <= 1e-9 * exact.abs().max(), f"{at} differs with memory={memory}"
+    for option in sorted(SETTINGS & space.has):
+        _supernet(space, layers, channels, **{option: OPTIONS[option]})(_images(32)[0])
+    assert ("cell weights" in space.has) == bool(model.cell_kinds()), f"{at} has cell weights if the space says so only"
+    assert ("fixing" in space.has) == any(model.mixed_ops().values()), (
+        f"{at} has edges to fix if the space says so only"
+    )
+    derived = model.genotype()
+    if type(space).strongest is not Space.strongest:
+        strengths = [w.detach() for w in model.mixing_weights()]
+        assert space.strongest(strengths, nodes) == derived, f"the rule of space {space.name} is not that of {at}"
+        check_refused(f"a row less in {space.name}", lambda: space.strongest([w[1:] for w in strengths], nodes))
+    return derived
+
+
+def _check_network(space: Space, variant: str, layers: int, channels: int, genotype: Any) -> None:
+    at, (x, y) = f"the network {variant} of space {space.name}", _images(32)
+    network = space.network(variant, channels, 10, layers, False, genotype, in_channels=3).double()
+    if hasattr(network, "drop_path_prob"):
+        network.drop_path_prob = 0.0
+    logits = network(x)[0]
+    assert logits.shape == (2, 10), f"{at} gives {[*logits.shape]}: expected logits [2, 10]"
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, y), [*network.parameters()], allow_unused=True)
+    assert all(g.isfinite().all() for g in gradients if g is not None), f"a gradient of {at} is not finite"
+    assert any(g is not None and g.any() for g in gradients), f"the weights of {at} have no gradient"

@@ -33,6 +33,8 @@ from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, load_data
 from fastdarts.tasks.images.measure import Meter, measure
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.testing.ranks import batch, own
+from fastdarts.testing.ranks import trained as two_steps
 
 SMALL = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 7, "epochs": 3, "sync_bn": True}
 TRAINED = {
@@ -73,18 +75,6 @@ RUNS = [run for run in RUNS if run[1] != "native" or native()["loaded"]]
 PER_IMAGE = ("out", "grad_x", "grad_base")
 
 
-def own(tensor: Tensor) -> Tensor:
-    """This rank's part."""
-    return tensor.tensor_split(distributed.world())[distributed.rank()]
-
-
-def batch(size: int, number: int) -> tuple[Tensor, Tensor]:
-    """Images and labels of this rank."""
-    generator = torch.Generator().manual_seed(number)
-    x = torch.randn(size, 1, 8, 8, generator=generator)
-    return own(x), own(torch.randint(10, (size,), generator=generator))
-
-
 def supernet_of(settings: dict[str, Any]) -> SearchStep:
     config = resolve(SearchConfig(**SMALL | settings))
     supernet = SearchStep(config, SimpleNamespace(classes=range(10), channels=1), torch.device("cpu"))
@@ -94,22 +84,8 @@ def supernet_of(settings: dict[str, Any]) -> SearchStep:
 
 def trained(settings: dict[str, Any]) -> dict[str, Any]:
     """Everything after two steps of a small supernet in double precision."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        supernet, meter, losses = supernet_of(settings), Meter(), []
-        config = supernet.config
-        for step in range(2):
-            train, arch = batch(config.batch_size, 2 * step), batch(config.batch_size, 2 * step + 1)
-            alone = config.method in ("joint", "random-ws")
-            losses.append(supernet.step(train, None if alone else arch, meter, 1, step))
-        state = supernet.state_dict()
-        found = {f"model.{name}": value for name, value in state["model"].items()}
-        found |= {f"alphas.{i}": alpha for i, alpha in enumerate(state["alphas"])}
-        found |= {f"momentum.{i}": moment["momentum_buffer"] for i, moment in state["optimizer"]["state"].items()}
-        found |= {"losses": torch.tensor([*losses, meter.loss]), "counts": torch.tensor([meter.wrong, meter.count])}
-        return {name: value.detach().clone() for name, value in found.items()}
-    finally:
-        torch.set_default_dtype(torch.float32)
+    config = resolve(SearchConfig(**SMALL | settings))
+    return two_steps(config, config.batch_size)
 
 
 def evaluated() -> dict[str, Any]:

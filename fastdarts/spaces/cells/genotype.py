@@ -16,7 +16,7 @@ from typing import Any
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
-from fastdarts.nn.operations import OPS
+from fastdarts.nn.operations import OPS, is_operation
 from fastdarts.spaces.topology import Entry
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
@@ -60,7 +60,7 @@ def _check_entries(cell: str, entries: object) -> list[Entry]:
         if entry is None or len(entry) != 2 + free:
             raise FastdartsError(f"entry {position} of {cell} must be an {form}, got {brief(given)}")
         name = entry[0]
-        if not isinstance(name, str) or name not in OPS:
+        if not isinstance(name, str) or not is_operation(name):
             raise FastdartsError(
                 f"unknown operation {brief(name)} in entry {position} of {cell}: use one of {', '.join(OPS)}"
             )
