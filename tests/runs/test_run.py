@@ -238,3 +238,18 @@ def test_a_search_of_version_2_goes_on_to_where_that_version_came(tmp_path, meth
     found = search(dataclasses.replace(config, run=None, resume=run))
     assert found.pop("run") == str(run)
     assert alike({"rows": rows_of(run), "result": without_clocks(found)}, whole)
+
+
+def test_a_search_on_text_of_version_3_goes_on_to_where_that_version_came(tmp_path):
+    """The folder tests/data/version3/text is of the last program in which recurrent cells had a search of their own;
+    it was stopped within the first epoch. Its own rows and result are in whole.json."""
+    run = tmp_path / "run"
+    shutil.copytree(DATA / "version3" / "text", run)
+    state = torch.load(run / "checkpoint.pt")
+    assert state["version"] == 3 and "hidden" in state["supernet"] and state["step"] > 0
+    config = dataclasses.replace(stored_config(run, "search", SearchConfig), data=DATA / "kjv", run=None, resume=run)
+    assert config.task == "language" and config.method == "darts"
+    found = search(config)
+    assert found.pop("run") == str(run)
+    whole = json.loads((run / "whole.json").read_text(encoding="utf-8"))
+    assert alike({"rows": rows_of(run), "result": without_clocks(found)}, whole)
