@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import settings as profile
 from torch import nn
 
 from benchmarks.cases import CASES, FlatCase
@@ -32,22 +31,7 @@ from fastdarts.testing import (
     check_space,
 )
 from fastdarts.testing import methods as methods_checks
-from tests.test_layers import OPS as FOLDERS
-
-# Methods that start from the result of other searches are checked in tests of their own.
-ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
-SETTINGS = {
-    "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
-    "lambda-darts": {"layers": 4},
-    "p-darts": {"epochs": 3, "warmup": 0, "layers": 3, "added_layers": (0, 1, 1), "kept_candidates": (3, 2)},
-    "sgas": {"space": "s3", "nodes": 1, "epochs": 4, "decide_from": 0, "decide_every": 1, "batch_growth": 4},
-    "pc-darts": {"warmup": 1},
-    "random": {"candidates": 2, "epochs": 1},
-    "random-ws": {"candidates": 3},
-}
-MANY = profile.default.max_examples >= 100
-ON_RANKS = ALONE if MANY else ["darts", "gdas", "random"]
-"""In `make fuzz` all; test_distributed.py has other settings of other methods."""
+from tests.tiny_searches import ALONE, SETTINGS
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -82,15 +66,6 @@ def test_methods_that_take_up_searches_refuse_what_all_refuse(name):
     check_settings(name, **TINY, space="tiny")
 
 
-def test_two_ranks_search_by_every_method_as_one(tmp_path):
-    """All of them in one start of two processes, which takes as long as three searches."""
-    configs = {
-        name: SearchConfig(**TINY | {"method": name, "space": "tiny", "epochs": 1} | SETTINGS.get(name, {}))
-        for name in ON_RANKS
-    }
-    check_ranks(configs, tmp_path)
-
-
 @pytest.mark.parametrize("name", SPACES)
 def test_every_space_passes(name):
     check_space(name, layers=5 if name == "nasbench201" else 3)
@@ -101,7 +76,7 @@ def test_every_operation_passes(name):
     check_operation(name)
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("name", CASES)
 def test_every_op_passes(name):
     """On cases from all over its list; the tests of each op go through all of them."""
     cases = CASES[name]
