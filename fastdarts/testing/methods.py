@@ -64,7 +64,8 @@ def check_method(
       names the genotype, and shows every number of the last row.
     - It gives the same bits again.
     - Ended after a checkpoint and resumed, it gives the same bits. There is one such end for each kind of place where
-      a method saves (at the beginning, within an epoch, after one, before a decision), and ``kills`` at least.
+      a method saves, and ``kills`` at least: at the beginning, within an epoch, between two, where it goes back to an
+      earlier one, and before a decision.
     - Its strengths are a function of the alphas and draw no random numbers.
     - All that :func:`check_settings` asserts, and for every number above 1 in ``ranks`` what :func:`check_ranks` does.
 
@@ -251,14 +252,18 @@ def _run(config: SearchConfig, **place: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _counted(last: int | None = None) -> Iterator[list[str]]:
     """Inside, the kinds of all checkpoints are noted, and number ``last`` ends the run."""
-    real, saves = runs.save_checkpoint, []
+    real, saves, reached = runs.save_checkpoint, [], (-1, 0)
 
     def save(path: Path, kind: str, state: dict[str, Any]) -> None:
+        nonlocal reached
         real(path, kind, state)
         frame = sys._getframe(1)
         while frame.f_code.co_name == "save":
             frame = frame.f_back
-        saves.append(f"by {frame.f_code.co_qualname}, {'within' if state.get('step') else 'between'} epochs")
+        place = state.get("epoch", 0), state.get("step", 0)
+        where = "within an epoch" if place[1] else "back in an epoch" if place < reached else "between epochs"
+        saves.append(f"{where}, by {frame.f_code.co_qualname}")
+        reached = max(reached, place)
         if len(saves) == last:
             raise _Killed
 

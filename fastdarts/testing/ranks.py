@@ -95,9 +95,9 @@ def batch(size: int, number: int) -> tuple[Tensor, Tensor]:
     return own(x), own(torch.randint(10, (size,), generator=generator))
 
 
-def trained(config: SupernetConfig, size: int = BATCH, epoch: int = 1) -> dict[str, Tensor]:
-    """Everything after two steps of a small supernet in double precision, on batches of ``size`` images; nothing of a
-    method that trains none."""
+def trained(config: SupernetConfig, size: int = BATCH) -> dict[str, Tensor]:
+    """Everything after two steps of a small supernet in double precision, on batches of ``size`` images, as in the last
+    epoch; nothing of a method that trains none."""
     recipe = resolve(config).build(find_space(config.space))
     if not isinstance(recipe, Bilevel):
         return {}
@@ -106,7 +106,7 @@ def trained(config: SupernetConfig, size: int = BATCH, epoch: int = 1) -> dict[s
     try:
         images = ImageProblem.of_shape(10, 1, (8, 8))
         supernet, meter, losses = SearchStep(config, images, torch.device("cpu")), Meter(), []
-        recipe = supernet.recipe
+        recipe, epoch = supernet.recipe, supernet.config.epochs - 1
         recipe.relaxation.start_epoch(epoch, config.epochs)
         supernet.model.drop_path_prob = config.drop_path_prob
         for step in range(2):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import settings as profile
 from torch import nn
 
 from benchmarks.cases import CASES, FlatCase
@@ -15,6 +14,7 @@ from fastdarts.methods.common import bilevel
 from fastdarts.nn.operations import OPS, SepConv, register_operation
 from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor
+from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.registry import methods, register
 from fastdarts.report.write import line_chart
 from fastdarts.runs.checks import check_fields
@@ -30,22 +30,8 @@ from fastdarts.testing import (
     check_settings,
     check_space,
 )
-from tests.support.paths import OP_FOLDERS
-
-# Methods that start from the result of other searches are checked in tests of their own.
-ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
-SETTINGS = {
-    "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
-    "lambda-darts": {"layers": 4},
-    "p-darts": {"epochs": 3, "warmup": 0, "layers": 3, "added_layers": (0, 1, 1), "kept_candidates": (3, 2)},
-    "sgas": {"space": "s3", "nodes": 1, "epochs": 4, "decide_from": 0, "decide_every": 1, "batch_growth": 4},
-    "pc-darts": {"warmup": 1},
-    "random": {"candidates": 2, "epochs": 1},
-    "random-ws": {"candidates": 3},
-}
-MANY = profile.default.max_examples >= 100
-ON_RANKS = ALONE if MANY else ["darts", "gdas", "random"]
-"""In `make fuzz` all; test_distributed.py has other settings of other methods."""
+from fastdarts.testing import methods as methods_checks
+from tests.support.tiny_searches import ALONE, SETTINGS
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -53,18 +39,31 @@ def test_every_method_passes(tmp_path, name, without_estimate):
     check_method(name, tmp_path, kills=3, **SETTINGS.get(name, {}))
 
 
+def test_a_method_is_killed_at_every_kind_of_place_where_it_saves(tmp_path, without_estimate, monkeypatch):
+    """The search of DARTS-ADA goes back at the end of its epoch 2. Told to, it is searched by two ranks."""
+    killed, ranks = [], []
+    real = methods_checks._places
+
+    def places(saves, kills):
+        killed.extend(saves[place - 1] for place in real(saves, kills))
+        return []
+
+    monkeypatch.setattr("fastdarts.testing.methods._places", places)
+    monkeypatch.setattr("fastdarts.testing.methods.check_ranks", lambda *arguments: ranks.append(arguments))
+    monkeypatch.setattr(Eigenvalue, "measure", lambda _, search: {"eigenvalue": (1.0, 1.0, 2.0, 2.0)[search.epoch]})
+    settings = SETTINGS["darts-ada"] | {"epochs": 4, "ada_max_weight_decay": 3e-3}
+    check_method("darts-ada", tmp_path, kills=1, ranks=(1, 2), **settings)
+    kinds = ["between epochs, by Loop.take_up"]
+    kinds += [f"{where}, by Loop.train" for where in ("within an epoch", "between epochs", "back in an epoch")]
+    assert killed == kinds
+    ((configs, folder, count),) = ranks
+    assert configs["darts-ada"].epochs == 4 and folder == tmp_path / "2-ranks" and count == 2
+    assert real(kinds, 4) == real(kinds, 2) == [1, 2, 3, 4] and real([kinds[0], *kinds[1:2] * 5], 3) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("name", sorted(methods().keys() - {*ALONE}))
 def test_methods_that_take_up_searches_refuse_what_all_refuse(name):
     check_settings(name, **TINY, space="tiny")
-
-
-def test_two_ranks_search_by_every_method_as_one(tmp_path):
-    """All of them in one start of two processes, which takes as long as three searches."""
-    configs = {
-        name: SearchConfig(**TINY | {"method": name, "space": "tiny", "epochs": 1} | SETTINGS.get(name, {}))
-        for name in ON_RANKS
-    }
-    check_ranks(configs, tmp_path)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -77,7 +76,7 @@ def test_every_operation_passes(name):
     check_operation(name)
 
 
-@pytest.mark.parametrize("name", OP_FOLDERS)
+@pytest.mark.parametrize("name", CASES)
 def test_every_op_passes(name):
     """On cases from all over its list; the tests of each op go through all of them."""
     cases = CASES[name]
@@ -183,7 +182,7 @@ def test_a_metric_without_a_curve_does_not_pass(tmp_path, counting, without_esti
 
 
 def test_ranks_that_disagree_do_not_pass(tmp_path):
-    """Each rank learns something of its own: a plug-in whose settings are others on each of them."""
+    """A plug-in whose strengths depend on the rank: together they learn what one process does not."""
     plugin = tmp_path / "own.py"
     plugin.write_text(
         "from fastdarts.tasks.settings import BilevelConfig\nfrom fastdarts.methods.common import bilevel\n"
@@ -196,7 +195,7 @@ def test_ranks_that_disagree_do_not_pass(tmp_path):
     )
     config = SearchConfig(**TINY | {"method": "own", "plugin": (str(plugin),), "space": "tiny", "epochs": 1})
     (tmp_path / "ranks").mkdir()
-    with pytest.raises(AssertionError, match="two ranks of own disagree: "):
+    with pytest.raises(AssertionError, match=r"2 ranks of own, .* are not close"):
         check_ranks({"own": config}, tmp_path / "ranks")
 
 

@@ -44,7 +44,9 @@ def test_they_leave_whole_runs_and_go_on_after_every_kind_of_end(tmp_path, name)
 def test_the_others_are_refused_by_what_they_need(name):
     settings = methods()[name].settings
     needs = settings.lacking(RECURRENT)
-    with pytest.raises(FastdartsError, match=f"--method {name} needs {needs[0]}, which searches in space rnn do not have"):
+    with pytest.raises(
+        FastdartsError, match=f"--method {name} needs {needs[0]}, which searches in space rnn do not have"
+    ):
         validate(small(name))
 
 

@@ -1,0 +1,15 @@
+"""What every method is checked with: settings that differ from those of a tiny search."""
+
+from fastdarts.registry import methods
+
+# Methods that start from the result of other searches are checked in tests of their own.
+ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
+SETTINGS = {
+    "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
+    "lambda-darts": {"layers": 4},
+    "p-darts": {"epochs": 3, "warmup": 0, "layers": 3, "added_layers": (0, 1, 1), "kept_candidates": (3, 2)},
+    "sgas": {"space": "s3", "nodes": 1, "epochs": 4, "decide_from": 0, "decide_every": 1, "batch_growth": 4},
+    "pc-darts": {"warmup": 1},
+    "random": {"candidates": 2, "epochs": 1},
+    "random-ws": {"candidates": 3},
+}
