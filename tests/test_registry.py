@@ -71,7 +71,7 @@ TINY = ["--epochs", "1", "--channels", "4", "--layers", "3", "--nodes", "1", "--
 
 
 def test_search_config_makes_the_settings_of_the_method():
-    assert type(SearchConfig()) is DARTS and type(SearchConfig(method="pc-darts", partial=2)) is PCDARTS
+    assert isinstance(SearchConfig(), DARTS) and isinstance(SearchConfig(method="pc-darts", partial=2), PCDARTS)
     assert SearchConfig(method="lambda-darts", lambda_strength=0.5) == LambdaDARTS(lambda_strength=0.5)
     assert SearchConfig().method == DARTS.method == "darts"
 
@@ -83,7 +83,7 @@ def test_settings_of_other_methods_do_not_exist():
         SearchConfig(lambda_strength=0.5)
     with pytest.raises(FastdartsError, match="unknown setting 'lambda'"):
         SearchConfig(**{"lambda": 0.5})
-    with pytest.raises(TypeError):
+    with pytest.raises(FastdartsError, match="goes with --method lambda-darts"):
         DARTS(lambda_strength=0.5)
 
 
@@ -174,7 +174,7 @@ PAIR = ("skip_connect", "sep_conv_3x3")
         (CellSpace("Mine", PAIR), r"space 'Mine' \(CellSpace\) has a name that cannot be one"),
         (CellSpace("my_own", PAIR), "expected a small letter, then small letters, digits and hyphens"),
         (CellSpace(None, PAIR), "space None .* has a name that cannot be one"),
-        (CellSpace("rnn", PAIR), "has the name of the recurrent cells"),
+        (CellSpace("rnn", PAIR), "space 'rnn' is registered twice"),
         (CellSpace("mine", PAIR, layers=0), "has layers 0: expected a whole number above 0"),
         (type("Bare", (Other,), {"variants": ()})("mine", PAIR), r"space 'mine' \(Bare\) has variants \(\): expected"),
         (type("Bare", (Other,), {"has": {"partial"}})("mine", PAIR), "has has .*: expected a frozenset"),

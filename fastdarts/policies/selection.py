@@ -49,11 +49,10 @@ class Ranking(ByStrength):
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] per kind of cell."""
-        cell, fields = space.topology(nodes), {}
-        for (kind, names), table in zip(space.primitives(nodes).items(), strengths, strict=True):
-            fields[kind] = self.entries(cell, _candidates(table, names))
-            fields[f"{kind}_concat"] = [*cell.outputs]
-        return space.genotype(fields)
+        cell, tables = space.topology(nodes), space.primitives(nodes).items()
+        pairs = zip(tables, strengths, strict=True)
+        cells = {kind: self.entries(cell, _candidates(table, names)) for (kind, names), table in pairs}
+        return space.of_entries(cells, nodes)
 
     @abstractmethod
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:

@@ -14,7 +14,7 @@ from fastdarts.report.player import SCRIPT, eigenvalue_player
 from fastdarts.report.reader import Records, Row, last, points, read_records
 from fastdarts.runs.stored import is_number
 from fastdarts.runs.writer import METRICS, atomic_write
-from fastdarts.spaces import Architecture, Space
+from fastdarts.spaces import Architecture
 from fastdarts.spaces.topology import Entry, Topology
 
 BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
@@ -75,7 +75,7 @@ def _cards(run: Records) -> Iterator[Html]:
         error = last(rows, "discretised_error")
         note = "" if error is None else f"discretised error {number(error)} %"
         yield card("Discretisation gap", f"{number(gaps[-1][1])} points", note)
-    if run.genotype and isinstance(run.space, Space):
+    if run.genotype and not run.space.cell.made_of:  # a cell for images, which may skip
         skips = [sum(op == "skip_connect" for op, *_ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield card("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
     entropies = [value for kind in run.space.kinds if (value := last(rows, f"entropy_{kind}")) is not None]
@@ -139,7 +139,8 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
         yield "Valid error", f"{number(error)} %", f"lowest {number(lowest)} % in epoch {epoch}"
     elif found := points(run.rows, "valid_perplexity"):
         epoch, lowest = min(found, key=lambda point: point[1])
-        yield "Valid perplexity", number(found[-1][1]), f"lowest {number(lowest)} in epoch {epoch}"
+        perplexity = last(_ending(run), "valid_perplexity")
+        yield "Valid perplexity", number(perplexity), f"lowest {number(lowest)} in epoch {epoch}"
 
 
 def _cells(run: Records) -> Html:

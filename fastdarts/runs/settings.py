@@ -52,6 +52,10 @@ class RunConfig:
         """The class that makes settings of this command from what a run has stored."""
         return cls
 
+    def filled(self) -> RunConfig:
+        """``self`` with every setting that was left out filled in, where that depends on nothing else."""
+        return self
+
     @classmethod
     def owners(cls) -> tuple[type, ...]:
         """The classes that say what the settings are, each in the order in which it counts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +66,13 @@ class Space(ABC):
     @abstractmethod
     def genotype(self, fields: dict[str, Any]) -> Any:
         """The genotype of these fields, checked; raises :class:`FastdartsError` naming the offence."""
+
+    def of_entries(self, cells: Mapping[str, Sequence[Entry]], nodes: int) -> Any:
+        """The genotype of these operations by kind of cell, as :meth:`cells` gives them, all nodes in the output."""
+        fields: dict[str, Any] = {}
+        for kind, entries in cells.items():
+            fields |= {kind: entries, f"{kind}_concat": [*self.topology(nodes).outputs]}
+        return self.genotype(fields)
 
     @abstractmethod
     def cells(self, genotype: Any) -> Cells:

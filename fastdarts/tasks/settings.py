@@ -121,6 +121,10 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         named = {"layers": space.layers, "nodes": space.nodes}
         return {**find_task(self.task).recipe, **named, **self.published.get(space.name, {})}
 
+    def filled(self) -> SearchConfig:
+        """From its method, task and space."""
+        return resolve(self)
+
     def prepared(self) -> SearchConfig:
         """``self`` as the run keeps it: independent of files that may change."""
         return self
@@ -155,7 +159,9 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         bases = (cls, *parts)
         order = type("Order", bases, {"task": task}).__mro__[1:]
         fields: dict[str, tuple[Any, Any]] = {}
-        for owner in [*(part for part in parts if part.counts_more), *order]:
+        told = [part for part in parts if part.counts_more]
+        more = [owner for part in told for owner in part.__mro__ if owner not in part.extends.__mro__]
+        for owner in [*more, *order]:
             for name in vars(owner).get("__annotations__", ()):
                 hint = get_type_hints(owner, include_extras=True)[name]
                 fields.setdefault(name, (hint, vars(owner).get(name, dataclasses.MISSING)))
@@ -326,10 +332,10 @@ def _refuse_foreign(method: Method, settings: type[SearchConfig], name: str, val
     if not fields:
         known = ", ".join(field.name for field in dataclasses.fields(settings))
         raise FastdartsError(f"unknown setting {name!r}: expected some of {known}")
-    usual = [None, *(field.default for field in fields.values())]
-    published = [find_task(t).recipe.get(name) for t in tasks()]
-    published += [methods()[m].settings.published.get("cifar", {}).get(name) for m, _ in fields]
-    usual += [value for value in published if value is not None]
+    near = {(m, t): field for (m, t), field in fields.items() if t == task} or fields
+    usual = [None, *(field.default for field in near.values())]
+    recipes = [find_task(t).recipe[name] for t in tasks() if name in find_task(t).recipe]
+    usual += recipes or [methods()[m].settings.published.get("cifar", {}).get(name) for m, _ in near]
     if stored or value in usual or not (value or any(usual)):
         return
     flag = name.replace("_", "-")

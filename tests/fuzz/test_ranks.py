@@ -2,7 +2,7 @@
 
 from hypothesis import settings
 
-from fastdarts.engine.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig
 from fastdarts.testing import TINY, check_ranks
 from tests.support.tiny_searches import ALONE, SETTINGS
 

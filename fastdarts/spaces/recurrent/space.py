@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from fastdarts.spaces.recurrent.genotype import (
     to_dict,
 )
 from fastdarts.spaces.space import Cells, Decision, Space, Table
-from fastdarts.spaces.topology import RECURRENT_CELL
+from fastdarts.spaces.topology import RECURRENT_CELL, Entry
 
 
 class Recurrent(Space):
@@ -33,6 +33,9 @@ class Recurrent(Space):
 
     def genotype(self, fields: dict[str, Any]) -> Genotype:
         return from_dict(fields)
+
+    def of_entries(self, cells: Mapping[str, Sequence[Entry]], nodes: int) -> Genotype:
+        return self.genotype({"recurrent": cells["recurrent"], "concat": [*self.topology(nodes).outputs]})
 
     def cells(self, genotype: Genotype) -> Cells:
         genotype = check_genotype(genotype)

@@ -1,4 +1,4 @@
-"""Methods on text: those that need no more than a mixture search recurrent cells, and the others say what is missing."""
+"""Methods on text: those that need no more than a mixture search recurrent cells; the others say what is missing."""
 
 import json
 
@@ -43,10 +43,8 @@ def test_they_leave_whole_runs_and_go_on_after_every_kind_of_end(tmp_path, name)
 @pytest.mark.parametrize("name", sorted(methods().keys() - {*ABLE}))
 def test_the_others_are_refused_by_what_they_need(name):
     settings = methods()[name].settings
-    needs = settings.lacking(RECURRENT)
-    with pytest.raises(
-        FastdartsError, match=f"--method {name} needs {needs[0]}, which searches in space rnn do not have"
-    ):
+    need = settings.lacking(RECURRENT)[0]
+    with pytest.raises(FastdartsError, match=f"--method {name} needs {need}, which searches in space rnn do not have"):
         validate(small(name))
 
 
@@ -60,7 +58,7 @@ def test_settings_of_images_do_not_exist_on_text_and_the_other_way_round():
         small("darts", channels=8)
     with pytest.raises(FastdartsError, match="--bptt is 8 but goes with searches on text"):
         SearchConfig(bptt=8)
-    own, images = resolve(small("gdas", batch_size=None, epochs=50)), resolve(SearchConfig(method="gdas"))
+    own, images = (resolve(SearchConfig(method="gdas", space=space)) for space in ("rnn", "darts"))
     assert (own.batch_size, own.weight_decay, own.arch_learning_rate) == (256, 5e-7, 3e-3)  # published for text
     assert (own.tau_start, own.tau_end) == (images.tau_start, images.tau_end) == (10.0, 0.1)  # the method's own
 
@@ -87,7 +85,7 @@ def test_the_eigenvalue_is_that_of_the_hessian(monkeypatch):
     model = step.model.double().eval()
     for alpha in model.arch_parameters():
         alpha.data += torch.randn_like(alpha)
-    train, arch, _ = step.problem.streams(config, step.recipe, 8, 0, 1)
+    _, arch, _ = step.problem.streams(config, step.recipe, 8, 0, 1)
     piece, target = arch.batch(0)
     piece.hidden = piece.hidden.double()
     (alpha,) = model.arch_parameters()
@@ -121,5 +119,5 @@ def test_the_memory_of_a_step_is_estimated(tmp_path):
     step = SearchStep(config, problem, torch.device("cpu"))
     weights = sum(p.numel() * p.element_size() for p in step.model.parameters())
     maps = 20 * 32 * 64 * 4  # the outputs of the cell for one segment
-    assert 2 * weights <= found.kept <= 3 * weights  # with gradients; Adam holds little
+    assert 2 * weights <= found.kept <= 3 * weights + 4096  # with gradients and momentum; Adam holds little
     assert found.kept + maps < found.peak < found.kept + 2 * weights + 60 * maps
