@@ -136,9 +136,9 @@ def test_rooms_of_one_floor_import_each_other_in_one_direction_only() -> None:
 
 def test_only_the_command_line_knows_the_benchmarks() -> None:
     for path in PACKAGE:
-        if path.parent.name != "bench" and module(path) != "cli.commands":
+        if path.parent.name != "bench" and module(path) != "cli.bench":
             assert not {name for name in modules_of(path) if name.startswith("bench")}, path
-    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli" / "commands.py")
+    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli" / "bench.py")
 
 
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there

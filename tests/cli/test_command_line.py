@@ -14,8 +14,9 @@ import torch
 import tyro
 
 from fastdarts.cli.arguments import check, parameters, read
-from fastdarts.cli.commands import Search, by
 from fastdarts.cli.entry import main
+from fastdarts.cli.flags import by
+from fastdarts.cli.search import Search
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
