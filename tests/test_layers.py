@@ -143,7 +143,9 @@ def test_only_the_command_line_knows_the_benchmarks() -> None:
 
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
     "bench.cases": {"darts", "pc-darts"},  # what is timed
-    "cli.commands": {"darts", "pc-darts"},  # whose supernet describe shows by default; a suite of bench
+    "cli.bench": {"pc-darts"},  # a suite
+    "cli.derive": {"darts"},  # the default
+    "cli.describe": {"darts"},  # whose supernet is described by default
     "tasks.settings": {"darts"},  # the default, of methods and of spaces
     "runs.run": {"random"},  # the states of generators in a checkpoint
     "spaces.cells.darts": {"darts"},  # the space

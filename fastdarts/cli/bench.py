@@ -16,11 +16,12 @@ class Bench:
     suite: tuple[
         Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "flat", "batch", "rnn"], ...
     ] = ("mixed-op", "step")
-    """What to time: single candidates, whole mixed operations, those of PC-DARTS, steps of a search, partial mixed
-    operations and a step of PC-DARTS, a step in NAS-Bench-201, flat updates, the largest batch of a step that fits into
-    a budget of memory, the recurrent cell and steps of its search."""
+    """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
+    of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201. flat:
+    flat updates. batch: the largest batch of a step that fits into a budget of memory. rnn: the recurrent cell and
+    steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where: on a GPU, mixed operations are also replayed as CUDA graphs."""
+    """Device: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: Count | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
@@ -29,15 +30,15 @@ class Bench:
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False
-    """Time torch.compile of the public code too: about a minute per case to compile, several for a step."""
+    """Times of torch.compile of the public code too; it compiles for about a minute per case, for several per step."""
     traffic: bool = False
-    """Count a GPU's launches and bytes instead, and predict times from them; needs no GPU."""
+    """Counts of a GPU's launches and bytes instead, and times predicted from them; this needs no GPU."""
     default_malloc: bool = False
-    """Leave malloc alone: fresh buffers then page-fault at every call, as they do where nobody set it up."""
+    """Settings of malloc that the system has by default; fresh buffers then page-fault at every call."""
     budget: tuple[str, ...] = ("1GiB",)
-    """What a step may take (suite batch), one or several amounts; every one takes minutes."""
+    """Memory that a step may take (suite batch), one or several amounts; each takes minutes."""
     json: Path | None = None
-    """Write everything measured to this file."""
+    """File for everything measured."""
 
     def run(self) -> None:
         """Print the table."""

@@ -18,7 +18,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.runs.checks import check_setting
 from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_toml
-from fastdarts.spaces import space_named_in
+from fastdarts.spaces import SPACES, space_named_in
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.settings import SearchConfig, task_of
 from fastdarts.tasks.task import find_task, tasks
@@ -170,8 +170,10 @@ def check_own(arguments: list[str], commands: Mapping[str, type[BySettings]]) ->
                 others.setdefault("--" + field.name.replace("_", "-"), []).append(name)
     texts = {flag: f"goes with --method {', '.join(names)}" for flag, names in others.items() if flag not in own}
     for task in tasks().values():
+        spaces = [space.name for space in SPACES.values() if space.task == task.name and arguments[0] == "search"]
+        where = f"{task.title} (--space {spaces[0]})" if spaces else task.title
         for part in (*task.settings, task.evaluation):
             for field in dataclasses.fields(part):
                 if (flag := "--" + field.name.replace("_", "-")) not in own:
-                    texts.setdefault(flag, f"is for {task.title}, not for {find_task(settings.task).title}")
+                    texts.setdefault(flag, f"is for {where}, not for {find_task(settings.task).title}")
     check(arguments[1:], own, texts)

@@ -18,15 +18,16 @@ class Describe:
     """Say how large a genotype's network or the supernet is, and draw its cells."""
 
     genotype: str | None = None
-    """A name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of NAS-Bench-201."""
+    """Genotype: a name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of
+    NAS-Bench-201."""
     supernet: bool = False
-    """Describe the search network of DARTS instead."""
+    """Search network of DARTS instead of a genotype."""
     space: str | None = None
-    """Describe the search network of this space instead."""
+    """Space whose search network is described instead of a genotype."""
     method: str = "darts"
     """Method whose search network is described; that of pc-darts has partial channels."""
     stem: Literal["cifar", "imagenet"] = "cifar"
-    """How the search network begins."""
+    """Beginning of the search network."""
     variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
     """Stem and head of the genotype's network."""
     channels: Width | None = None
@@ -40,11 +41,11 @@ class Describe:
     in_channels: Width = 3
     """Channels of the images."""
     memory: bool = False
-    """Estimate what a first-order step of the supernet takes, for every value of the search's --memory."""
+    """Estimate of what a first-order step of the supernet takes, for every value of the search's --memory."""
     batch: Width = 64
-    """Images per step of it."""
+    """Images per step of the estimate."""
     json: bool = False
-    """Print JSON."""
+    """JSON instead of text."""
 
     plugin: tuple[str, ...] = ()
     """Python files of your own that add methods, spaces or operations (those that the run remembers)."""

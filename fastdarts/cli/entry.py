@@ -126,9 +126,7 @@ def _parse(arguments: list[str]) -> Command:
     said = io.StringIO()  # what is wrong fills a frame of many lines
     try:
         with redirect_stderr(said):
-            found = tyro.cli(
-                either, prog="fastdarts", args=arguments, description="Differentiable architecture search."
-            )
+            found = tyro.cli(either, prog="fastdarts", args=arguments, description=title)
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -26,7 +26,7 @@ class BySettings:
     """A command whose flags are the fields of a class of settings, in groups."""
 
     config: Path | None = None
-    """Read settings from this TOML file; flags come on top."""
+    """TOML file of settings; flags come on top."""
 
     parts: ClassVar[Mapping[str, type]] = {}
     """The groups of flags."""

@@ -11,7 +11,7 @@ class Info:
     """Say what runs here: versions, and for each operation and device the implementation and why."""
 
     json: bool = False
-    """Print JSON."""
+    """JSON instead of text."""
 
     def run(self) -> None:
         """Print the table."""

@@ -92,7 +92,7 @@ class Methods:
     """List the methods, or the settings of one."""
 
     name: Annotated[str | None, tyro.conf.Positional] = None
-    """The method; without it all are listed."""
+    """Method whose settings are listed; without it all methods are."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods."""
     json: bool = False

@@ -14,7 +14,7 @@ class Report:
     """Write report.html of the folder of a run or of a study anew."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """The folder."""
+    """Folder of the run or of the study."""
 
     plugin: tuple[str, ...] = ()
     """Python files of your own that add methods, spaces or operations (those that the run remembers)."""

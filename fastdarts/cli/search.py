@@ -38,14 +38,14 @@ class Project:
     (DARTS-PT; after a search by method blank, blank-PT)."""
 
     folder: Annotated[Path | None, tyro.conf.Positional] = None
-    """The folder of the search."""
+    """Folder of the search."""
     decide_every: Batch | None = None
     """Epochs of tuning from one decision to the next (5)."""
     criterion: Literal["accuracy", "loss"] | None = None
-    """What of the supernet without a candidate decides (accuracy)."""
+    """Measure by which a candidate is judged: that of the supernet without it (accuracy)."""
     bn_statistics: Literal["batch", "running"] | None = None
-    """By which BatchNorm normalises there: those of the batch (the default), or the running ones, which do not know
-    what has been decided since the last tuning."""
+    """Statistics by which BatchNorm normalises there: those of the batch (the default), or the running ones. The
+    running ones lag behind decisions made since the last tuning."""
     learning_rate: Positive | None = None
     """SGD learning rate of the tuning, which stays (a tenth of the search's)."""
     alignment_every: NotNegativeInt | None = None
@@ -57,7 +57,7 @@ class Project:
     workers: Workers | None = None
     """Processes that prepare images (the search's)."""
     device: str | None = None
-    """cpu, cuda, cuda:1, ... (the search's)."""
+    """Device: cpu, cuda, cuda:1, ... (the search's)."""
     threads: Count | None = None
     """CPU threads (the search's)."""
     checkpoint_minutes: NotNegative | None = None
@@ -65,7 +65,7 @@ class Project:
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder for everything the run leaves; by default a new one under runs/."""
     resume: Path | None = None
-    """Go on with the projection in this folder."""
+    """Folder of a projection to go on with."""
 
     def run(self) -> None:
         """Project and print what a search prints."""

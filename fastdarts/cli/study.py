@@ -19,9 +19,9 @@ class Study:
 
     settings: OmitArgPrefixes[StudyConfig]
     space: Annotated[Literal["tiny"], tyro.conf.Positional] = "tiny"
-    """The space."""
+    """Space of the study."""
     config: Path | None = None
-    """Read settings from this TOML file; flags come on top."""
+    """TOML file of settings; flags come on top."""
 
     def run(self) -> None:
         """Study and print the best, median and worst architecture, the regret of the searches and the report's path."""
