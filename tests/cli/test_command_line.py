@@ -231,22 +231,38 @@ def test_the_help_of_a_search_has_the_flags_of_its_method_and_task(capsys):
         assert foreign not in printed and "--threshold" not in printed
 
 
-def test_a_search_on_text_from_toml_resumes_in_its_own_space(tmp_path, monkeypatch, capsys):
+TEXT = {"hidden": 4, "batch_size": 8, "eval_batch_size": 2, "bptt": 12, "nodes": 2, "epochs": 1, "threads": 1}
+TEXT = 'space = "rnn"\n' + "".join(f"{name} = {value}\n" for name, value in TEXT.items())
+
+
+def test_a_settings_file_names_the_space_and_has_tables_of_methods(tmp_path, monkeypatch):
+    seen = []
+    engine = importlib.import_module("fastdarts.engine.search")
+    monkeypatch.setattr(engine, "search", lambda used: sys.exit(seen.append(used)))
+    file = tmp_path / "t.toml"
+    file.write_text(f"{TEXT}[gdas]\ntau_start = 5.0\n[fair-darts]\nthreshold = 0.5\n", encoding="utf-8")
+    for method in ("gdas", "darts"):
+        with pytest.raises(SystemExit):
+            main(["search", method, "--config", str(file), "--hidden", "6"])
+    gdas, darts = seen
+    assert (gdas.task, gdas.space, gdas.method, gdas.hidden, gdas.tau_start) == ("language", "rnn", "gdas", 6, 5.0)
+    assert (darts.task, darts.method, darts.hidden) == ("language", "darts", 6)
+    assert not any(hasattr(used, "threshold") or hasattr(used, "channels") for used in seen)
+    assert not hasattr(darts, "tau_start")
+
+
+def test_a_search_on_text_resumes_by_its_own_method_in_its_own_space(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = 'space = "rnn"\nhidden = 4\nbatch_size = 8\neval_batch_size = 2\nbptt = 12\nnodes = 2\nepochs = 1\nthreads = 1\n'
-    (tmp_path / "t.toml").write_text(
-        f"{text}[gdas]\ntau_start = 5.0\n[fair-darts]\nthreshold = 0.5\n", encoding="utf-8"
-    )
-    main(["search", "gdas", "--config", "t.toml", "--data", str(DATA / "kjv"), "--device", "cpu", "--run", "run"])
+    (tmp_path / "t.toml").write_text(TEXT, encoding="utf-8")
+    main(["search", "darts", "--config", "t.toml", "--data", str(DATA / "kjv"), "--device", "cpu", "--run", "run"])
     used = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
-    assert (used["space"], used["method"], used["hidden"], used["tau_start"]) == ("rnn", "gdas", 4, 5.0)
-    assert "threshold" not in used and "channels" not in used
-    capsys.readouterr()
-    main(["search", "--resume", "run"])  # its space and method are those that it has stored
-    assert "perplexity" in capsys.readouterr().out
+    assert (used["space"], used["method"], used["hidden"]) == ("rnn", "darts", 4)
+    found = capsys.readouterr().out
+    main(["search", "--resume", "run"])
+    assert "perplexity" in found and capsys.readouterr().out.splitlines()[0] == found.splitlines()[0]
     for flags, says in (
         (["--space", "darts"], "--space is darts but the run to resume is on text: leave it out"),
-        (["--method", "darts"], "--method is darts but the run to resume is by gdas: leave it out"),
+        (["--method", "gdas"], "--method is gdas but the run to resume is by darts: leave it out"),
         (["--channels", "8"], "--channels is for images (--space darts), not for text: leave it out"),
     ):
         with pytest.raises(SystemExit) as stop:

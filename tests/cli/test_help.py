@@ -12,16 +12,14 @@ from fastdarts.registry import methods
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.task import tasks
 
-NO_NOUNS = {  # in small letters
-    *"a an the this these those their its it they he".split(),
-    *"how what which where when why who whose whether".split(),
-    *"of in on at by for from to up down with without between behind before after into over under as than".split(),
-    *"if and or but because while only also not never always again instead".split(),
-    *"is are was be been has have do does can may must will would should".split(),
-    *"use let keep leave read write print say go give take make show list name set add put get count".split(),
-    *"train learn evaluate describe derive normalise resize blank draw resume run".split(),
-}
-"""Articles, pronouns, question words, prepositions, conjunctions, adverbs, auxiliaries and imperatives."""
+NO_NOUNS = """
+    a an the this these those their its it they he how what which where when why who whose whether of in on at by for
+    from to up down with without between behind before after into over under as than if and or but because while only
+    also not never always again instead is are was be been has have do does can may must will would should use let keep
+    leave read write print say go give take make show list name set add put get count train learn evaluate describe
+    derive normalise resize blank draw resume run
+"""
+"""Articles, pronouns, question words, prepositions, conjunctions, adverbs, auxiliaries, and verbs that command."""
 LONGEST = 25
 
 
@@ -49,7 +47,7 @@ def test_a_help_text_begins_with_a_noun_and_has_short_sentences(typed, kind):
     for field, text in texts.items():
         assert text.endswith("."), (field, text)
         first = re.match(r"[A-Z0-9][A-Za-z0-9-]*", text)
-        assert first and first[0].lower() not in NO_NOUNS, (field, text)
+        assert first and first[0].lower() not in NO_NOUNS.split(), (field, text)
         assert all(len(sentence.split()) <= LONGEST for sentence in sentences(text)), (field, text)
 
 
