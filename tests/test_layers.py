@@ -137,14 +137,16 @@ def test_rooms_of_one_floor_import_each_other_in_one_direction_only() -> None:
 
 def test_only_the_command_line_and_the_checks_of_ops_know_the_benchmarks() -> None:
     for path in PACKAGE:
-        if path.parent.name != "bench" and module(path) not in ("cli.commands", "testing.ops"):  # one rule for results
+        if path.parent.name != "bench" and module(path) not in ("cli.bench", "testing.ops"):  # one rule for results
             assert not {name for name in modules_of(path) if name.startswith("bench")}, path
-    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli" / "commands.py")
+    assert "bench.run" in modules_of(ROOT / "fastdarts" / "cli" / "bench.py")
 
 
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
     "bench.cases": {"darts", "pc-darts"},  # what is timed
-    "cli.commands": {"darts", "pc-darts"},  # whose supernet describe shows by default; a suite of bench
+    "cli.bench": {"pc-darts"},  # a suite
+    "cli.derive": {"darts"},  # the default
+    "cli.describe": {"darts"},  # whose supernet is described by default
     "tasks.settings": {"darts"},  # the default, of methods and of spaces
     "runs.run": {"random"},  # the states of generators in a checkpoint
     "spaces.cells.darts": {"darts"},  # the space

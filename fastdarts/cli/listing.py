@@ -2,56 +2,24 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
-import inspect
-import itertools
-import re
-import textwrap
-from typing import Any
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastdarts.registry import Method, methods
+import tyro
+
+from fastdarts.cli.flags import texts_of
+from fastdarts.registry import Method, find_method, methods
 from fastdarts.runs.settings import RunConfig
-from fastdarts.spaces import SPACES, Space, Table, add_installed
+from fastdarts.spaces import SPACES, Space, add_installed
 from fastdarts.tasks.images.settings import SEARCH_RECIPE, DataConfig, ImageSupernetConfig
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import resolve
 
 OURS = {field.name for kind in (RunConfig, DataConfig, ImageSupernetConfig) for field in dataclasses.fields(kind)} - {
     *SEARCH_RECIPE, "epochs", "nodes", "momentum", "weight_decay", "grad_clip", "stem",
 }  # fmt: skip
 """Settings about which no paper says anything."""
-
-
-@functools.cache
-def texts_of(settings: type[Any]) -> dict[str, str]:
-    """The sentences that stand below the fields of a dataclass of settings, by the names of the fields.
-
-    A text of the class itself counts more than that of a class that it is derived from. Empty where a class has no
-    source to be read.
-    """
-    found: dict[str, str] = {}
-    for owner in reversed(settings.__mro__):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        except (OSError, TypeError, SyntaxError):
-            continue
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[field.target.id] = " ".join(str(text.value.value).split())
-    return {field.name: found.get(field.name, "") for field in dataclasses.fields(settings)}
-
-
-def flag_texts(settings: type[RunConfig]) -> dict[str, str]:
-    """The same for flags: of a setting that is filled in where it is left out, with the value that it then has."""
-    used, texts = settings(), texts_of(settings)
-    used = resolve(used) if isinstance(used, SearchConfig) else used
-    for field in dataclasses.fields(settings):
-        if field.default is None and (value := getattr(used, field.name)) is not None:
-            texts = texts | {
-                field.name: f"{re.sub(r' [(][^()]*[)][.]?$', '', texts[field.name]).rstrip('.')} ({value})."
-            }
-    return texts
 
 
 def method_facts(method: Method) -> dict[str, Any]:
@@ -77,7 +45,7 @@ def method_facts(method: Method) -> dict[str, Any]:
         "summary": (method.settings.__doc__ or "").strip().splitlines()[0],
         "paper": method.paper,
         "needs": sorted(method.settings.needs),
-        "spaces": [space.name for space in SPACES.values() if not method.settings.lacking(space)],
+        "spaces": [space.name for space in _spaces() if not method.settings.lacking(space)],
         "settings": settings,
     }
 
@@ -104,10 +72,6 @@ def space_facts(space: Space) -> dict[str, Any]:
     }
 
 
-def _columns(table: Table) -> list[Any]:
-    return list(table[0]) if len({*table}) == 1 else [list(row) for row in table]
-
-
 def all_methods() -> list[dict[str, Any]]:
     """The facts of all methods, in alphabetical order."""
     return [method_facts(method) for method in methods().values()]
@@ -115,5 +79,61 @@ def all_methods() -> list[dict[str, Any]]:
 
 def all_spaces() -> list[dict[str, Any]]:
     """The facts of all spaces."""
+    return [space_facts(space) for space in _spaces()]
+
+
+def _spaces() -> list[Space]:
     add_installed()
-    return [space_facts(space) for space in SPACES.values()]
+    return [*SPACES.values()]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """List the methods, or the settings of one."""
+
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """Method whose settings are listed; without it all methods are."""
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that register methods."""
+    json: bool = False
+    """JSON instead of a table: a list of objects with name, summary, paper, needs, spaces and settings."""
+
+    def run(self) -> None:
+        """Print the list."""
+        facts = all_methods() if self.name is None else [method_facts(find_method(self.name))]
+        if self.json:
+            print(json.dumps(facts, indent=2, default=str))
+        elif self.name is None:
+            for method in facts:
+                print(f"{method['name']:14} {method['paper']:36} {method['summary']}")
+        else:
+            (method,) = facts
+            print(f"{method['summary']}\n{method['paper']}")
+            if method["needs"]:
+                print(f"needs a space with {', '.join(method['needs'])}")
+            print(f"searches in {', '.join(method['spaces']) or 'no space of those there are'}")
+            for name, values in method["settings"].items():
+                print(f"  {name:22} {values['default']}")
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """List the search spaces."""
+
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that add spaces."""
+    json: bool = False
+    """JSON instead of a table: a list of objects."""
+
+    def run(self) -> None:
+        """Print the list."""
+        facts = all_spaces()
+        if self.json:
+            print(json.dumps(facts, indent=2))
+            return
+        for space in facts:
+            rows = [row for names in space["candidates"].values() for row in names]
+            ops = ", ".join(sorted({op for row in rows for op in ([row] if isinstance(row, str) else row)}))
+            count = space["architectures"]
+            size = f"{count:,}" if count < 1e15 else f"{count:.4g}"
+            print(f"{space['name']:12} {space['task']:10} {size} architectures of {ops}")

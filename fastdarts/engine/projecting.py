@@ -29,8 +29,8 @@ class Projecting:
     criterion: Literal["accuracy", "loss"] = "accuracy"
     """Measure by which a projection judges a candidate: that of the supernet without it."""
     bn_statistics: Literal["batch", "running"] = "batch"
-    """Statistics that BatchNorm normalises by there: those of the batch, as published, or the running ones, which lag
-    behind decisions made since the last tuning."""
+    """Statistics by which BatchNorm normalises there: those of the batch, as published, or the running ones. The
+    running ones lag behind decisions made since the last tuning."""
 
     needs = frozenset({"fixing", "class logits"})
     free_on_resume = SupernetConfig.free_on_resume | {"supernet"}

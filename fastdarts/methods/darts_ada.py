@@ -22,7 +22,7 @@ class DARTSADA(RollbackConfig):
     ada_factor: Positive = 10.0
     """Factor of the L2 on the weights at every return."""
     ada_max_weight_decay: Positive = 0.03
-    """Largest L2 that it may reach."""
+    """Largest L2 that the weights may get."""
 
     def check(self, space: Space) -> None:
         """The L2 must grow, and must have room to."""

@@ -26,7 +26,8 @@ class RollbackConfig(BilevelConfig):
     es_lag: Count = 4
     """Measurements between the two averages that are compared."""
     es_factor: Positive = 1.3
-    """How many times the older average the newer one must be; the paper's wording is 0.75 (older / newer) and lag 5."""
+    """Ratio of the newer average to the older one that ends a search; the paper's wording is 0.75 (older / newer) and
+    lag 5."""
     es_start: NotNegativeInt = 10
     """First epoch to return to."""
 

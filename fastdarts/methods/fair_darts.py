@@ -25,7 +25,7 @@ class FairDARTS(BilevelConfig):
     """FairDARTS: candidates have gates of their own, do not compete, and are pulled towards 0 or 1."""
 
     space: str = "darts-7"
-    """Where to search, in a space without the candidate none."""
+    """Space to search in, one without the candidate none."""
     zero_one_weight: NotNegative = 10.0
     """Weight of the zero-one loss in the loss of the alphas."""
     zero_one: Literal["l2", "l1"] = "l2"
@@ -34,8 +34,7 @@ class FairDARTS(BilevelConfig):
     """Least gate of a candidate that the derived cell keeps."""
     parse: Literal["threshold-sparse", "threshold-edge", "darts"] = "threshold-sparse"
     """Rule by which a cell is derived. threshold-sparse: of the two strongest edges of a node, the strongest candidate
-    each. threshold-edge: of every edge, the two strongest candidates. darts: the rule of DARTS, without the
-    threshold."""
+    each. threshold-edge: of every edge, the two strongest candidates. darts: DARTS' rule, without the threshold."""
 
     published = {"cifar": {"batch_size": 128, "learning_rate": 0.005, "arch_learning_rate": 3e-3}}
 

@@ -27,7 +27,7 @@ class GDAS(AlphaConfig):
     """GDAS: each step draws one candidate per edge, computes it alone, and lets the gradient pass straight through."""
 
     epochs: Epochs = 250
-    """Passes over the training half."""
+    """Passes over the training half, or over the training text."""
     weight_decay: NotNegative = 5e-4
     """L2 on the weights."""
     tau_start: Positive = 10.0

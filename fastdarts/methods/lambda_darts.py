@@ -19,11 +19,12 @@ class LambdaDARTS(BilevelConfig):
     """Λ-DARTS: DARTS whose weights learn to make all cells ask for the same change of the mixing weights."""
 
     lambda_strength: NotNegative = 0.125
-    """How much layer alignment counts in the loss of the weights in the last epoch; it rises from 0."""
+    """Weight of the layer alignment in the loss of the weights in the last epoch; it rises from 0."""
     lambda_radius: Positive = 1e-4
-    """Radius of the finite difference of its gradient, over the norm of the direction in the mixing weights."""
+    """Radius of the finite difference of the alignment's gradient, over the norm of the direction in the mixing
+    weights."""
     lambda_correlation: Literal["cosine", "signed"] = "cosine"
-    """Which alignment counts; signed divides the product of two gradients by that of their absolute values."""
+    """Kind of alignment; signed divides the product of two gradients by that of their absolute values."""
 
     needs = frozenset({"cell weights"})
     has_own_difference = True

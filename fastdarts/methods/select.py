@@ -18,7 +18,7 @@ class Select(SearchConfig):
     """R-DARTS: the genotypes of several searches are trained for a while, and the best is kept (section 5.3)."""
 
     genotypes: tuple[str, ...] = ()
-    """What is compared, two or more of one space: folders of searches, or whatever evaluate takes."""
+    """Genotypes to compare, two or more of one space: folders of searches, or whatever evaluate takes."""
 
     needs = frozenset({"training from scratch"})
 

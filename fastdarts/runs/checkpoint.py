@@ -138,6 +138,8 @@ def _set_streams_apart(state: dict[str, Any]) -> None:
     if type(epoch) is int:
         schedule = {"base_lrs": [rate], "last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [rate]}
         supernet["scheduler"] = schedule | {"lr_lambdas": [None]}
+        for group in dict(supernet.get("optimizer") or {}).get("param_groups", ()):
+            group["initial_lr"] = rate
     supernet["fixed"] = [torch.full(alpha.shape, -1.0) for alpha in supernet.get("alphas", ())]
     state.setdefault("policies", {})
 

@@ -30,7 +30,8 @@ class RunConfig:
     """Title of the settings of this class among the flags."""
 
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. Of several ranks each takes its own with cuda."""
+    """Device: cpu, cuda, cuda:1, ...; auto takes the GPU if there is one. With cuda, each of several ranks takes a GPU
+    of its own."""
     threads: Count | None = None
     """CPU threads; results are bit-identical only for the same number."""
     checkpoint_minutes: NotNegative = 5.0
@@ -38,7 +39,7 @@ class RunConfig:
     run: Path | None = None
     """Folder for everything the run leaves; by default a new one under runs/."""
     resume: Path | None = None
-    """Go on with the run in this folder, or of this checkpoint file."""
+    """Folder or checkpoint file of a run to go on with."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods, spaces or operations; the run remembers them."""
 

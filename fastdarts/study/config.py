@@ -28,19 +28,19 @@ class StudyConfig(DataConfig):
     dataset: Dataset | None = None
     """Images to learn from (fashion-mnist where Debian's dataset-fashion-mnist is installed, else digits)."""
     image_size: Width | None = None
-    """Resize images to this many pixels a side, even (fashion-mnist 12, others keep their size)."""
+    """Pixels a side to which images are resized, an even number (fashion-mnist 12, others keep their size)."""
     samples: Count | None = None
-    """Use only the first so many training images (fashion-mnist 2000, others all)."""
+    """Training images that are used, the first ones (fashion-mnist 2000, others all)."""
     test_samples: Count | None = None
-    """Test on only the first so many test images (fashion-mnist 4000, others all)."""
+    """Test images that are used, the first ones (fashion-mnist 4000, others all)."""
     channels: Width = 8
     """Channels of the first cells, of the networks and of the supernet."""
     layers: Few = 3
-    """Their cells."""
+    """Cells of the networks and of the supernet."""
     learning_rate: Positive = 0.025
     """SGD learning rate at the start, of trainings and searches."""
     weight_decay: NotNegative = 3e-4
-    """L2 on the weights, in both."""
+    """L2 on the weights, in trainings and searches."""
     epochs: Epochs = 8
     """Passes over the training images of each training from scratch."""
     seeds: Seeds = 3
@@ -50,7 +50,7 @@ class StudyConfig(DataConfig):
     method: str = "darts"
     """Method of the searches, one that trains alphas; `fastdarts methods` lists them."""
     unrolled: bool = False
-    """Search in second order."""
+    """Second order in the searches."""
     search_epochs: Epochs = 50
     """Epochs of each search."""
     search_seeds: Few = 3
@@ -64,7 +64,7 @@ class StudyConfig(DataConfig):
     run: Path | None = None
     """Folder of the study (runs/study-tiny); what it holds of these settings already is not computed again."""
     resume: Path | None = None
-    """Go on with the study in this folder, with its settings; the same command as before does it too."""
+    """Folder of a study to go on with, with its settings; the same command as before does it too."""
 
 
 REDUCED: dict[str, dict[str, int]] = {"fashion-mnist": {"image_size": 12, "samples": 2000, "test_samples": 4000}}

@@ -68,9 +68,9 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     learning_rate: Positive | None = None
     """SGD learning rate of the weights at the start (DARTS: 0.025)."""
     learning_rate_min: NotNegative | None = None
-    """The same at the end of the cosine (DARTS: 0.001)."""
+    """Learning rate at the end of the cosine (DARTS: 0.001)."""
     learning_rate_warmup: EpochsOrNone | None = None
-    """Epochs in which it first rises in equal steps (DARTS: 0)."""
+    """Epochs in which the learning rate first rises in equal steps (DARTS: 0)."""
     momentum: Portion = 0.9
     """SGD momentum."""
     weight_decay: NotNegative = 3e-4
@@ -78,7 +78,7 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     grad_clip: Positive = 5.0
     """Largest norm of the weights' gradient."""
     seed: Seed = 2
-    """Seed of the weights, the alphas, the order of the data and whatever else is drawn."""
+    """Seed of the weights, the alphas, the order of the data and everything else that is drawn."""
 
     task: ClassVar[str] = ""
     """The task whose settings these are, see :mod:`fastdarts.tasks`; "" in a class of the settings of a method only."""
@@ -264,7 +264,7 @@ class AlphaConfig(SupernetConfig):
     arch_weight_decay: NotNegative = 1e-3
     """L2 on the alphas."""
     arch_grad_clip: NotNegative | None = None
-    """Largest norm of their gradient, 0 for any (DARTS: 0)."""
+    """Largest norm of the alphas' gradient, 0 for any (DARTS: 0)."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,8 @@ class ArchSideEffects:
     group: ClassVar[str] = "alphas"
 
     arch_side_effects: bool = True
-    """Let the passes for the alphas move BatchNorm running statistics and draw random numbers, as published."""
+    """Side effects of the passes for the alphas, as published: they move BatchNorm running statistics and draw random
+    numbers."""
 
 
 @dataclass(frozen=True)
@@ -286,14 +287,14 @@ class BilevelConfig(ArchSideEffects, AlphaConfig):
     unrolled: bool = False
     """Second order: differentiate through one step of the weights; --hypergradient unrolled."""
     hypergradient: Literal["first-order", "unrolled", "exact", "neumann"] | None = None
-    """How the alphas' gradient is found (first-order by default).
-    unrolled: through one step of the weights, by finite differences as published; exact: the same by double backward,
-    many times the memory; neumann: through weights that have converged, by a Neumann series."""
+    """Strategy for the alphas' gradient (first-order by default). unrolled: through one step of the weights, by finite
+    differences as published. exact: the same by double backward, many times the memory. neumann: through weights that
+    have converged, by a Neumann series."""
     difference_radius: Positive | None = None
     """Radius of the finite difference over the norm of its direction (unrolled; published and default: 0.01)."""
     keep_kinks: bool = False
-    """Let both passes of a finite difference decide at ReLUs and max pools as the pass at the weights did, so that it
-    agrees with the exact product (unrolled; published: no)."""
+    """Decisions of ReLUs and max pools, kept from the pass at the weights in both passes of a finite difference. The
+    difference then agrees with the exact product (unrolled; published: no)."""
     neumann_terms: Few | None = None
     """Terms of the series (neumann; 3)."""
     product_error_every: NotNegativeInt = 0
@@ -363,8 +364,8 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
     group: ClassVar[str] = "evaluation"
 
     genotype: str = ""
-    """A name (DARTS_V2), a genotype.json, the folder of a search, inline JSON, a printed Genotype(...), or the string
-    of NAS-Bench-201."""
+    """Genotype: a name (DARTS_V2), a genotype.json, a search's folder, inline JSON, a printed Genotype(...), or the
+    string of NAS-Bench-201."""
 
     task: ClassVar[str] = ""
     """The task that the network is trained for, see :mod:`fastdarts.tasks`."""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import torch
 import tyro
 
 from fastdarts.cli.arguments import check, parameters, read
-from fastdarts.cli.commands import Search, by
 from fastdarts.cli.entry import main
+from fastdarts.cli.flags import by
+from fastdarts.cli.search import Search
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.settings import SearchConfig
+from tests.support.paths import DATA
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
 SMALL = [f"--{name}={value}" for name, value in SMALL.items()]
@@ -134,8 +137,8 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--threads", "100000"], ["--threads"]),
         (["search", "--device", "meta"], ["meta", "--device cpu"]),
         (["search", "--data", "images"], ["images", "digits", "built in"]),
-        (["search", "--space", "rnn", "--method", "darts-pt"], ["--method is darts-pt", "--space rnn", "leave it out"]),
-        (["search", "--space=rnn", "--method=lambda-darts"], ["--method is lambda-darts", "--space rnn"]),
+        (["search", "darts-pt", "--space", "rnn"], ["darts-pt needs class logits", "rnn", "choose another space"]),
+        (["search", "--space=rnn", "--method=lambda-darts"], ["lambda-darts needs cell weights", "space rnn"]),
         (["bench", "--threads", "0"], ["--threads is 0"]),
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),
@@ -155,8 +158,19 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "-e", "3"], ["unknown flag -e"]),
         (["search", "--unrolled=yes"], ["--unrolled got a value", "--no-unrolled"]),
         (["search", "--edge-normalisation", "maybe"], ["--edge-normalisation is 'maybe'", "True or False"]),
-        (["search", "--hidden", "3"], ["--hidden goes with --space rnn"]),
-        (["search", "--space", "rnn", "--channels", "3"], ["--channels is for images"]),
+        (["search", "--hidden", "5"], ["--hidden is for text (--space rnn), not for images: leave it out"]),
+        (
+            ["search", "darts", "--space=rnn", "--channels=8"],
+            ["--channels is for images (--space darts), not for text"],
+        ),
+        (
+            ["evaluate", "--genotype", "DARTS_V2", "--hidden", "5"],
+            ["--hidden is for text, not for images: leave it out"],
+        ),
+        (["evaluate", "--space", "rnn", "--channels", "8"], ["--channels is for images, not for text: leave it out"]),
+        (["search", "darts", "--space=rnn", "--tau-start=3"], ["--tau-start goes with --method gdas: leave it out"]),
+        (["search", "--hiden", "5"], ["unknown flag --hiden", "--hidden"]),
+        (["search", "--space", "rnn", "--chanels", "8"], ["unknown flag --chanels", "--channels"]),
         (["search", "three"], ["--method is 'three'", "expected one of"]),
         (["report"], ["folder is missing"]),
         (["report", "a", "b"], ["'b'"]),
@@ -206,6 +220,70 @@ def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
     assert stop.value.code == 0 and printed.err == "" and printed.out.startswith("usage: fastdarts")
     flag = {("search", "--help"): "--channels", ("search", "--space"): "--hidden"}.get(tuple(arguments[:2]), "")
     assert flag in printed.out
+
+
+def test_the_help_of_a_search_has_the_flags_of_its_method_and_task(capsys):
+    for space, own, foreign in (("rnn", "--hidden", "--channels"), ("darts", "--channels", "--hidden")):
+        with pytest.raises(SystemExit) as stop:
+            main(["search", "gdas", "--space", space, "--help"])
+        printed = capsys.readouterr().out
+        assert stop.value.code == 0 and own in printed and "--tau-start" in printed
+        assert foreign not in printed and "--threshold" not in printed
+
+
+TEXT = {"hidden": 4, "batch_size": 8, "eval_batch_size": 2, "bptt": 12, "nodes": 2, "epochs": 1, "threads": 1}
+TEXT = 'space = "rnn"\n' + "".join(f"{name} = {value}\n" for name, value in TEXT.items())
+
+
+def test_a_settings_file_names_the_space_and_has_tables_of_methods(tmp_path, monkeypatch):
+    seen = []
+    engine = importlib.import_module("fastdarts.engine.search")
+    monkeypatch.setattr(engine, "search", lambda used: sys.exit(seen.append(used)))
+    file = tmp_path / "t.toml"
+    file.write_text(f"{TEXT}[gdas]\ntau_start = 5.0\n[fair-darts]\nthreshold = 0.5\n", encoding="utf-8")
+    for method in ("gdas", "darts"):
+        with pytest.raises(SystemExit):
+            main(["search", method, "--config", str(file), "--hidden", "6"])
+    gdas, darts = seen
+    assert (gdas.task, gdas.space, gdas.method, gdas.hidden, gdas.tau_start) == ("language", "rnn", "gdas", 6, 5.0)
+    assert (darts.task, darts.method, darts.hidden) == ("language", "darts", 6)
+    assert not any(hasattr(used, "threshold") or hasattr(used, "channels") for used in seen)
+    assert not hasattr(darts, "tau_start")
+
+
+def test_a_search_on_text_resumes_by_its_own_method_in_its_own_space(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.toml").write_text(TEXT, encoding="utf-8")
+    main(["search", "darts", "--config", "t.toml", "--data", str(DATA / "kjv"), "--device", "cpu", "--run", "run"])
+    used = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
+    assert (used["space"], used["method"], used["hidden"]) == ("rnn", "darts", 4)
+    found = capsys.readouterr().out
+    main(["search", "--resume", "run"])
+    assert "perplexity" in found and capsys.readouterr().out.splitlines()[0] == found.splitlines()[0]
+    for flags, says in (
+        (["--space", "darts"], "--space is darts but the run to resume is on text: leave it out"),
+        (["--method", "gdas"], "--method is gdas but the run to resume is by darts: leave it out"),
+        (["--channels", "8"], "--channels is for images (--space darts), not for text: leave it out"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["search", "--resume", "run", *flags])
+        assert stop.value.code == 2 and capsys.readouterr().err == f"fastdarts: {says}\n"
+
+
+def test_the_lists_say_what_goes_with_what(capsys):
+    def printed(*arguments):
+        main([*arguments])
+        return capsys.readouterr().out
+
+    (gdas,) = json.loads(printed("methods", "gdas", "--json"))
+    assert {"darts", "nasbench201", "rnn"} <= {*gdas["spaces"]}
+    assert re.search(r"^searches in darts, .*\brnn\b", printed("methods", "gdas"), re.M)
+    (projecting,) = json.loads(printed("methods", "darts-pt", "--json"))  # needs logits of classes
+    assert "darts" in projecting["spaces"] and "rnn" not in projecting["spaces"]
+    rows = dict(line.split()[:2] for line in printed("spaces").splitlines())
+    assert rows["rnn"] == "language" and {rows[name] for name in rows if name != "rnn"} == {"images"}
+    tasks = {space["name"]: space["task"] for space in json.loads(printed("spaces", "--json"))}
+    assert tasks == rows
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,11 @@ import fastdarts.study.tiny
 from fastdarts.bench.run import _validate as validate_bench
 from fastdarts.cli import entry as cli
 from fastdarts.cli.arguments import parameters
-from fastdarts.cli.commands import Bench, Evaluate, Search, by
+from fastdarts.cli.bench import Bench
+from fastdarts.cli.commands import COMMANDS
+from fastdarts.cli.evaluate import Evaluate
+from fastdarts.cli.flags import by
+from fastdarts.cli.search import Search
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import methods
 from fastdarts.runs.settings import choices_of
@@ -171,7 +175,7 @@ LEFT_OUT = {"--memory", "--image-size", "--json"}
 @st.composite
 def lines(draw, commands):
     name = draw(st.sampled_from(commands))
-    kind, task = cli.COMMANDS[name], draw(st.sampled_from([*tasks().values()]))
+    kind, task = COMMANDS[name], draw(st.sampled_from([*tasks().values()]))
     if name == "search":
         method = draw(st.sampled_from([*methods().values()]))
         kind = by(Search, method.settings.of_task(task.name))
@@ -241,7 +245,7 @@ def test_a_line_for_a_benchmark(place, line):
 
 
 # A benchmark with nothing else on its line would run, for minutes; it has a test of its own.
-SHORT = [name for name in cli.COMMANDS if name != "bench"]
+SHORT = [name for name in COMMANDS if name != "bench"]
 
 
 @given(st.lists(st.text(max_size=12) | st.sampled_from([*SHORT, "--help", "--version", "-h", "--"]), max_size=5))

@@ -38,25 +38,26 @@ class DataConfig(RunConfig):
     group: ClassVar[str] = "data"
 
     dataset: Dataset = "digits"
-    """Images to learn from; digits needs no download, folder means one folder of images per class, or train/ and test/
+    """Images to learn from. digits needs no download. folder means one folder of images per class, or train/ and test/
     of these."""
     data: Path | None = None
     """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
     test_portion: float = 0.2
     """Share of the images of every class that is the test set, where an image folder has none."""
     image_size: Width | None = None
-    """Resize images to this many pixels a side (even); by default they keep their size."""
+    """Pixels a side to which images are resized, an even number; by default they keep their size."""
     samples: Count | None = None
-    """Use only the first so many training images."""
+    """Training images that are used, the first ones; by default all."""
     batch_size: Batch = 64
     """Images per step, of all ranks together."""
     sync_bn: bool = False
-    """Of several ranks (torchrun): normalise by the statistics of the whole batch, not of each rank's part."""
+    """BatchNorm over all ranks (torchrun): it uses the statistics of the whole batch, not of each rank's part."""
     workers: Workers = 0
     """Processes that prepare images; results do not depend on it."""
     precision: Literal["float32", "bf16"] = "float32"
-    """bf16 computes feature maps in bfloat16, as torch.autocast does; weights, statistics, mixing weights, all updates
-    and whatever is differentiated twice or subtracted to find a product stay in float32."""
+    """Type of the feature maps; bf16 computes them in bfloat16, as torch.autocast does. Weights, statistics, mixing
+    weights and all updates stay in float32. So does whatever is differentiated twice, or subtracted to find a
+    product."""
 
 
 def check_images(config: DataConfig) -> None:
@@ -85,7 +86,7 @@ class ImageSearchConfig(DataConfig, SearchConfig):
     train_portion: float | None = None
     """Share of the training images that trains the weights; the rest trains the alphas (DARTS: 0.5)."""
     cutout: Portion = 0.0
-    """Blank a random square of each training image, this share of its side wide (the paper's, where used: 0.5)."""
+    """Side of a random square that is blanked in each training image, as a share of the image's (papers use 0.5)."""
     drop_path_prob: Portion = 0.0
     """Probability with which the output of each edge is dropped in the last epoch; it rises from 0. That of cutout then
     rises from 0 to 1 likewise (R-DARTS). Where single cells are trained, their operations are dropped instead."""
@@ -117,15 +118,16 @@ class ImageSupernetConfig(SupernetConfig):
     """Beginning of the search network, and which published settings count; imagenet divides the image by 8 before the
     first cell."""
     partial: Width | None = None
-    """Only one of so many channels enters the candidate operations (DARTS: 1)."""
+    """Number of channels of which only one enters the candidate operations (DARTS: 1)."""
     edge_normalisation: bool | None = None
-    """Learn weights of the edges, the betas, along with the alphas (DARTS: no)."""
+    """Weights of the edges, the betas, learned along with the alphas (DARTS: no)."""
     memory: Literal["store", "recompute", "checkpoint"] = "store"
-    """store keeps the outputs of the convolutions for the backward pass (fastest); recompute computes them again;
-    checkpoint keeps only the outputs of the cells and computes each cell again as a whole."""
+    """Way to spend memory. store keeps the outputs of the convolutions for the backward pass, which is fastest.
+    recompute computes them again. checkpoint keeps only the outputs of the cells and computes each cell again as a
+    whole."""
     accumulate: Width = 1
-    """Parts that a batch is passed in, one after another: the loss and its gradients are those of the whole batch, but
-    BatchNorm normalises each part by itself and its running statistics move once for each."""
+    """Parts in which a batch is passed, one after another. The loss and its gradients are those of the whole batch.
+    BatchNorm normalises each part by itself, and its running statistics move once for each."""
     max_memory: str | None = None
     """Bytes that a step may take, such as 4GiB: memory and then accumulate are raised until it is estimated to fit."""
     gap_every: NotNegativeInt = 1
@@ -185,8 +187,8 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     (DARTS, section 3.2) or ImageNet (section 3.3)."""
 
     variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
-    """Which network and recipe: cifar (the default), imagenet, which divides the image by 8 before the first cell, or,
-    for the cells of that space and for these only, nasbench201."""
+    """Network and recipe: cifar (the default), or imagenet, which divides the image by 8 before the first cell. Cells
+    of the space nasbench201 have nasbench201, and only that."""
     batch_size: Batch | None = None
     """Images per step, of all ranks together (cifar 96, imagenet 128, nasbench201 256)."""
     epochs: Epochs | None = None
@@ -198,9 +200,10 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     learning_rate: Positive | None = None
     """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
-    """How it falls: along a cosine to 0 (cifar, nasbench201), or by the factor gamma after each epoch (imagenet)."""
+    """Course of the learning rate: along a cosine to 0 (cifar, nasbench201), or times gamma after each epoch
+    (imagenet)."""
     gamma: Factor = 0.97
-    """The factor of the exponential schedule."""
+    """Factor of the exponential schedule."""
     momentum: Portion = 0.9
     """SGD momentum."""
     weight_decay: NotNegative | None = None
@@ -208,15 +211,16 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     grad_clip: Positive = 5.0
     """Largest norm of the gradient."""
     auxiliary: bool = True
-    """Train with an auxiliary head; networks of nasbench201 have none."""
+    """Auxiliary head in training; networks of nasbench201 have none."""
     auxiliary_weight: NotNegative = 0.4
-    """Weight of its loss."""
+    """Weight of the loss of the auxiliary head."""
     drop_path_prob: Portion | None = None
     """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, others 0)."""
     label_smoothing: Portion | None = None
     """Share of the training target that is spread over all classes (imagenet 0.1, others 0)."""
     cutout: Portion | None = None
-    """Blank a random square of each training image, this share of its side wide (cifar 0.5: 16 pixels; others 0)."""
+    """Side of a random square that is blanked in each training image, as a share of the image's (cifar 0.5; others
+    0)."""
     seed: Seed = 0
     """Seed of the first training."""
     seeds: Seeds = 1

@@ -36,9 +36,9 @@ class TextConfig(RunConfig):
     data: Path | None = None
     """Folder of train.txt, valid.txt and test.txt (ptb.train.txt, wiki.train.tokens, ... will do)."""
     level: Literal["word", "char"] = "word"
-    """What a token is: a word, as blanks separate them, or a character."""
+    """Kind of token: a word, as blanks separate them, or a character."""
     vocabulary: Count | None = None
-    """Keep only the most frequent tokens of the training text, so many with <eos> and <unk>; by default all."""
+    """Tokens that are kept, the most frequent of the training text, with <eos> and <unk>; by default all."""
     hidden: Width = 300
     """Width of the embedding and of the cell."""
     batch_size: Batch = 256
@@ -89,7 +89,7 @@ class TextSearchConfig(TextConfig, SearchConfig):
     nodes: Nodes = 8
     """Searched nodes of the cell."""
     learning_rate_min: NotNegative | None = None
-    """The same at the end of a cosine; by default the rate stays as it is."""
+    """Learning rate at the end of a cosine; by default the rate stays as it is."""
     momentum: Portion = 0.0
     """SGD momentum."""
     seed: Seed = 3
@@ -118,8 +118,8 @@ class TextArchSideEffects(ArchSideEffects):
     counts_more: ClassVar[bool] = True
 
     arch_side_effects: bool = False
-    """Let every pass for the alphas draw dropout masks of its own and move BatchNorm running statistics, as published;
-    otherwise all passes of a step use the same masks, those of the coming step of the weights."""
+    """Side effects of the passes for the alphas, as published: each draws dropout masks of its own and moves BatchNorm
+    running statistics. Otherwise all passes of a step use the same masks, those of the coming step of the weights."""
 
 
 RATES = ("learning_rate_min", "learning_rate_warmup", "arch_learning_rate", "arch_grad_clip", "warmup")
@@ -153,9 +153,10 @@ class TextEvaluateConfig(TextConfig, EvaluateConfig):
     length_spread: NotNegative = 5.0
     """Standard deviation of the lengths of segments, in time steps; they end at 5 and at bptt + 20."""
     nonmono: Count = 5
-    """Weights are averaged from the first epoch on that is worse than the best but for the last so many."""
+    """Number N of epochs: averaging of the weights starts at the first epoch worse than the best of all but the last
+    N."""
     finetune_epochs: EpochsOrNone = 0
-    """Up to so many passes more, averaged anew from the best weights; they end by the same rule."""
+    """Passes more at most, averaged anew from the best weights; they end by the same rule."""
     seed: Seed = 1267
     """Seed of the weights, the dropouts and the lengths of the segments."""
 

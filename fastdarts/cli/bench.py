@@ -1,0 +1,47 @@
+"""The command ``fastdarts bench``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastdarts.runs.kinds import Count
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
+
+    suite: tuple[
+        Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "flat", "batch", "rnn"], ...
+    ] = ("mixed-op", "step")
+    """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
+    of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201. flat:
+    flat updates. batch: the largest batch of a step that fits into a budget of memory. rnn: the recurrent cell and
+    steps of its search."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Device: on a GPU, mixed operations are also replayed as CUDA graphs."""
+    threads: Count | None = None
+    """CPU threads."""
+    batch: tuple[int, ...] = ()
+    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step and nasbench201 8, published are
+    64)."""
+    seconds: float = 5.0
+    """Time for each case; every side gets three rounds at least."""
+    compile: bool = False
+    """Times of torch.compile of the public code too; it compiles for about a minute per case, for several per step."""
+    traffic: bool = False
+    """Counts of a GPU's launches and bytes instead, and times predicted from them; this needs no GPU."""
+    default_malloc: bool = False
+    """Settings of malloc that the system has by default; fresh buffers then page-fault at every call."""
+    budget: tuple[str, ...] = ("1GiB",)
+    """Memory that a step may take (suite batch), one or several amounts; each takes minutes."""
+    json: Path | None = None
+    """File for everything measured."""
+
+    def run(self) -> None:
+        """Print the table."""
+        from fastdarts.bench.run import bench
+
+        bench(**vars(self))

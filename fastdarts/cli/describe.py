@@ -1,0 +1,108 @@
+"""The command ``fastdarts describe``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Literal, get_type_hints
+
+import torch
+
+from fastdarts.errors import FastdartsError
+from fastdarts.runs.kinds import Few, Width
+from fastdarts.tasks.settings import SearchConfig
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Say how large a genotype's network or the supernet is, and draw its cells."""
+
+    genotype: str | None = None
+    """Genotype: a name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of
+    NAS-Bench-201."""
+    supernet: bool = False
+    """Search network of DARTS instead of a genotype."""
+    space: str | None = None
+    """Space whose search network is described instead of a genotype."""
+    method: str = "darts"
+    """Method whose search network is described; that of pc-darts has partial channels."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """Beginning of the search network."""
+    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
+    """Stem and head of the genotype's network."""
+    channels: Width | None = None
+    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16)."""
+    layers: Few | None = None
+    """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
+    classes: Width | None = None
+    """Classes (cifar 10, imagenet 1000)."""
+    image_size: Width | None = None
+    """Pixels a side of the images (cifar 32, imagenet 224)."""
+    in_channels: Width = 3
+    """Channels of the images."""
+    memory: bool = False
+    """Estimate of what a first-order step of the supernet takes, for every value of the search's --memory."""
+    batch: Width = 64
+    """Images per step of the estimate."""
+    json: bool = False
+    """JSON instead of text."""
+
+    plugin: tuple[str, ...] = ()
+    """Python files of your own that add methods, spaces or operations (those that the run remembers)."""
+
+    def run(self) -> None:
+        """Print the description."""
+        from fastdarts.engine.validation import validate
+        from fastdarts.registry import find_method
+        from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
+        from fastdarts.runs.checks import check_setting
+        from fastdarts.spaces import find_image_space, parse_architecture
+        from fastdarts.tasks.images.settings import RECIPES, network_options
+        from fastdarts.tasks.settings import SupernetConfig, resolve
+
+        if (self.supernet or self.space is not None) == (self.genotype is not None):
+            raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
+        for name, hint in get_type_hints(Describe, include_extras=True).items():
+            check_setting(name, getattr(self, name), hint)
+        if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
+            raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
+        if self.genotype is None:
+            named = {} if self.space is None else {"space": self.space}
+            if not issubclass(find_method(self.method).settings, SupernetConfig):
+                raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
+            space = find_image_space(named.get("space", SearchConfig.space))
+            settings = SearchConfig(method=self.method, stem=self.stem, **named)
+            validate(settings)
+            layers = resolve(settings).layers
+            published = (settings.channels, layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+        else:
+            space, genotype = parse_architecture(self.genotype)
+            variant = space.check_variant(self.variant)
+            images = (1000, 224) if variant == "imagenet" else (10, 32)
+            published = (RECIPES[variant]["channels"], RECIPES[variant]["layers"], *images)
+        asked = (self.channels, self.layers, self.classes, self.image_size)
+        shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
+        if self.memory and self.genotype is not None:
+            raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
+        if self.genotype is None:
+            options = network_options(resolve(settings))
+            facts = describe_supernet(*shape, self.in_channels, space, **options)
+            stages = resolve(replace(settings, layers=shape[1])).build(space).stages.all()
+            if len(stages) > 1:
+                facts["stages"] = describe_stages(stages, *shape[:3], self.in_channels, **options)
+            if self.memory:
+                config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
+                facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
+        else:
+            facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
+        print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
+
+    def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
+        from fastdarts.engine.memory import MODES
+        from fastdarts.engine.search import step_memory
+        from fastdarts.tasks.images.task import ImageProblem
+        from fastdarts.tasks.settings import resolve
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        images = ImageProblem.of_shape(classes, self.in_channels, (size, size))
+        return {m: step_memory(resolve(replace(config, memory=m)), images, device).peak for m in MODES}

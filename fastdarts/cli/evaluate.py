@@ -1,0 +1,28 @@
+"""The command ``fastdarts evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdarts import ranks
+from fastdarts.cli.flags import BySettings
+from fastdarts.tasks.task import find_task
+
+
+@dataclass(frozen=True)
+class Evaluate(BySettings):
+    """Train a genotype from scratch and test it."""
+
+    def run(self) -> None:
+        """Evaluate and print how good the network is, its size and the report's path."""
+        from fastdarts.engine.evaluation import evaluate
+
+        settings = self.settings
+        result = evaluate(settings)
+        if ranks.rank():
+            return
+        print(f"{find_task(settings.task).tested(result)}  ({result['seconds']:.1f} s)")
+        macs = f"  macs {result['macs']:,}" if "macs" in result else ""
+        print(f"parameters {result['parameters']:,}{macs}")
+        print(f"report {Path(result['run']) / 'report.html'}")
