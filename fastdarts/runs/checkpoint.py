@@ -135,9 +135,10 @@ def _set_streams_apart(state: dict[str, Any]) -> None:
     names = ("hidden", "arch_hidden", "arch_row")
     state["data"] = {"text": state.pop("text", None)} | {name: supernet.pop(name) for name in names if name in supernet}
     epoch = state.get("epoch")
-    if type(epoch) is int:
-        schedule = {"base_lrs": [rate], "last_epoch": epoch, "_step_count": epoch + 1, "_last_lr": [rate]}
-        supernet["scheduler"] = schedule | {"lr_lambdas": [None]}
+    if type(epoch) is int and isinstance(rate, float):
+        weights = torch.optim.SGD([torch.zeros(1)], lr=rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(weights, lambda _: 1.0).state_dict()
+        supernet["scheduler"] = schedule | {"last_epoch": epoch, "_step_count": epoch + 1}
         for group in dict(supernet.get("optimizer") or {}).get("param_groups", ()):
             group["initial_lr"] = rate
     supernet["fixed"] = [torch.full(alpha.shape, -1.0) for alpha in supernet.get("alphas", ())]
