@@ -52,7 +52,7 @@ class Ranking(ByStrength):
         cell, fields = space.topology(nodes), {}
         for (kind, names), table in zip(space.primitives(nodes).items(), strengths, strict=True):
             fields[kind] = self.entries(cell, _candidates(table, names))
-            fields[f"{kind}_concat"] = [*cell.outputs]
+            fields[f"{kind}_concat" if len(space.kinds) > 1 else "concat"] = [*cell.outputs]
         return space.genotype(fields)
 
     @abstractmethod
