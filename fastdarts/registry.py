@@ -1,4 +1,4 @@
-"""What can be named: methods, spaces, candidate operations, each registered in the file that defines it.
+"""What can be named: methods, spaces, tasks, candidate operations, each registered in the file that defines it.
 
 A :class:`Registry` holds the things of one kind by name. There are three ways into it. Built-in things are registered
 by their own files. An installed package names its things in an entry-point group, such as ``fastdarts.methods``. A
@@ -218,7 +218,7 @@ def load_plugin(path: Path) -> None:
     spec = util.spec_from_file_location(name, path) if path.suffix == ".py" else None
     if spec is None or not path.is_file():
         raise FastdartsError(
-            f"--plugin is {path}: expected a Python file that registers a method, a space or an operation"
+            f"--plugin is {path}: expected a Python file that registers a method, a space, a task or an operation"
         )
     module = util.module_from_spec(spec)
     sys.modules[name] = module

@@ -1,11 +1,15 @@
-"""Text files are UTF-8 wherever they are opened, whatever the locale: a linter finds only some of the places."""
+"""Text files are UTF-8 wherever they are opened, whatever the locale: a linter finds only some of the places. What the
+documents name exists."""
 
 import ast
+import importlib
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import OP_FOLDERS, ROOT
 
 FOLDERS = ("fastdarts", "kernels", "tests", "benchmarks", "examples")
 FILES = [ROOT / "setup.py", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))]
@@ -44,3 +48,63 @@ def test_what_is_found() -> None:
     ]
     assert undeclared("\n".join(text)) == [*range(1, len(text) + 1)]
     assert not undeclared("\n".join(fine))
+
+
+DOCUMENTS = [ROOT / "CONTRIBUTING.md", ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = [path for path in [*ROOT.glob("*"), *(ROOT / "csrc").rglob("*")] if path.is_file()]
+SOURCES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
+NAMES = {path.name for path in SOURCES}
+
+
+def missing(text: str) -> list[str]:
+    """Files of code that ``text`` names and that are not there: by their path from the root or below fastdarts/, or by
+    their name alone. <op> stands for any op."""
+    found = []
+    for name in re.findall(r"[\w./<>-]*[\w>]\.(?:py|h|cpp|cu|toml)\b", text):
+        name = re.sub(r"^(\.\./)+", "", name)
+        ops = OP_FOLDERS if "<op>" in name else [""]
+        paths = [folder / name.replace("<op>", op) for op in ops for folder in (ROOT, ROOT / "fastdarts")]
+        if not any(path.is_file() for path in paths) and name not in NAMES:
+            found.append(name)
+    return found
+
+
+def resolved(name: str) -> object:
+    """What the full name of a module or of something in one stands for."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            thing = getattr(thing, part)
+        return thing
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_a_document_names_exist(path: Path) -> None:
+    assert not missing(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_names_that_a_document_gives_are_where_it_says(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r"\bfastdarts(?:\.\w+)+", text)
+    for module, imported in re.findall(r"^from (fastdarts[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+        names += [f"{module}.{name.strip()}" for name in imported.split(",")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # of a name that has moved
+        for name in names:
+            resolved(name)
+
+
+def test_what_is_missing() -> None:
+    there = "`nn/mixed_op.py`, kernels/mixed_op/contract.py, `kernels/<op>/triton.py` [a](../examples/custom_space.py)"
+    assert not missing(there) and not missing("setup.py, program.h, `csrc/cpu/<op>/<op>.cpp`, pyproject.toml")
+    assert missing("`hypergradient.py`, nn/search.py and x/<op>/gone.h") == [
+        "hypergradient.py", "nn/search.py", "x/<op>/gone.h"
+    ]  # fmt: skip
+    with pytest.raises(AttributeError):
+        resolved("fastdarts.engine.search.no_such_name")

@@ -39,7 +39,7 @@ def flags_of(command: str, known_methods: bool = True) -> dict[str, Parameter]:
         owners = [part for task in tasks().values() for part in task.settings]
         owners += [method.settings for method in methods().values()] if known_methods else [SearchConfig]
     else:
-        owners = [task.evaluation for task in tasks().values()] if command == "evaluate" else []
+        owners = [task.evaluation for task in tasks().values() if task.evaluation] if command == "evaluate" else []
     for owner in owners:
         hints = get_type_hints(owner)
         for name in (field.name for field in dataclasses.fields(owner)):
@@ -134,7 +134,7 @@ def defaults(reading: Reading, command: str, kind: type[RunConfig], method: str 
         raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
     named = {} if method is None else {"method": method}
     if command == "evaluate":
-        kind = task_of(space).evaluation  # what the genotype says is not in the settings yet
+        kind, _ = EvaluateConfig.of({"space": space})  # what the genotype says is not in the settings yet
     elif space is not None:
         named["space"] = space
     if resume is not None and kind is StudyConfig:
@@ -172,7 +172,7 @@ def check_own(arguments: list[str], commands: Mapping[str, type[BySettings]]) ->
     for task in tasks().values():
         spaces = [space.name for space in SPACES.values() if space.task == task.name and arguments[0] == "search"]
         where = f"{task.title} (--space {spaces[0]})" if spaces else task.title
-        for part in (*task.settings, task.evaluation):
+        for part in filter(None, (*task.settings, task.evaluation)):
             for field in dataclasses.fields(part):
                 if (flag := "--" + field.name.replace("_", "-")) not in own:
                     texts.setdefault(flag, f"is for {where}, not for {find_task(settings.task).title}")

@@ -79,9 +79,13 @@ def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
     """
     source = resolve(stored_config(folder, "search", SearchConfig))
     partial, edge_normalisation = getattr(source, "partial", 1), getattr(source, "edge_normalisation", False)
-    lacking = Projecting.needs - find_space(source.space).has - find_task(source.task).has
+    lacking = sorted(Projecting.needs - find_space(source.space).has - find_task(source.task).has)
+    if lacking:
+        raise FastdartsError(
+            f"{folder} is a search by method {source.method}, which has no {' and '.join(lacking)} in space "
+            f"{source.space}: project one in another space"
+        )
     reasons = (
-        (bool(lacking), f"has no {' and '.join(sorted(lacking))}"),
         (isinstance(source, Projecting), "is a projection itself"),
         (partial > 1, f"lets channels bypass the candidates (--partial {partial})"),
         (edge_normalisation, "weights its edges by what no decision fixes (--edge-normalisation)"),

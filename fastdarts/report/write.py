@@ -16,6 +16,7 @@ from fastdarts.runs.stored import is_number
 from fastdarts.runs.writer import METRICS, atomic_write
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.topology import Entry, Topology
+from fastdarts.tasks.task import find_task
 
 BLUE, VIOLET, ORANGE, GREEN = "#2563eb", "#8b3fe0", "#d97706", "#15803d"
 
@@ -133,14 +134,12 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
         (best, sample), (worst, _) = ranking[0], ranking[-1]
         note = f"of {len(ranking)} candidates number {sample}; worst {number(worst)} %"
         yield "Best valid error", f"{number(best)} %", note
-    elif errors := points(run.rows, "valid_error"):
-        epoch, lowest = min(errors, key=lambda point: point[1])
-        error = last(_ending(run), "valid_error")
-        yield "Valid error", f"{number(error)} %", f"lowest {number(lowest)} % in epoch {epoch}"
-    elif found := points(run.rows, "valid_perplexity"):
+        return
+    name, title, unit = find_task(run.space.task).metric
+    if found := points(run.rows, name):
         epoch, lowest = min(found, key=lambda point: point[1])
-        perplexity = last(_ending(run), "valid_perplexity")
-        yield "Valid perplexity", number(perplexity), f"lowest {number(lowest)} in epoch {epoch}"
+        ending = last(_ending(run), name)
+        yield title.capitalize(), f"{number(ending)}{unit}", f"lowest {number(lowest)}{unit} in epoch {epoch}"
 
 
 def _cells(run: Records) -> Html:
@@ -158,17 +157,17 @@ def _cells(run: Records) -> Html:
 def _curves(run: Records) -> Html:
     test = "test" if points(run.rows, "test_loss") else "valid"  # a language model is tested at the end only
     kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
+    metric, title, unit = (text.removeprefix("valid") for text in find_task(run.space.task).metric)
     wanted = (
         ("Loss", "", ("train_loss", "train"), (f"{test}_loss", test), ("arch_loss", "alpha steps")),
         (
-            "Error",
-            " %",
-            ("train_error", "train"),
-            (f"{test}_error", test),
+            title.strip().capitalize(),
+            unit,
+            (f"train{metric}", "train"),
+            (f"{test}{metric}", test),
             ("discretised_error", "discretised"),
             ("supernet_error_batch_stats", "batch statistics"),
         ),
-        ("Perplexity", "", ("train_perplexity", "train"), ("valid_perplexity", "valid")),
         ("Discretisation gap", " points", ("discretisation_gap", "discretised − supernet")),
         ("Mean entropy of an edge", " nats", *((f"entropy_{kind}", name) for kind, name in kinds)),
         ("Skip connections", "", *((f"skip_{kind}", name) for kind, name in kinds)),

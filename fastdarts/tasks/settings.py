@@ -380,9 +380,18 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
-        """The settings for the task of ``space``, or else of the space of ``genotype``, among ``values``."""
-        space = values.get("space") or space_named_in(values.get("genotype", ""))
-        return task_of(space or DARTS.name).evaluation, dict(values)
+        """The settings for the task of ``space``, or else of the space of ``genotype``, among ``values``.
+
+        Raises :class:`FastdartsError` if that task has no evaluations.
+        """
+        space = values.get("space") or space_named_in(values.get("genotype", "")) or DARTS.name
+        task = task_of(space)
+        if task.evaluation is None:
+            raise FastdartsError(
+                f"the genotype is of space {space}, but task {task.name} ({task.title}) has no evaluations: use a "
+                "genotype of another task, or give the task settings of evaluations"
+            )
+        return task.evaluation, dict(values)
 
 
 def resolve(config: SearchConfig) -> SearchConfig:

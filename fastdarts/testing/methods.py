@@ -46,7 +46,7 @@ TINY_TEXT: dict[str, Any] = {
 
 def tiny(space: str) -> dict[str, Any]:
     """Settings of a search of seconds in ``space``."""
-    return TINY if find_space(space).task == "images" else TINY_TEXT
+    return TINY_TEXT if find_space(space).task == "language" else TINY
 
 
 class _Killed(BaseException):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -42,18 +43,23 @@ class Meter:
 
 @torch.no_grad()
 def measure(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, prefix: str
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    prefix: str,
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    meter: Any = None,
 ) -> dict[str, float]:
-    """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks; the model is
-    left in training mode, and the random state as it was."""
-    meter = Meter()
+    """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks, or what
+    another ``criterion`` and ``meter`` say; the model is left in training mode, and the random state as it was."""
+    meter = Meter() if meter is None else meter
     model.eval()
     with same_random_numbers(device):
         for x, y in batches:
             x, y = x.to(device), y.to(device)
             logits = model(x)
             logits = logits[0] if isinstance(logits, tuple) else logits
-            (loss,) = total(share(len(y)) * F.cross_entropy(logits, y).item())
+            (loss,) = total(share(len(y)) * criterion(logits, y).item())
             meter.update(loss, logits, y)
     model.train()
     return meter.summary(prefix)

@@ -32,13 +32,15 @@ class ImageProblem(Problem):
     """Images, of which one half trains the weights and the other one the alphas.
 
     Attributes:
+        criterion: the loss that is learned, a function of what the network gives and the labels.
         data: the images.
         indices: those of the training images in use.
         halves: the indices of both halves.
         workers: the processes that prepare images.
     """
 
-    meter_type = Meter
+    meter_type: type[Any] = Meter
+    criterion: nn.Module = nn.CrossEntropyLoss()
 
     def __init__(self, data: ImageData, indices: range, config: ImageSearchConfig):
         self.data, self.indices = data, indices
@@ -53,6 +55,11 @@ class ImageProblem(Problem):
         made.indices = range(0)
         made.data = SimpleNamespace(classes=range(classes), channels=channels, size=size)
         return made
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the network gives for an image."""
+        return len(self.data.classes)
 
     def facts(self) -> Mapping[str, Any]:
         return self.data.facts()
@@ -70,7 +77,7 @@ class ImageProblem(Problem):
         return self.workers
 
     def network(self, config: ImageSupernetConfig, space: Space) -> Supernet:
-        sizes = config.channels, len(self.data.classes), config.layers, nn.CrossEntropyLoss(), config.nodes
+        sizes = config.channels, self.outputs, config.layers, self.criterion, config.nodes
         options = {"in_channels": self.data.channels, "memory": config.memory} | network_options(config)
         return space.supernet(*sizes, **options)
 
@@ -111,7 +118,7 @@ class ImageProblem(Problem):
         return Learned(loss, loss, logits)
 
     def measure(self, model: nn.Module, batches: Iterable[Batch], device: torch.device, prefix: str) -> Row:
-        return measure(model, batches, device, prefix)
+        return measure(model, batches, device, prefix, self.criterion, self.meter_type())
 
     def rehearsal(self, config: ImageSupernetConfig, examples: int) -> Batch:
         shape = examples, self.data.channels, *self.data.size
