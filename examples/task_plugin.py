@@ -64,7 +64,7 @@ class Numbers(Task):
     settings = (NumberSupernetConfig, ImageSearchConfig)
     recipe = SEARCH_RECIPE
 
-    def open(self, config: ImageSearchConfig, space: Space) -> NumberProblem:
+    def problem(self, config: ImageSearchConfig, space: Space) -> NumberProblem:
         return NumberProblem(*prepare_data(config), config)
 
     def line(self, row: Row, epochs: int) -> str:

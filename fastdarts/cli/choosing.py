@@ -20,7 +20,7 @@ from fastdarts.runs.checks import check_setting
 from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_toml
 from fastdarts.spaces import SPACES, space_named_in
 from fastdarts.study.config import StudyConfig
-from fastdarts.tasks.settings import SearchConfig, task_of
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, task_of
 from fastdarts.tasks.task import find_task, tasks
 
 

@@ -70,7 +70,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         if "ranks" not in task.has:
             refuse(f"a search on {task.title}")
         recipe = config.build(space)
-        problem = task.open(config, space)
+        problem = task.problem(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             check_network(config, problem, space)

@@ -185,7 +185,7 @@ class Task(ABC):
     has: frozenset[str] = frozenset()
 
     @abstractmethod
-    def open(self, config: Any, space: Space) -> Problem:
+    def problem(self, config: Any, space: Space) -> Problem:
         """The data of a search with these settings, which are resolved.
 
         Raises :class:`FastdartsError` on anything wrong with the data.

@@ -135,7 +135,7 @@ class Images(Task):
     recipe = SEARCH_RECIPE
     has = frozenset({"ranks", "training from scratch", "class logits"})
 
-    def open(self, config: ImageSearchConfig, space: Space) -> ImageProblem:
+    def problem(self, config: ImageSearchConfig, space: Space) -> ImageProblem:
         data, indices = prepare_data(config)
         return ImageProblem(data, indices, config)
 

@@ -167,7 +167,7 @@ class Language(Task):
     smaller = "--hidden or --bptt"
     clips_look_ahead = True
 
-    def open(self, config: TextSearchConfig, space: Space) -> TextProblem:
+    def problem(self, config: TextSearchConfig, space: Space) -> TextProblem:
         return TextProblem(load_corpus(config.data, config.level, config.vocabulary), config)
 
     def line(self, row: Row, epochs: int) -> str:
