@@ -51,7 +51,7 @@ def test_its_space_is_a_space(numbers):
 def test_the_error_of_a_constant_is_the_deviation_of_the_labels(numbers):
     """Of all training digits: those of every class but its last fifth, in file order."""
     config = resolve(SearchConfig(**SETTINGS | {"samples": None}))
-    problem = find_task("numbers").open(config, find_space("numbers"))
+    problem = find_task("numbers").problem(config, find_space("numbers"))
     labels = load_digits().target.tolist()
     labels = torch.tensor([label for label, rank in zip(labels, ranks(labels), strict=True) if rank < 0.8])
     labels = labels[len(labels) // 2 :].double()
