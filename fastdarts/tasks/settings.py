@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import Method, find_method, load_plugin, methods
@@ -30,6 +30,7 @@ from fastdarts.runs.kinds import (
 )
 from fastdarts.runs.settings import RunConfig, expanded
 from fastdarts.spaces import DARTS, Space, find_space, space_named_in
+from fastdarts.tasks.composition import composed
 from fastdarts.tasks.task import Task, find_task, tasks
 
 DEFAULT_METHOD = "darts"
@@ -147,37 +148,11 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     @classmethod
     @functools.cache
     def of_task(cls, task: str) -> type[SearchConfig]:
-        """The settings of this method and of a task in one class.
-
-        The task has a class of its own for what it adds to each of SearchConfig, SupernetConfig, and so on. In the
-        order of inheritance it stands before that class, and behind everything that is derived from it. Where it
-        ``counts_more``, its defaults count before those of the method, which were published for another task.
-        """
+        """The settings of this method and of a task in one class, see :func:`fastdarts.tasks.composition.composed`."""
         if cls.task:
             return cls.own().of_task(task)
         parts = [part for part in find_task(task).settings if issubclass(cls, part.extends)]
-        bases = (cls, *parts)
-        order = type("Order", bases, {"task": task}).__mro__[1:]
-        fields: dict[str, tuple[Any, Any]] = {}
-        told = [part for part in parts if part.counts_more]
-        more = [owner for part in told for owner in part.__mro__ if owner not in part.extends.__mro__]
-        for owner in [*more, *order]:
-            for name in vars(owner).get("__annotations__", ()):
-                hint = get_type_hints(owner, include_extras=True)[name]
-                fields.setdefault(name, (hint, vars(owner).get(name, dataclasses.MISSING)))
-        plain = {name: found for name, found in fields.items() if get_origin(found[0]) is not ClassVar}
-        every = [name for owner in reversed(order) for name in vars(owner).get("__annotations__", ())]
-        names = [name for name in dict.fromkeys(every) if name in plain]
-        namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__, "task": task}
-        made = dataclasses.make_dataclass(
-            cls.__name__,
-            [(name, plain[name][0], dataclasses.field(default=plain[name][1])) for name in names],
-            bases=bases,
-            frozen=True,
-            namespace=namespace,
-        )
-        made.__qualname__ = cls.__qualname__
-        return made
+        return composed(cls, parts, task)
 
     @classmethod
     def lacking(cls, space: Space) -> list[str]:
