@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def step(config):
     """Lives in a module, so that another process finds it. A step of a small supernet has made the process's own."""
     for sizes in ({"channels": 4, "layers": 3, "batch_size": 2}, {}):
         whole = dataclasses.replace(config, **sizes)
-        supernet = SearchStep(whole, SimpleNamespace(classes=range(10), channels=3), CPU)
+        supernet = SearchStep(whole, ImageProblem.of_shape(10, 3, (32, 32)), CPU)
         batches = [(torch.randn(whole.batch_size, 3, 32, 32), torch.randint(10, (whole.batch_size,))) for _ in range(2)]
         if sizes:
             supernet.step(*batches, Meter(), 0, 0)
@@ -53,7 +53,7 @@ def test_the_estimate_is_within_15_percent_of_what_a_process_takes(settings):
         pytest.skip("without native kernels the reference runs, whose steps take too long here")
     config = resolve(SearchConfig(layers=3, **settings))
     expected = peak_memory(step, config)
-    assert step_memory(config, 10, (3, 32, 32), CPU).peak == pytest.approx(expected, rel=0.15)
+    assert step_memory(config, ImageProblem.of_shape(10, 3, (32, 32)), CPU).peak == pytest.approx(expected, rel=0.15)
 
 
 def test_the_estimate_of_known_work():

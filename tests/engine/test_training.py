@@ -16,6 +16,7 @@ from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter, measure
 from fastdarts.tasks.images.settings import RECIPES
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
 
 CPU = torch.device("cpu")
@@ -44,7 +45,9 @@ def test_learning_rates_of_the_published_recipes():
     cosine = [0.0125 * (1 + math.cos(math.pi * e / 600)) for e in range(600)]
     assert learning_rates(training("cifar"), 600) == pytest.approx(cosine, rel=1e-9, abs=1e-12)
     assert learning_rates(training("imagenet"), 250) == pytest.approx([0.1 * 0.97**e for e in range(250)], rel=1e-12)
-    rates = learning_rates(SearchStep(SearchConfig(channels=2, layers=3, nodes=1), load_data("digits"), CPU), 50)
+    rates = learning_rates(
+        SearchStep(SearchConfig(channels=2, layers=3, nodes=1), ImageProblem.of_shape(10, 1, (8, 8)), CPU), 50
+    )
     assert rates == pytest.approx([1e-3 + 0.012 * (1 + math.cos(math.pi * e / 50)) for e in range(50)], rel=1e-12)
     assert (rates[0], rates[49]) == (0.025, pytest.approx(1.023679e-3, rel=1e-6))  # as users' logs have them
 
@@ -124,7 +127,7 @@ def test_search_steps_are_adam_on_the_alphas_and_clipped_momentum_sgd_on_the_wei
     clip = 0.5
     method = "darts" if alternate else "joint"
     config = SearchConfig(method=method, channels=2, layers=3, nodes=2, grad_clip=clip, arch_learning_rate=0.01)
-    mine = SearchStep(config, load_data("digits"), CPU)
+    mine = SearchStep(config, ImageProblem.of_shape(10, 1, (8, 8)), CPU)
     mine.model.double()
     model, sgd, adam, norms = copy.deepcopy(mine.model), Sgd(clip), Adam(), []
     weights, alphas = list(model.parameters()), model.arch_parameters()

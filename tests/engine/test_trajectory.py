@@ -1,13 +1,12 @@
 """Twenty steps of a search: the alphas go where those of the published code go, up to the growth of rounding."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from fastdarts.bench.eager import EagerStep
 from fastdarts.engine.step import SearchStep
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
 
 STEPS, NUDGE = 20, 1e-9
@@ -15,7 +14,7 @@ STEPS, NUDGE = 20, 1e-9
 
 def run(kind, config, batches, nudge=0.0):
     """(alphas after every step, gradients of the first step) in float64, the weights nudged at the start."""
-    supernet = kind(config, SimpleNamespace(classes=range(5), channels=3), torch.device("cpu"))
+    supernet = kind(config, ImageProblem.of_shape(5, 3, (8, 8)), torch.device("cpu"))
     supernet.model.double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

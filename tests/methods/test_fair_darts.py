@@ -1,7 +1,6 @@
 """FairDARTS: the numbers of its public code, and what becomes of cells whose nodes have any number of entries."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from fastdarts.spaces import SPACES, find_space
 from fastdarts.spaces.cells.genotype import cleaned, from_dict
 from fastdarts.spaces.cells.named import NAMED
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from tests.support.probes import SHORT, entries, probe_alphas
 
@@ -117,7 +117,7 @@ def test_spaces_with_none_are_refused(space):
 
 
 def test_gates_begin_at_a_half_and_the_penalty_moves_alphas_alone():
-    images, seen = SimpleNamespace(classes=range(10), channels=1), {}
+    images, seen = ImageProblem.of_shape(10, 1, (8, 8)), {}
     x, y = torch.randn(2, 8, 1, 8, 8), torch.randint(10, (2, 8))
     for weight in (0.0, 10.0):
         config = SearchConfig(**TINY, nodes=4, epochs=1, edge_normalisation=True, zero_one_weight=weight)

@@ -1,7 +1,5 @@
 """GDAS: the numbers of its public code, what a step computes, and the same method as a plug-in."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,13 +13,14 @@ from fastdarts.spaces import SPACES, CellSpace
 from fastdarts.spaces.cells import supernet as model_search
 from fastdarts.spaces.nasbench201 import CELL
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import without_clocks
 from tests.support.paths import ROOT
 from tests.support.probes import entries, probe_alphas
 
 TINY = {"method": "gdas", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}
-IMAGES = SimpleNamespace(classes=range(10), channels=1)
+IMAGES = ImageProblem.of_shape(10, 1, (16, 16))
 ALPHA = torch.tensor([[0.2, -0.1, 0.4, 0], [1, 0.5, -0.5, 0.2]], dtype=torch.float64)
 NOISE = torch.tensor([[0.3, 1.2, -0.4, 0.1], [-0.2, 0.9, 2, 0]], dtype=torch.float64)
 COMPUTED = [[0, -0.7, 0, 0], [0, 0, 0.6, 0]]  # dL/dw of what is drawn
@@ -210,7 +209,7 @@ def test_memory_is_estimated_as_if_the_largest_candidates_were_drawn():
     def passing(method: str, space: str) -> int:
         """What a step takes beside what it leaves."""
         config = SearchConfig(**TINY | {"method": method, "nodes": 1, "space": space})
-        found = step_memory(config, 10, (1, 16, 16), torch.device("cpu"))
+        found = step_memory(config, ImageProblem.of_shape(10, 1, (16, 16)), torch.device("cpu"))
         return found.peak - found.kept
 
     SPACES["one"] = CellSpace("one", ["sep_conv_5x5"])

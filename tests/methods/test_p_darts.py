@@ -20,6 +20,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS, CellSpace
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.topology import DARTS_CELL
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.interrupted import interrupted
@@ -213,7 +214,7 @@ TINY = SearchConfig(
 def test_memory_is_that_of_the_largest_stage() -> None:
     device = torch.device("cpu")
     peaks = [
-        step_memory(dataclasses.replace(TINY, added_layers=added), 10, (1, 8, 8), device).peak
+        step_memory(dataclasses.replace(TINY, added_layers=added), ImageProblem.of_shape(10, 1, (8, 8)), device).peak
         for added in ((0, 0, 0), (0, 4, 0), (0, 4, 1))
     ]
     assert peaks[0] < peaks[1] == peaks[2]

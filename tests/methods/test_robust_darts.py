@@ -23,8 +23,8 @@ from fastdarts.runs.run import Run, stored_config
 from fastdarts.runs.settings import from_toml
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, architecture
-from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 SMALL = {
@@ -205,7 +205,7 @@ def test_shared_weights_rank_random_cells(tmp_path, name):
 
 def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
     config = resolve(SearchConfig(**SMALL, method="random-ws"))
-    supernet = SearchStep(config, load_data("digits"), torch.device("cpu"))
+    supernet = SearchStep(config, ImageProblem.of_shape(10, 1, (8, 8)), torch.device("cpu"))
     before = {name: p.clone() for name, p in supernet.model.named_parameters()}
     batch, state = (torch.randn(8, 1, 8, 8), torch.arange(8)), torch.get_rng_state()
     chosen = chosen_by(supernet.space, supernet.space.sample(torch.default_generator, 2, none=True), 2)

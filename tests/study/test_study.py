@@ -31,6 +31,7 @@ from fastdarts.study.tiny import architectures, kendall_tau, operations, study
 from fastdarts.tasks.images.batches import Batches, Kept
 from fastdarts.tasks.images.data import eval_transform, load_data, train_transform
 from fastdarts.tasks.images.settings import DataConfig
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig
 from tests.support.reports import Page
 
@@ -118,7 +119,9 @@ def test_a_study_says_what_its_parts_say(tmp_path, smaller):
         assert [error - min(means) for error in chosen] == pytest.approx(expected)
         # With the weights of the supernet, the derived architecture is the discretised network.
         data = load_data("digits")
-        supernet = SearchStep(searching(prepare(config), seed), data, torch.device("cpu"))
+        supernet = SearchStep(
+            searching(prepare(config), seed), ImageProblem.of_shape(10, 1, data.size), torch.device("cpu")
+        )
         supernet.load_state_dict(load_checkpoint(folder / "checkpoint.pt", "search")["supernet"])
         batches = Batches(data.train, range(24, 48), 16, eval_transform(data), 0).in_order()
         with torch.no_grad(), batch_statistics(supernet.model):

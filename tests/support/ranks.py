@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, load_data
 from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.testing.ranks import batch, own
 from fastdarts.testing.ranks import trained as two_steps
@@ -77,7 +77,7 @@ PER_IMAGE = ("out", "grad_x", "grad_base")
 
 def supernet_of(settings: dict[str, Any]) -> SearchStep:
     config = resolve(SearchConfig(**SMALL | settings))
-    supernet = SearchStep(config, SimpleNamespace(classes=range(10), channels=1), torch.device("cpu"))
+    supernet = SearchStep(config, ImageProblem.of_shape(10, 1, (8, 8)), torch.device("cpu"))
     supernet.model.drop_path_prob = config.drop_path_prob
     return supernet
 
@@ -95,7 +95,7 @@ def evaluated() -> dict[str, Any]:
         names = set(Recipe.__dataclass_fields__) - {"learning_rate_min", "variant"}
         config = resolve(replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True))
         recipe = Recipe(variant="cifar", learning_rate_min=0.0, **{name: getattr(config, name) for name in names})
-        data = SimpleNamespace(classes=range(10), channels=1)
+        data = ImageProblem.of_shape(10, 1, (8, 8))
         training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, data, torch.device("cpu"))
         meter = Meter()
         training.begin_epoch(0)

@@ -91,7 +91,13 @@ def test_what_needs_classes_or_an_evaluation_is_refused_in_one_sentence(tmp_path
     refused = {
         ("project", str(tmp_path / "run")): "has no class logits in space numbers",
         ("evaluate", "--genotype", str(tmp_path / "run")): "task numbers (numbers in images) has no evaluations",
-        ("search", "--space", "numbers", "--gap-every", "1"): "--gap-every is for images (--space darts), not for numbers in images",
+        (
+            "search",
+            "--space",
+            "numbers",
+            "--gap-every",
+            "1",
+        ): "--gap-every is for images (--space darts), not for numbers in images",
     }
     for arguments, expected in refused.items():
         with pytest.raises(SystemExit) as stop:

@@ -32,6 +32,7 @@ from fastdarts.policies.hypergradients import (
 )
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.writer import read_metrics
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
@@ -323,7 +324,7 @@ def test_kinks_of_another_kind_are_refused(activation):
 
 def test_a_supernet_whose_kinks_cannot_be_kept_has_its_eigenvalue_from_exact_products():
     config = resolve(SearchConfig(channels=4, layers=3, nodes=2))
-    shape = SimpleNamespace(classes=range(5), channels=3)
+    shape = ImageProblem.of_shape(5, 3, (8, 8))
     batch, values = (torch.randn(4, 3, 8, 8), torch.arange(4)), []
     for activation in (nn.ReLU(), nn.ReLU6()):  # the same function, as nothing reaches 6
         supernet = SearchStep(config, shape, torch.device("cpu"))
