@@ -97,7 +97,7 @@ def test_what_needs_classes_or_an_evaluation_is_refused_in_one_sentence(tmp_path
             "numbers",
             "--gap-every",
             "1",
-        ): "--gap-every is for images (--space darts), not for numbers in images",
+        ): "is for images (--space darts), not for numbers in images",
     }
     for arguments, expected in refused.items():
         with pytest.raises(SystemExit) as stop:
