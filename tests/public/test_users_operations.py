@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from fastdarts import PRIMITIVES, FastdartsError, fusion, parts
+from fastdarts import PRIMITIVES, FastdartsError
 from fastdarts.bench.eager import make_eager
 from fastdarts.functional import Candidate, mixed_op, native
 from fastdarts.kernels import registry
 from fastdarts.model_search import Cell, MixedOp, Network
+from fastdarts.nn.fusion import call as fusion
+from fastdarts.nn.fusion import recognise as parts
 from fastdarts.nn.fusion.shapes import shape_of
 from fastdarts.notices import Notice
 from fastdarts.operations import FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero

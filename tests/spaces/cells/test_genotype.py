@@ -9,7 +9,7 @@ import torch
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import PRIMITIVES
-from fastdarts.spaces.cells import genotype as genotypes
+from fastdarts.spaces.cells import named as genotypes
 from fastdarts.spaces.cells.derive import derive_genotype, sample_genotype
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
 from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2, NAMED
