@@ -161,7 +161,7 @@ def register(name: str, *, paper: str) -> Callable[[M], M]:
         settings.__annotations__["method"] = "str"
         settings.method = name
         settings = dataclasses.dataclass(frozen=True)(settings)
-        settings.check_published()
+        settings.check_registered()
         _METHODS.add(name, Method(name, settings, paper))
         return settings
 
@@ -172,8 +172,6 @@ def _check(name: str, settings: type[Any]) -> None:
     """Raise :class:`FastdartsError` if ``settings`` can be no method."""
     at = f"method {name!r} ({'.'.join(origin(settings))})"
     _METHODS.check_name(name, at)
-    if hasattr(settings, name):
-        raise FastdartsError(f"{at} has a name that cannot be one: it is that of a setting, so choose another")
     if not hasattr(settings, "free_on_resume") or getattr(settings.build, "__isabstractmethod__", False):
         raise FastdartsError(
             f"{at} is no class of settings with a build(space): derive it from SearchConfig, or from a class that is"

@@ -160,16 +160,19 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         return sorted(cls.needs - space.has - find_task(space.task).has)
 
     @classmethod
-    def check_published(cls) -> None:
-        """Raise :class:`FastdartsError` if a published setting is none that may be left out, in searches of any
-        task."""
+    def check_registered(cls) -> None:
+        """Raise :class:`FastdartsError` if the name is that of a setting in searches of some task, or if a published
+        setting is none that may be left out."""
         kinds = [cls.of_task(task) for task in tasks()]
+        at = f"method {cls.method!r} ({cls.__module__}.{cls.__qualname__})"
+        if any(_field(kind, cls.method) for kind in kinds):
+            raise FastdartsError(f"{at} has a name that cannot be one: it is that of a setting, so choose another")
         for name in {name for values in cls.published.values() for name in values}:
             found = [field for kind in kinds if (field := _field(kind, name)) is not None]
             if not any(field.default is None for field in found):
                 raise FastdartsError(
-                    f"method {cls.method!r} ({cls.__module__}.{cls.__qualname__}) has a published {name}, which is no "
-                    "setting that may be left out: give the field itself that default"
+                    f"{at} has a published {name}, which is no setting that may be left out: give the field itself "
+                    "that default"
                 )
 
     def __reduce__(self) -> Any:

@@ -13,7 +13,15 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.nn.supernet import Supernet
 from fastdarts.report.drawing import draw
-from fastdarts.spaces import Architecture, Space, architecture, find_space, parse_architecture, register_space
+from fastdarts.spaces import (
+    Architecture,
+    ImageSpace,
+    Space,
+    architecture,
+    find_space,
+    parse_architecture,
+    register_space,
+)
 from fastdarts.spaces.space import SETTINGS
 from fastdarts.testing.refusals import check_refused
 
@@ -32,8 +40,9 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
       changes one decision. Values out of range are refused. The size is the product of all decisions.
     - A genotype is the same once it is written as JSON and read, or named by that JSON. It is refused with an unknown
       operation. Its drawings, one of each kind of cell, name its operations.
-    - A supernet has the same weights from the same seed, alphas for all candidates, and finite gradients of both. It
-      gives the same with all settings of memory, and takes all settings that the space says it ``has``.
+    - Of a space for images, a supernet has the same weights from the same seed, alphas for all candidates, and finite
+      gradients of both. It gives the same with all settings of memory, and takes all settings that the space says it
+    ``has``.
     - The space makes of the strengths what its supernet derives, if the space has such a rule. Strengths of other
       shapes are refused.
     - The networks of all variants of that genotype give logits, with finite gradients of all weights.
@@ -61,6 +70,8 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
         torch.manual_seed(0)
         if type(space).decisions is not Space.decisions:
             _check_decisions(space)
+        if not isinstance(space, ImageSpace):
+            return
         derived = _check_supernet(space, layers, channels)
         _check_written(space, derived)
         for variant in space.variants:
@@ -106,7 +117,8 @@ def _check_decisions(space: Space) -> None:
 def _check_written(space: Space, genotype: Any) -> None:
     text, found = json.dumps(space.to_dict(genotype)), Architecture(space, genotype)
     assert architecture(json.loads(text)) == found, f"{text} is read as another genotype"
-    assert parse_architecture(text) == found, f"{text} names another genotype"
+    if isinstance(space, ImageSpace):
+        assert parse_architecture(text) == found, f"{text} names another genotype"
     drawings, cells = draw(found), space.cells(genotype)
     assert [*drawings] == [*space.kinds] == [*cells], f"{text} is drawn as {[*drawings]}"
     for kind, (entries, _) in cells.items():
