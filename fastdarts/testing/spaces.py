@@ -41,8 +41,8 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
     - A genotype is the same once it is written as JSON and read, or named by that JSON. It is refused with an unknown
       operation. Its drawings, one of each kind of cell, name its operations.
     - Of a space for images, a supernet has the same weights from the same seed, alphas for all candidates, and finite
-      gradients of both. It gives the same with all settings of memory, and takes all settings that the space says it
-    ``has``.
+      gradients of both. It gives the same with all settings of memory, and takes all settings that the space says
+      it ``has``.
     - The space makes of the strengths what its supernet derives, if the space has such a rule. Strengths of other
       shapes are refused.
     - The networks of all variants of that genotype give logits, with finite gradients of all weights.
