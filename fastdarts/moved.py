@@ -61,6 +61,8 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "markup": ("report.markup",),
     "masking": ("spaces.cells.variants",),
     "memory": ("engine.memory",),
+    "kernels.processes": ("kernels.process_group",),
+    "methods.robust_darts": ("methods.darts_es", "methods.darts_ada", "methods.select"),
     "model": ("spaces.cells.network",),
     "model_search": ("spaces.cells.supernet", "spaces.cells.candidates", "nn.mixed_op", "nn.candidates"),
     "operations": ("nn.operations",),
@@ -76,7 +78,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "relaxed": ("nn.supernet",),
     "report": ("report.write",),
     "rnn.cells": ("spaces.recurrent.cell",),
-    "rnn.config": ("tasks.language.settings",),
+    "rnn.config": ("tasks.language.settings", "engine.validation"),
     "rnn.evaluation": ("engine.evaluation", "engine.language_evaluation"),
     "rnn.genotypes": ("spaces.recurrent.genotype",),
     "rnn.likelihood": ("spaces.recurrent.likelihood",),
@@ -89,6 +91,8 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "search": ("engine.search",),
     "settings": ("runs.settings",),
     "shapes": ("nn.fusion.shapes",),
+    "spaces": ("spaces",),
+    "spaces.space": ("spaces.space",),
     "spaces.cells": ("spaces.cells.space",),
     "spaces.darts": ("spaces.cells.darts",),
     "spaces.recurrent": ("spaces.recurrent.space",),
@@ -96,7 +100,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "stopping": ("policies.stopping",),
     "stored": ("runs.stored",),
     "streams": ("cli.streams",),
-    "supernet": ("engine.step", "methods.common", "policies.monitors"),
+    "supernet": ("engine.step", "methods.common", "policies.monitors", "tasks.schedule"),
     "supernet_drawing": ("report.supernet_drawing",),
     "sync_bn": ("nn.sync_bn",),
     "topology": ("spaces.topology",),
@@ -110,10 +114,31 @@ RENAMED = {  # of names that are others now
     "hypergradient": {"parts": "microbatches"},
     "parts": {"Part": "FusedCandidate", "take_apart": "as_fused"},
     "recorder": {"Unheard": "NullWriter"},
-    "rnn.config": {"RecurrentSearchConfig": "search_settings", "RecurrentEvaluateConfig": "TextEvaluateConfig"},
+    "rnn.config": {"RecurrentEvaluateConfig": "TextEvaluateConfig"},
     "relaxed": {"Relaxed": "Supernet"},
-    "supernet": {"Supernet": "SearchStep"},
+    "rnn.training": {"check_text": "check_same_text"},
+    "spaces": {"find_notation": "find_space"},
+    "spaces.space": {"Notation": "Space"},
+    "supernet": {"Supernet": "SearchStep", "learning_rate": "cosine"},
 }
+
+
+def _recurrent_search_config() -> type:
+    """The settings of DARTS on text, which were a class of their own."""
+    text = (
+        "fastdarts.rnn.config.RecurrentSearchConfig is fastdarts.tasks.settings.SearchConfig(space='rnn', ...): use it"
+    )
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return importlib.import_module("fastdarts.tasks.settings").SearchConfig.of({"space": "rnn"})[0]
+
+
+MADE = {("rnn.config", "RecurrentSearchConfig"): _recurrent_search_config}
+
+
+def _defined_in(place: str) -> list[str]:
+    """The public names that a module defines itself, those without a module of their own included."""
+    found = vars(importlib.import_module(place)).items()
+    return [name for name, value in found if name[0] != "_" and getattr(value, "__module__", place) == place]
 
 
 def names(old: str) -> Callable[[str], Any]:
@@ -121,6 +146,10 @@ def names(old: str) -> Callable[[str], Any]:
 
     def find(name: str) -> Any:
         wanted = RENAMED.get(old, {}).get(name, name)
+        if (old, name) in MADE:
+            return MADE[old, name]()
+        if name == "__all__":
+            return sorted(public for place in PLACES[old] for public in _defined_in(f"fastdarts.{place}"))
         if not wanted.startswith("__"):
             places = [f"fastdarts.{place}" for place in PLACES[old]]
             having = [place for place in places if wanted in vars(importlib.import_module(place))]

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import metadata, util
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, dataclass_transform, get_type_hints
 
@@ -54,7 +55,7 @@ class Registry(Generic[T]):
     ):
         self.kind, self.table, self.group = kind, table, f"fastdarts.{kind}s"
         self._admit, self._built_in, self._made_of, self._hyphen = admit, built_in, made_of, hyphen
-        self._loaded = False
+        self._loaded, self._loading = False, RLock()
         REGISTRIES.append(self)
 
     def check_name(self, name: object, at: str) -> None:
@@ -90,9 +91,13 @@ class Registry(Generic[T]):
 
         Raises :class:`FastdartsError`, naming the entry point, if one cannot be imported or registered.
         """
+        with self._loading:  # other threads wait; what is imported here may ask for names itself
+            self._load()
+
+    def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True  # before what follows, which may ask for names
+        self._loaded = True
         try:
             if self._built_in:
                 package = importlib.import_module(self._built_in)

@@ -21,7 +21,7 @@ from fastdarts.ranks import agree, check_batch, fail_together, joined, refuse, s
 from fastdarts.report.describe import macs
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
-from fastdarts.spaces import parse_architecture
+from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
 from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
@@ -50,7 +50,20 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             refuse(f"an evaluation on {task.title}")
         with fail_together():
             validate(config)
+            _check_space(config)
         return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
+
+
+def _check_space(config: EvaluateConfig) -> None:
+    """Raise :class:`FastdartsError` for a genotype of a space whose networks are not trained as those of images or of
+    space rnn."""
+    space = space_named_in(config.genotype)
+    fits = space is None or (find_space(space).task == "images" if config.task == "images" else space == RECURRENT.name)
+    if not fits or config.task not in ("images", RECURRENT.task):
+        raise FastdartsError(
+            f"the genotype is of space {space}, whose networks cannot be trained from scratch: those of images and of "
+            f"{RECURRENT.name} can"
+        )
 
 
 def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 
 from fastdarts.engine.outcome import write_genotype
 from fastdarts.engine.training import Job, Recipe, train_all
+from fastdarts.errors import FastdartsError
 from fastdarts.ranks import smallest_batch
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
@@ -17,6 +18,7 @@ from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.task import Problem
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class RandomSearch:
     rest."""
 
     architectures: list[Architecture]
+
+    def check(self, problem: Problem) -> None:
+        """Raise :class:`FastdartsError` for networks that are not trained as images are."""
+        if not isinstance(problem, ImageProblem) or problem.criterion is not ImageProblem.criterion:
+            raise FastdartsError(
+                "networks are trained from scratch on images with cross-entropy only, and not for this task: "
+                "choose a method that trains a supernet"
+            )
 
     def run(
         self,

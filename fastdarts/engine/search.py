@@ -74,6 +74,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             check_network(config, problem, space)
+        else:
+            recipe.check(problem)
         problem.check_batches(config)
         device = prepare_device(config)
         notes = [check_precision(config, device)]
@@ -191,7 +193,9 @@ class Searching(Loop):
     def keep(self, epoch: int) -> None:
         if rank() == 0:
             self._kept(epoch).parent.mkdir(exist_ok=True)
-            save_checkpoint(self._kept(epoch), "epoch", {"supernet": self.supernet.state_dict()})
+            save_checkpoint(
+                self._kept(epoch), "epoch", {"supernet": self.supernet.state_dict(), "data": self.problem.state_dict()}
+            )
 
     def forget(self, epoch: int) -> None:
         if rank() == 0:
@@ -202,6 +206,8 @@ class Searching(Loop):
         state = from_first(lambda: load_checkpoint(path, "epoch"))
         with loading(path):
             self.supernet.load_state_dict(state["supernet"])
+            if state.get("data"):  # of a text; earlier versions kept none
+                self.problem.load_state_dict(state["data"])
 
     def write_text(self, name: str, text: str) -> None:
         self.recording.recorder.write_text(name, text)

@@ -7,6 +7,7 @@ A new space is one file that registers an object of :class:`CellSpace`, or of a 
 from typing import Any, NamedTuple, TypeVar
 
 from fastdarts.errors import FastdartsError
+from fastdarts.moved import names
 from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
 from fastdarts.spaces.cells.reading import read_fields
@@ -67,6 +68,9 @@ def add_installed() -> None:
     """Add the spaces that installed packages name in the entry-point group ``fastdarts.spaces``, once."""
     _SPACES.load()
 
+
+RECURRENT_FIELDS = {"recurrent", "concat"}
+"""Of a genotype that names no space, as the public code prints it."""
 
 _DECLARED = (
     ("nodes", int, "a whole number above 0"),
@@ -143,4 +147,9 @@ def space_named_in(text: object) -> str | None:
     except (FastdartsError, OSError, ValueError, RuntimeError):  # the last: no home for "~", or nesting too deep
         return None
     found = fields.get("space") if isinstance(fields, dict) else None
+    if found is None and isinstance(fields, dict) and fields.keys() >= RECURRENT_FIELDS:
+        return RECURRENT.name
     return found if isinstance(found, str) else None
+
+
+__getattr__ = names("spaces")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
+from fastdarts.moved import names
 from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.topology import DARTS_CELL, Entry, Topology
 
@@ -221,3 +222,6 @@ class ImageSpace(Space):
                 f"{', '.join(self.variants)}: name one of these or leave it out"
             )
         return variant or self.variants[0]
+
+
+__getattr__ = names("spaces.space")

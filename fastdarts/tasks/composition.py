@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from typing import Any, ClassVar, get_origin, get_type_hints
 
 Field = tuple[Any, Any]
 """The type of a field, with the range of its values, and its default."""
 
 
-def composed(method: type[Any], parts: Sequence[type[Any]], task: str) -> type[Any]:
+@functools.cache
+def composed(method: type[Any], parts: tuple[type[Any], ...], task: str) -> type[Any]:
     """The settings of ``method`` with those of a task, whose name becomes the attribute ``task``.
 
     ``parts`` are what the task adds. Each is derived from the class of settings that it ``extends``, which ``method``

@@ -7,7 +7,6 @@ The settings of a search are those of its method and those of its task (images, 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,10 +39,12 @@ class _OfTask(type):
     """Makes ``SearchConfig(method="pc-darts", space="rnn", ...)`` the settings of that method and task."""
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
+        if args:
+            raise FastdartsError(f"{cls.__name__} got {args[0]!r} without a name: give every setting by its name")
         if cls.task:
-            return super().__call__(*args, **settings)
-        kind, own = cls.of({"method": cls.method, **settings} if getattr(cls, "method", "") else settings)
-        return kind(*args, **own)
+            return super().__call__(**settings)
+        kind, own = cls.of(settings)
+        return kind(**own)
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,11 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         return cls.__mro__[1] if cls.task else cls
 
     @classmethod
-    @functools.cache
     def of_task(cls, task: str) -> type[SearchConfig]:
         """The settings of this method and of a task in one class, see :func:`fastdarts.tasks.composition.composed`."""
         if cls.task:
             return cls.own().of_task(task)
-        parts = [part for part in find_task(task).settings if issubclass(cls, part.extends)]
+        parts = tuple(part for part in find_task(task).settings if issubclass(cls, part.extends))
         return composed(cls, parts, task)
 
     @classmethod
@@ -178,6 +178,11 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     def __reduce__(self) -> Any:
         return _again, (self.own(), self.task, vars(self))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle of a version in which the settings of a method were those of images."""
+        object.__setattr__(self, "__class__", self.own().of_task(task_of(state.get("space")).name))
+        vars(self).update(state)
+
     @classmethod
     def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
         """The settings of the method and space that ``values`` name, and the values that belong to them.
@@ -191,13 +196,21 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         paths = values.get("plugin", ())
         # Those of a run may have moved, and been loaded from elsewhere.
         _load_plugins([path for path in paths if Path(path).is_file()] if stored else paths)
-        method = find_method(values.pop("method", DEFAULT_METHOD))
+        named = values.pop("method", cls.method or DEFAULT_METHOD)
+        # A class that is derived from that of a method stays what it is.
+        method = (
+            Method(named, cls.own(), "")
+            if cls.own() is not SearchConfig and named == cls.method
+            else find_method(named)
+        )
         for name in [name for name in values if name in methods()]:
             table = values.pop(name)
             if not isinstance(table, dict) or "method" in table:
                 raise FastdartsError(f"{name} is {table!r}: expected a table of settings of method {name}")
             values |= table if name == method.name else {}
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        if not isinstance(space := values.get("space", DARTS.name), str):
+            raise FastdartsError(f"space is {space!r}: expected the name of a space; `fastdarts spaces` lists them")
         settings = method.settings.of_task(task_of(values.get("space", DARTS.name)).name)
         own = {field.name for field in dataclasses.fields(settings)}
         for name in [name for name in values if name not in own]:
@@ -369,7 +382,11 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
                 f"the genotype is of space {space}, but task {task.name} ({task.title}) has no evaluations: use a "
                 "genotype of another task, or give the task settings of evaluations"
             )
-        return task.evaluation, dict(values)
+        own = {field.name for field in dataclasses.fields(task.evaluation)}
+        values = {name: value for name, value in values.items() if name in own or name != "space"}
+        if unknown := sorted(values.keys() - own):
+            raise FastdartsError(f"unknown setting {unknown[0]!r}: expected some of {', '.join(sorted(own))}")
+        return task.evaluation, values
 
 
 def resolve(config: SearchConfig) -> SearchConfig:

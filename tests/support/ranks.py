@@ -27,7 +27,7 @@ from fastdarts.nn.operations import drop_path
 from fastdarts.policies.alignment import alignment
 from fastdarts.policies.gap import discretisation_gap
 from fastdarts.policies.monitors import Eigenvalue
-from fastdarts.spaces import parse_architecture
+from fastdarts.spaces import find_space, parse_architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import eval_transform, load_data
 from fastdarts.tasks.images.measure import Meter, measure
@@ -93,7 +93,7 @@ def evaluated() -> dict[str, Any]:
     torch.set_default_dtype(torch.float64)
     try:
         names = set(Recipe.__dataclass_fields__) - {"learning_rate_min", "variant"}
-        config = resolve(replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True))
+        config = replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True).resolved(find_space("darts"))
         recipe = Recipe(variant="cifar", learning_rate_min=0.0, **{name: getattr(config, name) for name in names})
         data = ImageProblem.of_shape(10, 1, (8, 8))
         training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, data, torch.device("cpu"))

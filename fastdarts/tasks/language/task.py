@@ -139,7 +139,8 @@ class TextProblem(Problem):
         return measure(model, batches).summary(prefix)
 
     def rehearsal(self, config: TextSearchConfig, examples: int) -> Batch:
-        tokens = torch.zeros(config.bptt, examples, dtype=torch.int64)
+        steps = min(config.bptt, max(map(len, self.texts.values())) - 1)
+        tokens = torch.zeros(steps, examples, dtype=torch.int64)
         return Segment(tokens, torch.zeros(examples, config.hidden)), tokens.clone()
 
     def state_dict(self) -> dict[str, Any]:
