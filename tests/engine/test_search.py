@@ -310,7 +310,7 @@ def test_sigterm_saves_at_the_step_and_exits_0(tmp_path, workers):
 def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
     """Sent within the validation pass after the first epoch: saved before its row, no step is done again."""
     if kind == "search":
-        work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY)
+        work, module, config = search, "fastdarts.tasks.images.task", SearchConfig(**TINY)
     else:
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
         work, module, config = evaluate, "fastdarts.engine.training", EvaluateConfig(genotype="DARTS_V2", **settings)
@@ -366,7 +366,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over_and_a_finished_on
 @pytest.mark.parametrize("kind", ["search", "evaluate"])
 def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_row_goes_on_the_same(tmp_path, monkeypatch, kind):
     if kind == "search":
-        work, module, config = search, "fastdarts.policies.monitors", SearchConfig(**TINY, checkpoint_minutes=0)
+        work, module, config = search, "fastdarts.tasks.images.task", SearchConfig(**TINY, checkpoint_minutes=0)
     else:
         work, module = evaluate, "fastdarts.engine.training"
         settings = {"epochs": 2, "channels": 4, "layers": 3, "samples": 100, "threads": 1, "device": "cpu"}
