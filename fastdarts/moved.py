@@ -125,7 +125,8 @@ RENAMED = {  # of names that are others now
 
 def _recurrent_search_config() -> type:
     """The settings of DARTS on text, which were a class of their own."""
-    text = "fastdarts.rnn.config.RecurrentSearchConfig is SearchConfig(space='rnn', ...) of fastdarts.tasks.settings now"
+    text = (
+        "fastdarts.rnn.config.RecurrentSearchConfig is SearchConfig(space='rnn', ...): fastdarts.tasks.settings has it"
     )
     warnings.warn(text, DeprecationWarning, stacklevel=3)
     return importlib.import_module("fastdarts.tasks.settings").SearchConfig.of({"space": "rnn"})[0]
