@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from fastdarts.cli.flags import texts_of
+from fastdarts.errors import FastdartsError
 from fastdarts.registry import Method, find_method, methods
 from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import SPACES, Space, add_installed
@@ -45,9 +46,25 @@ def method_facts(method: Method) -> dict[str, Any]:
         "summary": (method.settings.__doc__ or "").strip().splitlines()[0],
         "paper": method.paper,
         "needs": sorted(method.settings.needs),
-        "spaces": [space.name for space in _spaces() if not method.settings.lacking(space)],
+        "spaces": _spaces_of(method),
         "settings": settings,
     }
+
+
+def _spaces_of(method: Method) -> list[str]:
+    """The spaces that have what the method needs, and that its settings do not refuse when all others are left out.
+
+    A method that needs another search first refuses all of them; those that have what it needs stand for it.
+    """
+    able = [space for space in _spaces() if not method.settings.lacking(space)]
+    taken = []
+    for space in able:
+        try:
+            resolve(method.settings(space=space.name)).check(space)
+        except FastdartsError:
+            continue
+        taken.append(space.name)
+    return taken or [space.name for space in able]
 
 
 def space_facts(space: Space) -> dict[str, Any]:
