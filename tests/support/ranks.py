@@ -95,7 +95,7 @@ def evaluated() -> dict[str, Any]:
         names = set(Recipe.__dataclass_fields__) - {"learning_rate_min", "variant"}
         config = replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True).resolved(find_space("darts"))
         recipe = Recipe(variant="cifar", learning_rate_min=0.0, **{name: getattr(config, name) for name in names})
-        data = ImageProblem.of_shape(10, 1, (8, 8))
+        data = ImageProblem.of_shape(10, 1, (8, 8)).data
         training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, data, torch.device("cpu"))
         meter = Meter()
         training.begin_epoch(0)
