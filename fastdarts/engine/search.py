@@ -57,6 +57,9 @@ def search(config: SearchConfig) -> dict[str, Any]:
     the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
     return the same.
     """
+    task = find_task(config.task)
+    if "ranks" not in task.has:
+        refuse(f"a search on {task.title}")  # before it waits for the others
     with joined(), isolated():
         agree(settings_of("search", config))
         return _search(config)
@@ -67,8 +70,6 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         validate(config)
         config = resolve(config.prepared())
         space, task = find_space(config.space), find_task(config.task)
-        if "ranks" not in task.has:
-            refuse(f"a search on {task.title}")
         recipe = config.build(space)
         problem = task.problem(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
