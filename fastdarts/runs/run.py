@@ -252,7 +252,7 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     if config.run is not None and config.run.resolve() != folder.resolve():
         raise FastdartsError(f"--run is {config.run} but the run to resume lies in {folder}: leave --run out")
     stored, state = _stored(config.resume, kind, config.family())
-    _check_same(config, stored.filled())
+    _check_same(config.filled(), stored.filled())
     return folder, state
 
 
