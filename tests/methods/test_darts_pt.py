@@ -372,7 +372,9 @@ def test_a_search_on_text_is_not_projected(tmp_path, capsys, arguments):
         main([*arguments, str(tmp_path)])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.count("\n") == 1
-    assert f"{tmp_path} is a search by method darts, which has no class logits and fixing" in said
+    resumed = "is no projection: go on with it by fastdarts search --resume"
+    lacking = "is a search by method darts, which has no class logits and fixing in space rnn"
+    assert f"{tmp_path} {resumed if '--resume' in arguments else lacking}" in said
     (tmp_path / "checkpoint.pt").unlink()  # stopped before its first one
     (tmp_path / "config.toml").write_text(to_toml(search_settings()), encoding="utf-8")
     (tmp_path / "metrics.jsonl").touch()
