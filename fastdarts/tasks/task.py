@@ -196,8 +196,11 @@ class Task(ABC):
         """What is printed of the row of an epoch."""
 
     def tested(self, result: Row) -> str:
-        """What is printed of the result of an evaluation, of a task that has them."""
-        raise NotImplementedError
+        """What is printed of the result of an evaluation, of a task that has them.
+
+        Raises :class:`FastdartsError` for a task that does not say it.
+        """
+        raise FastdartsError(f"task {self.name} does not say what its evaluations found: give it a tested(result)")
 
 
 TASKS: dict[str, Task] = {}

@@ -54,7 +54,7 @@ def check_op(name: str, cases: Sequence[OpCase] | None = None, device: str = "cp
       by twice as much as the reference in float32, or the eager modules if these are worse, and 4 units in the last
       place more. In float64 a millionth of that is allowed.
     - An implementation gives the same bits again.
-    - The fake of each op gives the shapes and dtypes of its results, and ``torch.library.opcheck`` finds no fault.
+    - The fake of each op gives the shapes and dtypes of its results, and PyTorch's ``opcheck`` finds no fault.
       Calls are seen as they are dispatched, so a build without kernels for ``device`` leaves this out.
 
     Args:
@@ -161,7 +161,7 @@ def _check_schema(at: str, op: Any, arguments: Arguments) -> None:
     try:
         library.opcheck(op, tree_map_only(Tensor, Tensor.clone, arguments))
     except Exception as error:  # of several types
-        raise AssertionError(f"{at}: torch.library.opcheck finds a fault: {error}") from error
+        raise AssertionError(f"{at}: opcheck finds a fault: {error}") from error
 
 
 def _kind(argument: object) -> object:

@@ -21,15 +21,14 @@ class Mine(GDAS):
     extra: int = 3
 
     def build(self, space):
-        raise NotImplementedError(self.extra)
+        return self.extra
 
 
 def test_a_class_derived_from_a_method_stays_what_it_is():
     for space, task in (("darts", "images"), ("rnn", "language")):
         made = Mine(space=space, extra=5, tau_end=0.2)
         assert isinstance(made, Mine) and (made.task, made.extra, made.tau_end) == (task, 5, 0.2)
-        with pytest.raises(NotImplementedError, match="5"):
-            made.build(None)
+        assert made.build(None) == 5
         assert hasattr(made, "channels") == (task == "images") and resolve(made).extra == 5
     assert type(SearchConfig(method="gdas")) is GDAS.of_task("images")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 from benchmarks.cases import CASES, FlatCase
 from fastdarts.errors import FastdartsError
@@ -374,14 +374,14 @@ class Twice:
         (twice, torch.empty_like, None),
         (twice, lambda x: x.new_empty(3), r"twice, case numbers: the fake of result 0 is \[3\] in torch.float32"),
         (twice, lambda x: x.new_empty(4, dtype=torch.float64), r"is \[4\] in torch.float64, the result \[4\] in "),
-        (twice_and_overwrite, torch.empty_like, r"twice, case numbers: torch.library.opcheck finds a fault: "),
+        (twice_and_overwrite, torch.empty_like, r"twice, case numbers: opcheck finds a fault: "),
     ],
 )  # fmt: skip
 def test_an_op_that_does_not_do_what_it_declares_does_not_pass(monkeypatch, kernel, fake, words):
-    scope = torch.library.Library("fastdarts_tests", "DEF")
+    scope = library.Library("fastdarts_tests", "DEF")
     scope.define("twice(Tensor x) -> Tensor")
     scope.impl("twice", kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake("fastdarts_tests::twice", fake, lib=scope)
+    library.register_fake("fastdarts_tests::twice", fake, lib=scope)
     op = SimpleNamespace(
         dispatch=torch.ops.fastdarts_tests.twice.default, reference=twice, implementations=("native", "reference"),
         why_not=lambda *_: "",

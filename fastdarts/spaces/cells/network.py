@@ -1,8 +1,8 @@
 """The evaluation networks: a genotype's cells stacked and trained from scratch (DARTS, sections 3.2 and 3.3).
 
-Names, constructors and state_dict keys are those of the public DARTS code. Mended: images of any even size
-and any number of channels, `drop_path_prob` starts at 0, drop path works out of place and on every device, no
-ReLU writes into an activation that another layer reads, and nothing is printed.
+Names, constructors and state_dict keys are those of the public DARTS code. These things are mended. Images may have
+any even size and any number of channels. `drop_path_prob` starts at 0. Drop path works out of place and on every
+device. No ReLU writes into an activation that another layer reads. Nothing is printed.
 """
 
 import functools
@@ -24,7 +24,7 @@ class Cell(nn.Module):
     Only the nodes that exist are built (`cleaned`); `multiplier` counts those of them in the output.
 
     `forward(s0, s1, drop_prob)` takes the outputs of the two previous cells, [N, C_prev_prev, H0, W0] and
-    [N, C_prev, H, W], and returns [N, multiplier * C, H', W'], half as high and wide in a reduction cell. In
+    [N, C_prev, H, W]. It returns [N, multiplier * C, H', W'], half as high and wide in a reduction cell. In
     training, every operation but a stride-1 skip connection is dropped per sample with probability
     `drop_prob`, however many operations a node adds.
     """

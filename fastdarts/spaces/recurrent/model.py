@@ -23,8 +23,8 @@ from fastdarts.spaces.recurrent.likelihood import likelihood
 class RNNModel(nn.Module):
     """Embedding, one recurrent cell, and a decoder that shares the embedding's matrix.
 
-    In training whole words are dropped from the embedding (``dropoute``), its outputs (``dropouti``) and those of the
-    cell (``dropout``) by masks [1, B, n] that all time steps share, and the cell drops by ``dropouth`` and
+    In training the embedding drops whole words (``dropoute``). Its outputs (``dropouti``) and those of the cell
+    (``dropout``) are dropped by masks [1, B, n] that all time steps share. The cell drops by ``dropouth`` and
     ``dropoutx``.
 
     Args:
