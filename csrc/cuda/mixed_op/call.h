@@ -55,8 +55,8 @@ struct Tiling {
   int columns, rows, groups;  // tiles of a map
   int chunks, tiles_a_chunk;
 
-  int warps() const { return across * down * images; }
-  int64_t tiles() const { return int64_t{columns} * rows * groups; }
+  __host__ __device__ int warps() const { return across * down * images; }
+  __host__ __device__ int64_t tiles() const { return int64_t{columns} * rows * groups; }
 };
 
 // Tiles of a map of this height and width, as many chunks as there are tiles up to `most`.

@@ -143,7 +143,8 @@ template <int K, int S>
 __device__ void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int dilation, const Four* taps) {
 #pragma unroll
   for (int r = 0; r < kRows; ++r) out[r] = splat(0.0f);
-#pragma unroll
+  // Unrolled, the columns of a large window would make the code K times as long and no faster.
+#pragma unroll(K == 3 ? 3 : 1)
   for (int kx = 0; kx < K; ++kx) {
     Four weights[K];
 #pragma unroll
@@ -158,6 +159,28 @@ __device__ void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int d
         if (i - r * S >= 0 && i - r * S < K) add_product(out[r], value, weights[i - r * S]);
       }
     }
+  }
+}
+
+// The same for a kernel size and stride that are known at run time; size 1 is no convolution.
+__device__ inline void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int size, int stride, int dilation,
+                                 const Four* taps) {
+  switch (stride == 1 ? size : -size) {
+    case 3:
+      return depthwise<3, 1>(out, tile, pitch, dilation, taps);
+    case 5:
+      return depthwise<5, 1>(out, tile, pitch, dilation, taps);
+    case 7:
+      return depthwise<7, 1>(out, tile, pitch, dilation, taps);
+    case -3:
+      return depthwise<3, 2>(out, tile, pitch, dilation, taps);
+    case -5:
+      return depthwise<5, 2>(out, tile, pitch, dilation, taps);
+    case -7:
+      return depthwise<7, 2>(out, tile, pitch, dilation, taps);
+    default:
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) out[r] = tile[r * dilation * stride * pitch];
   }
 }
 
