@@ -3,11 +3,7 @@
 // belt.
 #pragma once
 
-#ifdef FASTDARTS_CUDA
-#define TORCH_TARGET_VERSION 0x020d000000000000  // 2.13, the oldest that tells which stream a kernel is to run on
-#else
 #define TORCH_TARGET_VERSION 0x020b000000000000  // 2.11
-#endif
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>

@@ -1,7 +1,9 @@
 """What an installation does: fresh processes without Triton or _C, the wheel, the source distribution."""
 
+import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.paths import ROOT
 
@@ -243,6 +246,20 @@ spec.loader.exec_module(module)
 print(module.cuda(), torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::flat_norm", "CUDA"))
 """)
     assert result.stdout.split("\n")[0].endswith("100] True"), result.stdout + result.stderr
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="this torch is for CPUs")
+def test_torch_exports_the_function_that_tells_its_current_stream() -> None:
+    header = (ROOT / "csrc" / "cuda" / "stream.h").read_text(encoding="utf-8")
+    [library] = re.findall(r'dlopen\("([^"]+)"', header)
+    [function] = re.findall(r'dlsym\(library, "([^"]+)"', header)
+    loaded = ctypes.CDLL(library, mode=os.RTLD_NOLOAD)
+    stream = ctypes.c_void_p(-1)
+    failed = getattr(loaded, function)(0, ctypes.byref(stream))
+    if torch.cuda.is_available():
+        assert not failed and stream.value in (None, torch.cuda.current_stream(0).cuda_stream)
+    else:
+        assert failed and stream.value == ctypes.c_void_p(-1).value
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not on PATH")
