@@ -9,5 +9,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 has it by another name, without the reason
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 #define CHECK_SIZE(what, got, expected) \
   STD_TORCH_CHECK((got) == (expected), what, " is ", (got), ", expected ", (expected))
