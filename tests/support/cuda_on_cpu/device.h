@@ -78,7 +78,7 @@ T shuffle(unsigned mask, T value, int from) {
   uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
   bits = exchange(mask, bits, from);
-  std::memcpy(&value, &bits, sizeof value);
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof value);
   return value;
 }
 
