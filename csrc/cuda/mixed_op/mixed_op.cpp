@@ -4,7 +4,10 @@
 // Forward: first halves and other stages; moments of the pools; statistics; second halves; their statistics; mix.
 // Backward: sums of the final rows and their totals; gradients of the stages of final rows; of the middles, and their
 // totals; of the first halves; of the pools; of the state; totals of the weight gradients.
+#ifndef FASTDARTS_EMULATED
 #include "cuda/stream.h"
+#endif
+#include "torch_stable.h"
 //
 #include <optional>
 #include <tuple>
@@ -75,6 +78,19 @@ class Workspace {
 };
 
 bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+
+// The device and the stream that kernels are started on; none where they are emulated or in a dry run.
+struct On {
+#ifndef FASTDARTS_EMULATED
+  std::optional<cuda::Place> place;
+  explicit On(const Tensor& x) {
+    if (x.is_cuda()) stream = place.emplace(x).stream;
+  }
+#else
+  explicit On(const Tensor&) {}
+#endif
+  cudaStream_t stream = nullptr;
+};
 
 // The parts that forward and backward share.
 struct Job {
@@ -147,20 +163,20 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
     std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool store,
-    std::vector<Tensor> kinks, bool note) {
+    std::vector<Tensor> kinks, bool note, bool exact) {
   STD_TORCH_CHECK(kinks.empty() && !note, "the CUDA kernels of mixed_op keep no kinks");
   const bool training = !running_mean;
-  const cuda::Place place(x);
+  const On on(x);
   gain = torch::stable::contiguous(gain);
   offset = contiguous(offset);
-  Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, is_exact());
+  Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, exact);
   const Plan& plan = job.plan;
-  job.call.stream = place.stream;
+  job.call.stream = on.stream;
+  const size_t four = 4 * x.element_size();
   std::vector<Tensor> out = job.new_maps(x, edges), z = job.new_maps(x, plan.raws);
-  for (Tensor& t : z) job.operands.raw.push_back(const_cast<void*>(job.take(t, 16)));
+  for (Tensor& t : z) job.operands.raw.push_back(const_cast<void*>(job.take(t, four)));
   std::vector<const void*> bases;
   std::vector<void*> outs;
-  const size_t four = 4 * x.element_size();
   for (const Tensor& t : base) bases.push_back(job.take(t, four));
   for (Tensor& t : out) outs.push_back(const_cast<void*>(job.take(t, four)));
   Tensor mean = training ? torch::stable::empty_like(gain) : torch::stable::clone(*running_mean);
@@ -181,7 +197,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     workspace.allocate(x);
     partial = workspace.at<float>(of_moments);
   }
-  check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), first, partial));
+  check(
+      cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), first, partial));
   if (training) {
     check(cuda::pool_moments(job.call, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), first,
                              partial));
@@ -204,17 +221,18 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
-    Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks) {
+    Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks,
+    bool exact) {
   STD_TORCH_CHECK(kinks.empty(), "the CUDA kernels of mixed_op keep no kinks");
-  const cuda::Place place(x);
+  const On on(x);
   gain = torch::stable::contiguous(gain);
   offset = contiguous(offset);
   mean = torch::stable::contiguous(mean);
   var = torch::stable::contiguous(var);
-  Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, is_exact());
+  Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, exact);
   const Plan& plan = job.plan;
   const auto& sizes = job.call.sizes;
-  job.call.stream = place.stream;
+  job.call.stream = on.stream;
   job.affine.mean = mean.const_data_ptr<float>();
   job.affine.var = var.const_data_ptr<float>();
   const bool again = z.empty() && plan.raws;
@@ -242,12 +260,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   float *slopes = dgain.mutable_data_ptr<float>(), *shifts = doffset.mutable_data_ptr<float>();
   const int strides = static_cast<int>(stride), count = static_cast<int>(plan.stages.size());
   const int finals = static_cast<int>(plan.finals.size());
-  const Tiling sums = job.tiling(1, cuda::kMaxChunks), raw = job.tiling(strides, cuda::kMaxChunks);
+  const Tiling sums = job.tiling(strides, cuda::kMaxChunks), middle_sums = job.tiling(1, cuda::kMaxChunks);
   const Tiling first = job.tiling(strides, cuda::kMaxWeightChunks), second = job.tiling(1, cuda::kMaxWeightChunks);
   const bool through = need_x || need_weights;
   Workspace workspace;
   const int64_t pixels = job.call.pixels(), chunks = std::max(first.chunks, second.chunks);
-  const size_t of_sums = workspace.reserve<float>(int64_t{plan.rows} * sums.chunks * cuda::kSums * sizes.outputs);
+  const size_t of_sums = workspace.reserve<float>(int64_t{plan.rows} * std::max(sums.chunks, middle_sums.chunks) *
+                                                  cuda::kSums * sizes.outputs);
   const size_t of_t = workspace.reserve<char>(count * pixels * sizes.channels * x.element_size());
   size_t of_taps = 0, of_products = 0, of_max = 0, of_avg = 0, of_which = 0;
   if (need_weights) {
@@ -278,17 +297,18 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     }
   };
   if (again) {
-    check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), raw, nullptr));
-    check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, sums, nullptr));
+    check(
+        cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), sums, nullptr));
+    check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, middle_sums, nullptr));
   }
   check(cuda::gradient_sums(job.call, job.affine, job.operands, plan.finals.data(), finals, sums, partial));
   totals(plan.final_rows, sums.chunks);
   stage_gradients(0, plan.seconds, second);
   if (through) stage_gradients(plan.seconds, plan.singles, first);
   if (plan.seconds) {
-    check(cuda::middle_gradients(job.call, job.affine, job.operands, job.stages(0), plan.seconds, sums,
+    check(cuda::middle_gradients(job.call, job.affine, job.operands, job.stages(0), plan.seconds, middle_sums,
                                  workspace.at<void>(of_t), middles, partial));
-    totals(plan.middle_rows, sums.chunks);
+    totals(plan.middle_rows, middle_sums.chunks);
     if (through) stage_gradients(plan.seconds + plan.singles, plan.firsts, first);
   }
   float *dmax = nullptr, *davg = nullptr;
@@ -299,8 +319,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
                                static_cast<float>(job.values), training, dmax, davg, which));
   }
   if (need_x) {
-    const char* const t =
-        workspace.at<char>(of_t) + plan.seconds * pixels * sizes.channels * x.element_size();
+    const char* const t = workspace.at<char>(of_t) + plan.seconds * pixels * sizes.channels * x.element_size();
     check(cuda::state_gradient(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(),
                                plan.finals.data(), finals, t, dmax, davg, which, dx.mutable_data_ptr()));
   }
@@ -308,3 +327,45 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
 }
 
 }  // namespace
+
+#ifdef FASTDARTS_EMULATED
+#define FASTDARTS_ON_CPU fastdarts_emulated
+#else
+#define FASTDARTS_ON_CPU fastdarts_dry
+STABLE_TORCH_LIBRARY_IMPL(fastdarts, CUDA, m) {
+  m.impl("mixed_op", TORCH_BOX(&mixed_op));
+  m.impl("mixed_op_backward", TORCH_BOX(&mixed_op_backward));
+}
+#endif
+
+namespace {
+
+// Starts to count launches in place of starting kernels, or ends it; returns how many there were.
+int64_t dry_run(bool on) {
+  cuda::dry_run = on;
+  return cuda::launches.exchange(0);
+}
+
+}  // namespace
+
+// The same ops on CPU tensors: emulated, or in a dry run, which measures the host's work without a GPU.
+STABLE_TORCH_LIBRARY(FASTDARTS_ON_CPU, m) {
+  m.def(
+      "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] "
+      "candidates, "
+      "int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool store, "
+      "Tensor[] kinks, bool note, bool exact) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)");
+  m.def(
+      "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, "
+      "int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, int images, "
+      "bool need_x, bool need_weights, Tensor[] kinks, bool exact) -> (Tensor dx, Tensor dgain, Tensor doffset, "
+      "Tensor[] dweights)");
+  m.def("dry_run(bool on) -> int");
+}
+STABLE_TORCH_LIBRARY_IMPL(FASTDARTS_ON_CPU, CompositeExplicitAutograd, m) {
+  m.impl("mixed_op", TORCH_BOX(&mixed_op));
+  m.impl("mixed_op_backward", TORCH_BOX(&mixed_op_backward));
+  m.impl("dry_run", TORCH_BOX(&dry_run));
+}
+
+}  // namespace fastdarts

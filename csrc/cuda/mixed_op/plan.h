@@ -47,8 +47,7 @@ struct Plan {
           break;
         case kFactorizedReduce:
           for (int odd = 0; odd < 2; ++odd) {
-            single.push_back(
-                {1, 1, odd, -1, weights + odd, raws, rows, edge, odd * (outputs / 2), outputs / 2, -1});
+            single.push_back({1, 1, odd, -1, weights + odd, raws, rows, edge, odd * (outputs / 2), outputs / 2, -1});
           }
           own = 2;
           break;
