@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from torch.utils.cpp_extension import include_paths, library_paths
+import torch
 
 from tests.support.paths import ROOT
 
@@ -86,9 +86,9 @@ def compile_emulated(out: Path, source: Path, *options: str) -> subprocess.Popen
 
 def library(name: str, sources: Sequence[Path], *options: str) -> Path:
     """A library of kernels, and of ops in the stable ABI of torch."""
-    torch = [f"-isystem{folder}" for folder in include_paths()]
-    compiler = [*command(), *torch, "-fvisibility=hidden", *options]
-    linker = [*(f"-L{folder}" for folder in library_paths()), "-ltorch_cpu", "-lc10"]
+    home = Path(torch.__file__).parent
+    compiler = [*command(), f"-isystem{home / 'include'}", "-fvisibility=hidden", *options]
+    linker = [f"-L{home / 'lib'}", "-ltorch_cpu", "-lc10"]
 
     def make(path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
