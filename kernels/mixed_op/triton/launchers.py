@@ -60,7 +60,14 @@ class _Launch:
     """Sizes, tables, tiles and grids shared by the launches of a call; `images` of the whole batch, or 0."""
 
     def __init__(
-        self, x: Tensor, weights: Sequence[Tensor], gain: Tensor, candidates: Sequence[int], stride: int, images: int
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        gain: Tensor,
+        candidates: Sequence[int],
+        stride: int,
+        images: int,
+        exact: bool,
     ):
         n, self.channels, self.height, self.width = x.shape
         self.outputs = gain.shape[1]
@@ -83,8 +90,9 @@ class _Launch:
         self.weight_step = 64 * fewest
         self.weight_chunks = triton.cdiv(self.P, self.weight_step)
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
-        tf32 = x.dtype is torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
-        self.tile = _tile(self.channels, self.outputs, exact=x.dtype is torch.float32 and not tf32)
+        exact = exact and x.dtype is torch.float32
+        tf32 = x.dtype is torch.float32 and not exact
+        self.tile = _tile(self.channels, self.outputs, exact)
         # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
         self.precision = {"PRECISION": "tf32" if tf32 else "ieee", "DOT": DOT[torch.float32 if INTERPRET else x.dtype]}
 
@@ -160,10 +168,11 @@ def forward(
     store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
+    exact: bool = True,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op`."""
     _without(kinks, note)
-    at = _Launch(x, weights, gain, candidates, stride, images)
+    at = _Launch(x, weights, gain, candidates, stride, images, exact)
     table, training = at.table, running_mean is None
     gain = gain.contiguous()
     offset = None if offset is None else offset.contiguous()
@@ -224,10 +233,11 @@ def backward(
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
+    exact: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op_backward`."""
     _without(kinks)
-    at = _Launch(x, weights, gain, candidates, stride, images)
+    at = _Launch(x, weights, gain, candidates, stride, images, exact)
     table = at.table
     gain, mean, var = gain.contiguous(), mean.contiguous(), at.for_kernels(var).contiguous()
     offset = None if offset is None else offset.contiguous()
