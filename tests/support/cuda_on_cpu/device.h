@@ -13,6 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -22,12 +23,14 @@
 
 #undef __global__
 #undef __device__
+#undef __host__
 #undef __shared__
 #undef __launch_bounds__
 #undef __grid_constant__
 #undef __forceinline__
 #define __global__
 #define __device__
+#define __host__
 #define __shared__ thread_local  // a block's, as it has its thread of the system for itself
 #define __launch_bounds__(...)
 #define __grid_constant__
@@ -136,6 +139,16 @@ void __stcs(T* p, T value) {
   *p = value;
 }
 
+// As CUDA has them, the arguments of min and max may be of two types.
+template <typename A, typename B>
+constexpr std::common_type_t<A, B> min(A a, B b) {
+  return b < a ? b : a;
+}
+template <typename A, typename B>
+constexpr std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}
+inline int __popc(unsigned bits) { return std::popcount(bits); }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __frcp_rn(float x) { return 1 / x; }
 

@@ -218,7 +218,7 @@ void Worker::barrier(const std::source_location& where) {
   } else {
     for (int i = 0; i < threads_; ++i) {
       const std::source_location& other = fibers_[i]->barrier;
-      if (other.line() != where.line() || std::strcmp(other.file_name(), where.file_name())) {
+      if (other.line() != where.line() || other.file_name() != where.file_name()) {
         undefined("threads wait at different barriers (%s:%u and %s:%u)", other.file_name(), other.line(),
                   where.file_name(), where.line());
       }
