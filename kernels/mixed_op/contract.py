@@ -55,6 +55,7 @@ from fastdarts.kernels import process_group
 from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.ranks import register
 from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.registry import define, rounded, select
 
@@ -267,6 +268,7 @@ backward_op = define(
     narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
 )
 MIXED_OP_IMPLEMENTATIONS = forward_op.implementations
+register()
 
 
 class _MixedOp(torch.autograd.Function):

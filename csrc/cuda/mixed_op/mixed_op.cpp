@@ -9,6 +9,7 @@
 #endif
 #include "torch_stable.h"
 //
+#include <array>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -76,6 +77,22 @@ class Workspace {
   std::optional<Tensor> memory_;
   char* begin_ = nullptr;
 };
+
+// An op of kernels/mixed_op/ranks.py, which changes its tensors in place.
+template <typename... Arguments>
+void call_python(const char* name, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
+}
+
+// The rows among them that something normalises.
+std::vector<int64_t> normalised(const std::vector<int>& rows) {
+  std::vector<int64_t> result;
+  for (int row : rows) {
+    if (row >= 0) result.push_back(row);
+  }
+  return result;
+}
 
 bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
 
@@ -186,6 +203,9 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   const auto statistics = [&](const std::vector<int>& rows, int chunks, const float* partial) {
     check(cuda::statistics(job.call, rows.data(), static_cast<int>(rows.size()), chunks, partial,
                            mean.mutable_data_ptr<float>(), var.mutable_data_ptr<float>()));
+    if (const auto joined = normalised(rows); images && !joined.empty()) {
+      call_python("fastdarts::mixed_op_join_statistics", mean, var, joined, job.call.pixels(), job.values);
+    }
   };
   const Tiling first = job.tiling(static_cast<int>(stride), cuda::kMaxChunks), second = job.tiling(1, cuda::kMaxChunks);
   Workspace workspace;
@@ -257,7 +277,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
       weight_gradients.push_back(dweights.back().mutable_data_ptr());
     }
   }
-  float *slopes = dgain.mutable_data_ptr<float>(), *shifts = doffset.mutable_data_ptr<float>();
+  // dgain and doffset are what this part of the batch adds; the kernels need those of the whole batch.
+  Tensor slope = images ? torch::stable::empty_like(gain) : dgain,
+         shift = images ? torch::stable::empty_like(gain) : doffset;
+  float *slopes = slope.mutable_data_ptr<float>(), *shifts = shift.mutable_data_ptr<float>();
   const int strides = static_cast<int>(stride), count = static_cast<int>(plan.stages.size());
   const int finals = static_cast<int>(plan.finals.size());
   const Tiling sums = job.tiling(strides, cuda::kMaxChunks), middle_sums = job.tiling(1, cuda::kMaxChunks);
@@ -283,7 +306,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   float* const partial = workspace.at<float>(of_sums);
   const auto totals = [&](const std::vector<int>& rows, int of_chunks) {
     check(cuda::gradient_totals(job.call, job.affine, rows.data(), static_cast<int>(rows.size()), of_chunks, partial,
-                                slopes, shifts));
+                                dgain.mutable_data_ptr<float>(), doffset.mutable_data_ptr<float>()));
+    if (const auto joined = normalised(rows); images && !joined.empty()) {
+      call_python("fastdarts::mixed_op_add_up_rows", slope, shift, dgain, doffset, joined);
+    }
   };
   const auto stage_gradients = [&](int begin, int stages, const Tiling& tiling) {
     char* const t = workspace.at<char>(of_t) + begin * pixels * sizes.channels * x.element_size();

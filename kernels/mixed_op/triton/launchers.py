@@ -20,9 +20,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
+from fastdarts.kernels.mixed_op.ranks import join_statistics
 from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
 from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
-from fastdarts.kernels.process_group import add_up, gather
+from fastdarts.kernels.process_group import add_up
 from fastdarts.kernels.registry import INTERPRET
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
@@ -129,16 +130,6 @@ class _Launch:
                 partial, mean, var, rows, self.outputs, self.P, self.step, self.chunks, BLOCK_T=64, BLOCK_C=16
             )
 
-    def join(self, rows: Tensor, mean: Tensor, var: Tensor) -> None:
-        """Overwrites mean and (unbiased) variance of these rows by those over all processes."""
-        own = torch.stack([mean[rows], var[rows] * (self.P - 1)]).double()
-        found = gather(torch.cat([own.new_full((1,), self.P), own.flatten()]))
-        sizes = found[:, :1, None] / self.of_all
-        means, squares = found[:, 1:].view(-1, 2, *own.shape[1:]).unbind(1)
-        mean[rows] = (joined := (sizes * means).sum(0)).to(mean.dtype)
-        squares = squares + self.of_all * sizes * (means - joined).square()
-        var[rows] = (squares.sum(0) / (self.of_all - 1)).to(var.dtype)
-
     def for_kernels(self, var: Tensor) -> Tensor:
         """What they take for a variance over P values where it is one over those of all processes."""
         if not self.of_all:
@@ -197,7 +188,7 @@ def forward(
         def statistics(rows: Tensor, normalised: Tensor) -> None:
             at.run_statistics(rows, partial, mean, var)
             if images and len(normalised):
-                at.join(normalised.long(), mean, var)
+                join_statistics(mean, var, normalised.long(), at.P, at.of_all)
                 tables[3].copy_(at.for_kernels(var))
 
         if training:
