@@ -1,9 +1,9 @@
 """Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
 
 Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
-`fastdarts._C`) and GPU kernels (CUDA tensors): in CUDA C++, which is in the extension if it was built where CUDA_HOME was
-set, in Triton (on CPU tensors under TRITON_INTERPRET=1), or in both. All environment variables of the kernels are read
-in this file.
+`fastdarts._C`) and GPU kernels (CUDA tensors): in CUDA C++, which is in the extension if it was built where CUDA_HOME
+was set, in Triton (on CPU tensors under TRITON_INTERPRET=1), or in both. All environment variables of the kernels are
+read in this file.
 """
 
 import functools

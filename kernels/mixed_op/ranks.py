@@ -38,14 +38,14 @@ def _add_up_rows(gain: Tensor, offset: Tensor, own_gain: Tensor, own_offset: Ten
     gain[index], offset[index] = add_up(torch.stack([own_gain[index], own_offset[index]]))
 
 
+OPS = {
+    "join_statistics(Tensor(a!) mean, Tensor(b!) var, int[] rows, int own, int of_all)": _join_statistics,
+    "add_up_rows(Tensor(a!) gain, Tensor(b!) offset, Tensor own_gain, Tensor own_offset, int[] rows)": _add_up_rows,
+}
+
+
 def register() -> None:
-    """Registers both with torch."""
-    for schema, function in (
-        ("join_statistics(Tensor(a!) mean, Tensor(b!) var, int[] rows, int own, int of_all) -> ()", _join_statistics),
-        (
-            "add_up_rows(Tensor(a!) gain, Tensor(b!) offset, Tensor own_gain, Tensor own_offset, int[] rows) -> ()",
-            _add_up_rows,
-        ),
-    ):
-        LIBRARY.define(f"mixed_op_{schema}")
+    """Registers both with torch, under names that begin with mixed_op."""
+    for schema, function in OPS.items():
+        LIBRARY.define(f"mixed_op_{schema} -> ()")
         LIBRARY.impl(f"mixed_op_{schema.partition('(')[0]}", function, "CompositeExplicitAutograd")
