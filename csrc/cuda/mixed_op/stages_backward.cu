@@ -24,8 +24,8 @@ struct Arguments {
   const float *dgain, *doffset;
   float values;
   bool training, vector;
-  int blocks;                                // of 16 inputs
-  int padded;                                // most outputs of a stage, to a multiple of 16
+  int blocks;                               // of 16 inputs
+  int padded;                               // most outputs of a stage, to a multiple of 16
   int pointwise, depthwise, window, areas;  // where these begin in shared memory, in bytes
   void* t;
   float *taps, *products;
@@ -107,7 +107,6 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   __syncthreads();
 
   Place place = place_of_thread(tiling);
-  const int stride = stage.reads_middle ? 1 : sizes.stride;
   const int height = stage.reads_middle ? sizes.out_height : sizes.height;
   const int width = stage.reads_middle ? sizes.out_width : sizes.width;
   const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
@@ -124,9 +123,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
     const int pitch = halo.columns * 4;
-    const int corner = ((place.warp_image * halo.rows + place.row(0, stage.dilation) * S) * halo.columns +
-                        8 * place.warp_column * S) *
-                       4;
+    const int corner =
+        ((place.warp_image * halo.rows + place.row(0, stage.dilation) * S) * halo.columns + 8 * place.warp_column * S) *
+        4;
     if (weights) {
       const T* const in = static_cast<const T*>(stage.in);
       Four d[kRows];
@@ -145,8 +144,8 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int y = (place.y + place.row(r, 1)) * stride + stage.shift;
-          const int x = (place.x + place.column()) * stride + stage.shift;
+          const int y = (place.y + place.row(r, 1)) * S + stage.shift;
+          const int x = (place.x + place.column()) * S + stage.shift;
           const bool there = pixels.there[r] && y < height && x < width;
           const int64_t at = (int64_t{place.image + place.warp_image} * height + y) * width + x;
           d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector));
@@ -168,21 +167,25 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       const auto constant = [&](int kind) {
         return *reinterpret_cast<const Four*>(constants + kind * arguments.padded + block * kChannels + 4 * place.quad);
       };
-      Four values[kRows];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const int at = pixels.within[r] * sizes.outputs + block * kChannels, here = pixels.there[r] ? count : 0;
-        dz[r] = load4(g + at, here, vector);
-        values[r] = arguments.training ? load4(z + at, here, vector) : splat(0.0f);
-      }
       const Four scale = constant(kScale), slope = constant(kSlope), level = constant(kLevel), mean = constant(kMean);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
+      for (int m = 0; m < kRows; m += 2) {
+        Four values[2];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const float value = fmaf(-slope[k], values[r][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k]));
-          dz[r][k] = pixels.there[r] ? value : 0.0f;
+        for (int r = m; r < m + 2; ++r) {
+          const int at = pixels.within[r] * sizes.outputs + block * kChannels, here = pixels.there[r] ? count : 0;
+          dz[r] = load4(g + at, here, vector);
+          values[r - m] = arguments.training ? load4(z + at, here, vector) : splat(0.0f);
         }
+#pragma unroll
+        for (int r = m; r < m + 2; ++r) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            const float value = fmaf(-slope[k], values[r - m][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k]));
+            dz[r][k] = pixels.there[r] ? value : 0.0f;
+          }
+        }
+        __syncwarp();  // what is loaded for two rows is used before more is loaded: registers are few
       }
     };
     Sums<2> t;
@@ -213,11 +216,11 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       raw_gradient(dz, block);
       through(dz, block);
     }
-    T* const to = static_cast<T*>(arguments.t) +
-                  (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width +
-                   pixels.image) *
-                      sizes.channels +
-                  own;
+    T* const to =
+        static_cast<T*>(arguments.t) +
+        (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image) *
+            sizes.channels +
+        own;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       dz[r] = t.outputs(r, 0);
@@ -260,8 +263,10 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   }
 }
 
+// S: the stride of all stages of the launch.
 template <typename T, bool exact, int G, int S>
-__device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
+__global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
+  const StageOperands& stage = arguments.stages[blockIdx.z];
   switch (stage.kernel) {
     case 3:
       return stage_gradients_of<T, exact, G, 3, S>(arguments, stage);
@@ -270,17 +275,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     case 7:
       return stage_gradients_of<T, exact, G, 7, S>(arguments, stage);
     default:
-      return stage_gradients_of<T, exact, G, 1, 1>(arguments, stage);
-  }
-}
-
-template <typename T, bool exact, int G, int Stride>
-__global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
-  const StageOperands& stage = arguments.stages[blockIdx.z];
-  if (Stride == 1 || stage.reads_middle) {
-    stage_gradients_of<T, exact, G, 1>(arguments, stage);
-  } else {
-    stage_gradients_of<T, exact, G, Stride>(arguments, stage);
+      return stage_gradients_of<T, exact, G, 1, S>(arguments, stage);
   }
 }
 
@@ -319,7 +314,7 @@ __global__ __launch_bounds__(256) void weight_totals_kernel(const __grid_constan
 template <typename T, bool exact, int G>
 cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
   const unsigned threads = kWarp * arguments.tiling.warps();
-  return call.sizes.stride == 1
+  return arguments.sizes.stride == 1
              ? launch<stage_gradients_kernel<T, exact, G, 1>>(grid, threads, shared, call.stream, arguments)
              : launch<stage_gradients_kernel<T, exact, G, 2>>(grid, threads, shared, call.stream, arguments);
 }
@@ -342,6 +337,7 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
   for (int begin = 0; begin < count; begin += kMaxStages) {
     Arguments arguments = {};
     arguments.sizes = sizes;
+    if (stages[begin].reads >= 0) arguments.sizes.stride = 1;
     arguments.affine = affine;
     arguments.tiling = tiling;
     arguments.dgain = dgain;
@@ -374,8 +370,7 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
                              reads_middle};
       arguments.padded = std::max(arguments.padded, static_cast<int>(quotient(stage.count, kChannels)) * kChannels);
       if (stage.kernel > 1 && products) {
-        const int stride = reads_middle ? 1 : sizes.stride;
-        window = std::max(window, halo_bytes(tiling, stride, stage.kernel, stage.dilation));
+        window = std::max(window, halo_bytes(tiling, arguments.sizes.stride, stage.kernel, stage.dilation));
         window_taps = std::max(window_taps, tap_bytes(stage.kernel));
       }
     }

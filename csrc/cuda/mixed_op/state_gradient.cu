@@ -1,5 +1,5 @@
-// Gradients of what stages read: the transposed depthwise convolution of t = dL/d(depthwise output), and what else hands
-// gradients to the state. t lies in shared memory with all that the windows over a tile meet.
+// Gradients of what stages read: the transposed depthwise convolution of t = dL/d(depthwise output), and what else
+// hands gradients to the state. t lies in shared memory with all that the windows over a tile meet.
 #include <limits>
 
 #include "cuda/mixed_op/tile.h"
@@ -9,7 +9,8 @@ namespace fastdarts::cuda {
 namespace {
 
 // out += the K rows of a window times `columns` of its columns; pixels of the thread are next to each other, rows of
-// the window D apart. `pitch`, `right`: Fours from row to row and from column to column of the window; the same of taps.
+// the window D apart. `pitch`, `right`: Fours from row to row and from column to column of the window; the same of
+// taps.
 template <int K, int D>
 __device__ void correlate(Four (&out)[kRows], const Four* tile, int pitch, int right, int columns, const Four* taps,
                           int taps_pitch, int taps_right) {
@@ -378,11 +379,10 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
 
 template <typename T>
 cudaError_t start(const Call& call, const StateArguments& arguments, dim3 grid, size_t shared) {
-  return call.sizes.stride == 1
-             ? launch<state_gradient_kernel<T, 1>>(grid, kWarp * arguments.tiling.warps(), shared, call.stream,
-                                                   arguments)
-             : launch<state_gradient_kernel<T, 2>>(grid, 4 * kWarp * arguments.tiling.warps(), shared, call.stream,
-                                                   arguments);
+  return call.sizes.stride == 1 ? launch<state_gradient_kernel<T, 1>>(grid, kWarp * arguments.tiling.warps(), shared,
+                                                                      call.stream, arguments)
+                                : launch<state_gradient_kernel<T, 2>>(grid, 4 * kWarp * arguments.tiling.warps(),
+                                                                      shared, call.stream, arguments);
 }
 
 }  // namespace
@@ -468,8 +468,8 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       arguments.reads[i] = {of.depthwise < 0 ? nullptr : operands.weights[of.depthwise], of.kernel, of.dilation,
                             of.shift};
       if (of.kernel == 1) continue;
-      const Halo halo = strided ? reads_of<2>(tiling, of.kernel, of.dilation)
-                                : reads_of<1>(tiling, of.kernel, of.dilation);
+      const Halo halo =
+          strided ? reads_of<2>(tiling, of.kernel, of.dilation) : reads_of<1>(tiling, of.kernel, of.dilation);
       window = std::max(window, sizeof(float) * kChannels * tiling.images * halo.rows * halo.columns);
       window_taps = std::max(window_taps, tap_bytes(of.kernel));
     }
