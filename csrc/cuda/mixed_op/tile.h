@@ -126,7 +126,7 @@ __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Plac
       from += 8 * channels;
       to += 8 * 4;
     }
-    row += tiling.warps();
+    row += blockDim.x / kWarp;
   }
 }
 
