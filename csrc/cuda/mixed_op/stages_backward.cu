@@ -230,12 +230,11 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       if (weights) {
         put<float, true>(outputs, dz, place);
         __syncwarp();
-        const float* const own_t = reinterpret_cast<const float*>(outputs);
         const float* const own_window = reinterpret_cast<const float*>(tile + corner);
         if (stage.dilation == 1) {
-          tap_sums.template add<S, 1>(own_t, own_window, 4 * pitch);
+          tap_sums.template add<S, 1>(outputs, own_window, 4 * pitch);
         } else {
-          tap_sums.template add<S, 2>(own_t, own_window, 4 * pitch);
+          tap_sums.template add<S, 2>(outputs, own_window, 4 * pitch);
         }
       }
     }

@@ -16,6 +16,17 @@ constexpr int kArea = kWarp * kChannels;  // words
 // channels each of eight pixels nor eight channels of four pixels meet a bank of shared memory twice.
 __device__ inline int in_area(int pixel, int c) { return pixel * kChannels + (c / 4 ^ (pixel & 2)) * 4 + c % 4; }
 
+__device__ inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+__device__ inline float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 // The channels of this thread into an area, as a product of type T takes them: in half precision a word has pixels 2m
 // and 2m + 1 of a column, and there are half as many.
 template <typename T, bool exact>
@@ -29,7 +40,7 @@ __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& pl
       if constexpr (kHalf) {
         words[i] = pack2<T>(values[r][i], values[r + 1][i]);
       } else if constexpr (exact) {
-        words[i] = __float_as_uint(values[r][i]);
+        words[i] = bits_of(values[r][i]);
       } else {
         words[i] = to_tf32(values[r][i]);
       }
@@ -48,10 +59,10 @@ __device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const
     for (int p = 0; p < kWarp; ++p) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float a = __uint_as_float(left[in_area(p, group + i / 2 * 8)]);
+        const float a = float_of(left[in_area(p, group + i / 2 * 8)]);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          sums[j][i] = fmaf(a, __uint_as_float(right[in_area(p, 8 * j + 2 * quad + i % 2)]), sums[j][i]);
+          sums[j][i] = fmaf(a, float_of(right[in_area(p, 8 * j + 2 * quad + i % 2)]), sums[j][i]);
         }
       }
     }
@@ -109,15 +120,15 @@ struct TapSums {
 
   // `t` is the warp's area, `window` the first input pixel of its first window, `pitch` the floats of a row.
   template <int S, int D>
-  __device__ void add(const float* t, const float* window, int pitch) {
+  __device__ void add(const uint32_t* t, const float* window, int pitch) {
 #pragma unroll 1
     for (int column = slot() / kShares; column < 8; column += kColumns) {
       float own[kRows][kWidth];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const float* from = t + in_area(8 * r + column, channel());
+        const uint32_t* from = t + in_area(8 * r + column, channel());
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) own[r][i] = from[i];
+        for (int i = 0; i < kWidth; ++i) own[r][i] = float_of(from[i]);
       }
       const float* at = window + column * S * kChannels + channel();
 #pragma unroll
