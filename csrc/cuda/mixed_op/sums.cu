@@ -140,7 +140,7 @@ struct TotalsArguments {
 __device__ inline float over_slices(float value, float* shared) {
   __syncthreads();
   shared[threadIdx.x] = value;
-  for (int half = kTotalThreads / 2; half >= kColumn; half /= 2) {
+  for (unsigned half = kTotalThreads / 2; half >= kColumn; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) shared[threadIdx.x] += shared[threadIdx.x + half];
   }
