@@ -24,14 +24,14 @@ struct Arguments {
   const float *dgain, *doffset;
   float values;
   bool training, vector;
-  int blocks;                               // of 16 inputs
-  int padded;                               // most outputs of a stage, to a multiple of 16
-  int pointwise, depthwise, window, areas;  // where these begin in shared memory, in bytes
+  int blocks;                                        // of 16 inputs
+  int padded;                                        // most outputs of a stage, to a multiple of 16
+  int pointwise, depthwise, normals, window, areas;  // where these begin in shared memory, in bytes
   void* t;
   float *taps, *products;
 };
 
-// dL/dz = scale · g − slope · (z − mean) − level, per output of a stage. In shared memory each is [outputs] floats.
+// dL/dz = scale · g − slope · (z − mean) − level, per output of a stage; in shared memory [outputs / 4, kConstants, 4].
 enum { kScale, kSlope, kLevel, kMean, kConstants };
 
 __device__ void load_constants(float* constants, const Arguments& arguments, const StageOperands& stage) {
@@ -48,37 +48,59 @@ __device__ void load_constants(float* constants, const Arguments& arguments, con
       }
     }
 #pragma unroll
-    for (int i = 0; i < kConstants; ++i) constants[i * arguments.padded + o] = values[i];
+    for (int i = 0; i < kConstants; ++i) constants[(o / 4 * kConstants + i) * 4 + o % 4] = values[i];
+  }
+}
+
+// A number as products take it. In half precision they round themselves.
+template <typename T, bool exact>
+__device__ float factor(float x) {
+  if constexpr (std::is_same_v<T, float> && !exact) {
+    return float_of(to_tf32(x));
+  } else {
+    return x;
   }
 }
 
 // Pointwise weights of 16 inputs from c on, [outputs / 16, 16 inputs, 16 outputs].
-template <typename T>
+template <typename T, bool exact>
 __device__ void load_pointwise(float* to, const T* weights, int outputs, int count, int channels, int c) {
   for (int i = threadIdx.x; i < outputs * kChannels; i += blockDim.x) {
     const int o = i / kChannels, own = i % kChannels;
     to[(o / kChannels * kChannels + own) * kChannels + o % kChannels] =
-        o < count && c + own < channels ? to_float(weights[int64_t{o} * channels + c + own]) : 0.0f;
+        o < count && c + own < channels ? factor<T, exact>(to_float(weights[int64_t{o} * channels + c + own])) : 0.0f;
   }
 }
 
 // The pixels of a thread in the output maps of a stage.
 struct Pixels {
-  int64_t image;      // the first pixel of the image
-  int within[kRows];  // from there
-  bool there[kRows];
+  int64_t image;     // the first pixel of the image
+  int within, step;  // from there to the thread's first; between its rows
+  int rows;          // of the thread that are in the map
 
   __device__ Pixels(const Place& place, const Sizes& sizes, int dilation) {
-    const int n = place.image + place.warp_image, x = place.x + place.column();
+    const int n = place.image + place.warp_image, x = place.x + place.column(), y = place.y + place.row(0, dilation);
     image = int64_t{n} * sizes.out_height * sizes.out_width;
+    within = y * sizes.out_width + x;
+    step = dilation * sizes.out_width;
+    rows = n < sizes.images && x < sizes.out_width ? (sizes.out_height - y + dilation - 1) >> (dilation - 1) : 0;
+  }
+  __device__ bool there(int r) const { return r < rows; }
+};
+
+// Makes the next of G sums the first, so that a loop need not be unrolled for its sums to stay in registers.
+template <int G>
+__device__ void turn(float (&sums)[G][2][4]) {
+  static_assert(G <= 2);
+  if constexpr (G == 2) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int y = place.y + place.row(r, dilation);
-      within[r] = y * sizes.out_width + x;
-      there[r] = n < sizes.images && x < sizes.out_width && y < sizes.out_height;
+    for (int i = 0; i < 8; ++i) {
+      const float first = sums[0][i / 4][i % 4];
+      sums[0][i / 4][i % 4] = sums[1][i / 4][i % 4];
+      sums[1][i / 4][i % 4] = first;
     }
   }
-};
+}
 
 template <typename T, bool exact, int G, int K, int S>
 __device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
@@ -89,19 +111,26 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   if (group * G * kChannels >= stage.count) return;
   const bool first = group == 0, weights = arguments.products != nullptr;
   char* const shared = static_cast<char*>(dynamic_shared());
-  float* const constants = reinterpret_cast<float*>(shared);
+  const Four* const constants = reinterpret_cast<const Four*>(shared);
   float* const pointwise = reinterpret_cast<float*>(shared + arguments.pointwise);
   Four* const taps = reinterpret_cast<Four*>(shared + arguments.depthwise);
+  Normal* const normals = reinterpret_cast<Normal*>(shared + arguments.normals);  // of what the stage reads
   Four* const tile = reinterpret_cast<Four*>(shared + arguments.window);
   uint32_t* const areas = reinterpret_cast<uint32_t*>(shared + arguments.areas);
   uint32_t* const inputs = areas + threadIdx.x / kWarp * (2 * kArea);  // of this warp
   uint32_t* const outputs = inputs + kArea;
 
-  load_constants(constants, arguments, stage);
+  load_constants(reinterpret_cast<float*>(shared), arguments, stage);
   if (first) {
-    load_pointwise(pointwise, static_cast<const T*>(stage.pointwise), arguments.padded, stage.count, sizes.channels, c);
+    load_pointwise<T, exact>(pointwise, static_cast<const T*>(stage.pointwise), arguments.padded, stage.count,
+                             sizes.channels, c);
   }
   if (K > 1 && weights) {
+    if (threadIdx.x < kChannels / 4) {
+      const Normal none = {splat(0), splat(1), splat(0)};
+      const int of = c + 4 * threadIdx.x;
+      normals[threadIdx.x] = stage.reads_middle ? normal_of(arguments.affine, stage.row - 1, of, sizes.channels) : none;
+    }
     load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), K * K, sizes.channels, c);
   }
   __syncthreads();
@@ -116,9 +145,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   TapSums<K> tap_sums;
   tap_sums.clear();
 
-  const int64_t begin = int64_t{blockIdx.x} * tiling.tiles_a_chunk;
-  const int64_t end = min(begin + tiling.tiles_a_chunk, tiling.tiles());
-  for (int64_t i = begin; i < end; ++i) {
+  const int begin = blockIdx.x * tiling.tiles_a_chunk;
+  const int end = min(begin + tiling.tiles_a_chunk, static_cast<int>(tiling.tiles()));
+  for (int i = begin; i < end; ++i) {
     move_to(place, tiling, i);
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
@@ -131,14 +160,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       Four d[kRows];
       if constexpr (K > 1) {
         __syncthreads();  // nobody reads the last tile any more
-        if (stage.reads_middle) {
-          const Normal normal = normal_of(arguments.affine, stage.row - 1, own, sizes.channels);
-          load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                    [&](const Four& z) { return rectified(normal(z)); });
-        } else {
-          load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                    [](const Four& z) { return rectified(z); });
-        }
+        const Normal normal = normals[place.quad];
+        load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
+                  [&](const Four& z) { return rectified(normal(z)); });
         __syncthreads();
         depthwise<K, S>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation, taps + place.quad);
       } else {
@@ -146,7 +170,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
         for (int r = 0; r < kRows; ++r) {
           const int y = (place.y + place.row(r, 1)) * S + stage.shift;
           const int x = (place.x + place.column()) * S + stage.shift;
-          const bool there = pixels.there[r] && y < height && x < width;
+          const bool there = pixels.there(r) && y < height && x < width;
           const int64_t at = (int64_t{place.image + place.warp_image} * height + y) * width + x;
           d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector));
         }
@@ -154,26 +178,24 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) d[r][k] = pixels.there[r] ? to_float(from_float<T>(d[r][k])) : 0.0f;
+        for (int k = 0; k < 4; ++k) d[r][k] = pixels.there(r) ? factor<T, exact>(d[r][k]) : 0.0f;
       }
-      put<T, exact>(inputs, d, place);
+      put<T>(inputs, d, place);
     }
 
-    const int64_t base = pixels.image * sizes.outputs + stage.first + 4 * place.quad;
+    const int64_t base = (pixels.image + pixels.within) * sizes.outputs + stage.first + 4 * place.quad;
     const T* const g = static_cast<const T*>(stage.gradient) + base;
     const T* const z = static_cast<const T*>(stage.raw) + base;
     const auto raw_gradient = [&](Four(&dz)[kRows], int block) {
       const int count = min(max(stage.count - block * kChannels - 4 * place.quad, 0), 4);
-      const auto constant = [&](int kind) {
-        return *reinterpret_cast<const Four*>(constants + kind * arguments.padded + block * kChannels + 4 * place.quad);
-      };
-      const Four scale = constant(kScale), slope = constant(kSlope), level = constant(kLevel), mean = constant(kMean);
+      const Four* const of = constants + (block * 4 + place.quad) * kConstants;
+      const Four scale = of[kScale], slope = of[kSlope], level = of[kLevel], mean = of[kMean];
 #pragma unroll
       for (int m = 0; m < kRows; m += 2) {
         Four values[2];
 #pragma unroll
         for (int r = m; r < m + 2; ++r) {
-          const int at = pixels.within[r] * sizes.outputs + block * kChannels, here = pixels.there[r] ? count : 0;
+          const int at = r * pixels.step * sizes.outputs + block * kChannels, here = pixels.there(r) ? count : 0;
           dz[r] = load4(g + at, here, vector);
           values[r - m] = arguments.training ? load4(z + at, here, vector) : splat(0.0f);
         }
@@ -182,7 +204,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const float value = fmaf(-slope[k], values[r - m][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k]));
-            dz[r][k] = pixels.there[r] ? value : 0.0f;
+            dz[r][k] = pixels.there(r) ? factor<T, exact>(value) : 0.0f;
           }
         }
         __syncwarp();  // what is loaded for two rows is used before more is loaded: registers are few
@@ -191,44 +213,39 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     Sums<2> t;
     t.clear();
     const auto through = [&](const Four(&dz)[kRows], int block) {
-      add_product<T, exact>(t, dz, place, [&](int input, int k) {
+      add_product<T, exact, true>(t, dz, place, [&](int input, int k) {
         return *reinterpret_cast<const Four*>(pointwise + (block * kChannels + input) * kChannels + 4 * k);
       });
     };
     Four dz[kRows];
-#pragma unroll
-    for (int j = 0; j < G; ++j) {
-      const int block = group * G + j;
-      if (block < blocks) {
-        raw_gradient(dz, block);
-        if (first) through(dz, block);
-        if (weights) {
-          put<T, exact>(outputs, dz, place);
-          __syncwarp();
-          add_over_pixels<T, exact>(sums[j], outputs, inputs, place);
-          __syncwarp();
-        }
+    const int own_blocks = min(group * G + G, blocks);
+#pragma unroll 1
+    for (int block = group * G; block < (first ? blocks : own_blocks); ++block) {
+      raw_gradient(dz, block);
+      if (first) through(dz, block);
+      if (weights && block < own_blocks) {
+        put<T>(outputs, dz, place);
+        __syncwarp();
+        add_over_pixels<T, exact>(sums[0], outputs, inputs, place);
+        __syncwarp();
+        turn(sums);
       }
     }
+    if (own_blocks % G != 0) turn(sums);
     if (!first) continue;
-#pragma unroll 1
-    for (int block = G; block < blocks; ++block) {
-      raw_gradient(dz, block);
-      through(dz, block);
-    }
-    T* const to =
-        static_cast<T*>(arguments.t) +
-        (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image) *
-            sizes.channels +
-        own;
+    T* const to = static_cast<T*>(arguments.t) +
+                  (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image +
+                   pixels.within) *
+                      sizes.channels +
+                  own;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       dz[r] = t.outputs(r, 0);
-      if (pixels.there[r]) store4(to + pixels.within[r] * sizes.channels, dz[r], own_count, arguments.vector);
+      if (pixels.there(r)) store4(to + r * pixels.step * sizes.channels, dz[r], own_count, arguments.vector);
     }
     if constexpr (K > 1) {
       if (weights) {
-        put<float, true>(outputs, dz, place);
+        put<float>(outputs, dz, place);
         __syncwarp();
         const float* const own_window = reinterpret_cast<const float*>(tile + corner);
         if (stage.dilation == 1) {
@@ -375,7 +392,8 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     }
     arguments.pointwise = kConstants * arguments.padded * sizeof(float);
     arguments.depthwise = arguments.pointwise + arguments.padded * kChannels * sizeof(float);
-    arguments.window = arguments.depthwise + static_cast<int>(window_taps);
+    arguments.normals = arguments.depthwise + static_cast<int>(window_taps);
+    arguments.window = arguments.normals + kChannels / 4 * sizeof(Normal);
     arguments.areas = arguments.window + static_cast<int>(window);
     const size_t shared = arguments.areas + (products ? tiling.warps() * 2 * kArea * sizeof(uint32_t) : 0);
     const auto error = [&] {

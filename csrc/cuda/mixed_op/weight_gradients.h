@@ -27,9 +27,9 @@ __device__ inline float float_of(uint32_t bits) {
   return x;
 }
 
-// The channels of this thread into an area, as a product of type T takes them: in half precision a word has pixels 2m
-// and 2m + 1 of a column, and there are half as many.
-template <typename T, bool exact>
+// The channels of this thread into an area, as a product of type T takes them. Of half precision a word has pixels 2m
+// and 2m + 1 of a column, and there are half as many; floats are rounded already.
+template <typename T>
 __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& place) {
   constexpr bool kHalf = sizeof(T) == 2;
 #pragma unroll
@@ -39,10 +39,8 @@ __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& pl
     for (int i = 0; i < 4; ++i) {
       if constexpr (kHalf) {
         words[i] = pack2<T>(values[r][i], values[r + 1][i]);
-      } else if constexpr (exact) {
-        words[i] = bits_of(values[r][i]);
       } else {
-        words[i] = to_tf32(values[r][i]);
+        words[i] = bits_of(values[r][i]);
       }
     }
     uint32_t* const to = area + in_area(8 * (kHalf ? r / 2 : r) + place.group, 4 * place.quad);
@@ -67,13 +65,16 @@ __device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const
       }
     }
   } else {
+    // pixels p and p + 4 have the same order of channels, channels c and c + 8 are 8 words apart
+    const int low = in_area(quad, group), high = low ^ 8;
 #pragma unroll
-    for (int p = quad; p < kWarp / (4 / static_cast<int>(sizeof(T))); p += 8) {
-      const uint32_t a[4] = {left[in_area(p, group)], left[in_area(p, group + 8)], left[in_area(p + 4, group)],
-                             left[in_area(p + 4, group + 8)]};
+    for (int p = 0; p < kArea / (4 / static_cast<int>(sizeof(T))); p += 8 * kChannels) {
+      const int next = p + 4 * kChannels;
+      const uint32_t a[4] = {left[low + p], left[high + p], left[low + next], left[high + next]};
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const uint32_t b[2] = {right[in_area(p, 8 * j + group)], right[in_area(p + 4, 8 * j + group)]};
+        const int at = j == 0 ? low : high;
+        const uint32_t b[2] = {right[at + p], right[at + next]};
         if constexpr (std::is_same_v<T, float>) {
           mma_16x8x8_tf32(sums[j], a, b);
         } else if constexpr (std::is_same_v<T, __half>) {
