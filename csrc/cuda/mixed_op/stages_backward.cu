@@ -1,8 +1,8 @@
 // Backward of the stages of mixed_op: dL/dz is formed on load and never stored; t = dL/d(depthwise output) is the only
 // map written. Parts of the weight gradients come from the same pass over dL/dz.
 //
-// A block has a chunk of tiles of one stage, 16 of its inputs, and G · 16 outputs whose weights it adds up. Where there
-// are more outputs, other blocks have them; the first of these blocks also has t and the depthwise weights.
+// A block has a chunk of tiles of one stage, 16 of its inputs, and up to 64 outputs whose weights it adds up. Where
+// there are more outputs, other blocks have them; the first of these blocks also has t and the depthwise weights.
 #include "cuda/mixed_op/product.h"
 #include "cuda/mixed_op/weight_gradients.h"
 
@@ -16,6 +16,8 @@ struct StageOperands {
   bool reads_middle;
 };
 
+constexpr int kMostGroups = 4;
+
 struct Arguments {
   StageOperands stages[kMaxStages];
   Sizes sizes;
@@ -24,9 +26,10 @@ struct Arguments {
   const float *dgain, *doffset;
   float values;
   bool training, vector;
-  int blocks;                                        // of 16 inputs
-  int padded;                                        // most outputs of a stage, to a multiple of 16
-  int pointwise, depthwise, normals, window, areas;  // where these begin in shared memory, in bytes
+  int blocks;                                              // of 16 inputs
+  int padded;                                              // most outputs of a stage, to a multiple of 16
+  int groups;                                              // of 16 outputs whose weights a block has
+  int pointwise, depthwise, normals, window, areas, sums;  // where these begin in shared memory, in bytes
   void* t;
   float *taps, *products;
 };
@@ -88,27 +91,13 @@ struct Pixels {
   __device__ bool there(int r) const { return r < rows; }
 };
 
-// Makes the next of G sums the first, so that a loop need not be unrolled for its sums to stay in registers.
-template <int G>
-__device__ void turn(float (&sums)[G][2][4]) {
-  static_assert(G <= 2);
-  if constexpr (G == 2) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const float first = sums[0][i / 4][i % 4];
-      sums[0][i / 4][i % 4] = sums[1][i / 4][i % 4];
-      sums[1][i / 4][i % 4] = first;
-    }
-  }
-}
-
-template <typename T, bool exact, int G, int K, int S>
+template <typename T, bool exact, int K, int S>
 __device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
   const Sizes& sizes = arguments.sizes;
   const Tiling& tiling = arguments.tiling;
   const int c = static_cast<int>(blockIdx.y) % arguments.blocks * kChannels;
   const int group = static_cast<int>(blockIdx.y) / arguments.blocks;
-  if (group * G * kChannels >= stage.count) return;
+  if (group * arguments.groups * kChannels >= stage.count) return;
   const bool first = group == 0, weights = arguments.products != nullptr;
   char* const shared = static_cast<char*>(dynamic_shared());
   const Four* const constants = reinterpret_cast<const Four*>(shared);
@@ -119,6 +108,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   uint32_t* const areas = reinterpret_cast<uint32_t*>(shared + arguments.areas);
   uint32_t* const inputs = areas + threadIdx.x / kWarp * (2 * kArea);  // of this warp
   uint32_t* const outputs = inputs + kArea;
+
+  Four* const all_sums = reinterpret_cast<Four*>(shared + arguments.sums);
+  Four* const sums = all_sums + threadIdx.x / kWarp * (arguments.groups * kFragment) + threadIdx.x % kWarp;
 
   load_constants(reinterpret_cast<float*>(shared), arguments, stage);
   if (first) {
@@ -141,7 +133,10 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
   const int blocks = (stage.count + kChannels - 1) / kChannels;
   const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
-  float sums[G][2][4] = {};
+  const int own_begin = group * arguments.groups, own_end = min(own_begin + arguments.groups, blocks);
+  if (weights) {
+    for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
+  }
   TapSums<K> tap_sums;
   tap_sums.clear();
 
@@ -218,20 +213,17 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       });
     };
     Four dz[kRows];
-    const int own_blocks = min(group * G + G, blocks);
 #pragma unroll 1
-    for (int block = group * G; block < (first ? blocks : own_blocks); ++block) {
+    for (int block = own_begin; block < (first ? blocks : own_end); ++block) {
       raw_gradient(dz, block);
       if (first) through(dz, block);
-      if (weights && block < own_blocks) {
+      if (weights && block < own_end) {
         put<T>(outputs, dz, place);
         __syncwarp();
-        add_over_pixels<T, exact>(sums[0], outputs, inputs, place);
+        add_over_pixels<T, exact>(sums + (block - own_begin) * kFragment, outputs, inputs, place);
         __syncwarp();
-        turn(sums);
       }
     }
-    if (own_blocks % G != 0) turn(sums);
     if (!first) continue;
     T* const to = static_cast<T*>(arguments.t) +
                   (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image +
@@ -257,41 +249,32 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     }
   }
   if (!weights) return;
-  __syncthreads();
-  float* const all = reinterpret_cast<float*>(areas);
-  float* const mine = all + threadIdx.x / kWarp * (G * kChannels * kChannels);
-#pragma unroll
-  for (int j = 0; j < G; ++j) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int o = place.group + i % 4 / 2 * 8, input = i / 4 * 8 + 2 * place.quad + i % 2;
-      mine[(j * kChannels + o) * kChannels + input] = sums[j][i / 4][i % 4];
-    }
-  }
   const int64_t part = int64_t{blockIdx.z} * tiling.chunks + blockIdx.x;
   float* const products = arguments.products + part * sizes.outputs * sizes.channels + c;
-  add_warps(all, G * kChannels * kChannels, [&](int i, float sum) {
-    const int o = group * G * kChannels + i / kChannels, input = i % kChannels;
+  add_warps(reinterpret_cast<const float*>(all_sums), arguments.groups * kFragment * 4, [&](int i, float sum) {
+    const int o = own_begin * kChannels + output_of_fragment(i), input = input_of_fragment(i);
     if (o < stage.count && c + input < sizes.channels) products[int64_t{o} * sizes.channels + input] = sum;
   });
   if constexpr (K > 1) {
-    if (first) tap_sums.store(all, arguments.taps + part * kTaps * sizes.channels, sizes.channels, c);
+    if (first)
+      tap_sums.store(reinterpret_cast<float*>(areas), arguments.taps + part * kTaps * sizes.channels, sizes.channels,
+                     c);
   }
 }
 
 // S: the stride of all stages of the launch.
-template <typename T, bool exact, int G, int S>
+template <typename T, bool exact, int S>
 __global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
   switch (stage.kernel) {
     case 3:
-      return stage_gradients_of<T, exact, G, 3, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 3, S>(arguments, stage);
     case 5:
-      return stage_gradients_of<T, exact, G, 5, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 5, S>(arguments, stage);
     case 7:
-      return stage_gradients_of<T, exact, G, 7, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 7, S>(arguments, stage);
     default:
-      return stage_gradients_of<T, exact, G, 1, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 1, S>(arguments, stage);
   }
 }
 
@@ -327,20 +310,12 @@ __global__ __launch_bounds__(256) void weight_totals_kernel(const __grid_constan
   }
 }
 
-template <typename T, bool exact, int G>
+template <typename T, bool exact>
 cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
   const unsigned threads = kWarp * arguments.tiling.warps();
   return arguments.sizes.stride == 1
-             ? launch<stage_gradients_kernel<T, exact, G, 1>>(grid, threads, shared, call.stream, arguments)
-             : launch<stage_gradients_kernel<T, exact, G, 2>>(grid, threads, shared, call.stream, arguments);
-}
-
-template <typename T, bool exact>
-cudaError_t start(const Call& call, const Arguments& arguments, int count, size_t shared) {
-  const bool narrow = arguments.padded <= kChannels;
-  const int groups = arguments.products ? quotient(arguments.padded, (narrow ? 1 : 2) * kChannels) : 1;
-  const dim3 grid(arguments.tiling.chunks, arguments.blocks * groups, count);
-  return narrow ? start<T, exact, 1>(call, arguments, grid, shared) : start<T, exact, 2>(call, arguments, grid, shared);
+             ? launch<stage_gradients_kernel<T, exact, 1>>(grid, threads, shared, call.stream, arguments)
+             : launch<stage_gradients_kernel<T, exact, 2>>(grid, threads, shared, call.stream, arguments);
 }
 
 }  // namespace
@@ -395,16 +370,21 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     arguments.normals = arguments.depthwise + static_cast<int>(window_taps);
     arguments.window = arguments.normals + kChannels / 4 * sizeof(Normal);
     arguments.areas = arguments.window + static_cast<int>(window);
-    const size_t shared = arguments.areas + (products ? tiling.warps() * 2 * kArea * sizeof(uint32_t) : 0);
+    arguments.sums = arguments.areas + (products ? tiling.warps() * 2 * kArea * static_cast<int>(sizeof(uint32_t)) : 0);
+    arguments.groups = std::min(arguments.padded / kChannels, kMostGroups);
+    const size_t shared =
+        arguments.sums + (products ? tiling.warps() * arguments.groups * kFragment * sizeof(Four) : size_t{0});
+    const int of_outputs = products ? static_cast<int>(quotient(arguments.padded, arguments.groups * kChannels)) : 1;
+    const dim3 grid(tiling.chunks, arguments.blocks * of_outputs, here);
     const auto error = [&] {
       switch (call.type) {
         case Type::kFloat16:
-          return start<__half, false>(call, arguments, here, shared);
+          return start<__half, false>(call, arguments, grid, shared);
         case Type::kBFloat16:
-          return start<__nv_bfloat16, false>(call, arguments, here, shared);
+          return start<__nv_bfloat16, false>(call, arguments, grid, shared);
         default:
-          return call.exact ? start<float, true>(call, arguments, here, shared)
-                            : start<float, false>(call, arguments, here, shared);
+          return call.exact ? start<float, true>(call, arguments, grid, shared)
+                            : start<float, false>(call, arguments, grid, shared);
       }
     }();
     if (error) return error;

@@ -1,5 +1,5 @@
-// Parts of the weight gradients of a stage. Every warp adds over its own 32 pixels; sums stay in registers over a whole
-// chunk of tiles. At its end the warps' sums are added in their order.
+// Parts of the weight gradients of a stage. Every warp adds over its own 32 pixels, over a whole chunk of tiles: taps
+// in registers, products in shared memory. At the end the warps' sums are added in their order.
 //
 // Pixels are what these sums run over, but a fragment has channels where a thread has its pixels. So a warp hands its
 // numbers on in an area of shared memory, [pixels, 16 channels] words, that no other warp touches.
@@ -48,9 +48,24 @@ __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& pl
   }
 }
 
-// sums[j][i] += Σ over the warp's pixels left[o] · right[c], (o, c) of the j-th product as mma has them.
+// Sums of 16 outputs × 16 inputs over the pixels of a warp lie in shared memory, too: two Fours of every lane, one of
+// each product as mma has them, [2, lanes].
+constexpr int kFragment = 2 * kWarp;
+
+// Which output and input word i of such sums is of. Word i is word i % 4 of lane i / 4 % 32.
+__device__ inline int output_of_fragment(int i) { return i / (4 * kFragment) * kChannels + i / 16 % 8 + i / 2 % 2 * 8; }
+__device__ inline int input_of_fragment(int i) { return i / (4 * kWarp) % 2 * 8 + i / 4 % 4 * 2 + i % 2; }
+
+// to (of this lane) += Σ over the warp's pixels left[o] · right[c].
 template <typename T, bool exact>
-__device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const uint32_t* right, const Place& place) {
+__device__ void add_over_pixels(Four* to, const uint32_t* left, const uint32_t* right, const Place& place) {
+  float sums[2][4];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const Four before = to[j * kWarp];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[j][i] = before[i];
+  }
   const int group = place.group, quad = place.quad;
   if constexpr (exact && std::is_same_v<T, float>) {
 #pragma unroll 4
@@ -85,6 +100,8 @@ __device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const
       }
     }
   }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) to[j * kWarp] = {{sums[j][0], sums[j][1], sums[j][2], sums[j][3]}};
 }
 
 // Adds [warps, size] floats of shared memory in the order of the warps: write(i, sum). All threads of a block.
