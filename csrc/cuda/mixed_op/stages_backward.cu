@@ -91,6 +91,10 @@ struct Pixels {
   __device__ bool there(int r) const { return r < rows; }
 };
 
+// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
+// turn, it would take a register.
+__device__ inline void forget(int& x) { asm volatile("" : "+r"(x)); }
+
 template <typename T, bool exact, int K, int S>
 __device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
   const Sizes& sizes = arguments.sizes;
@@ -144,6 +148,8 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   const int end = min(begin + tiling.tiles_a_chunk, static_cast<int>(tiling.tiles()));
   for (int i = begin; i < end; ++i) {
     move_to(place, tiling, i);
+    forget(place.group);
+    forget(place.quad);
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
     const int pitch = halo.columns * 4;
@@ -159,7 +165,8 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
         load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
                   [&](const Four& z) { return rectified(normal(z)); });
         __syncthreads();
-        depthwise<K, S>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation, taps + place.quad);
+        depthwise<K, S, 1>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation,
+                           taps + place.quad);
       } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
