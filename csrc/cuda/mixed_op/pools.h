@@ -160,42 +160,35 @@ __device__ void pool(const State& state, const Column<T, vector>& column, int ro
   }
 }
 
-// What a thread computes for the rows of its unit that have no map, in shared memory for as long as it works on it: in
-// registers, it would halve the threads of a multiprocessor. Nobody else reads it.
-struct Computed {
+// What a thread computes for its unit, for rows that have no map: planes of kRows times four channels in shared memory.
+// In registers, they would halve the threads of a multiprocessor. Nobody else reads them.
+struct Planes {
   Four* own;
 
-  __device__ explicit Computed(Four* all) : own(all + threadIdx.x) {}
-  __device__ Four& most(int r) const { return own[r * kStripThreads]; }
-  __device__ Four& average(int r) const { return own[(kRows + r) * kStripThreads]; }
-  __device__ Four& noise(int r) const { return own[(2 * kRows + r) * kStripThreads]; }
-  __device__ Four& of(FinalKind kind, int r) const {
-    return own[((kind == FinalKind::kMax ? 0 : kind == FinalKind::kAvg ? kRows : 2 * kRows) + r) * kStripThreads];
-  }
+  __device__ explicit Planes(Four* all) : own(all + threadIdx.x) {}
+  __device__ Four& at(int plane, int r) const { return own[(plane * kRows + r) * kStripThreads]; }
 };
 
-constexpr size_t kPooledFours = size_t{2} * kRows * kStripThreads;
-constexpr size_t kComputedFours = size_t{3} * kRows * kStripThreads;  // with noise
+constexpr int kMaxPlane = 0, kAvgPlane = 1, kNoisePlane = 2;
+
+inline size_t plane_fours(int planes) { return size_t(planes) * kRows * kStripThreads; }
 
 template <typename T, bool vector>
-__device__ void pool_into(const Computed& computed, const State& state, const Strips& strips, const Unit& unit,
+__device__ void pool_into(const Planes& planes, const State& state, const Strips& strips, const Unit& unit,
                           const Lane& own) {
   const Column<T, vector> column(state, strips, unit, own);
   pool<false>(state, column, unit.rows, [&](int r, const Three<false>& window, float share) {
-    computed.most(r) = window.best;
-    computed.average(r) = average_of(window, share);
+    planes.at(kMaxPlane, r) = window.best;
+    planes.at(kAvgPlane, r) = average_of(window, share);
   });
 }
 
 // Noise of the pixels of a unit whose first is at `place`. Not unrolled: it is long.
-__device__ inline void make_noise(const Computed& computed, int64_t seed, int64_t place, int pitch, int rows,
+__device__ inline void noise_into(const Planes& planes, int plane, int64_t seed, int64_t place, int pitch, int rows,
                                   bool vector) {
 #pragma unroll 1
-  for (int r = 0; r < rows; ++r) computed.noise(r) = standard_normal(seed, place + int64_t{r} * pitch, vector);
+  for (int r = 0; r < rows; ++r) planes.at(plane, r) = standard_normal(seed, place + int64_t{r} * pitch, vector);
 }
-
-__device__ inline bool has_map(FinalKind kind) { return kind == FinalKind::kConv || kind == FinalKind::kSkip; }
-__device__ inline bool is_plain(FinalKind kind) { return kind == FinalKind::kNoise || kind == FinalKind::kSkip; }
 
 inline bool is_pool(FinalKind kind) { return kind == FinalKind::kMax || kind == FinalKind::kAvg; }
 
@@ -203,13 +196,12 @@ inline State state_of(const Call& call, const Operands& operands) {
   return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride};
 }
 
-// What kernels keep of these rows besides registers.
-inline size_t computed_fours(const Final* finals, int count) {
-  const auto has = [&](FinalKind kind) {
-    return std::any_of(finals, finals + count, [&](const Final& final) { return final.kind == kind; });
-  };
-  if (has(FinalKind::kNoise)) return kComputedFours;
-  return has(FinalKind::kMax) || has(FinalKind::kAvg) ? kPooledFours : 0;
+// Nothing normalises them.
+inline bool is_plain(FinalKind kind) { return kind == FinalKind::kNoise || kind == FinalKind::kSkip; }
+
+// Where a row without a map is.
+inline int plane_of(FinalKind kind) {
+  return kind == FinalKind::kMax ? kMaxPlane : kind == FinalKind::kAvg ? kAvgPlane : kNoisePlane;
 }
 
 // The map of a row that has one. A skip connection has stride 1: the state is its raw output.
