@@ -29,6 +29,7 @@ __device__ inline bool better(float x, float best) { return x > best || x != x; 
 struct State {
   const void* x;
   int height, width, stride;
+  const uint8_t* places;  // of the maxima if they are kept
 };
 
 // One over the pixels that one to three rows or columns of a window have.
@@ -42,6 +43,8 @@ struct Column {
   int y, height;    // its row of the state
   int pitch;        // elements of a row
   int count;
+  const uint8_t* places;  // of the first window's maxima if they are kept
+  int places_pitch;
   float share;
 
   __device__ Column(const State& state, const Strips& strips, const Unit& unit, const Lane& own) {
@@ -53,6 +56,8 @@ struct Column {
     left = x > 0 ? -channels : 0;
     right = x + 1 < state.width ? channels : 0;
     count = vector ? 4 : own.count;
+    places = state.places ? state.places + unit.place(strips, own.c) : nullptr;
+    places_pitch = strips.width * strips.channels;
     share = share_of(1 + (left != 0) + (right != 0));
   }
 
@@ -151,12 +156,32 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
   }
 }
 
+// The maximum of window r from where it is kept.
+template <int stride, bool places, typename T, bool vector>
+__device__ void keep_maximum(Three<places>& window, const Column<T, vector>& column, int r, int channels) {
+#pragma unroll 1
+  for (int i = 0; i < column.count; ++i) {
+    const int place = column.places[r * column.places_pitch + i];
+    const int64_t at = int64_t{r * stride + place / 3 - 1} * column.pitch + (place % 3 - 1) * channels + i;
+    window.best[i] = to_float(column.pixel[at]);
+    if constexpr (places) window.place[i] = place;
+  }
+}
+
 template <bool places, typename T, bool vector, typename Take>
 __device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
+  const auto run = [&]<int stride>(std::integral_constant<int, stride>) {
+    pool_column<stride, places>(column, rows, [&](int r, const Three<places>& found, float share) {
+      if (!column.places) return take(r, found, share);
+      Three<places> window = found;
+      keep_maximum<stride>(window, column, r, column.pitch / state.width);
+      take(r, window, share);
+    });
+  };
   if (state.stride == 1) {
-    pool_column<1, places>(column, rows, take);
+    run(std::integral_constant<int, 1>());
   } else {
-    pool_column<2, places>(column, rows, take);
+    run(std::integral_constant<int, 2>());
   }
 }
 
@@ -193,7 +218,7 @@ __device__ inline void noise_into(const Planes& planes, int plane, int64_t seed,
 inline bool is_pool(FinalKind kind) { return kind == FinalKind::kMax || kind == FinalKind::kAvg; }
 
 inline State state_of(const Call& call, const Operands& operands) {
-  return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride};
+  return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride, operands.kept.places};
 }
 
 // Nothing normalises them.
