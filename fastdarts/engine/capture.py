@@ -31,6 +31,9 @@ Pass = Callable[..., tuple[Tensor, ...]]
 """A pass: from tensors on the device to tensors on it, by work that it launches there."""
 
 
+EVERY = "training steps"
+
+
 class Recorder(Protocol):
     """Records passes on one device."""
 
@@ -80,22 +83,25 @@ class Graphs:
 
     def __init__(self, setting: str, device: torch.device, say: Callable[[str], None] = lambda text: None):
         self.insists, self.say, self.device = setting == "on", say, device
+        self._said: set[str] = set()
         self.recorder: Recorder | None = None
         make = None if setting == "off" else RECORDERS.get(device.type)
         if make is not None and world() > 1:
-            self.refuse("passes", "several ranks add up their gradients on the way")
+            self.refuse(EVERY, "several ranks add up their gradients on the way")
         elif make is not None:
             self.recorder = make(device)
         elif setting == "on":
-            self.refuse("passes", f"the device is {device.type}, and CUDA graphs are of CUDA devices")
+            self.refuse(EVERY, f"the device is {device.type}, and CUDA graphs are of CUDA devices")
 
     def refuse(self, what: str, reason: str) -> None:
-        """Say that ``what`` is not recorded; raises :class:`FastdartsError` if graphs were insisted upon."""
+        """Say once that ``what`` is not recorded; raises :class:`FastdartsError` if graphs were insisted upon."""
         if self.insists:
             raise FastdartsError(
                 f"--graphs is on, but {what} cannot be recorded as CUDA graphs: {reason}; leave --graphs out"
             )
-        self.say(f"{what} run without CUDA graphs: {reason}")
+        if (text := f"{what} run without CUDA graphs: {reason}") not in self._said:
+            self.say(text)
+            self._said.add(text)
 
 
 class Captured:
@@ -105,10 +111,11 @@ class Captured:
     twice in a row.
 
     Args:
-        name: of the pass, in the plural, for what is said of it.
+        name: of the pass, in the plural, for what is said of it alone.
         function: the pass.
         graphs: how it is recorded.
-        why_not: the reason why it cannot be recorded, as far as that is known without a call; "" for none.
+        why_not: the reason why no pass of its kind can be recorded, as far as that is known without a call; "" for
+            none.
     """
 
     def __init__(self, name: str, function: Pass, graphs: Graphs, why_not: Callable[[], str] = lambda: ""):
@@ -127,7 +134,7 @@ class Captured:
     def __call__(self, key: Callable[[], Hashable], *inputs: Tensor) -> tuple[Tensor, ...]:
         """The results for these inputs, until the next call; ``key()`` is all that the pass takes from the host."""
         if self._open and self._last is None and (reason := self._why_not()):
-            self._refuse(reason)
+            self._refuse(reason, EVERY)
         if not self._open:
             return self._call(inputs)
         shapes = tuple((t.shape, t.stride(), t.dtype) for t in inputs)
@@ -149,15 +156,15 @@ class Captured:
         with self.graphs.recorder.beside() if self._open else nullcontext():
             return self.function(*(t.to(self.graphs.device) for t in inputs))
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, what: str = "") -> None:
         self._open = False
         self.forget()
-        self.graphs.refuse(self.name, reason)
+        self.graphs.refuse(what or self.name, reason)
 
     def _watch(self, at: Hashable, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """An ordinary call in which it is seen whether the pass can be recorded."""
         if reason := self._why_not():
-            self._refuse(reason)
+            self._refuse(reason, EVERY)
             return self._call(inputs)
         before, watch = rewinds(), Watch()
         with watch:
@@ -213,23 +220,25 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if not self.reads and self._waits(func, args, kwargs, result):
+        if not self.reads and waits(func, args, kwargs, result):
             self.reads = f"{_name(func)} reads the device {_place()}"
         if not self.draws and torch.Tag.nondeterministic_seeded in func.tags:
             self.draws = f"by {_name(func)} {_place()}"
         return result
 
-    @staticmethod
-    def _waits(func: Any, args: tuple, kwargs: dict, result: Any) -> bool:
-        if {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags}:
-            return True
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        if func.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_):
-            return any(t.dtype in (torch.bool, torch.uint8) for t in tree_leaves(args[1]) if isinstance(t, Tensor))
-        if func.overloadpacket in (torch.ops.aten.copy_, torch.ops.aten._to_copy, torch.ops.aten._foreach_copy_):
-            places = {t.device for t in (*given, *tree_leaves(result)) if isinstance(t, Tensor)}
-            return len(places) > 1
-        return False
+
+def waits(func: Any, args: tuple, kwargs: dict, result: Any) -> bool:
+    """Whether the host reads the device, or writes to it, in this call of an op."""
+    if func.overloadpacket in INDEXED:  # by a mask it asks how much is left of it
+        return any(t.dtype in (torch.bool, torch.uint8) for t in tree_leaves(args[1]) if isinstance(t, Tensor))
+    if func.overloadpacket in COPIES:
+        places = {t.device for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+        return len(places) > 1
+    return not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags)
+
+
+INDEXED = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
+COPIES = {torch.ops.aten.copy_, torch.ops.aten._to_copy, torch.ops.aten._foreach_copy_}
 
 
 def _name(func: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdarts.engine.capture import Graphs
+from fastdarts.engine.capture import EVERY, Graphs
 from fastdarts.engine.device import prepare_device
 from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.outcome import finish, write_genotype
@@ -58,7 +58,7 @@ def evaluate_text(config: TextEvaluateConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         graphs = Graphs(config.graphs, device, progress.line)
         if graphs.recorder is not None:
-            graphs.refuse("training steps", VARYING)
+            graphs.refuse(EVERY, VARYING)
         loop = Epochs(training, corpus.digest, texts, run, progress)
         loop.take_up(len(texts["train"]))
         loop.train()

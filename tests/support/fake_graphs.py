@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if capture.Watch._waits(func, args, kwargs, ()):
+        if capture.waits(func, args, kwargs, ()):
             raise RuntimeError(f"{func}: {CAPTURING}")
         for t in _tensors((args, kwargs)):
             storage = t.untyped_storage()
@@ -79,7 +79,7 @@ class FakeRecorder:
     ``replaying``: False for replays that do nothing, to see what the host does beside them.
     """
 
-    made: list[FakeRecorder] = []
+    made: ClassVar[list[FakeRecorder]] = []
     replaying = True
 
     def __init__(self, device: torch.device):
