@@ -1,7 +1,7 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
-from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
+from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
     Candidate,
@@ -50,6 +50,7 @@ __all__ = [
     "flat_hypergradient",
     "flat_norm",
     "flat_perturb",
+    "flat_rates",
     "flat_sgd",
     "flat_unroll",
     "gather",
