@@ -8,7 +8,9 @@ import torch
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from fastdarts.bench import run
 from fastdarts.bench.host import CASES, IMPLEMENTATIONS, measure
+from fastdarts.errors import FastdartsError
 from fastdarts.nn.mixed_op import MixedOp
 from tests.support.bench import bench
 from tests.support.paths import DATA
@@ -49,5 +51,10 @@ def test_counting_leaves_the_ops_as_they_were(implementation: str) -> None:
 
 
 def test_what_is_not_counted_is_refused() -> None:
-    assert "--host counts suites mixed-op and step" in bench("--host", "--suite", "ops").stderr
-    assert "--traffic is given" in bench("--host", "--traffic").stderr
+    for options, says in (
+        ({"suite": ("step", "ops")}, "--suite is ops, but --host counts suites mixed-op and step"),
+        ({"traffic": True}, "--traffic is given"),
+        ({"batch": (8,)}, "--batch is given"),
+    ):
+        with pytest.raises(FastdartsError, match=says):
+            run.bench(**{"suite": ("step",), "host": True} | options)
