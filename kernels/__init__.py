@@ -8,6 +8,7 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels.flat import contract as flat
 from fastdarts.kernels.flat.contract import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.mixed_op.autograd import Call, mixed_op
 from fastdarts.kernels.mixed_op.contract import (
     DILATIONS,
     KERNELS,
@@ -16,7 +17,6 @@ from fastdarts.kernels.mixed_op.contract import (
     SEP_CONV,
     STRIDES,
     kink_sizes,
-    mixed_op,
     why_no_kernel,
     working_memory,
 )
@@ -34,6 +34,7 @@ from fastdarts.kernels.registry import (
     release_memory,
     strict,
 )
+from fastdarts.kernels.unchanged import unchanged
 
 __all__ = [
     "DILATIONS",
@@ -45,6 +46,7 @@ __all__ = [
     "NO_KINKS",
     "SEP_CONV",
     "STRIDES",
+    "Call",
     "Implementation",
     "add_up",
     "alone",
@@ -66,6 +68,7 @@ __all__ = [
     "release_memory",
     "run_flat",
     "strict",
+    "unchanged",
     "why_no_kernel",
     "working_memory",
     "world",
