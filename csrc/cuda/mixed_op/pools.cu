@@ -67,7 +67,8 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+    pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];
   const Lane own = lane_of_thread(a.strips);
@@ -89,8 +90,8 @@ __global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __
   for (int i = threadIdx.x; i < 2 * channels; i += kStripThreads) {
     const int kind = i >= channels, channel = i - kind * channels;
     if (first + channel >= a.strips.channels) continue;
-    const Merged merged = merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4,
-                                        a.strips.lanes(), a.strips.quads);
+    const Merged merged =
+        merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4, a.strips.lanes, a.strips.quads);
     for (int row = 0; row < a.counts[kind]; ++row) {
       const int64_t at = int64_t{a.rows[kind][row]} * gridDim.x + blockIdx.x;
 #pragma unroll
@@ -166,7 +167,7 @@ __device__ void store_places(int8_t* to, const int (&place)[4], int count) {
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6)
+__global__ void __launch_bounds__(kStripThreads, vector ? 7 : 5)
     pool_gradients_kernel(const __grid_constant__ GradientArguments a) {
   Four* table = static_cast<Four*>(dynamic_shared());
   const Planes planes(table + size_t{2} * kSlopeFours * a.count * a.strips.quads);

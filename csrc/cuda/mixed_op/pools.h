@@ -42,7 +42,6 @@ struct Column {
   int y, height;    // its row of the state
   int pitch;        // elements of a row
   int count;
-  float share;
 
   __device__ Column(const State& state, const Strips& strips, const Unit& unit, const Lane& own) {
     const int x = unit.x * state.stride, channels = strips.channels;
@@ -53,11 +52,12 @@ struct Column {
     left = x > 0 ? -channels : 0;
     right = x + 1 < state.width ? channels : 0;
     count = vector ? 4 : own.count;
-    share = share_of(1 + (left != 0) + (right != 0));
   }
 
   // One over the number of pixels in the window about row y of the state.
-  __device__ float share_at(int row) const { return share * share_of(1 + (row > 0) + (row + 1 < height)); }
+  __device__ float share_at(int row) const {
+    return share_of(1 + (left != 0) + (right != 0)) * share_of(1 + (row > 0) + (row + 1 < height));
+  }
 };
 
 // Three neighbours in a row of the state.
@@ -134,10 +134,10 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
     if (stride == 2) middle = read_three<places>(column, at, true);
+    add_three(above, middle, 1, true, y == 0);
     const bool inside = y + 1 < column.height;
     if (inside) at += column.pitch;
     const Three<places> below = read_three<places>(column, at, inside);
-    add_three(above, middle, 1, true, y == 0);
     add_three(above, below, 2, inside, false);
     take(r, above, column.share_at(y));
     if (stride == 1) {
