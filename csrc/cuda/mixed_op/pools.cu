@@ -67,7 +67,8 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, 6) pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+    pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];
   const Lane own = lane_of_thread(a.strips);
@@ -89,8 +90,8 @@ __global__ void __launch_bounds__(kStripThreads, 6) pool_moments_kernel(const __
   for (int i = threadIdx.x; i < 2 * channels; i += kStripThreads) {
     const int kind = i >= channels, channel = i - kind * channels;
     if (first + channel >= a.strips.channels) continue;
-    const Merged merged = merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4,
-                                        a.strips.lanes(), a.strips.quads);
+    const Merged merged =
+        merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4, a.strips.lanes, a.strips.quads);
     for (int row = 0; row < a.counts[kind]; ++row) {
       const int64_t at = int64_t{a.rows[kind][row]} * gridDim.x + blockIdx.x;
 #pragma unroll

@@ -45,7 +45,6 @@ struct Column {
   int count;
   const uint8_t* places;  // of the first window's maxima if they are kept
   int places_pitch;
-  float share;
 
   __device__ Column(const State& state, const Strips& strips, const Unit& unit, const Lane& own) {
     const int x = unit.x * state.stride, channels = strips.channels;
@@ -58,11 +57,12 @@ struct Column {
     count = vector ? 4 : own.count;
     places = state.places ? state.places + unit.place(strips, own.c) : nullptr;
     places_pitch = strips.width * strips.channels;
-    share = share_of(1 + (left != 0) + (right != 0));
   }
 
   // One over the number of pixels in the window about row y of the state.
-  __device__ float share_at(int row) const { return share * share_of(1 + (row > 0) + (row + 1 < height)); }
+  __device__ float share_at(int row) const {
+    return share_of(1 + (left != 0) + (right != 0)) * share_of(1 + (row > 0) + (row + 1 < height));
+  }
 };
 
 // Three neighbours in a row of the state.
@@ -139,10 +139,10 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
     if (stride == 2) middle = read_three<places>(column, at, true);
+    add_three(above, middle, 1, true, y == 0);
     const bool inside = y + 1 < column.height;
     if (inside) at += column.pitch;
     const Three<places> below = read_three<places>(column, at, inside);
-    add_three(above, middle, 1, true, y == 0);
     add_three(above, below, 2, inside, false);
     take(r, above, column.share_at(y));
     if (stride == 1) {
@@ -159,8 +159,9 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
 // The maximum of window r from where it is kept.
 template <int stride, bool places, typename T, bool vector>
 __device__ void keep_maximum(Three<places>& window, const Column<T, vector>& column, int r, int channels) {
-#pragma unroll 1
-  for (int i = 0; i < column.count; ++i) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i >= column.count) break;
     const int place = column.places[r * column.places_pitch + i];
     const int64_t at = int64_t{r * stride + place / 3 - 1} * column.pitch + (place % 3 - 1) * channels + i;
     window.best[i] = to_float(column.pixel[at]);
@@ -172,9 +173,8 @@ template <bool places, typename T, bool vector, typename Take>
 __device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
   const auto run = [&]<int stride>(std::integral_constant<int, stride>) {
     pool_column<stride, places>(column, rows, [&](int r, const Three<places>& found, float share) {
-      if (!column.places) return take(r, found, share);
       Three<places> window = found;
-      keep_maximum<stride>(window, column, r, column.pitch / state.width);
+      if (column.places) keep_maximum<stride>(window, column, r, column.pitch / state.width);
       take(r, window, share);
     });
   };
