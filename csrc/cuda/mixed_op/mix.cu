@@ -6,9 +6,9 @@ namespace fastdarts::cuda {
 namespace {
 
 struct MixRow {
-  const void* map;  // its raw output, or the state of a skip connection
-  FinalKind kind;
-  int row, seed;
+  const void* map;  // its raw output, or the state of a skip connection; null for what the kernel computes
+  int row, plane, seed;
+  bool plain;
 };
 
 struct MixEdge {
@@ -24,6 +24,7 @@ struct MixArguments {
   const int64_t* seeds;
   int count, edge_count;
   bool pools;
+  int planes;
   MixRow rows[kMaxTensors];
   MixEdge edges[kMaxTensors];
 };
@@ -35,7 +36,7 @@ __device__ void load_tables(const MixArguments& a, Four* rows, Four* edges) {
     const int at = i / quads, c = first + 4 * (i - at * quads);
     const MixRow& row = a.rows[at];
     Normal normal = {splat(0.0f), splat(0.0f), splat(0.0f)};
-    if (is_plain(row.kind)) {
+    if (row.plain) {
       normal.scale = load4(a.affine.gain + int64_t{row.row} * channels + c, min(channels - c, 4), false);
     } else {
       normal = normal_of(a.affine, row.row, c, channels);
@@ -66,12 +67,12 @@ template <typename T, bool vector>
 __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6) mix_kernel(const __grid_constant__ MixArguments a) {
   Four* const rows = static_cast<Four*>(dynamic_shared());
   Four* const edges = rows + 2 * a.count * a.strips.quads;
-  const Computed computed(edges + a.edge_count * a.strips.quads);
+  const Planes planes(edges + a.edge_count * a.strips.quads);
   const Lane own = lane_of_thread(a.strips);
   load_tables(a, rows, edges);
   __syncthreads();
   for_units(a.strips, own, [&](const Unit& unit) {
-    if (a.pools) pool_into<T, vector>(computed, a.state, a.strips, unit, own);
+    if (a.pools) pool_into<T, vector>(planes, a.state, a.strips, unit, own);
     const int64_t place = unit.place(a.strips, own.c);
     const int pitch = a.strips.width * a.strips.channels, count = vector ? 4 : own.count;
     for (int e = 0; e < a.edge_count; ++e) {
@@ -92,7 +93,7 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6) mix_kernel(cons
         const MixRow& row = a.rows[k];
         const Four* table = rows + 2 * (k * a.strips.quads + own.quad);
         const Four mean = table[0], scale = table[1];
-        if (has_map(row.kind)) {
+        if (row.map) {
           const T* map = static_cast<const T*>(row.map) + place;
           Four z[kRows];
 #pragma unroll
@@ -102,12 +103,12 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6) mix_kernel(cons
 #pragma unroll
           for (int r = 0; r < kRows; ++r) add_normalised(sums[r], z[r], mean, scale);
         } else {
-          if (row.kind == FinalKind::kNoise) {
-            make_noise(computed, a.seeds[row.seed], place, pitch, unit.rows, vector);
+          if (row.plane == kNoisePlane) {
+            noise_into(planes, row.plane, a.seeds[row.seed], place, pitch, unit.rows, vector);
           }
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            if (r < unit.rows) add_normalised(sums[r], computed.of(row.kind, r), mean, scale);
+            if (r < unit.rows) add_normalised(sums[r], planes.at(row.plane, r), mean, scale);
           }
         }
       }
@@ -134,13 +135,14 @@ cudaError_t mix(const Call& call, const Affine& affine, const Operands& operands
     const Strips& strips = arguments.strips;
     const dim3 grid(strips.chunks(), channel_blocks(strips));
     const size_t tables = size_t(2 * arguments.count + arguments.edge_count) * strips.quads;
-    const size_t shared = (tables + computed_fours(finals, count)) * sizeof(Four);
+    const size_t shared = (tables + plane_fours(arguments.planes)) * sizeof(Four);
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {
       return launch<mix_kernel<decltype(type), decltype(vector)::value>>(grid, kStripThreads, shared, call.stream,
                                                                          arguments);
     });
     arguments.count = arguments.edge_count = 0;
     arguments.pools = false;
+    arguments.planes = 0;
     return error;
   };
   int next = 0;
@@ -153,8 +155,11 @@ cudaError_t mix(const Call& call, const Affine& affine, const Operands& operands
       const int first = arguments.count;
       for (; next < count && finals[next].edge == e && arguments.count < kMaxTensors; ++next) {
         const Final& final = finals[next];
+        const void* const map = map_of(operands, final);
+        const int plane = plane_of(final.kind);
         arguments.pools |= is_pool(final.kind);
-        arguments.rows[arguments.count++] = {map_of(operands, final), final.kind, final.row, final.source};
+        if (!map) arguments.planes = std::max(arguments.planes, plane < kNoisePlane ? kNoisePlane : plane + 1);
+        arguments.rows[arguments.count++] = {map, final.row, plane, final.source, is_plain(final.kind)};
       }
       arguments.edges[arguments.edge_count++] = {before, out[e], first, arguments.count};
       before = out[e];

@@ -67,7 +67,8 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+    pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];
   const Lane own = lane_of_thread(a.strips);
@@ -89,8 +90,8 @@ __global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __
   for (int i = threadIdx.x; i < 2 * channels; i += kStripThreads) {
     const int kind = i >= channels, channel = i - kind * channels;
     if (first + channel >= a.strips.channels) continue;
-    const Merged merged = merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4,
-                                        a.strips.lanes(), a.strips.quads);
+    const Merged merged =
+        merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4, a.strips.lanes, a.strips.quads);
     for (int row = 0; row < a.counts[kind]; ++row) {
       const int64_t at = int64_t{a.rows[kind][row]} * gridDim.x + blockIdx.x;
 #pragma unroll
@@ -166,9 +167,10 @@ __device__ void store_places(int8_t* to, const int (&place)[4], int count) {
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, 7) pool_gradients_kernel(const __grid_constant__ GradientArguments a) {
-  Four* table = static_cast<Four*>(dynamic_shared()) + kPooledFours;
-  const Computed pooled(table - kPooledFours);
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+    pool_gradients_kernel(const __grid_constant__ GradientArguments a) {
+  Four* table = static_cast<Four*>(dynamic_shared());
+  const Planes planes(table + size_t{2} * kSlopeFours * a.count * a.strips.quads);
   const Lane own = lane_of_thread(a.strips);
   const int slopes = 2 * a.count * a.strips.quads;
   for (int i = threadIdx.x; i < slopes; i += kStripThreads) {
@@ -182,14 +184,14 @@ __global__ void __launch_bounds__(kStripThreads, 7) pool_gradients_kernel(const 
     const int64_t place = unit.place(a.strips, own.c);
     const int pitch = a.strips.width * a.strips.channels;
     pool<true>(a.state, column, unit.rows, [&](int r, const Three<true>& window, float share) {
-      pooled.most(r) = window.best;
-      pooled.average(r) = average_of(window, share);
+      planes.at(kMaxPlane, r) = window.best;
+      planes.at(kAvgPlane, r) = average_of(window, share);
       if (!a.later) store_places<vector>(a.which + place + int64_t{r} * pitch, window.place, own.count);
     });
 #pragma unroll 1
     for (int r = 0; r < unit.rows; ++r) {
       const int64_t at = place + int64_t{r} * pitch;
-      const Four best = pooled.most(r), mean = pooled.average(r);
+      const Four best = planes.at(kMaxPlane, r), mean = planes.at(kAvgPlane, r);
       Four dmax = splat(0.0f), davg = splat(0.0f);
       for (int e = 0; e < a.count; ++e) {
         const PooledEdge& edge = a.edges[e];
@@ -255,7 +257,7 @@ cudaError_t pool_gradients(const Call& call, const Affine& affine, const Operand
   const auto run = [&] {
     const Strips& strips = arguments.strips;
     const dim3 grid(strips.chunks(), channel_blocks(strips));
-    const size_t shared = (kPooledFours + size_t{2} * kSlopeFours * arguments.count * strips.quads) * sizeof(Four);
+    const size_t shared = (plane_fours(2) + size_t{2} * kSlopeFours * arguments.count * strips.quads) * sizeof(Four);
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {
       return launch<pool_gradients_kernel<decltype(type), decltype(vector)::value>>(grid, kStripThreads, shared,
                                                                                     call.stream, arguments);

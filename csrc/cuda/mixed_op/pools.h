@@ -29,6 +29,7 @@ __device__ inline bool better(float x, float best) { return x > best || x != x; 
 struct State {
   const void* x;
   int height, width, stride;
+  const uint8_t* places;  // of the maxima if they are kept
 };
 
 // One over the pixels that one to three rows or columns of a window have.
@@ -42,7 +43,8 @@ struct Column {
   int y, height;    // its row of the state
   int pitch;        // elements of a row
   int count;
-  float share;
+  const uint8_t* places;  // of the first window's maxima if they are kept
+  int places_pitch;
 
   __device__ Column(const State& state, const Strips& strips, const Unit& unit, const Lane& own) {
     const int x = unit.x * state.stride, channels = strips.channels;
@@ -53,11 +55,14 @@ struct Column {
     left = x > 0 ? -channels : 0;
     right = x + 1 < state.width ? channels : 0;
     count = vector ? 4 : own.count;
-    share = share_of(1 + (left != 0) + (right != 0));
+    places = state.places ? state.places + unit.place(strips, own.c) : nullptr;
+    places_pitch = strips.width * strips.channels;
   }
 
   // One over the number of pixels in the window about row y of the state.
-  __device__ float share_at(int row) const { return share * share_of(1 + (row > 0) + (row + 1 < height)); }
+  __device__ float share_at(int row) const {
+    return share_of(1 + (left != 0) + (right != 0)) * share_of(1 + (row > 0) + (row + 1 < height));
+  }
 };
 
 // Three neighbours in a row of the state.
@@ -134,10 +139,10 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
     if (stride == 2) middle = read_three<places>(column, at, true);
+    add_three(above, middle, 1, true, y == 0);
     const bool inside = y + 1 < column.height;
     if (inside) at += column.pitch;
     const Three<places> below = read_three<places>(column, at, inside);
-    add_three(above, middle, 1, true, y == 0);
     add_three(above, below, 2, inside, false);
     take(r, above, column.share_at(y));
     if (stride == 1) {
@@ -151,65 +156,77 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
   }
 }
 
-template <bool places, typename T, bool vector, typename Take>
-__device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
-  if (state.stride == 1) {
-    pool_column<1, places>(column, rows, take);
-  } else {
-    pool_column<2, places>(column, rows, take);
+// The maximum of window r from where it is kept.
+template <int stride, bool places, typename T, bool vector>
+__device__ void keep_maximum(Three<places>& window, const Column<T, vector>& column, int r, int channels) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (i >= column.count) break;
+    const int place = column.places[r * column.places_pitch + i];
+    const int64_t at = int64_t{r * stride + place / 3 - 1} * column.pitch + (place % 3 - 1) * channels + i;
+    window.best[i] = to_float(column.pixel[at]);
+    if constexpr (places) window.place[i] = place;
   }
 }
 
-// What a thread computes for the rows of its unit that have no map, in shared memory for as long as it works on it: in
-// registers, it would halve the threads of a multiprocessor. Nobody else reads it.
-struct Computed {
+template <bool places, typename T, bool vector, typename Take>
+__device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
+  const auto run = [&]<int stride>(std::integral_constant<int, stride>) {
+    pool_column<stride, places>(column, rows, [&](int r, const Three<places>& found, float share) {
+      Three<places> window = found;
+      if (column.places) keep_maximum<stride>(window, column, r, column.pitch / state.width);
+      take(r, window, share);
+    });
+  };
+  if (state.stride == 1) {
+    run(std::integral_constant<int, 1>());
+  } else {
+    run(std::integral_constant<int, 2>());
+  }
+}
+
+// What a thread computes for its unit, for rows that have no map: planes of kRows times four channels in shared memory.
+// In registers, they would halve the threads of a multiprocessor. Nobody else reads them.
+struct Planes {
   Four* own;
 
-  __device__ explicit Computed(Four* all) : own(all + threadIdx.x) {}
-  __device__ Four& most(int r) const { return own[r * kStripThreads]; }
-  __device__ Four& average(int r) const { return own[(kRows + r) * kStripThreads]; }
-  __device__ Four& noise(int r) const { return own[(2 * kRows + r) * kStripThreads]; }
-  __device__ Four& of(FinalKind kind, int r) const {
-    return own[((kind == FinalKind::kMax ? 0 : kind == FinalKind::kAvg ? kRows : 2 * kRows) + r) * kStripThreads];
-  }
+  __device__ explicit Planes(Four* all) : own(all + threadIdx.x) {}
+  __device__ Four& at(int plane, int r) const { return own[(plane * kRows + r) * kStripThreads]; }
 };
 
-constexpr size_t kPooledFours = size_t{2} * kRows * kStripThreads;
-constexpr size_t kComputedFours = size_t{3} * kRows * kStripThreads;  // with noise
+constexpr int kMaxPlane = 0, kAvgPlane = 1, kNoisePlane = 2;
+
+inline size_t plane_fours(int planes) { return size_t(planes) * kRows * kStripThreads; }
 
 template <typename T, bool vector>
-__device__ void pool_into(const Computed& computed, const State& state, const Strips& strips, const Unit& unit,
+__device__ void pool_into(const Planes& planes, const State& state, const Strips& strips, const Unit& unit,
                           const Lane& own) {
   const Column<T, vector> column(state, strips, unit, own);
   pool<false>(state, column, unit.rows, [&](int r, const Three<false>& window, float share) {
-    computed.most(r) = window.best;
-    computed.average(r) = average_of(window, share);
+    planes.at(kMaxPlane, r) = window.best;
+    planes.at(kAvgPlane, r) = average_of(window, share);
   });
 }
 
 // Noise of the pixels of a unit whose first is at `place`. Not unrolled: it is long.
-__device__ inline void make_noise(const Computed& computed, int64_t seed, int64_t place, int pitch, int rows,
+__device__ inline void noise_into(const Planes& planes, int plane, int64_t seed, int64_t place, int pitch, int rows,
                                   bool vector) {
 #pragma unroll 1
-  for (int r = 0; r < rows; ++r) computed.noise(r) = standard_normal(seed, place + int64_t{r} * pitch, vector);
+  for (int r = 0; r < rows; ++r) planes.at(plane, r) = standard_normal(seed, place + int64_t{r} * pitch, vector);
 }
-
-__device__ inline bool has_map(FinalKind kind) { return kind == FinalKind::kConv || kind == FinalKind::kSkip; }
-__device__ inline bool is_plain(FinalKind kind) { return kind == FinalKind::kNoise || kind == FinalKind::kSkip; }
 
 inline bool is_pool(FinalKind kind) { return kind == FinalKind::kMax || kind == FinalKind::kAvg; }
 
 inline State state_of(const Call& call, const Operands& operands) {
-  return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride};
+  return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride, operands.kept.places};
 }
 
-// What kernels keep of these rows besides registers.
-inline size_t computed_fours(const Final* finals, int count) {
-  const auto has = [&](FinalKind kind) {
-    return std::any_of(finals, finals + count, [&](const Final& final) { return final.kind == kind; });
-  };
-  if (has(FinalKind::kNoise)) return kComputedFours;
-  return has(FinalKind::kMax) || has(FinalKind::kAvg) ? kPooledFours : 0;
+// Nothing normalises them.
+inline bool is_plain(FinalKind kind) { return kind == FinalKind::kNoise || kind == FinalKind::kSkip; }
+
+// Where a row without a map is.
+inline int plane_of(FinalKind kind) {
+  return kind == FinalKind::kMax ? kMaxPlane : kind == FinalKind::kAvg ? kAvgPlane : kNoisePlane;
 }
 
 // The map of a row that has one. A skip connection has stride 1: the state is its raw output.

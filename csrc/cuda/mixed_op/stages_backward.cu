@@ -25,7 +25,8 @@ struct Arguments {
   Tiling tiling;
   const float *dgain, *doffset;
   float values;
-  bool training, vector;
+  bool training, vector, normalises;  // normalises: the middles that stages read
+  float floor;
   int blocks;                                              // of 16 inputs
   int padded;                                              // most outputs of a stage, to a multiple of 16
   int groups;                                              // of 16 outputs whose weights a block has
@@ -125,7 +126,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     if (threadIdx.x < kChannels / 4) {
       const Normal none = {splat(0), splat(1), splat(0)};
       const int of = c + 4 * threadIdx.x;
-      normals[threadIdx.x] = stage.reads_middle ? normal_of(arguments.affine, stage.row - 1, of, sizes.channels) : none;
+      normals[threadIdx.x] = stage.reads_middle && arguments.normalises
+                                 ? normal_of(arguments.affine, stage.row - 1, of, sizes.channels)
+                                 : none;
     }
     load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), K * K, sizes.channels, c);
   }
@@ -161,9 +164,10 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       Four d[kRows];
       if constexpr (K > 1) {
         __syncthreads();  // nobody reads the last tile any more
+        const float floor = arguments.floor;
         const Normal normal = normals[place.quad];
         load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                  [&](const Four& z) { return rectified(normal(z)); });
+                  [&](const Four& z) { return rectified(normal(z), floor); });
         __syncthreads();
         depthwise<K, S, 1>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation,
                            taps + place.quad);
@@ -174,7 +178,8 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
           const int x = (place.x + place.column()) * S + stage.shift;
           const bool there = pixels.there(r) && y < height && x < width;
           const int64_t at = (int64_t{place.image + place.warp_image} * height + y) * width + x;
-          d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector));
+          d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector),
+                           arguments.floor);
         }
       }
 #pragma unroll
@@ -343,6 +348,8 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     arguments.values = values;
     arguments.training = training;
     arguments.vector = call.vector;
+    arguments.normalises = !operands.kept.any;
+    arguments.floor = operands.kept.floor();
     arguments.blocks = quotient(sizes.channels, kChannels);
     arguments.t = static_cast<char*>(t) + begin * t_bytes;
     if (products) {
@@ -354,7 +361,7 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     for (int i = 0; i < here; ++i) {
       const Stage& stage = stages[begin + i];
       const bool reads_middle = stage.reads >= 0;
-      arguments.stages[i] = {reads_middle ? operands.raw[stage.reads] : operands.x,
+      arguments.stages[i] = {operands.read_by(stage, begin + i),
                              operands.raw[stage.raw],
                              operands.gradients[stage.edge],
                              stage.depthwise < 0 ? nullptr : operands.weights[stage.depthwise],

@@ -48,6 +48,7 @@ __device__ void load_flipped_taps(float* taps, const T* weights, int size, int c
 struct Middle {
   const void *depthwise, *raw;
   void* gradient;
+  const uint8_t* bits;  // of its ReLU if they are kept
   int kernel, row;
 };
 
@@ -100,9 +101,10 @@ __global__ __launch_bounds__(256, 2) void middle_gradients_kernel(const __grid_c
       if (n >= sizes.images || x >= width || y >= height) continue;
       const int64_t at = base + int64_t{y * width + x} * channels;
       const Four z = load4(static_cast<const T*>(middle.raw) + at, count, arguments.vector), value = normal(z);
+      const Passes passes(value, middle.bits, int64_t{n} * height * width + y * width + x, channels, own);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (value[k] <= 0) g[r][k] = 0;  // NaN passes
+        if (!passes.v[k]) g[r][k] = 0;
         sum[k] += g[r][k];
         product[k] = fmaf(g[r][k], z[k] - normal.mean[k], product[k]);
       }
@@ -159,6 +161,7 @@ struct StateArguments {
   const void *x, *t;
   const float *dmax, *davg;
   const int8_t* which;
+  const uint8_t* bits;  // of the state's ReLUs if they are kept
   void* dx;
 };
 
@@ -345,9 +348,11 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
     there[r] = y < sizes.height;
     at[r] = (int64_t{n} * sizes.height * sizes.width + y * sizes.width + x) * channels + own;
     const Four value = load4(static_cast<const T*>(arguments.x) + at[r], there[r] ? count : 0, arguments.vector);
+    const int64_t pixel = int64_t{n} * sizes.height * sizes.width + (there[r] ? y * sizes.width + x : 0);
+    const Passes passes(value, arguments.bits, pixel, channels, own);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      if (value[k] <= 0) out[r][k] = 0;  // NaN passes
+      if (!passes.v[k]) out[r][k] = 0;
     }
   }
   for (int i = 0; i < arguments.skip_rows; ++i) {
@@ -404,8 +409,12 @@ cudaError_t middle_gradients(const Call& call, const Affine& affine, const Opera
     int largest = 1;
     for (int i = 0; i < here; ++i) {
       const Stage& stage = seconds[begin + i];
-      arguments.middles[i] = {operands.weights[stage.depthwise], operands.raw[stage.reads], middle[begin + i],
-                              stage.kernel, stage.middle()};
+      arguments.middles[i] = {operands.weights[stage.depthwise],
+                              operands.raw[stage.reads],
+                              middle[begin + i],
+                              operands.kept.any ? operands.kept.middles[begin + i] : nullptr,
+                              stage.kernel,
+                              stage.middle()};
       largest = std::max(largest, stage.kernel);
     }
     arguments.taps = static_cast<int>(halo_bytes(tiling, 1, largest, 1));
@@ -459,6 +468,7 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       arguments.davg = davg;
       arguments.which = which;
     }
+    arguments.bits = operands.kept.state;
     arguments.dx = dx;
     arguments.stages = std::clamp(count - stage, 0, kMaxStages);
     arguments.skip_rows = std::clamp(skip_count - skip, 0, kMaxTensors);

@@ -11,16 +11,16 @@ constexpr int kPassRows = 7;  // whose sums a thread keeps in registers; an edge
 constexpr int kPasses = 32;   // in one launch
 
 struct SumRow {
-  const void* map;
-  FinalKind kind;
-  int row, seed;
+  const void* map;  // its raw output, or the state of a skip connection; null for what the kernel computes
+  int row, plane, seed;
+  bool plain;
 };
 
 // A pass reads the gradient of an edge once and does up to kPassRows of its rows. Passes are blocks of the grid: the
 // sums of all rows of all edges do not fit into registers, and what a pool costs a pass again is read out of L2.
 struct Pass {
   const void* gradient;
-  int count;
+  int count, planes;  // planes: of its pools and of every noise
   bool pools;
   SumRow rows[kPassRows];
 };
@@ -42,11 +42,11 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
   const int first = 4 * static_cast<int>(blockIdx.y) * quads;
   Four* const means = static_cast<Four*>(dynamic_shared());
   Four* const sums = means + kPassRows * quads;
-  const Computed computed(sums);  // where the sums come to lie in the end
+  const Planes planes(sums);  // where the sums come to lie in the end
   for (int i = threadIdx.x; i < pass.count * quads; i += kStripThreads) {
     const SumRow& row = pass.rows[i / quads];
     const int c = first + 4 * (i % quads);
-    means[i] = load4(a.mean + int64_t{row.row} * channels + c, is_plain(row.kind) ? 0 : min(channels - c, 4), false);
+    means[i] = load4(a.mean + int64_t{row.row} * channels + c, row.plain ? 0 : min(channels - c, 4), false);
   }
   __syncthreads();
   const Lane own = lane_of_thread(a.strips);
@@ -54,14 +54,21 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
 #pragma unroll
   for (int i = 0; i < kPassRows; ++i) products[i] = splat(0.0f);
   for_units(a.strips, own, [&](const Unit& unit) {
-    if (pass.pools) pool_into<T, vector>(computed, a.state, a.strips, unit, own);
     const int64_t place = unit.place(a.strips, own.c);
+    if (pass.pools) pool_into<T, vector>(planes, a.state, a.strips, unit, own);
     const int pitch = a.strips.width * channels, count = vector ? 4 : own.count;
+#pragma unroll 1
+    for (int k = 0; pass.planes > kNoisePlane && k < pass.count; ++k) {
+      const SumRow& row = pass.rows[k];
+      if (row.map || row.plane < kNoisePlane) continue;
+      noise_into(planes, row.plane, a.seeds[row.seed], place, pitch, unit.rows, vector);
+    }
+    const T* gradient = static_cast<const T*>(pass.gradient) + place;
     Four g[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      g[r] =
-          load4(static_cast<const T*>(pass.gradient) + place + int64_t{r} * pitch, r < unit.rows ? count : 0, vector);
+      g[r] = load4(gradient, r < unit.rows ? count : 0, vector);
+      gradient += pitch;
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] += g[r][i];
     }
@@ -70,16 +77,16 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
       if (k >= pass.count) break;
       const SumRow& row = pass.rows[k];
       Four z[kRows];
-      if (has_map(row.kind)) {
+      if (row.map) {
         const T* map = static_cast<const T*>(row.map) + place;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) z[r] = load4(map + int64_t{r} * pitch, r < unit.rows ? count : 0, vector);
-      } else {
-        if (row.kind == FinalKind::kNoise) {
-          make_noise(computed, a.seeds[row.seed], place, pitch, unit.rows, vector);
+        for (int r = 0; r < kRows; ++r) {
+          z[r] = load4(map, r < unit.rows ? count : 0, vector);
+          map += pitch;
         }
+      } else {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) z[r] = r < unit.rows ? computed.of(row.kind, r) : splat(0.0f);
+        for (int r = 0; r < kRows; ++r) z[r] = r < unit.rows ? planes.at(row.plane, r) : splat(0.0f);
       }
       const Four mean = means[k * quads + own.quad];
 #pragma unroll
@@ -102,7 +109,7 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
     if (c >= channels) continue;
     const float* values = sums[k * kStripThreads].v + channel;
     float sum = 0.0f;
-    for (int lane = 0; lane < a.strips.lanes(); ++lane) sum += values[4 * lane * quads];
+    for (int lane = 0; lane < a.strips.lanes; ++lane) sum += values[4 * lane * quads];
     for (int row = k == 0 ? 0 : k - 1; row < (k == 0 ? pass.count : k); ++row) {
       const int64_t at = (int64_t{pass.rows[row].row} * gridDim.x + blockIdx.x) * kSums + (k > 0);
       a.partial[at * channels + c] = sum;
@@ -234,11 +241,12 @@ cudaError_t gradient_sums(const Call& call, const Affine& affine, const Operands
   int edge = -1;
   for (const Final* final = finals; final != finals + count; ++final) {
     if (passes.empty() || final->edge != edge || passes.back().count == kPassRows) {
-      passes.push_back({operands.gradients[final->edge], 0, false, {}});
+      passes.push_back({operands.gradients[final->edge], 0, kNoisePlane, false, {}});
     }
     edge = final->edge;
     Pass& pass = passes.back();
-    pass.rows[pass.count++] = {map_of(operands, *final), final->kind, final->row, final->source};
+    const int plane = final->kind == FinalKind::kNoise ? pass.planes++ : plane_of(final->kind);
+    pass.rows[pass.count++] = {map_of(operands, *final), final->row, plane, final->source, is_plain(final->kind)};
     pass.pools |= is_pool(final->kind);
   }
   SumsArguments arguments = {};
@@ -247,7 +255,9 @@ cudaError_t gradient_sums(const Call& call, const Affine& affine, const Operands
   arguments.mean = affine.mean;
   arguments.seeds = operands.seeds;
   arguments.partial = partial;
-  const size_t fours = std::max<size_t>((1 + kPassRows) * kStripThreads, computed_fours(finals, count));
+  int planes = 0;
+  for (const Pass& pass : passes) planes = std::max(planes, pass.planes);
+  const size_t fours = std::max<size_t>((1 + kPassRows) * kStripThreads, plane_fours(planes));
   const size_t shared = (kPassRows * arguments.strips.quads + fours) * sizeof(Four);
   for (size_t first = 0; first < passes.size(); first += kPasses) {
     const size_t here = std::min<size_t>(passes.size() - first, kPasses);
