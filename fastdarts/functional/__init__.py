@@ -32,8 +32,9 @@ from fastdarts.kernels import (
     working_memory,
     world,
 )
+from fastdarts.kernels.mixed_op.call import Launch
 from fastdarts.kernels.mixed_op.noise import standard_normal
-from fastdarts.kernels.mixed_op.traffic import TRAFFIC, Launch
+from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 
 __all__ = [
     "MEMORY",

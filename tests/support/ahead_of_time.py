@@ -21,7 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastdarts.kernels.interleave import triton as interleave
-from fastdarts.kernels.mixed_op.triton import launchers, mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton.blocks import blocks
 from fastdarts.kernels.mixed_sum import triton as mixed_sum
 from fastdarts.kernels.recurrent import triton as recurrent
 from tests.support.paths import DATA
@@ -65,7 +66,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
             sums = "BLOCK_P" not in kernel.arg_names  # of partial results
             for channels, noises in itertools.product((16, 64), (False, True)):
                 if noises <= ("NOISES" in kernel.arg_names) and not (sums and channels > 16):
-                    tiles = launchers._tile(channels, channels, exact=False)
+                    tiles = blocks(channels, channels, exact=False)
                     tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
                     variant = f"C{channels}{' noise' * noises}"
                     arguments = ours | {"rows": rows}
@@ -78,7 +79,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
                         strided = {"STRIDE": 2, "HAS_OFFSET": True}
                         yield f"{name}[{variant} stride 2]", kernel, arguments, flags | tile | strided
                     if products and dtype == "fp32":
-                        exact = launchers._tile(channels, channels, exact=True)[name.removesuffix("_kernel")]
+                        exact = blocks(channels, channels, exact=True)[name.removesuffix("_kernel")]
                         constants = flags | exact | {"PRECISION": "ieee"}
                         yield f"{name}[{variant} ieee]", kernel, arguments, constants
     if dtype == "fp16":  # where no products are, what bf16 needs
