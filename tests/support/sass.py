@@ -2,14 +2,13 @@
 
 A loop of the machine code is known by the source line of its backward branch, which is that of its `for`. So a region
 of code has a path of loop variables, such as ("i_p", "i_c", "tap"). How often a loop runs is said beside the kernels.
-Functions that not every call runs can be kept apart: they become an element of the path.
+Labels, which are patterns of source lines, keep apart what not every program runs: they are elements of the path too.
 
 Upper bounds: both sides of a branch are counted. Of two loops beside each other that count the same variable the second
 is variable2. Copies of one loop are one: of an unrolled loop and its remainder the
 former, divided by how often it repeats the remainder's loads; of equal copies their mean.
 """
 
-import ast
 import functools
 import itertools
 import linecache
@@ -17,7 +16,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -101,11 +100,11 @@ def _target(code: str, labels: dict[str, int]) -> int | None:
 
 
 class _Loop(NamedTuple):
-    """A range of instructions and the place of its `for`."""
+    """A range of instructions, and the place of its `for` and of the calls that lead to it."""
 
     first: int
     last: int
-    place: Place
+    places: tuple[Place, ...]
 
 
 def loops(code: Sequence[Instruction]) -> list[_Loop]:
@@ -113,7 +112,7 @@ def loops(code: Sequence[Instruction]) -> list[_Loop]:
     ranges: dict[int, _Loop] = {}
     for i, one in enumerate(code):
         if one.target is not None and one.target < i and one.places and variable(one.places[0]):
-            ranges[one.target] = _Loop(one.target, i, one.places[0])  # of several branches back the last
+            ranges[one.target] = _Loop(one.target, i, one.places)  # of several branches back the last
     return sorted(ranges.values(), key=lambda loop: (loop.first, -loop.last))
 
 
@@ -123,31 +122,36 @@ def variable(place: Place) -> str | None:
     return found and (found[1] or found[2])
 
 
-def regions(code: Sequence[Instruction], apart: Collection[str] = ()) -> Region:
-    """How many instructions of each class one run of a region issues, by its path of loops and functions `apart`."""
+def regions(code: Sequence[Instruction], labels: Mapping[str, str]) -> Region:
+    """How many instructions of each class one run of a region issues, by its path of loops and labels.
+
+    `labels` are patterns by name: a region has the label if a source line that leads to it is such a line.
+    """
     found = loops(code)
-    root = _Node(None, apart)
+    root = _Node((), {name: re.compile(pattern) for name, pattern in labels.items()})
     for i, one in enumerate(code):
         root.add(one, [loop for loop in found if loop.first <= i <= loop.last])
     return dict(_merged([root], ()))
 
 
 class _Node:
-    """One copy of a loop: its own instructions, by the function apart they are in, and the loops in it."""
+    """One copy of a loop: its own instructions, by label, and the loops in it."""
 
-    def __init__(self, place: Place | None, apart: Collection[str]):
-        self.place, self.apart = place, apart
-        self.own: dict[str, Counter] = {}
+    def __init__(self, places: tuple[Place, ...], labels: Mapping[str, re.Pattern]):
+        self.places, self.labels = places, labels
+        self.own: dict[tuple[str, ...], Counter] = {}
         self.children: dict[_Loop, _Node] = {}
 
     def add(self, one: Instruction, inside: Sequence[_Loop]) -> None:
         if inside:
-            self.children.setdefault(inside[0], _Node(inside[0].place, self.apart)).add(one, inside[1:])
-            return
-        functions = {function(place) for place in one.places} & set(self.apart)
-        own = function(self.place) if self.place else ""
-        name = next(iter(functions - {own}), "")
-        self.own.setdefault(name, Counter()).update(_classes(one.text))
+            self.children.setdefault(inside[0], _Node(inside[0].places, self.labels)).add(one, inside[1:])
+        else:
+            self.own.setdefault(self.labelled(one.places), Counter()).update(_classes(one.text))
+
+    def labelled(self, places: Sequence[Place]) -> tuple[str, ...]:
+        """The labels of an instruction from outermost in."""
+        lines = [linecache.getline(*place) for place in reversed(places)]
+        return tuple(name for line in lines for name, pattern in self.labels.items() if pattern.search(line))
 
     def loads(self) -> int:
         return sum(counts["loads"] for counts in self.own.values()) + sum(c.loads() for c in self.children.values())
@@ -160,23 +164,24 @@ def _merged(nodes: Sequence[_Node], path: tuple[str, ...]) -> Iterator[tuple[tup
     if repeats > 1:
         nodes = [node for node in nodes if node.loads() == most]
     found: Region = {}
+
+    def within(labels: Sequence[str]) -> tuple[str, ...]:
+        return (*path, *(name for name in dict.fromkeys(labels) if name not in path))
+
     for node in nodes:
-        for name, counts in node.own.items():
-            here = (*path, name) if name else path
+        for labels, counts in node.own.items():
+            here = found.setdefault(within(labels), Counter())
             for key, value in counts.items():
-                found.setdefault(here, Counter())[key] += value / len(nodes) / repeats
-    groups: dict[Place, list[_Node]] = {}
+                here[key] += value / len(nodes) / repeats
+    groups: dict[tuple, list[_Node]] = {}
     for node in nodes:
-        for loop, child in node.children.items():
-            groups.setdefault(loop.place, []).append(child)
+        for child in node.children.values():
+            groups.setdefault((within(node.labelled(child.places)), child.places[0]), []).append(child)
     seen: Counter = Counter()
-    for place, copies in groups.items():
-        name, counted = function(place), variable(place)
-        seen[counted] += 1
-        own = counted if seen[counted] == 1 else f"{counted}{seen[counted]}"
-        for here, counts in _merged(
-            copies, (*path, *([name] if name in nodes[0].apart and name not in path else []), own)
-        ):
+    for (outside, place), copies in groups.items():
+        seen[outside, variable(place)] += 1
+        count = seen[outside, variable(place)]
+        for here, counts in _merged(copies, (*outside, f"{variable(place)}{count if count > 1 else ''}")):
             found.setdefault(here, Counter()).update(counts)
     yield from found.items()
 
@@ -187,20 +192,9 @@ def _classes(text: str) -> Counter:
     return found
 
 
-def function(place: Place) -> str:
-    """The function that a line of Python is in."""
-    return _functions(place[0]).get(place[1], "")
-
-
-@functools.cache
-def _functions(file: str) -> dict[int, str]:
-    path = Path(file)
-    if path.suffix != ".py" or not path.is_file():
-        return {}
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def written(found: Region) -> dict[str, dict[str, float]]:
+    """For a record: paths as text, numbers of each class that there are."""
     return {
-        line: node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-        for line in range(node.lineno, node.end_lineno + 1)
+        "/".join(path): {name: round(counts[name], 2) for name in ("all", *CLASSES) if counts[name]}
+        for path, counts in found.items()
     }
