@@ -32,7 +32,7 @@ from fastdarts.kernels import (
     working_memory,
     world,
 )
-from fastdarts.kernels.mixed_op.call import Launch
+from fastdarts.kernels.mixed_op.call import Launch, Run
 from fastdarts.kernels.mixed_op.noise import standard_normal
 from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 
@@ -45,6 +45,7 @@ __all__ = [
     "MixedOpResult",
     "MixedSum",
     "Recurrent",
+    "Run",
     "add_up",
     "alone",
     "collective",

@@ -40,10 +40,12 @@ class Run(NamedTuple):
     function that not every program runs is named like a loop.
     """
 
+    kind: str  # triton or cuda
     code: str
     programs: int
     warps: int  # of a program
     trips: dict[str, float]
+    shared: int = 0  # bytes of shared memory that its launch adds
 
 
 class Task(NamedTuple):

@@ -40,7 +40,7 @@ class TritonCall(Call):
     def run(self, kernel: str, programs: int, trips: dict[str, float], tile: str = "", variant: str = "") -> Run:
         """Of `kernel` with the blocks of `tile`."""
         warps = self.blocks.get(tile, {}).get("num_warps", WARPS)
-        return Run(f"{kernel}_kernel[{variant or self.variant}]", programs, warps, trips)
+        return Run("triton", f"{kernel}_kernel[{variant or self.variant}]", programs, warps, trips)
 
     def run_map(self, kernel: str, pixels: int, trips: dict[str, float]) -> Run:
         """With a program for every tile of a map."""
