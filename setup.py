@@ -4,12 +4,16 @@ FASTDARTS_BUILD_EXT = auto (default): build the extension if a C++ compiler is f
 package; 0: never; 1: fail where it cannot be built.
 CUDA_HOME = the folder of a CUDA toolkit: the extension has CUDA kernels too; unset or empty (default): it has none.
 Whether there is a GPU does not matter, and the extension loads with a torch for CPUs as well.
+FASTDARTS_CUDA_ARCHITECTURES = the GPUs that the CUDA kernels are for, such as 80,90, or `native` for the one at hand:
+these and no others, which builds several times faster; unset or empty (default): all of ARCHITECTURES, and later ones.
+MAX_JOBS = files that are compiled at once; by default as many as there are processors.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,18 +96,21 @@ class Toolkit:
                 f"CUDA_HOME is {str(home)!r}, whose nvcc does not run ({error}): mend the toolkit, or unset CUDA_HOME "
                 "to go without CUDA kernels."
             ) from error
-        self.architectures = [a for a in ARCHITECTURES if f"sm_{a}" in known]
-        if not self.architectures:
+        self.chosen = os.environ.get("FASTDARTS_CUDA_ARCHITECTURES", "")
+        wanted = chosen_architectures(self.chosen) if self.chosen else ARCHITECTURES
+        self.architectures = [a for a in wanted if f"sm_{a}" in known]
+        if not self.architectures or (self.chosen and len(self.architectures) < len(wanted)):
             raise SystemExit(
-                f"{self.nvcc} knows none of sm_{', sm_'.join(map(str, ARCHITECTURES))}: take a newer toolkit, or "
-                "unset CUDA_HOME to go without CUDA kernels."
+                f"{self.nvcc} does not know {' and '.join(f'sm_{a}' for a in wanted if f'sm_{a}' not in known)}: take "
+                "a newer toolkit, or unset CUDA_HOME to go without CUDA kernels."
             )
 
     def compile(self, source: str, target: Path) -> None:
         """One .cu file for all architectures."""
-        newest = self.architectures[-1]
         generate = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in self.architectures]
-        generate += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
+        if not self.chosen:
+            newest = self.architectures[-1]
+            generate += [f"-gencode=arch=compute_{newest},code=compute_{newest}"]
         flags = [
             "-std=c++20",
             "-O3",
@@ -120,26 +127,35 @@ class Toolkit:
             )
 
 
+def chosen_architectures(text: str) -> list[int]:
+    """The numbers in FASTDARTS_CUDA_ARCHITECTURES, or that of the GPU at hand."""
+    if text == "native":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise SystemExit("FASTDARTS_CUDA_ARCHITECTURES is native, but torch sees no GPU: name a number such as 90.")
+        major, minor = torch.cuda.get_device_capability()
+        return [10 * major + minor]
+    numbers = text.split(",")
+    if not all(number.isdecimal() for number in numbers):
+        raise SystemExit(f"FASTDARTS_CUDA_ARCHITECTURES is {text!r}; set it to numbers such as 80,90, or to native.")
+    return sorted({int(number) for number in numbers})
+
+
 def extension_arguments() -> dict:
     """The extension and its builder; torch can be imported by now (under isolation by setup_requires)."""
-    import torch
     from torch.utils.cpp_extension import BuildExtension as TorchBuild
     from torch.utils.cpp_extension import include_paths, library_paths
 
     home = os.environ.get("CUDA_HOME", "")
     toolkit = Toolkit(Path(home)) if home else None
-    if toolkit and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
-        raise SystemExit(
-            f"The CUDA kernels need torch 2.13, here is {torch.__version__}: update it, or unset CUDA_HOME to go "
-            "without them."
-        )
 
     class BuildExtension(TorchBuild):
         def build_extensions(self) -> None:
-            for source in cuda_sources:
-                target = Path(self.build_temp, source).with_suffix(".cu.o")
-                toolkit.compile(source, target)
-                extension.extra_objects.append(str(target))
+            targets = [Path(self.build_temp, source).with_suffix(".cu.o") for source in cuda_sources]
+            with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count()) as pool:
+                list(pool.map(toolkit.compile, cuda_sources, targets) if toolkit else ())
+            extension.extra_objects += map(str, targets)
             try:
                 super().build_extensions()
             except Exception as error:

@@ -3,15 +3,15 @@
 // belt.
 #pragma once
 
-#ifdef FASTDARTS_CUDA
-#define TORCH_TARGET_VERSION 0x020d000000000000  // 2.13, the oldest that tells which stream a kernel is to run on
-#else
 #define TORCH_TARGET_VERSION 0x020b000000000000  // 2.11
-#endif
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
+
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch 2.11 has it by another name, without the reason
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
 
 #define CHECK_SIZE(what, got, expected) \
   STD_TORCH_CHECK((got) == (expected), what, " is ", (got), ", expected ", (expected))

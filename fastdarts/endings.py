@@ -6,6 +6,7 @@ Everything that waits for a signal, stops another process or speaks its last wor
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -33,6 +34,12 @@ def say(text: str) -> None:
             print(f"fastdarts: {one_line(text)}", file=sys.stderr, flush=True)
         except (OSError, ValueError):  # nobody reads it, or it is closed
             drop(sys.stderr)
+
+
+def is_no_memory(error: BaseException) -> bool:
+    """Whether ``error`` means that memory ran out: by torch's allocators of all systems and devices, or the kernels."""
+    said = re.search("can't allocate memory|not enough memory|out of memory|bad_alloc|OutOfMemoryError", repr(error))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
 
 def is_unread(stream: TextIO) -> bool:

@@ -1,7 +1,9 @@
 """What an installation does: fresh processes without Triton or _C, the wheel, the source distribution."""
 
+import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.paths import ROOT
 
@@ -219,14 +222,36 @@ def test_a_build_that_cannot_succeed_says_what_to_do(
     assert not list(tmp_path.glob("*.whl"))
 
 
+@pytest.mark.parametrize(
+    ("architectures", "says"),
+    [
+        ("H200", "FASTDARTS_CUDA_ARCHITECTURES is 'H200'; set it to numbers such as 80,90, or to native."),
+        ("90,80,130", "nvcc does not know sm_130: take a newer toolkit"),
+        ("native", "FASTDARTS_CUDA_ARCHITECTURES is native, but torch sees no GPU: name a number such as 90."),
+    ],
+)
+def test_architectures_that_cannot_be_built_are_refused(
+    checkout: Path, tmp_path: Path, architectures: str, says: str
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "lib64").mkdir()
+    (tmp_path / "lib64" / "libcudart_static.a").touch()
+    (tmp_path / "bin" / "nvcc").write_text("#!/bin/sh\necho sm_80 sm_90 sm_100\n", encoding="utf-8")
+    (tmp_path / "bin" / "nvcc").chmod(0o755)
+    options = {"CUDA_HOME": str(tmp_path), "FASTDARTS_CUDA_ARCHITECTURES": architectures, "CUDA_VISIBLE_DEVICES": ""}
+    result = build("wheel", checkout, tmp_path, FASTDARTS_BUILD_EXT="1", **options)
+    assert result.returncode != 0 and says in result.stderr
+
+
 @pytest.mark.skipif(not os.environ.get("CUDA_HOME"), reason="CUDA_HOME is not set")
+@pytest.mark.parametrize(("architectures", "built"), [("", "100] True"), ("90", "[90] True")], ids=["all", "one"])
 def test_with_a_toolkit_the_extension_has_cuda_kernels_and_needs_no_cuda_library(
-    checkout: Path, tmp_path: Path
+    checkout: Path, tmp_path: Path, architectures: str, built: str
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(checkout, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     shorten(source, *SMALL, "cuda/flat/flat.cpp", "cuda/flat/flat.cu")
-    result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1")
+    result = build("wheel", source, tmp_path, FASTDARTS_BUILD_EXT="1", FASTDARTS_CUDA_ARCHITECTURES=architectures)
     assert result.returncode == 0, result.stdout + result.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         [name] = [name for name in wheel.namelist() if name.startswith("fastdarts/_C.")]
@@ -242,7 +267,21 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 print(module.cuda(), torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::flat_norm", "CUDA"))
 """)
-    assert result.stdout.split("\n")[0].endswith("100] True"), result.stdout + result.stderr
+    assert result.stdout.split("\n")[0].endswith(built), result.stdout + result.stderr
+
+
+@pytest.mark.skipif(not torch.version.cuda, reason="this torch is for CPUs")
+def test_torch_exports_the_function_that_tells_its_current_stream() -> None:
+    header = (ROOT / "csrc" / "cuda" / "stream.h").read_text(encoding="utf-8")
+    [library] = re.findall(r'dlopen\("([^"]+)"', header)
+    [function] = re.findall(r'dlsym\(library, "([^"]+)"', header)
+    loaded = ctypes.CDLL(library, mode=os.RTLD_NOLOAD)
+    stream = ctypes.c_void_p(-1)
+    failed = getattr(loaded, function)(0, ctypes.byref(stream))
+    if torch.cuda.is_available():
+        assert not failed and stream.value in (None, torch.cuda.current_stream(0).cuda_stream)
+    else:
+        assert failed and stream.value == ctypes.c_void_p(-1).value
 
 
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not on PATH")

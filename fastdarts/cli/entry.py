@@ -13,7 +13,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated
 
-import torch
 import tyro
 from tyro.conf import subcommand
 
@@ -32,7 +31,7 @@ from fastdarts.cli.choosing import (
 from fastdarts.cli.commands import COMMANDS, Command, Evaluate, Search, Study
 from fastdarts.cli.flags import by
 from fastdarts.cli.streams import readable_streams
-from fastdarts.endings import INTERRUPTED, drop, is_unread, say
+from fastdarts.endings import INTERRUPTED, drop, is_no_memory, is_unread, say
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import notices_as_lines
 from fastdarts.study.config import StudyConfig
@@ -78,12 +77,7 @@ def _ending(error: BaseException, arguments: list[str]) -> tuple[str, int] | Non
     if isinstance(error, OSError):
         where = f" {error.filename}" if error.filename else ""
         return f"cannot read or write{where}: {error.strerror or error}; free it or name another place", 2
-    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        # by torch's allocators of all systems and devices, and by the kernels
-        and re.search("can't allocate memory|not enough memory|out of memory|bad_alloc", str(error))
-    )
-    if no_memory:
+    if is_no_memory(error):
         smaller = task_of(space_in(arguments, read_line(arguments))).smaller
         return f"out of memory: lower --batch-size, {smaller}", 2
     return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -20,14 +21,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastdarts.endings import is_no_memory
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import working_memory
-from fastdarts.runs.checks import parse_bytes
+from fastdarts.ranks import alone, world
+from fastdarts.runs.checks import AUTO, parse_bytes
 from fastdarts.tasks.images.settings import ImageSupernetConfig
 from fastdarts.tasks.settings import SupernetConfig
 
 MODES = get_args(get_type_hints(ImageSupernetConfig)["memory"])  # the fastest first
 POOLED = 256 * 1024  # bytes: what is smaller is left to malloc (csrc/cpu/result_memory.h)
+SURE = 0.9  # of a GPU's memory: an allocator loses some, and estimates are off by a few percent
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -167,6 +171,69 @@ def fit(
         f"--max-memory is {config.max_memory} but a step takes {format_bytes(first.peak)}, and more than allowed with "
         "everything that saves memory: raise it, or lower --batch-size, --channels or --layers"
     )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that new tensors may take on a GPU; None for a CPU, where that is not known before."""
+    if device.type != "cuda":
+        return None
+    reserved, allocated = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserved - allocated
+
+
+def measured_limit(text: str | None, free: int | None) -> str | None:
+    """The setting ``max_memory``, with the amount that "auto" stands for: nine tenths of what is ``free`` on a GPU."""
+    if text != AUTO:
+        return text
+    if free is None:
+        raise FastdartsError(
+            f"--max-memory is {AUTO}, but the device is a CPU, whose memory others use too: name an amount such as 4GiB"
+        )
+    return f"{int(SURE * free) // UNITS['MiB']}MiB"
+
+
+@contextmanager
+def explaining(
+    batch: int, estimated: Callable[[int], Estimate], device: torch.device, smaller: str, spare: str = ""
+) -> Iterator[None]:
+    """Inside, whatever ends for want of a GPU's memory does so with a sentence that names the largest batch that fits.
+
+    Args:
+        batch: images of a step, of all ranks together.
+        estimated: what a step on so many images takes on one rank.
+        smaller: flags that make a network smaller.
+        spare: another way out than a smaller batch.
+    """
+    free, ranks = free_memory(device), world()
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if free is None or not is_no_memory(error):
+            raise
+        with alone():  # the other ranks may be elsewhere
+            own = -(-batch // ranks)
+            whole = estimated(own)
+            fits = ranks * largest_batch(own, whole, estimated, free)
+        found = f"use --batch-size {fits}, which is estimated to fit" if fits else f"lower {smaller}"
+        raise FastdartsError(
+            f"out of memory: a step on --batch-size {batch} takes an estimated {format_bytes(whole.peak)}, and "
+            f"{format_bytes(free)} were free on {device}: {found}{spare and ', or use '}{spare}"
+        ) from None
+
+
+def largest_batch(batch: int, whole: Estimate, estimated: Callable[[int], Estimate], free: int) -> int:
+    """The largest batch below ``batch``, which did not fit into ``free`` bytes, that is estimated to; 0 if none is.
+
+    What did not fit takes more than is free, whatever its estimate says.
+    """
+    limit = SURE * min(free, whole.peak)
+    half = max(batch // 2, 1)
+    small = estimated(half)
+    each = max((whole.peak - small.peak) / max(batch - half, 1), 1)
+    fits = min(batch - 1, int(half + (limit - small.peak) / each))
+    while fits > 1 and estimated(fits).peak > limit:  # as what a step takes is not quite a line
+        fits = int(0.9 * fits)
+    return fits if fits > 1 else 0
 
 
 def _line(config: SupernetConfig, found: Estimate) -> str:

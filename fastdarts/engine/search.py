@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from fastdarts.engine.device import check_kinks, check_precision, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
-from fastdarts.engine.memory import Estimate, estimate, fit
+from fastdarts.engine.memory import Estimate, estimate, explaining, fit, format_bytes, free_memory, measured_limit
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import next_rate
@@ -87,11 +88,16 @@ def _search(config: SearchConfig) -> dict[str, Any]:
     agree(problem.facts())
     line = None
     if trains_supernet:
+        free = from_first(lambda: free_memory(device))
+        if config.max_memory is not None:
+            config = dataclasses.replace(config, max_memory=measured_limit(config.max_memory, free))
         own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
         aside = any(monitor.every and monitor.curvature for monitor in recipe.monitors)
         own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, problem, device), aside))
         if (own.memory, own.accumulate) != (config.memory, config.accumulate):
             config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
+        if free is not None and config.max_memory is None:
+            line += f" of {format_bytes(free)} that are free"
         problem.check_batches(config)  # parts may be more now
     run = Run(config, "search", problem.label)
     problem.check_resumed(run.state, config)
@@ -101,7 +107,8 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         for text in filter(None, (line, *notes)):
             progress.line(text)
         if trains_supernet:
-            outcome = Searching(config, config.build(space), problem, device, run, progress).result()
+            with explaining_memory(config, problem, device):
+                outcome = Searching(config, config.build(space), problem, device, run, progress).result()
         else:
             outcome = recipe.run(config, problem, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
@@ -331,6 +338,17 @@ class Searching(Loop):
             self.stages = self.recipe.stages.all()
             self._enter(self._stage_at(then.epoch))
         return then
+
+
+def explaining_memory(config: SupernetConfig, problem: Problem, device: torch.device) -> AbstractContextManager[None]:
+    """Inside, a search that ends for want of a GPU's memory names the largest batch that fits."""
+
+    def estimated(batch: int) -> Estimate:
+        return step_memory(dataclasses.replace(config, batch_size=batch), problem, device)
+
+    named = {field.name for field in dataclasses.fields(config)}
+    spare = "--max-memory auto" if "max_memory" in named and config.max_memory is None else ""
+    return explaining(config.batch_size, estimated, device, find_task(config.task).smaller, spare)
 
 
 def step_memory(config: SupernetConfig, problem: Problem, device: torch.device) -> Estimate:

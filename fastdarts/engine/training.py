@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.engine.loop import Loop, Row
+from fastdarts.engine.memory import Estimate, estimate, explaining
 from fastdarts.nn.finite import check_gradients, finite
 from fastdarts.nn.optim import SGD
 from fastdarts.nn.sync_bn import synchronise
@@ -86,7 +89,9 @@ class Training:
         self.recipe, self.device = recipe, device
         space, genotype = job.architecture
         sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
-        self.model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels).to(device)
+        model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels)
+        # fake parameters are made where they belong, and cannot move
+        self.model = model if is_fake(next(model.parameters())) else model.to(device)
         if recipe.sync_bn:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers()])
@@ -135,6 +140,19 @@ class Training:
             getattr(self, name).load_state_dict(part)
 
 
+def training_memory(job: Job, recipe: Recipe, data: ImageData, device: torch.device, batch: int) -> Estimate:
+    """What a step on so many images takes."""
+
+    def work() -> Training:
+        training = Training(job, recipe, data, device)
+        training.begin_epoch(recipe.epochs - 1)
+        x, y = torch.empty(batch, data.channels, *data.size), torch.zeros(batch, dtype=torch.int64)
+        training.step(x, y, Meter(), 0, 0)
+        return training
+
+    return estimate(work, device)
+
+
 def train_all(
     jobs: Sequence[Job],
     recipe: Recipe,
@@ -164,8 +182,11 @@ def train_all(
         errors = [float(error) for error in state["errors"]]
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, device)
-        loop = _Epochs(job, training, errors, batches(job), prefix, judge_last, run, progress)
-        error = loop.train_from(state)[f"{prefix}_error"]
+        both = batches(job)
+        loop = _Epochs(job, training, errors, both, prefix, judge_last, run, progress)
+        memory = partial(training_memory, job, recipe, data, device)
+        with explaining(both[0].batch_size, memory, device, "--channels or --layers"):
+            error = loop.train_from(state)[f"{prefix}_error"]
         errors.append(error)
         run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
         state = {"errors": errors, "training": None}

@@ -92,7 +92,7 @@ def mixed_op(
     kinks: nothing, or what a call with the same shapes and candidates has noted: ReLUs and max pools then decide as
         they did there, so that the function is smooth. Not with partial > 1 at stride 2
     note: also return the kinks of this call, uint8 tensors for nothing but that
-    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
+    impl: "native", "cuda", "triton" or "reference" insists on an implementation; None takes the fastest that can run
 
     All tensors are on the device of x and of its dtype; the tables [R, C'] and bypass in float32 if that is bfloat16 or
     float16. Under torch.autocast x, base and weights are cast to its dtype, tables are not; no gradient changes type.
@@ -104,8 +104,8 @@ def mixed_op(
     Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3; partial channels,
     Xu et al. 2020 (PC-DARTS), section 3.2.
     """
-    if impl not in (None, *kernels.IMPLEMENTATIONS):
-        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")
+    if impl not in (None, *kernels.MIXED_OP_IMPLEMENTATIONS):
+        raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.MIXED_OP_IMPLEMENTATIONS)} or None.")
     if type(memory) is not str or memory not in MEMORY:
         raise FastdartsError(f"memory is {brief(memory)}: choose one of {', '.join(MEMORY)}.")
     if not is_dense(x):

@@ -91,6 +91,10 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
+AUTO = "auto"
+"""An amount of memory that is measured: what a GPU has free."""
+
+
 def parse_bytes(text: str, flag: str) -> int:
     """The bytes that ``text`` means: a number and a unit of powers of 1024, as in 4GiB, 512 MiB or 1.5g.
 

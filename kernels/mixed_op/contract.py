@@ -36,6 +36,8 @@ With `images` > 0, x is this process's part of a batch of so many images; other 
 (kernels/process_group.py). Then μ_r, σ²_r and the two sums in dL/dz_r are those of the whole batch, M = images·H'·W'.
 doffset and dgain are what this part adds.
 
+`exact`: products of float32 are not rounded to TF32; of half precision, and on the CPU, it changes nothing.
+
 `note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
 so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
 empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
@@ -53,6 +55,7 @@ from fastdarts.kernels import process_group
 from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.ranks import register
 from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.registry import define, rounded, select
 
@@ -60,8 +63,9 @@ LAST = torch.channels_last
 KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
 SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE = range(len(KINDS))
 WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0)  # of one candidate, by kind
+
 KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
-TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
 
 
 def _raw(
@@ -109,6 +113,7 @@ def _forward(
     store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
+    exact: bool = True,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
     out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
@@ -155,7 +160,7 @@ def _forward(
 
 def _forward_fake(
     x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, store,
-    kinks=(), note=False,
+    kinks=(), note=False, exact=True,
 ):  # fmt: skip
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
 
@@ -201,6 +206,7 @@ def _backward(
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
+    exact: bool = True,
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Differentiates the reference of forward, which computes everything again; what is not wanted is empty.
@@ -228,7 +234,7 @@ def _backward(
 
 def _backward_fake(
     grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
-    need_weights, kinks=(),
+    need_weights, kinks=(), exact=True,
 ):  # fmt: skip
     return (
         x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
@@ -241,24 +247,28 @@ def _backward_fake(
 forward_op = define(
     "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
     " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool store,"
-    " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
+    " Tensor[] kinks, bool note, bool exact) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
+    gpu=("cuda", "triton"),
     triton=".mixed_op.triton.launchers:forward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
     " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, int images,"
-    " bool need_x, bool need_weights, Tensor[] kinks)"
+    " bool need_x, bool need_weights, Tensor[] kinks, bool exact)"
     " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
+    gpu=("cuda", "triton"),
     triton=".mixed_op.triton.launchers:backward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
 )
+MIXED_OP_IMPLEMENTATIONS = forward_op.implementations
+register()
 
 
 class _MixedOp(torch.autograd.Function):
@@ -270,21 +280,22 @@ class _MixedOp(torch.autograd.Function):
         device, dtype = x.device.type, x.dtype
         count = sum(WEIGHTS[kind] for kind in candidates[1::4])
         base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
-        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
-        run = select(forward_op, impl, device, dtype, lacking)
+        lacking = dict.fromkeys(forward_op.gpu, NO_KINKS) if kinks or noted is not None else {}
+        run, exact = select(forward_op, impl, device, dtype, lacking), _is_exact(dtype)
         part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
             part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
-            store, kinks, noted is not None,
+            store, kinks, noted is not None, exact,
         )  # fmt: skip
         if noted is not None:
             noted += found
         if beta is not None:
-            out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
-            ctx.split = select(interleave.backward_op, impl, device, dtype)
+            own = impl if impl in interleave.forward_op.implementations else None
+            out = select(interleave.forward_op, own, device, dtype)(x, out, base, beta, stride)
+            ctx.split = select(interleave.backward_op, own, device, dtype)
         ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
         ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
-        ctx.training = running_mean is None
+        ctx.training, ctx.exact = running_mean is None, exact
         ctx.count, ctx.has_base = count, bool(base)
         ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
         ctx.mark_non_differentiable(mean, var)
@@ -309,7 +320,7 @@ class _MixedOp(torch.autograd.Function):
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
             own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, *graph,
+            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, ctx.exact, *graph,
         )  # fmt: skip
         if beta is None:
             dx = dpart
@@ -324,6 +335,11 @@ class _MixedOp(torch.autograd.Function):
             *(grad if ctx.has_base else ()),
             *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
         )
+
+
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether products of float32 are to be exact: what PyTorch's convolutions do on a GPU."""
+    return dtype is not torch.float32 or torch.backends.cudnn.conv.fp32_precision != "tf32"
 
 
 def _head(x: Tensor, gain: Tensor) -> Tensor:
@@ -367,7 +383,7 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
 
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
-    return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
+    return forward_op.why_not(forward_op.best(device), device, dtype)
 
 
 def mixed_op(

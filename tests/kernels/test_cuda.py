@@ -3,10 +3,8 @@
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,39 +14,10 @@ from torch import Tensor
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
 from tests.support.cuda_resources import ARCHITECTURES, RECORD, nvcc
+from tests.support.emulated import ADDRESS, EMULATOR, THREAD, compile_emulated, succeeded
 from tests.support.paths import ROOT
 
-EMULATOR = ROOT / "tests" / "support" / "cuda_on_cpu"
-COMPILER = os.environ.get("CXX", "c++")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-THREAD, ADDRESS = "thread", "address,undefined"
-
-
-def headers() -> list[str]:
-    """Where CUDA's headers are: in the toolkit, else in what torch and triton bring along, which has no nv/target."""
-    folders = [Path(os.environ["CUDA_HOME"], "include")] if os.environ.get("CUDA_HOME") else []
-    for package, inside in (("nvidia", "cu13/include"), ("triton", "backends/nvidia/include")):
-        spec = find_spec(package)
-        folders += [Path(place, inside) for place in spec.submodule_search_locations] if spec else []
-    if not all(any((folder / name).is_file() for folder in folders) for name in ("cuda_fp16.h", "crt/host_defines.h")):
-        pytest.skip("no CUDA headers: neither CUDA_HOME nor torch and triton for CUDA 13 are here")
-    return [f"-isystem{folder}" for folder in folders] + [f"-idirafter{EMULATOR}"]
-
-
-def compile_emulated(out: Path, source: Path, *options: str) -> subprocess.Popen:
-    """Starts the host's compiler on the source of the kernels."""
-    if not shutil.which(COMPILER):
-        pytest.skip(f"no C++ compiler {COMPILER!r}")
-    flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
-    names = [f"-I{ROOT / 'csrc'}", *headers(), f"-include{EMULATOR / 'device.h'}"]
-    sources = ["-x", "c++", str(source), str(EMULATOR / "device.cpp")]
-    command = [COMPILER, *flags, *names, *options, *sources, "-o", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def succeeded(process: subprocess.Popen) -> None:
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
 
 
 class Emulated:
@@ -92,7 +61,7 @@ class Emulated:
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     library = tmp_path_factory.mktemp("emulated") / "flat.so"
-    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat/flat.cu", "-O1", "-fPIC", "-shared"))
+    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat/flat.cu", "-O1", "-shared"))
     return Emulated(library)
 
 
@@ -165,7 +134,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
         options = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-O1", "-g")
         started[name] = (
             folder / f"{i}",
-            compile_emulated(folder / f"{i}", source, *options, str(EMULATOR / "sanitized_flat.cpp")),
+            compile_emulated(folder / f"{i}", source, *options, str(EMULATOR / "programs" / "flat.cpp")),
         )
     return started
 

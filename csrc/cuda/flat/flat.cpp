@@ -2,10 +2,8 @@
 // nothing. Needs no CUDA library of torch, so that the extension loads where torch has none.
 #include "cuda/flat/flat.h"
 
-#include "torch_stable.h"
+#include "cuda/stream.h"
 //
-#include <torch/csrc/stable/accelerator.h>
-
 #include <optional>
 
 namespace fastdarts {
@@ -14,17 +12,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 namespace {
-
-// Makes the device of a tensor the current one, and knows its stream.
-struct Place {
-  torch::stable::accelerator::DeviceGuard guard;
-  cudaStream_t stream;
-
-  explicit Place(const Tensor& t)
-      : guard(t.get_device()),
-        stream(static_cast<cudaStream_t>(torch::stable::accelerator::getCurrentStream(t.get_device()).nativeHandle())) {
-  }
-};
 
 void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "a flat update was not started: ", cudaGetErrorString(error));
@@ -68,7 +55,7 @@ void* address(std::optional<Tensor>& t) { return t ? t->mutable_data_ptr() : nul
 
 Tensor flat_norm(Tensor x) {
   check(x, {&x});
-  const Place place(x);
+  const cuda::Place place(x);
   const bool wide = x.scalar_type() == ScalarType::Double;
   Tensor partial =
       torch::stable::new_empty(x, {int64_t{cuda::fastdarts_flat_norm_blocks(x.numel())}}, ScalarType::Double);
@@ -81,7 +68,7 @@ Tensor flat_norm(Tensor x) {
 void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> momentum, double lr, double mu,
                  double decay) {
   check(out, {&out, &w, &grad, momentum ? &*momentum : &w});
-  const Place place(out);
+  const cuda::Place place(out);
   check(cuda::fastdarts_flat_unroll(type_of(out), out.mutable_data_ptr(), w.const_data_ptr(), grad.const_data_ptr(),
                                     address(momentum), out.numel(), lr, mu, decay, place.stream));
 }
@@ -89,7 +76,7 @@ void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> moment
 void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
   check(out, {&out, &w, &v});
   check_norm(out, norm);
-  const Place place(out);
+  const cuda::Place place(out);
   check(cuda::fastdarts_flat_perturb(type_of(out), out.mutable_data_ptr(), w.const_data_ptr(), v.const_data_ptr(),
                                      norm.const_data_ptr(), out.numel(), radius, place.stream));
 }
@@ -97,7 +84,7 @@ void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
 void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, double lr) {
   check(out, {&out, &direct, &above, &below});
   check_norm(out, norm);
-  const Place place(out);
+  const cuda::Place place(out);
   check(cuda::fastdarts_flat_hypergradient(type_of(out), out.mutable_data_ptr(), direct.const_data_ptr(),
                                            above.const_data_ptr(), below.const_data_ptr(), norm.const_data_ptr(),
                                            out.numel(), radius, lr, place.stream));
@@ -107,7 +94,7 @@ void flat_sgd(Tensor w, std::optional<Tensor> momentum, Tensor grad, std::option
               double lr, double mu, double decay) {
   check(w, {&w, &grad, momentum ? &*momentum : &w});
   if (norm) check_norm(w, *norm);
-  const Place place(w);
+  const cuda::Place place(w);
   check(cuda::fastdarts_flat_sgd(type_of(w), w.mutable_data_ptr(), address(momentum), grad.const_data_ptr(),
                                  address(norm), w.numel(), max_norm, lr, mu, decay, place.stream));
 }

@@ -59,8 +59,22 @@ struct Tiling {
   __host__ __device__ int64_t tiles() const { return int64_t{columns} * rows * groups; }
 };
 
-// Tiles of a map of this height and width, as many chunks as there are tiles up to `most`.
-Tiling tiling_of(int images, int height, int width, int stride, int most);
+// Tiles of a map of this size, in as many chunks as there are tiles up to `most`. Small maps share a tile, unless there
+// are few of them: a GPU has some hundred multiprocessors. Windows of stride 2 are four times as large as their tile.
+inline Tiling tiling_of(int images, int height, int width, int stride, int most) {
+  Tiling tiling = {};
+  const bool narrow = width <= 8;
+  tiling.across = narrow ? 1 : 2;
+  tiling.down = narrow || stride == 2 ? 2 : 4;
+  tiling.columns = (width + 8 * tiling.across - 1) / (8 * tiling.across);
+  tiling.rows = (height + 4 * tiling.down - 1) / (4 * tiling.down);
+  tiling.images = narrow ? (stride == 2 ? 2 : 4) : 1;
+  while (tiling.images > 1 && int64_t{tiling.columns} * tiling.rows * images < 128 * tiling.images) tiling.images /= 2;
+  tiling.groups = (images + tiling.images - 1) / tiling.images;
+  tiling.tiles_a_chunk = static_cast<int>((tiling.tiles() + most - 1) / most);
+  tiling.chunks = static_cast<int>((tiling.tiles() + tiling.tiles_a_chunk - 1) / tiling.tiles_a_chunk);
+  return tiling;
+}
 
 constexpr int kMaxChunks = 512;        // of moments and sums
 constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights

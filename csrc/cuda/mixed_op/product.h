@@ -47,22 +47,18 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
   if constexpr (exact && std::is_same_v<T, float>) {
 #pragma unroll 1
     for (int k = 0; k < 4; ++k) {
-      Four from[kRows];
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) from[r][i] = __shfl_sync(~0u, values[r][i], k, 4);
-      }
 #pragma unroll
       for (int b = 0; b < N / 2; ++b) {
+        Four w[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const Four w = weight(16 * b + 4 * place.quad + i, k);
+        for (int i = 0; i < 4; ++i) w[i] = weight(16 * b + 4 * place.quad + i, k);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            float& sum = sums.output(r, b, i);
+        for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-            for (int c = 0; c < 4; ++c) sum = fmaf(from[r][c], w[c], sum);
+          for (int c = 0; c < 4; ++c) {
+            const float value = __shfl_sync(~0u, values[r][c], k, 4);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums.output(r, b, i) = fmaf(value, w[i][c], sums.output(r, b, i));
           }
         }
       }

@@ -152,7 +152,7 @@ struct Moments {
 };
 
 template <typename T, bool exact, int N>
-__global__ __launch_bounds__(256, 2) void stages_kernel(const __grid_constant__ Arguments arguments) {
+__global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
   if (static_cast<int>(blockIdx.y) * 8 * N >= stage.count) return;
   const Tiling& tiling = arguments.tiling;

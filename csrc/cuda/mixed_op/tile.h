@@ -104,27 +104,40 @@ __device__ inline Four rectified(const Four& x) {
 
 // Reads channels [c, c + 16) of a halo into shared memory: transform(four channels) inside of the map, 0 outside of it.
 // Every warp takes rows, 8 pixels at a time; nobody may read `tile` before the next barrier.
+template <bool vector, typename T, typename Transform>
+__device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
+                          int images, int height, int width, int channels, int c, const Transform& transform) {
+  const int own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
+  int image = 0, row = threadIdx.x / kWarp;
+  for (;;) {
+    while (row >= halo.rows) row -= halo.rows, ++image;  // no division
+    if (image >= tiling.images) return;
+    const int n = place.image + image, y = halo.top + row;
+    const bool there = n < images && static_cast<unsigned>(y) < static_cast<unsigned>(height) && count > 0;
+    const T* from = map + (int64_t{n} * height + y) * width * channels + (halo.left + place.group) * channels + own;
+    Four* to = tile + ((image * halo.rows + row) * halo.columns + place.group) * 4 + place.quad;
+#pragma unroll 3
+    for (int j = place.group; j < halo.columns; j += 8) {
+      Four value = splat(0.0f);
+      if (there && static_cast<unsigned>(halo.left + j) < static_cast<unsigned>(width)) {
+        value = transform(load4(from, count, vector));
+      }
+      *to = value;
+      from += 8 * channels;
+      to += 8 * 4;
+    }
+    row += tiling.warps();
+  }
+}
+
 template <typename T, typename Transform>
 __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
                           int images, int height, int width, int channels, int c, bool vector,
                           const Transform& transform) {
-  const int warp = threadIdx.x / kWarp;
-  const int warps = tiling.warps(), all = tiling.images * halo.rows;
-  const int own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
-  for (int i = warp; i < all; i += warps) {
-    const int image = i / halo.rows, row = i - image * halo.rows;
-    const int n = place.image + image, y = halo.top + row;
-    const bool there = n < images && y >= 0 && y < height;
-    const T* line = map + (int64_t{n} * height + y) * width * channels + own;
-    Four* to = tile + static_cast<int64_t>(i) * halo.columns * 4 + place.quad;
-    for (int j = place.group; j < halo.columns; j += 8) {
-      const int x = halo.left + j;
-      Four value = splat(0.0f);
-      if (there && x >= 0 && x < width && count > 0) {
-        value = transform(load4(line + int64_t{x} * channels, count, vector));
-      }
-      to[4 * j] = value;
-    }
+  if (vector) {
+    load_halo<true>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
+  } else {
+    load_halo<false>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
   }
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.checks import parse_bytes
+from fastdarts.runs.checks import AUTO, parse_bytes
 from fastdarts.runs.kinds import (
     Batch,
     Count,
@@ -129,7 +129,8 @@ class ImageSupernetConfig(SupernetConfig):
     """Parts in which a batch is passed, one after another. The loss and its gradients are those of the whole batch.
     BatchNorm normalises each part by itself, and its running statistics move once for each."""
     max_memory: str | None = None
-    """Bytes that a step may take, such as 4GiB: memory and then accumulate are raised until it is estimated to fit."""
+    """Bytes that a step may take, such as 4GiB, or auto for what a GPU has free: memory and then accumulate are raised
+    until it is estimated to fit."""
     gap_every: NotNegativeInt = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
     alignment_every: NotNegativeInt = 0
@@ -144,7 +145,7 @@ class ImageSupernetConfig(SupernetConfig):
                     f"--{name.replace('_', '-')} is {value} with method {self.method}, but space {space.name} has no "
                     "such supernet: choose another space or method"
                 )
-        if self.max_memory is not None:
+        if self.max_memory not in (None, AUTO):
             parse_bytes(self.max_memory, "--max-memory")
         if self.batch_size < 2 * self.accumulate > 2:
             raise FastdartsError(

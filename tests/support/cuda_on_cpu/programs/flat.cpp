@@ -1,11 +1,11 @@
-// sanitized_flat SIZE ...: calls every flat update in every type, packed and element by element, on arrays with nothing
+// flat SIZE ...: calls every flat update in every type, packed and element by element, on arrays with nothing
 // around them: a program for the sanitizers, which look at the addresses and the order of accesses. Values are looked
 // at by test_cuda.py.
+#include "cuda/flat/flat.h"
+
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
-
-#include "cuda/flat/flat.h"
 
 using namespace fastdarts::cuda;
 
