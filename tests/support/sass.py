@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.support.paths import ROOT
@@ -35,6 +36,7 @@ CLASSES = {  # what is counted beside all instructions
     "shared": r"LDS|STS|LDSM|STSM|ATOMS",
 }
 LOADS = r"LDG|LDS|LD\b"
+LOOP = r"\s*(?:for (\w+) in |for \((?:const )?[\w:]+ (\w+) = |(while)\b|(\w+) \+= [^=]*;$)"
 
 
 class Instruction(NamedTuple):
@@ -117,18 +119,21 @@ def loops(code: Sequence[Instruction]) -> list[_Loop]:
 
 
 def variable(place: Place) -> str | None:
-    """What the `for` of a line counts, in Python or C++."""
-    found = re.match(r"\s*for (\w+) in |\s*for \((?:const )?[\w:]+ (\w+) = ", linecache.getline(*place))
-    return found and (found[1] or found[2])
+    """What the loop that a line closes counts: its `for` in Python or C++, or the step that ends a `for (;;)`."""
+    found = re.match(LOOP, linecache.getline(*place))
+    return found and next(name for name in found.groups() if name)
 
 
-def regions(code: Sequence[Instruction], labels: Mapping[str, str]) -> Region:
+def regions(
+    code: Sequence[Instruction], labels: Mapping[str, str], once: Mapping[str, str] = MappingProxyType({})
+) -> Region:
     """How many instructions of each class one run of a region issues, by its path of loops and labels.
 
-    `labels` are patterns by name: a region has the label if a source line that leads to it is such a line.
+    `labels` are patterns by name: a region has the label if a source line that leads to it is such a line. `once` names
+    a class of which one run of a loop issues a single instruction: where the loop has several, it is unrolled.
     """
     found = loops(code)
-    root = _Node((), {name: re.compile(pattern) for name, pattern in labels.items()})
+    root = _Node((), {name: re.compile(pattern) for name, pattern in labels.items()}, once)
     for i, one in enumerate(code):
         root.add(one, [loop for loop in found if loop.first <= i <= loop.last])
     return dict(_merged([root], ()))
@@ -137,14 +142,14 @@ def regions(code: Sequence[Instruction], labels: Mapping[str, str]) -> Region:
 class _Node:
     """One copy of a loop: its own instructions, by label, and the loops in it."""
 
-    def __init__(self, places: tuple[Place, ...], labels: Mapping[str, re.Pattern]):
-        self.places, self.labels = places, labels
+    def __init__(self, places: tuple[Place, ...], labels: Mapping[str, re.Pattern], once: Mapping[str, str]):
+        self.places, self.labels, self.once = places, labels, once
         self.own: dict[tuple[str, ...], Counter] = {}
         self.children: dict[_Loop, _Node] = {}
 
     def add(self, one: Instruction, inside: Sequence[_Loop]) -> None:
         if inside:
-            self.children.setdefault(inside[0], _Node(inside[0].places, self.labels)).add(one, inside[1:])
+            self.children.setdefault(inside[0], _Node(inside[0].places, self.labels, self.once)).add(one, inside[1:])
         else:
             self.own.setdefault(self.labelled(one.places), Counter()).update(_classes(one.text))
 
@@ -153,16 +158,24 @@ class _Node:
         lines = [linecache.getline(*place) for place in reversed(places)]
         return tuple(name for line in lines for name, pattern in self.labels.items() if pattern.search(line))
 
-    def loads(self) -> int:
-        return sum(counts["loads"] for counts in self.own.values()) + sum(c.loads() for c in self.children.values())
+    def total(self, kind: str) -> int:
+        """Instructions of a class, in the loops inside too."""
+        inside = sum(child.total(kind) for child in self.children.values())
+        return sum(counts[kind] for counts in self.own.values()) + inside
+
+    def unrolled(self) -> int:
+        """How many runs of the source's loop this is."""
+        kind = self.once.get(variable(self.places[0])) if self.places else None
+        return max(1, self.total(kind)) if kind else 1
 
 
 def _merged(nodes: Sequence[_Node], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Counter]]:
     """The regions of copies of one loop."""
-    most, least = max(node.loads() for node in nodes), min(node.loads() for node in nodes)
-    repeats = round(most / least) if least else 1
+    loads = [node.total("loads") for node in nodes]
+    repeats = round(max(loads) / min(loads)) if min(loads) else 1
     if repeats > 1:
-        nodes = [node for node in nodes if node.loads() == most]
+        nodes = [node for node in nodes if node.total("loads") == max(loads)]
+    repeats = max(repeats, nodes[0].unrolled())
     found: Region = {}
 
     def within(labels: Sequence[str]) -> tuple[str, ...]:
