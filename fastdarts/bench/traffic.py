@@ -15,11 +15,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 import torch.nn as nn
 from rich import box
 from rich.console import Console
@@ -35,7 +34,6 @@ from fastdarts.bench.prediction import GPUS, ISSUE, LAUNCHED, SCHEDULERS, WARP_I
 from fastdarts.functional import TRAFFIC, Launch
 
 ITEMSIZE = 4  # float32, of what is printed
-PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bf16"}  # as searches name them
 
 
 def _batch_norm(args: Sequence, out: Sequence[Tensor]) -> tuple[int, int]:
@@ -110,9 +108,9 @@ class Count:
 class Counter(TorchDispatchMode):
     """Counts what is dispatched, but for what is done to tensors of the ``host``. Whatever the host reads is 1."""
 
-    def __init__(self, host: Sequence[Tensor] = ()) -> None:
+    def __init__(self, host: Sequence[Tensor] = (), kernels: str = "triton") -> None:
         super().__init__()
-        self.count, self.host = Count(), host
+        self.count, self.host, self.fused = Count(), host, TRAFFIC[kernels]
         self._places = {id(tensor) for tensor in host}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -124,8 +122,8 @@ class Counter(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if tensors and all(id(tensor) in self._places for tensor in tensors):
             return out
-        if name in TRAFFIC:
-            traffic = TRAFFIC[name](*args)
+        if name in self.fused:
+            traffic = self.fused[name](*args)
             launches, moved, least = len(traffic.launches), sum(x.moved for x in traffic.launches), traffic.least
             count.kernels += traffic.launches
         else:
@@ -151,21 +149,19 @@ def _launches(op: Any, name: str, args: tuple, kwargs: dict, out: Any) -> tuple[
 
 
 @contextmanager
-def _pretending(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors have no data; clipping takes them all at once, as on a GPU; modules are made in ``dtype`` and stay so.
+def _pretending() -> Iterator[None]:
+    """Tensors have no data; clipping takes them all at once, as on a GPU; modules stay as they are made.
 
-    (They cannot be converted without data.)
+    (They cannot be converted without data, and neither type nor device is to change.)
     """
-    clip, to, default = nn.utils.clip_grad_norm_, nn.Module.to, torch.get_default_dtype()
+    clip, to = nn.utils.clip_grad_norm_, nn.Module.to
     nn.utils.clip_grad_norm_, nn.Module.to = partial(clip, foreach=True), lambda module, *_, **__: module
-    torch.set_default_dtype(dtype)
     try:
         with FakeTensorMode(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")  # of flat weights: all are 0
             yield
     finally:
         nn.utils.clip_grad_norm_, nn.Module.to = clip, to
-        torch.set_default_dtype(default)
 
 
 def counts(case: Case) -> bool:
@@ -173,15 +169,13 @@ def counts(case: Case) -> bool:
     return isinstance(case, EdgeCase) or not case.unrolled
 
 
-def count(case: Case, side: str, dtype: torch.dtype = torch.float32) -> dict[str, Count]:
-    """Of one side: forward and backward of a mixed operation in ``dtype``, or one step of a search after the first.
+def count(case: Case, side: str, kernels: str = "triton") -> dict[str, Count]:
+    """Of one side: forward and backward of a mixed operation, or one step of a search after the first.
 
-    A step in bfloat16 has float32 weights under autocast, as a search has.
+    ``kernels`` are those of the fused ops.
     """
-    if isinstance(case, StepCase):
-        case, dtype = replace(case, precision=PRECISIONS[dtype]), torch.float32
-    with _pretending(dtype):
-        work = case.work(side, dtype)
+    with _pretending():
+        work = case.work(side)
         if isinstance(case, StepCase):
             for optimizer in work.optimizers:
                 for group in optimizer.param_groups:
@@ -190,13 +184,13 @@ def count(case: Case, side: str, dtype: torch.dtype = torch.float32) -> dict[str
                 work.run()  # makes the optimizers' buffers
             states = (state for optimizer in work.optimizers for state in optimizer.state.values())
             # Adam counts its steps on the host
-            return {"step": _counted(work.run, [state["step"] for state in states if "step" in state])}
-        forward = _counted(work.forward)
-        return {"forward": forward, "backward": _counted(work.run).since(forward)}
+            return {"step": _counted(work.run, kernels, [state["step"] for state in states if "step" in state])}
+        forward = _counted(work.forward, kernels)
+        return {"forward": forward, "backward": _counted(work.run, kernels).since(forward)}
 
 
-def _counted(run: Callable[[], object], host: Sequence[Tensor] = ()) -> Count:
-    with Counter(host) as counter:
+def _counted(run: Callable[[], object], kernels: str, host: Sequence[Tensor] = ()) -> Count:
+    with Counter(host, kernels) as counter:
         run()
     return counter.count
 

@@ -1,26 +1,36 @@
 """What the launches of mixed_op move and compute, counted from its arguments; see call.py."""
 
+import functools
+
 from fastdarts.kernels.mixed_op.call import Traffic, traffic_of
 from fastdarts.kernels.mixed_op.contract import WEIGHTS
 from fastdarts.kernels.mixed_op.triton.traffic import TritonCall
 
 
 def forward(
-    x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, store, *_
-) -> Traffic:  # fmt: skip
+    kernels, x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, *_
+) -> Traffic:
     """Of the op `mixed_op` on these arguments, which need hold no data."""
-    call = TritonCall(x, gain, offset, candidates, stride, running_mean is None)
+    call = kernels(x, gain, offset, candidates, stride, running_mean is None)
     return traffic_of(call.forward(bool(base)), x.itemsize)
 
 
 def backward(
-    grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
+    kernels, grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
     need_weights, *_,
 ) -> Traffic:  # fmt: skip
     """Of the op `mixed_op_backward`."""
-    call = TritonCall(x, gain, offset, candidates, stride, training)
+    call = kernels(x, gain, offset, candidates, stride, training)
     recompute = not z and any(WEIGHTS[kind] for kind in candidates[1::4])
     return traffic_of(call.backward(need_x, need_weights, recompute), x.itemsize)
 
 
-TRAFFIC = {"fastdarts::mixed_op": forward, "fastdarts::mixed_op_backward": backward}
+CALLS = {"triton": TritonCall}
+TRAFFIC = {
+    name: {
+        "fastdarts::mixed_op": functools.partial(forward, call),
+        "fastdarts::mixed_op_backward": functools.partial(backward, call),
+    }
+    for name, call in CALLS.items()
+}
+"""By kernels and op."""

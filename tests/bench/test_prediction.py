@@ -1,7 +1,6 @@
 """The prediction: what bounds a launch, worked out by hand, and a record that knows every loop of every kernel."""
 
 import pytest
-import torch
 
 from fastdarts.bench import prediction
 from fastdarts.bench.cases import OURS, WIDTHS, EdgeCase
@@ -62,13 +61,13 @@ def test_a_loop_may_be_named_with_those_around_it() -> None:
         runs_of("i_s/other", run)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_loop_of_every_launch_is_known(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("itemsize", [4, 2])
+def test_every_loop_of_every_launch_is_known(itemsize: int) -> None:
     for channels, size in WIDTHS:
-        for found in count(EdgeCase(channels, size, stride=1), OURS, dtype).values():
+        for found in count(EdgeCase(channels, size), OURS).values():
             for launch in found.kernels:
                 for gpu in GPUS.values():
-                    assert issued(launch.runs, gpu, dtype.itemsize).seconds > 0, launch
+                    assert issued(launch.runs, gpu, itemsize).seconds > 0, launch
 
 
 def test_the_taps_of_a_stage_are_most_of_what_it_issues() -> None:

@@ -34,6 +34,7 @@ INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowes
     "recurrent": ("recurrent/interpreted_triton.py", "test"),
 }
 ARCHITECTURES = (80, 90, 100)
+COUNTED_ARCHITECTURES = (80, 90)
 REGISTERS = 65536  # of a multiprocessor, on all three generations
 
 
@@ -85,7 +86,7 @@ def test_compiles_ahead_of_time_within_the_recorded_resources(arch: int, started
     for name, used in found.items():
         assert used["registers"] <= record[name]["registers"] and used["shared"] <= record[name]["shared"], (name, used)
     counted = {name: used for name, used in found.items() if "regions" in used}
-    assert len(counted) > 30
+    assert (len(counted) > 30) == (arch in COUNTED_ARCHITECTURES)
     assert not more_instructions(counted, recorded(INSTRUCTIONS, f"triton {version}", command))
 
 

@@ -2,13 +2,16 @@
 
     python -m tests.support.gpu_steps
 
-The record, tests/data/gpu_steps.json, holds by precision and batch the launches and bytes of the public code, those
-around the fused ops of fastdarts, and the calls of `mixed_op`, each with how often it comes. So the launches of any
-implementation of `mixed_op` can be counted later without a step.
+The record, tests/data/gpu_steps.json, holds by batch the launches and bytes of the public code, those around the fused
+ops of fastdarts, and the calls of `mixed_op`, each with how often it comes. So the launches of any implementation of
+`mixed_op` can be counted later, in any type, without a step.
 """
 
 import json
 from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,65 +19,71 @@ from torch import Tensor
 
 from fastdarts.bench import traffic
 from fastdarts.bench.cases import EAGER, OURS, StepCase
+from fastdarts.functional import TRAFFIC
 from tests.support.paths import DATA
 
 RECORD = DATA / "gpu_steps.json"
 BATCHES = (64, 1024)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def pack(value: Any) -> Any:
-    """An argument of an op as JSON: of a tensor the shape and type, of a list of tensors only the first."""
+    """An argument of an op as JSON: of a tensor the shape, of a list of tensors only the first."""
     if isinstance(value, Tensor):
-        return " ".join([str(value.dtype).removeprefix("torch."), *map(str, value.shape)])
+        return " ".join(map(str, value.shape))
     if isinstance(value, list | tuple):
         return [pack(one) for one in (value[:1] if value and isinstance(value[0], Tensor) else value)]
     return value
 
 
-def unpack(value: Any) -> Any:
+def unpack(value: Any, dtype: torch.dtype) -> Any:
     """The same with tensors that hold no data."""
     if isinstance(value, str):
-        dtype, *shape = value.split()
-        return torch.empty([int(n) for n in shape], dtype=getattr(torch, dtype), device="meta")
-    return [unpack(one) for one in value] if isinstance(value, list) else value
+        return torch.empty([int(n) for n in value.split()], dtype=dtype, device="meta")
+    return [unpack(one, dtype) for one in value] if isinstance(value, list) else value
 
 
-def count(case: StepCase, dtype: torch.dtype) -> dict[str, Any]:
-    """Of one batch and precision."""
+@contextmanager
+def noted() -> Iterator[Tally]:
+    """How often each call of a fused op is counted inside, in JSON."""
     calls: Tally = Tally()
-    known = dict(traffic.TRAFFIC)
+    fused = TRAFFIC["triton"]
+    known = dict(fused)
 
-    def noting(name: str):
-        def noted(*args):
+    def noting(name: str) -> Callable:
+        def counted(*args):
             calls[json.dumps([name, [pack(one) for one in args]])] += 1
             return known[name](*args)
 
-        return noted
+        return counted
 
-    traffic.TRAFFIC.update({name: noting(name) for name in known})
+    fused.update({name: noting(name) for name in known})
     try:
-        ours = traffic.count(case, OURS, dtype)["step"]
-        warm = {key: number // 2 for key, number in calls.items()}  # the step before the counted one makes buffers
+        yield calls
     finally:
-        traffic.TRAFFIC.update(known)
-    eager = traffic.count(case, EAGER, dtype)["step"]
-    assert sum(warm.values()) * 2 == sum(calls.values())
-    fused = sum(launch.moved for launch in ours.kernels)
+        fused.update(known)
+
+
+def count(case: StepCase) -> dict[str, Any]:
+    """Of one batch, in float32; of the public code also in bfloat16."""
+    with noted() as calls:
+        ours = traffic.count(case, OURS)["step"]
+    assert all(number % 2 == 0 for number in calls.values())  # a step before the counted one makes buffers
+    moved = sum(launch.moved for launch in ours.kernels)
+    eager = {
+        precision: traffic.count(replace(case, precision=precision), EAGER)["step"] for precision in ("float32", "bf16")
+    }
     return {
-        EAGER: {"launches": eager.launches, "bytes": eager.bytes},
-        "around": {"launches": ours.launches - len(ours.kernels), "bytes": ours.bytes - fused},
-        "calls": [[*json.loads(key), number] for key, number in warm.items()],
+        "eager": {name: {"launches": found.launches, "bytes": found.bytes} for name, found in eager.items()},
+        "around": {"launches": ours.launches - len(ours.kernels), "bytes": ours.bytes - moved},
+        "calls": [[*json.loads(key), number // 2] for key, number in calls.items()],
     }
 
 
 def main() -> None:
-    rows = {
-        f"{name} N{batch}": count(StepCase(False, batch=batch), dtype)
-        for name, dtype in DTYPES.items()
-        for batch in BATCHES
-    }
-    RECORD.write_text(json.dumps(rows, separators=(",", ":")).replace("],[", "],\n[") + "\n", encoding="utf-8")
+    rows = {f"N{batch}": count(StepCase(False, batch=batch)) for batch in BATCHES}
+    RECORD.write_text(
+        json.dumps(rows, separators=(",", ":")).replace('],["fast', '],\n["fast') + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

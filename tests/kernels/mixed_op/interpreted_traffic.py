@@ -37,7 +37,7 @@ def test_every_launch_moves_what_the_counter_says(
 ) -> None:
     dtype = torch.bfloat16 if case.id == "bfloat16" else torch.float32
     expected, launch = [], Op.launch
-    counters = {forward_op: traffic.forward, backward_op: traffic.backward}
+    counters = {op: traffic.TRAFFIC["triton"][f"fastdarts::{op.name}"] for op in (forward_op, backward_op)}
 
     def counted(op: Op, *args):
         expected.extend(counters[op](*args).launches)
