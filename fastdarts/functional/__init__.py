@@ -1,14 +1,16 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
-from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
+from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
     Candidate,
+    MixedOpPlan,
     MixedOpResult,
     has_kernel,
     mixed_op,
     noise_seeds,
+    plan,
     why_no_kinks,
     why_plain,
 )
@@ -29,6 +31,7 @@ from fastdarts.kernels import (
     rank,
     release_memory,
     strict,
+    unchanged,
     working_memory,
     world,
 )
@@ -42,6 +45,7 @@ __all__ = [
     "Candidate",
     "Implementation",
     "Launch",
+    "MixedOpPlan",
     "MixedOpResult",
     "MixedSum",
     "Recurrent",
@@ -52,6 +56,7 @@ __all__ = [
     "flat_hypergradient",
     "flat_norm",
     "flat_perturb",
+    "flat_rates",
     "flat_sgd",
     "flat_unroll",
     "gather",
@@ -66,11 +71,13 @@ __all__ = [
     "noise_seeds",
     "normalise",
     "ops_of",
+    "plan",
     "rank",
     "recurrent",
     "release_memory",
     "standard_normal",
     "strict",
+    "unchanged",
     "why_no_kinks",
     "why_plain",
     "working_memory",

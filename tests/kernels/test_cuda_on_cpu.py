@@ -118,6 +118,7 @@ FAULTS = [  # what main() of device.cu knows, what to run it under, and what mus
     ("no fault", ADDRESS, ""),
     ("two blocks write one place", THREAD, "data race"),
     ("shared memory is read too early", THREAD, "data race"),
+    ("a barrier that is left out", THREAD, "data race"),
     ("more than the dynamic memory", ADDRESS, "heap-buffer-overflow"),
     ("barrier in a branch", "none", "threads wait at a barrier that others have left for good (32 of 64)"),
     ("barrier in a branch", THREAD, "threads wait at a barrier that others have left for good (32 of 64)"),

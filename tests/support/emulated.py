@@ -99,3 +99,10 @@ def library(name: str, sources: Sequence[Path], *options: str) -> Path:
             succeeded(started([*compiler, "-shared", *objects, runtime(), *linker, "-o", path]))
 
     return kept(name, [*compiler, *linker], make)
+
+
+def mixed_op(*options: str) -> Path:
+    """The library of mixed_op's CUDA kernels, whose ops `fastdarts_emulated::...` take CPU tensors."""
+    folder = CSRC / "cuda" / "mixed_op"
+    name = f"mixed_op{''.join(options)}".replace(",", "-")
+    return library(f"{name}.so", sorted([*folder.glob("*.cpp"), *folder.glob("*.cu")]), *options)

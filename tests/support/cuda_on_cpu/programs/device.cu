@@ -28,6 +28,8 @@ __global__ void places_kernel(int* out) {
   for (const unsigned i : {blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z}) *place++ = i;
 }
 
+constexpr unsigned kFirstBarrier = __LINE__ + 8;
+
 // Every warp turns its part of a row around, in shared memory of both sorts.
 __global__ void turn_kernel(const float* x, float* out) {
   __shared__ float once[256];
@@ -188,6 +190,11 @@ int main(int, char** arguments) {
   const std::map<std::string, void (*)()> faults = {
       {"two blocks write one place", [] { start(2, 32, 0, block_race_kernel, out); }},
       {"shared memory is read too early", [] { start(1, 64, 256, late_barrier_kernel, out); }},
+      {"a barrier that is left out",
+       [] {
+         device_leave_out("device.cu", kFirstBarrier);
+         start(1, 64, 256, turn_kernel, out, out);
+       }},
       {"more than the dynamic memory", [] { start(1, 64, 252, beyond_kernel); }},
       {"barrier in a branch", [] { start(1, 64, 0, branch_kernel); }},
       {"different barriers", [] { start(1, 64, 0, two_barriers_kernel); }},
