@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fastdarts.bench import host as host_counts
 from fastdarts.bench import recurrent
 from fastdarts.bench import traffic as counter
 from fastdarts.bench.batch import STEP, measure_batch, print_batch
@@ -65,27 +66,36 @@ def bench(
     seconds: float = 5.0,
     compile: bool = False,
     traffic: bool = False,
+    host: bool = False,
+    implementation: str = "triton",
     default_malloc: bool = False,
     budget: Sequence[str] = ("1GiB",),
     json: Path | None = None,
 ) -> None:
-    """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``.
+    """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``, or
+    what the ``host`` does for launches of an ``implementation``.
 
     Raises :class:`FastdartsError` for settings that make no sense and where there are no kernels for the device, before
     any work; and at the end, if results were wrong, for the cases that were not timed.
     """
-    _validate("cpu" if traffic else device, threads, batch, seconds, json)
+    _validate("cpu" if traffic or host else device, threads, batch, seconds, json)
     budgets = [_budget(text, device) for text in budget] if "batch" in suite and not traffic else []
     if budgets and batch:
         raise FastdartsError("--suite batch looks for the batch itself, but --batch is given: leave one of them out")
     if "rnn" in suite:
         flags = {"--device cuda": device == "cuda", "--compile": compile, "--traffic": traffic}
         _validate_recurrent([flag for flag, given in flags.items() if given], batch)
+    if host:
+        given = {"--traffic": traffic, "--batch": batch, "--compile": compile, "--device cuda": device == "cuda"}
+        host_counts.validate(suite, [flag for flag, value in given.items() if value])
     if json is not None:
         try:
             atomic_write(json, b"{}")
         except OSError as error:
             raise FastdartsError(f"--json is {json}: it cannot be written ({error})") from error
+    if host:
+        host_counts.count(suite, implementation, seconds, json)
+        return
     if threads is not None:
         torch.set_num_threads(threads)
     report: dict[str, Any] = {"cases": []}

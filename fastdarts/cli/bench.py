@@ -33,6 +33,11 @@ class Bench:
     """Times of torch.compile of the public code too; it compiles for about a minute per case, for several per step."""
     traffic: bool = False
     """Counts of a GPU's launches and bytes instead, and times predicted from them; this needs no GPU."""
+    host: bool = False
+    """CPU time that the host takes for a GPU, its launches and compiled kernels instead; this needs no GPU (suites
+    mixed-op and step)."""
+    implementation: Literal["triton"] = "triton"
+    """Implementation whose launches --host counts."""
     default_malloc: bool = False
     """Settings of malloc that the system has by default; fresh buffers then page-fault at every call."""
     budget: tuple[str, ...] = ("1GiB",)

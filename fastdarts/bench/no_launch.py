@@ -1,0 +1,113 @@
+"""Triton's launches without a GPU: prepared as for one, counted, and left out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, library
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from fastdarts.bench.host import Counts
+from fastdarts.functional import ops_of
+
+PLAIN = 1e-3
+"""What all results are set to: memory that no kernel wrote may hold NaN, at which a search ends."""
+_numbers = itertools.count(1 << 16)
+
+
+class _Driver:
+    """The driver of a GPU that is not there; Triton asks it for nothing but this on the way to a launch."""
+
+    def __init__(self) -> None:
+        self.device = next(_numbers)  # kernels are kept by device, and those of another one must not be found
+
+    def get_current_device(self) -> int:
+        return self.device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+class _Compiled:
+    """What stands for a compiled kernel."""
+
+    function, packed_metadata = 1, ()
+
+    def __init__(self, counts: Counts):
+        self.counts = counts
+
+    def launch_metadata(self, *_: object) -> None:
+        return None
+
+    def run(self, *_: object) -> None:
+        self.counts.launches += 1
+
+
+@contextlib.contextmanager
+def triton() -> Iterator[Counts]:
+    """Inside, ops of CPU tensors go the way of CUDA ones up to the launch.
+
+    What that way does not take is left out of the time: setting results to a number, and the updates of flat weights,
+    which are launches of another kind.
+    """
+    counts, real = Counts(), JITFunction._do_compile
+
+    def compiled(self: JITFunction, key: str, signature: object, device: int, *_: object) -> _Compiled:
+        counts.variants += 1
+        return self.device_caches[device][0].setdefault(key, _Compiled(counts))
+
+    def launched(launch: Callable, *arguments: Any) -> Any:
+        results = launch(*arguments)
+        with _left_out(counts):
+            for tensor in _tensors(results):
+                tensor.fill_(PLAIN)
+        return results
+
+    def computed(reference: Callable, *arguments: Any) -> Any:
+        with _left_out(counts):
+            return reference(*arguments)
+
+    before = driver._active
+    JITFunction._do_compile = compiled
+    driver.set_active(_Driver())
+    try:
+        with library._scoped_library("fastdarts", "IMPL") as ours:
+            for folder in ("mixed_op", "mixed_sum", "interleave", "recurrent", "flat"):
+                for name, op in ops_of(folder).items():
+                    run = functools.partial(*((launched, op.launch) if op.triton else (computed, op.reference)))
+                    ours.impl(name, run, "CPU", allow_override=True)
+            yield counts
+    finally:
+        JITFunction._do_compile = real
+        driver._active = before
+
+
+@contextlib.contextmanager
+def _left_out(counts: Counts) -> Iterator[None]:
+    begun = time.process_time()
+    try:
+        yield
+    finally:
+        counts.left_out += time.process_time() - begun
+
+
+def _tensors(results: Tensor | Sequence) -> Iterator[Tensor]:
+    if isinstance(results, Tensor):
+        yield results
+    else:
+        for part in results:
+            yield from _tensors(part)
