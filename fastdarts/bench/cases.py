@@ -86,8 +86,8 @@ class EdgeCase:
 
     def flops(self) -> int:
         """Nominal: the convolutions of three forward passes, one forward and two backward (of data and of weights)."""
-        work = self.work(EAGER)
-        return 3 * conv_flops(work.model, work.forward)
+        work = replace(self, batch=2).work(EAGER)
+        return 3 * conv_flops(work.model, work.forward) * self.batch // 2
 
     def edges(self) -> list[EdgeCase]:
         """The kinds of edges in it."""

@@ -256,16 +256,27 @@ def gpu() -> dict[str, Any]:
 
 
 def measure(
-    case: Case, seconds: float, compile: bool, sgemm_gflops: float, device: str = "cpu", checked: bool = False
+    case: Case,
+    seconds: float,
+    compile: bool,
+    sgemm_gflops: float,
+    device: str = "cpu",
+    *,
+    checked: bool = False,
+    peers: bool = True,
 ) -> dict[str, Any]:
-    """Times, page faults, memory and share of the machine's peak of every side; raises :class:`Wrong` first, if the
-    case was not ``checked`` before. Bfloat16 has an error of its own, so that float32 is checked for it."""
+    """Times, page faults, memory and share of the machine's peak of every side, or of fastdarts alone without
+    ``peers``; raises :class:`Wrong` first, if the case was not ``checked`` before.
+
+    Bfloat16 has an error of its own, so that float32 is checked for it.
+    """
     if not checked:
         check(replace(case, precision="float32"), device)
+    eager = (EAGER, LAST) if peers else ()
     gflop = case.flops() / 1e9
     memory = _memory if device == "cpu" else _gpu_memory
-    sides: dict[str, dict[str, Any]] = {side: memory(case, side) for side in (EAGER, LAST, OURS)}
-    work = {side: case.work(side, device=device) for side in (EAGER, LAST, OURS) if "failed" not in sides[side]}
+    sides: dict[str, dict[str, Any]] = {side: memory(case, side) for side in (*eager, OURS)}
+    work = {side: case.work(side, device=device) for side in (*eager, OURS) if "failed" not in sides[side]}
     if compile:
         begun = time.perf_counter()
         try:
@@ -277,6 +288,8 @@ def measure(
             sides[COMPILED] = {"failed": _reason(error)}
     if device == "cuda" and isinstance(case, EdgeCase):  # a step reads its losses, which no graph can
         for replayed, side in REPLAYED.items():
+            if side not in sides:
+                continue
             try:
                 work[replayed] = replay(case, side)
                 sides[replayed] = {}

@@ -285,7 +285,7 @@ class _MixedOp(torch.autograd.Function):
         ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
         ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
         ctx.training = running_mean is None
-        ctx.count, ctx.has_base = count, bool(base)
+        ctx.count, ctx.has_base = count, len(base) > 0
         ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
         ctx.mark_non_differentiable(mean, var)
         return (*out, mean, var)
