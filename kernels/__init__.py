@@ -19,9 +19,9 @@ from fastdarts.kernels.mixed_op.contract import (
     kink_sizes,
     mixed_op,
     why_no_kernel,
+    why_no_kinks,
     working_memory,
 )
-from fastdarts.kernels.mixed_op.kinks import NO_KINKS
 from fastdarts.kernels.mixed_sum.contract import memory_format, mixed_sum
 from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.process_group import add_up, alone, collective, gather, joined, normalise, rank, world
@@ -44,7 +44,6 @@ __all__ = [
     "KINDS",
     "MIXED_OP_IMPLEMENTATIONS",
     "NOISE",
-    "NO_KINKS",
     "SEP_CONV",
     "STRIDES",
     "Implementation",
@@ -69,6 +68,7 @@ __all__ = [
     "run_flat",
     "strict",
     "why_no_kernel",
+    "why_no_kinks",
     "working_memory",
     "world",
 ]

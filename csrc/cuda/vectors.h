@@ -25,7 +25,7 @@ __device__ T from_float(float x) {
   }
 }
 
-struct Four {
+struct alignas(16) Four {
   float v[4];
 
   __device__ float& operator[](int i) { return v[i]; }

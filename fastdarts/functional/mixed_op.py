@@ -358,7 +358,7 @@ def why_no_kinks(device: torch.device) -> str:
 
     Raises FastdartsError if it does and FASTDARTS_STRICT=1 forbids it.
     """
-    reason = kernels.NO_KINKS if device.type == "cuda" else kernels.why_no_kernel(device.type, torch.float32)
+    reason = kernels.why_no_kinks(device.type)
     if reason and kernels.strict():
         raise FastdartsError(f"FASTDARTS_STRICT=1 forbids plain PyTorch, but {reason}: do not keep kinks")
     return reason

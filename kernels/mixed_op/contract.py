@@ -280,7 +280,7 @@ class _MixedOp(torch.autograd.Function):
         device, dtype = x.device.type, x.dtype
         count = sum(WEIGHTS[kind] for kind in candidates[1::4])
         base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
-        lacking = dict.fromkeys(forward_op.gpu, NO_KINKS) if kinks or noted is not None else {}
+        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
         run, exact = select(forward_op, impl, device, dtype, lacking), _is_exact(dtype)
         part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
@@ -384,6 +384,11 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
     return forward_op.why_not(forward_op.best(device), device, dtype)
+
+
+def why_no_kinks(device: str) -> str:
+    """Why no kernel, but the reference, notes and keeps kinks on `device`; "" if one does."""
+    return NO_KINKS if forward_op.best(device) == "triton" else why_no_kernel(device, torch.float32)
 
 
 def mixed_op(

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace fastdarts::cuda {
@@ -93,6 +94,18 @@ struct Call {
   int64_t pixels() const { return int64_t{sizes.images} * sizes.out_height * sizes.out_width; }  // of a node
 };
 
+// Kinks that are kept: what ReLUs and the max pool decided in another call. Stages then read maps that were rectified
+// so before, and no ReLU of their own. Middles are those of the second halves, in their order.
+struct Kept {
+  const uint8_t *state = nullptr, *places = nullptr;  // bits of the state, places of maxima
+  std::vector<const uint8_t*> middles;
+  void* rectified_state = nullptr;
+  std::vector<void*> rectified_middles;
+  bool any = false;
+
+  float floor() const { return any ? -std::numeric_limits<float>::infinity() : 0.0f; }  // what is below gives 0
+};
+
 // Pointers to the maps and weights of a call, in the places that Stage and Final name.
 struct Operands {
   const void* x;
@@ -100,6 +113,13 @@ struct Operands {
   std::vector<void*> raw;
   std::vector<const void*> gradients;  // backward: of the edges' outputs, then of the normalised middles
   const int64_t* seeds;
+  Kept kept;
+
+  // What a stage reads; `i` is its place among the second halves if it is one.
+  const void* read_by(const Stage& stage, int i) const {
+    if (stage.reads < 0) return kept.any ? kept.rectified_state : x;
+    return kept.any ? kept.rectified_middles[i] : raw[stage.reads];
+  }
 };
 
 // ---- stages.cu ----------------------------------------------------------------------------------------------------
@@ -108,6 +128,17 @@ struct Operands {
 // every chunk; mean = about + shift.
 cudaError_t run_stages(const Call&, const Affine&, const Operands&, const Stage* stages, int count, const Tiling&,
                        float* partial);
+
+// ---- kinks.cu -----------------------------------------------------------------------------------------------------
+
+// The bits of a ReLU, one for each channel: of the state, or of the normalised middle of a row if `row` is not −1.
+cudaError_t note_bits(const Call&, const Affine&, const void* map, int row, uint8_t* bits);
+
+// The same map, normalised if `row` is not −1, where its bit is set, 0 elsewhere.
+cudaError_t rectify(const Call&, const Affine&, const void* map, int row, const uint8_t* bits, void* to);
+
+// Where the maximum of each 3×3 window of the state is, 0 to 8, [P, C].
+cudaError_t note_places(const Call&, const void* x, uint8_t* places);
 
 // ---- mix.cu -------------------------------------------------------------------------------------------------------
 

@@ -4,173 +4,13 @@
 // Forward: first halves and other stages; moments of the pools; statistics; second halves; their statistics; mix.
 // Backward: sums of the final rows and their totals; gradients of the stages of final rows; of the middles, and their
 // totals; of the first halves; of the pools; of the state; totals of the weight gradients.
-#ifndef FASTDARTS_EMULATED
-#include "cuda/stream.h"
-#endif
-#include "torch_stable.h"
+#include "cuda/mixed_op/job.h"
 //
-#include <array>
-#include <optional>
 #include <tuple>
-#include <utility>
-
-#include "cuda/launch.h"
-#include "cuda/mixed_op/plan.h"
 
 namespace fastdarts {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
 namespace {
-
-using cuda::Affine, cuda::Call, cuda::Plan, cuda::Stage, cuda::Tiling;
-
-void check(cudaError_t error) {
-  STD_TORCH_CHECK(error == cudaSuccess, "a kernel of mixed_op was not started: ", cudaGetErrorString(error));
-}
-
-cuda::Type type_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float:
-      return cuda::Type::kFloat32;
-    case ScalarType::Half:
-      return cuda::Type::kFloat16;
-    case ScalarType::BFloat16:
-      return cuda::Type::kBFloat16;
-    default:
-      STD_TORCH_CHECK(false, "expected float32, float16 or bfloat16");
-  }
-}
-
-// Empty tensors like `like`: its device, and its type unless another is given.
-Tensor empty(const Tensor& like, std::initializer_list<int64_t> size, std::optional<ScalarType> type = std::nullopt) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(size.begin(), size.size()), type);
-}
-
-Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
-  const int64_t size[] = {like.size(0), channels, height, width};
-  return torch::stable::empty(size, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              torch::headeronly::MemoryFormat::ChannelsLast);
-}
-
-// Scratch memory of a call: one tensor, given out in pieces of 256 bytes.
-class Workspace {
- public:
-  template <typename T>
-  size_t reserve(int64_t count) {
-    const size_t begin = bytes_;
-    bytes_ += (count * sizeof(T) + 255) / 256 * 256;
-    return begin;
-  }
-  void allocate(const Tensor& like) {
-    memory_ = empty(like, {static_cast<int64_t>(bytes_)}, ScalarType::Byte);
-    begin_ = static_cast<char*>(memory_->mutable_data_ptr());
-  }
-  template <typename T>
-  T* at(size_t place) const {
-    return reinterpret_cast<T*>(begin_ + place);
-  }
-
- private:
-  size_t bytes_ = 0;
-  std::optional<Tensor> memory_;
-  char* begin_ = nullptr;
-};
-
-// An op of kernels/mixed_op/ranks.py, which changes its tensors in place.
-template <typename... Arguments>
-void call_python(const char* name, const Arguments&... arguments) {
-  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
-}
-
-// The rows among them that something normalises.
-std::vector<int64_t> normalised(const std::vector<int>& rows) {
-  std::vector<int64_t> result;
-  for (int row : rows) {
-    if (row >= 0) result.push_back(row);
-  }
-  return result;
-}
-
-bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
-
-// The device and the stream that kernels are started on; none where they are emulated or in a dry run.
-struct On {
-#ifndef FASTDARTS_EMULATED
-  std::optional<cuda::Place> place;
-  explicit On(const Tensor& x) {
-    if (x.is_cuda()) stream = place.emplace(x).stream;
-  }
-#else
-  explicit On(const Tensor&) {}
-#endif
-  cudaStream_t stream = nullptr;
-};
-
-// The parts that forward and backward share.
-struct Job {
-  Plan plan;
-  Call call = {};
-  cuda::Operands operands = {};
-  Affine affine = {};
-  int64_t values;  // that a channel is normalised by
-
-  Job(const Tensor& x, const std::vector<Tensor>& weights, const Tensor& gain, const std::optional<Tensor>& offset,
-      const std::optional<Tensor>& seeds, const std::vector<int64_t>& candidates, int64_t stride, double eps,
-      int64_t images, bool training, bool exact)
-      : plan(candidates, static_cast<int>(gain.size(1))) {
-    auto& sizes = call.sizes;
-    STD_TORCH_CHECK(x.dim() == 4 && (stride == 1 || stride == 2), "expected a state [N, C, H, W] and stride 1 or 2");
-    for (int i = 0; i < 4; ++i) {
-      STD_TORCH_CHECK(x.size(i) > 0 && x.size(i) < (1 << 30), "expected sizes from 1 to 2^30");
-    }
-    sizes.images = static_cast<int>(x.size(0)), sizes.channels = static_cast<int>(x.size(1));
-    sizes.height = static_cast<int>(x.size(2)), sizes.width = static_cast<int>(x.size(3));
-    sizes.stride = static_cast<int>(stride), sizes.outputs = static_cast<int>(gain.size(1));
-    sizes.out_height = (sizes.height - 1) / sizes.stride + 1, sizes.out_width = (sizes.width - 1) / sizes.stride + 1;
-    STD_TORCH_CHECK(int64_t{sizes.height} * sizes.width * std::max(sizes.channels, sizes.outputs) < (1ll << 31),
-                    "expected fewer than 2^31 values of one image");
-    CHECK_SIZE("number of weights", static_cast<int64_t>(weights.size()), plan.weights);
-    CHECK_SIZE("rows of gain", gain.size(0), plan.rows);
-    CHECK_SIZE("number of seeds", seeds ? seeds->numel() : 0, plan.noises);
-    call.type = type_of(x);
-    call.exact = exact;
-    const size_t four = 4 * x.element_size();
-    call.vector = sizes.channels % 4 == 0 && sizes.outputs % 4 == 0;
-    operands.x = take(x, four);
-    for (const Tensor& w : weights) operands.weights.push_back(take(w, four));
-    for (const Stage& stage : plan.stages) call.vector &= stage.count % 4 == 0;
-    operands.seeds = seeds ? seeds->const_data_ptr<int64_t>() : nullptr;
-    values = (images ? images : sizes.images) * sizes.out_height * sizes.out_width;
-    affine.gain = gain.const_data_ptr<float>();
-    affine.offset = offset ? offset->const_data_ptr<float>() : nullptr;
-    affine.eps = static_cast<float>(eps);
-    affine.correction =
-        training ? static_cast<float>(static_cast<double>(values - 1) / static_cast<double>(values)) : 1.0f;
-  }
-
-  const void* take(const Tensor& t, size_t four) {
-    const void* p = t.const_data_ptr();
-    call.vector &= aligned(p, four);
-    return p;
-  }
-
-  Tiling tiling(int stride, int most) const {
-    return cuda::tiling_of(call.sizes.images, call.sizes.out_height, call.sizes.out_width, stride, most);
-  }
-  const Stage* stages(int first) const { return plan.stages.data() + first; }
-  int unseconds() const { return plan.singles + plan.firsts; }  // stages that read the state
-
-  std::vector<Tensor> new_maps(const Tensor& x, int64_t count) const {
-    std::vector<Tensor> maps;
-    for (int64_t i = 0; i < count; ++i) {
-      maps.push_back(new_map(x, call.sizes.outputs, call.sizes.out_height, call.sizes.out_width));
-    }
-    return maps;
-  }
-};
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
@@ -181,7 +21,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
     std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool store,
     std::vector<Tensor> kinks, bool note, bool exact) {
-  STD_TORCH_CHECK(kinks.empty() && !note, "the CUDA kernels of mixed_op keep no kinks");
+  STD_TORCH_CHECK(kinks.empty() || !note, "expected kinks to be kept or noted, not both");
   const bool training = !running_mean;
   const On on(x);
   gain = torch::stable::contiguous(gain);
@@ -217,6 +57,10 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     workspace.allocate(x);
     partial = workspace.at<float>(of_moments);
   }
+  std::vector<Tensor> noted = note ? job.new_kinks(x) : std::vector<Tensor>{}, rectified = job.keep(kinks, x);
+  const std::vector<uint8_t*> notes = note ? job.addresses(noted) : std::vector<uint8_t*>(2 + plan.seconds);
+  if (notes[0]) check(cuda::note_bits(job.call, job.affine, job.operands.x, -1, notes[0]));
+  if (notes[1]) check(cuda::note_places(job.call, job.operands.x, notes[1]));
   check(
       cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), first, partial));
   if (training) {
@@ -230,12 +74,17 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     }
     statistics(plain, 0, nullptr);
   }
+  for (int i = 0; note && i < plan.seconds; ++i) {
+    const Stage& stage = plan.stages[i];
+    check(cuda::note_bits(job.call, job.affine, job.operands.raw[stage.reads], stage.middle(), notes[2 + i]));
+  }
+  job.keep_middles();
   check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, second, partial));
   if (training) statistics(plan.second_rows, second.chunks, partial);
   check(cuda::mix(job.call, job.affine, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), bases,
                   outs));
   if (!store) z.clear();
-  return {out, z, mean, var, {}};
+  return {out, z, mean, var, noted};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
@@ -243,7 +92,6 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
     Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks,
     bool exact) {
-  STD_TORCH_CHECK(kinks.empty(), "the CUDA kernels of mixed_op keep no kinks");
   const On on(x);
   gain = torch::stable::contiguous(gain);
   offset = contiguous(offset);
@@ -322,9 +170,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
       check(cuda::weight_totals(job.call, job.stages(begin), stages, tiling.chunks, taps, products, weight_gradients));
     }
   };
+  const std::vector<Tensor> rectified = job.keep(kinks, x);
   if (again) {
     check(
         cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), sums, nullptr));
+  }
+  job.keep_middles();
+  if (again) {
     check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, middle_sums, nullptr));
   }
   check(cuda::gradient_sums(job.call, job.affine, job.operands, plan.finals.data(), finals, sums, partial));

@@ -22,7 +22,8 @@ struct Arguments {
   Affine affine;
   Tiling tiling;
   float* partial;
-  bool vector;
+  bool vector, normalises;  // normalises: the middles that stages read
+  float floor;
   int pivots, sums;  // where these begin in shared memory, in bytes
 };
 
@@ -189,13 +190,14 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
                   sizes.channels, c);
       }
       const T* const in = static_cast<const T*>(stage.in);
-      if (stage.reads_middle) {
+      const float floor = arguments.floor;
+      if (stage.reads_middle && arguments.normalises) {
         const Normal normal = normal_of(arguments.affine, stage.row - 1, c + 4 * place.quad, sizes.channels);
         load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                  [&](const Four& z) { return rectified(normal(z)); });
+                  [&](const Four& z) { return rectified(normal(z), floor); });
       } else {
         load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                  [](const Four& z) { return rectified(z); });
+                  [&](const Four& z) { return rectified(z, floor); });
       }
       __syncthreads();
       Four out[kRows];
@@ -258,13 +260,15 @@ cudaError_t run_stages(const Call& call, const Affine& affine, const Operands& o
     arguments.tiling = tiling;
     arguments.partial = partial;
     arguments.vector = call.vector;
+    arguments.normalises = !operands.kept.any;
+    arguments.floor = operands.kept.floor();
     const int here = std::min(kMaxStages, count - begin);
     const int stride = stages[begin].reads < 0 ? call.sizes.stride : 1;
     int widest = 0;
     size_t window = 0;
     for (int i = 0; i < here; ++i) {
       const Stage& stage = stages[begin + i];
-      arguments.stages[i] = {stage.reads < 0 ? operands.x : operands.raw[stage.reads],
+      arguments.stages[i] = {operands.read_by(stage, begin + i),
                              stage.depthwise < 0 ? nullptr : operands.weights[stage.depthwise],
                              operands.weights[stage.pointwise],
                              operands.raw[stage.raw],

@@ -95,12 +95,25 @@ __device__ inline Normal normal_of(const Affine& affine, int row, int c, int cha
   return normal;
 }
 
-__device__ inline Four rectified(const Four& x) {
+// `floor`: 0 for a ReLU, −∞ where there is none.
+__device__ inline Four rectified(const Four& x, float floor) {
   Four result;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) result[i] = x[i] < 0 ? 0 : x[i];  // NaN stays NaN
+  for (int i = 0; i < 4; ++i) result[i] = x[i] < floor ? 0 : x[i];  // NaN stays NaN
   return result;
 }
+
+// Whether gradients pass a ReLU, of four channels from c on: where its input is above 0 or NaN or, if bits are kept,
+// where they say so. `pixel` counts through the map.
+struct Passes {
+  bool v[4];
+
+  __device__ Passes(const Four& input, const uint8_t* bits, int64_t pixel, int channels, int c) {
+    const unsigned four = bits && c < channels ? bits[pixel * ((channels + 7) / 8) + c / 8] >> c % 8 : 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = bits ? four >> i & 1 : !(input[i] <= 0);
+  }
+};
 
 // Reads channels [c, c + 16) of a halo into shared memory: transform(four channels) inside of the map, 0 outside of it.
 // Every warp takes rows, 8 pixels at a time; nobody may read `tile` before the next barrier.
@@ -126,7 +139,7 @@ __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Plac
       from += 8 * channels;
       to += 8 * 4;
     }
-    row += tiling.warps();
+    row += blockDim.x / kWarp;
   }
 }
 
