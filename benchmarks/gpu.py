@@ -3,8 +3,8 @@
     python -m benchmarks.gpu [--out FOLDER] [--seconds 470] [--rehearse]
 
 Builds for this GPU while the Triton kernels are compiled on all cores. Compares with float64, times mixed operations
-and whole steps, finds the largest batch, and profiles. Every part has its own limit. What fails or takes too long is left
-behind. The folder holds a JSON file of each part, the output of all of them in `log`, and `tables.md`, which
+and whole steps, finds the largest batch, and profiles. Every part has its own limit. What fails or takes too long is
+left behind. The folder holds a JSON file of each part, the output of all of them in `log`, and `tables.md`, which
 `python -m benchmarks.gpu_tables FOLDER` writes again.
 
 Needs torch and what pyproject.toml asks for, but nothing from a registry. Without nvcc or a C++ compiler the Triton
