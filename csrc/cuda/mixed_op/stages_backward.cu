@@ -135,24 +135,25 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   __syncthreads();
 
   Place place = place_of_thread(tiling);
-  const int height = stage.reads_middle ? sizes.out_height : sizes.height;
-  const int width = stage.reads_middle ? sizes.out_width : sizes.width;
-  const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
-  const int blocks = (stage.count + kChannels - 1) / kChannels;
-  const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
-  const int own_begin = group * arguments.groups, own_end = min(own_begin + arguments.groups, blocks);
+  const int own_begin = group * arguments.groups;
   if (weights) {
     for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
   }
   TapSums<K> tap_sums;
   tap_sums.clear();
 
-  const int begin = blockIdx.x * tiling.tiles_a_chunk;
-  const int end = min(begin + tiling.tiles_a_chunk, static_cast<int>(tiling.tiles()));
-  for (int i = begin; i < end; ++i) {
-    move_to(place, tiling, i);
+  for (int i = 0; i < tiling.tiles_a_chunk; ++i) {
+    const int64_t at = int64_t{blockIdx.x} * tiling.tiles_a_chunk + i;
+    if (at >= tiling.tiles()) break;
+    move_to(place, tiling, at);
     forget(place.group);
     forget(place.quad);
+    const int height = stage.reads_middle ? sizes.out_height : sizes.height;
+    const int width = stage.reads_middle ? sizes.out_width : sizes.width;
+    const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
+    const int blocks = (stage.count + kChannels - 1) / kChannels;
+    const int own_end = min(own_begin + arguments.groups, blocks);
+    const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
     const int pitch = halo.columns * 4;
