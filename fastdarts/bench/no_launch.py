@@ -1,4 +1,4 @@
-"""Triton's launches without a GPU: prepared as for one, counted, and left out."""
+"""Triton's launches, prepared as for a GPU, counted, and left out: no GPU is needed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class _Compiled:
 
 
 @contextlib.contextmanager
-def triton() -> Iterator[Counts]:
-    """Inside, ops of CPU tensors go the way of CUDA ones up to the launch.
+def triton(device: str = "cpu") -> Iterator[Counts]:
+    """Inside, ops of CPU tensors go the way of CUDA ones up to the launch; or those of CUDA tensors themselves.
 
     What that way does not take is left out of the time: setting results to a number, and the updates of flat weights,
     which are launches of another kind.
@@ -83,13 +83,14 @@ def triton() -> Iterator[Counts]:
 
     before = driver._active
     JITFunction._do_compile = compiled
-    driver.set_active(_Driver())
+    if device == "cpu":
+        driver.set_active(_Driver())
     try:
         with library._scoped_library("fastdarts", "IMPL") as ours:
             for folder in ("mixed_op", "mixed_sum", "interleave", "recurrent", "flat"):
                 for name, op in ops_of(folder).items():
                     run = functools.partial(*((launched, op.launch) if op.triton else (computed, op.reference)))
-                    ours.impl(name, run, "CPU", allow_override=True)
+                    ours.impl(name, run, device.upper(), allow_override=True)
             yield counts
     finally:
         JITFunction._do_compile = real

@@ -35,8 +35,9 @@ from fastdarts.kernels import (
     working_memory,
     world,
 )
+from fastdarts.kernels.mixed_op.call import Launch, Run
 from fastdarts.kernels.mixed_op.noise import standard_normal
-from fastdarts.kernels.mixed_op.traffic import TRAFFIC, Launch
+from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 
 __all__ = [
     "MEMORY",
@@ -48,6 +49,7 @@ __all__ = [
     "MixedOpResult",
     "MixedSum",
     "Recurrent",
+    "Run",
     "add_up",
     "alone",
     "collective",

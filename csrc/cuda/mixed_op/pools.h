@@ -86,7 +86,7 @@ __device__ Four average_of(const Three<places>& window, float share) {
 }
 
 template <bool places, typename T, bool vector>
-__device__ Three<places> read_three(const Column<T, vector>& column, const T* at, bool inside) {
+__device__ Three<places> read_three(const Column<T, vector>& column, const T* at) {
   const Four left = load4(at + column.left, column.count, vector);
   const Four middle = load4(at, column.count, vector);
   const Four right = load4(at + column.right, column.count, vector);
@@ -96,7 +96,7 @@ __device__ Three<places> read_three(const Column<T, vector>& column, const T* at
     float sum = middle[i];
     if (column.left) sum += left[i];
     if (column.right) sum += right[i];
-    three.sum[i] = inside ? sum : 0.0f;
+    three.sum[i] = sum;
     if constexpr (places) {
       float best = left[i];
       int place = column.left ? 0 : 1;
@@ -116,7 +116,7 @@ template <bool places>
 __device__ inline void add_three(Three<places>& window, const Three<places>& three, int row, bool inside, bool first) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    window.sum[i] += three.sum[i];
+    if (inside) window.sum[i] += three.sum[i];
     if constexpr (places) {
       if (inside && (first || better(three.best[i], window.best[i]))) {
         window.best[i] = three.best[i];
@@ -132,17 +132,18 @@ __device__ inline void add_three(Three<places>& window, const Three<places>& thr
 template <int stride, bool places, typename T, bool vector, typename Take>
 __device__ void pool_column(const Column<T, vector>& column, int rows, const Take& take) {
   const T* at = column.pixel;
-  Three<places> above = read_three<places>(column, column.y > 0 ? at - column.pitch : at, column.y > 0);
+  Three<places> above = read_three<places>(column, column.y > 0 ? at - column.pitch : at);
+  if (column.y == 0) above.sum = splat(0.0f);
   Three<places> middle;
-  if (stride == 1) middle = read_three<places>(column, at, true);
+  if (stride == 1) middle = read_three<places>(column, at);
   int y = column.y;
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
-    if (stride == 2) middle = read_three<places>(column, at, true);
+    if (stride == 2) middle = read_three<places>(column, at);
     add_three(above, middle, 1, true, y == 0);
     const bool inside = y + 1 < column.height;
     if (inside) at += column.pitch;
-    const Three<places> below = read_three<places>(column, at, inside);
+    const Three<places> below = read_three<places>(column, at);
     add_three(above, below, 2, inside, false);
     take(r, above, column.share_at(y));
     if (stride == 1) {

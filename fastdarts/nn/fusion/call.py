@@ -54,6 +54,8 @@ def run(module: nn.Module, x: Tensor) -> Tensor:
 
 def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
     """``x``, but contiguous for a custom module where fusion prefers channels-last: the module may call view()."""
+    if x.is_contiguous():
+        return x
     known = all(
         type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) or shape_of(type(m)) for m in op.modules()
     )
