@@ -3,8 +3,8 @@
     python -m benchmarks.gpu [--out FOLDER] [--seconds 470] [--rehearse]
 
 Builds for this GPU while the Triton kernels are compiled on all cores. Compares with float64, times mixed operations
-and whole steps, finds the largest batch, and profiles. Every part has its own limit. What fails or takes too long is left
-behind. The folder holds a JSON file of each part, the output of all of them in `log`, and `tables.md`, which
+and whole steps, finds the largest batch, and profiles. Every part has its own limit. What fails or takes too long is
+left behind. The folder holds a JSON file of each part, the output of all of them in `log`, and `tables.md`, which
 `python -m benchmarks.gpu_tables FOLDER` writes again.
 
 Needs torch and what pyproject.toml asks for, but nothing from a registry. Without nvcc or a C++ compiler the Triton
@@ -62,8 +62,8 @@ class Runner:
         print(text, flush=True)
         print(text, file=self.log, flush=True)
 
-    def run(self, *parts: Part) -> bool:
-        """At once; whether all of them did well."""
+    def run(self, *parts: Part) -> None:
+        """All of them at once."""
         begun, started = time.monotonic(), []
         for part in parts:
             seconds = min(part.seconds, self.end - begun)
@@ -81,20 +81,18 @@ class Runner:
                 continue
             started.append((part, process, begun + seconds, output))
         try:
-            return self._finish(begun, started) and len(started) == len(parts)
+            self._finish(begun, started)
         finally:
             for _, process, *_ in started:
                 _end(process)
 
-    def _finish(self, begun: float, started: list[tuple[Part, subprocess.Popen, float, BinaryIO]]) -> bool:
-        well, left = True, list(started)
-        while left:
-            for one in list(left):
+    def _finish(self, begun: float, started: list[tuple[Part, subprocess.Popen, float, BinaryIO]]) -> None:
+        while started:
+            for one in list(started):
                 part, process, until, output = one
                 now = time.monotonic()
                 if process.poll() is None and now < until:
                     continue
-                left.remove(one)
                 ended = f"exit code {process.returncode}" if process.returncode else ""
                 if process.returncode is None:
                     ended = f"not done after {until - begun:.0f} s"
@@ -103,9 +101,8 @@ class Runner:
                 said = (self.folder / f"{part.name}.log").read_text(encoding="utf-8", errors="replace")
                 print(f"--- {part.name}\n{said}", file=self.log)
                 self._note(part, now - begun, ended, said)
-                well = well and not ended
+                started.remove(one)
             time.sleep(0.1)
-        return well
 
     def _note(self, part: Part, seconds: float, ended: str, said: str = "") -> None:
         self.rows.append({"part": part.name, "seconds": round(seconds, 1), "limit": part.seconds, "ended": ended})
