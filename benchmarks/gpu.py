@@ -33,7 +33,7 @@ from typing import BinaryIO
 ROOT = Path(__file__).parent.parent
 VARIABLE = "FASTDARTS_GPU_KERNELS"
 """The environment variable that chooses among the kernels for a GPU."""
-NEEDED = "numpy", "rich", "tomli_w", "torch", "torchvision"
+NEEDED = "PIL", "numpy", "rich", "torch", "torchvision"
 GPU_TESTS = "tests/kernels/mixed_op/test_mixed_op.py", "tests/kernels/flat/test_flat.py"
 SECTIONS = "SpeedOfLight", "Occupancy", "SchedulerStats", "WarpStateStats", "LaunchStats"
 
@@ -166,6 +166,8 @@ def testing(folder: Path, rehearse: bool, label: str) -> Part:
     """The tests that need a GPU, those that compile few kernels."""
     cores = os.cpu_count() or 1
     spread = ["-n", str(min(8, cores))] if importlib.util.find_spec("xdist") and not rehearse else []
+    if importlib.util.find_spec("hypothesis") is None:  # which other tests need
+        spread.append("--noconftest")
     chosen = ["-m", "gpu", "-k", "flat or ((edge or cell) and (float32 or bfloat16))"]
     command = [sys.executable, "-m", "pytest", "-q", *spread, *chosen, *GPU_TESTS]
     return Part(
