@@ -8,19 +8,20 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels.flat import contract as flat
 from fastdarts.kernels.flat.contract import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.mixed_op.autograd import Call, mixed_op
 from fastdarts.kernels.mixed_op.contract import (
     DILATIONS,
     KERNELS,
     KINDS,
+    MIXED_OP_IMPLEMENTATIONS,
     NOISE,
     SEP_CONV,
     STRIDES,
     kink_sizes,
-    mixed_op,
     why_no_kernel,
+    why_no_kinks,
     working_memory,
 )
-from fastdarts.kernels.mixed_op.kinks import NO_KINKS
 from fastdarts.kernels.mixed_sum.contract import memory_format, mixed_sum
 from fastdarts.kernels.needs_grad import needs_grad
 from fastdarts.kernels.process_group import add_up, alone, collective, gather, joined, normalise, rank, world
@@ -34,6 +35,7 @@ from fastdarts.kernels.registry import (
     release_memory,
     strict,
 )
+from fastdarts.kernels.unchanged import unchanged
 
 __all__ = [
     "DILATIONS",
@@ -41,10 +43,11 @@ __all__ = [
     "IMPLEMENTATIONS",
     "KERNELS",
     "KINDS",
+    "MIXED_OP_IMPLEMENTATIONS",
     "NOISE",
-    "NO_KINKS",
     "SEP_CONV",
     "STRIDES",
+    "Call",
     "Implementation",
     "add_up",
     "alone",
@@ -66,7 +69,9 @@ __all__ = [
     "release_memory",
     "run_flat",
     "strict",
+    "unchanged",
     "why_no_kernel",
+    "why_no_kinks",
     "working_memory",
     "world",
 ]

@@ -1,9 +1,9 @@
 """Registration of the ops with torch, and the choice of what runs: which implementation, where, and why.
 
 Every op has a reference in plain PyTorch (any device and dtype), a native C++ kernel (CPU, from the extension
-`fastdarts._C`) and one GPU kernel (CUDA tensors): in Triton (on CPU tensors under TRITON_INTERPRET=1), or in CUDA C++,
-which is in the extension if it was built where CUDA_HOME was set. All environment variables of the kernels are read
-in this file.
+`fastdarts._C`) and GPU kernels (CUDA tensors): in CUDA C++, which is in the extension if it was built where CUDA_HOME
+was set, in Triton (on CPU tensors under TRITON_INTERPRET=1), or in both. All environment variables of the kernels are
+read in this file.
 """
 
 import functools
@@ -11,7 +11,8 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
@@ -22,7 +23,10 @@ from torch import library
 LIBRARY = library.Library("fastdarts", "DEF")
 STRICT = os.environ.get("FASTDARTS_STRICT", "0") == "1"  # falling to the reference is an error
 INTERPRET = os.environ.get("TRITON_INTERPRET", "0") == "1"  # Triton's own: kernels run on CPU tensors
+PREFERRED = os.environ.get("FASTDARTS_GPU", "")  # which GPU kernels run by default, of an op that has both
 IMPLEMENTATIONS = ("native", "triton", "reference")  # of an op whose GPU kernel is in Triton
+if PREFERRED not in ("", "cuda", "triton"):
+    raise ValueError(f"FASTDARTS_GPU is {PREFERRED!r}: set it to cuda or triton, or unset it for the faster one.")
 DTYPES = {  # that the kernels of an implementation know, where an op says nothing else
     "native": (torch.float32, torch.float64),
     "triton": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
@@ -72,13 +76,31 @@ def _why_no_cuda() -> str:
 
 
 MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
+CPU_CUDA: list[str] = []  # the library of ops in which the CUDA kernels take CPU tensors, if one was loaded
+PRETENDED: dict[str, str] = {}  # by op: the GPU kernels that run by default on CPU tensors
+
+
+@contextmanager
+def on_cpu(library: str, *ops: str) -> Iterator[None]:
+    """Inside, the CUDA kernels run on CPU tensors, by the ops of this library: emulated ones, or those of a dry run.
+    For the named ops they are the default."""
+    before = [*CPU_CUDA], {**PRETENDED}
+    CPU_CUDA[:] = [library]
+    PRETENDED.update(dict.fromkeys(ops, "cuda"))
+    try:
+        yield
+    finally:
+        CPU_CUDA[:] = before[0]
+        PRETENDED.clear()
+        PRETENDED.update(before[1])
 
 
 @dataclass(frozen=True, eq=False)
 class Op:
     """One op: its reference, its dispatcher entry, its dtypes, and what its GPU kernel is written in.
 
-    `triton` says where the Triton launcher lives below this package (".module:function"), of an op that has one.
+    `triton` says where the Triton launcher lives below this package (".module:function"), of an op that has one. `gpu`
+    names its GPU kernels, the best first.
     `narrow(dtype, *results)` rounds what the native kernel gives in float32 to half precision, of an op that takes
     that: see `in_float32`.
     """
@@ -87,14 +109,21 @@ class Op:
     reference: Callable
     dispatch: Callable
     triton: str
-    gpu: str
+    gpu: tuple[str, ...]
     dtypes: dict[str, tuple[torch.dtype, ...]]
     narrow: Callable | None
 
     @property
     def implementations(self) -> tuple[str, ...]:
         """What can be asked for."""
-        return "native", self.gpu, "reference"
+        return "native", *self.gpu, "reference"
+
+    def best(self, device: str) -> str:
+        """The kernels that run by default on `device`, if they can."""
+        if device != "cuda":
+            return PRETENDED.get(self.name, "native")
+        able = [name for name in self.gpu if not MISSING[name]] or [*self.gpu]
+        return PREFERRED if PREFERRED in able else able[0]
 
     def why_not(self, implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
         """Why `implementation` of this op cannot run on `device` in `dtype`; "" if it can."""
@@ -105,7 +134,7 @@ class Op:
         if implementation == "triton" and device != "cuda" and not (device == "cpu" and INTERPRET):
             return f"Triton kernels run on CUDA tensors (on CPU ones under TRITON_INTERPRET=1), not on {device}"
         if implementation == "cuda" and device != "cuda":
-            return f"the CUDA kernels run on CUDA tensors, not on {device}"
+            return "" if CPU_CUDA else f"the CUDA kernels run on CUDA tensors, not on {device}"
         if dtype is not None and dtype not in self.dtypes[implementation]:
             kernels = {
                 "native": "the native kernels",
@@ -140,24 +169,29 @@ def define(
     reference: Callable,
     fake: Callable,
     *,
-    gpu: str = "triton",
+    gpu: str | tuple[str, ...] = "triton",
     triton: str = "",
-    triton_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
+    gpu_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
     narrow: Callable | None = None,
 ) -> Op:
-    """Registers `fastdarts::<schema>`: the reference for every device, Triton for CUDA, shapes for tracing.
+    """Registers `fastdarts::<schema>`: the reference for every device, GPU kernels for CUDA, shapes for tracing.
 
-    A kernel of fastdarts._C, registered for the CPU key or, of an op whose `gpu` is "cuda", for the CUDA key, takes
+    A kernel of fastdarts._C, registered for the CPU key or, of an op whose `gpu` names "cuda", for the CUDA key, takes
     precedence over the reference there.
     """
     name, reference = schema.partition("(")[0], _in_given_types(reference)
     LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     library.register_fake(f"fastdarts::{name}", fake, lib=LIBRARY)
-    dtypes = DTYPES | {"native": DTYPES["native"] + HALF * (narrow is not None), "triton": triton_dtypes}
+    dtypes = DTYPES | {
+        "native": DTYPES["native"] + HALF * (narrow is not None),
+        "triton": gpu_dtypes,
+        "cuda": gpu_dtypes,
+    }
     dispatch = getattr(torch.ops.fastdarts, name).default
+    gpu = (gpu,) if isinstance(gpu, str) else gpu
     op = _OPS[name] = Op(name, reference, dispatch, triton, gpu, dtypes, narrow)
-    if gpu == "triton" and not NO_TRITON:
+    if triton and not NO_TRITON and ("cuda" not in gpu or MISSING["cuda"]):
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
 
@@ -197,7 +231,7 @@ def select(
     `lacking`: why implementations cannot do this very call.
     """
     if impl is None:
-        impl = op.gpu if device == "cuda" else "native"
+        impl = op.best(device)
         if reason := op.why_not(impl, device, dtype) or lacking.get(impl, ""):
             if strict():
                 raise RuntimeError(f"FASTDARTS_STRICT=1 forbids the reference of {op.name}: {reason}.")
@@ -210,7 +244,10 @@ def select(
         return op.reference
     if impl == "native" and dtype in HALF:
         return functools.partial(op.in_float32, dtype)
-    return op.launch if impl == "triton" and device == "cpu" else op.dispatch
+    if impl == "cuda" and device == "cpu":
+        return getattr(getattr(torch.ops, CPU_CUDA[-1]), op.name)
+    direct = device == "cpu" or ("cuda" in op.gpu and not MISSING["cuda"])  # the dispatcher has those in CUDA C++
+    return op.launch if impl == "triton" and direct else op.dispatch
 
 
 def strict() -> bool:
@@ -246,8 +283,9 @@ def implementations() -> list[Implementation]:
         reason = defined.why_not("native", "cpu")
         known = {name: f"{defined.known(name)}; other dtypes run the reference" for name in DTYPES}
         rows.append(Implementation(op, "cpu", "native", not reason, reason or known["native"]))
-        reason = defined.why_not(defined.gpu, "cuda") or no_gpu
-        rows.append(Implementation(op, "cuda", defined.gpu, not reason, reason or known[defined.gpu]))
+        for name in defined.gpu:
+            reason = defined.why_not(name, "cuda") or no_gpu
+            rows.append(Implementation(op, "cuda", name, not reason, reason or known[name]))
         rows.append(Implementation(op, "any", "reference", True, "plain PyTorch, where nothing above runs"))
     return rows
 

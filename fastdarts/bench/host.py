@@ -21,14 +21,18 @@ import torch.nn.functional as F
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from fastdarts.bench.cases import OURS, EdgeCase, StepCase
 from fastdarts.bench.measure import number
+from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.optim import SGD
 from fastdarts.runs.writer import atomic_write, environment
 from fastdarts.spaces.cells.named import DARTS_V2
 from fastdarts.spaces.cells.network import NetworkCIFAR
+from fastdarts.tasks.images.measure import Meter
+from fastdarts.tasks.images.task import ImageProblem
 
 BATCH, SIZE = 2, 8  # the work of the host does not depend on them
 ROUNDS = 3, 51  # at least, at most
@@ -48,14 +52,21 @@ def _edge(what: str) -> Callable[[], object]:
 
 
 def _step(unrolled: bool) -> Callable[[], object]:
-    return StepCase(unrolled, batch=BATCH, size=SIZE).work(OURS).run
+    config = StepCase(unrolled, batch=BATCH, size=SIZE).config
+    step = SearchStep(config, ImageProblem.of_shape(10, 3, (SIZE, SIZE)), torch.device("cpu"))
+    train, valid = (_batch() for _ in range(2))
+    return lambda: step.step(train, valid, Meter(), config.warmup, 0)
+
+
+def _batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(10, (BATCH,))
 
 
 def _evaluation(training: bool) -> Callable[[], object]:
     torch.manual_seed(0)
     model = NetworkCIFAR(36, 10, 20, False, DARTS_V2).train(training)
     model.drop_path_prob = 0.2
-    images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(10, (BATCH,))
+    images, labels = _batch()
     optimizer = SGD(model.parameters(), 0.025, 0.9, 3e-4, 5.0)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastdarts import ranks
+from fastdarts.engine.capture import Graphs
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import why_no_kinks, why_plain
 from fastdarts.runs.settings import RunConfig
@@ -13,7 +14,7 @@ from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 def prepare_device(config: RunConfig) -> torch.device:
     """The device meant by ``config``, with torch set up for repeatable results; raises :class:`FastdartsError` if it
-    is absent."""
+    is absent, or has no CUDA graphs and ``config`` insists on them."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = config.device
@@ -28,6 +29,7 @@ def prepare_device(config: RunConfig) -> torch.device:
         raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error
     if device.type == "cpu":
         device = torch.device("cpu")  # there is one, whatever its index
+    Graphs(config.graphs, device)  # which says no before any work
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     return device

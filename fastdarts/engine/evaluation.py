@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.language_evaluation import evaluate_text
@@ -102,7 +103,8 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         if note:
             progress.line(note)
-        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, device)
+        graphs = Graphs(config.graphs, device, progress.line)
+        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, graphs)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {
             "kind": "evaluate",

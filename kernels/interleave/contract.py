@@ -84,7 +84,7 @@ forward_op = define(
     _forward,
     _forward_fake,
     triton=".interleave.triton:forward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, *out: rounded([*out], dtype),
 )
 backward_op = define(
@@ -93,6 +93,6 @@ backward_op = define(
     _backward,
     _backward_fake,
     triton=".interleave.triton:backward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=TRITON_DTYPES,
     narrow=lambda dtype, dm, dx, dbeta: (rounded(dm, dtype), dx.to(dtype), dbeta),
 )

@@ -36,6 +36,8 @@ With `images` > 0, x is this process's part of a batch of so many images; other 
 (kernels/process_group.py). Then μ_r, σ²_r and the two sums in dL/dz_r are those of the whole batch, M = images·H'·W'.
 doffset and dgain are what this part adds.
 
+`exact`: products of float32 are not rounded to TF32; of half precision, and on the CPU, it changes nothing.
+
 `note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
 so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
 empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
@@ -50,18 +52,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.kernels import process_group
-from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.mixed_op.noise import standard_normal
-from fastdarts.kernels.needs_grad import needs_grad
-from fastdarts.kernels.registry import define, rounded, select
+from fastdarts.kernels.mixed_op.ranks import register
+from fastdarts.kernels.registry import define, rounded
 
 LAST = torch.channels_last
 KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
 SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE = range(len(KINDS))
 WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0)  # of one candidate, by kind
+
 KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
-TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
+GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
 
 
 def _raw(
@@ -109,6 +111,7 @@ def _forward(
     store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
+    exact: bool = True,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
     out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
@@ -155,7 +158,7 @@ def _forward(
 
 def _forward_fake(
     x, base, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images, store,
-    kinks=(), note=False,
+    kinks=(), note=False, exact=True,
 ):  # fmt: skip
     height, width = ((size - 1) // stride + 1 for size in x.shape[2:])
 
@@ -201,6 +204,7 @@ def _backward(
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
+    exact: bool = True,
     create_graph: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Differentiates the reference of forward, which computes everything again; what is not wanted is empty.
@@ -228,7 +232,7 @@ def _backward(
 
 def _backward_fake(
     grad, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, training, eps, images, need_x,
-    need_weights, kinks=(),
+    need_weights, kinks=(), exact=True,
 ):  # fmt: skip
     return (
         x.new_empty(x.shape).to(memory_format=LAST) if need_x else x.new_empty(0),
@@ -241,94 +245,33 @@ def _backward_fake(
 forward_op = define(
     "mixed_op(Tensor x, Tensor[] base, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds, int[] candidates,"
     " int edges, int stride, Tensor? running_mean, Tensor? running_var, float eps, int images, bool store,"
-    " Tensor[] kinks, bool note) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
+    " Tensor[] kinks, bool note, bool exact) -> (Tensor[] out, Tensor[] z, Tensor mean, Tensor var, Tensor[] noted)",
     _forward,
     _forward_fake,
+    gpu=("cuda", "triton"),
     triton=".mixed_op.triton.launchers:forward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
     " int[] candidates, int stride, Tensor[] z, Tensor mean, Tensor var, bool training, float eps, int images,"
-    " bool need_x, bool need_weights, Tensor[] kinks)"
+    " bool need_x, bool need_weights, Tensor[] kinks, bool exact)"
     " -> (Tensor dx, Tensor dgain, Tensor doffset, Tensor[] dweights)",
     _backward,
     _backward_fake,
+    gpu=("cuda", "triton"),
     triton=".mixed_op.triton.launchers:backward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
 )
+MIXED_OP_IMPLEMENTATIONS = forward_op.implementations
+register()
 
 
-class _MixedOp(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, impl, candidates, edges, stride, eps, images, store, kinks, noted, seeds, running_mean, running_var,
-        x, gain, offset, beta, *rest,
-    ):  # fmt: skip
-        device, dtype = x.device.type, x.dtype
-        count = sum(WEIGHTS[kind] for kind in candidates[1::4])
-        base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
-        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
-        run = select(forward_op, impl, device, dtype, lacking)
-        part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
-        out, z, mean, var, found = run(
-            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
-            store, kinks, noted is not None,
-        )  # fmt: skip
-        if noted is not None:
-            noted += found
-        if beta is not None:
-            out = select(interleave.forward_op, impl, device, dtype)(x, out, base, beta, stride)
-            ctx.split = select(interleave.backward_op, impl, device, dtype)
-        ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
-        ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
-        ctx.training = running_mean is None
-        ctx.count, ctx.has_base = count, len(base) > 0
-        ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
-        ctx.mark_non_differentiable(mean, var)
-        return (*out, mean, var)
-
-    @staticmethod
-    def backward(ctx, *grad):
-        x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
-        weights, z = rest[: ctx.count], rest[ctx.count :]
-        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
-        need_weights = need_rest[len(need_rest) - ctx.count :]
-        need_weight = any(need_weights) and needs_grad(ctx, ctx.count, ctx.count)
-        grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
-        # create_graph=True: a kernel would be a constant to the second differentiation
-        again = torch.is_grad_enabled()
-        run, graph = (backward_op.reference, (True,)) if again else (ctx.run, ())
-        dx = dbeta = None
-        if beta is not None:
-            split = interleave.backward_op.reference if again else ctx.split
-            part = _head(x, gain) if again else part
-            need_beta = need_beta and needs_grad(ctx, 1 + len(need_rest), 1)
-            own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
-        dpart, dgain, doffset, dweights = run(
-            own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, *graph,
-        )  # fmt: skip
-        if beta is None:
-            dx = dpart
-        elif need_x:
-            _head(dx, gain).copy_(dpart)
-        return (
-            *(None,) * 12,
-            dx if need_x else None,
-            dgain if need_gain else None,
-            doffset if need_offset else None,
-            dbeta if need_beta else None,
-            *(grad if ctx.has_base else ()),
-            *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
-        )
-
-
-def _head(x: Tensor, gain: Tensor) -> Tensor:
-    """The channels that the mixed operation takes."""
-    return x[:, : gain.shape[1]]
+def is_exact(dtype: torch.dtype) -> bool:
+    """Whether products of float32 are to be exact: what PyTorch's convolutions do on a GPU."""
+    return dtype is not torch.float32 or torch.backends.cudnn.conv.fp32_precision != "tf32"
 
 
 def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
@@ -367,36 +310,9 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
 
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:
     """Why no kernel, but the reference, runs on `device` in `dtype`; "" if one does."""
-    return forward_op.why_not("triton" if device == "cuda" else "native", device, dtype)
+    return forward_op.why_not(forward_op.best(device), device, dtype)
 
 
-def mixed_op(
-    x: Tensor,
-    base: Sequence[Tensor],
-    gain: Tensor,
-    offset: Tensor | None,
-    weights: Sequence[Tensor],
-    seeds: Tensor | None,
-    candidates: Sequence[int],
-    edges: int,
-    stride: int,
-    running: tuple[Tensor, Tensor] | None,
-    eps: float,
-    images: int,
-    store: bool,
-    impl: str | None,
-    bypass: Tensor | None,
-    kinks: Sequence[Tensor] = (),
-    note: bool = False,
-) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
-    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous.
-
-    Returns out, mean, var and, if asked to note them, the kinks.
-    """
-    store = store and torch.is_grad_enabled()
-    tables, noted = (x, gain, offset, bypass), [] if note else None
-    *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, images, store, tuple(kinks), noted, seeds, *(running or (None, None)),
-        *tables, *base, *weights,
-    )  # fmt: skip
-    return out, mean, var, noted or []
+def why_no_kinks(device: str) -> str:
+    """Why no kernel, but the reference, notes and keeps kinks on `device`; "" if one does."""
+    return NO_KINKS if forward_op.best(device) == "triton" else why_no_kernel(device, torch.float32)

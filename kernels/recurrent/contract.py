@@ -154,7 +154,7 @@ forward_op = define(
     _forward,
     _forward_fake,
     triton=".recurrent.triton:forward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=TRITON_DTYPES,
 )
 backward_op = define(
     "recurrent_backward(Tensor grad, Tensor inputs, Tensor hidden, Tensor[] weights, Tensor? mask, Tensor mixing,"
@@ -163,7 +163,7 @@ backward_op = define(
     _backward,
     _backward_fake,
     triton=".recurrent.triton:backward",
-    triton_dtypes=TRITON_DTYPES,
+    gpu_dtypes=TRITON_DTYPES,
 )
 
 

@@ -3,10 +3,8 @@
 import ctypes
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,40 +13,12 @@ from torch import Tensor
 
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
+from fastdarts.functional import flat_rates
 from tests.support.cuda_resources import ARCHITECTURES, RECORD, nvcc
+from tests.support.emulated import ADDRESS, EMULATOR, THREAD, compile_emulated, succeeded
 from tests.support.paths import ROOT
 
-EMULATOR = ROOT / "tests" / "support" / "cuda_on_cpu"
-COMPILER = os.environ.get("CXX", "c++")
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-THREAD, ADDRESS = "thread", "address,undefined"
-
-
-def headers() -> list[str]:
-    """Where CUDA's headers are: in the toolkit, else in what torch and triton bring along, which has no nv/target."""
-    folders = [Path(os.environ["CUDA_HOME"], "include")] if os.environ.get("CUDA_HOME") else []
-    for package, inside in (("nvidia", "cu13/include"), ("triton", "backends/nvidia/include")):
-        spec = find_spec(package)
-        folders += [Path(place, inside) for place in spec.submodule_search_locations] if spec else []
-    if not all(any((folder / name).is_file() for folder in folders) for name in ("cuda_fp16.h", "crt/host_defines.h")):
-        pytest.skip("no CUDA headers: neither CUDA_HOME nor torch and triton for CUDA 13 are here")
-    return [f"-isystem{folder}" for folder in folders] + [f"-idirafter{EMULATOR}"]
-
-
-def compile_emulated(out: Path, source: Path, *options: str) -> subprocess.Popen:
-    """Starts the host's compiler on the source of the kernels."""
-    if not shutil.which(COMPILER):
-        pytest.skip(f"no C++ compiler {COMPILER!r}")
-    flags = ["-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-ffp-contract=off", "-pthread"]
-    names = [f"-I{ROOT / 'csrc'}", *headers(), f"-include{EMULATOR / 'device.h'}"]
-    sources = ["-x", "c++", str(source), str(EMULATOR / "device.cpp")]
-    command = [COMPILER, *flags, *names, *options, *sources, "-o", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def succeeded(process: subprocess.Popen) -> None:
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
 
 
 class Emulated:
@@ -58,7 +28,7 @@ class Emulated:
         self.compiled = ctypes.CDLL(str(library))
 
     def call(self, name: str, first: Tensor, *arguments: Tensor | float | int | None) -> None:
-        convert = {float: ctypes.c_double, int: ctypes.c_int64}
+        convert = {float: ctypes.c_double, int: ctypes.c_int64, bool: ctypes.c_bool}
         values = [
             ctypes.c_void_p(a.data_ptr() if isinstance(a, Tensor) else None)
             if a is None or isinstance(a, Tensor)
@@ -77,22 +47,23 @@ class Emulated:
     def run(self, case: FlatCase, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         w, grad, v, above, below = (tensors[name] for name in ("w", "grad", "v", "above", "below"))
         momentum = tensors.get("momentum")
-        rates, norm = (case.lr, case.mu, case.weight_decay), self.norm(v)
+        rates, norm = flat_rates(case.lr, case.mu, case.weight_decay), self.norm(v)
         results = {name: aside(w).fill_(torch.nan) for name in ("unrolled", "above", "below", "hypergradient")}
-        self.call("unroll", results["unrolled"], w, grad, momentum, case.size, *rates)
+        self.call("unroll", results["unrolled"], w, grad, momentum, case.size, rates)
         self.call("perturb", results["above"], w, v, norm, case.size, case.radius)
         self.call("perturb", results["below"], w, v, norm, case.size, -case.radius)
-        self.call("hypergradient", results["hypergradient"], grad, above, below, norm, case.size, case.radius, case.lr)
+        others = above, below, norm, case.size, case.radius
+        self.call("hypergradient", results["hypergradient"], grad, *others, rates[:1])
         stepped = {"w": aside(w)} | ({} if momentum is None else {"momentum": aside(momentum)})
         clip = (self.norm(grad), case.size, case.max_norm)
-        self.call("sgd", stepped["w"], stepped.get("momentum"), grad, *clip, *rates)
+        self.call("sgd", stepped["w"], stepped.get("momentum"), grad, *clip, rates, False)
         return {"norm": norm} | results | stepped
 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     library = tmp_path_factory.mktemp("emulated") / "flat.so"
-    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat/flat.cu", "-O1", "-fPIC", "-shared"))
+    succeeded(compile_emulated(library, ROOT / "csrc/cuda/flat/flat.cu", "-O1", "-shared"))
     return Emulated(library)
 
 
@@ -119,7 +90,18 @@ def test_emulated_norm_of_more_blocks_than_the_second_kernel_has_threads(emulate
 def test_emulated_on_nothing(emulated: Emulated) -> None:
     empty = torch.empty(0)
     assert emulated.norm(empty).item() == 0
-    emulated.call("sgd", empty, None, empty, None, 0, 5.0, 0.1, 0.9, 0.01)
+    emulated.call("sgd", empty, None, empty, None, 0, 5.0, flat_rates(0.1, 0.9, 0.01), False)
+
+
+@pytest.mark.parametrize("norm", [torch.inf, torch.nan])
+def test_emulated_step_is_left_out_where_the_norm_is_not_finite(norm: float, emulated: Emulated) -> None:
+    w, momentum, before = torch.ones(5), torch.full((5,), 2.0), torch.ones(5)
+    arguments = momentum, torch.ones(5), torch.tensor(norm), 5, 1.0, flat_rates(0.1, 0.9, 0.01)
+    emulated.call("sgd", w, *arguments, True)
+    assert torch.equal(w, before)
+    assert torch.equal(momentum, 2 * before)
+    emulated.call("sgd", w, *arguments, False)
+    assert not torch.equal(w, before)
 
 
 def test_emulated_updates_over_the_weights(emulated: Emulated) -> None:
@@ -134,7 +116,7 @@ def test_emulated_clipping_lets_nan_through_and_stretches_nothing(emulated: Emul
     grad = torch.tensor([3.0, 4.0])
     for norm, step in ((5.0, 0.2), (0.5, 1.0), (float("nan"), float("nan")), (float("inf"), 0.0)):
         w = torch.zeros(2)
-        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, 1.0, 0.0, 0.0)
+        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, flat_rates(1.0), False)
         torch.testing.assert_close(w, -step * grad, equal_nan=True)
 
 
@@ -165,7 +147,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
         options = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-O1", "-g")
         started[name] = (
             folder / f"{i}",
-            compile_emulated(folder / f"{i}", source, *options, str(EMULATOR / "sanitized_flat.cpp")),
+            compile_emulated(folder / f"{i}", source, *options, str(EMULATOR / "programs" / "flat.cpp")),
         )
     return started
 

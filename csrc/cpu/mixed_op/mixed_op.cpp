@@ -283,7 +283,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
     std::optional<Tensor> running_mean, std::optional<Tensor> running_var, double eps, int64_t images, bool store,
-    std::vector<Tensor> kinks, bool note) {
+    std::vector<Tensor> kinks, bool note, bool /*exact: always*/) {
   Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   program.images = images;
   std::vector<Tensor> others = weights;

@@ -298,7 +298,8 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     std::vector<Tensor> grad, Tensor x, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t stride, std::vector<Tensor> z, Tensor mean,
-    Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks) {
+    Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks,
+    bool /*exact: always*/) {
   Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
   program.images = images;
   program.set_kinks(kinks, true);

@@ -20,9 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
+from fastdarts.kernels.mixed_op.ranks import join_statistics
 from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton.blocks import blocks
 from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
-from fastdarts.kernels.process_group import add_up, gather
+from fastdarts.kernels.process_group import add_up
 from fastdarts.kernels.registry import INTERPRET
 
 # Parts of a sum over pixels: enough to fill a GPU of 132 multiprocessors, few enough to be added by one program.
@@ -32,35 +34,18 @@ DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl
 TAPS = stages_backward.TAPS.value
 
 
-def _tile(channels: int, outputs: int, exact: bool) -> dict[str, dict[str, int]]:
-    """Block sizes and options by kernel, few and by class of shape; no register spills and two blocks or more fit.
-
-    `exact`: products of float32 are not rounded to TF32.
-    """
-    narrow = max(channels, outputs) <= 16
-    pixels = 64 if narrow else 32
-    few = {"num_warps": 4}
-    many = {"num_warps": 8, "maxnreg": 128}  # two blocks; asked for less, ptxas spills to fit four
-    block_c = min(32, max(16, triton.next_power_of_2(channels)))
-    block_o = min(32 if exact else 64, max(16, triton.next_power_of_2(outputs)))
-    return {
-        "stages": {"BLOCK_P": pixels, "BLOCK_C": 16, "BLOCK_O": block_o} | (few if narrow else many),
-        "stages_gradients": {
-            "BLOCK_P": 32,
-            "BLOCK_C": block_c,
-            "BLOCK_O": 16,
-            "num_stages": 1,
-        }
-        | (many if block_c == 16 else few),
-        "maps": {"BLOCK_P": pixels, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs)))} | many,
-    }
-
-
 class _Launch:
     """Sizes, tables, tiles and grids shared by the launches of a call; `images` of the whole batch, or 0."""
 
     def __init__(
-        self, x: Tensor, weights: Sequence[Tensor], gain: Tensor, candidates: Sequence[int], stride: int, images: int
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        gain: Tensor,
+        candidates: Sequence[int],
+        stride: int,
+        images: int,
+        exact: bool,
     ):
         n, self.channels, self.height, self.width = x.shape
         self.outputs = gain.shape[1]
@@ -83,8 +68,9 @@ class _Launch:
         self.weight_step = 64 * fewest
         self.weight_chunks = triton.cdiv(self.P, self.weight_step)
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
-        tf32 = x.dtype is torch.float32 and torch.backends.cudnn.conv.fp32_precision == "tf32"
-        self.tile = _tile(self.channels, self.outputs, exact=x.dtype is torch.float32 and not tf32)
+        exact = exact and x.dtype is torch.float32
+        tf32 = x.dtype is torch.float32 and not exact
+        self.tile = blocks(self.channels, self.outputs, exact)
         # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
         self.precision = {"PRECISION": "tf32" if tf32 else "ieee", "DOT": DOT[torch.float32 if INTERPRET else x.dtype]}
 
@@ -121,16 +107,6 @@ class _Launch:
                 partial, mean, var, rows, self.outputs, self.P, self.step, self.chunks, BLOCK_T=64, BLOCK_C=16
             )
 
-    def join(self, rows: Tensor, mean: Tensor, var: Tensor) -> None:
-        """Overwrites mean and (unbiased) variance of these rows by those over all processes."""
-        own = torch.stack([mean[rows], var[rows] * (self.P - 1)]).double()
-        found = gather(torch.cat([own.new_full((1,), self.P), own.flatten()]))
-        sizes = found[:, :1, None] / self.of_all
-        means, squares = found[:, 1:].view(-1, 2, *own.shape[1:]).unbind(1)
-        mean[rows] = (joined := (sizes * means).sum(0)).to(mean.dtype)
-        squares = squares + self.of_all * sizes * (means - joined).square()
-        var[rows] = (squares.sum(0) / (self.of_all - 1)).to(var.dtype)
-
     def for_kernels(self, var: Tensor) -> Tensor:
         """What they take for a variance over P values where it is one over those of all processes."""
         if not self.of_all:
@@ -160,10 +136,11 @@ def forward(
     store: bool,
     kinks: Sequence[Tensor] = (),
     note: bool = False,
+    exact: bool = True,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op`."""
     _without(kinks, note)
-    at = _Launch(x, weights, gain, candidates, stride, images)
+    at = _Launch(x, weights, gain, candidates, stride, images, exact)
     table, training = at.table, running_mean is None
     gain = gain.contiguous()
     offset = None if offset is None else offset.contiguous()
@@ -188,7 +165,7 @@ def forward(
         def statistics(rows: Tensor, normalised: Tensor) -> None:
             at.run_statistics(rows, partial, mean, var)
             if images and len(normalised):
-                at.join(normalised.long(), mean, var)
+                join_statistics(mean, var, normalised.long(), at.P, at.of_all)
                 tables[3].copy_(at.for_kernels(var))
 
         if training:
@@ -224,10 +201,11 @@ def backward(
     need_x: bool,
     need_weights: bool,
     kinks: Sequence[Tensor] = (),
+    exact: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Launcher of the op `mixed_op_backward`."""
     _without(kinks)
-    at = _Launch(x, weights, gain, candidates, stride, images)
+    at = _Launch(x, weights, gain, candidates, stride, images, exact)
     table = at.table
     gain, mean, var = gain.contiguous(), mean.contiguous(), at.for_kernels(var).contiguous()
     offset = None if offset is None else offset.contiguous()

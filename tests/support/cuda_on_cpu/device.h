@@ -1,73 +1,182 @@
-// Runs the kernels of a .cu file on the CPU: g++ -x c++ -include device.h kernels.cu device.cpp. Types, conversions and
-// rounding are those of NVIDIA's own headers, compiled for the host; here stands only what a device alone has, as far
-// as our kernels use it. Every thread of a block is a thread of the system, so that ThreadSanitizer sees what races;
-// blocks run one after another. What a device would leave undefined ends the process with a sentence.
+// Runs the kernels of a .cu file on the CPU: g++ -x c++ -include device.h kernels.cu, linked with device.cpp. Types,
+// conversions and rounding are those of NVIDIA's own headers, compiled for the host; here stands only what a device
+// alone has, as far as our kernels use it. What a device would leave undefined ends the process with a sentence.
 //
-// What this cannot show: speed, the memory order between blocks, and the last bit of approximate functions.
+// Every thread of a block is a fiber of one thread of the system, so that a barrier costs tens of nanoseconds. Blocks
+// run on several threads. AddressSanitizer and ThreadSanitizer are told of every switch: to them a fiber is a thread,
+// and only the barriers of a kernel order what its threads do.
+//
+// What this cannot show: speed, memory order weaker than the host's, and the last bit of approximate functions.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <source_location>
+#include <type_traits>
 
 #undef __global__
 #undef __device__
+#undef __host__
 #undef __shared__
 #undef __launch_bounds__
+#undef __grid_constant__
+#undef __forceinline__
 #define __global__
 #define __device__
-#define __shared__ static  // of the one block that runs
+#define __host__
+#define __shared__ thread_local  // a block's, as it has its thread of the system for itself
 #define __launch_bounds__(...)
+#define __grid_constant__
+#define __forceinline__ inline
+
+// Barriers at this line of the file of this name are left out from now on, to see whether ThreadSanitizer misses them;
+// 0: none is.
+extern "C" void device_leave_out(const char* file, unsigned line);
 
 namespace device {
 
+constexpr int kWarp = 32;
 constexpr int kMultiprocessors = 2;  // few, so that small arrays already take several turns of a loop over a grid
+constexpr int kSharedMemory = 48 << 10, kMostSharedMemory = 227 << 10;  // bytes of a block: always; on request
 
 struct Index {
   unsigned x, y, z;
 };
 
-void run(dim3 grid, dim3 block, const std::function<void()>& kernel);
-void barrier();  // of the block
-uint64_t exchange(unsigned mask, uint64_t value,
-                  int to);  // what the lane `to` lanes above has; its own if there is none
+void run(dim3 grid, dim3 block, size_t shared, const void* kernel, const std::function<void()>& call);
+cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments... arguments) {
-  run(config->gridDim, config->blockDim, [&] { kernel(Parameters(arguments)...); });
+cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  run(config->gridDim, config->blockDim, config->dynamicSmemBytes, reinterpret_cast<const void*>(kernel),
+      [&] { kernel(static_cast<Parameters>(arguments)...); });
   return cudaSuccess;
+}
+
+template <typename... Parameters>
+cudaError_t set_attribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
+  return set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+void* dynamic_shared();  // of the block, full of NaN when the block starts
+void barrier(const std::source_location& where);
+void warp_barrier(unsigned mask);
+uint64_t exchange(unsigned mask, uint64_t value, int from);  // what lane `from` has
+unsigned ballot(unsigned mask, bool vote);
+int lane();
+
+// The lane that a shuffle reads from, among `width` neighbours; the caller itself if there is none.
+inline int neighbour(int source, int width) {
+  const int first = lane() & ~(width - 1);
+  return source >= first && source < first + width ? source : lane();
+}
+
+template <typename T>
+T shuffle(unsigned mask, T value, int from) {
+  static_assert(std::is_arithmetic_v<T> || std::is_same_v<T, __half> || std::is_same_v<T, __half2> ||
+                std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, __nv_bfloat162>);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = exchange(mask, bits, from);
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof value);
+  return value;
+}
+
+// d += a · b of one warp, fragments as in the PTX ISA (mma.m16n8k8 and mma.m16n8k16), sums in float.
+void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void mma_16x8x16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void mma_16x8x16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
+// cvt.rna.tf32.f32: 10 bits of mantissa, ties away from zero.
+inline uint32_t to_tf32(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const bool finite = (bits & 0x7f800000) != 0x7f800000;
+  return (finite ? bits + 0x1000 : bits) & ~0x1fffu;
 }
 
 }  // namespace device
 
-extern thread_local device::Index threadIdx, blockIdx;
-extern thread_local dim3 blockDim, gridDim;
+extern constinit thread_local device::Index threadIdx, blockIdx, blockDim, gridDim;
+constexpr int warpSize = device::kWarp;
 
-inline void __syncthreads() { device::barrier(); }
+inline void __syncthreads(std::source_location where = std::source_location::current()) { device::barrier(where); }
+inline void __syncwarp(unsigned mask = ~0u) { device::warp_barrier(mask); }
 
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned lanes) {
-  static_assert(sizeof(T) <= sizeof(uint64_t));
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof value);
-  bits = device::exchange(mask, bits, static_cast<int>(lanes));
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+T __shfl_sync(unsigned mask, T value, int source, int width = device::kWarp) {
+  return device::shuffle(mask, value, (device::lane() & ~(width - 1)) | (source & (width - 1)));
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = device::kWarp) {
+  return device::shuffle(mask, value, device::neighbour(device::lane() - static_cast<int>(lanes), width));
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned lanes, int width = device::kWarp) {
+  return device::shuffle(mask, value, device::neighbour(device::lane() + static_cast<int>(lanes), width));
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = device::kWarp) {
+  return device::shuffle(mask, value, device::neighbour(device::lane() ^ lanes, width));
+}
+inline unsigned __ballot_sync(unsigned mask, int vote) { return device::ballot(mask, vote != 0); }
+inline int __any_sync(unsigned mask, int vote) { return device::ballot(mask, vote != 0) != 0; }
+inline int __all_sync(unsigned mask, int vote) { return device::ballot(mask, vote == 0) == 0; }
+
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <typename T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <typename T>
+void __stcs(T* p, T value) {
+  *p = value;
 }
 
+// As CUDA has them, the arguments of min and max may be of two types.
+template <typename A, typename B>
+constexpr std::common_type_t<A, B> min(A a, B b) {
+  return b < a ? b : a;
+}
+template <typename A, typename B>
+constexpr std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}
+inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
+inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+inline float __frcp_rn(float x) { return 1 / x; }
+
 #define cudaLaunchKernelEx device::launch
+#define cudaFuncSetAttribute device::set_attribute
 
 // In place of the runtime, which would look for a driver.
 inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = device::kMultiprocessors;
-  return cudaSuccess;
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char* cudaGetErrorString(cudaError_t) { return "refused by the emulated device"; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = device::kMultiprocessors;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = device::kMostSharedMemory;
+      return cudaSuccess;
+    default:
+      return cudaErrorInvalidValue;
+  }
 }

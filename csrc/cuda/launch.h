@@ -1,0 +1,62 @@
+// How host code starts a kernel, and how a kernel finds its dynamic shared memory.
+//
+// launch<kernel>(...) is one call of the runtime. In a dry run it starts nothing and counts: what is left is the host's
+// own work, which can be measured without a GPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <cstdint>
+
+namespace fastdarts::cuda {
+
+constexpr int kWarp = 32;
+
+inline std::atomic<bool> dry_run{false};
+inline std::atomic<int64_t> launches{0};  // of all kernels since the process began, in a dry run
+
+constexpr int64_t quotient(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
+
+// `shared`: bytes of dynamic shared memory a block. Above 48 KiB a kernel has to be told once on every device.
+template <auto kernel, typename... Arguments>
+cudaError_t launch(dim3 grid, unsigned threads, size_t shared, cudaStream_t stream, const Arguments&... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return cudaSuccess;
+  if (dry_run.load(std::memory_order_relaxed)) {
+    launches.fetch_add(1, std::memory_order_relaxed);
+    return cudaSuccess;
+  }
+  if (shared > 48 * 1024) {
+    static std::atomic<uint64_t> told{0};  // one bit a device
+    int device = 0;
+    if (const cudaError_t error = cudaGetDevice(&device)) return error;
+    const uint64_t bit = uint64_t{1} << (device % 64);
+    if (!(told.load() & bit)) {
+      int most = 0;
+      if (const auto error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) {
+        return error;
+      }
+      if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most)) {
+        return error;
+      }
+      told |= bit;
+    }
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+#ifndef FASTDARTS_EMULATED
+__device__ inline void* dynamic_shared() {
+  extern __shared__ uint4 bytes[];
+  return bytes;
+}
+#else
+using device::dynamic_shared;
+#endif
+
+}  // namespace fastdarts::cuda

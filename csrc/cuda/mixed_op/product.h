@@ -1,0 +1,116 @@
+// The 1×1 convolution of a tile: the 16 channels that a quad of threads holds times a block of weights, on tensor
+// cores.
+//
+// The order of channels within a fragment is free as long as both operands have the same. Thread q of a quad has
+// channels 4q to 4q + 3: for TF32 the first product takes the first two of them as its k = q and q + 4, the second the
+// others; for half precision one product takes all four. Results are ordered so that a thread gets outputs 4q to 4q +
+// 3, too: column n of the j-th product is output 16 (j / 2) + 4 (n / 2) + 2 (j % 2) + n % 2.
+#pragma once
+
+#include "cuda/mixed_op/tile.h"
+#include "cuda/mma.h"
+
+namespace fastdarts::cuda {
+
+// Sums of a thread: outputs 4q to 4q + 3 of every 16, of its pixels r = 2m and 2m + 1.
+template <int N>
+struct Sums {
+  static_assert(N % 2 == 0);
+  float d[kRows / 2][N][4];  // as mma has them
+
+  __device__ void clear() {
+#pragma unroll
+    for (int m = 0; m < kRows / 2; ++m) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) d[m][j][i] = 0;
+      }
+    }
+  }
+  // Outputs 16 b + 4q to 16 b + 4q + 3 of pixel r.
+  __device__ Four outputs(int r, int b) const {
+    const float* low = &d[r / 2][2 * b][2 * (r % 2)];
+    const float* high = &d[r / 2][2 * b + 1][2 * (r % 2)];
+    return {{low[0], low[1], high[0], high[1]}};
+  }
+  __device__ float& output(int r, int b, int i) { return d[r / 2][2 * b + i / 2][2 * (r % 2) + i % 2]; }
+};
+
+// Which output column n of the j-th product is.
+__device__ inline int output_of_column(int j, int n) { return 16 * (j / 2) + 4 * (n / 2) + 2 * (j % 2) + n % 2; }
+
+template <bool rounded>
+__device__ uint32_t tf32(float x) {
+  if constexpr (!rounded) return to_tf32(x);
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+// sums += values · weightsᵀ in the precision of T; `exact`: of float without rounding. weight(o, k) gives the weights
+// from channels 4k to 4k + 3 of this block of 16 to output o, 0 where there are none. `rounded`: both factors are
+// already.
+template <typename T, bool exact, bool rounded = false, int N, typename Weight>
+__device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Place& place, const Weight& weight) {
+  if constexpr (exact && std::is_same_v<T, float>) {
+#pragma unroll 1
+    for (int k = 0; k < 4; ++k) {
+#pragma unroll
+      for (int b = 0; b < N / 2; ++b) {
+        Four w[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) w[i] = weight(16 * b + 4 * place.quad + i, k);
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            const float value = __shfl_sync(~0u, values[r][c], k, 4);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums.output(r, b, i) = fmaf(value, w[i][c], sums.output(r, b, i));
+          }
+        }
+      }
+    }
+  } else {
+    uint32_t a[kRows / 2][2][4];  // of half precision the first of both only
+#pragma unroll
+    for (int m = 0; m < kRows / 2; ++m) {
+      const Four &top = values[2 * m], &bottom = values[2 * m + 1];
+      if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          a[m][h][0] = tf32<rounded>(top[2 * h]), a[m][h][1] = tf32<rounded>(bottom[2 * h]);
+          a[m][h][2] = tf32<rounded>(top[2 * h + 1]), a[m][h][3] = tf32<rounded>(bottom[2 * h + 1]);
+        }
+      } else {
+        a[m][0][0] = pack2<T>(top[0], top[1]), a[m][0][1] = pack2<T>(bottom[0], bottom[1]);
+        a[m][0][2] = pack2<T>(top[2], top[3]), a[m][0][3] = pack2<T>(bottom[2], bottom[3]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const Four w = weight(output_of_column(j, place.group), place.quad);
+      if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const uint32_t b[2] = {tf32<rounded>(w[2 * h]), tf32<rounded>(w[2 * h + 1])};
+#pragma unroll
+          for (int m = 0; m < kRows / 2; ++m) mma_16x8x8_tf32(sums.d[m][j], a[m][h], b);
+        }
+      } else {
+        const uint32_t b[2] = {pack2<T>(w[0], w[1]), pack2<T>(w[2], w[3])};
+#pragma unroll
+        for (int m = 0; m < kRows / 2; ++m) {
+          if constexpr (std::is_same_v<T, __half>) {
+            mma_16x8x16_f16(sums.d[m][j], a[m][0], b);
+          } else {
+            mma_16x8x16_bf16(sums.d[m][j], a[m][0], b);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace fastdarts::cuda

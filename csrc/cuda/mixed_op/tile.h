@@ -1,0 +1,221 @@
+// Tiles of maps on the device. A block has a rectangle of output pixels of a few images. It works on 16 channels at a
+// time: the input pixels of all windows lie in shared memory, normalised and rectified once, [images, rows, columns,
+// 16] floats. A thread has four rows and four channels; a quad of threads has all 16 channels of its pixels.
+//
+// The order of threads is that of the fragments of tensor-core products (cuda/mma.h): lane = 4 · group + quad, a group
+// has a column of pixels, quad q has channels 4q to 4q + 3. So depthwise outputs enter the 1×1 product out of
+// registers.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/mixed_op/call.h"
+#include "cuda/vectors.h"
+
+namespace fastdarts::cuda {
+
+constexpr int kChannels = 16;  // of a tile in shared memory
+constexpr int kRows = 4;       // pixels of a thread
+
+// Where the warps of a block are in its tile, and the tile in the map.
+struct Place {
+  int image, y, x;  // of the first pixel of the tile
+  int group, quad, warp_image, warp_row, warp_column;
+
+  // The tile's coordinates of pixel r of this thread, with rows `dilation` apart.
+  __device__ int row(int r, int dilation) const {
+    return warp_row / dilation * (kRows * dilation) + warp_row % dilation + r * dilation;
+  }
+  __device__ int column() const { return 8 * warp_column + group; }
+};
+
+__device__ inline Place place_of_thread(const Tiling& tiling) {
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  Place place = {};
+  place.group = lane / 4;
+  place.quad = lane % 4;
+  place.warp_column = warp % tiling.across;
+  place.warp_row = warp / tiling.across % tiling.down;
+  place.warp_image = warp / (tiling.across * tiling.down);
+  return place;
+}
+
+__device__ inline void move_to(Place& place, const Tiling& tiling, int64_t tile) {
+  const int row = static_cast<int>(tile / tiling.columns), group = row / tiling.rows;
+  place.x = static_cast<int>(tile - int64_t{row} * tiling.columns) * 8 * tiling.across;
+  place.y = (row - group * tiling.rows) * kRows * tiling.down;
+  place.image = group * tiling.images;
+}
+
+// The rectangle of input pixels under a tile.
+struct Halo {
+  int rows, columns;  // of one image
+  int top, left;      // of the map, may be negative
+
+  __host__ __device__ static constexpr int extent(int pixels, int stride, int kernel, int dilation) {
+    return (pixels - 1) * stride + (kernel - 1) * dilation + 1;
+  }
+};
+
+__device__ inline Halo halo_of(const Place& place, const Tiling& tiling, int stride, int kernel, int dilation,
+                               int shift) {
+  const int before = kernel / 2 * dilation - shift;
+  return {Halo::extent(kRows * tiling.down, stride, kernel, dilation),
+          Halo::extent(8 * tiling.across, stride, kernel, dilation), place.y * stride - before,
+          place.x * stride - before};
+}
+
+// What is done to four channels of a map before a stage reads them: (z − mean) · scale + offset, or nothing.
+struct Normal {
+  Four mean, scale, offset;
+
+  __device__ Four operator()(const Four& z) const {
+    Four result;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) result[i] = fmaf(z[i] - mean[i], scale[i], offset[i]);
+    return result;
+  }
+};
+
+__device__ inline float inverse(const Affine& affine, int64_t i) {
+  return 1.0f / sqrtf(fmaf(affine.var[i], affine.correction, affine.eps));
+}
+
+// Of channels c to c + 3 of a row; channels that are not there give 0.
+__device__ inline Normal normal_of(const Affine& affine, int row, int c, int channels) {
+  Normal normal = {splat(0), splat(0), splat(0)};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if (c + i < channels) {
+      const int64_t at = int64_t{row} * channels + c + i;
+      normal.mean[i] = affine.mean[at];
+      normal.scale[i] = affine.gain[at] * inverse(affine, at);
+      if (affine.offset) normal.offset[i] = affine.offset[at];
+    }
+  }
+  return normal;
+}
+
+// `floor`: 0 for a ReLU, −∞ where there is none.
+__device__ inline Four rectified(const Four& x, float floor) {
+  Four result;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) result[i] = x[i] < floor ? 0 : x[i];  // NaN stays NaN
+  return result;
+}
+
+// Whether gradients pass a ReLU, of four channels from c on: where its input is above 0 or NaN or, if bits are kept,
+// where they say so. `pixel` counts through the map.
+struct Passes {
+  bool v[4];
+
+  __device__ Passes(const Four& input, const uint8_t* bits, int64_t pixel, int channels, int c) {
+    const unsigned four = bits && c < channels ? bits[pixel * ((channels + 7) / 8) + c / 8] >> c % 8 : 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = bits ? four >> i & 1 : !(input[i] <= 0);
+  }
+};
+
+// Reads channels [c, c + 16) of a halo into shared memory: transform(four channels) inside of the map, 0 outside of it.
+// Every warp takes rows, 8 pixels at a time; nobody may read `tile` before the next barrier.
+template <bool vector, typename T, typename Transform>
+__device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
+                          int images, int height, int width, int channels, int c, const Transform& transform) {
+  const int own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
+  int image = 0, row = threadIdx.x / kWarp;
+  for (;;) {
+    while (row >= halo.rows) row -= halo.rows, ++image;  // no division
+    if (image >= tiling.images) return;
+    const int n = place.image + image, y = halo.top + row;
+    const bool there = n < images && static_cast<unsigned>(y) < static_cast<unsigned>(height) && count > 0;
+    const T* from = map + (int64_t{n} * height + y) * width * channels + (halo.left + place.group) * channels + own;
+    Four* to = tile + ((image * halo.rows + row) * halo.columns + place.group) * 4 + place.quad;
+#pragma unroll 3
+    for (int j = place.group; j < halo.columns; j += 8) {
+      Four value = splat(0.0f);
+      if (there && static_cast<unsigned>(halo.left + j) < static_cast<unsigned>(width)) {
+        value = transform(load4(from, count, vector));
+      }
+      *to = value;
+      from += 8 * channels;
+      to += 8 * 4;
+    }
+    row += blockDim.x / kWarp;
+  }
+}
+
+template <typename T, typename Transform>
+__device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
+                          int images, int height, int width, int channels, int c, bool vector,
+                          const Transform& transform) {
+  if (vector) {
+    load_halo<true>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
+  } else {
+    load_halo<false>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
+  }
+}
+
+// Depthwise weights [C, 1, k, k] of channels [c, c + 16), as [k·k, 16] floats; channels that are not there are 0.
+template <typename T>
+__device__ void load_taps(float* taps, const T* weights, int size, int channels, int c) {
+  for (int i = threadIdx.x; i < size * kChannels; i += blockDim.x) {
+    const int channel = c + i % kChannels;
+    taps[i] = channel < channels ? to_float(weights[int64_t{channel} * size + i / kChannels]) : 0.0f;
+  }
+}
+
+// Depthwise outputs of the four pixels of this thread. `tile` points to the first pixel of its window and its channels,
+// `pitch` is the number of Fours in a row; rows of the thread are `dilation` apart.
+template <int K, int S, int unrolled = K == 3 ? 3 : 1>
+__device__ void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int dilation, const Four* taps) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) out[r] = splat(0.0f);
+  // Unrolled, the columns of a large window would make the code K times as long and no faster.
+#pragma unroll(unrolled)
+  for (int kx = 0; kx < K; ++kx) {
+    Four weights[K];
+#pragma unroll
+    for (int ky = 0; ky < K; ++ky) weights[ky] = taps[(ky * K + kx) * 4];
+    const Four* at = tile + kx * dilation * 4;
+#pragma unroll
+    for (int i = 0; i < (kRows - 1) * S + K; ++i) {
+      const Four value = *at;
+      at += dilation * pitch;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (i - r * S >= 0 && i - r * S < K) add_product(out[r], value, weights[i - r * S]);
+      }
+    }
+  }
+}
+
+// The same for a kernel size and stride that are known at run time; size 1 is no convolution.
+__device__ inline void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int size, int stride, int dilation,
+                                 const Four* taps) {
+  switch (stride == 1 ? size : -size) {
+    case 3:
+      return depthwise<3, 1>(out, tile, pitch, dilation, taps);
+    case 5:
+      return depthwise<5, 1>(out, tile, pitch, dilation, taps);
+    case 7:
+      return depthwise<7, 1>(out, tile, pitch, dilation, taps);
+    case -3:
+      return depthwise<3, 2>(out, tile, pitch, dilation, taps);
+    case -5:
+      return depthwise<5, 2>(out, tile, pitch, dilation, taps);
+    case -7:
+      return depthwise<7, 2>(out, tile, pitch, dilation, taps);
+    default:
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) out[r] = tile[r * dilation * stride * pitch];
+  }
+}
+
+// Bytes of shared memory that the halo of the largest stage and its taps take.
+inline size_t halo_bytes(const Tiling& tiling, int stride, int kernel, int dilation) {
+  const size_t rows = Halo::extent(kRows * tiling.down, stride, kernel, dilation);
+  const size_t columns = Halo::extent(8 * tiling.across, stride, kernel, dilation);
+  return tiling.images * rows * columns * kChannels * sizeof(float);
+}
+inline size_t tap_bytes(int kernel) { return size_t(kernel) * kernel * kChannels * sizeof(float); }
+
+}  // namespace fastdarts::cuda

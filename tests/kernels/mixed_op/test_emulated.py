@@ -1,0 +1,75 @@
+"""mixed_op's CUDA kernels without a GPU: the very sources, emulated on the CPU, by the rule of all kernels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
+from benchmarks.compare import deviations, deviations_of
+from fastdarts.kernels import registry
+from tests.support.emulated import mixed_op
+
+pytestmark = pytest.mark.usefixtures("emulated", "poisoned_memory")
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+
+
+@pytest.fixture(scope="module")
+def emulated() -> Iterator[None]:
+    torch.ops.load_library(mixed_op("-O2"))
+    with registry.on_cpu("fastdarts_emulated"):
+        yield
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Of float32: "ieee" or "tf32"."""
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, precision
+    yield
+    convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize("case", MIXED_OP_TEST_CASES, ids=lambda case: case.id)
+def test_no_worse_than_twice_eager(case: MixedOpCase) -> None:
+    with products("ieee"):
+        found = deviations(case, "cuda", torch.float32)
+    for deviation in found:
+        assert not deviation.wrong, deviation
+
+
+class Tf32(TorchDispatchMode):
+    """1×1 convolutions of float32 and their gradients take operands of 10 bits, as on tensor cores."""
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        places = {torch.ops.aten.convolution.default: (0, 1), torch.ops.aten.convolution_backward.default: (0, 1, 2)}
+        weight = args[places[op][-1]] if op in places else None
+        if weight is not None and weight.shape[2:] == (1, 1) and weight.dtype is torch.float32:
+            args = [_rounded(a) if i in places[op] else a for i, a in enumerate(args)]
+        return op(*args, **(kwargs or {}))
+
+
+def _rounded(x: Tensor) -> Tensor:
+    bits = x.view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+@pytest.mark.parametrize("case", MIXED_OP_TEST_CASES, ids=lambda case: case.id)
+def test_tf32_is_no_worse_than_twice_eager_in_tf32(case: MixedOpCase) -> None:
+    with products("tf32"):
+        ours = case.results("cuda", torch.float32)
+    with Tf32():
+        found = deviations_of(ours, case, torch.float32)
+    for deviation in found:
+        assert not deviation.wrong, deviation
+
+
+@HALF
+@pytest.mark.parametrize("case", MIXED_OP_TEST_CASES, ids=lambda case: case.id)
+def test_half_precision_is_no_worse_than_twice_eager(case: MixedOpCase, dtype: torch.dtype) -> None:
+    for deviation in deviations(case, "cuda", dtype):
+        assert not deviation.wrong, deviation
