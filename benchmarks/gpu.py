@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 ROOT = Path(__file__).parent.parent
-VARIABLE = "FASTDARTS_GPU_KERNELS"
+VARIABLE = "FASTDARTS_GPU"
 """The environment variable that chooses among the kernels for a GPU."""
 NEEDED = "PIL", "numpy", "rich", "torch", "torchvision"
 GPU_TESTS = "tests/kernels/mixed_op/test_mixed_op.py", "tests/kernels/flat/test_flat.py"

@@ -17,8 +17,11 @@ from benchmarks import gpu, gpu_parts
 from benchmarks.gpu import Part, Runner
 from benchmarks.gpu_tables import NOT_MEASURED, render
 from fastdarts.bench import warm
-from fastdarts.bench.cases import EdgeCase
+from fastdarts.bench.cases import EdgeCase, EvaluationCase, StepCase
+from fastdarts.bench.check import Wrong
+from fastdarts.bench.replay import replay_step
 from fastdarts.errors import FastdartsError
+from tests.support.fake_graphs import FakeRecorder, fake_graphs
 from tests.support.paths import DATA, ROOT
 
 SYNTHETIC = DATA / "gpu_synthetic"
@@ -146,6 +149,21 @@ def test_cases_that_are_wrong_are_not_timed(tmp_path: Path) -> None:
     only(plan, gpu_parts.Results(tmp_path / "x.json", plan, "cuda"), argparse.Namespace(label="cuda", alone=True))
     rows = json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))["rows"]
     assert [("sides" in row, row["wrong"]) for row in rows] == [(False, "Wrong: Wrong: out is off by 1")] * 2
+
+
+@pytest.mark.parametrize(
+    "case", [StepCase(False, channels=4, layers=3, batch=2, size=8), EvaluationCase(4, 3, 2, 16)], ids=str
+)
+def test_a_replayed_step_has_the_bits_of_others(
+    case: StepCase | EvaluationCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fake_graphs() as made:
+        replay_step(case, device="cpu").run()
+        [recorder] = made
+        assert recorder.recorded >= 1 and recorder.replayed >= 2
+        monkeypatch.setattr(FakeRecorder, "replaying", False)
+        with pytest.raises(Wrong, match=f"of {case} is another when its passes are replayed"):
+            replay_step(case, device="cpu")
 
 
 def test_a_worker_compiles_its_share_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
