@@ -81,7 +81,7 @@ def rehearsal() -> Plan:
     return Plan(
         device="cpu",
         edges=[EdgeCase(4, 8, 2), EdgeCase(4, 8, 4, precision="bf16")],
-        steps=[step, replace(evaluation, precision="bf16"), replace(step, memory="recompute")],
+        steps=[replace(evaluation, precision="bf16"), replace(step, memory="recompute")],
         profiled=[step],
         largest=[(OURS, replace(step, size=32)), (EAGER, replace(step, size=32))],
         seconds=0.0,
@@ -258,14 +258,19 @@ PARTS: dict[str, Callable[[Plan, Results, argparse.Namespace], None]] = {
 }
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """Of the command."""
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--label", default="", help="which kernels run: part of the file's name")
     parser.add_argument("--alone", action="store_true", help="without the public code")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = parser().parse_args()
     plan = rehearsal() if options.rehearse else real()
     name = options.part + f"-{options.label}" * bool(options.label)
     PARTS[options.part](plan, Results(options.folder / f"{name}.json", plan, options.label), options)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
 from fastdarts.bench.evaluation import make_public, make_training, public_step
 from fastdarts.bench.measure import conv_flops
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import autocast
 from fastdarts.nn.candidates import Primitive
@@ -134,10 +136,13 @@ class StepCase:
         ways = {"memory": self.memory, "precision": self.precision, "batch_size": self.batch}
         return resolve(SearchConfig(method="pc-darts" if self.pc_darts else "darts", **options, **ways))
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+    def work(
+        self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu", graphs: Graphs | None = None
+    ) -> Work:
         config = self.config
         images = ImageProblem.of_shape(10, 3, (self.size, self.size))
-        supernet = (SearchStep if side == OURS else EagerStep)(config, images, torch.device(device))
+        step = partial(SearchStep, graphs=graphs) if side == OURS else EagerStep
+        supernet = step(config, images, torch.device(device))
         model = supernet.model.to(dtype)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=form)
@@ -210,9 +215,11 @@ class EvaluationCase:
     def __str__(self) -> str:
         return f"training step C{self.channels} {self.layers} cells N{self.batch}{_named(self.precision)}"
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+    def work(
+        self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu", graphs: Graphs | None = None
+    ) -> Work:
         sizes = self.channels, self.layers, self.size, self.precision, self.seed
-        training = make_training(*sizes, torch.device(device))
+        training = make_training(*sizes, torch.device(device), graphs)
         if side != OURS:
             make_public(training)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.training import Job, Training, autocast
 from fastdarts.spaces import DARTS, Architecture
@@ -41,13 +42,15 @@ class EagerNetworkCIFAR(NetworkCIFAR):
 EAGER_TYPES = {Cell: EagerCell, NetworkCIFAR: EagerNetworkCIFAR}
 
 
-def make_training(channels: int, layers: int, size: int, precision: str, seed: int, device: torch.device) -> Training:
+def make_training(
+    channels: int, layers: int, size: int, precision: str, seed: int, device: torch.device, graphs: Graphs | None
+) -> Training:
     """Of the published network for CIFAR-10, without drop path and auxiliary head."""
     config = ImageEvaluateConfig(
         channels=channels, layers=layers, precision=precision, drop_path_prob=0.0, auxiliary=False
     )
     data = ImageProblem.of_shape(10, 3, (size, size)).data
-    return Training(Job(Architecture(DARTS, DARTS_V2), seed), recipe(config.resolved(DARTS)), data, device)
+    return Training(Job(Architecture(DARTS, DARTS_V2), seed), recipe(config.resolved(DARTS)), data, device, graphs)
 
 
 def public_step(training: Training, x: Tensor, y: Tensor) -> None:

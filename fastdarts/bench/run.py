@@ -31,13 +31,11 @@ from fastdarts.bench.cases import (
     SUITES,
     Case,
     EdgeCase,
-    Work,
     prepare,
 )
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import (
     MIB,
-    captured,
     copy_bandwidth,
     give_back,
     gpu_peak_memory,
@@ -48,6 +46,7 @@ from fastdarts.bench.measure import (
     saved_bytes,
     sgemm_peak,
 )
+from fastdarts.bench.replay import replay, replay_step
 from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
 from fastdarts.bench.warm import warm_up
 from fastdarts.engine.memory import format_bytes
@@ -286,14 +285,16 @@ def measure(
         except Exception as error:  # whatever the compiler or the C++ compiler behind it may raise
             work.pop(COMPILED, None)
             sides[COMPILED] = {"failed": _reason(error)}
-    if device == "cuda" and isinstance(case, EdgeCase):  # a step reads its losses, which no graph can
+    if device == "cuda":
         for replayed, side in REPLAYED.items():
-            if side not in sides:
-                continue
+            if side not in sides or (side != OURS and not isinstance(case, EdgeCase)):
+                continue  # a step of the public code reads its losses, which no graph can
             try:
-                work[replayed] = replay(case, side)
+                work[replayed] = replay(case, side) if isinstance(case, EdgeCase) else replay_step(case)
                 sides[replayed] = {}
-            except RuntimeError as error:
+            except Wrong:
+                raise
+            except (RuntimeError, FastdartsError) as error:
                 sides[replayed] = {"failed": _reason(error)}
     order = [side for side in (*SIDES, *REPLAYED) if side in sides]
     timings = interleave({side: work[side].run for side in order if side in work}, seconds)
@@ -309,15 +310,6 @@ def measure(
             saved = saved_bytes(work[side].forward, work[side].x, *work[side].model.parameters())
             sides[side]["saved_per_byte"] = saved / work[side].x.nbytes
     return {"case": str(case), "gflop": gflop, "sides": {side: sides[side] for side in order}}
-
-
-def replay(case: EdgeCase, side: str) -> Work:
-    """A side whose launches are replayed as a CUDA graph; ours must give the same bits as without."""
-    work = case.work(side, device="cuda")
-    plain, again = work.run(), captured(work.run)
-    if side == OURS and (wrong := [name for name, result in again().items() if not torch.equal(result, plain[name])]):
-        raise Wrong(f"{wrong[0]} of {case} is another when a CUDA graph computes it")
-    return work._replace(run=again)
 
 
 def _gpu_memory(case: Case, side: str) -> dict[str, Any]:
