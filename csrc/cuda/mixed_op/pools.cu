@@ -67,7 +67,7 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 - kFewerBlocks : 5)
     pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];

@@ -11,9 +11,14 @@
 namespace fastdarts::cuda {
 
 constexpr int kStripThreads = 128;  // small blocks: small maps still fill the device
-constexpr int kMaxQuads = 12;       // fours of channels of a block; 9 (36 channels) are not divided
-constexpr int kFewBlocks = 528;     // four a multiprocessor; with fewer, a block takes fewer channels
-constexpr int kManyBlocks = 4096;   // of a map; with more, a thread takes more units
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kFewerBlocks = 1;  // of a multiprocessor: there nvcc takes some more registers
+#else
+constexpr int kFewerBlocks = 0;
+#endif
+constexpr int kMaxQuads = 12;      // fours of channels of a block; 9 (36 channels) are not divided
+constexpr int kFewBlocks = 528;    // four a multiprocessor; with fewer, a block takes fewer channels
+constexpr int kManyBlocks = 4096;  // of a map; with more, a thread takes more units
 
 // ⌊n / divisor⌋ for n below 2³¹ (Granlund and Montgomery 1994, figure 4.1).
 struct Divisor {

@@ -35,7 +35,7 @@ struct SumsArguments {
 };
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
+__global__ void __launch_bounds__(kStripThreads, vector ? 5 - kFewerBlocks : 4)
     gradient_sums_kernel(const __grid_constant__ SumsArguments a) {
   const Pass& pass = a.passes[blockIdx.z];
   const int quads = a.strips.quads, channels = a.strips.channels;
