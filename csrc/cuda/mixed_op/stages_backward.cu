@@ -139,11 +139,11 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   if (weights) {
     for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
   }
-  TapSums<K> tap_sums;
+  TapSums<K, exact> tap_sums;  // products without tensor cores need registers themselves
   tap_sums.clear();
 
   for (int i = 0; i < tiling.tiles_a_chunk; ++i) {
-    const int64_t at = int64_t{blockIdx.x} * tiling.tiles_a_chunk + i;
+    const int at = static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk + i;
     if (at >= tiling.tiles()) break;
     move_to(place, tiling, at);
     forget(place.group);

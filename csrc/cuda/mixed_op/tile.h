@@ -39,9 +39,9 @@ __device__ inline Place place_of_thread(const Tiling& tiling) {
   return place;
 }
 
-__device__ inline void move_to(Place& place, const Tiling& tiling, int64_t tile) {
-  const int row = static_cast<int>(tile / tiling.columns), group = row / tiling.rows;
-  place.x = static_cast<int>(tile - int64_t{row} * tiling.columns) * 8 * tiling.across;
+__device__ inline void move_to(Place& place, const Tiling& tiling, int tile) {
+  const int row = tile / tiling.columns, group = row / tiling.rows;
+  place.x = (tile - row * tiling.columns) * 8 * tiling.across;
   place.y = (row - group * tiling.rows) * kRows * tiling.down;
   place.image = group * tiling.images;
 }

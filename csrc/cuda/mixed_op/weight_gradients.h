@@ -118,10 +118,10 @@ __device__ void add_warps(const float* shared, int size, const Write& write) {
 
 // Σ t · x over pixels for every tap of a depthwise window. A thread has fewer channels than elsewhere, for all taps to
 // stay in registers: the threads of a warp have the 16 channels of kColumns pixels. Of a 7×7 window two threads share
-// the taps.
-template <int K>
+// the taps. `few`: as few registers as can be.
+template <int K, bool few>
 struct TapSums {
-  static constexpr int kWidth = K == 3 ? 2 : 1;  // channels of a thread
+  static constexpr int kWidth = K == 3 && !few ? 2 : 1;  // channels of a thread
   static constexpr int kThreads = kChannels / kWidth, kShares = K == 7 ? 2 : 1;
   static constexpr int kColumns = kWarp / kThreads / kShares;
   static constexpr int kOwn = (K + kShares - 1) / kShares;  // columns of the window
