@@ -1,16 +1,15 @@
-"""Triton's launches without a GPU: prepared as for one, counted, and left out."""
+"""Triton's launches, prepared as for a GPU, counted, and left out: no GPU is needed."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import library
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -18,8 +17,6 @@ from triton.runtime.jit import JITFunction
 from fastdarts.bench.host import Counts
 from fastdarts.functional import ops_of
 
-PLAIN = 1e-3
-"""What all results are set to: memory that no kernel wrote may hold NaN, at which a search ends."""
 _numbers = itertools.count(1 << 16)
 
 
@@ -58,8 +55,8 @@ class _Compiled:
 
 
 @contextlib.contextmanager
-def triton() -> Iterator[Counts]:
-    """Inside, ops of CPU tensors go the way of CUDA ones up to the launch.
+def triton(device: str = "cpu") -> Iterator[Counts]:
+    """Inside, ops of CPU tensors go the way of CUDA ones up to the launch; or those of CUDA tensors themselves.
 
     What that way does not take is left out of the time: setting results to a number, and the updates of flat weights,
     which are launches of another kind.
@@ -72,42 +69,26 @@ def triton() -> Iterator[Counts]:
 
     def launched(launch: Callable, *arguments: Any) -> Any:
         results = launch(*arguments)
-        with _left_out(counts):
-            for tensor in _tensors(results):
-                tensor.fill_(PLAIN)
+        counts.fill(results)
         return results
 
     def computed(reference: Callable, *arguments: Any) -> Any:
-        with _left_out(counts):
+        with counts.leaving_out():
             return reference(*arguments)
 
-    before = driver._active
+    kind = type(next(iter(ops_of("mixed_op").values())))
+    before, launch = driver._active, kind.launch
     JITFunction._do_compile = compiled
-    driver.set_active(_Driver())
+    kind.launch = lambda op, *arguments: launched(functools.partial(launch, op), *arguments)  # without the dispatcher
+    if device == "cpu":
+        driver.set_active(_Driver())
     try:
         with library._scoped_library("fastdarts", "IMPL") as ours:
             for folder in ("mixed_op", "mixed_sum", "interleave", "recurrent", "flat"):
                 for name, op in ops_of(folder).items():
-                    run = functools.partial(*((launched, op.launch) if op.triton else (computed, op.reference)))
-                    ours.impl(name, run, "CPU", allow_override=True)
+                    run = op.launch if op.triton else functools.partial(computed, op.reference)
+                    ours.impl(name, run, device.upper(), allow_override=True)
             yield counts
     finally:
-        JITFunction._do_compile = real
+        JITFunction._do_compile, kind.launch = real, launch
         driver._active = before
-
-
-@contextlib.contextmanager
-def _left_out(counts: Counts) -> Iterator[None]:
-    begun = time.process_time()
-    try:
-        yield
-    finally:
-        counts.left_out += time.process_time() - begun
-
-
-def _tensors(results: Tensor | Sequence) -> Iterator[Tensor]:
-    if isinstance(results, Tensor):
-        yield results
-    else:
-        for part in results:
-            yield from _tensors(part)

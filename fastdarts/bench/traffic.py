@@ -165,8 +165,9 @@ def _pretending() -> Iterator[None]:
 
 
 def counts(case: Case) -> bool:
-    """Whether it can be counted: the second order copies its network, which cannot be done without data."""
-    return isinstance(case, EdgeCase) or not case.unrolled
+    """Whether it can be counted: mixed operations and first-order steps. The second order copies its network, which
+    cannot be done without data."""
+    return isinstance(case, EdgeCase) or (isinstance(case, StepCase) and not case.unrolled)
 
 
 def count(case: Case, side: str, kernels: str = "triton") -> dict[str, Count]:

@@ -48,7 +48,7 @@ class _MixedOp(torch.autograd.Function):
         if beta is not None:
             out = _bypassing(interleave.forward_op, call, device, dtype)(x, out, base, beta, call.stride)
         ctx.call, ctx.kinks, ctx.places, ctx.exact = call, kinks, places, exact
-        ctx.training, ctx.has_base = running_mean is None, bool(base)
+        ctx.training, ctx.has_base = running_mean is None, len(base) > 0
         saved = x, None if beta is None else part, beta, mixing, gain, offset, seeds, mean, var
         ctx.save_for_backward(*saved, *weights, *z)
         ctx.mark_non_differentiable(mean, var)

@@ -116,7 +116,7 @@ def test_emulated_clipping_lets_nan_through_and_stretches_nothing(emulated: Emul
     grad = torch.tensor([3.0, 4.0])
     for norm, step in ((5.0, 0.2), (0.5, 1.0), (float("nan"), float("nan")), (float("inf"), 0.0)):
         w = torch.zeros(2)
-        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, 1.0, 0.0, 0.0)
+        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, flat_rates(1.0), False)
         torch.testing.assert_close(w, -step * grad, equal_nan=True)
 
 

@@ -162,8 +162,8 @@ struct Sgd {
   };
   __device__ Shared prepare() const {
     const Real clip = norm ? max_norm / (*norm + Real(1e-6)) : 1;
-    const bool skip = only_finite && norm && !isfinite(*norm);
-    return {read<Real>(rates), clip > 1 ? 1 : clip, skip};  // a comparison that lets NaN through
+    const bool skip = only_finite && norm && *norm - *norm != 0;  // NaN or infinite
+    return {read<Real>(rates), clip > 1 ? 1 : clip, skip};        // a comparison that lets NaN through
   }
   template <int N>
   __device__ void at(int64_t i, const Shared& by) const {

@@ -48,12 +48,14 @@ def run(module: nn.Module, x: Tensor) -> Tensor:
         if part is None or part.kind == "skip":
             return module(in_a_format_for(module, x))
         fused = Fused([(0, 0, part)], x.shape[1], part.stride, "store", 1)
-        keep(module, key, x, fused, [m for m in module.modules() if m is not module], watch_owner=True)
+        keep(module, key, x, fused, [m for m in module.modules() if m is not module])
     return fused(x, None)[0]
 
 
 def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
     """``x``, but contiguous for a custom module where fusion prefers channels-last: the module may call view()."""
+    if x.is_contiguous():
+        return x
     known = all(
         type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) or shape_of(type(m)) for m in op.modules()
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastdarts.functional import Candidate, MixedOpResult, mixed_op, noise_seeds, plan, unchanged, world
 from fastdarts.nn.fusion.kinks import active
-from fastdarts.nn.fusion.recognise import HOOKS, FusedCandidate, mode_of
+from fastdarts.nn.fusion.recognise import HOOKS, STATISTICS, FusedCandidate, mode_of
 from fastdarts.nn.fusion.shapes import OWN, shape_of
 from fastdarts.nn.fusion.tracking import Statistics, track
 
@@ -78,7 +78,9 @@ class Fused:
         seeds = noise_seeds(self.noises, x.device) if self.noises else None
         bypass = None if bypass is None else bypass.to(gain.dtype)
         statistics = self._statistics(x)
-        running = None if self.training else self._running(gain.dtype)
+        running = None
+        if not self.training:
+            running = tuple(self._stacked("_buffers", name, x, gain.dtype, 0) for name in STATISTICS[:2])
         kinks, result = active(), None
         if kinks is None and not (self.joined and world() > 1):
             result = self.plan(x, base, gain, offset, weights, seeds, running, bypass, places)
@@ -120,18 +122,22 @@ class Fused:
         if not self.affine:
             if mixing is None:
                 return self._constant(x, "ones", lambda: x.new_ones(rows, self.channels, dtype=dtype)), None, None
-            count = len(mixing)
-            return mixing, None, self._constant(x, count, lambda: self._placed(count, x.device))
-        plain = x.new_ones(self.channels, dtype=dtype), x.new_zeros(self.channels, dtype=dtype)
-        affine = [plain if bn is None or bn.weight is None else (bn.weight, bn.bias) for bn in self.norms]
-        scale, shift = (torch.stack(table).to(dtype) for table in zip(*affine, strict=True))
+            return mixing, None, self._placed(x, len(mixing))
+        scale, shift = (
+            self._stacked("_parameters", name, x, dtype, fill) for name, fill in (("weight", 1), ("bias", 0))
+        )
         if mixing is None:
             return scale, shift, None
-        gain = self._spread(mixing, self._placed(len(mixing), x.device))
+        gain = self._spread(mixing, self._placed(x, len(mixing)))
         return gain * scale, gain * shift, None
 
-    def _placed(self, count: int, device: torch.device) -> Tensor:
-        return torch.tensor([count if place < 0 else place for place in self.places], device=device)
+    def _placed(self, x: Tensor, count: int) -> Tensor:
+        """The places of the rows among ``count`` mixing weights and a 1."""
+
+        def make() -> Tensor:
+            return torch.tensor([count if place < 0 else place for place in self.places], device=x.device)
+
+        return self._constant(x, count, make)
 
     @staticmethod
     def _spread(mixing: Tensor, places: Tensor) -> Tensor:
@@ -158,15 +164,13 @@ class Fused:
             return self._flat
         return None
 
-    def _running(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The running statistics of all rows."""
-        width = self.channels
-        some = next(bn for bn in self.norms if bn is not None)._buffers["running_mean"]
-        skip = some.new_zeros(width)
-        return tuple(
-            torch.stack([skip if bn is None else bn._buffers[name] for bn in self.norms]).to(dtype)
-            for name in ("running_mean", "running_var")
-        )
+    def _stacked(self, held: str, name: str, x: Tensor, dtype: torch.dtype, fill: float) -> Tensor:
+        """What the layers hold under this name, a row each; ``fill`` in rows of none."""
+        rows = [None if bn is None else getattr(bn, held)[name] for bn in self.norms]
+        if len(rows) == 1:
+            return rows[0].unsqueeze(0).to(dtype)
+        plain = x.new_full((self.channels,), fill, dtype=dtype) if any(row is None for row in rows) else None
+        return torch.stack([plain if row is None else row for row in rows]).to(dtype)
 
 
 def lasting(x: Tensor) -> bool:
@@ -177,13 +181,13 @@ def lasting(x: Tensor) -> bool:
 class _Kept:
     """A plan and what its modules were when it was made."""
 
-    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module | None):
+    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module):
         self.fused = fused
         self._modules = [*modules]
         self._types = [*map(type, modules)]
         self._foreign = {kind: shape_of(kind) for kind in {*self._types} if not _of_torch(kind) and kind not in OWN}
         # a plan that held its owner would keep it alive
-        looked = [module.__dict__ for module in (*modules, *(() if owner is None else (owner,)))]
+        looked = [module.__dict__ for module in (*modules, owner)]
         children = [own["_modules"] for own in looked if own["_modules"]]
         self._dicts = (*looked, *children)
         self._items = tuple(tuple(chain.from_iterable(own.items())) for own in self._dicts)
@@ -211,14 +215,13 @@ def recall(owner: nn.Module, key: Hashable, x: Tensor) -> Fused | None:
     return kept.fused if kept is not None and kept.holds() else None
 
 
-def keep(
-    owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module], watch_owner: bool = False
-) -> None:
-    """Keep a plan that depends on these modules, which are below ``owner``, and on nothing else but x and the key."""
+def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module]) -> None:
+    """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
+    key."""
     if not lasting(x):
         return
     plans = _plans.setdefault(owner, {})
     plans.pop(key, None)
     if len(plans) >= KEPT:
         plans.pop(next(iter(plans)))
-    plans[key] = _Kept(fused, modules, owner if watch_owner else None)
+    plans[key] = _Kept(fused, modules, owner)
