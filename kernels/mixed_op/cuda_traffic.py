@@ -11,7 +11,8 @@ MAX_CHUNKS, MAX_WEIGHT_CHUNKS = 512, 128
 CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; bytes of four floats; threads
 STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
-GROUPS, LARGEST_WINDOW, WEIGHT_WARPS = 4, 49, 8  # of stages_backward.cu
+GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
+TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
 UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
 CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in ("", " stride 2", " data", " dilated data", " gradient")]
 CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + ["1×1 gradient"]
@@ -226,7 +227,22 @@ class CudaCall(Tasks):
         return self.data(stage)._replace(windows=loads, runs=(run,))
 
     def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
-        return {f"{stage.kernel}×{stage.kernel} gradient": 1}
+        """Of the parts of stage_gradients, for one warp."""
+        groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
+        return {
+            f"{stage.kernel}×{stage.kernel} gradient": 1,
+            "i2": tiling.each,
+            "o": ceil(groups * CHANNELS, WARP * tiling.warps),
+            "setup/i": ceil(groups * CHANNELS**2, WARP * tiling.warps),
+            "block": groups,
+            "load_halo": added,
+            "kx": added * stage.kernel,
+            "taps": added and stage.dilation == 1,
+            "dilated taps": added and stage.dilation == 2,
+            "column": 8 // TAP_COLUMNS.get(stage.kernel, 8),
+            "end": need_weights,
+            "w": ceil(tiling.warps, UNROLLED),
+        } | dict.fromkeys(("i", "i3", "end/i"), need_weights)
 
     def middle(self, stage: Stage) -> Task:
         tiling, shape = self.tiling(1), (1, stage.kernel, 1)
@@ -284,7 +300,7 @@ class CudaCall(Tasks):
         stages = [*stages]
         values = max(self.channels * max(stage.count, stage.kernel**2) for stage in stages)
         chunks = max(map(self.weight_chunks, stages))
-        trips = dict.fromkeys(("i", "i2"), ceil(chunks, 2 * UNROLLED))
+        trips = {"i": 2 * chunks}  # both of the depthwise and of the pointwise weights
         run = self.run("weight_totals_kernel", ceil(values, WARP * WEIGHT_WARPS) * len(stages), WEIGHT_WARPS, trips)
         return super().weight_totals(stages)._replace(runs=(run,))
 
