@@ -22,11 +22,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastdarts.bench.cases import OURS, EdgeCase, StepCase
 from fastdarts.bench.measure import number
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
+from fastdarts.functional import missing
 from fastdarts.nn.optim import SGD
 from fastdarts.runs.writer import atomic_write, environment
 from fastdarts.spaces.cells.named import DARTS_V2
@@ -38,6 +40,10 @@ BATCH, SIZE = 2, 8  # the work of the host does not depend on them
 ROUNDS = 3, 51  # at least, at most
 
 
+PLAIN = 1e-3
+"""What all results are set to: memory that no kernel wrote may hold NaN, at which a search ends."""
+
+
 @dataclass
 class Counts:
     """What happened so far, and the CPU seconds that do not belong to it."""
@@ -45,6 +51,21 @@ class Counts:
     launches: int = 0
     variants: int = 0
     left_out: float = 0.0
+
+    @contextmanager
+    def leaving_out(self) -> Iterator[None]:
+        """Around work that a host with a GPU has not."""
+        begun = time.process_time()
+        try:
+            yield
+        finally:
+            self.left_out += time.process_time() - begun
+
+    def fill(self, results: object) -> None:
+        """Set what no kernel computed to a number."""
+        with self.leaving_out():
+            for tensor in tree_leaves(results):
+                tensor.fill_(PLAIN)
 
 
 def _edge(what: str) -> Callable[[], object]:
@@ -102,7 +123,13 @@ def _triton() -> AbstractContextManager[Counts]:
     return importlib.import_module("fastdarts.bench.no_launch").triton()
 
 
-IMPLEMENTATIONS: dict[str, Callable[[], AbstractContextManager[Counts]]] = {"triton": _triton}
+def _cuda() -> AbstractContextManager[Counts]:
+    if reason := missing("cuda"):
+        raise FastdartsError(f"--host counts launches in CUDA C++, but {reason}")
+    return importlib.import_module("fastdarts.bench.dry_run").cuda()
+
+
+IMPLEMENTATIONS: dict[str, Callable[[], AbstractContextManager[Counts]]] = {"triton": _triton, "cuda": _cuda}
 """Inside each of these, ops of CPU tensors prepare its launches, count them and launch nothing."""
 
 
@@ -174,4 +201,4 @@ def print_report(report: dict[str, Any]) -> None:
 LEGEND = """\
 Nothing here ran on a GPU. Host ms: the median CPU time of one thread for a call in which every kernel of fastdarts is
 prepared and none is launched; PyTorch's own operations run, on a batch of two images of 8×8. Launches: of these kernels
-in one call. Variants: how many of them are compiled for it."""
+in one call. Variants: how many of them are compiled for it; those in CUDA C++ are compiled at installation."""

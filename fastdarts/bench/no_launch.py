@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, library
+from torch import library
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -18,8 +17,6 @@ from triton.runtime.jit import JITFunction
 from fastdarts.bench.host import Counts
 from fastdarts.functional import ops_of
 
-PLAIN = 1e-3
-"""What all results are set to: memory that no kernel wrote may hold NaN, at which a search ends."""
 _numbers = itertools.count(1 << 16)
 
 
@@ -72,13 +69,11 @@ def triton(device: str = "cpu") -> Iterator[Counts]:
 
     def launched(launch: Callable, *arguments: Any) -> Any:
         results = launch(*arguments)
-        with _left_out(counts):
-            for tensor in _tensors(results):
-                tensor.fill_(PLAIN)
+        counts.fill(results)
         return results
 
     def computed(reference: Callable, *arguments: Any) -> Any:
-        with _left_out(counts):
+        with counts.leaving_out():
             return reference(*arguments)
 
     kind = type(next(iter(ops_of("mixed_op").values())))
@@ -97,20 +92,3 @@ def triton(device: str = "cpu") -> Iterator[Counts]:
     finally:
         JITFunction._do_compile, kind.launch = real, launch
         driver._active = before
-
-
-@contextlib.contextmanager
-def _left_out(counts: Counts) -> Iterator[None]:
-    begun = time.process_time()
-    try:
-        yield
-    finally:
-        counts.left_out += time.process_time() - begun
-
-
-def _tensors(results: Tensor | Sequence) -> Iterator[Tensor]:
-    if isinstance(results, Tensor):
-        yield results
-    else:
-        for part in results:
-            yield from _tensors(part)

@@ -106,8 +106,8 @@ def runs_of(region: str, run: Run) -> float:
     """How often a program runs a region: the product of its elements' trips."""
     path, times = region.split("/") if region else [], 1.0
     for i, name in enumerate(path):
-        whole = "/".join(path[: i + 1])
-        times *= run.trips[whole] if whole in run.trips else run.trips[name]
+        around = ("/".join(path[k : i + 1]) for k in range(i))
+        times *= run.trips[next((longer for longer in around if longer in run.trips), name)]
     return times
 
 

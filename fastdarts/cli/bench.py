@@ -41,7 +41,7 @@ class Bench:
     host: bool = False
     """CPU time that the host takes for a GPU, its launches and compiled kernels instead; this needs no GPU (suites
     mixed-op and step)."""
-    implementation: Literal["triton"] = "triton"
+    implementation: Literal["triton", "cuda"] = "triton"
     """Implementation whose launches --host counts."""
     default_malloc: bool = False
     """Settings of malloc that the system has by default; fresh buffers then page-fault at every call."""

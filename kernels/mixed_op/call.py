@@ -36,7 +36,7 @@ Piece = tuple  # (name, number ...)
 class Run(NamedTuple):
     """Programs that run the same code: its name in the record of instructions, and how often its loops run in each.
 
-    A loop is named by what it counts, "tap", or where one name is two loops also by the loops around it, "i_s/tap". A
+    A loop is named by what it counts, "tap", or where one name is two loops also by those around it, "i_s/tap". A
     function that not every program runs is named like a loop.
     """
 
@@ -109,7 +109,8 @@ class Call:
         self.shape, self.stride, self.itemsize = x.shape, stride, x.itemsize
         self.outputs, self.offset, self.training = gain.shape[1], offset is not None, training
         n, self.channels, height, width = x.shape
-        self.pixels, self.P = n * height * width, n * ((height - 1) // stride + 1) * ((width - 1) // stride + 1)
+        self.out_size = (height - 1) // stride + 1, (width - 1) // stride + 1
+        self.pixels, self.P = n * height * width, n * math.prod(self.out_size)
         self.seconds, self.singles, self.firsts = [], [], []
         outputs, self.finals = self.outputs, []  # (edge, row, kind, stages)
         self.sizes = []  # values of every weight

@@ -9,10 +9,12 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from fastdarts.bench import run
+from fastdarts.bench.dry_run import cuda
 from fastdarts.bench.host import CASES, IMPLEMENTATIONS, measure
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.mixed_op import MixedOp
 from tests.support.bench import bench
+from tests.support.emulated import mixed_op
 from tests.support.paths import DATA
 
 RECORD = DATA / "host_counts.json"
@@ -39,13 +41,31 @@ def test_launches_and_compiled_kernels_are_no_more_than_recorded(tmp_path: Path)
         assert f"| {name} " in answer.stdout
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_counting_leaves_the_ops_as_they_were(implementation: str) -> None:
+@pytest.fixture
+def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launches in CUDA C++ are those of the emulated library, which needs no toolkit."""
+    torch.ops.load_library(mixed_op("-O2"))
+    monkeypatch.setitem(IMPLEMENTATIONS, "cuda", lambda: cuda("fastdarts_emulated"))
+
+
+@pytest.mark.usefixtures("emulated")
+def test_launches_in_cuda_are_no_more_than_recorded() -> None:
+    """The record may be lowered by hand: it is what `fastdarts bench --host --implementation cuda` prints."""
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    for name, build in (case for suite in CASES.values() for case in suite):
+        row = measure(build, "cuda", seconds=0.0)
+        assert 0 < row["launches"] <= record[name]["cuda"], name
+        assert row["host_ms"] > 0 and row["variants"] == 0
+
+
+@pytest.mark.usefixtures("emulated")
+@pytest.mark.parametrize(("implementation", "launches"), [("triton", 6), ("cuda", 7)])
+def test_counting_leaves_the_ops_as_they_were(implementation: str, launches: int) -> None:
     x, weights = torch.randn(2, 4, 8, 8), torch.full((8,), 1 / 8)
     op = MixedOp(4, 1)
     before, compiles, active = op(x, weights), JITFunction._do_compile, driver._active
     with IMPLEMENTATIONS[implementation]() as counts:
-        assert not op(x, weights).equal(before) and counts.launches == 6
+        assert not op(x, weights).equal(before) and counts.launches == launches
     assert op(x, weights).equal(before)
     assert JITFunction._do_compile is compiles and driver._active is active
 

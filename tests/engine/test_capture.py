@@ -19,6 +19,7 @@ from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.nn.operations import OPS
+from fastdarts.policies.relaxations import Gumbel
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
@@ -122,6 +123,21 @@ def test_after_an_edge_was_decided_steps_are_recorded_again():
     with fake_graphs() as recorders:
         same(plain, run("auto"))
     assert recorders[0].recorded == 4
+
+
+def test_noise_that_is_drawn_in_place_is_that_of_the_step():
+    """Its temperature is a number of the host: with another one steps are recorded again."""
+
+    def run(graphs):
+        steps = Steps(graphs)
+        steps.step.recipe.relaxation = Gumbel(5.0, 1.0, 0, hard=False)
+        steps.step.model.relaxation = steps.step.recipe.relaxation
+        return steps.run()
+
+    plain = run("off")
+    with fake_graphs() as recorders:
+        same(plain, run("auto"))
+    assert recorders[0].recorded == 2 * EPOCHS
 
 
 def test_loading_a_state_drops_what_was_recorded():

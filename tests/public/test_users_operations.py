@@ -400,7 +400,6 @@ def module(text: str, **names: object) -> types.ModuleType:
 
 FORK = """
 from fastdarts import Cell, MixedOp, Network
-from tests.support.fused import kinds, note_calls
 {imports}
 
 class Mine(MixedOp):

@@ -36,6 +36,7 @@ CLASSES = {  # what is counted beside all instructions
     "shared": r"LDS|STS|LDSM|STSM|ATOMS",
 }
 LOADS = r"LDG|LDS|LD\b"
+REST = "rest"  # label of the lines of an unrolled loop, to know the last runs that stand outside of it
 LOOP = r"\s*(?:for (\w+) in |for \((?:const )?[\w:]+ (\w+) = |(while)\b|(\w+) \+= [^=]*;$)"
 
 
@@ -107,6 +108,7 @@ class _Loop(NamedTuple):
     first: int
     last: int
     places: tuple[Place, ...]
+    labels: tuple[str, ...] = ()
 
 
 def loops(code: Sequence[Instruction]) -> list[_Loop]:
@@ -132,31 +134,54 @@ def regions(
     `labels` are patterns by name: a region has the label if a source line that leads to it is such a line. `once` names
     a class of which one run of a loop issues a single instruction: where the loop has several, it is unrolled.
     """
-    found = loops(code)
-    root = _Node((), {name: re.compile(pattern) for name, pattern in labels.items()}, once)
-    for i, one in enumerate(code):
-        root.add(one, [loop for loop in found if loop.first <= i <= loop.last])
-    return dict(_merged([root], ()))
+    patterns = {name: re.compile(pattern) for name, pattern in labels.items()}
+    labelled = [_labels(one.places, patterns) for one in code]
+    found = [loop._replace(labels=_common(labelled[loop.first : loop.last + 1])) for loop in loops(code)]
+    root = _Node(None, once)
+    for i, (one, own) in enumerate(zip(code, labelled, strict=True)):
+        root.add(one, own, [loop for loop in found if loop.first <= i <= loop.last])
+    counts = dict(_merged([root], ()))
+    _put_back(counts)
+    return counts
+
+
+def _labels(places: Sequence[Place], patterns: Mapping[str, re.Pattern]) -> tuple[str, ...]:
+    """The labels of an instruction from outermost in."""
+    lines = [linecache.getline(*place) for place in reversed(places)]
+    return tuple(name for line in lines for name, pattern in patterns.items() if pattern.search(line))
+
+
+def _common(labelled: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The labels that nearly all instructions of a loop have, but for REST, which is of what is in it."""
+    tally = Counter(name for names in labelled for name in dict.fromkeys(names))
+    order = dict.fromkeys(name for names in labelled for name in names)
+    return tuple(name for name in order if name != REST and tally[name] >= 0.9 * len(labelled))
+
+
+def _put_back(found: Region) -> None:
+    """Where the first run of a loop stands in front of it, that is no part of the region around the loop."""
+    for path, loop in found.items():
+        if not path:
+            continue
+        around = found.get(path[:-1], Counter())
+        if loop["fma"] and around["fma"] >= loop["fma"] and around["loads"] == loop["loads"]:
+            around.subtract(loop)
+            around.update({name: -value for name, value in around.items() if value < 0})
 
 
 class _Node:
     """One copy of a loop: its own instructions, by label, and the loops in it."""
 
-    def __init__(self, places: tuple[Place, ...], labels: Mapping[str, re.Pattern], once: Mapping[str, str]):
-        self.places, self.labels, self.once = places, labels, once
+    def __init__(self, loop: _Loop | None, once: Mapping[str, str]):
+        self.loop, self.once = loop, once
         self.own: dict[tuple[str, ...], Counter] = {}
         self.children: dict[_Loop, _Node] = {}
 
-    def add(self, one: Instruction, inside: Sequence[_Loop]) -> None:
+    def add(self, one: Instruction, labels: tuple[str, ...], inside: Sequence[_Loop]) -> None:
         if inside:
-            self.children.setdefault(inside[0], _Node(inside[0].places, self.labels, self.once)).add(one, inside[1:])
+            self.children.setdefault(inside[0], _Node(inside[0], self.once)).add(one, labels, inside[1:])
         else:
-            self.own.setdefault(self.labelled(one.places), Counter()).update(_classes(one.text))
-
-    def labelled(self, places: Sequence[Place]) -> tuple[str, ...]:
-        """The labels of an instruction from outermost in."""
-        lines = [linecache.getline(*place) for place in reversed(places)]
-        return tuple(name for line in lines for name, pattern in self.labels.items() if pattern.search(line))
+            self.own.setdefault(labels, Counter()).update(_classes(one.text))
 
     def total(self, kind: str) -> int:
         """Instructions of a class, in the loops inside too."""
@@ -165,7 +190,7 @@ class _Node:
 
     def unrolled(self) -> int:
         """How many runs of the source's loop this is."""
-        kind = self.once.get(variable(self.places[0])) if self.places else None
+        kind = self.once.get(variable(self.loop.places[0])) if self.loop else None
         return max(1, self.total(kind)) if kind else 1
 
 
@@ -189,7 +214,7 @@ def _merged(nodes: Sequence[_Node], path: tuple[str, ...]) -> Iterator[tuple[tup
     groups: dict[tuple, list[_Node]] = {}
     for node in nodes:
         for child in node.children.values():
-            groups.setdefault((within(node.labelled(child.places)), child.places[0]), []).append(child)
+            groups.setdefault((within(child.loop.labels), child.loop.places[0]), []).append(child)
     seen: Counter = Counter()
     for (outside, place), copies in groups.items():
         seen[outside, variable(place)] += 1
@@ -210,4 +235,5 @@ def written(found: Region) -> dict[str, dict[str, float]]:
     return {
         "/".join(path): {name: round(counts[name], 2) for name in ("all", *CLASSES) if counts[name]}
         for path, counts in found.items()
+        if counts["all"]
     }

@@ -76,8 +76,10 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
   int count = 0;
   for_units(a.strips, own, [&](const Unit& unit) {
     const Column<T, vector> column(a.state, a.strips, unit, own);
-    pool<false>(a.state, column, unit.rows, [&](int, const Three<false>& window, float share) {
-      most.add(window.best, count == 0);
+    pool<false>(a.state, column, unit.rows, [&](int r, const Three<false>& window, float share) {
+      int place[4];
+      const Four best = a.state.places ? kept_maxima<T>(a.state, a.strips, unit, own, r, place) : window.best;
+      most.add(best, count == 0);
       average.add(average_of(window, share), count == 0);
       ++count;
     });
@@ -167,7 +169,7 @@ __device__ void store_places(int8_t* to, const int (&place)[4], int count) {
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
+__global__ void __launch_bounds__(kStripThreads, vector ? 7 : 5)
     pool_gradients_kernel(const __grid_constant__ GradientArguments a) {
   Four* table = static_cast<Four*>(dynamic_shared());
   const Planes planes(table + size_t{2} * kSlopeFours * a.count * a.strips.quads);
@@ -188,6 +190,14 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 6 : 5)
       planes.at(kAvgPlane, r) = average_of(window, share);
       if (!a.later) store_places<vector>(a.which + place + int64_t{r} * pitch, window.place, own.count);
     });
+    if (a.state.places) {
+#pragma unroll 1
+      for (int r = 0; r < unit.rows; ++r) {
+        int kept[4];
+        planes.at(kMaxPlane, r) = kept_maxima<T>(a.state, a.strips, unit, own, r, kept);
+        if (!a.later) store_places<vector>(a.which + place + int64_t{r} * pitch, kept, own.count);
+      }
+    }
 #pragma unroll 1
     for (int r = 0; r < unit.rows; ++r) {
       const int64_t at = place + int64_t{r} * pitch;

@@ -135,24 +135,25 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   __syncthreads();
 
   Place place = place_of_thread(tiling);
-  const int height = stage.reads_middle ? sizes.out_height : sizes.height;
-  const int width = stage.reads_middle ? sizes.out_width : sizes.width;
-  const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
-  const int blocks = (stage.count + kChannels - 1) / kChannels;
-  const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
-  const int own_begin = group * arguments.groups, own_end = min(own_begin + arguments.groups, blocks);
+  const int own_begin = group * arguments.groups;
   if (weights) {
     for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
   }
   TapSums<K> tap_sums;
   tap_sums.clear();
 
-  const int begin = blockIdx.x * tiling.tiles_a_chunk;
-  const int end = min(begin + tiling.tiles_a_chunk, static_cast<int>(tiling.tiles()));
-  for (int i = begin; i < end; ++i) {
-    move_to(place, tiling, i);
+  for (int i = 0; i < tiling.tiles_a_chunk; ++i) {
+    const int64_t at = int64_t{blockIdx.x} * tiling.tiles_a_chunk + i;
+    if (at >= tiling.tiles()) break;
+    move_to(place, tiling, at);
     forget(place.group);
     forget(place.quad);
+    const int height = stage.reads_middle ? sizes.out_height : sizes.height;
+    const int width = stage.reads_middle ? sizes.out_width : sizes.width;
+    const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
+    const int blocks = (stage.count + kChannels - 1) / kChannels;
+    const int own_end = min(own_begin + arguments.groups, blocks);
+    const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
     const int pitch = halo.columns * 4;
@@ -290,38 +291,6 @@ __global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_co
   }
 }
 
-struct Totals {
-  struct {
-    int taps, count;
-    void *depthwise, *pointwise;
-  } stages[kMaxStages];
-  int channels, outputs, chunks;
-  const float *taps, *products;
-};
-
-__device__ float total(const float* parts, int chunks, int64_t size) {
-  float sum = 0;
-#pragma unroll 8
-  for (int i = 0; i < chunks; ++i) sum += parts[i * size];
-  return sum;
-}
-
-template <typename T>
-__global__ __launch_bounds__(256) void weight_totals_kernel(const __grid_constant__ Totals arguments) {
-  const auto& stage = arguments.stages[blockIdx.y];
-  const int i = blockIdx.x * blockDim.x + threadIdx.x, chunks = arguments.chunks;
-  const int64_t part = int64_t{blockIdx.y} * chunks, size = int64_t{arguments.outputs} * arguments.channels;
-  if (i < stage.count * arguments.channels) {
-    static_cast<T*>(stage.pointwise)[i] = from_float<T>(total(arguments.products + part * size + i, chunks, size));
-  }
-  if (stage.depthwise && i < stage.taps * arguments.channels) {
-    const int64_t taps = int64_t{kTaps} * arguments.channels;
-    const int c = i % arguments.channels, tap = i / arguments.channels;
-    const float sum = total(arguments.taps + part * taps + i, chunks, taps);
-    static_cast<T*>(stage.depthwise)[c * stage.taps + tap] = from_float<T>(sum);
-  }
-}
-
 template <typename T, bool exact>
 cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
   const unsigned threads = kWarp * arguments.tiling.warps();
@@ -399,40 +368,6 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
         default:
           return call.exact ? start<float, true>(call, arguments, grid, shared)
                             : start<float, false>(call, arguments, grid, shared);
-      }
-    }();
-    if (error) return error;
-  }
-  return cudaSuccess;
-}
-
-cudaError_t weight_totals(const Call& call, const Stage* stages, int count, int chunks, const float* taps,
-                          const float* products, const std::vector<void*>& dweights) {
-  const int channels = call.sizes.channels, outputs = call.sizes.outputs;
-  for (int begin = 0; begin < count; begin += kMaxStages) {
-    Totals arguments = {};
-    arguments.channels = channels;
-    arguments.outputs = outputs;
-    arguments.chunks = chunks;
-    arguments.taps = taps + int64_t{begin} * chunks * kTaps * channels;
-    arguments.products = products + int64_t{begin} * chunks * outputs * channels;
-    const int here = std::min(kMaxStages, count - begin);
-    int rows = 0;
-    for (int i = 0; i < here; ++i) {
-      const Stage& stage = stages[begin + i];
-      arguments.stages[i] = {stage.kernel * stage.kernel, stage.count,
-                             stage.depthwise < 0 ? nullptr : dweights[stage.depthwise], dweights[stage.pointwise]};
-      rows = std::max({rows, stage.count, stage.depthwise < 0 ? 0 : stage.kernel * stage.kernel});
-    }
-    const dim3 grid(static_cast<unsigned>(quotient(int64_t{rows} * channels, 256)), here);
-    const auto error = [&] {
-      switch (call.type) {
-        case Type::kFloat16:
-          return launch<weight_totals_kernel<__half>>(grid, 256, 0, call.stream, arguments);
-        case Type::kBFloat16:
-          return launch<weight_totals_kernel<__nv_bfloat16>>(grid, 256, 0, call.stream, arguments);
-        default:
-          return launch<weight_totals_kernel<float>>(grid, 256, 0, call.stream, arguments);
       }
     }();
     if (error) return error;

@@ -163,6 +163,15 @@ __device__ void load_taps(float* taps, const T* weights, int size, int channels,
   }
 }
 
+// Depthwise weights as load_taps reads them, the last tap first.
+template <typename T>
+__device__ void load_flipped_taps(float* taps, const T* weights, int size, int channels, int c) {
+  for (int i = threadIdx.x; i < size * kChannels; i += blockDim.x) {
+    const int channel = c + i % kChannels, tap = size - 1 - i / kChannels;
+    taps[i] = channel < channels ? to_float(weights[int64_t{channel} * size + tap]) : 0.0f;
+  }
+}
+
 // Depthwise outputs of the four pixels of this thread. `tile` points to the first pixel of its window and its channels,
 // `pitch` is the number of Fours in a row; rows of the thread are `dilation` apart.
 template <int K, int S, int unrolled = K == 3 ? 3 : 1>

@@ -48,7 +48,7 @@ def run(module: nn.Module, x: Tensor) -> Tensor:
         if part is None or part.kind == "skip":
             return module(in_a_format_for(module, x))
         fused = Fused([(0, 0, part)], x.shape[1], part.stride, "store", 1)
-        keep(module, key, x, fused, [m for m in module.modules() if m is not module], watch_owner=True)
+        keep(module, key, x, fused, [m for m in module.modules() if m is not module])
     return fused(x, None)[0]
 
 

@@ -181,13 +181,13 @@ def lasting(x: Tensor) -> bool:
 class _Kept:
     """A plan and what its modules were when it was made."""
 
-    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module | None):
+    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module):
         self.fused = fused
         self._modules = [*modules]
         self._types = [*map(type, modules)]
         self._foreign = {kind: shape_of(kind) for kind in {*self._types} if not _of_torch(kind) and kind not in OWN}
         # a plan that held its owner would keep it alive
-        looked = [module.__dict__ for module in (*modules, *(() if owner is None else (owner,)))]
+        looked = [module.__dict__ for module in (*modules, owner)]
         children = [own["_modules"] for own in looked if own["_modules"]]
         self._dicts = (*looked, *children)
         self._items = tuple(tuple(chain.from_iterable(own.items())) for own in self._dicts)
@@ -215,14 +215,13 @@ def recall(owner: nn.Module, key: Hashable, x: Tensor) -> Fused | None:
     return kept.fused if kept is not None and kept.holds() else None
 
 
-def keep(
-    owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module], watch_owner: bool = False
-) -> None:
-    """Keep a plan that depends on these modules, which are below ``owner``, and on nothing else but x and the key."""
+def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module]) -> None:
+    """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
+    key."""
     if not lasting(x):
         return
     plans = _plans.setdefault(owner, {})
     plans.pop(key, None)
     if len(plans) >= KEPT:
         plans.pop(next(iter(plans)))
-    plans[key] = _Kept(fused, modules, owner if watch_owner else None)
+    plans[key] = _Kept(fused, modules, owner)

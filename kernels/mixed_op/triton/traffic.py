@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op.call import Call, Piece, Run, Schedule, Stage, Task, ceil, union
+from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil
 from fastdarts.kernels.mixed_op.contract import AVG_POOL, MAX_POOL
+from fastdarts.kernels.mixed_op.tasks import Tasks
 from fastdarts.kernels.mixed_op.triton.blocks import blocks, is_narrow
 
 TILE = 64  # pixels of a tile
@@ -18,8 +19,10 @@ WEIGHTS_BLOCK = 256  # weights of a program that adds their gradients
 LARGEST_WINDOW = 49  # pixels
 
 
-class TritonCall(Call):
+class TritonCall(Tasks):
     """The tasks of one call, forward and backward."""
+
+    moment_sums = 3
 
     def __init__(
         self, x: Tensor, gain: Tensor, offset: Tensor | None, candidates: Sequence[int], stride: int, training: bool
@@ -30,7 +33,7 @@ class TritonCall(Call):
         self.gradient_tiles = ceil(self.P, TILE // 2)
         self.chunks = ceil(self.P, TILE * ceil(tiles, MAX_CHUNKS))
         fewest = max(ceil(tiles, MAX_WEIGHT_CHUNKS), ceil(self.outputs, TILE // 2))
-        self.weight_chunks = ceil(self.P, TILE * fewest)
+        self.parts = ceil(self.P, TILE * fewest)
         self.blocks = blocks(self.channels, self.outputs, exact=False)
         self.wide = max(self.channels, self.outputs)
         self.variant = "C16" if is_narrow(self.channels, self.outputs) else "C64"
@@ -61,192 +64,127 @@ class TritonCall(Call):
         trips = {"i_t": parts, "i_t2": parts, "row_totals": 1}
         return self.run(kernel, rows * ceil(self.outputs, ROWS_CHANNELS), trips, variant="C16")
 
-    # tasks of forward
+    # tasks
+
+    def moment_chunks(self, row: int) -> int:
+        return self.chunks
+
+    def sum_chunks(self, row: int) -> int:
+        return self.parts if row in self.rows()[-1] else self.chunks
+
+    def weight_chunks(self, stage: Stage) -> int:
+        return self.parts
 
     def stage(self, stage: Stage, moments: bool) -> Task:
-        *_, pointwise = stage.weights
-        blocks = ceil(stage.count, BLOCK)
-        reads = self.source(stage) | self.weights(*stage.weights)
-        writes = self.z(stage) | (self.moments(stage.row) if moments else {})
-        vector = 2 * stage.kernel**2 * self.P * self.channels * blocks
-        loads = blocks * self.window(stage) + self.stage_tiles * sum(self.weights(*stage.weights).values())
-        tile = self.blocks["stages"]
+        blocks, tile, task = ceil(stage.count, BLOCK), self.blocks["stages"], super().stage(stage, moments)
         trips = {
             "i_p": ceil(self.P, tile["BLOCK_P"]) / self.chunks,
             "i_c": ceil(self.channels, tile["BLOCK_C"]),
             "tap": stage.kernel**2,
         }
         run = self.run("stages", self.chunks * ceil(self.outputs, tile["BLOCK_O"]), trips, "stages")
-        return Task(reads, writes, loads, vector, 2 * self.P * self.sizes[pointwise], (run,))
-
-    def moments(self, row: int) -> dict[Piece, int]:
-        return self.partial("moments", row, 3, self.chunks)
+        loads = blocks * self.window(stage) + self.stage_tiles * sum(self.weights(*stage.weights).values())
+        return task._replace(windows=loads, vector=task.vector * blocks, runs=(run,))
 
     def pool_moments(self) -> Task:
-        writes = [self.moments(row) for _, row, _, _ in self.pools]
         run = self.run_chunks("pool_moments", self.chunks, {"pools": 1, "tap": 9, "i": len(self.pools)})
-        return Task(self.x(), union(writes), 9 * self.P * self.channels * self.itemsize, runs=(run,))
+        return super().pool_moments()._replace(windows=self.nine(), runs=(run,))
+
+    def nine(self) -> int:
+        """Bytes that the windows of a pool take."""
+        return 9 * self.P * self.channels * self.itemsize
 
     def statistics(self, rows: Iterable[int], plain: Iterable[int] = ()) -> Task:
-        rows = [*rows]
-        written = [self.tables(row, "mean", "var") for row in [*rows, *plain]]
-        run = self.run_rows("statistics", len(rows) + len([*plain]), self.chunks)
-        return Task(union(map(self.moments, rows)), union(written), runs=(run,))
+        rows, plain = [*rows], [*plain]
+        run = self.run_rows("statistics", len(rows) + len(plain), self.chunks)
+        return super().statistics(rows, plain)._replace(runs=(run,))
 
     def mix(self, base: bool) -> Task:
-        reads = [self.map("base", e) for e in range(self.edges)] if base else []
-        for _, row, kind, own in self.finals:
-            reads.append(self.values(row, kind, own))
-            reads.append(self.tables(row, "gain", "offset", *(() if row in self.plain else ("mean", "var"))))
-        out = [self.map("out", e) for e in range(self.edges)]
-        windows = 9 * self.P * self.channels * self.itemsize if self.pools else 0
         trips = {"pools": bool(self.pools), "tap": 9, "i": len(self.finals)}
-        run = self.run_map("mix", self.P, trips)
-        return Task(union(reads), union(out), windows, 4 * self.P * self.outputs * len(self.finals), runs=(run,))
-
-    # tasks of backward
+        windows = self.nine() if self.pools else 0
+        return super().mix(base)._replace(windows=windows, runs=(self.run_map("mix", self.P, trips),))
 
     def sums(self) -> Task:
-        reads, writes, windows = [], [], 0
-        for edge, row, kind, own in self.finals:
-            reads += [self.map("grad", edge), self.tables(row, "mean"), self.values(row, kind, own)]
-            writes.append(self.partial("sums", row, 2, self.chunks))
-            windows += (9 if kind in (MAX_POOL, AVG_POOL) else 1) * self.P * self.outputs * self.itemsize
+        pixels = sum(9 if kind in (MAX_POOL, AVG_POOL) else 1 for _, _, kind, _ in self.finals)
         trips = {"i": len(self.finals), "pools": len(self.pools) / len(self.finals), "tap": 9}
         run = self.run_chunks("gradient_sums", self.chunks, trips)
-        return Task(union(reads), union(writes), windows, 4 * self.P * self.outputs * len(self.finals), runs=(run,))
+        return super().sums()._replace(windows=pixels * self.P * self.outputs * self.itemsize, runs=(run,))
 
-    def totals(self, rows: Iterable[int], plain: Iterable[int], parts: int) -> Task:
+    def totals(self, rows: Iterable[int], plain: Iterable[int]) -> Task:
         rows, plain = [*rows], [*plain]
-        reads = [self.partial("sums", row, 2, parts) for row in [*rows, *plain]]
-        reads += [self.tables(row, "var") for row in rows]
-        run = self.run_rows("gradient_totals", len(rows) + len(plain), parts)
-        return Task(union(reads), union(self.tables(row, "dgain", "doffset") for row in [*rows, *plain]), runs=(run,))
+        run = self.run_rows("gradient_totals", len(rows) + len(plain), max(map(self.sum_chunks, [*rows, *plain])))
+        return super().totals(rows, plain)._replace(runs=(run,))
 
-    def raw_gradient(self, stage: Stage) -> dict[Piece, int]:
-        """What dL/dz of a stage is formed from."""
-        first = stage in self.firsts
-        gradient = self.map("middle", stage.row) if first else self.map("grad", stage.edge)
-        return gradient | self.z(stage) | self.slope(stage.row)
-
-    def data(self, stage: Stage, need_weights: bool) -> Task:
+    def data_of(self, stage: Stage, need_weights: bool) -> Task:
+        """With the programs that may add its weight gradients too."""
         *_, pointwise = stage.weights
-        reads = self.raw_gradient(stage) | self.weights(pointwise) | self.normal(stage)
         loads = self.again(stage) + self.gradient_tiles * self.sizes[pointwise] * self.itemsize
         outputs = ceil(stage.count, self.blocks["stages_gradients"]["BLOCK_O"])
         trips = {"i_o": outputs, "tap": need_weights * stage.kernel**2, "i_o2": need_weights * outputs}
-        trips |= {"row_totals": stage in self.firsts, "i_t": ceil(self.weight_chunks, PARTS)}
-        run = self.run_chunks("stages_gradients", self.weight_chunks, trips, "stages_gradients")
-        return Task(reads, self.t(stage), loads, 0, 2 * self.P * self.sizes[pointwise], (run,))
+        trips |= {"row_totals": stage in self.firsts, "i_t": ceil(self.parts, PARTS)}
+        run = self.run_chunks("stages_gradients", self.parts, trips, "stages_gradients")
+        return self.data(stage)._replace(windows=loads, runs=(run,))
 
     def again(self, stage: Stage) -> int:
         """Bytes that dL/dz is formed from, for every block of inputs."""
         return 2 * self.P * stage.count * self.itemsize * ceil(self.channels, INPUTS)
 
     def weight_gradients(self, stage: Stage) -> Task:
-        """Their parts, of both convolutions; t is in registers, the depthwise output is computed again."""
         *depthwise, pointwise = stage.weights
-        taps, place = stage.kernel**2, (stage.raw, stage.half)
-        reads = self.source(stage) | self.weights(*depthwise) | self.raw_gradient(stage)
-        writes = {("products", *place): 4 * self.weight_chunks * self.sizes[pointwise]}
-        if depthwise:
-            writes |= {("taps", *place): 4 * self.weight_chunks * taps * self.channels}
-        vector = 2 * taps * self.P * self.channels * (1 + len(depthwise))
         loads = self.window(stage) + self.again(stage)
         loads += self.gradient_tiles * (
-            len(depthwise) * taps * self.channels * (self.itemsize + 4) + 4 * self.sizes[pointwise]
+            len(depthwise) * stage.kernel**2 * self.channels * (self.itemsize + 4) + 4 * self.sizes[pointwise]
         )
-        return Task(reads, writes, loads, vector, 2 * self.P * self.sizes[pointwise])
+        return super().weight_gradients(stage)._replace(windows=loads)
 
     def middle(self, stage: Stage) -> Task:
-        """dL/d(normalised middle) that the second half `stage` reads."""
-        row = stage.reads.row
-        reads = self.t(stage) | self.source(stage) | self.weights(stage.weights[0])
-        writes = self.map("middle", row) | self.partial("sums", row, 2, self.weight_chunks)
-        run = self.run_chunks("middle_gradients", self.weight_chunks, {"tap": stage.kernel**2})
-        return Task(reads, writes, self.window(stage), 2 * stage.kernel**2 * self.P * self.channels, runs=(run,))
+        run = self.run_chunks("middle_gradients", self.parts, {"tap": stage.kernel**2})
+        return super().middle(stage)._replace(windows=self.window(stage), runs=(run,))
 
     def pool_gradients(self) -> Task:
-        reads = [self.x()]
-        for edge, row, _, _ in self.pools:
-            reads += [self.map("grad", edge), self.slope(row)]
         run = self.run_map("pool_gradients", self.P, {"pools": 1, "tap": 9, "i": len(self.pools)})
-        return Task(union(reads), self.pooled(), 9 * self.P * self.channels * self.itemsize, runs=(run,))
-
-    def pooled(self) -> dict[Piece, int]:
-        """dL/d(maximum), dL/d(average) and which pixel is the maximum."""
-        if not self.pools:
-            return {}
-        return self.map("dmax", itemsize=4) | self.map("davg", itemsize=4) | self.map("which", itemsize=1)
+        return super().pool_gradients()._replace(windows=self.nine(), runs=(run,))
 
     def state_gradient(self) -> Task:
         stages = self.singles + self.firsts
-        reads = [self.x(), self.pooled()] + [self.t(stage) for stage in stages]
-        reads += [self.weights(*stage.weights[:-1]) for stage in stages]
-        for edge, row, _, _ in self.skips:
-            reads += [self.map("grad", edge), self.tables(row, "gain")]
         windows = sum(map(self.window, stages)) + 9 * sum(self.pooled().values())
-        vector = sum(2 * stage.kernel**2 * self.P * self.channels for stage in stages)
         taps = sum(stage.kernel**2 for stage in stages) / max(1, len(stages))
         trips = {"i_s": len(stages), "i_s/tap": taps, "i": len(self.skips), "tap": 9 * bool(self.pools)}
         run = self.run_map("state_gradient", self.pixels, trips)
-        return Task(union(reads), {("dx",): self.pixels * self.channels * self.itemsize}, windows, vector, runs=(run,))
+        return super().state_gradient()._replace(windows=windows, runs=(run,))
 
-    def weight_totals(self) -> Task:
-        stages = self.seconds + self.singles + self.firsts
+    def weight_totals(self, stages: Iterable[Stage]) -> Task:
+        stages = [*stages]
         largest = self.channels * max(self.outputs, LARGEST_WINDOW)
-        programs = ceil(largest, WEIGHTS_BLOCK) * len(stages)
-        trips = dict.fromkeys(("chunk", "chunk2"), self.weight_chunks)
-        return Task(
-            union(self.weight_gradients(stage).writes for stage in stages),
-            self.weights(*range(len(self.sizes)), name="dweights"),
-            runs=(self.run("weight_totals", programs, trips, variant="C16"),),
-        )
+        programs, trips = ceil(largest, WEIGHTS_BLOCK), dict.fromkeys(("chunk", "chunk2"), self.parts)
+        run = self.run("weight_totals", programs * len(stages), trips, variant="C16")
+        return super().weight_totals(stages)._replace(runs=(run,))
 
     # calls
-
-    def forward(self, base: bool) -> "Schedule":
-        """The launches of a forward pass; pieces are ready at the end of a phase, between two barriers."""
-        training = self.training
-        second = [stage.row for stage in self.seconds]
-        rows = [stage.row for stage in self.firsts]
-        rows += [row for _, row, _, _ in self.finals if row not in self.plain and row not in second]
-        schedule = self.stages(0, training)
-        if training:
-            schedule.insert(1, ("pool_moments", [(0, self.pool_moments())] * bool(self.pools)))
-            schedule.insert(2, ("statistics", [(0, self.statistics(rows, self.plain))]))
-            schedule.append(("statistics", [(1, self.statistics(second))] * bool(second)))
-        return [*schedule, ("mix", [(2 if training else 1, self.mix(base))])]
-
-    def stages(self, phase: int, moments: bool) -> "Schedule":
-        """The raw outputs; by running statistics, singles can wait for what reads them."""
-        singles = phase + (not self.training)
-        first = [(singles, self.stage(s, moments)) for s in self.singles]
-        first += [(phase, self.stage(s, moments)) for s in self.firsts]
-        return [("stages", first), ("stages", [(phase + 1, self.stage(s, moments)) for s in self.seconds])]
 
     def backward(self, need_x: bool, need_weights: bool, recompute: bool) -> "Schedule":
         """The launches of a backward pass."""
         sums, final, middle, first, state = range(5) if self.training else (1, 1, 2, 2, 4)
-        rows = [row for _, row, _, _ in self.finals if row not in self.plain]
+        *_, rows, middles = self.rows()
         singles, firsts = (self.singles, self.firsts) if need_x or need_weights else ((), ())
-        middles = [stage.row for stage in self.firsts]
-        totals = [(middle, self.totals(middles, (), self.weight_chunks))] * bool(middles)
+        totals = [(middle, self.totals(middles, ()))] if middles else []
         added = [(phase, task._replace(runs=())) for phase, task in totals]  # by programs that have other work too
 
+        adds = need_weights and bool(self.sizes)
+
         def gradients(phase: int, stages: Sequence[Stage]) -> list[tuple[int, Task]]:
-            tasks = [(phase, self.data(stage, need_weights)) for stage in stages]
+            tasks = [(phase, self.data_of(stage, need_weights)) for stage in stages]
             return tasks + [(phase, self.weight_gradients(stage)) for stage in stages] * need_weights
 
         return [
             *(self.stages(-2, False) if recompute else ()),
             ("gradient_sums", [(sums, self.sums())]),
-            ("gradient_totals", [(sums, self.totals(rows, self.plain, self.chunks))]),
+            ("gradient_totals", [(sums, self.totals(rows, self.plain))]),
             ("stages_gradients", gradients(final, [*self.seconds, *singles])),
             ("middle_gradients", [(middle, self.middle(stage)) for stage in self.seconds]),
             # those who need them add them, where there is anybody
             ("stages_gradients", added + gradients(first, firsts)) if firsts else ("gradient_totals", totals),
             ("pool_gradients", [(final, self.pool_gradients())] * (need_x and bool(self.pools))),
             ("state_gradient", [(state, self.state_gradient())] * need_x),
-            ("weight_totals", [(state, self.weight_totals())] * (need_weights and bool(self.sizes))),
+            ("weight_totals", [(state, self.weight_totals(self.seconds + self.singles + self.firsts))] * adds),
         ]
