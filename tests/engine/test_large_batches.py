@@ -1,11 +1,16 @@
 """The host does the same for every batch: a step starts as many operations for 24 images as for two."""
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.bench.cases import OURS, EvaluationCase, StepCase
+from fastdarts.engine.device import check_workers
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 
 class Operations(TorchDispatchMode):
@@ -37,3 +42,12 @@ def test_a_step_starts_as_many_operations_for_every_batch(kind: str) -> None:
 
     small, large = operations(case(2)), operations(case(24))
     assert small == large and sum(small.values()) > 100
+
+
+def test_on_a_gpu_images_are_better_prepared_by_others() -> None:
+    gpu, config = torch.device("cuda"), resolve(SearchConfig(batch_size=1024))
+    text = check_workers(config, gpu)
+    assert re.search(r"waits while the 1024 images of a batch are prepared, .*: --workers [1-8] prepares them", text)
+    assert not check_workers(config, torch.device("cpu"))
+    assert not check_workers(replace(config, workers=4), gpu)
+    assert not check_workers(resolve(SearchConfig(space="rnn")), gpu)  # a text has no images
