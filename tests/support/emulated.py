@@ -50,7 +50,7 @@ def started(arguments: Sequence[str | Path]) -> subprocess.Popen:
 
 
 def succeeded(process: subprocess.Popen) -> None:
-    out, _ = process.communicate(timeout=300)
+    out, _ = process.communicate(timeout=900)
     assert process.returncode == 0, out
 
 

@@ -60,6 +60,19 @@ struct Tiling {
   __host__ __device__ int64_t tiles() const { return int64_t{columns} * rows * groups; }
 };
 
+constexpr int kMaxChunks = 512;        // of moments and sums
+constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
+#ifndef FASTDARTS_EMULATED
+constexpr int kMaxStages = 32;     // in one launch; more are several launches
+constexpr int kMaxTensors = 64;    // the same of other rows
+constexpr int kManyTiles = 128;    // that fill a device
+constexpr int kTileChunks = 1024;  // at most, of tiles
+constexpr int kFewBlocks = 528;    // four a multiprocessor
+constexpr int kManyBlocks = 4096;  // of a map
+#else  // as if the device were small: then the maps of tests are large, and have what large maps have
+constexpr int kMaxStages = 5, kMaxTensors = 9, kManyTiles = 8, kTileChunks = 3, kFewBlocks = 12, kManyBlocks = 6;
+#endif
+
 // Tiles of a map of this size, in as many chunks as there are tiles up to `most`. Small maps share a tile, unless there
 // are few of them: a GPU has some hundred multiprocessors. Windows of stride 2 are four times as large as their tile.
 inline Tiling tiling_of(int images, int height, int width, int stride, int most) {
@@ -70,17 +83,15 @@ inline Tiling tiling_of(int images, int height, int width, int stride, int most)
   tiling.columns = (width + 8 * tiling.across - 1) / (8 * tiling.across);
   tiling.rows = (height + 4 * tiling.down - 1) / (4 * tiling.down);
   tiling.images = narrow ? (stride == 2 ? 2 : 4) : 1;
-  while (tiling.images > 1 && int64_t{tiling.columns} * tiling.rows * images < 128 * tiling.images) tiling.images /= 2;
+  const int64_t tiles = int64_t{tiling.columns} * tiling.rows * images;
+  while (tiling.images > 1 && tiles < kManyTiles * tiling.images) tiling.images /= 2;
   tiling.groups = (images + tiling.images - 1) / tiling.images;
+  most = std::min(most, kTileChunks);
   tiling.tiles_a_chunk = static_cast<int>((tiling.tiles() + most - 1) / most);
   tiling.chunks = static_cast<int>((tiling.tiles() + tiling.tiles_a_chunk - 1) / tiling.tiles_a_chunk);
   return tiling;
 }
 
-constexpr int kMaxChunks = 512;        // of moments and sums
-constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
-constexpr int kMaxStages = 32;         // in one launch; more are several launches
-constexpr int kMaxTensors = 64;
 constexpr int kTaps = 49;
 constexpr int kMoments = 4, kSums = 2;  // numbers of a channel in a chunk
 

@@ -16,9 +16,7 @@ constexpr int kFewerBlocks = 1;  // of a multiprocessor: there nvcc takes some m
 #else
 constexpr int kFewerBlocks = 0;
 #endif
-constexpr int kMaxQuads = 12;      // fours of channels of a block; 9 (36 channels) are not divided
-constexpr int kFewBlocks = 528;    // four a multiprocessor; with fewer, a block takes fewer channels
-constexpr int kManyBlocks = 4096;  // of a map; with more, a thread takes more units
+constexpr int kMaxQuads = 12;  // fours of channels of a block; 9 (36 channels) are not divided
 
 // ⌊n / divisor⌋ for n below 2³¹ (Granlund and Montgomery 1994, figure 4.1).
 struct Divisor {
@@ -75,6 +73,7 @@ inline Strips strips_of(const Sizes& sizes, int most = kMaxQuads) {
 // For sums: so many chunks, and `others` such grids in one launch.
 inline Strips strips_in_chunks(const Sizes& sizes, int chunks, int64_t others) {
   Strips strips = strips_of(sizes);
+  // with few blocks, a block takes fewer channels
   while (strips.quads > 4 && chunks * others * channel_blocks(strips) < kFewBlocks) {
     strips = strips_of(sizes, (strips.quads + 1) / 2);
   }

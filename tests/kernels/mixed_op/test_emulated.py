@@ -1,7 +1,12 @@
 """mixed_op's CUDA kernels without a GPU: the very sources, emulated on the CPU, by the rule of all kernels."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
 from benchmarks.compare import deviations, deviations_of
 from fastdarts.kernels import registry
-from tests.support.emulated import mixed_op
+from tests.support.emulated import COMPILER, mixed_op
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.usefixtures("emulated", "poisoned_memory")
 
@@ -73,3 +79,27 @@ def test_tf32_is_no_worse_than_twice_eager_in_tf32(case: MixedOpCase) -> None:
 def test_half_precision_is_no_worse_than_twice_eager(case: MixedOpCase, dtype: torch.dtype) -> None:
     for deviation in deviations(case, "cuda", dtype):
         assert not deviation.wrong, deviation
+
+
+def watched(runtimes: list[str], options: list[str], *arguments: str, **environment: str) -> str:
+    """What the cases of emulated_runs print, under a sanitizer."""
+    library = mixed_op(*options, "-O1", "-g1")
+    found = [subprocess.check_output([COMPILER, f"-print-file-name=lib{name}.so"], text=True) for name in runtimes]
+    preload = {"LD_PRELOAD": ":".join(path.strip() for path in found), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.support.emulated_runs", str(library), *arguments]
+    everything = os.environ | preload | environment
+    done = subprocess.run(command, cwd=ROOT, env=everything, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return done.stdout
+
+
+def test_no_address_is_wrong() -> None:
+    checks = "-fsanitize=address,alignment,bounds,shift,signed-integer-overflow"
+    options = {"ASAN_OPTIONS": "detect_leaks=0"}
+    assert watched(["asan", "ubsan"], [checks, "-fno-sanitize-recover=all"], **options) == "all cases ran\n"
+
+
+def test_no_race_and_none_without_a_barrier_that_passes(tmp_path: Path) -> None:
+    log = tmp_path / "races"
+    options = f"exitcode=0 log_path={log} suppress_equal_stacks=0 suppress_equal_addresses=0"
+    assert json.loads(watched(["tsan"], ["-fsanitize=thread"], str(log), TSAN_OPTIONS=options)) == []
