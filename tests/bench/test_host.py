@@ -44,8 +44,8 @@ def test_launches_and_compiled_kernels_are_no_more_than_recorded(tmp_path: Path)
 @pytest.fixture
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launches in CUDA C++ are those of the emulated library, which needs no toolkit."""
-    torch.ops.load_library(mixed_op("-O2"))
-    monkeypatch.setitem(IMPLEMENTATIONS, "cuda", lambda: cuda("fastdarts_emulated"))
+    torch.ops.load_library(mixed_op("-O0", ops="fastdarts_counted"))
+    monkeypatch.setitem(IMPLEMENTATIONS, "cuda", lambda: cuda("fastdarts_counted"))
 
 
 @pytest.mark.usefixtures("emulated")

@@ -62,7 +62,7 @@ struct Tiling {
 
 constexpr int kMaxChunks = 512;        // of moments and sums
 constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
-#ifndef FASTDARTS_EMULATED
+#ifndef FASTDARTS_SMALL_DEVICE
 constexpr int kMaxStages = 32;     // in one launch; more are several launches
 constexpr int kMaxTensors = 64;    // the same of other rows
 constexpr int kManyTiles = 128;    // that fill a device

@@ -197,9 +197,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
 
 }  // namespace
 
-#ifdef FASTDARTS_EMULATED
-#define FASTDARTS_ON_CPU fastdarts_emulated
-#else
+#ifndef FASTDARTS_EMULATED
 #define FASTDARTS_ON_CPU fastdarts_dry
 STABLE_TORCH_LIBRARY_IMPL(fastdarts, CUDA, m) {
   m.impl("mixed_op", TORCH_BOX(&mixed_op));
