@@ -150,17 +150,23 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
       call_op<void>("fastdarts::mixed_op_add_up_rows", "", slope, shift, dgain, doffset, joined);
     }
   };
+  const auto taps_of = [&](int stage) {
+    return workspace.at<float>(of_taps) + stage * chunks * cuda::kTaps * sizes.channels;
+  };
+  const auto products_of = [&](int stage) {
+    return workspace.at<float>(of_products) + stage * chunks * sizes.outputs * sizes.channels;
+  };
   const auto stage_gradients = [&](int begin, int stages, const Tiling& tiling) {
     char* const t = workspace.at<char>(of_t) + begin * pixels * sizes.channels * x.element_size();
-    float* const taps = workspace.at<float>(of_taps) + begin * chunks * cuda::kTaps * sizes.channels;
-    float* const products = workspace.at<float>(of_products) + begin * chunks * sizes.outputs * sizes.channels;
     check(cuda::stage_gradients(job.call, job.affine, job.operands, job.stages(begin), stages, tiling, slopes, shifts,
-                                static_cast<float>(job.values), training, t, need_weights ? taps : nullptr,
-                                need_weights ? products : nullptr));
-    if (need_weights) {
-      check(cuda::weight_totals(job.call, job.stages(begin), stages, tiling.chunks, taps, products, weight_gradients));
-    }
+                                static_cast<float>(job.values), training, t, need_weights ? taps_of(begin) : nullptr,
+                                need_weights ? products_of(begin) : nullptr));
   };
+  const auto weight_totals = [&](int begin, int stages, const Tiling& tiling) {
+    check(cuda::weight_totals(job.call, job.stages(begin), stages, tiling.chunks, taps_of(begin), products_of(begin),
+                              weight_gradients));
+  };
+  const bool alike = strides == 1;  // stages that read the state have the tiles of second halves: one launch for both
   const std::vector<Tensor> rectified = job.keep(kinks, x);
   if (again) {
     check(
@@ -172,13 +178,17 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   }
   check(cuda::gradient_sums(job.call, job.affine, job.operands, plan.finals.data(), finals, sums, partial));
   totals(plan.final_rows, sums.chunks);
-  stage_gradients(0, plan.seconds, second);
-  if (through) stage_gradients(plan.seconds, plan.singles, first);
+  stage_gradients(0, plan.seconds + (through && alike ? plan.singles : 0), second);
+  if (through && !alike) stage_gradients(plan.seconds, plan.singles, first);
   if (plan.seconds) {
     check(cuda::middle_gradients(job.call, job.affine, job.operands, job.stages(0), plan.seconds, middle_sums,
                                  workspace.at<void>(of_t), middles, partial));
     totals(plan.middle_rows, middle_sums.chunks);
     if (through) stage_gradients(plan.seconds + plan.singles, plan.firsts, first);
+  }
+  if (need_weights) {
+    weight_totals(0, alike ? count : plan.seconds, second);
+    if (!alike) weight_totals(plan.seconds, job.unseconds(), first);
   }
   float *dmax = nullptr, *davg = nullptr;
   int8_t* which = nullptr;
