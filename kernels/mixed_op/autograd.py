@@ -51,7 +51,9 @@ class _MixedOp(torch.autograd.Function):
         ctx.training, ctx.has_base = running_mean is None, len(base) > 0
         saved = x, None if beta is None else part, beta, mixing, gain, offset, seeds, mean, var
         ctx.save_for_backward(*saved, *weights, *z)
+        ctx.size = out[0].shape
         ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)  # those of mean and var would be two launches
         return (*out, mean, var)
 
     @staticmethod
@@ -62,7 +64,7 @@ class _MixedOp(torch.autograd.Function):
         need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[7:]
         need_weights = need_rest[len(need_rest) - call.weights :]
         need_weight = any(need_weights) and needs_grad(ctx, call.weights, call.weights)
-        grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
+        grad = own = [(x.new_zeros(ctx.size) if g is None else g).contiguous(memory_format=LAST) for g in grad[:-2]]
         # create_graph=True: a kernel would be a constant to the second differentiation
         again, device, dtype = torch.is_grad_enabled(), x.device.type, x.dtype
         if again:
