@@ -281,7 +281,7 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
     Maps of the output's size, forward: raw outputs that are not stored. Backward: those made again, and one for every
     second half of a separable convolution. On a GPU also one of the input's size for every depthwise output, and two
     and a quarter in float32 for pooling. Weight gradients are summed in parts: on the CPU, one in float64 for each
-    chunk of samples.
+    chunk of samples; on a GPU, one in float32 for each chunk of pixels.
     """
     backward = func is backward_op.dispatch
     if not backward and func is not forward_op.dispatch:
@@ -305,6 +305,9 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
         blocks.append(stages * pixels * channels * x.element_size())
         if need_x and (MAX_POOL in kinds or AVG_POOL in kinds):
             blocks.append(9 * pixels * channels)
+        if need_weights:  # a part for every chunk of 256 pixels, of 128 chunks at most
+            chunks = min(128, -(-pixels // 256))
+            blocks.append(4 * chunks * stages * channels * (49 + gain.shape[1]))
     return blocks, 0
 
 
