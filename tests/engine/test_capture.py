@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.engine import capture
-from fastdarts.engine.capture import Graphs
+from fastdarts.engine.capture import Captured, Graphs
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
@@ -217,6 +217,25 @@ def test_a_candidate_that_reads_the_device_is_refused_with_its_place(monkeypatch
 def test_the_regulariser_that_reads_a_norm_is_refused_and_the_alphas_are_not():
     (text,) = said(method="lambda-darts", layers=4)
     assert re.match("steps of the weights run without CUDA graphs: .* in backward \\(alignment.py", text)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: (x * 2,), ""),
+        (lambda x: (x * torch.ones(3).to(x.device),), "to_copy reads the device"),
+        (lambda x: (x[[0, 2]],), ""),
+    ],
+)
+def test_inputs_may_come_from_the_host_and_nothing_else(monkeypatch, function, reason):
+    """On the meta device, which computes nothing, but is another one than the host."""
+    monkeypatch.setitem(capture.RECORDERS, "meta", FakeRecorder)
+    texts = []
+    captured = Captured("passes", function, Graphs("auto", torch.device("meta"), texts.append))
+    for _ in range(3):
+        captured(lambda: None, torch.ones(3))
+    assert bool(texts) == bool(reason)
+    assert all(reason in text for text in texts)
 
 
 def test_candidates_that_are_drawn_are_refused_once():
