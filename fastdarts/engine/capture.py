@@ -166,6 +166,7 @@ class Captured:
         if reason := self._why_not():
             self._refuse(reason, EVERY)
             return self._call(inputs)
+        inputs = [t.to(self.graphs.device) for t in inputs]  # which is no part of the pass
         before, watch = rewinds(), Watch()
         with watch:
             results = self._call(inputs)

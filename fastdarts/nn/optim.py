@@ -193,7 +193,8 @@ class SGD(torch.optim.SGD):
     def step_if(self, sound: Tensor) -> None:
         """The same where ``sound``, a truth value on the device, is true; else nothing changes, and nobody has waited
         for it. After :meth:`prepare` and :meth:`norm`."""
-        self._update(torch.where(sound, self._norm, float("nan")), only_finite=True)
+        # torch.where would copy the number to the device
+        self._update(self._norm.masked_fill(~sound, float("nan")), only_finite=True)
 
     def _update(self, norm: Tensor | None, only_finite: bool = False) -> None:
         for flat in self._flats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.engine import capture
-from fastdarts.engine.capture import Graphs
+from fastdarts.engine.capture import Captured, Graphs, Watch
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
@@ -217,6 +218,48 @@ def test_a_candidate_that_reads_the_device_is_refused_with_its_place(monkeypatch
 def test_the_regulariser_that_reads_a_norm_is_refused_and_the_alphas_are_not():
     (text,) = said(method="lambda-darts", layers=4)
     assert re.match("steps of the weights run without CUDA graphs: .* in backward \\(alignment.py", text)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: (x * 2,), ""),
+        (lambda x: (x * torch.ones(3).to(x.device),), "to_copy reads the device"),
+        (lambda x: (x[[0, 2]],), ""),
+    ],
+)
+def test_inputs_may_come_from_the_host_and_nothing_else(monkeypatch, function, reason):
+    """On the meta device, which computes nothing, but is another one than the host."""
+    monkeypatch.setitem(capture.RECORDERS, "meta", FakeRecorder)
+    texts = []
+    captured = Captured("passes", function, Graphs("auto", torch.device("meta"), texts.append))
+    for _ in range(3):
+        captured(lambda: None, torch.ones(3))
+    assert bool(texts) == bool(reason)
+    assert all(reason in text for text in texts)
+
+
+@pytest.mark.parametrize("settings", [{"unrolled": True}, {"method": "pc-darts", "warmup": 0}, {"method": "joint"}])
+def test_nothing_passes_between_the_host_and_another_device(monkeypatch, settings):
+    """Of whole steps, on the meta device: what only runs on a GPU is not seen, all that is around it is."""
+    monkeypatch.setattr(SearchStep, "autocast", lambda self: nullcontext())  # which that device has not
+    meta = torch.device("meta")
+    config = resolve(SearchConfig(**SHAPE | {"epochs": EPOCHS} | settings))
+    step = SearchStep(config, ImageProblem.of_shape(5, 3, (8, 8)), meta)
+    together = step.recipe.order == "together"
+    step.epoch, step._with_alphas = 1, together
+    batch = torch.empty(4, 3, 8, 8, device=meta), torch.zeros(4, dtype=torch.int64, device=meta)
+    for _ in range(2):
+        step.optimizer.prepare()
+        step.architect.prepare()
+        with Watch() as watch:
+            if not together:
+                step._alpha_pass(*batch, *batch)
+            step._weight_pass(*batch)
+        assert not watch.reads
+    with Watch() as watch:
+        step.architect.prepare()  # writes the rates of the coming step
+    assert watch.reads
 
 
 def test_candidates_that_are_drawn_are_refused_once():
