@@ -204,4 +204,9 @@ if wants_extension():
     else:
         print("fastdarts: torch cannot be imported here; building the pure Python package (slower).")
 
-setup(packages=list(PACKAGES), package_dir=PACKAGES, **arguments)
+setup(
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"fastdarts.bench": ["instructions.json"]},
+    **arguments,
+)

@@ -30,6 +30,23 @@ const std::vector<int> kCuda = {};
 
 PyObject* gather_function = nullptr;  // owned, for as long as the interpreter lives
 
+// Whether dicts hold the very keys and values that they held, in their order, and others are empty still. Modules of
+// torch keep what they are in such dicts: a state of the search network has 200. In Python this takes 0.4 us for each.
+bool unchanged(const pybind11::tuple& dicts, const pybind11::tuple& items, const pybind11::tuple& empty) {
+  for (const pybind11::handle dict : empty)
+    if (PyDict_Size(dict.ptr()) != 0) return false;
+  for (size_t i = 0; i < dicts.size(); ++i) {
+    PyObject *dict = PyTuple_GET_ITEM(dicts.ptr(), i), *held = PyTuple_GET_ITEM(items.ptr(), i), *key, *value;
+    if (2 * PyDict_Size(dict) != PyTuple_GET_SIZE(held)) return false;
+    Py_ssize_t place = 0, k = 0;
+    while (PyDict_Next(dict, &place, &key, &value)) {
+      if (key != PyTuple_GET_ITEM(held, k) || value != PyTuple_GET_ITEM(held, k + 1)) return false;
+      k += 2;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 std::vector<double> fastdarts::gather(std::vector<double> own) {
@@ -67,5 +84,8 @@ PYBIND11_MODULE(_C, m) {
       "set_gather", [](pybind11::object f) { gather_function = f.release().ptr(); }, "function"_a,
       "Sets the all-gather of the process group: given this process's doubles (a memoryview), it returns those of "
       "all.");
+  m.def("unchanged", &unchanged, "dicts"_a, "items"_a, "empty"_a,
+        "Whether each of the dicts holds the very objects in its tuple (key, value, key, ...), and those of `empty` "
+        "nothing.");
   m.def("release_memory", &fastdarts::block_cache::release, "Gives the memory kept for reuse back to the system.");
 }

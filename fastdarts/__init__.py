@@ -5,9 +5,16 @@ A script written for the public DARTS code runs after changing its imports:
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from fastdarts.moved import find_modules
+
+if importlib.util.find_spec("fastdarts.kernels") is None:  # Python looks into the current folder first
+    raise ImportError(
+        f"{__path__[0]} is the folder of a checkout, without the kernels beside it: install the checkout "
+        "(pip install --no-build-isolation -e .), or start Python in another folder to use what is installed."
+    )
 
 if TYPE_CHECKING:
     from fastdarts.engine.architect import Architect

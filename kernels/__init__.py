@@ -8,6 +8,7 @@ if __name__ != "fastdarts.kernels":
 
 from fastdarts.kernels.flat import contract as flat
 from fastdarts.kernels.flat.contract import FLAT_IMPLEMENTATIONS, run_flat
+from fastdarts.kernels.mixed_op.autograd import Call, mixed_op
 from fastdarts.kernels.mixed_op.contract import (
     DILATIONS,
     KERNELS,
@@ -17,7 +18,6 @@ from fastdarts.kernels.mixed_op.contract import (
     SEP_CONV,
     STRIDES,
     kink_sizes,
-    mixed_op,
     why_no_kernel,
     why_no_kinks,
     working_memory,
@@ -30,11 +30,13 @@ from fastdarts.kernels.registry import (
     IMPLEMENTATIONS,
     Implementation,
     implementations,
+    missing,
     native,
     ops_of,
     release_memory,
     strict,
 )
+from fastdarts.kernels.unchanged import unchanged
 
 __all__ = [
     "DILATIONS",
@@ -46,6 +48,7 @@ __all__ = [
     "NOISE",
     "SEP_CONV",
     "STRIDES",
+    "Call",
     "Implementation",
     "add_up",
     "alone",
@@ -56,6 +59,7 @@ __all__ = [
     "joined",
     "kink_sizes",
     "memory_format",
+    "missing",
     "mixed_op",
     "mixed_sum",
     "native",
@@ -67,6 +71,7 @@ __all__ = [
     "release_memory",
     "run_flat",
     "strict",
+    "unchanged",
     "why_no_kernel",
     "why_no_kinks",
     "working_memory",

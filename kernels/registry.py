@@ -76,6 +76,13 @@ def _why_no_cuda() -> str:
 
 
 MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
+
+
+def missing(implementation: str) -> str:
+    """Why kernels of this implementation are not installed; "" if they are."""
+    return MISSING[implementation]
+
+
 CPU_CUDA: list[str] = []  # the library of ops in which the CUDA kernels take CPU tensors, if one was loaded
 PRETENDED: dict[str, str] = {}  # by op: the GPU kernels that run by default on CPU tensors
 

@@ -106,6 +106,15 @@ def test_the_folder_refuses_its_other_name() -> None:
     assert "ImportError: This folder is the package fastdarts.kernels, not 'kernels'" in result.stderr
 
 
+def test_a_checkout_that_hides_what_is_installed_says_so(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "fastdarts", tmp_path / "fastdarts", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for arguments in (["-c", "import fastdarts.functional"], ["-m", "fastdarts", "--version"]):
+        # -S leaves out what an editable installation adds, which finds the kernels from everywhere
+        done = subprocess.run([sys.executable, "-S", *arguments], cwd=tmp_path, capture_output=True, text=True)
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode != 0 and f"{tmp_path / 'fastdarts'} is the folder of a checkout" in last, last
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean copy of the sources, so that builds leave nothing in the tree."""

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 namespace fastdarts::cuda {
@@ -65,7 +66,14 @@ __device__ void store4(T* p, const Four& x, int count, bool vector) {
       Packed<T> packed;
 #pragma unroll
       for (int i = 0; i < 4; ++i) packed.v[i] = from_float<T>(x[i]);
+#ifdef FASTDARTS_EMULATED
       *reinterpret_cast<Packed<T>*>(p) = packed;
+#else
+      // Told to be one store: nvcc takes some conditional ones of a structure apart.
+      std::conditional_t<sizeof(T) == 4, uint4, uint2> bits;
+      memcpy(&bits, &packed, sizeof bits);
+      __stwb(reinterpret_cast<decltype(bits)*>(p), bits);
+#endif
     }
   } else {
 #pragma unroll

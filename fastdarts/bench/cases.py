@@ -1,9 +1,12 @@
-"""What is timed: a mixed operation or a whole step of the search, computed by the public code or by fastdarts."""
+"""What is timed: a mixed operation, a whole step of the search or of the training of a derived network, computed by the
+public code or by fastdarts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,8 +14,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
+from fastdarts.bench.evaluation import make_public, make_training, public_step
 from fastdarts.bench.measure import conv_flops
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.step import SearchStep
+from fastdarts.engine.training import autocast
 from fastdarts.nn.candidates import Primitive
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import PRIMITIVES
@@ -46,13 +52,14 @@ class EdgeCase:
     stride: int = 1
     primitives: tuple[Primitive, ...] = tuple(PRIMITIVES)
     partial: int = 1
+    precision: str = "float32"
     seed: int = 0
 
     def __str__(self) -> str:
         what = "MixedOp" if len(self.primitives) > 1 else self.primitives[0]
         what += f" of 1/{self.partial}" if self.partial > 1 else ""
         stride = " stride 2" if self.stride == 2 else ""
-        return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}"
+        return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}{_named(self.precision)}"
 
     def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
         torch.manual_seed(self.seed)
@@ -60,24 +67,29 @@ class EdgeCase:
         if side != OURS:
             op = make_compiled(op) if side == COMPILED else make_eager(op)
         form = torch.contiguous_format if side == EAGER else torch.channels_last
+        maps = torch.bfloat16 if self.precision == "bf16" else dtype
         x, grad = (  # drawn on the CPU: the same on every device
-            torch.randn(self.batch, self.channels, size, size).to(device, dtype, memory_format=form)
+            torch.randn(self.batch, self.channels, size, size).to(device, maps, memory_format=form)
             for size in (self.size, self.size // self.stride)
         )
         weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(device, dtype).requires_grad_()
         wanted = {"x": x.requires_grad_(), "mixing weights": weights, **dict(op.named_parameters())}
 
+        def forward() -> Tensor:
+            with autocast(self.precision, x.device):
+                return op(x, weights)
+
         def run() -> dict[str, Tensor]:
-            out = op(x, weights)
+            out = forward()
             gradients = torch.autograd.grad(out, list(wanted.values()), grad)
             return {"out": out} | {f"grad of {name}": g for name, g in zip(wanted, gradients, strict=True)}
 
-        return Work(op, x, lambda: op(x, weights), run)
+        return Work(op, x, forward, run)
 
     def flops(self) -> int:
         """Nominal: the convolutions of three forward passes, one forward and two backward (of data and of weights)."""
-        work = self.work(EAGER)
-        return 3 * conv_flops(work.model, work.forward)
+        work = replace(self, batch=2).work(EAGER)
+        return 3 * conv_flops(work.model, work.forward) * self.batch // 2
 
     def edges(self) -> list[EdgeCase]:
         """The kinds of edges in it."""
@@ -113,7 +125,8 @@ class StepCase:
     def __str__(self) -> str:
         what = "PC-DARTS " * self.pc_darts + f"{self.space} " * (self.space != "darts")
         order = "second" if self.unrolled else "first"
-        return f"{what}{order}-order step C{self.channels} {self.layers} cells N{self.batch}"
+        way = f" {self.memory}" * (self.memory != "store") + _named(self.precision)
+        return f"{what}{order}-order step C{self.channels} {self.layers} cells N{self.batch}{way}"
 
     @property
     def config(self) -> SearchConfig:
@@ -123,10 +136,13 @@ class StepCase:
         ways = {"memory": self.memory, "precision": self.precision, "batch_size": self.batch}
         return resolve(SearchConfig(method="pc-darts" if self.pc_darts else "darts", **options, **ways))
 
-    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+    def work(
+        self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu", graphs: Graphs | None = None
+    ) -> Work:
         config = self.config
         images = ImageProblem.of_shape(10, 3, (self.size, self.size))
-        supernet = (SearchStep if side == OURS else EagerStep)(config, images, torch.device(device))
+        step = partial(SearchStep, graphs=graphs) if side == OURS else EagerStep
+        supernet = step(config, images, torch.device(device))
         model = supernet.model.to(dtype)
         form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
         model.to(memory_format=form)
@@ -142,7 +158,8 @@ class StepCase:
         )
 
         def run() -> dict[str, Tensor]:
-            arch_loss = supernet.step(train, valid, Meter(), config.warmup, 0)
+            with nullcontext() if side == OURS else supernet.autocast():
+                arch_loss = supernet.step(train, valid, Meter(), config.warmup, 0)
             # After the first step the optimizers hold its gradients: of the alphas, and of the weights when clipped.
             adam, sgd = supernet.architect.optimizer.state, supernet.optimizer.state
             learned = {id(a) for a in model.arch_parameters()}
@@ -154,8 +171,11 @@ class StepCase:
                 | {f"grad of {name}": sgd[p]["momentum_buffer"] for name, p in model.named_parameters()}
             )
 
-        optimizers = supernet.optimizer, supernet.architect.optimizer
-        return Work(model, train[0], lambda: model._loss(*train), run, optimizers)
+        def forward() -> Tensor:
+            with supernet.autocast():
+                return model._loss(*train)
+
+        return Work(model, train[0], forward, run, (supernet.optimizer, supernet.architect.optimizer))
 
     def flops(self) -> int:
         """Nominal: the convolutions of three forward passes for each loss that is differentiated, 2 or 5 of them."""
@@ -181,7 +201,72 @@ class StepCase:
         return replace(self, batch=2, unrolled=False)
 
 
-Case = EdgeCase | StepCase
+@dataclass(frozen=True)
+class EvaluationCase:
+    """A training step of a derived network (DARTS_V2), with the published optimizer and gradient clipping."""
+
+    channels: int = 36
+    layers: int = 20
+    batch: int = 8
+    size: int = 32
+    precision: str = "float32"
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"training step C{self.channels} {self.layers} cells N{self.batch}{_named(self.precision)}"
+
+    def work(
+        self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu", graphs: Graphs | None = None
+    ) -> Work:
+        sizes = self.channels, self.layers, self.size, self.precision, self.seed
+        training = make_training(*sizes, torch.device(device), graphs)
+        if side != OURS:
+            make_public(training)
+        form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
+        model = training.model.to(dtype, memory_format=form)
+        if side == COMPILED:
+            model.compile()
+        torch.manual_seed(self.seed)
+        x = torch.randn(self.batch, 3, self.size, self.size).to(device, dtype, memory_format=form)
+        y = torch.randint(10, (self.batch,)).to(device)
+
+        def forward() -> Tensor:
+            with autocast(self.precision, x.device):
+                return model(x)[0]
+
+        def run() -> dict[str, Tensor]:
+            if side == OURS:
+                training.step(x, y, Meter(), 0, 0)
+            else:
+                public_step(training, x, y)
+            moved = training.optimizer.state
+            return {f"grad of {name}": moved[p]["momentum_buffer"] for name, p in model.named_parameters()}
+
+        return Work(model, x, forward, run, (training.optimizer,))
+
+    def flops(self) -> int:
+        """Nominal: the convolutions of three forward passes."""
+        work = replace(self, batch=2).work(EAGER)
+        return 3 * conv_flops(work.model, work.forward) * self.batch // 2
+
+    def edges(self) -> list[EdgeCase]:
+        """It has none."""
+        return []
+
+    def exact(self) -> EvaluationCase:
+        """What is compared in float64: both kinds of cells, few of them."""
+        return replace(self, batch=2, layers=min(self.layers, 4))
+
+    def rough(self) -> EvaluationCase:
+        """What is compared in float32."""
+        return self.exact()
+
+
+def _named(precision: str) -> str:
+    return f" {precision}" if precision != "float32" else ""
+
+
+Case = EdgeCase | StepCase | EvaluationCase
 WIDTHS = ((16, 32), (32, 16), (64, 8))  # channels and pixels a side of the supernet in the paper's CIFAR-10 setting
 STAGES = [(primitive, 1) for primitive in PRIMITIVES if primitive not in ("none", "skip_connect")]
 SUITES: dict[str, list[Case]] = {
@@ -198,6 +283,7 @@ SUITES: dict[str, list[Case]] = {
         StepCase(False, pc_darts=True, batch=256),
     ],
     "nasbench201": [StepCase(False, space="nasbench201", layers=17)],
+    "evaluation": [EvaluationCase()],
 }
 
 

@@ -173,6 +173,9 @@ class EagerStep(SearchStep):
         super().__init__(*args)
         make_eager(self.model)
         self.architect = EagerArchitect(self.model, self.config)
+        settings = self.architect.optimizer.param_groups[0]
+        options = {name: settings[name] for name in ("lr", "betas", "weight_decay")}
+        self.architect.optimizer = torch.optim.Adam(self.model.arch_parameters(), **options)
         options = {"momentum": self.config.momentum, "weight_decay": self.config.weight_decay}
         self.optimizer = torch.optim.SGD(self.model.parameters(), self.config.learning_rate, **options)
 

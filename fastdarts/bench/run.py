@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fastdarts.bench import host as host_counts
 from fastdarts.bench import recurrent
 from fastdarts.bench import traffic as counter
 from fastdarts.bench.batch import STEP, measure_batch, print_batch
@@ -30,13 +31,11 @@ from fastdarts.bench.cases import (
     SUITES,
     Case,
     EdgeCase,
-    Work,
     prepare,
 )
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.measure import (
     MIB,
-    captured,
     copy_bandwidth,
     give_back,
     gpu_peak_memory,
@@ -47,7 +46,9 @@ from fastdarts.bench.measure import (
     saved_bytes,
     sgemm_peak,
 )
+from fastdarts.bench.replay import replay, replay_step
 from fastdarts.bench.updates import Weights, cases, measure_flat, print_flat
+from fastdarts.bench.warm import warm_up
 from fastdarts.engine.memory import format_bytes
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import implementations, native
@@ -63,29 +64,45 @@ def bench(
     threads: int | None = None,
     batch: Sequence[int] = (),
     seconds: float = 5.0,
+    precision: Sequence[str] = ("float32",),
     compile: bool = False,
     traffic: bool = False,
+    warm: bool = False,
+    host: bool = False,
+    implementation: str = "triton",
     default_malloc: bool = False,
     budget: Sequence[str] = ("1GiB",),
     json: Path | None = None,
 ) -> None:
-    """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``.
+    """Time every case of the suites, print the table and write ``json`` if it is given; or count their ``traffic``, or
+    what the ``host`` does for launches of an ``implementation``.
 
     Raises :class:`FastdartsError` for settings that make no sense and where there are no kernels for the device, before
     any work; and at the end, if results were wrong, for the cases that were not timed.
     """
-    _validate("cpu" if traffic else device, threads, batch, seconds, json)
+    _validate("cpu" if traffic or host else device, threads, batch, seconds, json)
     budgets = [_budget(text, device) for text in budget] if "batch" in suite and not traffic else []
     if budgets and batch:
         raise FastdartsError("--suite batch looks for the batch itself, but --batch is given: leave one of them out")
     if "rnn" in suite:
         flags = {"--device cuda": device == "cuda", "--compile": compile, "--traffic": traffic}
         _validate_recurrent([flag for flag, given in flags.items() if given], batch)
+    if "bf16" in precision and (others := [name for name in suite if name not in SUITES]):
+        raise FastdartsError(f"--precision is bf16, but --suite {others[0]} has its own: leave one of them out")
+    if host:
+        given = {"--traffic": traffic, "--batch": batch, "--compile": compile, "--device cuda": device == "cuda"}
+        host_counts.validate(suite, [flag for flag, value in given.items() if value])
     if json is not None:
         try:
             atomic_write(json, b"{}")
         except OSError as error:
             raise FastdartsError(f"--json is {json}: it cannot be written ({error})") from error
+    if host:
+        host_counts.count(suite, implementation, seconds, json)
+        return
+    if warm:
+        warm_up([case for name in suite for case in _cases(name, batch, precision)], device, threads)
+        return
     if threads is not None:
         torch.set_num_threads(threads)
     report: dict[str, Any] = {"cases": []}
@@ -114,7 +131,7 @@ def bench(
                         save()
                 except Wrong as error:
                     report["cases"].append({"suite": name, "case": str(STEP), "wrong": str(error)})
-            for case in _cases(name, batch, traffic):
+            for case in _cases(name, batch, precision, traffic):
                 print(f"{name}: {case} ...", file=sys.stderr)
                 try:
                     if traffic:
@@ -141,8 +158,13 @@ def bench(
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
 
-def _cases(name: str, batch: Sequence[int], traffic: bool) -> list[Case]:
-    cases = [replace(case, batch=n) for case in SUITES.get(name, ()) for n in batch or (case.batch,)]
+def _cases(name: str, batch: Sequence[int], precision: Sequence[str], traffic: bool = False) -> list[Case]:
+    cases = [
+        replace(case, batch=n, precision=kind)
+        for case in SUITES.get(name, ())
+        for n in batch or (case.batch,)
+        for kind in precision
+    ]
     return [case for case in cases if counter.counts(case)] if traffic else cases
 
 
@@ -232,13 +254,28 @@ def gpu() -> dict[str, Any]:
     return facts | dict(zip(SMI, answer.strip().split(", "), strict=True))
 
 
-def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float, device: str = "cpu") -> dict[str, Any]:
-    """Times, page faults, memory and share of the machine's peak of every side; raises :class:`Wrong` first."""
-    check(case, device)
+def measure(
+    case: Case,
+    seconds: float,
+    compile: bool,
+    sgemm_gflops: float,
+    device: str = "cpu",
+    *,
+    checked: bool = False,
+    peers: bool = True,
+) -> dict[str, Any]:
+    """Times, page faults, memory and share of the machine's peak of every side, or of fastdarts alone without
+    ``peers``; raises :class:`Wrong` first, if the case was not ``checked`` before.
+
+    Bfloat16 has an error of its own, so that float32 is checked for it.
+    """
+    if not checked:
+        check(replace(case, precision="float32"), device)
+    eager = (EAGER, LAST) if peers else ()
     gflop = case.flops() / 1e9
     memory = _memory if device == "cpu" else _gpu_memory
-    sides: dict[str, dict[str, Any]] = {side: memory(case, side) for side in (EAGER, LAST, OURS)}
-    work = {side: case.work(side, device=device) for side in (EAGER, LAST, OURS) if "failed" not in sides[side]}
+    sides: dict[str, dict[str, Any]] = {side: memory(case, side) for side in (*eager, OURS)}
+    work = {side: case.work(side, device=device) for side in (*eager, OURS) if "failed" not in sides[side]}
     if compile:
         begun = time.perf_counter()
         try:
@@ -248,12 +285,16 @@ def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float, devi
         except Exception as error:  # whatever the compiler or the C++ compiler behind it may raise
             work.pop(COMPILED, None)
             sides[COMPILED] = {"failed": _reason(error)}
-    if device == "cuda" and isinstance(case, EdgeCase):  # a step reads its losses, which no graph can
+    if device == "cuda":
         for replayed, side in REPLAYED.items():
+            if side not in sides or (side != OURS and not isinstance(case, EdgeCase)):
+                continue  # a step of the public code reads its losses, which no graph can
             try:
-                work[replayed] = replay(case, side)
+                work[replayed] = replay(case, side) if isinstance(case, EdgeCase) else replay_step(case)
                 sides[replayed] = {}
-            except RuntimeError as error:
+            except Wrong:
+                raise
+            except (RuntimeError, FastdartsError) as error:
                 sides[replayed] = {"failed": _reason(error)}
     order = [side for side in (*SIDES, *REPLAYED) if side in sides]
     timings = interleave({side: work[side].run for side in order if side in work}, seconds)
@@ -269,15 +310,6 @@ def measure(case: Case, seconds: float, compile: bool, sgemm_gflops: float, devi
             saved = saved_bytes(work[side].forward, work[side].x, *work[side].model.parameters())
             sides[side]["saved_per_byte"] = saved / work[side].x.nbytes
     return {"case": str(case), "gflop": gflop, "sides": {side: sides[side] for side in order}}
-
-
-def replay(case: EdgeCase, side: str) -> Work:
-    """A side whose launches are replayed as a CUDA graph; ours must give the same bits as without."""
-    work = case.work(side, device="cuda")
-    plain, again = work.run(), captured(work.run)
-    if side == OURS and (wrong := [name for name, result in again().items() if not torch.equal(result, plain[name])]):
-        raise Wrong(f"{wrong[0]} of {case} is another when a CUDA graph computes it")
-    return work._replace(run=again)
 
 
 def _gpu_memory(case: Case, side: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch.nn as nn
 from rich import box
@@ -30,10 +30,10 @@ from torch.utils._pytree import tree_leaves
 
 from fastdarts.bench.cases import EAGER, OURS, Case, EdgeCase, StepCase
 from fastdarts.bench.measure import MIB, number
+from fastdarts.bench.prediction import GPUS, ISSUE, LAUNCHED, SCHEDULERS, WARP_ISSUE, Gpu, Host, issued, predict
 from fastdarts.functional import TRAFFIC, Launch
 
-ITEMSIZE = 4  # float32
-LAUNCH = 3e-6  # seconds from one launch to the next, when nothing else bounds it
+ITEMSIZE = 4  # float32, of what is printed
 
 
 def _batch_norm(args: Sequence, out: Sequence[Tensor]) -> tuple[int, int]:
@@ -108,9 +108,9 @@ class Count:
 class Counter(TorchDispatchMode):
     """Counts what is dispatched, but for what is done to tensors of the ``host``. Whatever the host reads is 1."""
 
-    def __init__(self, host: Sequence[Tensor] = ()) -> None:
+    def __init__(self, host: Sequence[Tensor] = (), kernels: str = "triton") -> None:
         super().__init__()
-        self.count, self.host = Count(), host
+        self.count, self.host, self.fused = Count(), host, TRAFFIC[kernels]
         self._places = {id(tensor) for tensor in host}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -122,8 +122,8 @@ class Counter(TorchDispatchMode):
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
         if tensors and all(id(tensor) in self._places for tensor in tensors):
             return out
-        if name in TRAFFIC:
-            traffic = TRAFFIC[name](*args)
+        if name in self.fused:
+            traffic = self.fused[name](*args)
             launches, moved, least = len(traffic.launches), sum(x.moved for x in traffic.launches), traffic.least
             count.kernels += traffic.launches
         else:
@@ -165,12 +165,16 @@ def _pretending() -> Iterator[None]:
 
 
 def counts(case: Case) -> bool:
-    """Whether it can be counted: the second order copies its network, which cannot be done without data."""
-    return isinstance(case, EdgeCase) or not case.unrolled
+    """Whether it can be counted: mixed operations and first-order steps. The second order copies its network, which
+    cannot be done without data."""
+    return isinstance(case, EdgeCase) or (isinstance(case, StepCase) and not case.unrolled)
 
 
-def count(case: Case, side: str) -> dict[str, Count]:
-    """Of one side: forward and backward of a mixed operation, or one step of a search after the first."""
+def count(case: Case, side: str, kernels: str = "triton") -> dict[str, Count]:
+    """Of one side: forward and backward of a mixed operation, or one step of a search after the first.
+
+    ``kernels`` are those of the fused ops.
+    """
     with _pretending():
         work = case.work(side)
         if isinstance(case, StepCase):
@@ -181,48 +185,22 @@ def count(case: Case, side: str) -> dict[str, Count]:
                 work.run()  # makes the optimizers' buffers
             states = (state for optimizer in work.optimizers for state in optimizer.state.values())
             # Adam counts its steps on the host
-            return {"step": _counted(work.run, [state["step"] for state in states if "step" in state])}
-        forward = _counted(work.forward)
-        return {"forward": forward, "backward": _counted(work.run).since(forward)}
+            return {"step": _counted(work.run, kernels, [state["step"] for state in states if "step" in state])}
+        forward = _counted(work.forward, kernels)
+        return {"forward": forward, "backward": _counted(work.run, kernels).since(forward)}
 
 
-def _counted(run: Callable[[], object], host: Sequence[Tensor] = ()) -> Count:
-    with Counter(host) as counter:
+def _counted(run: Callable[[], object], kernels: str, host: Sequence[Tensor] = ()) -> Count:
+    with Counter(host, kernels) as counter:
         run()
     return counter.count
 
 
-class Gpu(NamedTuple):
-    """Bytes a second from memory and from L1, operations a second outside products and in them, by bytes of a value."""
-
-    bandwidth: float
-    l1: float
-    vector: float
-    matrix: dict[int, float]
-
-
-GPUS = {  # the makers' peaks; L1 is 128 bytes a clock and multiprocessor at the clock of the other peaks
-    "A100 SXM 80 GB": Gpu(2.04e12, 19.5e12, 19.5e12, {4: 156e12, 2: 312e12}),
-    "H100 SXM": Gpu(3.35e12, 33.5e12, 67e12, {4: 494e12, 2: 989e12}),
-}
-
-
-def predict(launch: Launch, gpu: Gpu, itemsize: int) -> tuple[float, str]:
-    """(seconds, what bounds them): a roofline, no measurement."""
-    bounds = {
-        "memory": launch.moved / gpu.bandwidth,
-        "L1": launch.loads / gpu.l1,
-        "arithmetic": launch.vector / gpu.vector + launch.matrix / gpu.matrix[itemsize],
-    }
-    bound = max(bounds, key=bounds.get)
-    return bounds[bound] + LAUNCH, bound if bounds[bound] > LAUNCH else "launch"
-
-
-def predict_all(found: Count, gpu: Gpu, itemsize: int) -> float:
-    """Seconds of everything counted; of PyTorch's operations by their bytes and launches."""
+def predict_all(found: Count, gpu: Gpu, itemsize: int, host: Host = LAUNCHED) -> float:
+    """Seconds on a GPU that never waits for the host; of PyTorch's operations by their bytes and launches."""
     others = found.bytes - sum(launch.moved for launch in found.kernels)
-    rest = others / gpu.bandwidth + LAUNCH * (found.launches - len(found.kernels))
-    return rest + sum(predict(launch, gpu, itemsize)[0] for launch in found.kernels)
+    rest = others / gpu.bandwidth + host.gap * (found.launches - len(found.kernels))
+    return rest + sum(predict(launch, gpu, itemsize, host)[0] for launch in found.kernels)
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -250,6 +228,7 @@ def _predicted(name: str, launch: Launch) -> dict[str, Any]:
         "written_mib": launch.writes / MIB,
         "l1_mib": launch.loads / MIB,
         "gflop": (launch.vector + launch.matrix) / 1e9,
+        "m_instructions": issued(launch.runs, GPUS["H200"], ITEMSIZE).warps / 1e6,
     }
     return (
         {"pass": name, "kernel": launch.kernel}
@@ -290,16 +269,16 @@ def print_report(report: dict[str, Any]) -> None:
             )
     console.print(moved)
     console.print("", LEGEND, "", sep="\n")
-    heads = "case", "pass", "kernel", "MiB read", "written", "through L1", "GFLOP", *(f"{gpu}, µs" for gpu in GPUS)
+    heads = ("case", "pass", "kernel", *COLUMNS.values(), *(f"{gpu}, µs" for gpu in GPUS))
     predicted = Table(*heads, box=box.MARKDOWN)
     for row in rows:
         kernels = row.get("kernels", ())
         for kernel in kernels:
-            numbers = [number(kernel[name]) for name in ("read_mib", "written_mib", "l1_mib", "gflop")]
+            numbers = [number(kernel[name]) for name in COLUMNS]
             times = [f"{kernel[gpu]['us']:.1f} {kernel[gpu]['bound']}" for gpu in GPUS]
             predicted.add_row(row["case"], kernel["pass"], kernel["kernel"], *numbers, *times)
         if kernels:
-            numbers = [number(sum(k[name] for k in kernels)) for name in ("read_mib", "written_mib", "l1_mib", "gflop")]
+            numbers = [number(sum(k[name] for k in kernels)) for name in COLUMNS]
             times = [f"{sum(k[gpu]['us'] for k in kernels):.0f}" for gpu in GPUS]
             predicted.add_row(row["case"], "both", f"all {len(kernels)}", *numbers, *times)
     if predicted.rows:
@@ -307,13 +286,23 @@ def print_report(report: dict[str, Any]) -> None:
         console.print("", PREDICTION, sep="\n")
 
 
+COLUMNS = {
+    "read_mib": "MiB read",
+    "written_mib": "written",
+    "l1_mib": "through L1",
+    "gflop": "GFLOP",
+    "m_instructions": "million instructions",
+}
 LEGEND = """\
 Columns with an arrow: the public code → fastdarts. Counted, not measured: one launch for every operation of PyTorch
 that is no view (three for a BatchNorm, one for each gradient of a convolution), and every launch reads each of its
 tensors once and writes each result once. Least: barriers only where a BatchNorm's statistics, its gradient sums or a
 stencil over computed values ask for one, every tensor once between two of them, no partial sums, nothing computed
-twice; of a step (of first order), with everything around mixed_op as it is. The µs are predicted, as follows."""
+twice; of a step (of first order), with everything around mixed_op as it is. The µs are predicted, as follows, for a GPU
+that never waits for the host."""
 PREDICTION = f"""\
-A prediction; nothing here has run on a GPU. The longest of bytes / bandwidth, bytes through L1 / its bandwidth and
-operations / peak (products in TF32), plus {LAUNCH * 1e6:.0f} µs a launch; the word is what bounds it. Of PyTorch's
-operations only bytes and launches count. To measure: fastdarts bench --device cuda."""
+A prediction; nothing here has run on a GPU. The longest of bytes / bandwidth, bytes through L1 / its bandwidth,
+operations / peak (products in TF32) and instructions, plus {LAUNCHED.gap * 1e6:.0f} µs a launch; the word is what
+bounds it. Instructions: those of all warps for sm_90, of which a multiprocessor issues {SCHEDULERS * ISSUE} a clock, or
+{WARP_ISSUE} a warp where few are there. Of PyTorch's operations only bytes and launches count. To measure: fastdarts
+bench --device cuda."""

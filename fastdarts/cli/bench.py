@@ -8,31 +8,41 @@ from typing import Literal
 
 from fastdarts.runs.kinds import Count
 
+Suite = Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "evaluation", "flat", "batch", "rnn"]
+
 
 @dataclass(frozen=True)
 class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
-    suite: tuple[
-        Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "flat", "batch", "rnn"], ...
-    ] = ("mixed-op", "step")
+    suite: tuple[Suite, ...] = ("mixed-op", "step")
     """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
-    of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201. flat:
-    flat updates. batch: the largest batch of a step that fits into a budget of memory. rnn: the recurrent cell and
-    steps of its search."""
+    of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201.
+    evaluation: a training step of a derived network. flat: flat updates. batch: the largest batch of a step that fits
+    into a budget of memory. rnn: the recurrent cell and steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: Count | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step and nasbench201 8, published are
-    64)."""
+    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step, nasbench201 and evaluation 8,
+    published are 64 and 96)."""
+    precision: tuple[Literal["float32", "bf16"], ...] = ("float32",)
+    """Types of the feature maps, one or both."""
     seconds: float = 5.0
     """Time for each case; every side gets three rounds at least."""
     compile: bool = False
     """Times of torch.compile of the public code too; it compiles for about a minute per case, for several per step."""
     traffic: bool = False
     """Counts of a GPU's launches and bytes instead, and times predicted from them; this needs no GPU."""
+    warm: bool = False
+    """Compilation of the Triton kernels of all cases instead, by as many processes as there are threads: later commands
+    find them in Triton's cache."""
+    host: bool = False
+    """CPU time that the host takes for a GPU, its launches and compiled kernels instead; this needs no GPU (suites
+    mixed-op and step)."""
+    implementation: Literal["triton", "cuda"] = "triton"
+    """Implementation whose launches --host counts."""
     default_malloc: bool = False
     """Settings of malloc that the system has by default; fresh buffers then page-fault at every call."""
     budget: tuple[str, ...] = ("1GiB",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -10,6 +11,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.nn.finite import Readings
+from fastdarts.nn.optim import Adam
 from fastdarts.policies.hypergradients import (
     Batch,
     Descent,
@@ -61,6 +64,7 @@ class Architect:
         grad_clip: as of :class:`fastdarts.policies.hypergradients.Descent`; by default the look ahead clips nothing.
         accumulate: parts that a batch is passed in, see :meth:`fastdarts.policies.hypergradients.Passes.differentiate`.
         penalty: gives a term of the loss of the alphas that depends on them alone.
+        alpha_clip: the largest norm of the gradient of the alphas, 0 for any.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Architect:
         grad_clip: float | None = None,
         accumulate: int = 1,
         penalty: Callable[[], Tensor] | None = None,
+        alpha_clip: float = 0.0,
     ):
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
@@ -82,8 +87,9 @@ class Architect:
         self.grad_clip = grad_clip
         self.accumulate = accumulate
         self.penalty = penalty
+        self.alpha_clip = alpha_clip
         self._alphas = list(model.arch_parameters())
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             model.arch_parameters(),
             lr=args.arch_learning_rate,
             betas=betas,
@@ -107,28 +113,68 @@ class Architect:
         Raises :class:`NotFinite`, before the alphas move, if their gradient is not finite.
         """
         self._follow()
-        self.optimizer.zero_grad()
         train, valid = (input_train, target_train), (input_valid, target_valid)
+        self.optimizer.zero_grad()
         if self.strategy is not None:
             loss = self._backward(self.strategy, train, valid, eta, network_optimizer)
         elif unrolled:
             loss = self._backward_step_unrolled(*train, *valid, eta, network_optimizer)
         else:
             loss = self._backward_step(*valid)
-        loss = loss + self._penalise()
-        self._check_gradients()
+        loss = self._checked(loss, Readings(at_once=True))
+        self._clip()
         self.optimizer.step()
         return loss
 
-    def step_along(self, summed: Callable[[list[Tensor]], list[Tensor]]) -> float:
-        """Update the alphas by the gradients that they have from a loss of the weights, which ``summed`` adds up over
-        the ranks, and by that of the penalty; return the penalty."""
+    def prepare(self) -> None:
+        """What the host does before :meth:`differentiate` and :meth:`update`, which wait for no device and so can be
+        recorded; ``optimizer.count()`` comes after them."""
+        self._follow()
+        self.optimizer.prepare()
+
+    def differentiate(
+        self,
+        train: Batch,
+        valid: Batch,
+        eta: float,
+        network_optimizer: torch.optim.Optimizer,
+        rates: Tensor,
+        readings: Readings,
+    ) -> Tensor:
+        """Set the gradients of the alphas, by the strategy that was given, and return the validation loss, detached.
+
+        ``rates`` are those of a :class:`fastdarts.policies.hypergradients.Descent`. What must be finite is noted in
+        ``readings``.
+        """
+        self.optimizer.zero_grad()
+        return self._checked(
+            self._backward(self.strategy, train, valid, eta, network_optimizer, rates, readings), readings
+        )
+
+    def update(self, sound: Tensor) -> None:
+        """Update the alphas by their gradients where ``sound``, a truth value on the device, is true."""
+        self._clip()
+        self.optimizer.update(sound)
+
+    def _checked(self, loss: Tensor, readings: Readings) -> Tensor:
+        loss = loss + self._penalise()
+        gradients = [a.grad for a in self.model.arch_parameters() if a.grad is not None]
+        readings.add(torch.stack([g.sum() for g in gradients]).sum(), self._check_gradients)
+        return loss
+
+    def _clip(self) -> None:
+        if self.alpha_clip:
+            nn.utils.clip_grad_norm_(self.model.arch_parameters(), self.alpha_clip)
+
+    def follow_along(self, summed: Callable[[list[Tensor]], list[Tensor]], sound: Tensor) -> Tensor:
+        """Update the alphas, where ``sound``, by the gradients that they have from a loss of the weights, which
+        ``summed`` adds up over the ranks, and by that of the penalty; return the penalty, on the device."""
         alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
         for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
             alpha.grad = gradient
         penalty = self._penalise()
-        self.optimizer.step()
-        return float(penalty)
+        self.update(sound)
+        return penalty if isinstance(penalty, Tensor) else sound.new_zeros((), dtype=torch.float64)
 
     def _penalise(self) -> Tensor | float:
         """Add the gradient of the penalty to that of the alphas; return the penalty."""
@@ -193,18 +239,22 @@ class Architect:
         valid: Batch,
         eta: float | None,
         network_optimizer: torch.optim.Optimizer | None,
+        rates: Tensor | None = None,
+        readings: Readings | None = None,
     ) -> Tensor:
-        loss, gradients = strategy(self._passes(), train, valid, self._descent(eta, network_optimizer))
+        passes = Passes(self.model, self.side_effects, self.accumulate, readings)
+        loss, gradients = strategy(passes, train, valid, self._descent(eta, network_optimizer, rates))
         for alpha, gradient in zip(self.model.arch_parameters(), gradients, strict=True):
             alpha.grad = gradient
         return loss
 
-    def _check_gradients(self) -> None:
-        alphas = [a for a in self.model.arch_parameters() if a.grad is not None]
-        if torch.stack([a.grad.sum() for a in alphas]).isfinite().all():  # one look at the device for all of them
+    def _check_gradients(self, total: float) -> None:
+        """Raise :class:`NotFinite` with the name of the first alphas whose gradient is not finite, given the sum of
+        all."""
+        if math.isfinite(total):
             return
         names = {id(value): name for name, value in [*vars(self.model).items(), *self.model.named_parameters()]}
-        for alpha in alphas:
+        for alpha in (a for a in self.model.arch_parameters() if a.grad is not None):
             strange = alpha.grad[~alpha.grad.isfinite()]
             if strange.numel():
                 name = names.get(id(alpha), "an architecture parameter")
@@ -220,5 +270,7 @@ class Architect:
     def _passes(self) -> Passes:
         return Passes(self.model, self.side_effects, self.accumulate)
 
-    def _descent(self, eta: float | None, optimizer: torch.optim.Optimizer | None) -> Descent:
-        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay, self.grad_clip)
+    def _descent(
+        self, eta: float | None, optimizer: torch.optim.Optimizer | None, rates: Tensor | None = None
+    ) -> Descent:
+        return Descent(eta, optimizer, self.network_momentum, self.network_weight_decay, self.grad_clip, rates)

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from fastdarts.engine.device import check_precision, prepare_device
+from fastdarts.engine.capture import Graphs
+from fastdarts.engine.device import check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.outcome import finish, write_genotype
@@ -77,7 +78,7 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
         check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
         device = prepare_device(config)
-        note = check_precision(config, device)
+        notes = check_precision(config, device), check_workers(config, device)
     agree(data.facts())
     shape = (data.channels, *data.size)
     with torch.device("meta"):
@@ -100,9 +101,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        if note:
-            progress.line(note)
-        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, device)
+        for text in filter(None, notes):
+            progress.line(text)
+        graphs = Graphs(config.graphs, device, progress.line)
+        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, graphs)
         seconds = sum(row["seconds"] for row in run.rows())
         result = {
             "kind": "evaluate",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdarts.engine.capture import EVERY, Graphs
 from fastdarts.engine.device import prepare_device
 from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.outcome import finish, write_genotype
@@ -24,6 +25,7 @@ from fastdarts.spaces.recurrent.model import RNNModel, Segment
 from fastdarts.tasks.language.measure import Likelihood, check_same_text, measure, perplexity, set_rate, weight_step
 from fastdarts.tasks.language.settings import TextEvaluateConfig
 from fastdarts.tasks.language.streams import segments
+from fastdarts.tasks.language.task import VARYING
 from fastdarts.tasks.language.text import Lengths, load_corpus, segment, streams
 
 
@@ -54,6 +56,9 @@ def evaluate_text(config: TextEvaluateConfig) -> dict[str, Any]:
         run.describe(device, vocabulary=len(corpus.vocabulary), tokens=tokens, **size)
         write_genotype(run, Architecture(RECURRENT, genotype))
         progress.line(f"run {run.folder}")
+        graphs = Graphs(config.graphs, device, progress.line)
+        if graphs.recorder is not None:
+            graphs.refuse(EVERY, VARYING)
         loop = Epochs(training, corpus.digest, texts, run, progress)
         loop.take_up(len(texts["train"]))
         loop.train()

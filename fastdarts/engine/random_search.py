@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.outcome import write_genotype
 from fastdarts.engine.training import Job, Recipe, train_all
 from fastdarts.errors import FastdartsError
@@ -67,7 +68,8 @@ class RandomSearch:
                 Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, **options),
             )
 
-        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, device)
+        graphs = Graphs(config.graphs, device, progress.line)
+        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, graphs)
         best = min(range(len(jobs)), key=errors.__getitem__)
         write_genotype(run, drawn[best])
         return {

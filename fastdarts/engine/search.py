@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fastdarts.engine.device import check_kinks, check_precision, prepare_device
+from fastdarts.engine.capture import Graphs
+from fastdarts.engine.device import check_kinks, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
 from fastdarts.engine.memory import Estimate, estimate, explaining, fit, format_bytes, free_memory, measured_limit
@@ -80,7 +81,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             recipe.check(problem)
         problem.check_batches(config)
         device = prepare_device(config)
-        notes = [check_precision(config, device)]
+        notes = [check_precision(config, device), check_workers(config, device)]
         if trains_supernet:
             notes.append(recipe.stopper.note(config.epochs))
             if isinstance(config, BilevelConfig):
@@ -143,6 +144,7 @@ class Searching(Loop):
         self.task, self.metric = find_task(config.task), find_task(config.task).metric
         self.seed, self.nodes = config.seed, config.nodes
         self._arch_loss = 0.0
+        self._graphs = Graphs(config.graphs, device, progress.line)
 
     # --- what policies see, beside what a loop has
 
@@ -246,7 +248,7 @@ class Searching(Loop):
     def _enter(self, number: int) -> None:
         """Build the supernet of a stage."""
         self._stage = number
-        self.supernet = SearchStep(self.config, self.problem, self.device, self.recipe, number)
+        self.supernet = SearchStep(self.config, self.problem, self.device, self.recipe, number, self._graphs)
         self._open_streams()
 
     def _build(self) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.engine.architect import Architect
+from fastdarts.engine.capture import Captured, Graphs, hooked, taken_from_host
 from fastdarts.engine.training import autocast, statistics_of
 from fastdarts.errors import NotFinite
-from fastdarts.nn.finite import check_gradients, finite
-from fastdarts.nn.optim import SGD
+from fastdarts.nn.finite import Readings, check_step, finite
+from fastdarts.nn.optim import SGD, Rates
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
-from fastdarts.policies.hypergradients import FirstOrder, Passes, microbatches
+from fastdarts.policies.hypergradients import FirstOrder, Passes, Unrolled, microbatches
 from fastdarts.ranks import average, first_of, give, summed, weighed
 from fastdarts.spaces import find_space
 from fastdarts.tasks.settings import SupernetConfig, resolve
@@ -43,6 +45,7 @@ class SearchStep:
         device: where it is trained.
         recipe: the policies of the method; by default those that ``config`` builds.
         stage: which of its stages.
+        graphs: how the passes are recorded; by default they are not.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class SearchStep:
         device: torch.device,
         recipe: Bilevel | None = None,
         stage: int = 0,
+        graphs: Graphs | None = None,
     ):
         config = resolve(config)
         self.recipe = recipe = config.build(find_space(config.space)) if recipe is None else recipe
@@ -88,10 +92,19 @@ class SearchStep:
                 alpha.requires_grad_(False)
         else:
             self.architect = self._architect(recipe.alphas, recipe.penalty)
+        # 0, or NaN after a pass of this step in which something was not finite: then nothing is updated any more
+        self._doubt = torch.zeros((), dtype=torch.float64, device=device)
+        self._ahead = Rates(device)
+        self._seen_in, self._seen = None, ()
+        graphs = Graphs("off", device) if graphs is None else graphs
+        self._passes = {
+            "alphas": Captured("steps of the alphas", self._alpha_pass, graphs, self._why_not_recorded),
+            "weights": Captured("steps of the weights", self._weight_pass, graphs, self._why_not_recorded),
+        }
 
     def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
         config, recipe = self.config, self.recipe
-        architect = Architect(
+        return Architect(
             self.model,
             ArchitectSettings(config.momentum, config.weight_decay, alphas.learning_rate, alphas.weight_decay),
             recipe.hypergradient,
@@ -100,15 +113,8 @@ class SearchStep:
             config.grad_clip if find_task(config.task).clips_look_ahead else None,
             accumulate=config.accumulate,
             penalty=None if penalty is None else lambda: penalty.loss(self.model.alpha_tables(), self.epoch),
+            alpha_clip=alphas.grad_clip,
         )
-        if alphas.grad_clip:
-            tables = self.model.arch_parameters()
-
-            def clip(*_: object) -> None:  # what a hook returns would replace the arguments of the step
-                nn.utils.clip_grad_norm_(tables, alphas.grad_clip)
-
-            architect.optimizer.register_step_pre_hook(clip)
-        return architect
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
@@ -136,53 +142,78 @@ class SearchStep:
         step: int,
     ) -> float:
         """One step of alphas and weights, in the order of the recipe. Returns the loss that moved the alphas; in the
-        warm-up they do not move, and it is 0. Batches are this rank's part."""
+        warm-up they do not move, and it is 0. Batches are this rank's part.
+
+        Nothing is read from the device before both have started all their work. Where something is not finite, neither
+        weights nor alphas move from there on, and :class:`NotFinite` says what it was.
+        """
         self.epoch = epoch
         rate = self.problem.rate(self.config, self.scheduler.get_last_lr()[0], batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
+        self.optimizer.prepare()
+        if learning:
+            self._ahead.write(rate, self.architect.network_momentum, self.architect.network_weight_decay)
+            self.architect.prepare()
+        self._with_alphas = together = learning and self.recipe.order == "together"
+        order = ["alphas", "weights"] if learning and not together else ["weights"]
         if self.recipe.order == "weights first":
-            self._weight_step(batch, meter, epoch, step)
-            return self._alpha_step(batch, arch_batch, epoch, step) if learning else 0.0
-        if self.recipe.order == "alphas first":
-            arch_loss = self._alpha_step(batch, arch_batch, epoch, step) if learning else 0.0
-            self._weight_step(batch, meter, epoch, step)
-            return arch_loss
-        return self._weight_step(batch, meter, epoch, step, alphas_too=learning)
+            order.reverse()
+        first_order = isinstance(self.recipe.hypergradient, FirstOrder)
+        batches = {"alphas": [*(() if first_order else batch), *(arch_batch or ())], "weights": [*batch]}
+        results = {}
+        for name in order:
+            self.model.relaxation.draw(self.model.alpha_tables())  # new noise for its passes
+            results[name] = self._passes[name](lambda name=name: self._key(name), *batches[name])
+        read = {name: len(numbers) for name, (numbers, *_) in results.items()}
+        numbers = iter(torch.cat([numbers for numbers, *_ in results.values()]).cpu().unbind())
+        values = {name: [next(numbers).item() for _ in range(count)] for name, count in read.items()}
+        checks = {"alphas": self._check_alphas, "weights": self._check_weights}
+        for name in order:
+            if not all(map(math.isfinite, values[name])):
+                self._doubt.zero_()
+                checks[name](values[name], batch, arch_batch, step)
+        if learning:
+            self.architect.optimizer.count()
+        self._count(meter, results["weights"], values["weights"], batch)
+        if together:
+            return values["weights"][0] + values["weights"][2]
+        return values["alphas"][-1] if learning else 0.0
 
-    def _draw(self) -> None:
-        """New noise for the passes of a step of the alphas or of the weights."""
-        self.model.relaxation.draw(self.model.alpha_tables())
+    def _settle(self, numbers: Tensor) -> Tensor:
+        """Whether these numbers of a pass, and those before it in the step, are finite: a truth value on the device."""
+        self._doubt += (numbers - numbers).sum()
+        return self._doubt == 0
 
-    def _alpha_step(self, batch: Batch, arch_batch: Batch, epoch: int, step: int) -> float:
-        self._draw()
-        x, y = (t.to(self.device) for t in batch)
-        x_arch, y_arch = (t.to(self.device) for t in arch_batch)
-        lr = self.optimizer.param_groups[0]["lr"]
-        try:
-            with self.autocast():
-                loss = self.architect.step(x, y, x_arch, y_arch, lr, self.optimizer, False)
-            return finite(loss, "validation", epoch, step)
-        except NotFinite as error:
-            batches = {"training": (x, y), "validation": (x_arch, y_arch)}
-            if isinstance(self.recipe.hypergradient, FirstOrder):
-                del batches["training"]
-            raise self._first_strange(batches, error, f"epoch {epoch}, step {step}") from error
+    def _alpha_pass(self, *batches: Any) -> tuple[Tensor]:
+        """The step of the alphas, all of it on the device, by a training batch, but for the first order, and a
+        validation batch; returns what must be finite, the validation loss last."""
+        *train, x, y = batches
+        readings = Readings()
+        loss = self._differentiate(tuple(train or (None, None)), (x, y), readings)
+        readings.add(loss, lambda value: None)
+        numbers = readings.numbers()
+        self.architect.update(self._settle(numbers))
+        return (numbers,)
 
-    def _weight_step(self, batch: Batch, meter: Meter, epoch: int, step: int, alphas_too: bool = False) -> float:
-        """A step of the weights, and with ``alphas_too`` of the alphas by the same loss, which it returns."""
-        self._draw()
-        x, y = (t.to(self.device) for t in batch)
+    def _differentiate(self, train: Batch, valid: Batch, readings: Readings) -> Tensor:
+        rate = self.optimizer.param_groups[0]["lr"]
+        with self.autocast():
+            return self.architect.differentiate(train, valid, rate, self.optimizer, self._ahead.tensor, readings)
+
+    def _weight_pass(self, x: Any, y: Tensor) -> tuple[Tensor, ...]:
+        """The step of the weights, all of it on the device; returns the loss, the norm of the gradients, the penalty
+        and what the meter counts, and the outputs and labels if it counts these."""
         self.optimizer.zero_grad()
         if self.architect is not None:
             self.architect.optimizer.zero_grad()
         weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
-        if self.recipe.alignment is not None and epoch > self.first_epoch:
-            share = (epoch - self.first_epoch) / (self.config.epochs - 1)
+        if self.recipe.alignment is not None and self.epoch > self.first_epoch:
+            share = (self.epoch - self.first_epoch) / (self.config.epochs - 1)
             with self.autocast():
                 loss, logits = self.recipe.alignment.backward(self.model, (x, y), weights, share)
-            value, outputs = finite(loss, "training", epoch, step), [logits]
+            value, outputs = loss.double(), [logits]
         else:
             value, outputs = 0.0, []
             for part, share in microbatches((x, y), self.config.accumulate):
@@ -190,15 +221,74 @@ class SearchStep:
                     learned = self.problem.learn(self.config, self.model, self.logits, part)
                     loss = weighed(learned.loss, share)
                     said = loss if learned.value is learned.loss else weighed(learned.value, share)
-                value += finite(summed([said])[0], "training", epoch, step)
-                loss.backward(inputs=None if alphas_too else weights)
+                value = value + summed([said.detach()])[0].double()
+                loss.backward(inputs=None if self._with_alphas else weights)
                 outputs += [] if learned.outputs is None else [learned.outputs.detach()]
-        check_gradients(self.model, self.optimizer, epoch, step)
-        self.optimizer.step()
-        penalty = self.architect.step_along(summed) if alphas_too else 0.0
+        checked = torch.stack([value, self.optimizer.norm().double()])
+        sound = self._settle(checked)
+        self.optimizer.step_if(sound)
+        penalty = self.architect.follow_along(summed, sound) if self._with_alphas else self._doubt.new_zeros(())
         average(self._statistics)
-        meter.update(value, torch.cat(outputs) if outputs else None, y)
-        return value + penalty if alphas_too else 0.0
+        logits = torch.cat(outputs) if outputs else None
+        counted = None if logits is None else self.problem.counted(logits, y)
+        numbers = [checked, penalty.double().reshape(1)] + ([] if counted is None else [counted.double()])
+        return torch.cat(numbers), *(() if counted is not None or logits is None else (logits, y))
+
+    def _count(self, meter: Meter, results: tuple[Tensor, ...], values: list[float], batch: Batch) -> None:
+        _, *outputs = results
+        if len(values) > 3:
+            meter.add(values[0], values[3:], len(batch[1]))
+        else:
+            logits, labels = outputs or (None, batch[1])
+            meter.update(values[0], logits, labels)
+
+    def _key(self, name: str) -> Hashable:
+        """All that a pass takes from the host. What only changes between epochs is looked at once in each."""
+        recipe = self.recipe
+        if self._seen_in != self.epoch:
+            self._seen_in = self.epoch
+            fixed = repr([table.tolist() for table in self.model.fixed])
+            alphas = tuple((id(a), a.data_ptr(), a.requires_grad) for a in self.model.arch_parameters())
+            parts = self.model, recipe.relaxation, recipe.hypergradient, recipe.penalty, recipe.stages, self.architect
+            seen = fixed, alphas, taken_from_host(*parts)
+            self._seen = self._seen if self._seen == seen else seen  # the same object is compared at once
+        own = [self._with_alphas, self.optimizer.buffers()]
+        if recipe.penalty is not None or recipe.alignment is not None:
+            own.append(self.epoch)  # which they are given
+        in_rates = isinstance(recipe.hypergradient, FirstOrder | Unrolled) if name == "alphas" else not recipe.nesterov
+        return self._seen, *own, None if in_rates else self.optimizer.param_groups[0]["lr"]
+
+    def _why_not_recorded(self) -> str:
+        """The reason, as far as it is known without a pass; "" for none."""
+        recipe = self.recipe
+        if reason := self.problem.why_not_recorded():
+            return reason
+        if recipe.path is not None:
+            return "every step trains another path, which the host chooses"
+        if recipe.relaxation.draws and not recipe.relaxation.draws_in_place:
+            return f"{type(recipe.relaxation).__name__} draws other candidates in every step"
+        return hooked(self.model)
+
+    def _check_alphas(self, values: list[float], batch: Batch, arch_batch: Batch, step: int) -> None:
+        """Raise what is to be said of a step of the alphas in which something was not finite: found by passing it once
+        more, as nothing has moved."""
+        at = f"epoch {self.epoch}, step {step}"
+        x, y = (t.to(self.device) for t in batch)
+        x_arch, y_arch = (t.to(self.device) for t in arch_batch)
+        try:
+            loss = self._differentiate((x, y), (x_arch, y_arch), Readings(at_once=True))
+            finite(loss.item(), "validation", self.epoch, step)
+            strange = next(value for value in values if not math.isfinite(value))
+            raise NotFinite("gradient of the alphas", strange, "validation", at)
+        except NotFinite as error:
+            batches = {"training": (x, y), "validation": (x_arch, y_arch)}
+            if isinstance(self.recipe.hypergradient, FirstOrder):
+                del batches["training"]
+            raise self._first_strange(batches, error, at) from error
+
+    def _check_weights(self, values: list[float], batch: Batch, arch_batch: Batch | None, step: int) -> None:
+        """The same of a step of the weights, whose gradients are kept."""
+        check_step(*values[:2], self.model, self.optimizer, self.epoch, step)
 
     def _first_strange(self, batches: dict[str, Batch], error: NotFinite, at: str) -> NotFinite:
         """What is not finite first, in the order in which it is computed; ``error`` if nothing is before it."""
@@ -246,3 +336,6 @@ class SearchStep:
             self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.set_weight_decay(self.optimizer.param_groups[0]["weight_decay"])
+        self._seen_in = None
+        for recorded in self._passes.values():
+            recorded.forget()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from fastdarts.engine.capture import Captured, Graphs, hooked, taken_from_host
 from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.memory import Estimate, estimate, explaining
-from fastdarts.nn.finite import check_gradients, finite
+from fastdarts.nn.finite import check_step
 from fastdarts.nn.optim import SGD
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.base import Next
@@ -26,7 +27,7 @@ from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import ImageData
-from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.measure import Meter, measure, wrong
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -84,7 +85,7 @@ class Job:
 class Training:
     """A genotype's network with its optimizer and schedule, and how far it is."""
 
-    def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device):
+    def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device, graphs: Graphs | None = None):
         torch.manual_seed(job.seed)
         self.recipe, self.device = recipe, device
         space, genotype = job.architecture
@@ -106,29 +107,50 @@ class Training:
         else:
             self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
         self.model.train()
+        graphs = Graphs("off", device) if graphs is None else graphs
+        self._pass = Captured("training steps", self._train, graphs, lambda: hooked(self.model))
+        self._seen = self._fresh = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch: drop path with probability drop_path_prob * epoch / epochs."""
+        self._fresh = None
         self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
 
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
-        """One SGD step on a batch of images [N, C, H, W] and labels [N], of this rank's part of it."""
+        """One SGD step on a batch of images [N, C, H, W] and labels [N], of this rank's part of it.
+
+        Raises :class:`NotFinite`, before the weights move, if the loss or a gradient is not finite.
+        """
+        self.optimizer.prepare()
+        (numbers,) = self._pass(self._key, x, y)
+        value, norm, *mistakes = (number.item() for number in numbers.cpu().unbind())
+        check_step(value, norm, self.model, self.optimizer, epoch, step)
+        meter.add(value, mistakes, len(y))
+
+    def _key(self) -> Hashable:
+        """All that a step takes from the host; settings of layers only change between epochs."""
+        if self._fresh is None:
+            self._fresh = taken_from_host(self.model)
+            self._seen = self._seen if self._seen == self._fresh else self._fresh
+        return self._seen, self.optimizer.buffers()
+
+    def _train(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        """A step, all of it on the device; returns the loss, the norm of the gradients and the number of mistakes."""
         recipe = self.recipe
-        x, y = x.to(self.device), y.to(self.device)
         self.optimizer.zero_grad()
         with autocast(recipe.precision, self.device):
             logits, logits_aux = self.model(x)
             loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
-            value = finite(summed([weighed(loss, own)])[0], "training", epoch, step)
+            value = summed([weighed(loss, own).detach()])[0]
             if logits_aux is not None:
                 loss = loss + recipe.auxiliary_weight * F.cross_entropy(
                     logits_aux, y, label_smoothing=recipe.label_smoothing
                 )
         weighed(loss, own).backward()
-        check_gradients(self.model, self.optimizer, epoch, step)
-        self.optimizer.step()
+        checked = torch.stack([value.double(), self.optimizer.norm().double()])
+        self.optimizer.step_if(checked.isfinite().all())
         average(self._statistics)
-        meter.update(value, logits.detach(), y)
+        return (torch.cat([checked, wrong(logits.detach(), y).double()]),)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for the random state."""
@@ -138,6 +160,7 @@ class Training:
         """Take up what :meth:`state_dict` gave."""
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
+        self._pass.forget()
 
 
 def training_memory(job: Job, recipe: Recipe, data: ImageData, device: torch.device, batch: int) -> Estimate:
@@ -161,7 +184,7 @@ def train_all(
     prefix: str,
     run: Run,
     progress: Progress,
-    device: torch.device,
+    graphs: Graphs,
     judge_last: bool = False,
 ) -> list[float]:
     """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
@@ -170,6 +193,7 @@ def train_all(
         batches: gives a job's training batches and the batches it is judged on.
         prefix: names the latter in the rows, "test" or "valid".
         run: open; goes on from its ``state``.
+        graphs: how training steps are recorded, and where they are computed.
         judge_last: judge each job after its last epoch only.
 
     Returns the error in percent of each job after its last epoch.
@@ -181,11 +205,11 @@ def train_all(
             run.save(state)  # from here on a run without a checkpoint has lost it
         errors = [float(error) for error in state["errors"]]
     for job in jobs[len(errors) :]:
-        training = Training(job, recipe, data, device)
+        training = Training(job, recipe, data, graphs.device, graphs)
         both = batches(job)
         loop = _Epochs(job, training, errors, both, prefix, judge_last, run, progress)
-        memory = partial(training_memory, job, recipe, data, device)
-        with explaining(both[0].batch_size, memory, device, "--channels or --layers"):
+        memory = partial(training_memory, job, recipe, data, graphs.device)
+        with explaining(both[0].batch_size, memory, graphs.device, "--channels or --layers"):
             error = loop.train_from(state)[f"{prefix}_error"]
         errors.append(error)
         run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)

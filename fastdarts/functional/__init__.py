@@ -1,14 +1,16 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
-from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_sgd, flat_unroll
+from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
     Candidate,
+    MixedOpPlan,
     MixedOpResult,
     has_kernel,
     mixed_op,
     noise_seeds,
+    plan,
     why_no_kinks,
     why_plain,
 )
@@ -22,6 +24,7 @@ from fastdarts.kernels import (
     gather,
     implementations,
     joined,
+    missing,
     native,
     needs_grad,
     normalise,
@@ -29,11 +32,13 @@ from fastdarts.kernels import (
     rank,
     release_memory,
     strict,
+    unchanged,
     working_memory,
     world,
 )
+from fastdarts.kernels.mixed_op.call import Launch, Run
 from fastdarts.kernels.mixed_op.noise import standard_normal
-from fastdarts.kernels.mixed_op.traffic import TRAFFIC, Launch
+from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 
 __all__ = [
     "MEMORY",
@@ -41,15 +46,18 @@ __all__ = [
     "Candidate",
     "Implementation",
     "Launch",
+    "MixedOpPlan",
     "MixedOpResult",
     "MixedSum",
     "Recurrent",
+    "Run",
     "add_up",
     "alone",
     "collective",
     "flat_hypergradient",
     "flat_norm",
     "flat_perturb",
+    "flat_rates",
     "flat_sgd",
     "flat_unroll",
     "gather",
@@ -57,6 +65,7 @@ __all__ = [
     "implementations",
     "in_format",
     "joined",
+    "missing",
     "mixed_op",
     "mixed_sum",
     "native",
@@ -64,11 +73,13 @@ __all__ = [
     "noise_seeds",
     "normalise",
     "ops_of",
+    "plan",
     "rank",
     "recurrent",
     "release_memory",
     "standard_normal",
     "strict",
+    "unchanged",
     "why_no_kinks",
     "why_plain",
     "working_memory",

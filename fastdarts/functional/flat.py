@@ -29,24 +29,33 @@ def flat_unroll(
     grad: Tensor,
     momentum: Tensor | None = None,
     *,
-    lr: float,
+    lr: float | None = None,
     mu: float = 0.0,
     weight_decay: float = 0.0,
+    rates: Tensor | None = None,
     out: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
     """One step ahead of SGD, w' = w − lr (grad + weight_decay w + mu momentum), that leaves the momentum as it is.
 
     w, grad, momentum: contiguous, of one shape, dtype and device; no momentum is one of zeros
+    rates: lr, mu and weight_decay as `flat_rates` gives them, in place of the three numbers: a CUDA graph that holds
+        the call reads what they are when it is replayed
     out: where w' is written, w itself or a tensor like it; None makes one
 
     Returns out. Source: Liu et al. 2019 (DARTS), equation 7 and section 3.1.2.
     """
     _check_flat(impl, w=w, grad=grad, momentum=momentum, out=out)
-    check_numbers(lr=lr, mu=mu, weight_decay=weight_decay)
+    rates = _rates(w, rates, lr, mu, weight_decay)
     out = torch.empty_like(w) if out is None else out
-    kernels.run_flat(kernels.flat.unroll_op, impl, out, w, grad, momentum, lr, mu, weight_decay)
+    kernels.run_flat(kernels.flat.unroll_op, impl, out, w, grad, momentum, rates)
     return out
+
+
+def flat_rates(lr: float, mu: float = 0.0, weight_decay: float = 0.0, device: torch.device | None = None) -> Tensor:
+    """float64 [3], what the updates take as `rates`."""
+    check_numbers(lr=lr, mu=mu, weight_decay=weight_decay)
+    return torch.tensor([float(lr), float(mu), float(weight_decay)], dtype=torch.float64, device=device)
 
 
 def flat_perturb(
@@ -68,18 +77,28 @@ def flat_perturb(
 
 
 def flat_hypergradient(
-    direct: Tensor, above: Tensor, below: Tensor, norm: Tensor, radius: float, *, lr: float, impl: str | None = None
+    direct: Tensor,
+    above: Tensor,
+    below: Tensor,
+    norm: Tensor,
+    radius: float,
+    *,
+    lr: float | Tensor,
+    impl: str | None = None,
 ) -> Tensor:
     """The gradient of the alphas, direct − lr (above − below) / (2 ε) with ε = radius / norm.
 
     direct: ∇α L_valid at the unrolled weights; above, below: ∇α L_train at w + ε v and w − ε v; all contiguous, of
         one shape, dtype and device
     norm: that of v, as in `flat_perturb`
+    lr: a number, or one in a float64 tensor where the others are
 
     Source: Liu et al. 2019 (DARTS), equations 7 and 8.
     """
     _check_flat(impl, norm, True, direct=direct, above=above, below=below)
     check_numbers(radius=radius, lr=lr)
+    if not isinstance(lr, Tensor) or lr.dtype is not torch.float64 or lr.device != direct.device:
+        lr = torch.tensor(float(lr), dtype=torch.float64, device=direct.device)
     out = torch.empty_like(direct)
     kernels.run_flat(kernels.flat.hypergradient_op, impl, out, direct, above, below, norm, radius, lr)
     return out
@@ -92,9 +111,11 @@ def flat_sgd(
     norm: Tensor | None = None,
     *,
     max_norm: float = float("inf"),
-    lr: float,
+    lr: float | None = None,
     mu: float = 0.0,
     weight_decay: float = 0.0,
+    rates: Tensor | None = None,
+    only_finite: bool = False,
     impl: str | None = None,
 ) -> None:
     """A step of SGD with clipped gradients, in place: momentum ← mu momentum + (c grad + weight_decay w), then
@@ -102,13 +123,29 @@ def flat_sgd(
 
     w, grad, momentum: contiguous, of one shape, dtype and device; without momentum it is a plain step
     norm: that of all gradients, as from `flat_norm`; None does not clip
+    rates: as in `flat_unroll`
+    only_finite: nothing changes where the norm is NaN or infinite, for callers that read it later; by default NaN
+        spreads, as with torch, so that nobody learns nothing without a sign
 
     The numbers are those of torch.nn.utils.clip_grad_norm_ and torch.optim.SGD (dampening 0, no Nesterov) up to
     rounding; grad itself is not clipped.
     """
     _check_flat(impl, norm, w=w, grad=grad, momentum=momentum)
-    check_numbers(max_norm=max_norm, lr=lr, mu=mu, weight_decay=weight_decay)
-    kernels.run_flat(kernels.flat.sgd_op, impl, w, momentum, grad, norm, max_norm, lr, mu, weight_decay)
+    check_numbers(max_norm=max_norm)
+    rates = _rates(w, rates, lr, mu, weight_decay)
+    kernels.run_flat(kernels.flat.sgd_op, impl, w, momentum, grad, norm, max_norm, rates, only_finite)
+
+
+def _rates(w: Tensor, rates: Tensor | None, lr: float | None, mu: float, weight_decay: float) -> Tensor:
+    """Those of an update, as a tensor beside ``w``."""
+    if rates is None:
+        return flat_rates(lr, mu, weight_decay, w.device)
+    if not is_dense(rates) or (*rates.shape, rates.dtype, rates.device) != (3, torch.float64, w.device):
+        found = _like(rates) if is_dense(rates) else got(rates)
+        raise FastdartsError(f"rates must be [3] in torch.float64 on {w.device}, got {found}: take flat_rates.")
+    if lr is not None:
+        raise FastdartsError(f"got lr {lr} and rates: expected one of them.")
+    return rates
 
 
 def _check_flat(

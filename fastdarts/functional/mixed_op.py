@@ -132,7 +132,7 @@ def mixed_op(
     c_in = channels // partial
     table, weights = _flatten(candidates, edges, stride, c_in, c_out)
     rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
-    size = (n, c_out * partial, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    size = (n, c_out * partial, *_halved(height, width, stride))
     images, count = 0, n * size[2] * size[3]
     if synchronised and running is None and kernels.world() > 1:
         images = int(kernels.add_up(torch.tensor(n)))
@@ -171,26 +171,102 @@ def mixed_op(
     noises = table[1::4].count(kernels.NOISE)
     if seeds is not None or noises:
         _check_seeds(seeds, noises, x)
+    call = kernels.Call(tuple(table), edges, stride, eps, images, memory == "store", impl, c_out, len(weights))
+    return run(call, x, base, gain, offset, weights, seeds, running, bypass, kinks, note)
+
+
+class MixedOpPlan(NamedTuple):
+    """A call of `mixed_op` but for its tensors, validated once by `plan`."""
+
+    call: kernels.Call
+    shapes: list[torch.Size]  # of the weights
+    inputs: int  # channels of x
+    rows: int
+
+    def __call__(
+        self,
+        x: Tensor,
+        base: Sequence[Tensor],
+        gain: Tensor,
+        offset: Tensor | None,
+        weights: Sequence[Tensor],
+        seeds: Tensor | None,
+        running: tuple[Tensor, Tensor] | None,
+        bypass: Tensor | None,
+        places: Tensor | None,
+    ) -> MixedOpResult | None:
+        """What `mixed_op` gives; None for feature maps or weights that do not fit, of which it says what is wrong.
+
+        x is 4-dimensional, and the other tensors fit to it. With places, int64 [R], gain are mixing weights [K]: that
+        of a row is at its place among them, K being that of 1.
+        """
+        dtype = autocast_dtype(x)
+        if dtype is not None:
+            x = x if x.dtype is dtype else x.to(dtype, memory_format=torch.channels_last)
+            weights, base = cast(weights, dtype), cast(base, dtype)
+        call, (n, channels, height, width), dtype = self.call, x.shape, x.dtype
+        size = (n, gain.shape[1] if places is None else call.channels, *_halved(height, width, call.stride))
+        if bypass is not None:
+            size = (n, channels, *size[2:])
+        count = len(self.shapes)
+        if (
+            channels != self.inputs
+            or n * size[2] * size[3] == 1
+            or [*map(_dtype, weights)] != [dtype] * count
+            or [*map(Tensor.get_device, weights)] != [x.get_device()] * count
+            or [*map(_shape, weights)] != self.shapes
+            or any(b.shape != size or b.dtype is not dtype or b.device != x.device for b in base)
+        ):
+            return None
+        return run(call, x, base, gain, offset, weights, seeds, running, bypass, places=places)
+
+
+_dtype, _shape = Tensor.dtype.__get__, Tensor.shape.__get__
+
+
+def plan(
+    candidates: Sequence[Candidate], edges: int, stride: int, inputs: int, outputs: int, partial: int, eps: float,
+    memory: str,
+) -> MixedOpPlan:  # fmt: skip
+    """What of the arguments of `mixed_op` is no tensor; x has `inputs` channels, gain `outputs`. No kinks, and
+    normalised by this process's part of a batch."""
+    table, weights = _flatten(candidates, edges, stride, inputs // partial, outputs)
+    check_eps(eps)
+    call = kernels.Call(tuple(table), edges, stride, eps, 0, memory == "store", None, outputs, len(weights))
+    rows = len(candidates) + table[1::4].count(kernels.SEP_CONV)
+    return MixedOpPlan(call, [w.shape for w in weights], inputs, rows)
+
+
+def run(
+    call: kernels.Call,
+    x: Tensor,
+    base: Sequence[Tensor],
+    gain: Tensor,
+    offset: Tensor | None,
+    weights: Sequence[Tensor],
+    seeds: Tensor | None,
+    running: tuple[Tensor, Tensor] | None,
+    bypass: Tensor | None,
+    kinks: Sequence[Tensor] = (),
+    note: bool = False,
+    places: Tensor | None = None,
+) -> MixedOpResult:
+    """The op on arguments that are known to fit, in any memory format."""
     last = torch.channels_last
     return MixedOpResult(
         *kernels.mixed_op(
+            call,
             in_format(x, last),
             [in_format(tensor, last) for tensor in base],
             gain,
             offset,
             [w.contiguous() for w in weights],
             None if seeds is None else seeds.contiguous(),
-            table,
-            edges,
-            stride,
             running,
-            eps,
-            images,
-            memory == "store",
-            impl,
             bypass,
             [bits.contiguous() for bits in kinks],
             note,
+            places,
         )
     )
 
@@ -257,6 +333,11 @@ def _check_partial(
         raise FastdartsError(
             f"What bypasses the candidates at stride 2 needs an even height and width, got {size[0]}×{size[1]}."
         )
+
+
+def _halved(height: int, width: int, stride: int) -> tuple[int, int]:
+    """The size of the outputs."""
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
 def _flatten(candidates: Sequence[Candidate], edges: int, stride: int, c_in: int, c_out: int) -> tuple:

@@ -14,10 +14,9 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
 from fastdarts.nn.candidates import Primitive, build_candidate, default_primitives, name_of, whole
-from fastdarts.nn.fusion.call import fuses, is_none, mix, mix_modules, run, shuffle_in
-from fastdarts.nn.operations import (
-    Zero,
-)
+from fastdarts.nn.fusion.call import Place, fuses, is_none, mix, mix_modules, run, shuffle_in
+from fastdarts.nn.fusion.plan import recall, wide
+from fastdarts.nn.operations import Zero
 
 
 def row_of(weights: Any, x: Tensor) -> Tensor:
@@ -117,11 +116,19 @@ class MixedOp(nn.Module):
             )
         if weights.device != x.device:
             raise FastdartsError(f"weights is on {weights.device} but x on {x.device}: move one of them")
-        part, ops = self._part(x), self.candidates()
+        part = self._part(x)
         if fuses(x):
             bypass = None if self.k == 1 else weights.new_ones(1)
-            (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass)
+            key = x.shape[1], self.stride, self.memory, self.k, self.active, self.training
+            fused = recall(self._ops, key, x)
+            if fused is not None:
+                (out,) = fused(x, weights.to(wide(x)), (), bypass)
+            else:
+                ops = self.candidates()
+                place = Place(self._ops, key, lambda: [m for op in ops for m in op.modules()])
+                (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass, place)
             return out.contiguous() if x.is_contiguous() else out
+        ops = self.candidates()
         rows = [k for k, op in enumerate(ops) if not is_none(op)] or [0]
         some = weights if len(rows) == len(weights) else weights[rows]
         out = mix_modules([ops[k] for k in rows], part, some, {})

@@ -1,4 +1,8 @@
-"""Flat parameters: all weights of a network in one buffer, updated in single passes, and SGD over them."""
+"""Flat parameters: all weights of a network in one buffer, updated in single passes; SGD over them; Adam for alphas.
+
+Both optimizers read their rates from the device, so that a CUDA graph that holds a step is right in every later one.
+What changes from step to step is written there before, by ``prepare()``; an ordinary ``step()`` calls it itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import flat_norm, flat_sgd
+from fastdarts.functional import flat_norm, flat_rates, flat_sgd
 from fastdarts.ranks import add_up
 
 ALIGNMENT = 64  # bytes: where a tensor begins, as from an allocator, for the kernels that read it
@@ -65,6 +69,22 @@ class Flat:
         return buffer
 
 
+class Rates:
+    """lr, momentum and weight decay on a device, in one tensor for as long as it is there."""
+
+    def __init__(self, device: torch.device):
+        self.tensor = torch.zeros(3, dtype=torch.float64, device=device)
+        self._written: tuple[float, ...] = ()
+
+    def write(self, lr: float, momentum: float, weight_decay: float) -> Tensor:
+        """The tensor, with these numbers; they are copied to the device if they are others than before."""
+        rates = float(lr), float(momentum), float(weight_decay)
+        if rates != self._written:
+            self.tensor.copy_(flat_rates(*rates))
+            self._written = rates
+        return self.tensor
+
+
 class _Updated(Flat):
     """Parameters with one learning rate, and the buffers of their gradients and momentum."""
 
@@ -75,6 +95,7 @@ class _Updated(Flat):
         self.gradient_views = self.views(self.gradients)
         self.momentum = self.empty() if options["momentum"] else None
         self.momentum_views = self.views(self.momentum) if options["momentum"] else []
+        self.rates = Rates(self.weights.device)
         self._strangers = set()  # parameters whose momentum the optimizer's state has not, as it is zero
         for i, view in enumerate(self.momentum_views):
             known = state.get(self.parameters[i], {}).get("momentum_buffer")
@@ -96,7 +117,11 @@ class _Updated(Flat):
             found = [self.parameters[i].grad for i in self._there]
             torch._foreach_copy_([self.gradient_views[i] for i in self._there], found)
 
-    def update(self, norm: Tensor | None, max_norm: float) -> None:
+    def prepare(self) -> None:
+        """Write the rates to the device, if they are others than before."""
+        self.rates.write(*(self.options[name] for name in ("lr", "momentum", "weight_decay")))
+
+    def update(self, norm: Tensor | None, max_norm: float, only_finite: bool) -> None:
         """One step for each run of neighbours that had gradients when they were gathered: usually all."""
         for _, run in groupby(enumerate(self._there), lambda pair: pair[1] - pair[0]):
             (_, first), *rest = run
@@ -109,9 +134,8 @@ class _Updated(Flat):
                 None if self.momentum is None else self.momentum[stretch],
                 norm,
                 max_norm=max_norm,
-                lr=self.options["lr"],
-                mu=self.options["momentum"],
-                weight_decay=self.options["weight_decay"],
+                rates=self.rates.tensor,
+                only_finite=only_finite,
             )
             if before is not None:
                 # the step of Nesterov differs from the plain one by the change of the momentum
@@ -161,11 +185,28 @@ class SGD(torch.optim.SGD):
         norm = None if self.max_norm == float("inf") else self.norm() if self._norm is None else self._norm
         if norm is None:
             self._gather()
+        self.prepare()
+        self._update(norm)
+        return loss
+
+    @torch.no_grad()
+    def step_if(self, sound: Tensor) -> None:
+        """The same where ``sound``, a truth value on the device, is true; else nothing changes, and nobody has waited
+        for it. After :meth:`prepare` and :meth:`norm`."""
+        self._update(torch.where(sound, self._norm, float("nan")), only_finite=True)
+
+    def _update(self, norm: Tensor | None, only_finite: bool = False) -> None:
         for flat in self._flats:
             wide = torch.float64 if flat.weights.dtype is torch.float64 else torch.float32
-            flat.update(None if norm is None else norm.to(flat.weights.device, wide), self.max_norm)
+            own = None if norm is None else norm.to(flat.weights.device, wide)
+            flat.update(own, self.max_norm, only_finite)
         self._norm = None
-        return loss
+
+    def prepare(self) -> None:
+        """Have the parameters in their buffers and the rates on the device."""
+        self._flatten()
+        for flat in self._flats:
+            flat.prepare()
 
     @torch.no_grad()
     def norm(self) -> Tensor:
@@ -186,6 +227,10 @@ class SGD(torch.optim.SGD):
         flat = self._flats[0]
         same = len(flat.parameters) == len(parameters) and all(map(is_, flat.parameters, parameters))
         return flat if same else None
+
+    def buffers(self) -> tuple[Flat, ...]:
+        """What holds the parameters; others once these were moved or loaded."""
+        return tuple(self._flats)
 
     def _gather(self) -> None:
         self._flatten()
@@ -218,3 +263,71 @@ class SGD(torch.optim.SGD):
     def __setstate__(self, state: dict[str, Any]) -> None:  # by load_state_dict too, which replaces the momentum
         super().__setstate__(state)
         self._flats = []
+
+
+class Adam(torch.optim.Adam):
+    """torch.optim.Adam for a few small tensors, with the same numbers, bit for bit as on the CPU, and the same state.
+
+    A step in two halves: :meth:`prepare` writes to the device what depends on the number of the step, which the host
+    knows; :meth:`update` only launches work; :meth:`count` counts the step.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float] = (0.9, 0.999), weight_decay: float = 0.0):
+        self._rates: Tensor | None = None
+        self._moved: list[Tensor] = []
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.prepare()
+        self.update()
+        self.count()
+        return loss
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Write the rates of the coming step to the device of the first parameter."""
+        rows = []
+        for group in self.param_groups:
+            for p in group["params"]:
+                state, (beta1, beta2) = self.state.get(p), group["betas"]
+                step = 1 + (state["step"].item() if state else 0.0)
+                rows.append((-(group["lr"] / (1 - beta1**step)), (1 - beta2**step) ** 0.5))
+        fresh = torch.tensor(rows, dtype=torch.float64)
+        if self._rates is None or self._rates.shape != fresh.shape:
+            self._rates = fresh.to(self.param_groups[0]["params"][0].device)
+        else:
+            self._rates.copy_(fresh)
+
+    @torch.no_grad()
+    def update(self, sound: Tensor | None = None) -> None:
+        """Update all parameters that have gradients; where ``sound``, a truth value on the device, is false, nothing
+        changes."""
+        self._moved, rows = [], iter(self._rates.unbind())
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                step_size, root = next(rows).to(p.device).unbind()
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"] = torch.tensor(0.0, device="cpu")
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                grad = p.grad.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else p.grad
+                mean = state["exp_avg"].lerp(grad, 1 - beta1)
+                square = (state["exp_avg_sq"] * beta2).addcmul_(grad, grad, value=1 - beta2)
+                # in the order in which addcdiv rounds
+                moved = p + step_size * mean / (square.sqrt() / root).add_(group["eps"])
+                for old, new in ((state["exp_avg"], mean), (state["exp_avg_sq"], square), (p, moved)):
+                    old.copy_(new if sound is None else torch.where(sound, new, old))
+                self._moved.append(p)
+
+    def count(self) -> None:
+        """Count a step of all that the last :meth:`update` has moved, in a replayed one too."""
+        for p in self._moved:
+            self.state[p]["step"] += 1

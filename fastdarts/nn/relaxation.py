@@ -33,9 +33,12 @@ class Relaxation(ABC):
         normalised: whether the strengths of an edge add up to 1.
         zeros_learn: whether the weights of candidates that are not computed, which are 0, are added to the output of
             their edge, and so have a gradient; supernets of NAS-Bench-201 do it.
+        draws_in_place: whether :meth:`draw` writes into the same tensors every time, and :meth:`mix` launches the same
+            work: only then can a pass that :attr:`draws` be recorded as a CUDA graph.
     """
 
     draws = False
+    draws_in_place = False
     normalised = True
     zeros_learn = False
 

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.recognise import may_draw
+from fastdarts.nn.random_state import goes_back, same_random_numbers
 from fastdarts.nn.relaxation import SOFTMAX, Relaxation
 
 Chosen = Mapping[str, Sequence[int | None]]
@@ -50,6 +51,7 @@ class Supernet(nn.Module):
     primitives: dict[str, tuple[tuple[str, ...], ...]]
     _criterion: nn.Module
     _fixed: Sequence[Tensor] = ()
+    _placed: tuple[Sequence[Tensor], Any, Sequence[Tensor]] | None = None
     _cell_weights: Sequence[Tensor] | None = None
 
     def _apply(self, fn, recurse=True):
@@ -129,8 +131,18 @@ class Supernet(nn.Module):
     def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if not self._fixed:
             return weights
-        pairs = zip(weights, (table.to(w) for table, w in zip(self._fixed, weights, strict=True)), strict=True)
+        pairs = zip(weights, self._fixed_beside(weights), strict=True)
         return tuple(torch.where(table < 0, w, table) for w, table in pairs)
+
+    def _fixed_beside(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What weights are fixed to, where these are: copied once, as a copy in every pass would make a GPU wait."""
+        kind = weights[0].device, weights[0].dtype
+        if weights[0].device.type == "cpu":
+            return [table.to(w) for table, w in zip(self._fixed, weights, strict=True)]
+        if self._placed is None or self._placed[0] is not self._fixed or self._placed[1] != kind:
+            tables = [table.to(w) for table, w in zip(self._fixed, weights, strict=True)]
+            self._placed = self._fixed, kind, tables
+        return self._placed[2]
 
     def cell_kinds(self) -> list[str]:
         """Of a subclass whose cells can have weights of their own."""
@@ -231,13 +243,6 @@ def _not_zero(weights: Tensor) -> tuple[int, ...]:
     return tuple(weights.nonzero().flatten().tolist())
 
 
-@contextmanager
-def same_random_numbers(device: torch.device) -> Iterator[None]:
-    """Leaves the random state as it found it: what is drawn inside is drawn again by whoever comes next."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-
-
 def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
     """``module(*inputs)``, of which nothing but the inputs is kept for backward: there it is computed again.
 
@@ -256,7 +261,7 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
         with kinks.again(place) if kinks else nullcontext():
             return functional_call(module, parameters | {name: b.clone() for name, b in buffers.items()}, inputs)
 
-    return checkpoint(run, *inputs, use_reentrant=False)
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=goes_back())
 
 
 def initial_alphas(edges: int, candidates: int | None, device: torch.device) -> Tensor:

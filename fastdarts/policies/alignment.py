@@ -20,8 +20,9 @@ from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.fusion.kinks import Kinks
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics
-from fastdarts.nn.supernet import Supernet, same_random_numbers
+from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.hypergradients import Batch, Gradients, Passes, filled, gradients_of, without_autocast
 from fastdarts.ranks import share as share_of
 from fastdarts.ranks import summed, weighed

@@ -9,8 +9,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics
-from fastdarts.nn.supernet import same_random_numbers
 from fastdarts.policies.base import Batch, Monitor, Row, Search, Selection
 from fastdarts.policies.samplers import chosen_by, random_logits
 from fastdarts.ranks import total

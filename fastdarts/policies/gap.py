@@ -9,8 +9,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics
-from fastdarts.nn.supernet import Supernet, same_random_numbers
+from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import total
 
 

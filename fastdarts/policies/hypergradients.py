@@ -20,7 +20,7 @@ differentiation (Lorraine et al., AISTATS 2020), section 4.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -30,9 +30,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_unroll
+from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_unroll
+from fastdarts.nn.finite import Readings
 from fastdarts.nn.fusion.kinks import Kinks
 from fastdarts.nn.optim import SGD, Flat
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, share, summed, weighed
 
 Batch = tuple[Tensor, Tensor]
@@ -68,10 +70,14 @@ class Passes:
         side_effects: whether a pass moves BatchNorm running statistics and draws from the random state. Otherwise both
             stay as they are, and every pass draws the same numbers.
         accumulate: how many parts a batch is passed in by :meth:`differentiate`.
+        readings: where numbers that must be finite are noted; by default they are looked at where they are found.
     """
 
-    def __init__(self, model: nn.Module, side_effects: bool = True, accumulate: int = 1):
+    def __init__(
+        self, model: nn.Module, side_effects: bool = True, accumulate: int = 1, readings: Readings | None = None
+    ):
         self.model, self.side_effects, self.accumulate = model, side_effects, accumulate
+        self.readings = Readings(at_once=True) if readings is None else readings
 
     @property
     def alphas(self) -> list[Tensor]:
@@ -91,10 +97,8 @@ class Passes:
         with self._random_state(batch[0].device):
             return functional_call(_Loss(self.model), values, batch) if values else self.model._loss(*batch)
 
-    @contextmanager
-    def _random_state(self, device: torch.device) -> Iterator[None]:
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=not self.side_effects):
-            yield
+    def _random_state(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext() if self.side_effects else same_random_numbers(device)
 
     def differentiate(
         self,
@@ -211,6 +215,9 @@ class Descent(NamedTuple):
     With a ``grad_clip``, the largest norm of a gradient, the strategies clip the training gradient before they look
     ahead and count its clipping factor among the constants; the validation gradient at w' is clipped too, as published
     for recurrent cells.
+
+    ``rates`` are eta, momentum and weight_decay as flat updates take them, by default made of the numbers: a step that
+    is replayed finds there what counts at that time.
     """
 
     eta: float | None
@@ -218,15 +225,20 @@ class Descent(NamedTuple):
     momentum: float
     weight_decay: float
     grad_clip: float | None = None
+    rates: Tensor | None = None
 
-    def clipped(self, gradients: Sequence[Tensor]) -> tuple[list[Tensor], float]:
+    def on(self, device: torch.device) -> Tensor:
+        """The rates, on ``device``."""
+        return flat_rates(self.eta, self.momentum, self.weight_decay, device) if self.rates is None else self.rates
+
+    def clipped(self, gradients: Sequence[Tensor]) -> tuple[list[Tensor], Tensor | float]:
         """These gradients, detached, times what brings their norm to ``grad_clip``, and that factor, at most 1."""
         gradients = [g.detach() for g in gradients]
         if self.grad_clip is None or not gradients:
             return gradients, 1.0
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).item()
-        factor = min(1.0, self.grad_clip / (norm + 1e-6))
-        return gradients if factor == 1 else torch._foreach_mul(gradients, factor), factor
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).double()
+        factor = (self.grad_clip / (norm + 1e-6)).clamp(max=1.0)
+        return [g * factor for g in gradients], factor
 
     def check(self) -> None:
         """Raise :class:`FastdartsError` if there is no learning rate or no optimizer."""
@@ -251,9 +263,9 @@ class Descent(NamedTuple):
         parameters, flat = list(weights.values()), self.flat(weights)
         gradients = [g.detach() for g in gradients]
         if flat is not None:
-            options = {"lr": self.eta, "mu": self.momentum, "weight_decay": self.weight_decay}
+            rates = self.on(flat.weights.device)
             with torch.no_grad():
-                ahead = flat.views(flat_unroll(flat.weights, flat.collect(gradients), flat.momentum, **options))
+                ahead = flat.views(flat_unroll(flat.weights, flat.collect(gradients), flat.momentum, rates=rates))
             return {name: w.requires_grad_() for name, w in zip(weights, ahead, strict=True)}
         buffers = [self.optimizer.state.get(p, {}).get("momentum_buffer") for p in parameters]
         with torch.no_grad():
@@ -354,7 +366,7 @@ class Neumann:
         if not weights:
             return loss, direct
         (vector, _), (_, factor) = descent.clipped(vector), descent.clipped(summed(gradients))
-        rate, total = descent.eta * factor, vector
+        rate, total = descent.eta * float(factor), vector
         for _ in range(self.terms - 1):
             curved = filled(pull_back(gradients, vector, weights), weights)
             with torch.no_grad():
@@ -405,8 +417,12 @@ def difference(
     else:
         vector = flat.collect(whole := vector)
         norm = flat_norm(vector)
-    if not 0 < norm < float("inf"):
-        raise _no_direction(weights, vector if flat is None else whole, norm.item())
+
+    def check(value: float) -> None:
+        if not 0 < value < float("inf"):
+            raise _no_direction(weights, vector if flat is None else whole, value)
+
+    passes.readings.add(norm, check)
 
     def moved(radius: float) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -464,14 +480,14 @@ def in_one(gradients: Gradients) -> Tensor:
 
 def _look_ahead(
     passes: Passes, valid: Batch, weights: dict[str, Tensor], gradients: Sequence[Tensor], descent: Descent
-) -> tuple[Tensor, Gradients, list[Tensor], float]:
+) -> tuple[Tensor, Gradients, list[Tensor], Tensor]:
     """The validation loss at w', detached, its gradients in the alphas and in w', and what w' moves by the training
     gradient: eta, less where that is clipped."""
     gradients, factor = descent.clipped(gradients)
     ahead = descent.ahead(weights, gradients)
     # The statistics of the live network do not see the pass at w'.
     loss, direct, vector = passes.differentiate(valid, ahead, live=False, wanted=list(ahead.values()))
-    return loss, direct, descent.clipped(filled(vector, weights.values()))[0], descent.eta * factor
+    return loss, direct, descent.clipped(filled(vector, weights.values()))[0], descent.on(loss.device)[0] * factor
 
 
 def _no_direction(weights: dict[str, Tensor], vector: Sequence[Tensor], norm: float) -> FastdartsError:
@@ -507,7 +523,7 @@ def pull_back(gradients: Gradients, vector: Sequence[Tensor], inputs: Sequence[T
         return summed(gradients_of([g for g, _ in pairs], inputs, [v for _, v in pairs], retain_graph=True))
 
 
-def _less(direct: Gradients, product: Gradients, eta: float) -> Gradients:
+def _less(direct: Gradients, product: Gradients, eta: Tensor | float) -> Gradients:
     """direct - eta * product, where None counts as zero."""
     pairs = zip(direct, product, strict=True)
     return [d if p is None else -eta * p if d is None else d - eta * p for d, p in pairs]

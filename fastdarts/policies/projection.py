@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.errors import NotFinite
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics, running_statistics
-from fastdarts.nn.supernet import Change, same_random_numbers
+from fastdarts.nn.supernet import Change
 from fastdarts.policies.base import Row, Search, Selection
 from fastdarts.policies.selection import Strongest
 from fastdarts.ranks import summed

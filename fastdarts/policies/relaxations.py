@@ -35,6 +35,8 @@ class Gumbel(Relaxation):
         self.zeros_learn = zeros_learn
         self._generator = torch.Generator().manual_seed(2**31 + seed)  # not the numbers of the fresh weights
         self._noise: list[Tensor] = []
+        self._placed: list[Tensor] = []
+        self.draws_in_place = not hard
         self.tau = tau_start
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,7 +45,7 @@ class Gumbel(Relaxation):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._noise = list(state["noise"])
+        self._noise, self._placed = list(state["noise"]), []
         self._generator.set_state(state["generator"])
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
@@ -54,6 +56,10 @@ class Gumbel(Relaxation):
     def draw(self, alphas: Sequence[Tensor]) -> None:
         """New noise, on the CPU so that a seed means the same on every device."""
         self._noise = [self._gumbel(alpha) for alpha in alphas]
+        if [place.device for place in self._placed] != [alpha.device for alpha in alphas]:
+            self._placed = [torch.empty_like(alpha, requires_grad=False) for alpha in alphas]
+        for place, noise in zip(self._placed, self._noise, strict=True):
+            place.copy_(noise)  # where a recorded pass finds it
 
     def _gumbel(self, alpha: Tensor) -> Tensor:
         while True:
@@ -68,7 +74,7 @@ class Gumbel(Relaxation):
 
     def mix(self, alpha: Tensor, kind: int) -> Mixing:
         """The drawn weights."""
-        noise = self._noise[kind].to(alpha.device)
+        noise = self._placed[kind] if self._placed else self._noise[kind].to(alpha.device)
         soft = ((alpha.log_softmax(-1) + noise) / self.tau).softmax(-1)
         if not self._hard:
             return Mixing(soft)

@@ -34,6 +34,9 @@ class RunConfig:
     of its own."""
     threads: Count | None = None
     """CPU threads; results are bit-identical only for the same number."""
+    graphs: Literal["auto", "on", "off"] = "auto"
+    """Graphs of CUDA that hold the passes of a step, so that the host starts each by one call. The bits are those
+    without; auto has them with cuda where a pass can be recorded, and on insists."""
     checkpoint_minutes: NotNegative = 5.0
     """Minutes between checkpoints within an epoch; one is written after each epoch anyway, and 0 means every step."""
     run: Path | None = None
@@ -63,7 +66,7 @@ class RunConfig:
         return cls.__mro__
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"data", "workers", "run", "resume", "checkpoint_minutes", "plugin"}
+        {"data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin"}
     )
     """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
 

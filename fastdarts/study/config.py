@@ -116,8 +116,8 @@ def searching(config: StudyConfig, seed: int) -> SearchConfig:
 
 SEARCHED = "method", "unrolled", "arch_learning_rate"
 COMMON = (
-    "device", "threads", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size", "workers",
-    "precision", "channels", "layers", "learning_rate", "weight_decay", "test_portion", "plugin",
+    "device", "threads", "graphs", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size",
+    "workers", "precision", "channels", "layers", "learning_rate", "weight_decay", "test_portion", "plugin",
 )  # fmt: skip
 
 

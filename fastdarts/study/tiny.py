@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
+from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.isolation import isolated
@@ -169,7 +170,8 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     )
     with Run(settings, "study", "tiny") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=(data.channels, *data.size))
-        errors = train_all(jobs, recipe(settings), data, lambda _: both, "test", run, progress, device, judge_last=True)
+        graphs = Graphs(settings.graphs, device, progress.line)
+        errors = train_all(jobs, recipe(settings), data, lambda _: both, "test", run, progress, graphs, judge_last=True)
         seconds = sum(row["seconds"] for row in run.rows())
         run.recorder.write_json(RESULT, {"kind": "study", "test_errors": errors, "seconds": seconds})
 

@@ -135,6 +135,16 @@ class Problem(ABC):
     def learn(self, config: Any, model: Supernet, forward: Any, batch: Batch) -> Learned:
         """A pass of the weights; ``forward(x)`` gives what they learn from, the mixture or one path of it."""
 
+    def counted(self, outputs: Tensor, target: Tensor) -> Tensor | None:
+        """What ``meter.add(loss, counted, examples)`` takes of a batch, a few numbers [n] on the device, so that they
+        are read along with the loss; None if the meter takes outputs and labels."""
+        return None
+
+    def why_not_recorded(self) -> str:
+        """Why a pass of :meth:`learn` cannot be recorded as a CUDA graph; "" if it can: then it works on the device
+        alone and takes nothing from the host that changes from step to step."""
+        return f"{type(self).__name__} does not say that its passes work on the device alone"
+
     @abstractmethod
     def measure(self, model: nn.Module, batches: Iterable[Batch], device: torch.device, prefix: str) -> Row:
         """Loss and metric of ``model`` in evaluation mode; it is left in training mode."""

@@ -52,12 +52,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.kernels import process_group
-from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
 from fastdarts.kernels.mixed_op.noise import standard_normal
 from fastdarts.kernels.mixed_op.ranks import register
-from fastdarts.kernels.needs_grad import needs_grad
-from fastdarts.kernels.registry import define, rounded, select
+from fastdarts.kernels.registry import define, rounded
 
 LAST = torch.channels_last
 KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
@@ -271,80 +269,9 @@ MIXED_OP_IMPLEMENTATIONS = forward_op.implementations
 register()
 
 
-class _MixedOp(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, impl, candidates, edges, stride, eps, images, store, kinks, noted, seeds, running_mean, running_var,
-        x, gain, offset, beta, *rest,
-    ):  # fmt: skip
-        device, dtype = x.device.type, x.dtype
-        count = sum(WEIGHTS[kind] for kind in candidates[1::4])
-        base, weights = rest[: len(rest) - count], rest[len(rest) - count :]
-        lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
-        run, exact = select(forward_op, impl, device, dtype, lacking), _is_exact(dtype)
-        part, own = (x, base) if beta is None else (_head(x, gain).contiguous(memory_format=LAST), ())
-        out, z, mean, var, found = run(
-            part, own, gain, offset, weights, seeds, candidates, edges, stride, running_mean, running_var, eps, images,
-            store, kinks, noted is not None, exact,
-        )  # fmt: skip
-        if noted is not None:
-            noted += found
-        if beta is not None:
-            own = impl if impl in interleave.forward_op.implementations else None
-            out = select(interleave.forward_op, own, device, dtype)(x, out, base, beta, stride)
-            ctx.split = select(interleave.backward_op, own, device, dtype)
-        ctx.run, ctx.kinks = select(backward_op, impl, device, dtype, lacking if kinks else {}), kinks
-        ctx.candidates, ctx.stride, ctx.eps, ctx.images = candidates, stride, eps, images
-        ctx.training, ctx.exact = running_mean is None, exact
-        ctx.count, ctx.has_base = count, bool(base)
-        ctx.save_for_backward(x, None if beta is None else part, beta, gain, offset, seeds, mean, var, *weights, *z)
-        ctx.mark_non_differentiable(mean, var)
-        return (*out, mean, var)
-
-    @staticmethod
-    def backward(ctx, *grad):
-        x, part, beta, gain, offset, seeds, mean, var, *rest = ctx.saved_tensors
-        weights, z = rest[: ctx.count], rest[ctx.count :]
-        need_x, need_gain, need_offset, need_beta, *need_rest = ctx.needs_input_grad[12:]
-        need_weights = need_rest[len(need_rest) - ctx.count :]
-        need_weight = any(need_weights) and needs_grad(ctx, ctx.count, ctx.count)
-        grad = own = [g.contiguous(memory_format=LAST) for g in grad[:-2]]
-        # create_graph=True: a kernel would be a constant to the second differentiation
-        again = torch.is_grad_enabled()
-        run, graph = (backward_op.reference, (True,)) if again else (ctx.run, ())
-        dx = dbeta = None
-        if beta is not None:
-            split = interleave.backward_op.reference if again else ctx.split
-            part = _head(x, gain) if again else part
-            need_beta = need_beta and needs_grad(ctx, 1 + len(need_rest), 1)
-            own, dx, dbeta = split(grad, x, beta, x.shape[1] // gain.shape[1], ctx.stride, need_x, need_beta)
-        dpart, dgain, doffset, dweights = run(
-            own, x if beta is None else part, gain, offset, weights, seeds, ctx.candidates, ctx.stride, z, mean, var,
-            ctx.training, ctx.eps, ctx.images, need_x, need_weight, ctx.kinks, ctx.exact, *graph,
-        )  # fmt: skip
-        if beta is None:
-            dx = dpart
-        elif need_x:
-            _head(dx, gain).copy_(dpart)
-        return (
-            *(None,) * 12,
-            dx if need_x else None,
-            dgain if need_gain else None,
-            doffset if need_offset else None,
-            dbeta if need_beta else None,
-            *(grad if ctx.has_base else ()),
-            *(g if need else None for g, need in zip(dweights or [None] * ctx.count, need_weights, strict=True)),
-        )
-
-
-def _is_exact(dtype: torch.dtype) -> bool:
+def is_exact(dtype: torch.dtype) -> bool:
     """Whether products of float32 are to be exact: what PyTorch's convolutions do on a GPU."""
     return dtype is not torch.float32 or torch.backends.cudnn.conv.fp32_precision != "tf32"
-
-
-def _head(x: Tensor, gain: Tensor) -> Tensor:
-    """The channels that the mixed operation takes."""
-    return x[:, : gain.shape[1]]
 
 
 def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
@@ -389,35 +316,3 @@ def why_no_kernel(device: str, dtype: torch.dtype) -> str:
 def why_no_kinks(device: str) -> str:
     """Why no kernel, but the reference, notes and keeps kinks on `device`; "" if one does."""
     return NO_KINKS if forward_op.best(device) == "triton" else why_no_kernel(device, torch.float32)
-
-
-def mixed_op(
-    x: Tensor,
-    base: Sequence[Tensor],
-    gain: Tensor,
-    offset: Tensor | None,
-    weights: Sequence[Tensor],
-    seeds: Tensor | None,
-    candidates: Sequence[int],
-    edges: int,
-    stride: int,
-    running: tuple[Tensor, Tensor] | None,
-    eps: float,
-    images: int,
-    store: bool,
-    impl: str | None,
-    bypass: Tensor | None,
-    kinks: Sequence[Tensor] = (),
-    note: bool = False,
-) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
-    """The differentiable op; fastdarts.functional has validated, x and base are channels-last, weights contiguous.
-
-    Returns out, mean, var and, if asked to note them, the kinks.
-    """
-    store = store and torch.is_grad_enabled()
-    tables, noted = (x, gain, offset, bypass), [] if note else None
-    *out, mean, var = _MixedOp.apply(
-        impl, candidates, edges, stride, eps, images, store, tuple(kinks), noted, seeds, *(running or (None, None)),
-        *tables, *base, *weights,
-    )  # fmt: skip
-    return out, mean, var, noted or []

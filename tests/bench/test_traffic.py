@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdarts.bench import traffic
 from fastdarts.bench.cases import EAGER, LAST, OURS, REPLAYED, SUITES, WIDTHS, EdgeCase, StepCase
+from fastdarts.bench.prediction import GPUS, LAUNCHED
 from fastdarts.bench.run import print_report
-from fastdarts.bench.traffic import GPUS, LAUNCH, Count, Counter, count, predict, size
-from fastdarts.functional import Launch
+from fastdarts.bench.traffic import Count, Counter, count, size
 from fastdarts.nn.mixed_op import MixedOp
 from tests.support.bench import bench
 from tests.support.paths import ROOT
@@ -108,17 +108,6 @@ def test_a_step_is_its_states_and_what_is_around_them() -> None:
     assert ours.host_reads == 5  # both losses, how many images are wrong, whether both gradients are finite
 
 
-def test_the_longest_of_bytes_windows_and_operations_bounds_a_kernel() -> None:
-    gpu = GPUS["A100 SXM 80 GB"]
-    for bound, launch in {
-        "memory": Launch("", 10**9, 1_040_000_000, 10**9, 0, 0),  # 2.04 GB in a millisecond
-        "L1": Launch("", 10**9, 0, 19_500_000_000, 0, 0),
-        "arithmetic": Launch("", 10**9, 0, 10**9, 19_500_000_000 // 2, 156_000_000_000 // 2),
-    }.items():
-        assert predict(launch, gpu, 4) == (pytest.approx(1e-3 + LAUNCH), bound)
-    assert predict(Launch("", 100, 100, 100, 100, 100), gpu, 4) == (pytest.approx(LAUNCH, rel=1e-3), "launch")
-
-
 def test_the_command_prints_what_it_counted(tmp_path: Path) -> None:
     arguments = ("--traffic", "--suite", "pc-darts", "--batch", "2", "4", "--json", str(tmp_path / "traffic.json"))
     done = bench(*arguments)
@@ -136,7 +125,7 @@ def test_the_command_prints_what_it_counted(tmp_path: Path) -> None:
     assert len(kernels) == 6 * 14 and len(table) == 12 + len(kernels) + 6
     for gpu in GPUS:
         both = rows[0]["passes"]
-        around = sum(LAUNCH * 1e6 * (both[p][OURS]["launches"] - both[p][OURS]["kernels"]) for p in both)
+        around = sum(LAUNCHED.gap * 1e6 * (both[p][OURS]["launches"] - both[p][OURS]["kernels"]) for p in both)
         total = sum(kernel[gpu]["us"] for kernel in rows[0]["kernels"])
         assert total + around == pytest.approx(sum(both[p][OURS][gpu]["us"] for p in both), rel=0.01)
     assert "A prediction; nothing here has run on a GPU" in done.stdout

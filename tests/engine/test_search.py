@@ -105,13 +105,13 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
 def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, arch, unrolled):
     """Weights see a pass over their images per epoch, alphas an endless stream over theirs, eta is the cosine's."""
     architect_steps, criterion_labels = [], []
-    step = Architect.step
+    differentiate = Architect.differentiate
 
-    def spy(self, *arguments):
-        architect_steps.append((*arguments, self.strategy))
-        return step(self, *arguments)
+    def spy(self, train, valid, *others):
+        architect_steps.append((*train, *valid, *others[:2], self.strategy))
+        return differentiate(self, train, valid, *others)
 
-    monkeypatch.setattr(Architect, "step", spy)
+    monkeypatch.setattr(Architect, "differentiate", spy)
     forward = torch.nn.CrossEntropyLoss.forward
 
     def counted(self, x, y):
@@ -133,7 +133,10 @@ def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, a
     alphas = Batches(data.train, arch, 32, train_transform(data), 2 * SearchConfig().seed + 1).endless()
     assert len(architect_steps) == len(expected)
     for number, ((x, y), (x_arch, y_arch), seen) in enumerate(zip(expected, alphas, architect_steps, strict=False)):
-        assert all(map(torch.equal, seen[:4], (x, y, x_arch, y_arch)))
+        if unrolled:
+            assert all(map(torch.equal, seen[:4], (x, y, x_arch, y_arch)))
+        else:
+            assert seen[:2] == (None, None) and all(map(torch.equal, seen[2:4], (x_arch, y_arch)))
         epoch = number // len(weights)
         assert seen[4] == pytest.approx(0.001 + 0.012 * (1 + math.cos(math.pi * epoch / 2)), rel=1e-12)
         assert isinstance(seen[5], torch.optim.SGD) and seen[-1] == (Unrolled() if unrolled else FirstOrder())

@@ -187,5 +187,5 @@ def test_a_seed_determines_the_initial_weights_and_another_changes_them():
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_is_named_with_epoch_and_step(value):
     with pytest.raises(FastdartsError, match=rf"training loss is {value} at epoch 3, step 7"):
-        finite(torch.tensor(value), "training", 3, 7)
-    assert finite(torch.tensor(0.5), "training", 0, 0) == 0.5
+        finite(value, "training", 3, 7)
+    assert finite(0.5, "training", 0, 0) == 0.5

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
+from fastdarts.functional import flat_rates
 from tests.support.cuda_resources import ARCHITECTURES, RECORD, nvcc
 from tests.support.emulated import ADDRESS, EMULATOR, THREAD, compile_emulated, succeeded
 from tests.support.paths import ROOT
@@ -27,7 +28,7 @@ class Emulated:
         self.compiled = ctypes.CDLL(str(library))
 
     def call(self, name: str, first: Tensor, *arguments: Tensor | float | int | None) -> None:
-        convert = {float: ctypes.c_double, int: ctypes.c_int64}
+        convert = {float: ctypes.c_double, int: ctypes.c_int64, bool: ctypes.c_bool}
         values = [
             ctypes.c_void_p(a.data_ptr() if isinstance(a, Tensor) else None)
             if a is None or isinstance(a, Tensor)
@@ -46,15 +47,16 @@ class Emulated:
     def run(self, case: FlatCase, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         w, grad, v, above, below = (tensors[name] for name in ("w", "grad", "v", "above", "below"))
         momentum = tensors.get("momentum")
-        rates, norm = (case.lr, case.mu, case.weight_decay), self.norm(v)
+        rates, norm = flat_rates(case.lr, case.mu, case.weight_decay), self.norm(v)
         results = {name: aside(w).fill_(torch.nan) for name in ("unrolled", "above", "below", "hypergradient")}
-        self.call("unroll", results["unrolled"], w, grad, momentum, case.size, *rates)
+        self.call("unroll", results["unrolled"], w, grad, momentum, case.size, rates)
         self.call("perturb", results["above"], w, v, norm, case.size, case.radius)
         self.call("perturb", results["below"], w, v, norm, case.size, -case.radius)
-        self.call("hypergradient", results["hypergradient"], grad, above, below, norm, case.size, case.radius, case.lr)
+        others = above, below, norm, case.size, case.radius
+        self.call("hypergradient", results["hypergradient"], grad, *others, rates[:1])
         stepped = {"w": aside(w)} | ({} if momentum is None else {"momentum": aside(momentum)})
         clip = (self.norm(grad), case.size, case.max_norm)
-        self.call("sgd", stepped["w"], stepped.get("momentum"), grad, *clip, *rates)
+        self.call("sgd", stepped["w"], stepped.get("momentum"), grad, *clip, rates, False)
         return {"norm": norm} | results | stepped
 
 
@@ -88,7 +90,18 @@ def test_emulated_norm_of_more_blocks_than_the_second_kernel_has_threads(emulate
 def test_emulated_on_nothing(emulated: Emulated) -> None:
     empty = torch.empty(0)
     assert emulated.norm(empty).item() == 0
-    emulated.call("sgd", empty, None, empty, None, 0, 5.0, 0.1, 0.9, 0.01)
+    emulated.call("sgd", empty, None, empty, None, 0, 5.0, flat_rates(0.1, 0.9, 0.01), False)
+
+
+@pytest.mark.parametrize("norm", [torch.inf, torch.nan])
+def test_emulated_step_is_left_out_where_the_norm_is_not_finite(norm: float, emulated: Emulated) -> None:
+    w, momentum, before = torch.ones(5), torch.full((5,), 2.0), torch.ones(5)
+    arguments = momentum, torch.ones(5), torch.tensor(norm), 5, 1.0, flat_rates(0.1, 0.9, 0.01)
+    emulated.call("sgd", w, *arguments, True)
+    assert torch.equal(w, before)
+    assert torch.equal(momentum, 2 * before)
+    emulated.call("sgd", w, *arguments, False)
+    assert not torch.equal(w, before)
 
 
 def test_emulated_updates_over_the_weights(emulated: Emulated) -> None:
@@ -103,7 +116,7 @@ def test_emulated_clipping_lets_nan_through_and_stretches_nothing(emulated: Emul
     grad = torch.tensor([3.0, 4.0])
     for norm, step in ((5.0, 0.2), (0.5, 1.0), (float("nan"), float("nan")), (float("inf"), 0.0)):
         w = torch.zeros(2)
-        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, 1.0, 0.0, 0.0)
+        emulated.call("sgd", w, None, grad, torch.tensor(norm), 2, 1.0, flat_rates(1.0), False)
         torch.testing.assert_close(w, -step * grad, equal_nan=True)
 
 

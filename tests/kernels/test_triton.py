@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from importlib import metadata
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.spaces.cells.supernet import Network
 from tests.support.paths import DATA, ROOT
+from tests.support.records import INSTRUCTIONS, more_instructions, recorded
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 
@@ -32,6 +34,7 @@ INTERPRETED = {  # files and what of them; mixed_op in two halves, as the slowes
     "recurrent": ("recurrent/interpreted_triton.py", "test"),
 }
 ARCHITECTURES = (80, 90, 100)
+COUNTED_ARCHITECTURES = (80, 90)
 REGISTERS = 65536  # of a multiprocessor, on all three generations
 
 
@@ -74,12 +77,17 @@ def test_compiles_ahead_of_time_within_the_recorded_resources(arch: int, started
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     found = json.loads(out)
-    record = json.loads((DATA / "triton_resources.json").read_text(encoding="utf-8"))
-    assert found.keys() == {name for name in record if name.endswith(f"sm_{arch}")}
     for name, used in found.items():
         assert used["spilled"] == 0, name
-        assert used["registers"] <= record[name]["registers"] and used["shared"] <= record[name]["shared"], (name, used)
         assert REGISTERS // (used["registers"] * used["threads"]) >= 2, f"{name}: fewer than two blocks fit"
+    version, command = metadata.version("triton"), "python -m tests.support.ahead_of_time"
+    record = recorded(DATA / "triton_resources.json", version, command)
+    assert found.keys() == {name for name in record if name.endswith(f"sm_{arch}")}
+    for name, used in found.items():
+        assert used["registers"] <= record[name]["registers"] and used["shared"] <= record[name]["shared"], (name, used)
+    counted = {name: used for name, used in found.items() if "regions" in used}
+    assert (len(counted) > 30) == (arch in COUNTED_ARCHITECTURES)
+    assert not more_instructions(counted, recorded(INSTRUCTIONS, f"triton {version}", command))
 
 
 class Count(TorchDispatchMode):

@@ -8,14 +8,14 @@ from torch import nn
 
 from fastdarts import FastdartsError
 from fastdarts.bench.eager import channel_shuffle, make_eager
-from fastdarts.functional import mixed_op, native
-from fastdarts.nn.fusion import call as fusion
+from fastdarts.functional import native
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import PRIMITIVES
 from fastdarts.policies.gap import DiscretisedNetwork
 from fastdarts.report.describe import describe_supernet
 from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.supernet import Cell, Network
+from tests.support.fused import note_calls
 
 LAST = torch.channels_last
 PARTIAL = {"partial": 4, "edge_normalisation": True}
@@ -100,16 +100,10 @@ def test_a_cell_equals_the_public_one(primitives, partial: int, reduction: bool,
 
 @pytest.mark.skipif(not native()["loaded"], reason="no native kernels")
 def test_a_cell_is_one_call_per_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def counting(x, candidates, *args, **options):
-        calls.append((len({c.edge for c in candidates}), options.get("partial")))
-        return mixed_op(x, candidates, *args, **options)
-
-    monkeypatch.setattr(fusion, "mixed_op", counting)
+    calls = note_calls(monkeypatch, lambda fused: (fused.edges, fused.partial))
     cell = Cell(4, 4, 6, 5, 8, True, False, FEW, partial=4)
     cell(torch.randn(2, 6, 8, 8), torch.randn(2, 5, 8, 8), torch.rand(14, 4), torch.rand(14))
-    assert calls == [(1, None)] * 2 + [(4, 4), (4, 4), (3, 4), (2, 4), (1, 4)]
+    assert calls == [(1, 1)] * 2 + [(4, 4), (4, 4), (3, 4), (2, 4), (1, 4)]
 
 
 @pytest.mark.parametrize("options", [{}, {"stem": "imagenet", "partial": 2}], ids=["cifar", "imagenet"])

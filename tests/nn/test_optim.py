@@ -1,4 +1,4 @@
-"""Parameters in one buffer, and SGD over them against torch.optim.SGD after clip_grad_norm_."""
+"""Parameters in one buffer, SGD over them against torch.optim.SGD after clip_grad_norm_, and Adam against torch's."""
 
 import copy
 import pickle
@@ -9,7 +9,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.nn.optim import ALIGNMENT, SGD, Flat
+from fastdarts.nn.optim import ALIGNMENT, SGD, Adam, Flat
+from fastdarts.testing.outcomes import difference
 
 OPTIONS = {"momentum": 0.9, "weight_decay": 3e-2}
 
@@ -158,3 +159,60 @@ def test_what_it_does_not_compute_is_refused() -> None:
     backward(model, 0)
     with pytest.raises(FastdartsError, match=r"dampening = 0\.5: expected none of it"):
         ours.step()
+
+
+def test_a_step_is_left_out_where_something_is_not_sound():
+    model = network()
+    optimizer = SGD(model.parameters(), 0.1, 0.9, max_norm=2.0)
+    backward(model, 0)
+    optimizer.step()
+    backward(model, 1)
+    before = [copy.deepcopy(state) for state in (model.state_dict(), optimizer.state_dict())]
+    optimizer.prepare(), optimizer.norm()
+    optimizer.step_if(torch.tensor(False))
+    assert not difference(before, [model.state_dict(), optimizer.state_dict()])
+    optimizer.norm()
+    optimizer.step_if(torch.tensor(True))
+    again = network()
+    again.load_state_dict(before[0])
+    plain = SGD(again.parameters(), 0.1, 0.9, max_norm=2.0)
+    plain.load_state_dict(before[1])
+    backward(again, 1)
+    plain.step()
+    assert not difference([*again.parameters()], [*model.parameters()])  # not the statistics, which moved twice
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(14, 8), (5,)])
+def test_adam_has_the_bits_and_the_state_of_torch(dtype, shape):
+    """Also after either has taken up the state of the other, and where one of two has no gradient at times."""
+
+    def made(kind):
+        torch.manual_seed(1)
+        tensors = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(2)]
+        return tensors, kind(tensors, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
+
+    (ours, adam), (theirs, truth) = made(Adam), made(torch.optim.Adam)
+    for step in range(200):
+        for number, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            gradient = None if number and step % 3 == 0 else torch.randn(shape, dtype=dtype)
+            mine.grad, other.grad = gradient, gradient
+        adam.step()
+        truth.step()
+        assert all(map(torch.equal, ours, theirs))
+        if step == 100:
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in (adam, truth)]
+            assert not difference(*states)
+            adam.load_state_dict(states[1]), truth.load_state_dict(states[0])
+
+
+def test_adam_leaves_a_step_out_where_something_is_not_sound():
+    weights = torch.ones(3, requires_grad=True)
+    adam = Adam([weights], lr=0.1)
+    weights.grad = torch.ones(3)
+    adam.step()
+    before = copy.deepcopy([weights.detach(), adam.state_dict()])
+    weights.grad = torch.full((3,), torch.nan)
+    adam.prepare()
+    adam.update(torch.tensor(False))
+    assert not difference(before, [weights.detach(), adam.state_dict()])

@@ -14,13 +14,13 @@ from fastdarts.bench.eager import make_eager
 from fastdarts.functional import Candidate, mixed_op, native
 from fastdarts.kernels import registry
 from fastdarts.model_search import Cell, MixedOp, Network
-from fastdarts.nn.fusion import call as fusion
 from fastdarts.nn.fusion import recognise as parts
 from fastdarts.nn.fusion.shapes import shape_of
 from fastdarts.notices import Notice
 from fastdarts.operations import FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
 from fastdarts.spaces import SPACES
 from tests.support import users_operations as users
+from tests.support.fused import kinds, note_calls
 
 fused = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
 S1 = {"primitives_normal": SPACES["s1"].normal, "primitives_reduct": SPACES["s1"].reduce}
@@ -28,16 +28,9 @@ S1 = {"primitives_normal": SPACES["s1"].normal, "primitives_reduct": SPACES["s1"
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The kinds of candidates of every call of `mixed_op`; and nothing was said yet."""
-    calls = []
-
-    def counting(x, candidates, *args, **options):
-        calls.append([candidate.kind for candidate in candidates])
-        return mixed_op(x, candidates, *args, **options)
-
-    monkeypatch.setattr(fusion, "mixed_op", counting)
+    """The kinds of candidates of every fused call; and nothing was said yet."""
     monkeypatch.setattr(parts, "_said", set())
-    return calls
+    return note_calls(monkeypatch, kinds)
 
 
 def same_as_called(ours: nn.Module, *inputs: torch.Tensor) -> None:

@@ -196,8 +196,9 @@ def test_batches_too_many_to_keep_are_made_anew_with_the_same_results(tmp_path, 
 def test_trainings_and_searches_have_the_settings_of_the_study(tmp_path):
     (tmp_path / "nothing.py").touch()
     given = {
-        "device": "cpu", "threads": 2, "checkpoint_minutes": 1.0, "dataset": "digits", "data": Path("x"),
-        "image_size": 4, "samples": 9, "batch_size": 5, "workers": 3, "precision": "bf16", "test_portion": 0.3,
+        "device": "cpu", "threads": 2, "graphs": "off", "checkpoint_minutes": 1.0, "dataset": "digits",
+        "data": Path("x"), "image_size": 4, "samples": 9, "batch_size": 5, "workers": 3, "precision": "bf16",
+        "test_portion": 0.3,
         "plugin": (str(tmp_path / "nothing.py"),),
     }  # fmt: skip
     assert {field.name for field in fields(DataConfig)} == given.keys() | {"run", "resume", "sync_bn"}

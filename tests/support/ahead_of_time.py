@@ -1,9 +1,10 @@
-"""Compiles every Triton kernel for GPUs that are not here and says what each needs; --write records it.
+"""Compiles every Triton kernel for GPUs that are not here and says what each needs and issues; --write records it.
 
     python -m tests.support.ahead_of_time [--write] [sm ...]
 
-The record, tests/data/triton_resources.json, holds registers a thread and bytes of shared memory a block, by kernel,
-type and generation; kernels/test_triton.py fails where more is needed, and at any spill.
+The records are kept by version of Triton. tests/data/triton_resources.json holds registers a thread and bytes of shared
+memory a block, by kernel, type and generation, and fastdarts/bench/instructions.json what the kernels of mixed_op
+issue. kernels/test_triton.py fails where more is needed or issued, and at any spill.
 """
 
 import itertools
@@ -21,12 +22,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastdarts.kernels.interleave import triton as interleave
-from fastdarts.kernels.mixed_op.triton import launchers, mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton.blocks import blocks
 from fastdarts.kernels.mixed_sum import triton as mixed_sum
 from fastdarts.kernels.recurrent import triton as recurrent
 from tests.support.paths import DATA
+from tests.support.records import INSTRUCTIONS, without_regions, write
+from tests.support.sass import disassemble, parse, regions, written
 
 RECORD = DATA / "triton_resources.json"
+VERSION = triton.__version__
+COUNTED = r"\w+_kernel\[C(16|64)\]"  # whose instructions are counted, in fp32 and bf16
+COUNTED_ARCHITECTURES = (80, 90)  # code for sm_100 does not name the lines of its loops
+LABELS = {"pools": r"\bpools\(", "row_totals": r"\brow_totals\("}  # of what not every program runs
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 EDGES, CONVOLUTIONS, RAWS = 2, 24, 12  # of a call for two edges with all candidates
 SIXTEENS = (
@@ -65,7 +73,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
             sums = "BLOCK_P" not in kernel.arg_names  # of partial results
             for channels, noises in itertools.product((16, 64), (False, True)):
                 if noises <= ("NOISES" in kernel.arg_names) and not (sums and channels > 16):
-                    tiles = launchers._tile(channels, channels, exact=False)
+                    tiles = blocks(channels, channels, exact=False)
                     tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
                     variant = f"C{channels}{' noise' * noises}"
                     arguments = ours | {"rows": rows}
@@ -78,7 +86,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
                         strided = {"STRIDE": 2, "HAS_OFFSET": True}
                         yield f"{name}[{variant} stride 2]", kernel, arguments, flags | tile | strided
                     if products and dtype == "fp32":
-                        exact = launchers._tile(channels, channels, exact=True)[name.removesuffix("_kernel")]
+                        exact = blocks(channels, channels, exact=True)[name.removesuffix("_kernel")]
                         constants = flags | exact | {"PRECISION": "ieee"}
                         yield f"{name}[{variant} ieee]", kernel, arguments, constants
     if dtype == "fp16":  # where no products are, what bf16 needs
@@ -124,8 +132,8 @@ def _aligned(signature: dict) -> dict:
     return {place: [["tt.divisibility", 16]] for place in places}
 
 
-def resources(kernel, types: dict, constants: dict, arch: int) -> dict[str, int]:
-    """Registers a thread, shared memory a block, and spilled or stacked bytes a thread."""
+def resources(name: str, kernel, types: dict, constants: dict, arch: int) -> dict:
+    """Registers a thread, shared memory a block, spilled or stacked bytes a thread, and instructions by region."""
     values = {name: value for name, value in constants.items() if name in kernel.arg_names and name != "C"}
     signature = {n: "constexpr" if n in values else types.get(n, "*fp32") for n in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=values, attrs=_aligned(signature))
@@ -140,26 +148,30 @@ def resources(kernel, types: dict, constants: dict, arch: int) -> dict[str, int]
         usage = subprocess.check_output([tool, "--dump-resource-usage", cubin], text=True)
     [line] = [line for line in usage.splitlines() if "REG:" in line]
     used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", line)}
-    return {
+    found = {
         "threads": 32 * options["num_warps"],
         "registers": used["REG"],
         "shared": compiled.metadata.shared,
         "spilled": used["STACK"] + used["LOCAL"],
     }
+    if re.fullmatch(COUNTED, name) and types["x"] != "*fp16" and arch in COUNTED_ARCHITECTURES:
+        [code] = parse(disassemble(compiled.asm["cubin"])).values()
+        found["regions"] = written(regions(code, LABELS))
+    return found
 
 
 def main() -> None:
     arguments = sys.argv[1:]
     found = {
-        f"{name} {dtype} sm_{arch}": resources(kernel, types, constants, arch)
+        f"{name} {dtype} sm_{arch}": resources(name, kernel, types, constants, arch)
         for arch in [int(a) for a in arguments if a != "--write"] or (80, 90, 100)
         for dtype in TYPES
         for name, kernel, types, constants in kernels(dtype)
     }
-    text = "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(used)}" for name, used in found.items()) + "\n}\n"
     if "--write" in arguments:
-        RECORD.write_text(text, encoding="utf-8")
-    print(text)
+        write(RECORD, VERSION, {name: without_regions(used) for name, used in found.items()})
+        write(INSTRUCTIONS, f"triton {VERSION}", {name: used for name, used in found.items() if "regions" in used})
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

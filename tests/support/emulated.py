@@ -101,8 +101,14 @@ def library(name: str, sources: Sequence[Path], *options: str) -> Path:
     return kept(name, [*compiler, *linker], make)
 
 
-def mixed_op(*options: str) -> Path:
-    """The library of mixed_op's CUDA kernels, whose ops `fastdarts_emulated::...` take CPU tensors."""
+def mixed_op(*options: str, ops: str = "fastdarts_emulated") -> Path:
+    """The library of mixed_op's CUDA kernels, whose ops `fastdarts_emulated::...` take CPU tensors.
+
+    Its device is so small that maps of tests have what large maps have: several tiles in a chunk, several launches.
+    With other ``ops`` it is of the usual size, for counting launches.
+    """
     folder = CSRC / "cuda" / "mixed_op"
-    name = f"mixed_op{''.join(options)}".replace(",", "-")
+    small = ops == "fastdarts_emulated"
+    options = *options, f"-DFASTDARTS_ON_CPU={ops}", *(["-DFASTDARTS_SMALL_DEVICE"] if small else [])
+    name = f"{ops}{''.join(option for option in options if not option.startswith('-D'))}".replace(",", "-")
     return library(f"{name}.so", sorted([*folder.glob("*.cpp"), *folder.glob("*.cu")]), *options)

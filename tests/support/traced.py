@@ -5,6 +5,7 @@ and store: what a launch must move even if nothing is ever loaded twice. What a 
 as stored only. Tables of 32-bit integers, a few hundred bytes that say what to do, are not counted.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
 
 class Launch(NamedTuple):
-    """One launch: distinct bytes by argument, and all bytes that are asked for, each time again."""
+    """One launch: its programs, distinct bytes by argument, and all bytes that are asked for, each time again."""
 
     kernel: str
+    programs: int
     reads: dict[str, int]
     writes: dict[str, int]
     loads: int
@@ -71,7 +73,7 @@ def trace() -> Iterator[list[Launch]]:
         reads = reads[:, ~np.isin(reads[0], writes[0])]
         asked = by_argument(everything, tensors)
         parts = by_argument(reads, tensors), by_argument(writes, tensors)
-        launches.append(Launch(self.fn.__name__, *parts, sum(asked.values())))
+        launches.append(Launch(self.fn.__name__, math.prod(self.grid), *parts, sum(asked.values())))
 
     GridExecutor.__call__ = traced_run
     InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store = traced_load, traced_store

@@ -171,6 +171,18 @@ void check(const Tensor& first, std::initializer_list<const Tensor*> others) {
   }
 }
 
+// Numbers in double, as the contract's: read where an update begins.
+template <typename T>
+struct Rates {
+  T lr, mu, decay;
+
+  explicit Rates(const Tensor& rates) {
+    CHECK_SIZE("number of rates", rates.numel(), 3);
+    const double* values = rates.const_data_ptr<double>();
+    lr = static_cast<T>(values[0]), mu = static_cast<T>(values[1]), decay = static_cast<T>(values[2]);
+  }
+};
+
 template <typename T>
 T* address(std::optional<Tensor>& t) {
   return t ? t->mutable_data_ptr<T>() : nullptr;
@@ -187,12 +199,12 @@ Tensor flat_norm(Tensor x) {
   return x.scalar_type() == ScalarType::Double ? norm<double>(x) : norm<float>(x);
 }
 
-void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> momentum, double lr, double mu,
-                 double decay) {
+void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> momentum, Tensor rates) {
   check(out, {&out, &w, &grad, momentum ? &*momentum : &w});
   with_type(out, [&]<typename T>() {
+    const Rates<T> by(rates);
     run<T>(Unroll<T>{out.mutable_data_ptr<T>(), w.const_data_ptr<T>(), grad.const_data_ptr<T>(), address<T>(momentum),
-                     static_cast<T>(lr), static_cast<T>(mu), static_cast<T>(decay)},
+                     by.lr, by.mu, by.decay},
            out.numel());
   });
 }
@@ -205,25 +217,28 @@ void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
   });
 }
 
-void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, double lr) {
+void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, Tensor lr) {
   check(out, {&out, &direct, &above, &below});
+  CHECK_SIZE("number of rates", lr.numel(), 1);
   with_type(out, [&]<typename T>() {
     const T epsilon = static_cast<T>(radius) / *norm.const_data_ptr<T>();
     run<T>(Hypergradient<T>{out.mutable_data_ptr<T>(), direct.const_data_ptr<T>(), above.const_data_ptr<T>(),
-                            below.const_data_ptr<T>(), 2 * epsilon, static_cast<T>(lr)},
+                            below.const_data_ptr<T>(), 2 * epsilon, static_cast<T>(*lr.const_data_ptr<double>())},
            out.numel());
   });
 }
 
 void flat_sgd(Tensor w, std::optional<Tensor> momentum, Tensor grad, std::optional<Tensor> norm, double max_norm,
-              double lr, double mu, double decay) {
+              Tensor rates, bool only_finite) {
   check(w, {&w, &grad, momentum ? &*momentum : &w});
   with_type(w, [&]<typename T>() {
     const T* size = address<T>(norm);
+    if (only_finite && size && !std::isfinite(*size)) return;
     const T clip = size ? static_cast<T>(max_norm) / (*size + static_cast<T>(1e-6)) : 1;
+    const Rates<T> by(rates);
     run<T>(Sgd<T>{w.mutable_data_ptr<T>(), address<T>(momentum), grad.const_data_ptr<T>(),
                   clip > 1 ? 1 : clip,  // a comparison that lets NaN through
-                  static_cast<T>(lr), static_cast<T>(mu), static_cast<T>(decay)},
+                  by.lr, by.mu, by.decay},
            w.numel());
   });
 }

@@ -51,6 +51,14 @@ void check_norm(const Tensor& first, const Tensor& norm) {
                   "expected a norm in the dtype that updates are computed in, on their device");
 }
 
+// The address of so many rates.
+const double* check_rates(const Tensor& first, const Tensor& rates, int64_t count) {
+  CHECK_SIZE("number of rates", rates.numel(), count);
+  STD_TORCH_CHECK(rates.scalar_type() == ScalarType::Double && rates.is_contiguous() && on_device_of(first, rates),
+                  "expected rates in float64 on the device of the weights");
+  return rates.const_data_ptr<double>();
+}
+
 void* address(std::optional<Tensor>& t) { return t ? t->mutable_data_ptr() : nullptr; }
 
 Tensor flat_norm(Tensor x) {
@@ -65,12 +73,11 @@ Tensor flat_norm(Tensor x) {
   return out;
 }
 
-void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> momentum, double lr, double mu,
-                 double decay) {
+void flat_unroll(Tensor out, Tensor w, Tensor grad, std::optional<Tensor> momentum, Tensor rates) {
   check(out, {&out, &w, &grad, momentum ? &*momentum : &w});
   const cuda::Place place(out);
   check(cuda::fastdarts_flat_unroll(type_of(out), out.mutable_data_ptr(), w.const_data_ptr(), grad.const_data_ptr(),
-                                    address(momentum), out.numel(), lr, mu, decay, place.stream));
+                                    address(momentum), out.numel(), check_rates(out, rates, 3), place.stream));
 }
 
 void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
@@ -81,22 +88,23 @@ void flat_perturb(Tensor out, Tensor w, Tensor v, Tensor norm, double radius) {
                                      norm.const_data_ptr(), out.numel(), radius, place.stream));
 }
 
-void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, double lr) {
+void flat_hypergradient(Tensor out, Tensor direct, Tensor above, Tensor below, Tensor norm, double radius, Tensor lr) {
   check(out, {&out, &direct, &above, &below});
   check_norm(out, norm);
   const cuda::Place place(out);
   check(cuda::fastdarts_flat_hypergradient(type_of(out), out.mutable_data_ptr(), direct.const_data_ptr(),
                                            above.const_data_ptr(), below.const_data_ptr(), norm.const_data_ptr(),
-                                           out.numel(), radius, lr, place.stream));
+                                           out.numel(), radius, check_rates(out, lr, 1), place.stream));
 }
 
 void flat_sgd(Tensor w, std::optional<Tensor> momentum, Tensor grad, std::optional<Tensor> norm, double max_norm,
-              double lr, double mu, double decay) {
+              Tensor rates, bool only_finite) {
   check(w, {&w, &grad, momentum ? &*momentum : &w});
   if (norm) check_norm(w, *norm);
   const cuda::Place place(w);
   check(cuda::fastdarts_flat_sgd(type_of(w), w.mutable_data_ptr(), address(momentum), grad.const_data_ptr(),
-                                 address(norm), w.numel(), max_norm, lr, mu, decay, place.stream));
+                                 address(norm), w.numel(), max_norm, check_rates(w, rates, 3), only_finite,
+                                 place.stream));
 }
 
 }  // namespace

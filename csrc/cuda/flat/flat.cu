@@ -61,6 +61,16 @@ __device__ void store(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 
+template <typename Real>
+struct Rates {
+  Real lr, mu, decay;
+};
+
+template <typename Real>
+__device__ Rates<Real> read(const double* rates) {
+  return {static_cast<Real>(rates[0]), static_cast<Real>(rates[1]), static_cast<Real>(rates[2])};
+}
+
 // Each update has the type it works on, prepare(), which reads what all elements share, and at<N>(i, shared), which
 // updates elements i to i + N - 1.
 template <typename T>
@@ -69,19 +79,19 @@ struct Unroll {
   using Real = typename Wide<T>::Type;
   T* out;
   const T *w, *grad, *momentum;
-  Real lr, mu, decay;
+  const double* rates;
 
-  __device__ Real prepare() const { return 0; }
+  __device__ Rates<Real> prepare() const { return read<Real>(rates); }
   template <int N>
-  __device__ void at(int64_t i, Real) const {
+  __device__ void at(int64_t i, const Rates<Real>& by) const {
     const Pack<T, N> ws = load<N>(w + i), grads = load<N>(grad + i), momenta = momentum ? load<N>(momentum + i) : ws;
     Pack<T, N> result;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const Real value = widen(ws.element[k]);
-      Real step = fma(decay, value, widen(grads.element[k]));
-      if (momentum) step = fma(mu, widen(momenta.element[k]), step);
-      result.element[k] = narrow<T>(fma(-lr, step, value));
+      Real step = fma(by.decay, value, widen(grads.element[k]));
+      if (momentum) step = fma(by.mu, widen(momenta.element[k]), step);
+      result.element[k] = narrow<T>(fma(-by.lr, step, value));
     }
     store(out + i, result);
   }
@@ -114,17 +124,21 @@ struct Hypergradient {
   T* out;
   const T *direct, *above, *below;
   const Real* norm;
-  Real radius, lr;
+  Real radius;
+  const double* lr;
 
-  __device__ Real prepare() const { return 2 * (radius / *norm); }
+  struct Shared {
+    Real width, lr;
+  };
+  __device__ Shared prepare() const { return {2 * (radius / *norm), static_cast<Real>(*lr)}; }
   template <int N>
-  __device__ void at(int64_t i, Real width) const {
+  __device__ void at(int64_t i, const Shared& by) const {
     const Pack<T, N> directs = load<N>(direct + i), aboves = load<N>(above + i), belows = load<N>(below + i);
     Pack<T, N> result;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
-      const Real slope = (widen(aboves.element[k]) - widen(belows.element[k])) / width;
-      result.element[k] = narrow<T>(fma(-lr, slope, widen(directs.element[k])));
+      const Real slope = (widen(aboves.element[k]) - widen(belows.element[k])) / by.width;
+      result.element[k] = narrow<T>(fma(-by.lr, slope, widen(directs.element[k])));
     }
     store(out + i, result);
   }
@@ -137,23 +151,32 @@ struct Sgd {
   T *w, *momentum;
   const T* grad;
   const Real* norm;
-  Real max_norm, lr, mu, decay;
+  Real max_norm;
+  const double* rates;
+  bool only_finite;
 
-  __device__ Real prepare() const {
+  struct Shared {
+    Rates<Real> rates;
+    Real clip;
+    bool skip;
+  };
+  __device__ Shared prepare() const {
     const Real clip = norm ? max_norm / (*norm + Real(1e-6)) : 1;
-    return clip > 1 ? 1 : clip;  // a comparison that lets NaN through
+    const bool skip = only_finite && norm && *norm - *norm != 0;  // NaN or infinite
+    return {read<Real>(rates), clip > 1 ? 1 : clip, skip};        // a comparison that lets NaN through
   }
   template <int N>
-  __device__ void at(int64_t i, Real clip) const {
+  __device__ void at(int64_t i, const Shared& by) const {
+    if (by.skip) return;
     const Pack<T, N> grads = load<N>(grad + i);
     Pack<T, N> ws = load<N>(w + i), momenta = momentum ? load<N>(momentum + i) : ws;
 #pragma unroll
     for (int k = 0; k < N; ++k) {
       const Real value = widen(ws.element[k]);
-      Real step = fma(decay, value, clip * widen(grads.element[k]));
-      if (momentum) step = fma(mu, widen(momenta.element[k]), step);
+      Real step = fma(by.rates.decay, value, by.clip * widen(grads.element[k]));
+      if (momentum) step = fma(by.rates.mu, widen(momenta.element[k]), step);
       momenta.element[k] = narrow<T>(step);
-      ws.element[k] = narrow<T>(fma(-lr, step, value));
+      ws.element[k] = narrow<T>(fma(-by.rates.lr, step, value));
     }
     if (momentum) store(momentum + i, momenta);
     store(w + i, ws);
@@ -279,12 +302,10 @@ cudaError_t fastdarts_flat_norm(int type, const void* x, int64_t n, double* part
 }
 
 cudaError_t fastdarts_flat_unroll(int type, void* out, const void* w, const void* grad, const void* momentum, int64_t n,
-                                  double lr, double mu, double decay, cudaStream_t stream) {
+                                  const double* rates, cudaStream_t stream) {
   return with_type(type, [&]<typename T>() {
-    using Real = typename Wide<T>::Type;
-    const Unroll<T> update{
-        static_cast<T*>(out),  static_cast<const T*>(w), static_cast<const T*>(grad), static_cast<const T*>(momentum),
-        static_cast<Real>(lr), static_cast<Real>(mu),    static_cast<Real>(decay)};
+    const Unroll<T> update{static_cast<T*>(out), static_cast<const T*>(w), static_cast<const T*>(grad),
+                           static_cast<const T*>(momentum), rates};
     return run(update, {out, w, grad, momentum}, n, stream);
   });
 }
@@ -300,25 +321,32 @@ cudaError_t fastdarts_flat_perturb(int type, void* out, const void* w, const voi
 }
 
 cudaError_t fastdarts_flat_hypergradient(int type, void* out, const void* direct, const void* above, const void* below,
-                                         const void* norm, int64_t n, double radius, double lr, cudaStream_t stream) {
+                                         const void* norm, int64_t n, double radius, const double* lr,
+                                         cudaStream_t stream) {
   return with_type(type, [&]<typename T>() {
     using Real = typename Wide<T>::Type;
-    const Hypergradient<T> update{static_cast<T*>(out),           static_cast<const T*>(direct),
-                                  static_cast<const T*>(above),   static_cast<const T*>(below),
-                                  static_cast<const Real*>(norm), static_cast<Real>(radius),
-                                  static_cast<Real>(lr)};
+    const Hypergradient<T> update{static_cast<T*>(out),
+                                  static_cast<const T*>(direct),
+                                  static_cast<const T*>(above),
+                                  static_cast<const T*>(below),
+                                  static_cast<const Real*>(norm),
+                                  static_cast<Real>(radius),
+                                  lr};
     return run(update, {out, direct, above, below}, n, stream);
   });
 }
 
 cudaError_t fastdarts_flat_sgd(int type, void* w, void* momentum, const void* grad, const void* norm, int64_t n,
-                               double max_norm, double lr, double mu, double decay, cudaStream_t stream) {
+                               double max_norm, const double* rates, bool only_finite, cudaStream_t stream) {
   return with_type(type, [&]<typename T>() {
     using Real = typename Wide<T>::Type;
-    const Sgd<T> update{static_cast<T*>(w),          static_cast<T*>(momentum),
-                        static_cast<const T*>(grad), static_cast<const Real*>(norm),
-                        static_cast<Real>(max_norm), static_cast<Real>(lr),
-                        static_cast<Real>(mu),       static_cast<Real>(decay)};
+    const Sgd<T> update{static_cast<T*>(w),
+                        static_cast<T*>(momentum),
+                        static_cast<const T*>(grad),
+                        static_cast<const Real*>(norm),
+                        static_cast<Real>(max_norm),
+                        rates,
+                        only_finite};
     return run(update, {w, momentum, grad}, n, stream);
   });
 }

@@ -62,7 +62,7 @@ struct Tiling {
 
 constexpr int kMaxChunks = 512;        // of moments and sums
 constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
-#ifndef FASTDARTS_EMULATED
+#ifndef FASTDARTS_SMALL_DEVICE
 constexpr int kMaxStages = 32;     // in one launch; more are several launches
 constexpr int kMaxTensors = 64;    // the same of other rows
 constexpr int kManyTiles = 128;    // that fill a device
@@ -188,16 +188,20 @@ cudaError_t stage_gradients(const Call&, const Affine&, const Operands&, const S
                             const float* dgain, const float* doffset, float values, bool training, void* t, float* taps,
                             float* products);
 
+// ---- weight_totals.cu ---------------------------------------------------------------------------------------------
+
 // The weight gradients: parts added in the order of the chunks.
 cudaError_t weight_totals(const Call&, const Stage* stages, int count, int chunks, const float* taps,
                           const float* products, const std::vector<void*>& dweights);
 
-// ---- state_gradient.cu --------------------------------------------------------------------------------------------
+// ---- middle_gradients.cu ------------------------------------------------------------------------------------------
 
 // dL/d(normalised middle) of every second half, through its depthwise convolution and its ReLU, into `middle`, one map
 // for each; partial [R, chunks, kSums, C']: its sums Σ g and Σ g (z − mean), in the rows of the middles.
 cudaError_t middle_gradients(const Call&, const Affine&, const Operands&, const Stage* seconds, int count,
                              const Tiling&, const void* t, const std::vector<void*>& middle, float* partial);
+
+// ---- state_gradient.cu --------------------------------------------------------------------------------------------
 
 // dL/dx through all stages that read the state (t is theirs), skip connections and pools (null without).
 cudaError_t state_gradient(const Call&, const Affine&, const Operands&, const Stage* stages, int count,

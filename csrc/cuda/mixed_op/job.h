@@ -8,6 +8,7 @@
 //
 #include <array>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "cuda/launch.h"
@@ -49,6 +50,34 @@ inline Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int6
                               torch::headeronly::MemoryFormat::ChannelsLast);
 }
 
+// Calls an op of torch by its name; the stable ABI has a function for few of them.
+template <typename Result, typename... Arguments>
+Result call_op(const char* name, const char* overload, const Arguments&... arguments) {
+  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, overload, stack.data(), TORCH_ABI_VERSION));
+  if constexpr (!std::is_void_v<Result>) return torch::stable::detail::to<Result>(stack[0]);
+}
+
+// Maps in one block of memory, which lives as long as any of them: three calls of torch, whatever their number.
+inline std::vector<Tensor> new_maps(const Tensor& like, int64_t count, int64_t channels, int64_t height,
+                                    int64_t width) {
+  if (count == 0) return {};
+  const Tensor all = empty(like, {count, like.size(0), height, width, channels});
+  const std::vector<int64_t> order = {0, 1, 4, 2, 3};
+  const Tensor maps = call_op<Tensor>("aten::permute", "", all, order);
+  return call_op<std::vector<Tensor>>("aten::unbind", "int", maps, int64_t{0});
+}
+
+// Empty gradients of these tensors, in one block of memory.
+inline std::vector<Tensor> new_gradients(const std::vector<Tensor>& tensors) {
+  if (tensors.empty()) return {};
+  int64_t size = 0;
+  for (const Tensor& t : tensors) size += t.numel();
+  return call_op<std::vector<Tensor>>("aten::unflatten_dense_tensors", "", empty(tensors[0], {size}), tensors);
+}
+
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // Scratch memory of a call: one tensor, given out in pieces of 256 bytes.
 class Workspace {
  public:
@@ -72,13 +101,6 @@ class Workspace {
   std::optional<Tensor> memory_;
   char* begin_ = nullptr;
 };
-
-// An op of kernels/mixed_op/ranks.py, which changes its tensors in place.
-template <typename... Arguments>
-void call_python(const char* name, const Arguments&... arguments) {
-  std::array<StableIValue, sizeof...(arguments)> stack{torch::stable::detail::from(arguments)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack.data(), TORCH_ABI_VERSION));
-}
 
 // The rows among them that something normalises.
 inline std::vector<int64_t> normalised(const std::vector<int>& rows) {
@@ -202,7 +224,7 @@ struct Job {
     kept.any = true;
     kept.state = at[0], kept.places = at[1];
     kept.middles.assign(at.begin() + 2, at.end());
-    std::vector<Tensor> maps = new_maps(x, plan.seconds);
+    std::vector<Tensor> maps = new_maps_in_one(x, plan.seconds);
     for (Tensor& map : maps) kept.rectified_middles.push_back(map.mutable_data_ptr());
     if (kept.state) {
       maps.push_back(torch::stable::empty_like(x));
@@ -219,7 +241,11 @@ struct Job {
     }
   }
 
-  std::vector<Tensor> new_maps(const Tensor& x, int64_t count) const {
+  // Maps of the outputs' size that the caller gets, in one block or each in its own.
+  std::vector<Tensor> new_maps_in_one(const Tensor& x, int64_t count) const {
+    return new_maps(x, count, call.sizes.outputs, call.sizes.out_height, call.sizes.out_width);
+  }
+  std::vector<Tensor> new_maps_apart(const Tensor& x, int64_t count) const {
     std::vector<Tensor> maps;
     for (int64_t i = 0; i < count; ++i) {
       maps.push_back(new_map(x, call.sizes.outputs, call.sizes.out_height, call.sizes.out_width));

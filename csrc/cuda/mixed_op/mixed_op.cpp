@@ -12,10 +12,6 @@ namespace fastdarts {
 
 namespace {
 
-std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
-  return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
-}
-
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
     std::optional<Tensor> seeds, std::vector<int64_t> candidates, int64_t edges, int64_t stride,
@@ -24,13 +20,13 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   STD_TORCH_CHECK(kinks.empty() || !note, "expected kinks to be kept or noted, not both");
   const bool training = !running_mean;
   const On on(x);
-  gain = torch::stable::contiguous(gain);
-  offset = contiguous(offset);
+  gain = dense(gain);
+  if (offset) offset = dense(*offset);
   Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, exact);
   const Plan& plan = job.plan;
   job.call.stream = on.stream;
   const size_t four = 4 * x.element_size();
-  std::vector<Tensor> out = job.new_maps(x, edges), z = job.new_maps(x, plan.raws);
+  std::vector<Tensor> out = job.new_maps_apart(x, edges), z = job.new_maps_in_one(x, plan.raws);
   for (Tensor& t : z) job.operands.raw.push_back(const_cast<void*>(job.take(t, four)));
   std::vector<const void*> bases;
   std::vector<void*> outs;
@@ -44,7 +40,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     check(cuda::statistics(job.call, rows.data(), static_cast<int>(rows.size()), chunks, partial,
                            mean.mutable_data_ptr<float>(), var.mutable_data_ptr<float>()));
     if (const auto joined = normalised(rows); images && !joined.empty()) {
-      call_python("fastdarts::mixed_op_join_statistics", mean, var, joined, job.call.pixels(), job.values);
+      call_op<void>("fastdarts::mixed_op_join_statistics", "", mean, var, joined, job.call.pixels(), job.values);
     }
   };
   const Tiling first = job.tiling(static_cast<int>(stride), cuda::kMaxChunks), second = job.tiling(1, cuda::kMaxChunks);
@@ -93,10 +89,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     Tensor var, bool training, double eps, int64_t images, bool need_x, bool need_weights, std::vector<Tensor> kinks,
     bool exact) {
   const On on(x);
-  gain = torch::stable::contiguous(gain);
-  offset = contiguous(offset);
-  mean = torch::stable::contiguous(mean);
-  var = torch::stable::contiguous(var);
+  gain = dense(gain);
+  if (offset) offset = dense(*offset);
+  mean = dense(mean);
+  var = dense(var);
   Job job(x, weights, gain, offset, seeds, candidates, stride, eps, images, training, exact);
   const Plan& plan = job.plan;
   const auto& sizes = job.call.sizes;
@@ -104,9 +100,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   job.affine.mean = mean.const_data_ptr<float>();
   job.affine.var = var.const_data_ptr<float>();
   const bool again = z.empty() && plan.raws;
-  if (again) z = job.new_maps(x, plan.raws);
+  if (again) z = job.new_maps_in_one(x, plan.raws);
   CHECK_SIZE("number of raw outputs", static_cast<int64_t>(z.size()), plan.raws);
-  std::vector<Tensor> middle = job.new_maps(x, plan.firsts);
+  std::vector<Tensor> middle = job.new_maps_in_one(x, plan.firsts);
   const size_t four = 4 * x.element_size();
   for (Tensor& t : z) job.operands.raw.push_back(const_cast<void*>(job.take(t, four)));
   for (const Tensor& t : grad) job.operands.gradients.push_back(job.take(t, four));
@@ -117,14 +113,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   }
   Tensor dx = need_x ? torch::stable::empty_like(x) : empty(x, {0});
   Tensor dgain = torch::stable::empty_like(gain), doffset = torch::stable::empty_like(gain);
-  std::vector<Tensor> dweights;
+  std::vector<Tensor> dweights = need_weights ? new_gradients(weights) : std::vector<Tensor>{};
   std::vector<void*> weight_gradients;
-  if (need_weights) {
-    for (const Tensor& w : weights) {
-      dweights.push_back(torch::stable::empty_like(w));
-      weight_gradients.push_back(dweights.back().mutable_data_ptr());
-    }
-  }
+  for (Tensor& t : dweights) weight_gradients.push_back(t.mutable_data_ptr());
   // dgain and doffset are what this part of the batch adds; the kernels need those of the whole batch.
   Tensor slope = images ? torch::stable::empty_like(gain) : dgain,
          shift = images ? torch::stable::empty_like(gain) : doffset;
@@ -156,20 +147,26 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     check(cuda::gradient_totals(job.call, job.affine, rows.data(), static_cast<int>(rows.size()), of_chunks, partial,
                                 dgain.mutable_data_ptr<float>(), doffset.mutable_data_ptr<float>()));
     if (const auto joined = normalised(rows); images && !joined.empty()) {
-      call_python("fastdarts::mixed_op_add_up_rows", slope, shift, dgain, doffset, joined);
+      call_op<void>("fastdarts::mixed_op_add_up_rows", "", slope, shift, dgain, doffset, joined);
     }
+  };
+  const auto taps_of = [&](int stage) {
+    return workspace.at<float>(of_taps) + stage * chunks * cuda::kTaps * sizes.channels;
+  };
+  const auto products_of = [&](int stage) {
+    return workspace.at<float>(of_products) + stage * chunks * sizes.outputs * sizes.channels;
   };
   const auto stage_gradients = [&](int begin, int stages, const Tiling& tiling) {
     char* const t = workspace.at<char>(of_t) + begin * pixels * sizes.channels * x.element_size();
-    float* const taps = workspace.at<float>(of_taps) + begin * chunks * cuda::kTaps * sizes.channels;
-    float* const products = workspace.at<float>(of_products) + begin * chunks * sizes.outputs * sizes.channels;
     check(cuda::stage_gradients(job.call, job.affine, job.operands, job.stages(begin), stages, tiling, slopes, shifts,
-                                static_cast<float>(job.values), training, t, need_weights ? taps : nullptr,
-                                need_weights ? products : nullptr));
-    if (need_weights) {
-      check(cuda::weight_totals(job.call, job.stages(begin), stages, tiling.chunks, taps, products, weight_gradients));
-    }
+                                static_cast<float>(job.values), training, t, need_weights ? taps_of(begin) : nullptr,
+                                need_weights ? products_of(begin) : nullptr));
   };
+  const auto weight_totals = [&](int begin, int stages, const Tiling& tiling) {
+    check(cuda::weight_totals(job.call, job.stages(begin), stages, tiling.chunks, taps_of(begin), products_of(begin),
+                              weight_gradients));
+  };
+  const bool alike = strides == 1;  // stages that read the state have the tiles of second halves: one launch for both
   const std::vector<Tensor> rectified = job.keep(kinks, x);
   if (again) {
     check(
@@ -181,13 +178,17 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   }
   check(cuda::gradient_sums(job.call, job.affine, job.operands, plan.finals.data(), finals, sums, partial));
   totals(plan.final_rows, sums.chunks);
-  stage_gradients(0, plan.seconds, second);
-  if (through) stage_gradients(plan.seconds, plan.singles, first);
+  stage_gradients(0, plan.seconds + (through && alike ? plan.singles : 0), second);
+  if (through && !alike) stage_gradients(plan.seconds, plan.singles, first);
   if (plan.seconds) {
     check(cuda::middle_gradients(job.call, job.affine, job.operands, job.stages(0), plan.seconds, middle_sums,
                                  workspace.at<void>(of_t), middles, partial));
     totals(plan.middle_rows, middle_sums.chunks);
     if (through) stage_gradients(plan.seconds + plan.singles, plan.firsts, first);
+  }
+  if (need_weights) {
+    weight_totals(0, alike ? count : plan.seconds, second);
+    if (!alike) weight_totals(plan.seconds, job.unseconds(), first);
   }
   float *dmax = nullptr, *davg = nullptr;
   int8_t* which = nullptr;
@@ -206,9 +207,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
 
 }  // namespace
 
-#ifdef FASTDARTS_EMULATED
-#define FASTDARTS_ON_CPU fastdarts_emulated
-#else
+#ifndef FASTDARTS_EMULATED
 #define FASTDARTS_ON_CPU fastdarts_dry
 STABLE_TORCH_LIBRARY_IMPL(fastdarts, CUDA, m) {
   m.impl("mixed_op", TORCH_BOX(&mixed_op));

@@ -67,7 +67,8 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 - kFewerBlocks : 5)
+    pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];
   const Lane own = lane_of_thread(a.strips);
@@ -75,8 +76,10 @@ __global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __
   int count = 0;
   for_units(a.strips, own, [&](const Unit& unit) {
     const Column<T, vector> column(a.state, a.strips, unit, own);
-    pool<false>(a.state, column, unit.rows, [&](int, const Three<false>& window, float share) {
-      most.add(window.best, count == 0);
+    pool<false>(a.state, column, unit.rows, [&](int r, const Three<false>& window, float share) {
+      int place[4];
+      const Four best = a.state.places ? kept_maxima<T>(a.state, a.strips, unit, own, r, place) : window.best;
+      most.add(best, count == 0);
       average.add(average_of(window, share), count == 0);
       ++count;
     });
@@ -89,8 +92,8 @@ __global__ void __launch_bounds__(kStripThreads, 7) pool_moments_kernel(const __
   for (int i = threadIdx.x; i < 2 * channels; i += kStripThreads) {
     const int kind = i >= channels, channel = i - kind * channels;
     if (first + channel >= a.strips.channels) continue;
-    const Merged merged = merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4,
-                                        a.strips.lanes(), a.strips.quads);
+    const Merged merged =
+        merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4, a.strips.lanes, a.strips.quads);
     for (int row = 0; row < a.counts[kind]; ++row) {
       const int64_t at = int64_t{a.rows[kind][row]} * gridDim.x + blockIdx.x;
 #pragma unroll
@@ -166,7 +169,7 @@ __device__ void store_places(int8_t* to, const int (&place)[4], int count) {
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6)
+__global__ void __launch_bounds__(kStripThreads, vector ? 7 : 5)
     pool_gradients_kernel(const __grid_constant__ GradientArguments a) {
   Four* table = static_cast<Four*>(dynamic_shared());
   const Planes planes(table + size_t{2} * kSlopeFours * a.count * a.strips.quads);
@@ -187,6 +190,14 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6)
       planes.at(kAvgPlane, r) = average_of(window, share);
       if (!a.later) store_places<vector>(a.which + place + int64_t{r} * pitch, window.place, own.count);
     });
+    if (a.state.places) {
+#pragma unroll 1
+      for (int r = 0; r < unit.rows; ++r) {
+        int kept[4];
+        planes.at(kMaxPlane, r) = kept_maxima<T>(a.state, a.strips, unit, own, r, kept);
+        if (!a.later) store_places<vector>(a.which + place + int64_t{r} * pitch, kept, own.count);
+      }
+    }
 #pragma unroll 1
     for (int r = 0; r < unit.rows; ++r) {
       const int64_t at = place + int64_t{r} * pitch;

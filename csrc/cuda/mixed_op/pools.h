@@ -43,9 +43,6 @@ struct Column {
   int y, height;    // its row of the state
   int pitch;        // elements of a row
   int count;
-  const uint8_t* places;  // of the first window's maxima if they are kept
-  int places_pitch;
-  float share;
 
   __device__ Column(const State& state, const Strips& strips, const Unit& unit, const Lane& own) {
     const int x = unit.x * state.stride, channels = strips.channels;
@@ -56,13 +53,12 @@ struct Column {
     left = x > 0 ? -channels : 0;
     right = x + 1 < state.width ? channels : 0;
     count = vector ? 4 : own.count;
-    places = state.places ? state.places + unit.place(strips, own.c) : nullptr;
-    places_pitch = strips.width * strips.channels;
-    share = share_of(1 + (left != 0) + (right != 0));
   }
 
   // One over the number of pixels in the window about row y of the state.
-  __device__ float share_at(int row) const { return share * share_of(1 + (row > 0) + (row + 1 < height)); }
+  __device__ float share_at(int row) const {
+    return share_of(1 + (left != 0) + (right != 0)) * share_of(1 + (row > 0) + (row + 1 < height));
+  }
 };
 
 // Three neighbours in a row of the state.
@@ -86,7 +82,7 @@ __device__ Four average_of(const Three<places>& window, float share) {
 }
 
 template <bool places, typename T, bool vector>
-__device__ Three<places> read_three(const Column<T, vector>& column, const T* at, bool inside) {
+__device__ Three<places> read_three(const Column<T, vector>& column, const T* at) {
   const Four left = load4(at + column.left, column.count, vector);
   const Four middle = load4(at, column.count, vector);
   const Four right = load4(at + column.right, column.count, vector);
@@ -96,7 +92,7 @@ __device__ Three<places> read_three(const Column<T, vector>& column, const T* at
     float sum = middle[i];
     if (column.left) sum += left[i];
     if (column.right) sum += right[i];
-    three.sum[i] = inside ? sum : 0.0f;
+    three.sum[i] = sum;
     if constexpr (places) {
       float best = left[i];
       int place = column.left ? 0 : 1;
@@ -116,7 +112,7 @@ template <bool places>
 __device__ inline void add_three(Three<places>& window, const Three<places>& three, int row, bool inside, bool first) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    window.sum[i] += three.sum[i];
+    if (inside) window.sum[i] += three.sum[i];
     if constexpr (places) {
       if (inside && (first || better(three.best[i], window.best[i]))) {
         window.best[i] = three.best[i];
@@ -132,17 +128,18 @@ __device__ inline void add_three(Three<places>& window, const Three<places>& thr
 template <int stride, bool places, typename T, bool vector, typename Take>
 __device__ void pool_column(const Column<T, vector>& column, int rows, const Take& take) {
   const T* at = column.pixel;
-  Three<places> above = read_three<places>(column, column.y > 0 ? at - column.pitch : at, column.y > 0);
+  Three<places> above = read_three<places>(column, column.y > 0 ? at - column.pitch : at);
+  if (column.y == 0) above.sum = splat(0.0f);
   Three<places> middle;
-  if (stride == 1) middle = read_three<places>(column, at, true);
+  if (stride == 1) middle = read_three<places>(column, at);
   int y = column.y;
 #pragma unroll 1
   for (int r = 0; r < rows; ++r) {
-    if (stride == 2) middle = read_three<places>(column, at, true);
+    if (stride == 2) middle = read_three<places>(column, at);
+    add_three(above, middle, 1, true, y == 0);
     const bool inside = y + 1 < column.height;
     if (inside) at += column.pitch;
-    const Three<places> below = read_three<places>(column, at, inside);
-    add_three(above, middle, 1, true, y == 0);
+    const Three<places> below = read_three<places>(column, at);
     add_three(above, below, 2, inside, false);
     take(r, above, column.share_at(y));
     if (stride == 1) {
@@ -156,33 +153,29 @@ __device__ void pool_column(const Column<T, vector>& column, int rows, const Tak
   }
 }
 
-// The maximum of window r from where it is kept.
-template <int stride, bool places, typename T, bool vector>
-__device__ void keep_maximum(Three<places>& window, const Column<T, vector>& column, int r, int channels) {
-#pragma unroll 1
-  for (int i = 0; i < column.count; ++i) {
-    const int place = column.places[r * column.places_pitch + i];
-    const int64_t at = int64_t{r * stride + place / 3 - 1} * column.pitch + (place % 3 - 1) * channels + i;
-    window.best[i] = to_float(column.pixel[at]);
-    if constexpr (places) window.place[i] = place;
+template <bool places, typename T, bool vector, typename Take>
+__device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
+  if (state.stride == 1) {
+    pool_column<1, places>(column, rows, take);
+  } else {
+    pool_column<2, places>(column, rows, take);
   }
 }
 
-template <bool places, typename T, bool vector, typename Take>
-__device__ void pool(const State& state, const Column<T, vector>& column, int rows, const Take& take) {
-  const auto run = [&]<int stride>(std::integral_constant<int, stride>) {
-    pool_column<stride, places>(column, rows, [&](int r, const Three<places>& found, float share) {
-      if (!column.places) return take(r, found, share);
-      Three<places> window = found;
-      keep_maximum<stride>(window, column, r, column.pitch / state.width);
-      take(r, window, share);
-    });
-  };
-  if (state.stride == 1) {
-    run(std::integral_constant<int, 1>());
-  } else {
-    run(std::integral_constant<int, 2>());
+// The maxima of window r from where they are kept, which is `place`.
+template <typename T>
+__device__ Four kept_maxima(const State& state, const Strips& strips, const Unit& unit, const Lane& own, int r,
+                            int (&place)[4]) {
+  const uint8_t* kept = state.places + unit.place(strips, own.c) + int64_t{r} * strips.width * strips.channels;
+  Four best = splat(0.0f);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    place[i] = i < own.count ? kept[i] : 4;
+    const int y = (unit.y + r) * state.stride + place[i] / 3 - 1, x = unit.x * state.stride + place[i] % 3 - 1;
+    const int64_t pixel = (int64_t{unit.image} * state.height + y) * state.width + x;
+    if (i < own.count) best[i] = to_float(static_cast<const T*>(state.x)[pixel * strips.channels + own.c + i]);
   }
+  return best;
 }
 
 // What a thread computes for its unit, for rows that have no map: planes of kRows times four channels in shared memory.
@@ -206,6 +199,13 @@ __device__ void pool_into(const Planes& planes, const State& state, const Strips
     planes.at(kMaxPlane, r) = window.best;
     planes.at(kAvgPlane, r) = average_of(window, share);
   });
+  if (state.places) {
+#pragma unroll 1
+    for (int r = 0; r < unit.rows; ++r) {
+      int place[4];
+      planes.at(kMaxPlane, r) = kept_maxima<T>(state, strips, unit, own, r, place);
+    }
+  }
 }
 
 // Noise of the pixels of a unit whose first is at `place`. Not unrolled: it is long.

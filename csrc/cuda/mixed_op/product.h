@@ -40,9 +40,18 @@ struct Sums {
 // Which output column n of the j-th product is.
 __device__ inline int output_of_column(int j, int n) { return 16 * (j / 2) + 4 * (n / 2) + 2 * (j % 2) + n % 2; }
 
+template <bool rounded>
+__device__ uint32_t tf32(float x) {
+  if constexpr (!rounded) return to_tf32(x);
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 // sums += values · weightsᵀ in the precision of T; `exact`: of float without rounding. weight(o, k) gives the weights
-// from channels 4k to 4k + 3 of this block of 16 to output o, 0 where there are none.
-template <typename T, bool exact, int N, typename Weight>
+// from channels 4k to 4k + 3 of this block of 16 to output o, 0 where there are none. `rounded`: both factors are
+// already.
+template <typename T, bool exact, bool rounded = false, int N, typename Weight>
 __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Place& place, const Weight& weight) {
   if constexpr (exact && std::is_same_v<T, float>) {
 #pragma unroll 1
@@ -71,8 +80,8 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
       if constexpr (std::is_same_v<T, float>) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          a[m][h][0] = to_tf32(top[2 * h]), a[m][h][1] = to_tf32(bottom[2 * h]);
-          a[m][h][2] = to_tf32(top[2 * h + 1]), a[m][h][3] = to_tf32(bottom[2 * h + 1]);
+          a[m][h][0] = tf32<rounded>(top[2 * h]), a[m][h][1] = tf32<rounded>(bottom[2 * h]);
+          a[m][h][2] = tf32<rounded>(top[2 * h + 1]), a[m][h][3] = tf32<rounded>(bottom[2 * h + 1]);
         }
       } else {
         a[m][0][0] = pack2<T>(top[0], top[1]), a[m][0][1] = pack2<T>(bottom[0], bottom[1]);
@@ -85,7 +94,7 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
       if constexpr (std::is_same_v<T, float>) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const uint32_t b[2] = {to_tf32(w[2 * h]), to_tf32(w[2 * h + 1])};
+          const uint32_t b[2] = {tf32<rounded>(w[2 * h]), tf32<rounded>(w[2 * h + 1])};
 #pragma unroll
           for (int m = 0; m < kRows / 2; ++m) mma_16x8x8_tf32(sums.d[m][j], a[m][h], b);
         }

@@ -1,8 +1,8 @@
 // Backward of the stages of mixed_op: dL/dz is formed on load and never stored; t = dL/d(depthwise output) is the only
 // map written. Parts of the weight gradients come from the same pass over dL/dz.
 //
-// A block has a chunk of tiles of one stage, 16 of its inputs, and G · 16 outputs whose weights it adds up. Where there
-// are more outputs, other blocks have them; the first of these blocks also has t and the depthwise weights.
+// A block has a chunk of tiles of one stage, 16 of its inputs, and up to 64 outputs whose weights it adds up. Where
+// there are more outputs, other blocks have them; the first of these blocks also has t and the depthwise weights.
 #include "cuda/mixed_op/product.h"
 #include "cuda/mixed_op/weight_gradients.h"
 
@@ -16,6 +16,8 @@ struct StageOperands {
   bool reads_middle;
 };
 
+constexpr int kMostGroups = 4;
+
 struct Arguments {
   StageOperands stages[kMaxStages];
   Sizes sizes;
@@ -25,14 +27,15 @@ struct Arguments {
   float values;
   bool training, vector, normalises;  // normalises: the middles that stages read
   float floor;
-  int blocks;                               // of 16 inputs
-  int padded;                               // most outputs of a stage, to a multiple of 16
-  int pointwise, depthwise, window, areas;  // where these begin in shared memory, in bytes
+  int blocks;                                              // of 16 inputs
+  int padded;                                              // most outputs of a stage, to a multiple of 16
+  int groups;                                              // of 16 outputs whose weights a block has
+  int pointwise, depthwise, normals, window, areas, sums;  // where these begin in shared memory, in bytes
   void* t;
   float *taps, *products;
 };
 
-// dL/dz = scale · g − slope · (z − mean) − level, per output of a stage. In shared memory each is [outputs] floats.
+// dL/dz = scale · g − slope · (z − mean) − level, per output of a stage; in shared memory [outputs / 4, kConstants, 4].
 enum { kScale, kSlope, kLevel, kMean, kConstants };
 
 __device__ void load_constants(float* constants, const Arguments& arguments, const StageOperands& stage) {
@@ -49,78 +52,108 @@ __device__ void load_constants(float* constants, const Arguments& arguments, con
       }
     }
 #pragma unroll
-    for (int i = 0; i < kConstants; ++i) constants[i * arguments.padded + o] = values[i];
+    for (int i = 0; i < kConstants; ++i) constants[(o / 4 * kConstants + i) * 4 + o % 4] = values[i];
+  }
+}
+
+// A number as products take it. In half precision they round themselves.
+template <typename T, bool exact>
+__device__ float factor(float x) {
+  if constexpr (std::is_same_v<T, float> && !exact) {
+    return float_of(to_tf32(x));
+  } else {
+    return x;
   }
 }
 
 // Pointwise weights of 16 inputs from c on, [outputs / 16, 16 inputs, 16 outputs].
-template <typename T>
+template <typename T, bool exact>
 __device__ void load_pointwise(float* to, const T* weights, int outputs, int count, int channels, int c) {
   for (int i = threadIdx.x; i < outputs * kChannels; i += blockDim.x) {
     const int o = i / kChannels, own = i % kChannels;
     to[(o / kChannels * kChannels + own) * kChannels + o % kChannels] =
-        o < count && c + own < channels ? to_float(weights[int64_t{o} * channels + c + own]) : 0.0f;
+        o < count && c + own < channels ? factor<T, exact>(to_float(weights[int64_t{o} * channels + c + own])) : 0.0f;
   }
 }
 
 // The pixels of a thread in the output maps of a stage.
 struct Pixels {
-  int64_t image;      // the first pixel of the image
-  int within[kRows];  // from there
-  bool there[kRows];
+  int64_t image;     // the first pixel of the image
+  int within, step;  // from there to the thread's first; between its rows
+  int rows;          // of the thread that are in the map
 
   __device__ Pixels(const Place& place, const Sizes& sizes, int dilation) {
-    const int n = place.image + place.warp_image, x = place.x + place.column();
+    const int n = place.image + place.warp_image, x = place.x + place.column(), y = place.y + place.row(0, dilation);
     image = int64_t{n} * sizes.out_height * sizes.out_width;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int y = place.y + place.row(r, dilation);
-      within[r] = y * sizes.out_width + x;
-      there[r] = n < sizes.images && x < sizes.out_width && y < sizes.out_height;
-    }
+    within = y * sizes.out_width + x;
+    step = dilation * sizes.out_width;
+    rows = n < sizes.images && x < sizes.out_width ? (sizes.out_height - y + dilation - 1) >> (dilation - 1) : 0;
   }
+  __device__ bool there(int r) const { return r < rows; }
 };
 
-template <typename T, bool exact, int G, int K, int S>
+// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
+// turn, it would take a register.
+__device__ inline void forget(int& x) { asm volatile("" : "+r"(x)); }
+
+template <typename T, bool exact, int K, int S>
 __device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
   const Sizes& sizes = arguments.sizes;
   const Tiling& tiling = arguments.tiling;
   const int c = static_cast<int>(blockIdx.y) % arguments.blocks * kChannels;
   const int group = static_cast<int>(blockIdx.y) / arguments.blocks;
-  if (group * G * kChannels >= stage.count) return;
+  if (group * arguments.groups * kChannels >= stage.count) return;
   const bool first = group == 0, weights = arguments.products != nullptr;
   char* const shared = static_cast<char*>(dynamic_shared());
-  float* const constants = reinterpret_cast<float*>(shared);
+  const Four* const constants = reinterpret_cast<const Four*>(shared);
   float* const pointwise = reinterpret_cast<float*>(shared + arguments.pointwise);
   Four* const taps = reinterpret_cast<Four*>(shared + arguments.depthwise);
+  Normal* const normals = reinterpret_cast<Normal*>(shared + arguments.normals);  // of what the stage reads
   Four* const tile = reinterpret_cast<Four*>(shared + arguments.window);
   uint32_t* const areas = reinterpret_cast<uint32_t*>(shared + arguments.areas);
   uint32_t* const inputs = areas + threadIdx.x / kWarp * (2 * kArea);  // of this warp
   uint32_t* const outputs = inputs + kArea;
 
-  load_constants(constants, arguments, stage);
+  Four* const all_sums = reinterpret_cast<Four*>(shared + arguments.sums);
+  Four* const sums = all_sums + threadIdx.x / kWarp * (arguments.groups * kFragment) + threadIdx.x % kWarp;
+
+  load_constants(reinterpret_cast<float*>(shared), arguments, stage);
   if (first) {
-    load_pointwise(pointwise, static_cast<const T*>(stage.pointwise), arguments.padded, stage.count, sizes.channels, c);
+    load_pointwise<T, exact>(pointwise, static_cast<const T*>(stage.pointwise), arguments.padded, stage.count,
+                             sizes.channels, c);
   }
   if (K > 1 && weights) {
+    if (threadIdx.x < kChannels / 4) {
+      const Normal none = {splat(0), splat(1), splat(0)};
+      const int of = c + 4 * threadIdx.x;
+      normals[threadIdx.x] = stage.reads_middle && arguments.normalises
+                                 ? normal_of(arguments.affine, stage.row - 1, of, sizes.channels)
+                                 : none;
+    }
     load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), K * K, sizes.channels, c);
   }
   __syncthreads();
 
   Place place = place_of_thread(tiling);
-  const int height = stage.reads_middle ? sizes.out_height : sizes.height;
-  const int width = stage.reads_middle ? sizes.out_width : sizes.width;
-  const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
-  const int blocks = (stage.count + kChannels - 1) / kChannels;
-  const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
-  float sums[G][2][4] = {};
-  TapSums<K> tap_sums;
+  const int own_begin = group * arguments.groups;
+  if (weights) {
+    for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
+  }
+  TapSums<K, exact> tap_sums;  // products without tensor cores need registers themselves
   tap_sums.clear();
 
-  const int64_t begin = int64_t{blockIdx.x} * tiling.tiles_a_chunk;
-  const int64_t end = min(begin + tiling.tiles_a_chunk, tiling.tiles());
-  for (int64_t i = begin; i < end; ++i) {
-    move_to(place, tiling, i);
+  for (int i = 0; i < tiling.tiles_a_chunk; ++i) {
+    const int at = static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk + i;
+    if (at >= tiling.tiles()) break;
+    move_to(place, tiling, at);
+    forget(place.group);
+    forget(place.quad);
+    const int height = stage.reads_middle ? sizes.out_height : sizes.height;
+    const int width = stage.reads_middle ? sizes.out_width : sizes.width;
+    const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
+    const int blocks = (stage.count + kChannels - 1) / kChannels;
+    const int own_end = min(own_begin + arguments.groups, blocks);
+    const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
     const Pixels pixels(place, sizes, stage.dilation);
     const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
     const int pitch = halo.columns * 4;
@@ -133,22 +166,18 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       if constexpr (K > 1) {
         __syncthreads();  // nobody reads the last tile any more
         const float floor = arguments.floor;
-        if (stage.reads_middle && arguments.normalises) {
-          const Normal normal = normal_of(arguments.affine, stage.row - 1, own, sizes.channels);
-          load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                    [&](const Four& z) { return rectified(normal(z), floor); });
-        } else {
-          load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                    [&](const Four& z) { return rectified(z, floor); });
-        }
+        const Normal normal = normals[place.quad];
+        load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
+                  [&](const Four& z) { return rectified(normal(z), floor); });
         __syncthreads();
-        depthwise<K, S>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation, taps + place.quad);
+        depthwise<K, S, 1>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation,
+                           taps + place.quad);
       } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int y = (place.y + place.row(r, 1)) * S + stage.shift;
           const int x = (place.x + place.column()) * S + stage.shift;
-          const bool there = pixels.there[r] && y < height && x < width;
+          const bool there = pixels.there(r) && y < height && x < width;
           const int64_t at = (int64_t{place.image + place.warp_image} * height + y) * width + x;
           d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector),
                            arguments.floor);
@@ -157,26 +186,24 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) d[r][k] = pixels.there[r] ? to_float(from_float<T>(d[r][k])) : 0.0f;
+        for (int k = 0; k < 4; ++k) d[r][k] = pixels.there(r) ? factor<T, exact>(d[r][k]) : 0.0f;
       }
-      put<T, exact>(inputs, d, place);
+      put<T>(inputs, d, place);
     }
 
-    const int64_t base = pixels.image * sizes.outputs + stage.first + 4 * place.quad;
+    const int64_t base = (pixels.image + pixels.within) * sizes.outputs + stage.first + 4 * place.quad;
     const T* const g = static_cast<const T*>(stage.gradient) + base;
     const T* const z = static_cast<const T*>(stage.raw) + base;
     const auto raw_gradient = [&](Four(&dz)[kRows], int block) {
       const int count = min(max(stage.count - block * kChannels - 4 * place.quad, 0), 4);
-      const auto constant = [&](int kind) {
-        return *reinterpret_cast<const Four*>(constants + kind * arguments.padded + block * kChannels + 4 * place.quad);
-      };
-      const Four scale = constant(kScale), slope = constant(kSlope), level = constant(kLevel), mean = constant(kMean);
+      const Four* const of = constants + (block * 4 + place.quad) * kConstants;
+      const Four scale = of[kScale], slope = of[kSlope], level = of[kLevel], mean = of[kMean];
 #pragma unroll
       for (int m = 0; m < kRows; m += 2) {
         Four values[2];
 #pragma unroll
         for (int r = m; r < m + 2; ++r) {
-          const int at = pixels.within[r] * sizes.outputs + block * kChannels, here = pixels.there[r] ? count : 0;
+          const int at = r * pixels.step * sizes.outputs + block * kChannels, here = pixels.there(r) ? count : 0;
           dz[r] = load4(g + at, here, vector);
           values[r - m] = arguments.training ? load4(z + at, here, vector) : splat(0.0f);
         }
@@ -185,7 +212,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const float value = fmaf(-slope[k], values[r - m][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k]));
-            dz[r][k] = pixels.there[r] ? value : 0.0f;
+            dz[r][k] = pixels.there(r) ? factor<T, exact>(value) : 0.0f;
           }
         }
         __syncwarp();  // what is loaded for two rows is used before more is loaded: registers are few
@@ -194,44 +221,36 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     Sums<2> t;
     t.clear();
     const auto through = [&](const Four(&dz)[kRows], int block) {
-      add_product<T, exact>(t, dz, place, [&](int input, int k) {
+      add_product<T, exact, true>(t, dz, place, [&](int input, int k) {
         return *reinterpret_cast<const Four*>(pointwise + (block * kChannels + input) * kChannels + 4 * k);
       });
     };
     Four dz[kRows];
-#pragma unroll
-    for (int j = 0; j < G; ++j) {
-      const int block = group * G + j;
-      if (block < blocks) {
-        raw_gradient(dz, block);
-        if (first) through(dz, block);
-        if (weights) {
-          put<T, exact>(outputs, dz, place);
-          __syncwarp();
-          add_over_pixels<T, exact>(sums[j], outputs, inputs, place);
-          __syncwarp();
-        }
+#pragma unroll 1
+    for (int block = own_begin; block < (first ? blocks : own_end); ++block) {
+      raw_gradient(dz, block);
+      if (first) through(dz, block);
+      if (weights && block < own_end) {
+        put<T>(outputs, dz, place);
+        __syncwarp();
+        add_over_pixels<T, exact>(sums + (block - own_begin) * kFragment, outputs, inputs, place);
+        __syncwarp();
       }
     }
     if (!first) continue;
-#pragma unroll 1
-    for (int block = G; block < blocks; ++block) {
-      raw_gradient(dz, block);
-      through(dz, block);
-    }
-    T* const to =
-        static_cast<T*>(arguments.t) +
-        (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image) *
-            sizes.channels +
-        own;
+    T* const to = static_cast<T*>(arguments.t) +
+                  (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image +
+                   pixels.within) *
+                      sizes.channels +
+                  own;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       dz[r] = t.outputs(r, 0);
-      if (pixels.there[r]) store4(to + pixels.within[r] * sizes.channels, dz[r], own_count, arguments.vector);
+      if (pixels.there(r)) store4(to + r * pixels.step * sizes.channels, dz[r], own_count, arguments.vector);
     }
     if constexpr (K > 1) {
       if (weights) {
-        put<float, true>(outputs, dz, place);
+        put<float>(outputs, dz, place);
         __syncwarp();
         const float* const own_window = reinterpret_cast<const float*>(tile + corner);
         if (stage.dilation == 1) {
@@ -243,90 +262,41 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     }
   }
   if (!weights) return;
-  __syncthreads();
-  float* const all = reinterpret_cast<float*>(areas);
-  float* const mine = all + threadIdx.x / kWarp * (G * kChannels * kChannels);
-#pragma unroll
-  for (int j = 0; j < G; ++j) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int o = place.group + i % 4 / 2 * 8, input = i / 4 * 8 + 2 * place.quad + i % 2;
-      mine[(j * kChannels + o) * kChannels + input] = sums[j][i / 4][i % 4];
-    }
-  }
   const int64_t part = int64_t{blockIdx.z} * tiling.chunks + blockIdx.x;
   float* const products = arguments.products + part * sizes.outputs * sizes.channels + c;
-  add_warps(all, G * kChannels * kChannels, [&](int i, float sum) {
-    const int o = group * G * kChannels + i / kChannels, input = i % kChannels;
+  add_warps(reinterpret_cast<const float*>(all_sums), arguments.groups * kFragment * 4, [&](int i, float sum) {
+    const int o = own_begin * kChannels + output_of_fragment(i), input = input_of_fragment(i);
     if (o < stage.count && c + input < sizes.channels) products[int64_t{o} * sizes.channels + input] = sum;
   });
   if constexpr (K > 1) {
-    if (first) tap_sums.store(all, arguments.taps + part * kTaps * sizes.channels, sizes.channels, c);
+    if (first)
+      tap_sums.store(reinterpret_cast<float*>(areas), arguments.taps + part * kTaps * sizes.channels, sizes.channels,
+                     c);
   }
 }
 
 // S: the stride of all stages of the launch.
-template <typename T, bool exact, int G, int S>
+template <typename T, bool exact, int S>
 __global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
   switch (stage.kernel) {
     case 3:
-      return stage_gradients_of<T, exact, G, 3, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 3, S>(arguments, stage);
     case 5:
-      return stage_gradients_of<T, exact, G, 5, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 5, S>(arguments, stage);
     case 7:
-      return stage_gradients_of<T, exact, G, 7, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 7, S>(arguments, stage);
     default:
-      return stage_gradients_of<T, exact, G, 1, S>(arguments, stage);
+      return stage_gradients_of<T, exact, 1, S>(arguments, stage);
   }
-}
-
-struct Totals {
-  struct {
-    int taps, count;
-    void *depthwise, *pointwise;
-  } stages[kMaxStages];
-  int channels, outputs, chunks;
-  const float *taps, *products;
-};
-
-__device__ float total(const float* parts, int chunks, int64_t size) {
-  float sum = 0;
-#pragma unroll 8
-  for (int i = 0; i < chunks; ++i) sum += parts[i * size];
-  return sum;
-}
-
-template <typename T>
-__global__ __launch_bounds__(256) void weight_totals_kernel(const __grid_constant__ Totals arguments) {
-  const auto& stage = arguments.stages[blockIdx.y];
-  const int i = blockIdx.x * blockDim.x + threadIdx.x, chunks = arguments.chunks;
-  const int64_t part = int64_t{blockIdx.y} * chunks, size = int64_t{arguments.outputs} * arguments.channels;
-  if (i < stage.count * arguments.channels) {
-    static_cast<T*>(stage.pointwise)[i] = from_float<T>(total(arguments.products + part * size + i, chunks, size));
-  }
-  if (stage.depthwise && i < stage.taps * arguments.channels) {
-    const int64_t taps = int64_t{kTaps} * arguments.channels;
-    const int c = i % arguments.channels, tap = i / arguments.channels;
-    const float sum = total(arguments.taps + part * taps + i, chunks, taps);
-    static_cast<T*>(stage.depthwise)[c * stage.taps + tap] = from_float<T>(sum);
-  }
-}
-
-template <typename T, bool exact, int G>
-cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
-  const unsigned threads = kWarp * arguments.tiling.warps();
-  return arguments.sizes.stride == 1
-             ? launch<stage_gradients_kernel<T, exact, G, 1>>(grid, threads, shared, call.stream, arguments)
-             : launch<stage_gradients_kernel<T, exact, G, 2>>(grid, threads, shared, call.stream, arguments);
 }
 
 template <typename T, bool exact>
-cudaError_t start(const Call& call, const Arguments& arguments, int count, size_t shared) {
-  const bool narrow = arguments.padded <= kChannels;
-  const int groups = arguments.products ? quotient(arguments.padded, (narrow ? 1 : 2) * kChannels) : 1;
-  const dim3 grid(arguments.tiling.chunks, arguments.blocks * groups, count);
-  return narrow ? start<T, exact, 1>(call, arguments, grid, shared) : start<T, exact, 2>(call, arguments, grid, shared);
+cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
+  const unsigned threads = kWarp * arguments.tiling.warps();
+  return arguments.sizes.stride == 1
+             ? launch<stage_gradients_kernel<T, exact, 1>>(grid, threads, shared, call.stream, arguments)
+             : launch<stage_gradients_kernel<T, exact, 2>>(grid, threads, shared, call.stream, arguments);
 }
 
 }  // namespace
@@ -380,52 +350,24 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     }
     arguments.pointwise = kConstants * arguments.padded * sizeof(float);
     arguments.depthwise = arguments.pointwise + arguments.padded * kChannels * sizeof(float);
-    arguments.window = arguments.depthwise + static_cast<int>(window_taps);
+    arguments.normals = arguments.depthwise + static_cast<int>(window_taps);
+    arguments.window = arguments.normals + kChannels / 4 * sizeof(Normal);
     arguments.areas = arguments.window + static_cast<int>(window);
-    const size_t shared = arguments.areas + (products ? tiling.warps() * 2 * kArea * sizeof(uint32_t) : 0);
+    arguments.sums = arguments.areas + (products ? tiling.warps() * 2 * kArea * static_cast<int>(sizeof(uint32_t)) : 0);
+    arguments.groups = std::min(arguments.padded / kChannels, kMostGroups);
+    const size_t shared =
+        arguments.sums + (products ? tiling.warps() * arguments.groups * kFragment * sizeof(Four) : size_t{0});
+    const int of_outputs = products ? static_cast<int>(quotient(arguments.padded, arguments.groups * kChannels)) : 1;
+    const dim3 grid(tiling.chunks, arguments.blocks * of_outputs, here);
     const auto error = [&] {
       switch (call.type) {
         case Type::kFloat16:
-          return start<__half, false>(call, arguments, here, shared);
+          return start<__half, false>(call, arguments, grid, shared);
         case Type::kBFloat16:
-          return start<__nv_bfloat16, false>(call, arguments, here, shared);
+          return start<__nv_bfloat16, false>(call, arguments, grid, shared);
         default:
-          return call.exact ? start<float, true>(call, arguments, here, shared)
-                            : start<float, false>(call, arguments, here, shared);
-      }
-    }();
-    if (error) return error;
-  }
-  return cudaSuccess;
-}
-
-cudaError_t weight_totals(const Call& call, const Stage* stages, int count, int chunks, const float* taps,
-                          const float* products, const std::vector<void*>& dweights) {
-  const int channels = call.sizes.channels, outputs = call.sizes.outputs;
-  for (int begin = 0; begin < count; begin += kMaxStages) {
-    Totals arguments = {};
-    arguments.channels = channels;
-    arguments.outputs = outputs;
-    arguments.chunks = chunks;
-    arguments.taps = taps + int64_t{begin} * chunks * kTaps * channels;
-    arguments.products = products + int64_t{begin} * chunks * outputs * channels;
-    const int here = std::min(kMaxStages, count - begin);
-    int rows = 0;
-    for (int i = 0; i < here; ++i) {
-      const Stage& stage = stages[begin + i];
-      arguments.stages[i] = {stage.kernel * stage.kernel, stage.count,
-                             stage.depthwise < 0 ? nullptr : dweights[stage.depthwise], dweights[stage.pointwise]};
-      rows = std::max({rows, stage.count, stage.depthwise < 0 ? 0 : stage.kernel * stage.kernel});
-    }
-    const dim3 grid(static_cast<unsigned>(quotient(int64_t{rows} * channels, 256)), here);
-    const auto error = [&] {
-      switch (call.type) {
-        case Type::kFloat16:
-          return launch<weight_totals_kernel<__half>>(grid, 256, 0, call.stream, arguments);
-        case Type::kBFloat16:
-          return launch<weight_totals_kernel<__nv_bfloat16>>(grid, 256, 0, call.stream, arguments);
-        default:
-          return launch<weight_totals_kernel<float>>(grid, 256, 0, call.stream, arguments);
+          return call.exact ? start<float, true>(call, arguments, grid, shared)
+                            : start<float, false>(call, arguments, grid, shared);
       }
     }();
     if (error) return error;

@@ -1,6 +1,6 @@
 // How kernels without products share out a map. A unit is a strip of kRows pixels, one below the other, of four
 // channels: neighbouring threads have neighbouring channels, then neighbouring columns. A block has a chunk of units
-// and some channels. A thread keeps its channels and takes every lanes()-th unit of the chunk.
+// and some channels. A thread keeps its channels and takes every `lanes`-th unit of the chunk.
 #pragma once
 
 #include "cuda/launch.h"
@@ -11,7 +11,12 @@
 namespace fastdarts::cuda {
 
 constexpr int kStripThreads = 128;  // small blocks: small maps still fill the device
-constexpr int kMaxQuads = 12;       // fours of channels of a block; 9 (36 channels) are not divided
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kFewerBlocks = 1;  // of a multiprocessor: there nvcc takes some more registers
+#else
+constexpr int kFewerBlocks = 0;
+#endif
+constexpr int kMaxQuads = 12;  // fours of channels of a block; 9 (36 channels) are not divided
 
 // ⌊n / divisor⌋ for n below 2³¹ (Granlund and Montgomery 1994, figure 4.1).
 struct Divisor {
@@ -31,11 +36,11 @@ inline Divisor divisor_of(uint32_t divisor) {
 struct Strips {
   int height, width, channels;  // of what enters the nodes
   int quads;                    // fours of channels of a block
+  int lanes;                    // units that a block works on at a time
   unsigned strips;              // of an image
   unsigned units, units_a_chunk;
   Divisor by_width, by_strips, by_quads;
 
-  __host__ __device__ int lanes() const { return kStripThreads / quads; }
   unsigned chunks() const { return static_cast<unsigned>(quotient(units, units_a_chunk)); }
 };
 
@@ -56,6 +61,7 @@ inline Strips strips_of(const Sizes& sizes, int most = kMaxQuads) {
   strips.channels = sizes.outputs;
   const int64_t all = quotient(sizes.outputs, 4);
   strips.quads = static_cast<int>(quotient(all, quotient(all, most)));
+  strips.lanes = kStripThreads / strips.quads;
   strips.strips = static_cast<unsigned>(quotient(sizes.out_height, kRows));
   strips.units = sizes.images * strips.strips * sizes.out_width;
   strips.by_width = divisor_of(sizes.out_width);
@@ -79,8 +85,8 @@ inline Strips strips_in_chunks(const Sizes& sizes, int chunks, int64_t others) {
 inline Strips strips_of_map(const Sizes& sizes) {
   Strips strips = strips_of(sizes);
   const int64_t chunks = std::max(int64_t{1}, int64_t{kManyBlocks} / channel_blocks(strips));
-  const int64_t rounds = quotient(strips.units, chunks * strips.lanes());
-  strips.units_a_chunk = static_cast<unsigned>(rounds * strips.lanes());
+  const int64_t rounds = quotient(strips.units, chunks * strips.lanes);
+  strips.units_a_chunk = static_cast<unsigned>(rounds * strips.lanes);
   return strips;
 }
 
@@ -89,7 +95,7 @@ struct Lane {
   int lane, quad;
   int c, count;  // its first channel, how many of its four there are
 
-  __device__ bool works(const Strips& strips) const { return lane < strips.lanes() && count > 0; }
+  __device__ bool works(const Strips& strips) const { return lane < strips.lanes && count > 0; }
 };
 
 __device__ inline Lane lane_of_thread(const Strips& strips) {
@@ -126,7 +132,7 @@ __device__ void for_units(const Strips& strips, const Lane& own, const Visit& vi
   if (!own.works(strips)) return;
   const unsigned begin = blockIdx.x * strips.units_a_chunk;
   const unsigned end = min(begin + strips.units_a_chunk, strips.units);
-  for (unsigned i = begin + own.lane; i < end; i += strips.lanes()) visit(unit_at(strips, i));
+  for (unsigned i = begin + own.lane; i < end; i += strips.lanes) visit(unit_at(strips, i));
 }
 
 // Kernels and their launchers are written for any type and for wide or narrow accesses.

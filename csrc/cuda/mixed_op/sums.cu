@@ -35,7 +35,7 @@ struct SumsArguments {
 };
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
+__global__ void __launch_bounds__(kStripThreads, vector ? 5 - kFewerBlocks : 4)
     gradient_sums_kernel(const __grid_constant__ SumsArguments a) {
   const Pass& pass = a.passes[blockIdx.z];
   const int quads = a.strips.quads, channels = a.strips.channels;
@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
 #pragma unroll
   for (int i = 0; i < kPassRows; ++i) products[i] = splat(0.0f);
   for_units(a.strips, own, [&](const Unit& unit) {
-    if (pass.pools) pool_into<T, vector>(planes, a.state, a.strips, unit, own);
     const int64_t place = unit.place(a.strips, own.c);
+    if (pass.pools) pool_into<T, vector>(planes, a.state, a.strips, unit, own);
     const int pitch = a.strips.width * channels, count = vector ? 4 : own.count;
 #pragma unroll 1
     for (int k = 0; pass.planes > kNoisePlane && k < pass.count; ++k) {
@@ -63,11 +63,12 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
       if (row.map || row.plane < kNoisePlane) continue;
       noise_into(planes, row.plane, a.seeds[row.seed], place, pitch, unit.rows, vector);
     }
+    const T* gradient = static_cast<const T*>(pass.gradient) + place;
     Four g[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      g[r] =
-          load4(static_cast<const T*>(pass.gradient) + place + int64_t{r} * pitch, r < unit.rows ? count : 0, vector);
+      g[r] = load4(gradient, r < unit.rows ? count : 0, vector);
+      gradient += pitch;
 #pragma unroll
       for (int i = 0; i < 4; ++i) total[i] += g[r][i];
     }
@@ -79,7 +80,10 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
       if (row.map) {
         const T* map = static_cast<const T*>(row.map) + place;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) z[r] = load4(map + int64_t{r} * pitch, r < unit.rows ? count : 0, vector);
+        for (int r = 0; r < kRows; ++r) {
+          z[r] = load4(map, r < unit.rows ? count : 0, vector);
+          map += pitch;
+        }
       } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) z[r] = r < unit.rows ? planes.at(row.plane, r) : splat(0.0f);
@@ -105,7 +109,7 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 : 4)
     if (c >= channels) continue;
     const float* values = sums[k * kStripThreads].v + channel;
     float sum = 0.0f;
-    for (int lane = 0; lane < a.strips.lanes(); ++lane) sum += values[4 * lane * quads];
+    for (int lane = 0; lane < a.strips.lanes; ++lane) sum += values[4 * lane * quads];
     for (int row = k == 0 ? 0 : k - 1; row < (k == 0 ? pass.count : k); ++row) {
       const int64_t at = (int64_t{pass.rows[row].row} * gridDim.x + blockIdx.x) * kSums + (k > 0);
       a.partial[at * channels + c] = sum;

@@ -39,9 +39,9 @@ __device__ inline Place place_of_thread(const Tiling& tiling) {
   return place;
 }
 
-__device__ inline void move_to(Place& place, const Tiling& tiling, int64_t tile) {
-  const int row = static_cast<int>(tile / tiling.columns), group = row / tiling.rows;
-  place.x = static_cast<int>(tile - int64_t{row} * tiling.columns) * 8 * tiling.across;
+__device__ inline void move_to(Place& place, const Tiling& tiling, int tile) {
+  const int row = tile / tiling.columns, group = row / tiling.rows;
+  place.x = (tile - row * tiling.columns) * 8 * tiling.across;
   place.y = (row - group * tiling.rows) * kRows * tiling.down;
   place.image = group * tiling.images;
 }
@@ -163,14 +163,23 @@ __device__ void load_taps(float* taps, const T* weights, int size, int channels,
   }
 }
 
+// Depthwise weights as load_taps reads them, the last tap first.
+template <typename T>
+__device__ void load_flipped_taps(float* taps, const T* weights, int size, int channels, int c) {
+  for (int i = threadIdx.x; i < size * kChannels; i += blockDim.x) {
+    const int channel = c + i % kChannels, tap = size - 1 - i / kChannels;
+    taps[i] = channel < channels ? to_float(weights[int64_t{channel} * size + tap]) : 0.0f;
+  }
+}
+
 // Depthwise outputs of the four pixels of this thread. `tile` points to the first pixel of its window and its channels,
 // `pitch` is the number of Fours in a row; rows of the thread are `dilation` apart.
-template <int K, int S>
+template <int K, int S, int unrolled = K == 3 ? 3 : 1>
 __device__ void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int dilation, const Four* taps) {
 #pragma unroll
   for (int r = 0; r < kRows; ++r) out[r] = splat(0.0f);
   // Unrolled, the columns of a large window would make the code K times as long and no faster.
-#pragma unroll(K == 3 ? 3 : 1)
+#pragma unroll(unrolled)
   for (int kx = 0; kx < K; ++kx) {
     Four weights[K];
 #pragma unroll

@@ -1,5 +1,5 @@
-// Parts of the weight gradients of a stage. Every warp adds over its own 32 pixels; sums stay in registers over a whole
-// chunk of tiles. At its end the warps' sums are added in their order.
+// Parts of the weight gradients of a stage. Every warp adds over its own 32 pixels, over a whole chunk of tiles: taps
+// in registers, products in shared memory. At the end the warps' sums are added in their order.
 //
 // Pixels are what these sums run over, but a fragment has channels where a thread has its pixels. So a warp hands its
 // numbers on in an area of shared memory, [pixels, 16 channels] words, that no other warp touches.
@@ -27,9 +27,9 @@ __device__ inline float float_of(uint32_t bits) {
   return x;
 }
 
-// The channels of this thread into an area, as a product of type T takes them: in half precision a word has pixels 2m
-// and 2m + 1 of a column, and there are half as many.
-template <typename T, bool exact>
+// The channels of this thread into an area, as a product of type T takes them. Of half precision a word has pixels 2m
+// and 2m + 1 of a column, and there are half as many; floats are rounded already.
+template <typename T>
 __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& place) {
   constexpr bool kHalf = sizeof(T) == 2;
 #pragma unroll
@@ -39,10 +39,8 @@ __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& pl
     for (int i = 0; i < 4; ++i) {
       if constexpr (kHalf) {
         words[i] = pack2<T>(values[r][i], values[r + 1][i]);
-      } else if constexpr (exact) {
-        words[i] = bits_of(values[r][i]);
       } else {
-        words[i] = to_tf32(values[r][i]);
+        words[i] = bits_of(values[r][i]);
       }
     }
     uint32_t* const to = area + in_area(8 * (kHalf ? r / 2 : r) + place.group, 4 * place.quad);
@@ -50,9 +48,24 @@ __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& pl
   }
 }
 
-// sums[j][i] += Σ over the warp's pixels left[o] · right[c], (o, c) of the j-th product as mma has them.
+// Sums of 16 outputs × 16 inputs over the pixels of a warp lie in shared memory, too: two Fours of every lane, one of
+// each product as mma has them, [2, lanes].
+constexpr int kFragment = 2 * kWarp;
+
+// Which output and input word i of such sums is of. Word i is word i % 4 of lane i / 4 % 32.
+__device__ inline int output_of_fragment(int i) { return i / (4 * kFragment) * kChannels + i / 16 % 8 + i / 2 % 2 * 8; }
+__device__ inline int input_of_fragment(int i) { return i / (4 * kWarp) % 2 * 8 + i / 4 % 4 * 2 + i % 2; }
+
+// to (of this lane) += Σ over the warp's pixels left[o] · right[c].
 template <typename T, bool exact>
-__device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const uint32_t* right, const Place& place) {
+__device__ void add_over_pixels(Four* to, const uint32_t* left, const uint32_t* right, const Place& place) {
+  float sums[2][4];
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    const Four before = to[j * kWarp];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[j][i] = before[i];
+  }
   const int group = place.group, quad = place.quad;
   if constexpr (exact && std::is_same_v<T, float>) {
 #pragma unroll 4
@@ -67,13 +80,16 @@ __device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const
       }
     }
   } else {
+    // pixels p and p + 4 have the same order of channels, channels c and c + 8 are 8 words apart
+    const int low = in_area(quad, group), high = low ^ 8;
 #pragma unroll
-    for (int p = quad; p < kWarp / (4 / static_cast<int>(sizeof(T))); p += 8) {
-      const uint32_t a[4] = {left[in_area(p, group)], left[in_area(p, group + 8)], left[in_area(p + 4, group)],
-                             left[in_area(p + 4, group + 8)]};
+    for (int p = 0; p < kArea / (4 / static_cast<int>(sizeof(T))); p += 8 * kChannels) {
+      const int next = p + 4 * kChannels;
+      const uint32_t a[4] = {left[low + p], left[high + p], left[low + next], left[high + next]};
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const uint32_t b[2] = {right[in_area(p, 8 * j + group)], right[in_area(p + 4, 8 * j + group)]};
+        const int at = j == 0 ? low : high;
+        const uint32_t b[2] = {right[at + p], right[at + next]};
         if constexpr (std::is_same_v<T, float>) {
           mma_16x8x8_tf32(sums[j], a, b);
         } else if constexpr (std::is_same_v<T, __half>) {
@@ -84,6 +100,8 @@ __device__ void add_over_pixels(float (&sums)[2][4], const uint32_t* left, const
       }
     }
   }
+#pragma unroll
+  for (int j = 0; j < 2; ++j) to[j * kWarp] = {{sums[j][0], sums[j][1], sums[j][2], sums[j][3]}};
 }
 
 // Adds [warps, size] floats of shared memory in the order of the warps: write(i, sum). All threads of a block.
@@ -100,10 +118,10 @@ __device__ void add_warps(const float* shared, int size, const Write& write) {
 
 // Σ t · x over pixels for every tap of a depthwise window. A thread has fewer channels than elsewhere, for all taps to
 // stay in registers: the threads of a warp have the 16 channels of kColumns pixels. Of a 7×7 window two threads share
-// the taps.
-template <int K>
+// the taps. `few`: as few registers as can be.
+template <int K, bool few>
 struct TapSums {
-  static constexpr int kWidth = K == 3 ? 2 : 1;  // channels of a thread
+  static constexpr int kWidth = K == 3 && !few ? 2 : 1;  // channels of a thread
   static constexpr int kThreads = kChannels / kWidth, kShares = K == 7 ? 2 : 1;
   static constexpr int kColumns = kWarp / kThreads / kShares;
   static constexpr int kOwn = (K + kShares - 1) / kShares;  // columns of the window

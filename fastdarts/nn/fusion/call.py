@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import is_fake
 from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastdarts.functional import Candidate, has_kernel, in_format, mixed_op, mixed_sum, noise_seeds
-from fastdarts.nn.fusion.kinks import active
-from fastdarts.nn.fusion.recognise import STATISTICS, FusedCandidate, as_fused, is_plain, mode_of, say_called, watched
+from fastdarts.functional import has_kernel, in_format, mixed_sum
+from fastdarts.nn.fusion.plan import Fused, keep, recall, wide
+from fastdarts.nn.fusion.recognise import as_fused, is_plain, mode_of, say_called, watched
 from fastdarts.nn.fusion.shapes import ZERO, inner_of, shape_of
+from fastdarts.nn.fusion.tracking import track
 from fastdarts.nn.operations import FactorizedReduce
 
 LAST = torch.channels_last
@@ -40,14 +41,21 @@ def run(module: nn.Module, x: Tensor) -> Tensor:
     """``module(x)``, in one op and channels-last if ``module`` can be taken apart."""
     if not fuses(x):
         return module(x)
-    part = as_fused(module, x)
-    if part is None or part.kind == "skip":
-        return module(in_a_format_for(module, x))
-    return _mixed([(0, 0, part)], x, x.new_ones(1, dtype=_wide(x)), part.stride, [], "store")[0]
+    key = type(module), x.shape[1], module.training
+    fused = recall(module, key, x)
+    if fused is None:
+        part = as_fused(module, x)
+        if part is None or part.kind == "skip":
+            return module(in_a_format_for(module, x))
+        fused = Fused([(0, 0, part)], x.shape[1], part.stride, "store", 1)
+        keep(module, key, x, fused, [m for m in module.modules() if m is not module])
+    return fused(x, None)[0]
 
 
 def in_a_format_for(op: nn.Module, x: Tensor) -> Tensor:
     """``x``, but contiguous for a custom module where fusion prefers channels-last: the module may call view()."""
+    if x.is_contiguous():
+        return x
     known = all(
         type(m).__module__.startswith(("torch.nn.modules.", "fastdarts.")) or shape_of(type(m)) for m in op.modules()
     )
@@ -63,16 +71,18 @@ def mix(
     memory: str,
     partial: int = 1,
     bypass: Tensor | None = None,
+    place: Place | None = None,
 ) -> list[Tensor]:
     """base_e + Σ_k w_k o_k(x) for edges e that leave x, in one op but for candidates it does not know.
 
     edges: candidates of each and the place of the first one's weight in weights.flatten(); base: empty or one per edge.
     With partial > 1 the candidates take the first 1/partial of the channels and bypass [edges] weights the others.
+    place: where the plan of this call is kept, if it knows all candidates.
     Raises what :func:`fastdarts.functional.mixed_op` raises. Only where :func:`fuses` says so.
     """
     x = in_format(x, LAST)
     part = x if partial == 1 else x[:, : x.shape[1] // partial]
-    weights = weights.to(_wide(x)).flatten()
+    weights = weights.to(wide(x)).flatten()
     out, parts, mode = [*base] or [None] * len(edges), [], None
     unknown: list[tuple[int, list[int]]] = []  # edges and those of their candidates that are called
     for e, (ops, first) in enumerate(edges):
@@ -82,7 +92,7 @@ def mix(
                 continue
             known = as_fused(op, part)
             same = known is not None and known.stride == stride and known.mode in (None, mode or known.mode)
-            if same and (not known.weights or known.norms[-1].num_features == part.shape[1]):
+            if same and (not known.convs or known.norms[-1].num_features == part.shape[1]):
                 mode = mode or known.mode
                 parts.append((e, first + k, known))
             else:
@@ -109,9 +119,20 @@ def mix(
         given = next((b for b in base if b is not None), None)
         base = [] if given is None else [torch.zeros_like(given) if b is None else b for b in base]
         parts = [(joined.index(e), k, known) for e, k, known in parts]
-        for e, y in zip(joined, _mixed(parts, x, weights, stride, base, memory, partial, bypass), strict=True):
+        fused = Fused(parts, x.shape[1], stride, memory, partial)
+        if place is not None and not unknown:
+            keep(place.owner, place.key, x, fused, place.modules())
+        for e, y in zip(joined, fused(x, weights, base, bypass), strict=True):
             out[e] = y
     return out
+
+
+class Place(NamedTuple):
+    """Where a plan is kept: below which module, of all its plans which, and the modules that it depends on."""
+
+    owner: nn.Module
+    key: Hashable
+    modules: Callable[[], Sequence[nn.Module]]
 
 
 def shuffle_in(mixed: Tensor, x: Tensor, stride: int, bypass: Tensor | float = 1.0) -> Tensor:
@@ -127,94 +148,14 @@ def select(table: Tensor, rows: Sequence[int], x: Tensor) -> Tensor:
     return table.index_select(0, index.to(x.device))
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """The dtype of mixing weights and statistics."""
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
-
-
-def is_none(op: nn.Module) -> bool:
-    """Whether ``op`` is the operation `none`, which need not be computed."""
-    return shape_of(type(op)) == ZERO and not watched(op) and not _has_any_global_hook()
-
-
-def _mixed(
-    parts: Sequence[tuple[int, int, FusedCandidate]],
-    x: Tensor,
-    weights: Tensor,
-    stride: int,
-    base: list[Tensor],
-    memory: str,
-    partial: int = 1,
-    bypass: Tensor | None = None,
-) -> list[Tensor]:
-    """`mixed_op` of (edge, place of the weight, part), and what the BatchNorms would have done to their statistics."""
-    candidates = [Candidate(edge, part.kind, part.weights, part.dilation) for edge, _, part in parts]
-    norms = [bn for _, _, part in parts for bn in part.norms]
-    one = len(weights)
-    places = [place for _, k, part in parts for place in ([one, k] if part.kind == "sep_conv" else [k])]
-    gain = select(torch.cat([weights, weights.new_ones(1)]), places, x)[:, None]
-    channels = next((bn.num_features for bn in norms if bn is not None), x.shape[1] // partial)
-    offset = None
-    if any(bn is not None and bn.weight is not None for bn in norms):
-        plain = gain.new_ones(channels), gain.new_zeros(channels)
-        affine = [plain if bn is None or bn.weight is None else (bn.weight, bn.bias) for bn in norms]
-        scale, shift = (torch.stack(table).to(gain.dtype) for table in zip(*affine, strict=True))
-        gain, offset = gain * scale, gain * shift
-    gain = gain.expand(-1, channels)
-    first = next((bn for bn in norms if bn is not None), None)
-    eps, running = 1e-5 if first is None else first.eps, None
-    if first is not None and not mode_of(first)[0]:
-        skip = gain.new_zeros(channels)
-        running = tuple(
-            torch.stack([skip if bn is None else bn._buffers[name] for bn in norms]).to(gain.dtype)
-            for name in ("running_mean", "running_var")
-        )
-    noises = sum(part.kind == "noise" for _, _, part in parts)
-    seeds = noise_seeds(noises, x.device) if noises else None
-    options = {
-        "edges": parts[-1][0] + 1,
-        "stride": stride,
-        "seeds": seeds,
-        "running": running,
-        "eps": eps,
-        "memory": memory,
-        "synchronised": first is not None and mode_of(first)[2],
-    }
-    if partial > 1:
-        options |= {"partial": partial, "bypass": bypass.to(gain.dtype)}
-    call = functools.partial(mixed_op, x, candidates, gain, offset, base=base, **options)
-    kinks = active()
-    result = call() if kinks is None else kinks.through(call)
-    track(norms, result.mean, result.var)
-    return result.out
-
-
 @functools.lru_cache(maxsize=1024)
 def _on_device(places: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(places, device=device)
 
 
-def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> None:
-    """What each BatchNorm would have done to its running statistics, given those of this batch, one row each."""
-    rows = [r for r, bn in enumerate(norms) if bn is not None and bn.training and bn.track_running_stats]
-    if not rows:
-        return
-    buffers = [[norms[r]._buffers[name] for r in rows] for name in STATISTICS]
-    if any(len({*map(id, column)}) < len(rows) for column in buffers):  # what serves several candidates moves once each
-        for r in rows:
-            track(norms[r : r + 1], mean[r : r + 1], var[r : r + 1])
-        return
-    # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
-    means, variances, counts = ([buffer.data for buffer in column] for column in buffers)
-    norms = [norms[r] for r in rows]
-    mean, var = mean.to(means[0].dtype).unbind(0), var.to(means[0].dtype).unbind(0)
-    # Three calls for all candidates: as many as one BatchNorm module would make.
-    torch._foreach_add_(counts, 1)
-    momenta = [
-        1 / count.item() if bn.momentum is None else bn.momentum for bn, count in zip(norms, counts, strict=True)
-    ]
-    torch._foreach_lerp_(means, [mean[r] for r in rows], momenta)
-    torch._foreach_lerp_(variances, [var[r] for r in rows], momenta)
+def is_none(op: nn.Module) -> bool:
+    """Whether ``op`` is the operation `none`, which need not be computed."""
+    return shape_of(type(op)) == ZERO and not watched(op) and not _has_any_global_hook()
 
 
 def mix_modules(ops: Sequence[nn.Module], x: Tensor, weights: Tensor, shared: dict[tuple, Tensor]) -> Tensor:

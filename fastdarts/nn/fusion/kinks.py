@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MixedOpResult
+from fastdarts.nn.random_state import goes_back
 
 RELU = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 MAX_POOL = {F.max_pool2d, F._max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d}
@@ -68,9 +69,11 @@ class Kinks(TorchFunctionMode):
     @contextmanager
     def note(self) -> Iterator[None]:
         """Inside, a forward pass is noted."""
-        self._decided, self._next, self._state = [], None, torch.get_rng_state()
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-        self._devices = [] if device is None else [(device, torch.cuda.get_rng_state(device))]
+        self._decided, self._next, self._devices = [], None, []
+        if goes_back():
+            self._state = torch.get_rng_state()
+            device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+            self._devices = [] if device is None else [(device, torch.cuda.get_rng_state(device))]
         with self._listening():
             yield
 
@@ -78,8 +81,10 @@ class Kinks(TorchFunctionMode):
     def keep(self) -> Iterator[None]:
         """Inside, a forward pass decides as noted; the random state is left as it was before."""
         self._next = 0
-        with torch.random.fork_rng([i for i, _ in self._devices]):
-            torch.set_rng_state(self._state)
+        back = goes_back()
+        with torch.random.fork_rng([i for i, _ in self._devices], enabled=back):
+            if back:
+                torch.set_rng_state(self._state)
             for i, state in self._devices:
                 torch.cuda.set_rng_state(state, i)
             with self._listening():

@@ -19,6 +19,7 @@ HALF = (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d)
 DRAWING = (Noise, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)  # in eval mode too
 PARAMETERS = {"weight", "bias"}  # of a convolution and of a BatchNorm
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TRACKED = frozenset(STATISTICS)
 LAYERS = {
     (nn.MaxPool2d, nn.BatchNorm2d): "max_pool",
@@ -35,8 +36,13 @@ class FusedCandidate(NamedTuple):
     kind: str
     stride: int = 1
     dilation: int = 1
-    weights: Sequence[Tensor] = ()
+    convs: Sequence[nn.Conv2d] = ()
     norms: Sequence[nn.BatchNorm2d | None] = (None,)  # one per row, None for what is not normalised
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those of its convolutions, as they are now."""
+        return [conv._parameters["weight"] for conv in self.convs]
 
     @property
     def mode(self) -> tuple[bool, float, bool] | None:
@@ -127,9 +133,7 @@ def _as_fused(op: nn.Module, x: Tensor) -> FusedCandidate | None:
         if name == "sep_conv":
             same = convs[0].kernel_size == convs[2].kernel_size and norms[0].num_features == width == channels
             fits = fits and same and dilation == 1 and _is_pointwise(convs[1], channels, channels)
-    return (
-        FusedCandidate(name, stride, dilation, [conv._parameters["weight"] for conv in convs], norms) if fits else None
-    )
+    return FusedCandidate(name, stride, dilation, convs, norms) if fits else None
 
 
 AS_PUBLIC = (

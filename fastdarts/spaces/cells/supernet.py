@@ -21,7 +21,8 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief, is_dense
 from fastdarts.nn.candidates import Primitive, Primitives, default_primitives, whole
-from fastdarts.nn.fusion.call import fuses, mix, run, select
+from fastdarts.nn.fusion.call import Place, fuses, mix, run, select
+from fastdarts.nn.fusion.plan import recall, wide
 from fastdarts.nn.fusion.recognise import say_called, watched
 from fastdarts.nn.mixed_op import MixedOp, check_map, row_of
 from fastdarts.nn.operations import (
@@ -184,8 +185,7 @@ class Cell(nn.Module):
         leaves the last one."""
         drop_prob, cell = drop_prob if self.training else 0.0, self.topology
         for j in sources:
-            targets = range(max(0, j - 1), self._steps)
-            rows = [cell.row(cell.targets[i], j) for i in targets]
+            targets, rows = _leaving(cell, j)
             base = [nodes[i] for i in targets] if j else []
             outs = leave(self._ops, states[j], rows, weights, weights2, base, self.memory, drop_prob)
             for i, out in zip(targets, outs, strict=True):
@@ -229,6 +229,13 @@ class Cell(nn.Module):
         return torch.cat(states[-self._multiplier :], dim=1)
 
 
+@functools.cache
+def _leaving(cell: Topology, source: int) -> tuple[range, tuple[int, ...]]:
+    """The nodes that edges from this state lead into, and the rows of these."""
+    targets = range(max(0, source - 1), cell.nodes)
+    return targets, tuple(cell.row(cell.targets[i], source) for i in targets)
+
+
 def leave(
     ops: Sequence[nn.Module],
     x: Tensor,
@@ -247,6 +254,14 @@ def leave(
     if drop_prob:
         outs = [drop_path(out, drop_prob) for out in leave(ops, x, rows, weights, weights2, [], memory)]
         return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+    K, fusing = weights.shape[-1], fuses(x)
+    key = tuple(rows), bool(base), x.shape[1], K, memory, ops.training
+    fused = recall(ops, key, x) if fusing and len(weights) == len(ops) else None
+    if fused is not None:
+        if fused.partial > 1:
+            ops[rows[0]]._part(x)
+        gains, bypass = _mixing(fused.partial, x, rows, weights, weights2)
+        return fused(x, gains.to(wide(x)).flatten(), base, bypass)
     gone = [row for row in rows if ops[row].active == () and ops[row].k == 1]
     if base and gone:
         some = [e for e, row in enumerate(rows) if row not in gone]
@@ -254,22 +269,25 @@ def leave(
         outs = leave(ops, x, *own, memory) if some else []
         return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
     edges = [ops[row] for row in rows]
-    K, first = weights.shape[-1], edges[0]
+    first = edges[0]
     alike = all(
         (type(edge) is MixedOp or _inherits_forward(type(edge)))
         and not watched(edge)
         and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
         for edge in edges
     )
-    if alike and weights.shape == (len(ops), K) and fuses(x):
+    if alike and fusing and weights.shape == (len(ops), K):
         first._part(x)
         table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
-        bypass = None
-        if first.k > 1:
-            bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
-        gains = weights if weights2 is None else weights * weights2[:, None]
-        return mix(table, x, gains, first.stride, base, memory, first.k, bypass)
-    if fuses(x):
+        gains, bypass = _mixing(first.k, x, rows, weights, weights2)
+
+        def modules() -> list[nn.Module]:
+            computed = [m for candidates, _ in table for op in candidates for m in op.modules()]
+            return [*edges, *(edge._ops for edge in edges), *computed]
+
+        place = Place(ops, key, modules)
+        return mix(table, x, gains, first.stride, base, memory, first.k, bypass, place)
+    if fusing:
         for edge in edges:
             if type(edge) is not MixedOp and not _inherits_forward(type(edge)):
                 say_called(edge, "leave forward, candidates and _part of MixedOp as they are")
@@ -277,6 +295,16 @@ def leave(
     if weights2 is not None:
         outs = [weights2[row] * out for out, row in zip(outs, rows, strict=True)]
     return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
+
+
+def _mixing(
+    partial: int, x: Tensor, rows: Sequence[int], weights: Tensor, weights2: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The weights of all candidates of a cell, and of what bypasses those of the edges of these rows."""
+    bypass = None
+    if partial > 1:
+        bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
+    return weights if weights2 is None else weights * weights2[:, None], bypass
 
 
 @functools.cache

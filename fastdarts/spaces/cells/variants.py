@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fastdarts.nn.fusion.call import run
 from fastdarts.nn.fusion.recognise import may_draw, settled
-from fastdarts.nn.supernet import Change, Supernet, same_random_numbers
+from fastdarts.nn.random_state import same_random_numbers
+from fastdarts.nn.supernet import Change, Supernet
 from fastdarts.spaces.topology import Edge
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdarts.nn.supernet import same_random_numbers
+from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import share, total
 
 
@@ -31,14 +31,23 @@ class Meter:
     def update(self, loss: float, logits: Tensor, target: Tensor) -> None:
         """Count a batch: its mean loss, logits [N, classes] and labels [N]; of several ranks, the loss of all and the
         logits of this one."""
-        wrong, count = map(int, total((logits.argmax(1) != target).sum().item(), len(target)))
+        self.add(loss, wrong(logits, target).tolist(), len(target))
+
+    def add(self, loss: float, counted: Sequence[float], images: int) -> None:
+        """The same for a batch of so many images, given what :func:`wrong` has counted."""
+        mistakes, count = map(int, total(*counted, images))
         self.loss += loss * count
-        self.wrong += wrong
+        self.wrong += mistakes
         self.count += count
 
     def summary(self, prefix: str, at: str = "") -> dict[str, float]:
         """``{prefix}_loss`` and ``{prefix}_error`` (percent)."""
         return {f"{prefix}_loss": self.loss / self.count, f"{prefix}_error": 100 * self.wrong / self.count}
+
+
+def wrong(logits: Tensor, target: Tensor) -> Tensor:
+    """How many images are taken for another class, [1]."""
+    return (logits.argmax(1) != target).sum().reshape(1)
 
 
 @torch.no_grad()

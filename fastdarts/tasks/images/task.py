@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
 from fastdarts.tasks.images.data import ImageData, train_transform
-from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
     SEARCH_RECIPE,
@@ -116,6 +116,12 @@ class ImageProblem(Problem):
         logits = forward(batch[0])
         loss = model._criterion(logits, batch[1])
         return Learned(loss, loss, logits)
+
+    def counted(self, outputs: Tensor, target: Tensor) -> Tensor | None:
+        return wrong(outputs, target) if self.meter_type.update is Meter.update else None
+
+    def why_not_recorded(self) -> str:
+        return ""
 
     def measure(self, model: nn.Module, batches: Iterable[Batch], device: torch.device, prefix: str) -> Row:
         return measure(model, batches, device, prefix, self.criterion, self.meter_type())

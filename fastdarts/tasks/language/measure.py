@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError, NotFinite
-from fastdarts.nn.finite import check_gradients, finite
+from fastdarts.nn.finite import check_step
 from fastdarts.nn.optim import SGD
 from fastdarts.spaces.recurrent.model import RNNModel, Segment
 from fastdarts.tasks.language.settings import TextConfig
@@ -82,10 +82,12 @@ def weight_step(
     """One step of the weights on a segment, at the learning rate for its length; returns its likelihood per token."""
     optimizer.zero_grad()
     loss, nll, after = model.training_loss(segment.tokens, segment.hidden, target, config.ar, config.tar)
-    value = finite(nll, "training", epoch, step)
     loss.backward(inputs=optimizer.param_groups[0]["params"])
-    check_gradients(model, optimizer, epoch, step)
-    optimizer.step()
+    numbers = torch.stack([nll.detach().double(), optimizer.norm().double()])
+    optimizer.prepare()
+    optimizer.step_if(numbers.isfinite().all())
+    value, norm = numbers.tolist()
+    check_step(value, norm, model, optimizer, epoch, step)
     segment.after = after.detach()
     return value
 

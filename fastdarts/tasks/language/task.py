@@ -18,6 +18,9 @@ from fastdarts.tasks.language.text import Corpus, Lengths, load_corpus, segment,
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
+VARYING = "segments of a text have other lengths in every step"
+"""Why a pass of one is not recorded."""
+
 
 class TextStream:
     """Segments of a text as side-by-side streams; what comes next depends on the state that is carried."""
@@ -128,6 +131,9 @@ class TextProblem(Problem):
     def rate(self, config: TextSearchConfig, rate: float, batch: Batch) -> float:
         """In proportion to the length of the segment."""
         return rate * len(batch[1]) / config.bptt
+
+    def why_not_recorded(self) -> str:
+        return VARYING
 
     def learn(self, config: TextSearchConfig, model: RNNModelSearch, forward: Any, batch: Batch) -> Learned:
         piece, target = batch

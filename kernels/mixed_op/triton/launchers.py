@@ -22,6 +22,7 @@ from torch import Tensor
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS
 from fastdarts.kernels.mixed_op.ranks import join_statistics
 from fastdarts.kernels.mixed_op.triton import mix, stages, stages_backward
+from fastdarts.kernels.mixed_op.triton.blocks import blocks
 from fastdarts.kernels.mixed_op.triton.tables import OF_MAX, tables_of
 from fastdarts.kernels.process_group import add_up
 from fastdarts.kernels.registry import INTERPRET
@@ -31,30 +32,6 @@ MAX_CHUNKS = 512  # of moments and gradient sums, two or three numbers a channel
 MAX_WEIGHT_CHUNKS = 64  # of weight gradients, outputs × inputs numbers; and of what each of their programs adds
 DOT = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 TAPS = stages_backward.TAPS.value
-
-
-def _tile(channels: int, outputs: int, exact: bool) -> dict[str, dict[str, int]]:
-    """Block sizes and options by kernel, few and by class of shape; no register spills and two blocks or more fit.
-
-    `exact`: products of float32 are not rounded to TF32.
-    """
-    narrow = max(channels, outputs) <= 16
-    pixels = 64 if narrow else 32
-    few = {"num_warps": 4}
-    many = {"num_warps": 8, "maxnreg": 128}  # two blocks; asked for less, ptxas spills to fit four
-    block_c = min(32, max(16, triton.next_power_of_2(channels)))
-    block_o = min(32 if exact else 64, max(16, triton.next_power_of_2(outputs)))
-    return {
-        "stages": {"BLOCK_P": pixels, "BLOCK_C": 16, "BLOCK_O": block_o} | (few if narrow else many),
-        "stages_gradients": {
-            "BLOCK_P": 32,
-            "BLOCK_C": block_c,
-            "BLOCK_O": 16,
-            "num_stages": 1,
-        }
-        | (many if block_c == 16 else few),
-        "maps": {"BLOCK_P": pixels, "BLOCK_C": min(32, triton.next_power_of_2(max(channels, outputs)))} | many,
-    }
 
 
 class _Launch:
@@ -93,7 +70,7 @@ class _Launch:
         self.sizes = (self.height, self.width, self.channels, self.out_height, self.out_width)
         exact = exact and x.dtype is torch.float32
         tf32 = x.dtype is torch.float32 and not exact
-        self.tile = _tile(self.channels, self.outputs, exact)
+        self.tile = blocks(self.channels, self.outputs, exact)
         # what PyTorch's convolutions do; Triton's interpreter cannot multiply bfloat16
         self.precision = {"PRECISION": "tf32" if tf32 else "ieee", "DOT": DOT[torch.float32 if INTERPRET else x.dtype]}
 

@@ -14,6 +14,7 @@ from fastdarts.functional import (
     flat_hypergradient,
     flat_norm,
     flat_perturb,
+    flat_rates,
     flat_sgd,
     flat_unroll,
     implementations,
@@ -124,6 +125,39 @@ def test_gradients_are_clipped_as_torch_does_it(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("momentum", [None, torch.full((2,), 3.0)])
+def test_a_step_can_be_left_out_where_the_norm_is_not_finite(impl: str, momentum: torch.Tensor | None) -> None:
+    w, grad = torch.ones(2), torch.tensor([math.inf, 1.0])
+    for norm in (math.inf, math.nan):
+        kept = None if momentum is None else momentum.clone()
+        flat_sgd(w, grad, kept, torch.tensor(norm), max_norm=1.0, lr=1.0, mu=0.9, only_finite=True, impl=impl)
+        assert torch.equal(w, torch.ones(2))
+        assert momentum is None or torch.equal(kept, momentum)
+    clipped, plain = torch.ones(2), torch.ones(2)
+    for target, only_finite in ((clipped, True), (plain, False)):
+        flat_sgd(target, torch.ones(2), None, torch.tensor(2.0), max_norm=1.0, lr=0.5, only_finite=only_finite)
+    assert torch.equal(clipped, plain)
+    assert not torch.equal(clipped, torch.ones(2))
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rates_in_a_tensor_are_the_numbers(impl: str, dtype: torch.dtype) -> None:
+    w, grad, momentum, above, below = torch.randn(5, 1000, dtype=dtype).unbind()
+    norm, numbers = flat_norm(grad, impl=impl), {"lr": 0.0123, "mu": 0.9, "weight_decay": 3e-4}
+    rates = flat_rates(*numbers.values())
+    ahead = [flat_unroll(w, grad, momentum, impl=impl, **own) for own in (numbers, {"rates": rates})]
+    assert torch.equal(*ahead)
+    stepped = [(w.clone(), momentum.clone()) for _ in range(2)]
+    for (weights, buffer), own in zip(stepped, (numbers, {"rates": rates}), strict=True):
+        flat_sgd(weights, grad, buffer, norm, max_norm=1.0, impl=impl, **own)
+    assert all(map(torch.equal, *stepped))
+    assert torch.equal(
+        *(flat_hypergradient(w, above, below, norm, 0.01, lr=lr, impl=impl) for lr in (0.0123, rates[0]))
+    )
+
+
+@pytest.mark.parametrize("impl", IMPLS)
 def test_a_direction_without_length_shows_as_nan(impl: str) -> None:
     w, v = torch.ones(3), torch.zeros(3)
     assert flat_perturb(w, v, flat_norm(v, impl=impl), 0.01, impl=impl).isnan().all()
@@ -133,11 +167,13 @@ def test_opcheck() -> None:
     w, grad, momentum, v = torch.randn(4, 100)
     norm = torch.tensor(2.0)
     library.opcheck(flat.norm_op.dispatch, (w,))
+    rates = flat_rates(0.1, 0.9, 0.01)
     for buffer in (momentum, None):
-        library.opcheck(flat.unroll_op.dispatch, (w.clone(), w, grad, buffer, 0.1, 0.9, 0.01))
-        library.opcheck(flat.sgd_op.dispatch, (w, buffer, grad, norm, 5.0, 0.1, 0.9, 0.01))
+        library.opcheck(flat.unroll_op.dispatch, (w.clone(), w, grad, buffer, rates))
+        for only_finite in (False, True):
+            library.opcheck(flat.sgd_op.dispatch, (w, buffer, grad, norm, 5.0, rates, only_finite))
     library.opcheck(flat.perturb_op.dispatch, (w.clone(), w, v, norm, 0.01))
-    library.opcheck(flat.hypergradient_op.dispatch, (w.clone(), w, grad, v, norm, 0.01, 0.1))
+    library.opcheck(flat.hypergradient_op.dispatch, (w.clone(), w, grad, v, norm, 0.01, rates[0]))
 
 
 X, N = torch.zeros(4), torch.ones(())
@@ -156,6 +192,9 @@ X, N = torch.zeros(4), torch.ones(())
         (lambda: flat_perturb(X, X, 1.0, 0.1), r"The norm must be \[\] in torch.float32 on cpu, got float"),
         (lambda: flat_perturb(X, X, X, 0.1), r"The norm must be .*got \[4\] in torch.float32 on cpu"),
         (lambda: flat_sgd(X, X, None, N.double(), lr=0.1), r"The norm must be .*got \[\] in torch.float64"),
+        (lambda: flat_unroll(X, X, rates=X), r"rates must be \[3\] in torch.float64 on cpu, got \[4\]"),
+        (lambda: flat_sgd(X, X, lr=0.1, rates=flat_rates(0.1)), "got lr 0.1 and rates"),
+        (lambda: flat_sgd(X, X), "lr must be a number, got None"),
         (lambda: flat_hypergradient(X, X, X.clone().requires_grad_(), N, 0.1, lr=0.1), "below asks for a gradient"),
     ],
 )  # fmt: skip

@@ -7,6 +7,7 @@ from benchmarks.cases import SEARCHED, MixedOpCase
 from fastdarts.kernels.mixed_op import traffic
 from fastdarts.kernels.mixed_op.contract import backward_op, forward_op
 from fastdarts.kernels.mixed_op.triton import launchers
+from fastdarts.kernels.mixed_op.triton import traffic as triton_traffic
 from fastdarts.kernels.registry import Op
 from tests.support.traced import trace
 
@@ -36,7 +37,7 @@ def test_every_launch_moves_what_the_counter_says(
 ) -> None:
     dtype = torch.bfloat16 if case.id == "bfloat16" else torch.float32
     expected, launch = [], Op.launch
-    counters = {forward_op: traffic.forward, backward_op: traffic.backward}
+    counters = {op: traffic.TRAFFIC["triton"][f"fastdarts::{op.name}"] for op in (forward_op, backward_op)}
 
     def counted(op: Op, *args):
         expected.extend(counters[op](*args).launches)
@@ -44,9 +45,9 @@ def test_every_launch_moves_what_the_counter_says(
 
     monkeypatch.setattr(Op, "launch", counted)
     for name, few in (("MAX_CHUNKS", 2), ("MAX_WEIGHT_CHUNKS", 1)):  # chunks of several tiles in small maps
-        assert getattr(traffic, name) == getattr(launchers, name)
+        assert getattr(triton_traffic, name) == getattr(launchers, name)
         if case.id == "chunks":
-            monkeypatch.setattr(traffic, name, few)
+            monkeypatch.setattr(triton_traffic, name, few)
             monkeypatch.setattr(launchers, name, few)
     tensors, grads = case.inputs(dtype)
     tensors = {name: t.detach().requires_grad_(name.startswith(wanted)) for name, t in tensors.items()}
@@ -55,6 +56,7 @@ def test_every_launch_moves_what_the_counter_says(
     assert [launch.kernel for launch in launches] == [f"{launch.kernel}_kernel" for launch in expected]
     for found, counted in zip(launches, expected, strict=True):
         assert found.moved == (counted.reads, counted.writes), found
+        assert found.programs == sum(run.programs for run in counted.runs), found
         if (
             counted.kernel != "statistics"
         ):  # which reads its few numbers twice; of windows, less what is outside the map

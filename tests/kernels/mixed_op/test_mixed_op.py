@@ -131,10 +131,10 @@ def arguments(case: MixedOpCase, dtype=torch.float32, store: bool = True) -> tup
         patch.setattr(registry, "STRICT", False)
         patch.setattr("fastdarts.kernels.mixed_op", lambda *args: calls.append(args) or ([], None, None, []))
         case.ours(tensors)
-    *first, running, eps, images, _, _, _, _, _ = calls[0]
-    first = [[t.detach() for t in a] if isinstance(a, list) and torch.is_tensor((a or [0])[0]) else a for a in first]
-    first = [a.detach() if torch.is_tensor(a) else a for a in first]
-    x, _, gain, offset, weights, seeds, candidates, _, stride = first
+    first = [[t.detach() for t in a] if isinstance(a, list) else a for a in calls[0]]
+    call, x, base, gain, offset, weights, seeds, running, *_ = [a.detach() if torch.is_tensor(a) else a for a in first]
+    candidates, stride, eps, images = [*call.candidates], call.stride, call.eps, call.images
+    first = x, base, gain, offset, weights, seeds, candidates, call.edges, stride
     forward = (*first, *(running or (None, None)), eps, images, store, [], False)
     _, z, mean, var, _ = forward_op.dispatch(*forward)
     backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps, images)

@@ -14,9 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.cases import CONTIGUOUS, LAST
 from fastdarts import FastdartsError
 from fastdarts.bench.eager import make_eager
-from fastdarts.functional import mixed_op, native
+from fastdarts.functional import native
 from fastdarts.kernels import registry
-from fastdarts.nn.fusion import call as fusion
 from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Noise, SepConv
@@ -25,6 +24,7 @@ from fastdarts.spaces.cells import network as model
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.network import NetworkCIFAR
 from fastdarts.spaces.cells.supernet import Cell, Network, leave
+from tests.support.fused import kinds, note_calls
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
 
@@ -34,15 +34,8 @@ KINDS = ["sep_conv"] * 3 + ["dil_conv"] * 2
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The kinds of candidates of every call of `mixed_op`, and its options."""
-    calls = []
-
-    def counting(x, candidates, *args, **options):
-        calls.append([candidate.kind for candidate in candidates])
-        return mixed_op(x, candidates, *args, **options)
-
-    monkeypatch.setattr(fusion, "mixed_op", counting)
-    return calls
+    """The kinds of candidates of every fused call."""
+    return note_calls(monkeypatch, kinds)
 
 
 def compare(ours: nn.Module, eager: nn.Module, *inputs: torch.Tensor) -> None:

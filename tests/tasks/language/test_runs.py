@@ -100,28 +100,32 @@ def test_a_search_leaves_a_whole_run(tmp_path, settings):
 
 def test_the_streams_of_both_texts_are_followed_with_their_states(tmp_path, monkeypatch):
     """Each segment begins where the last one ended, in the state in which that was left; at an end both begin anew."""
-    steps, rates, step = [], [], Architect.step
+    seen, rates = ([], []), []
+    differentiate, learn = Architect.differentiate, TextProblem.learn
 
-    def spy(self, train, target, valid, valid_target, eta, *others):
-        before = train.hidden.clone(), valid.hidden.clone()
-        loss = step(self, train, target, valid, valid_target, eta, *others)
-        steps.append((train, valid, *before))
+    def of_alphas(self, train, valid, eta, *others):
+        seen[1].append((valid[0], valid[0].hidden.clone()))
         rates.append(eta)
-        return loss
+        return differentiate(self, train, valid, eta, *others)
 
-    monkeypatch.setattr(Architect, "step", spy)
+    def of_weights(self, config, model, forward, batch):
+        seen[0].append((batch[0], batch[0].hidden.clone()))
+        return learn(self, config, model, forward, batch)
+
+    monkeypatch.setattr(Architect, "differentiate", of_alphas)
+    monkeypatch.setattr(TextProblem, "learn", of_weights)
     search(search_settings(**SEARCH, run=tmp_path / "run"))
     corpus = load_corpus(KJV)
-    for position, text in enumerate((corpus.train, corpus.valid)):
+    assert len(seen[0]) == len(seen[1]) > 0
+    for pieces, text in zip(seen, (corpus.train, corpus.valid), strict=True):
         text, row, after = streams(text, 8), 0, None
-        for each in steps:
-            piece, hidden = each[position], each[2 + position]
+        for piece, hidden in pieces:
             if after is not None and torch.equal(piece.tokens[0], text[0]) and row > len(text) - 3:
                 row, after = 0, None
             assert torch.equal(piece.tokens, text[row : row + len(piece.tokens)])
             assert torch.equal(hidden, torch.zeros(8, 6) if after is None else after)
             row, after = row + len(piece.tokens), piece.after
-    assert rates == [len(train.tokens) / 12 for train, *_ in steps]
+    assert rates == [len(train.tokens) / 12 for train, _ in seen[0]]
 
 
 class Killed(Exception):

@@ -1,0 +1,148 @@
+// Gradients of the middles of separable convolutions: the transposed depthwise convolution of the second halves' t, on
+// through the ReLU, and its sums.
+#include "cuda/mixed_op/tile.h"
+
+namespace fastdarts::cuda {
+
+namespace {
+
+struct Middle {
+  const void *depthwise, *raw;
+  void* gradient;
+  const uint8_t* bits;  // of its ReLU if they are kept
+  int kernel, row;
+};
+
+struct MiddleArguments {
+  Middle middles[kMaxStages];
+  Sizes sizes;
+  Affine affine;
+  Tiling tiling;
+  bool vector;
+  int taps, sums;  // where these begin in shared memory, in bytes
+  const void* t;
+  float* partial;
+};
+
+template <typename T>
+__global__ __launch_bounds__(256, 2) void middle_gradients_kernel(const __grid_constant__ MiddleArguments arguments) {
+  const Middle& middle = arguments.middles[blockIdx.z];
+  const Sizes& sizes = arguments.sizes;
+  const Tiling& tiling = arguments.tiling;
+  const int channels = sizes.outputs, height = sizes.out_height, width = sizes.out_width, kernel = middle.kernel;
+  char* const shared = static_cast<char*>(dynamic_shared());
+  Four* const tile = reinterpret_cast<Four*>(shared);
+  Four* const taps = reinterpret_cast<Four*>(shared + arguments.taps);
+  Place place = place_of_thread(tiling);
+  const int c = blockIdx.y * kChannels, own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
+  const T* const t =
+      static_cast<const T*>(arguments.t) + blockIdx.z * static_cast<int64_t>(sizes.images) * height * width * channels;
+  const Normal normal = normal_of(arguments.affine, middle.row, own, channels);
+  load_flipped_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(middle.depthwise), kernel * kernel, channels,
+                    c);
+  Four sum = splat(0), product = splat(0);
+  const int64_t begin = int64_t{blockIdx.x} * tiling.tiles_a_chunk;
+  const int64_t end = min(begin + tiling.tiles_a_chunk, tiling.tiles());
+  for (int64_t i = begin; i < end; ++i) {
+    move_to(place, tiling, i);
+    const Halo halo = halo_of(place, tiling, 1, kernel, 1, 0);
+    __syncthreads();  // nobody reads the last tile any more
+    load_halo(tile, t, halo, place, tiling, sizes.images, height, width, channels, c, arguments.vector,
+              [](const Four& x) { return x; });
+    __syncthreads();
+    const Four* const window =
+        tile + ((place.warp_image * halo.rows + place.row(0, 1)) * halo.columns + place.column()) * 4 + place.quad;
+    Four g[kRows];
+    depthwise(g, window, halo.columns * 4, kernel, 1, 1, taps + place.quad);
+    const int n = place.image + place.warp_image, x = place.x + place.column();
+    const int64_t base = int64_t{n} * height * width * channels + own;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int y = place.y + place.row(r, 1);
+      if (n >= sizes.images || x >= width || y >= height) continue;
+      const int64_t at = base + int64_t{y * width + x} * channels;
+      const Four z = load4(static_cast<const T*>(middle.raw) + at, count, arguments.vector), value = normal(z);
+      const Passes passes(value, middle.bits, int64_t{n} * height * width + y * width + x, channels, own);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        if (!passes.v[k]) g[r][k] = 0;
+        sum[k] += g[r][k];
+        product[k] = fmaf(g[r][k], z[k] - normal.mean[k], product[k]);
+      }
+      store4(static_cast<T*>(middle.gradient) + at, g[r], count, arguments.vector);
+    }
+  }
+  // over the groups of a warp, then over the warps in their order
+  Four* const sums = reinterpret_cast<Four*>(shared + arguments.sums);  // [warps, kSums, 4]
+#pragma unroll
+  for (int lanes = 4; lanes < kWarp; lanes *= 2) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      sum[k] += __shfl_xor_sync(~0u, sum[k], lanes);
+      product[k] += __shfl_xor_sync(~0u, product[k], lanes);
+    }
+  }
+  if (place.group == 0) {
+    Four* const mine = sums + threadIdx.x / kWarp * (kSums * 4) + place.quad;
+    mine[0] = sum;
+    mine[4] = product;
+  }
+  __syncthreads();
+  const int i = threadIdx.x;
+  if (i < kSums * kChannels && c + i % kChannels < channels) {
+    const float* const all = reinterpret_cast<const float*>(sums);
+    float total = 0;
+    for (int warp = 0; warp < tiling.warps(); ++warp) total += all[warp * kSums * kChannels + i];
+    arguments.partial[((int64_t{middle.row} * tiling.chunks + blockIdx.x) * kSums + i / kChannels) * channels + c +
+                      i % kChannels] = total;
+  }
+}
+
+}  // namespace
+
+cudaError_t middle_gradients(const Call& call, const Affine& affine, const Operands& operands, const Stage* seconds,
+                             int count, const Tiling& tiling, const void* t, const std::vector<void*>& middle,
+                             float* partial) {
+  const Sizes& sizes = call.sizes;
+  const int64_t t_bytes = call.pixels() * sizes.channels * (call.type == Type::kFloat32 ? 4 : 2);
+  for (int begin = 0; begin < count; begin += kMaxStages) {
+    MiddleArguments arguments = {};
+    arguments.sizes = sizes;
+    arguments.affine = affine;
+    arguments.tiling = tiling;
+    arguments.vector = call.vector;
+    arguments.t = static_cast<const char*>(t) + begin * t_bytes;
+    arguments.partial = partial;
+    const int here = std::min(kMaxStages, count - begin);
+    int largest = 1;
+    for (int i = 0; i < here; ++i) {
+      const Stage& stage = seconds[begin + i];
+      arguments.middles[i] = {operands.weights[stage.depthwise],
+                              operands.raw[stage.reads],
+                              middle[begin + i],
+                              operands.kept.any ? operands.kept.middles[begin + i] : nullptr,
+                              stage.kernel,
+                              stage.middle()};
+      largest = std::max(largest, stage.kernel);
+    }
+    arguments.taps = static_cast<int>(halo_bytes(tiling, 1, largest, 1));
+    arguments.sums = arguments.taps + static_cast<int>(tap_bytes(largest));
+    const size_t shared = arguments.sums + tiling.warps() * kSums * kChannels * sizeof(float);
+    const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(sizes.outputs, kChannels)), here);
+    const unsigned threads = kWarp * tiling.warps();
+    const auto error = [&] {
+      switch (call.type) {
+        case Type::kFloat16:
+          return launch<middle_gradients_kernel<__half>>(grid, threads, shared, call.stream, arguments);
+        case Type::kBFloat16:
+          return launch<middle_gradients_kernel<__nv_bfloat16>>(grid, threads, shared, call.stream, arguments);
+        default:
+          return launch<middle_gradients_kernel<float>>(grid, threads, shared, call.stream, arguments);
+      }
+    }();
+    if (error) return error;
+  }
+  return cudaSuccess;
+}
+
+}  // namespace fastdarts::cuda

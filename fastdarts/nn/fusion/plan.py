@@ -1,0 +1,227 @@
+"""Calls of `mixed_op` for modules: planned once, and again when something has changed that they depend on.
+
+A plan is kept as long as the modules live. It is used again if every module of it has its class, no hooks, and the
+very attributes and children that it had. Weights and statistics are read at every call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from itertools import chain
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.functional import Candidate, MixedOpResult, mixed_op, noise_seeds, plan, unchanged, world
+from fastdarts.nn.fusion.kinks import active
+from fastdarts.nn.fusion.recognise import HOOKS, STATISTICS, FusedCandidate, mode_of
+from fastdarts.nn.fusion.shapes import OWN, shape_of
+from fastdarts.nn.fusion.tracking import Statistics, track
+
+KEPT = 8
+"""Plans of one owner: for training and evaluation, edges that are switched off, several widths of input."""
+Part = tuple[int, int, FusedCandidate]
+"""The edge, the place of the mixing weight, and the candidate."""
+
+
+def wide(x: Tensor) -> torch.dtype:
+    """The dtype of mixing weights and statistics."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+class Fused:
+    """`mixed_op` of these parts, which are sorted by edge."""
+
+    def __init__(self, parts: Sequence[Part], channels: int, stride: int, memory: str, partial: int):
+        self.parts, self.stride, self.memory, self.partial = parts, stride, memory, partial
+        self.edges = parts[-1][0] + 1
+        self.norms = [bn for _, _, part in parts for bn in part.norms]
+        used = [bn for bn in self.norms if bn is not None]
+        first = used[0] if used else None
+        self.training, self.eps, self.joined = (True, 1e-5, False) if first is None else mode_of(first)
+        self.channels = channels // partial if first is None else first.num_features
+        self.affine = any(bn.weight is not None for bn in used)
+        self.noises = sum(part.kind == "noise" for _, _, part in parts)
+        # of each row the place of its mixing weight; -1, the place of 1, in the middle of a separable convolution
+        self.places = [place for _, k, part in parts for place in ([-1, k] if part.kind == "sep_conv" else [k])]
+        self.plan = plan(self.candidates(), self.edges, stride, channels, self.channels, partial, self.eps, memory)
+        self._flat: Statistics | None = None
+        self._fresh = True
+        self._convolutions = [conv._parameters for _, _, part in parts for conv in part.convs]
+        self._layers = [bn._parameters for bn in used] + [bn._buffers for bn in used]
+        self._known = self._missing()
+        self._constants: dict[Hashable, Tensor] = {}
+
+    def candidates(self) -> list[Candidate]:
+        """What is computed, with the weights of now."""
+        return [Candidate(edge, part.kind, part.weights, part.dilation) for edge, _, part in self.parts]
+
+    def holds(self) -> bool:
+        """Whether the layers have the parameters and buffers that they had, with whatever values."""
+        parameters = [*chain.from_iterable(map(dict.values, self._convolutions))]
+        nothing = [None] * len(self._convolutions)
+        return parameters[1::2] == nothing and len(parameters) == 2 * len(nothing) and self._missing() == self._known
+
+    def _missing(self) -> list[bool]:
+        return [value is None for value in chain.from_iterable(map(dict.values, self._layers))]
+
+    def __call__(
+        self, x: Tensor, mixing: Tensor | None, base: Sequence[Tensor] = (), bypass: Tensor | None = None
+    ) -> list[Tensor]:
+        """The outputs of the edges, ``mixing`` being the weights [K] of the candidates, None where all are 1; the
+        BatchNorms move their statistics."""
+        gain, offset, places = self._tables(x, mixing)
+        weights = [held["weight"] for held in self._convolutions]
+        seeds = noise_seeds(self.noises, x.device) if self.noises else None
+        bypass = None if bypass is None else bypass.to(gain.dtype)
+        statistics = self._statistics(x)
+        running = None
+        if not self.training:
+            running = tuple(self._stacked("_buffers", name, x, gain.dtype, 0) for name in STATISTICS[:2])
+        kinks, result = active(), None
+        if kinks is None and not (self.joined and world() > 1):
+            result = self.plan(x, base, gain, offset, weights, seeds, running, bypass, places)
+        if result is None:
+            if places is not None:
+                gain = self._spread(mixing, places).expand(-1, self.channels)
+            call = functools.partial(self._in_full, x, base, gain, offset, seeds, running, bypass)
+            result = call() if kinks is None else kinks.through(call)
+        if self.training:
+            if statistics is None:
+                track(self.norms, result.mean, result.var)
+            else:
+                statistics.track(result.mean, result.var)
+        return result.out
+
+    def _in_full(self, x, base, gain, offset, seeds, running, bypass, **options) -> MixedOpResult:
+        """The op with all arguments checked again, which says what is wrong with them."""
+        options |= {"partial": self.partial, "bypass": bypass} if self.partial > 1 else {}
+        return mixed_op(
+            x,
+            self.candidates(),
+            gain,
+            offset,
+            base=base,
+            edges=self.edges,
+            stride=self.stride,
+            seeds=seeds,
+            running=running,
+            eps=self.eps,
+            memory=self.memory,
+            synchronised=self.joined,
+            **options,
+        )
+
+    def _tables(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """gain and offset, and the places of mixing weights if these are given for gain."""
+        dtype = wide(x)
+        rows = len(self.norms)
+        if not self.affine:
+            if mixing is None:
+                return self._constant(x, "ones", lambda: x.new_ones(rows, self.channels, dtype=dtype)), None, None
+            return mixing, None, self._placed(x, len(mixing))
+        scale, shift = (
+            self._stacked("_parameters", name, x, dtype, fill) for name, fill in (("weight", 1), ("bias", 0))
+        )
+        if mixing is None:
+            return scale, shift, None
+        gain = self._spread(mixing, self._placed(x, len(mixing)))
+        return gain * scale, gain * shift, None
+
+    def _placed(self, x: Tensor, count: int) -> Tensor:
+        """The places of the rows among ``count`` mixing weights and a 1."""
+
+        def make() -> Tensor:
+            return torch.tensor([count if place < 0 else place for place in self.places], device=x.device)
+
+        return self._constant(x, count, make)
+
+    @staticmethod
+    def _spread(mixing: Tensor, places: Tensor) -> Tensor:
+        return torch.cat([mixing, mixing.new_ones(1)]).index_select(0, places)[:, None]
+
+    def _constant(self, x: Tensor, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """A tensor on the device of x that is made once: a copy from the host at every call would stall a GPU."""
+        key = name, x.device, x.dtype
+        if key in self._constants:
+            return self._constants[key]
+        made = make()
+        if lasting(x):
+            self._constants[key] = made
+        return made
+
+    def _statistics(self, x: Tensor) -> Statistics | None:
+        if not self.training or not lasting(x):
+            return None
+        found = self._flat
+        if found is not None and found.holds():
+            return found
+        if self._fresh or (found is not None and found.moved()):
+            self._flat, self._fresh = Statistics.of(self.norms), False
+            return self._flat
+        return None
+
+    def _stacked(self, held: str, name: str, x: Tensor, dtype: torch.dtype, fill: float) -> Tensor:
+        """What the layers hold under this name, a row each; ``fill`` in rows of none."""
+        rows = [None if bn is None else getattr(bn, held)[name] for bn in self.norms]
+        if len(rows) == 1:
+            return rows[0].unsqueeze(0).to(dtype)
+        plain = x.new_full((self.channels,), fill, dtype=dtype) if any(row is None for row in rows) else None
+        return torch.stack([plain if row is None else row for row in rows]).to(dtype)
+
+
+def lasting(x: Tensor) -> bool:
+    """Whether what is made for ``x`` can be used for another x: not while a compiler or an estimate looks on."""
+    return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
+class _Kept:
+    """A plan and what its modules were when it was made."""
+
+    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module):
+        self.fused = fused
+        self._modules = [*modules]
+        self._types = [*map(type, modules)]
+        self._foreign = {kind: shape_of(kind) for kind in {*self._types} if not _of_torch(kind) and kind not in OWN}
+        # a plan that held its owner would keep it alive
+        looked = [module.__dict__ for module in (*modules, owner)]
+        children = [own["_modules"] for own in looked if own["_modules"]]
+        self._dicts = (*looked, *children)
+        self._items = tuple(tuple(chain.from_iterable(own.items())) for own in self._dicts)
+        self._hooks = tuple(own[name] for own in looked for name in HOOKS)
+
+    def holds(self) -> bool:
+        return (
+            unchanged(self._dicts, self._items, self._hooks)
+            and [*map(type, self._modules)] == self._types
+            and all(shape_of(kind) == shape for kind, shape in self._foreign.items())
+            and self.fused.holds()
+        )
+
+
+def _of_torch(kind: type) -> bool:
+    return kind.__module__.startswith("torch.")
+
+
+_plans: WeakKeyDictionary[nn.Module, dict[Hashable, _Kept]] = WeakKeyDictionary()
+
+
+def recall(owner: nn.Module, key: Hashable, x: Tensor) -> Fused | None:
+    """The plan that was kept, if it holds."""
+    kept = _plans.get(owner, {}).get(key) if lasting(x) else None
+    return kept.fused if kept is not None and kept.holds() else None
+
+
+def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module]) -> None:
+    """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
+    key."""
+    if not lasting(x):
+        return
+    plans = _plans.setdefault(owner, {})
+    plans.pop(key, None)
+    if len(plans) >= KEPT:
+        plans.pop(next(iter(plans)))
+    plans[key] = _Kept(fused, modules, owner)

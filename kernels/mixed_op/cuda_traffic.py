@@ -1,0 +1,332 @@
+"""The launches of the CUDA kernels: what each moves and how often its loops run. See csrc/cuda/mixed_op/."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil
+from fastdarts.kernels.mixed_op.contract import NOISE
+from fastdarts.kernels.mixed_op.tasks import Tasks
+
+MAX_CHUNKS, MAX_WEIGHT_CHUNKS = 512, 128
+CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; bytes of four floats; threads
+STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
+PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
+GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
+TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
+UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
+CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in ("", " stride 2", " data", " dilated data", " gradient")]
+CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + ["1×1 gradient"]
+NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "noise", *CASES), 0)
+ALWAYS = dict.fromkeys(
+    ("load_halo", "while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1
+)
+
+
+class Tiling(NamedTuple):
+    """Warps of a block across, down and over images; tiles of the maps; their chunks."""
+
+    across: int
+    down: int
+    images: int
+    tiles: int
+    chunks: int
+
+    @property
+    def warps(self) -> int:
+        return self.across * self.down * self.images
+
+    @property
+    def each(self) -> float:
+        """Tiles of a chunk, on average."""
+        return self.tiles / self.chunks
+
+    def halo(self, stride: int, kernel: int, dilation: int) -> tuple[int, int]:
+        """Rows, of all its images, and columns of the input under a tile."""
+        rows, columns = (
+            (pixels - 1) * stride + (kernel - 1) * dilation + 1 for pixels in (ROWS * self.down, 8 * self.across)
+        )
+        return self.images * rows, columns
+
+
+def tiling_of(images: int, height: int, width: int, stride: int, most: int) -> Tiling:
+    """As in call.h."""
+    narrow = width <= 8
+    across, down = 1 if narrow else 2, 2 if narrow or stride == 2 else 4
+    columns, rows = ceil(width, 8 * across), ceil(height, 4 * down)
+    own = (2 if stride == 2 else 4) if narrow else 1
+    while own > 1 and columns * rows * images < 128 * own:
+        own //= 2
+    tiles = columns * rows * ceil(images, own)
+    return Tiling(across, down, own, tiles, ceil(tiles, ceil(tiles, most)))
+
+
+class Strips(NamedTuple):
+    """Fours of channels of a block, units that it works on at a time, blocks of channels, chunks, units of a chunk."""
+
+    quads: int
+    lanes: int
+    blocks: int
+    chunks: int
+    units: float
+
+
+class CudaCall(Tasks):
+    """The tasks of one call, forward and backward."""
+
+    moment_sums = 4
+
+    def tiling(self, stride: int, most: int = MAX_CHUNKS) -> Tiling:
+        return tiling_of(self.shape[0], *self.out_size, stride, most)
+
+    def strips(self, chunks: int = 0, others: int = 1) -> Strips:
+        """As in strips.h: of so many chunks with `others` such grids in a launch, or of a map."""
+        units = self.shape[0] * ceil(self.out_size[0], ROWS) * self.out_size[1]
+        quads, most = ceil(self.outputs, 4), MAX_QUADS
+        while True:
+            own = ceil(quads, ceil(quads, most))
+            blocks, lanes = ceil(quads, own), STRIP_WARPS * WARP // own
+            if not chunks or own <= 4 or chunks * others * blocks >= FEW_BLOCKS:
+                break
+            most = (own + 1) // 2
+        if not chunks:
+            rounds = ceil(units, max(1, MANY_BLOCKS // blocks) * lanes)
+            chunks = ceil(units, rounds * lanes)
+        return Strips(own, lanes, blocks, chunks, units / chunks)
+
+    def stride_of(self, stage: Stage) -> int:
+        return 1 if stage.reads else self.stride
+
+    def moment_chunks(self, row: int) -> int:
+        return self.tiling(1 if row in self.rows()[1] else self.stride).chunks
+
+    def sum_chunks(self, row: int) -> int:
+        return self.tiling(1 if row in self.rows()[-1] else self.stride).chunks
+
+    def weight_chunks(self, stage: Stage) -> int:
+        return self.tiling(self.stride_of(stage), MAX_WEIGHT_CHUNKS).chunks
+
+    # how often the loops run that several kernels have
+
+    def run(self, code: str, programs: int, warps: int, trips: dict[str, float], shared: int = 0) -> Run:
+        return Run("cuda", code, programs, warps, NEVER | ALWAYS | trips, shared)
+
+    def loading(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> dict[str, float]:
+        """Of load_halo and load_taps, for one warp and one tile."""
+        rows, columns = tiling.halo(stride, kernel, dilation)
+        taps = ceil(kernel**2 * CHANNELS, WARP * tiling.warps)
+        return {"row": rows / tiling.warps, "j": ceil(columns, 8), "load_taps/i": taps, "kx": kernel, "column": kernel}
+
+    def units(self, strips: Strips) -> dict[str, float]:
+        """Of for_units, and of the pools in a unit."""
+        strided = self.stride == 2
+        return {
+            "units/i": strips.units / strips.lanes,
+            "strided": strided,
+            "pools/r": 0 if strided else ROWS,
+            "strided/r": ROWS,
+            "r": ROWS,
+            "lane": strips.lanes / UNROLLED,
+            "lane2": strips.lanes / UNROLLED,
+        }
+
+    def windows_of(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
+        """Bytes that all tiles load from a map, and write to and read from shared memory for their windows."""
+        rows, columns = tiling.halo(stride, kernel, dilation)
+        reads = kernel * ((ROWS - 1) * stride + 2 * kernel) if kernel > 1 else ROWS  # fours of a thread
+        threads = tiling.tiles * tiling.warps * WARP * ceil(self.channels, CHANNELS)
+        return tiling.tiles * rows * columns * self.channels * (self.itemsize + 4) + threads * reads * FOUR
+
+    def halo_bytes(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
+        rows, columns = tiling.halo(stride, kernel, dilation)
+        return (rows * columns + kernel**2) * CHANNELS * 4
+
+    # tasks of forward
+
+    def stage(self, stage: Stage, moments: bool) -> Task:
+        *_, pointwise = stage.weights
+        stride, outputs, inputs = self.stride_of(stage), 16 if self.outputs <= 16 else 32, ceil(self.channels, CHANNELS)
+        tiling, blocks = self.tiling(stride), ceil(stage.count, outputs)
+        shape = (stride, stage.kernel, stage.dilation)
+        case = f"{stage.kernel}×{stage.kernel}{' stride 2' * (stride == 2)}"
+        trips = self.loading(tiling, *shape) | {case: 1, "t": tiling.each, "c": inputs}
+        trips |= {"load_taps": (stage.kernel > 1) * (1 if inputs > 1 else 1 / tiling.each)}
+        trips |= {"normal": stage.reads is not None, "moments": moments, "pivot": 1 / tiling.each, "totals": moments}
+        trips |= {"totals/i": 1 / tiling.warps, "w": ceil(tiling.warps, UNROLLED)}
+        shared = self.halo_bytes(tiling, *shape) + 4 * outputs * tiling.warps * 4
+        run = self.run(f"stages_kernel<{outputs // 8}>", tiling.chunks * blocks, tiling.warps, trips, shared)
+        weights = tiling.tiles * tiling.warps * self.sizes[pointwise] * self.itemsize
+        task = super().stage(stage, moments)
+        windows = blocks * self.windows_of(tiling, *shape) + weights
+        return task._replace(windows=windows, vector=task.vector * blocks, runs=(run,))
+
+    def pool_moments(self) -> Task:
+        strips = self.strips(self.tiling(self.stride).chunks)
+        trips = self.units(strips) | {"pools": 1, "i": ceil(8 * strips.quads, STRIP_WARPS * WARP)}
+        trips |= {"row": ceil(len(self.pools), 2 * UNROLLED)}
+        run = self.run("pool_moments_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips)
+        return super().pool_moments()._replace(windows=self.pooling(), runs=(run,))
+
+    def pooling(self) -> int:
+        """Bytes that the columns of windows take: rows of three pixels, two more than a thread has."""
+        rows = (ROWS + 2) / ROWS if self.stride == 1 else (2 * ROWS + 1) / ROWS
+        return int(3 * rows * self.P * self.channels * self.itemsize) if self.pools else 0
+
+    def run_rows(self, kernel: str, rows: int) -> tuple[Run]:
+        return (self.run(kernel, rows * ceil(self.outputs, TOTALS_CHANNELS), TOTAL_WARPS, {}),)
+
+    def statistics(self, rows: Iterable[int], plain: Iterable[int] = ()) -> Task:
+        rows, plain = [*rows], [*plain]
+        runs = self.run_rows("statistics_kernel", len(rows) + len(plain))
+        return super().statistics(rows, plain)._replace(runs=runs)
+
+    def mix(self, base: bool) -> Task:
+        strips, finals = self.strips(), len(self.finals)
+        noises = sum(kind == NOISE for _, _, kind, _ in self.finals)
+        threads = STRIP_WARPS * WARP
+        trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
+        trips |= {"noise": noises / finals, "tables/i": ceil(finals * strips.quads, threads)}
+        trips |= {"i2": ceil(self.edges * strips.quads, threads), "i2/k": finals / self.edges * self.offset / UNROLLED}
+        planes = 2 * bool(self.pools) + bool(noises)
+        fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
+        run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
+        return super().mix(base)._replace(windows=self.pooling(), runs=(run,))
+
+    # tasks of backward
+
+    def sums(self) -> Task:
+        chunks, threads = self.tiling(self.stride).chunks, STRIP_WARPS * WARP
+        edges = [[kind for edge, _, kind, _ in self.finals if edge == e] for e in range(self.edges)]
+        passes = sum(ceil(len(kinds), PASS_ROWS) for kinds in edges)
+        strips, rows = self.strips(chunks, passes), len(self.finals) / passes
+        trips = self.units(strips) | {"pools": bool(self.pools), "k": 0, "i/unaligned": 1}
+        trips |= {"i": 1, "i2": ceil(int(1 + rows) * 4 * strips.quads, threads)}
+        fours = PASS_ROWS * strips.quads + (1 + PASS_ROWS) * threads
+        run = self.run("gradient_sums_kernel", chunks * strips.blocks * passes, STRIP_WARPS, trips, fours * FOUR)
+        return super().sums()._replace(windows=passes * self.pooling(), runs=(run,))
+
+    def totals(self, rows: Iterable[int], plain: Iterable[int]) -> Task:
+        rows, plain = [*rows], [*plain]
+        runs = self.run_rows("gradient_totals_kernel", len(rows) + len(plain))
+        return super().totals(rows, plain)._replace(runs=runs)
+
+    def data_of(self, stage: Stage, need_weights: bool) -> Task:
+        """With the programs that may add its weight gradients too."""
+        stride, inputs = self.stride_of(stage), ceil(self.channels, CHANNELS)
+        tiling, shape = self.tiling(stride, MAX_WEIGHT_CHUNKS), (stride, stage.kernel, stage.dilation)
+        groups = ceil(stage.count, CHANNELS)
+        more = ceil(groups, min(groups, GROUPS)) if need_weights else 1
+        trips = self.loading(tiling, *shape) | self.gradient_trips(stage, tiling, need_weights)
+        window = self.halo_bytes(tiling, *shape) if need_weights and stage.kernel > 1 else 0
+        areas = tiling.warps * (2 * WARP * CHANNELS * 4 + min(groups, GROUPS) * 2 * WARP * FOUR) * need_weights
+        shared = (4 + CHANNELS) * groups * CHANNELS * 4 + window + areas
+        programs = tiling.chunks * inputs * more
+        run = self.run(f"stage_gradients_kernel<{stride}>", programs, tiling.warps, trips, shared)
+        loads = 2 * self.P * stage.count * self.itemsize * inputs
+        if need_weights and stage.kernel > 1:
+            loads += 2 * self.windows_of(tiling, *shape)
+        return self.data(stage)._replace(windows=loads, runs=(run,))
+
+    def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
+        """Of the parts of stage_gradients, for one warp."""
+        groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
+        return {
+            f"{stage.kernel}×{stage.kernel} gradient": 1,
+            "i2": tiling.each,
+            "o": ceil(groups * CHANNELS, WARP * tiling.warps),
+            "setup/i": ceil(groups * CHANNELS**2, WARP * tiling.warps),
+            "block": groups,
+            "load_halo": added,
+            "kx": added * stage.kernel,
+            "taps": added and stage.dilation == 1,
+            "dilated taps": added and stage.dilation == 2,
+            "column": 8 // TAP_COLUMNS.get(stage.kernel, 8),
+            "end": need_weights,
+            "w": ceil(tiling.warps, UNROLLED),
+        } | dict.fromkeys(("i", "i3", "end/i"), need_weights)
+
+    def middle(self, stage: Stage) -> Task:
+        tiling, shape = self.tiling(1), (1, stage.kernel, 1)
+        trips = self.loading(tiling, *shape) | {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each}
+        trips |= {"warp": tiling.warps}
+        shared = self.halo_bytes(tiling, *shape) + tiling.warps * 2 * CHANNELS * 4
+        programs = tiling.chunks * ceil(self.outputs, CHANNELS)
+        run = self.run("middle_gradients_kernel", programs, tiling.warps, trips, shared)
+        return super().middle(stage)._replace(windows=self.windows_of(tiling, *shape), runs=(run,))
+
+    def pool_gradients(self) -> Task:
+        strips, edges = self.strips(), len({edge for edge, *_ in self.pools})
+        trips = self.units(strips) | {"pools": 1, "e": edges}
+        trips |= {"i": ceil(2 * edges * strips.quads, STRIP_WARPS * WARP)}
+        fours = 2 * ROWS * STRIP_WARPS * WARP + 8 * edges * strips.quads
+        run = self.run("pool_gradients_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
+        return super().pool_gradients()._replace(windows=self.pooling(), runs=(run,))
+
+    def state_gradient(self) -> Task:
+        n, _, height, width = self.shape
+        strided, inputs = self.stride == 2, ceil(self.channels, CHANNELS)
+        if strided:  # the warps of a block have the four parities of one tile
+            rows, columns = ceil(ceil(height, 2), 8), ceil(ceil(width, 2), 8)
+            tiling = Tiling(1, 2, 1, rows * columns * n, rows * columns * n)
+        else:
+            tiling = tiling_of(n, height, width, 1, 2**31)
+        stages = self.singles + self.firsts
+        warps = tiling.warps * (4 if strided else 1)
+        runs, windows = [], 0
+        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
+        trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
+        for name in ("row", "j", "load_taps/i", "column"):
+            trips[name] = 0.0
+        windowed = [stage for stage in stages if stage.kernel > 1]
+        for stage in windowed:
+            size = ceil(stage.kernel, 2) if strided and stage.dilation == 1 else stage.kernel
+            own = self.loading(tiling, 1, size, stage.dilation if not strided else 1)
+            share = 1 / len(windowed)
+            trips["row"] += share * own["row"] / (4 if strided else 1)
+            trips["j"] += share * own["j"]
+            trips["load_taps/i"] += share * ceil(stage.kernel**2 * CHANNELS, WARP * warps)
+            case = f"{size} rows" if strided else f"{size}×{size}{' dilated' * (stage.dilation == 2)} data"
+            trips[f"i/{case}"] = trips.get(f"i/{case}", 0) + 1 / len(stages)
+            trips[f"{case}/column"] = size
+            windows += self.windows_of(tiling, 1, size, stage.dilation)
+        share = len(windowed) / max(1, len(stages))
+        trips |= {"i/load_halo": share, "i/load_taps": share}
+        shared = max((self.halo_bytes(tiling, 1, s.kernel, s.dilation) for s in windowed), default=0)
+        run = self.run(f"state_gradient_kernel<{self.stride}>", tiling.tiles * inputs, warps, trips, shared)
+        runs.append(run)
+        windows += 3 * sum(self.pooled().values())
+        return super().state_gradient()._replace(windows=windows, runs=tuple(runs))
+
+    def weight_totals(self, stages: Iterable[Stage]) -> Task:
+        stages = [*stages]
+        values = max(self.channels * max(stage.count, stage.kernel**2) for stage in stages)
+        chunks = max(map(self.weight_chunks, stages))
+        trips = {"i": 2 * chunks}  # both of the depthwise and of the pointwise weights
+        run = self.run("weight_totals_kernel", ceil(values, WARP * WEIGHT_WARPS) * len(stages), WEIGHT_WARPS, trips)
+        return super().weight_totals(stages)._replace(runs=(run,))
+
+    # calls
+
+    def backward(self, need_x: bool, need_weights: bool, recompute: bool) -> Schedule:
+        """The launches of a backward pass."""
+        sums, final, middle, first, state = range(5) if self.training else (1, 1, 2, 2, 4)
+        *_, rows, middles = self.rows()
+        through = need_x or need_weights
+
+        def gradients(phase: int, stages: Sequence[Stage]) -> Schedule:
+            tasks = [(phase, self.data_of(stage, need_weights)) for stage in stages]
+            tasks += [(phase, self.weight_gradients(stage)) for stage in stages] * need_weights
+            totals = [(state, self.weight_totals(stages))] if need_weights and stages else []
+            return [("stage_gradients", tasks), ("weight_totals", totals)]
+
+        return [
+            *(self.stages(-2, False) if recompute else ()),
+            ("gradient_sums", [(sums, self.sums())]),
+            ("gradient_totals", [(sums, self.totals(rows, self.plain))]),
+            *gradients(final, self.seconds),
+            *(gradients(final, self.singles) if through else ()),
+            ("middle_gradients", [(middle, self.middle(stage)) for stage in self.seconds]),
+            ("gradient_totals", [(middle, self.totals(middles, ()))] if middles else []),
+            *(gradients(first, self.firsts) if through else ()),
+            ("pool_gradients", [(final, self.pool_gradients())] * (need_x and bool(self.pools))),
+            ("state_gradient", [(state, self.state_gradient())] * need_x),
+        ]

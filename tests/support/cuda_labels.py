@@ -1,0 +1,38 @@
+"""Which lines of the CUDA kernels not every program runs, for the count of their instructions.
+
+How often a program runs them is said in kernels/mixed_op/cuda_traffic.py, by the same names.
+"""
+
+from tests.support.sass import REST
+
+SIZES = (3, 5, 7)
+LABELS = {
+    "unaligned": r"load_halo<false>|if \(i < count\)",
+    "load_halo": r"\bload_halo\(",
+    "load_taps": r"\bload_(flipped_)?taps\(",
+    "product": r"\badd_product<T",
+    "moments": r"\bmoments\.add\(",
+    "totals": r"\bmoments\.store\(",
+    "pivot": r"pivots\[own|spread_sums\(values\)|values\[e\] (\+)?=|float values\[kHeld",
+    "normal": r"normal_of\(|rectified\(normal",
+    REST: r"transform\(load4\(from|\*to = value|from \+= 8 \* ch|to \+= 8 \* 4|Four value = splat|halo.left \+ j",
+    "units": r"\bfor_units\(",
+    "pools": r"\bpool_into<|\bpool<(false|true)>",
+    "noise": r"\bnoise_into\(",
+    "kept": r"keep_maximum<|column\.places|bits\[|if \(bits",
+    "strided": r"    run\(std::integral_constant<int, 2>\(\)\);",
+    "tables": r"\bload_tables\(|Slope\(a, ",
+    "pool_gradients": r"\badd_pools<",
+    "second": r"if \(arguments\.adds\)",
+    "taps": r"tap_sums\.template add<S, 1>",
+    "dilated taps": r"tap_sums\.template add<S, 2>",
+    "end": r"\badd_warps\(|tap_sums\.store",
+    "setup": r"load_constants\(|load_pointwise<|normals\[threadIdx",
+}
+LABELS |= {f"{k}×{k}": rf"return depthwise<{k}, 1>" for k in SIZES}
+LABELS |= {f"{k}×{k} stride 2": rf"return depthwise<{k}, 2>" for k in SIZES}
+LABELS |= {f"{k}×{k} data": rf"return run\(std::integral_constant<int, {k}>\(\), One" for k in SIZES}
+LABELS |= {f"{k}×{k} dilated data": rf"return run\(std::integral_constant<int, {k}>\(\), Two" for k in SIZES}
+LABELS |= {f"{k} rows": rf"return run\(std::integral_constant<int, {k}>\(\)\);" for k in (1, 2, 3, 4, 5, 7)}
+LABELS |= {f"{k}×{k} gradient": rf"return stage_gradients_of<T, exact, {k}, S>" for k in (1, *SIZES)}
+ONCE = {"j": "shared"}  # a loop of which one run issues one instruction of that class
