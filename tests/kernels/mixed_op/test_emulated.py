@@ -99,7 +99,7 @@ def test_half_precision_is_no_worse_than_twice_the_reference(case: MixedOpCase, 
 
 def watched(runtimes: list[str], options: list[str], *arguments: str, **environment: str) -> str:
     """What the cases of emulated_runs print, under a sanitizer."""
-    library = mixed_op(*options, "-O1", "-g1")
+    library = mixed_op(*options, "-g1")
     found = [subprocess.check_output([COMPILER, f"-print-file-name=lib{name}.so"], text=True) for name in runtimes]
     preload = {"LD_PRELOAD": ":".join(path.strip() for path in found), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.emulated_runs", str(library), *arguments]
@@ -112,9 +112,10 @@ def watched(runtimes: list[str], options: list[str], *arguments: str, **environm
 def test_no_address_is_wrong() -> None:
     checks = "-fsanitize=address,alignment,bounds,shift,signed-integer-overflow"
     options = {"ASAN_OPTIONS": "detect_leaks=0"}
-    assert watched(["asan", "ubsan"], [checks, "-fno-sanitize-recover=all"], **options) == "all cases ran\n"
+    assert watched(["asan", "ubsan"], [checks, "-fno-sanitize-recover=all", "-O1"], **options) == "all cases ran\n"
 
 
 def test_no_race_and_none_without_a_barrier_that_passes() -> None:
     options = {"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"}
-    assert json.loads(watched(["tsan"], ["-fsanitize=thread"], "races", **options)) == []
+    # inlined: gcc does not watch a store of what a function returns
+    assert json.loads(watched(["tsan"], ["-fsanitize=thread", "-O2"], "races", **options)) == []
