@@ -1,18 +1,17 @@
-"""Runs mixed_op's emulated CUDA kernels in a process that a sanitizer watches.
+"""Runs mixed_op's emulated CUDA kernels in a process that a sanitizer watches, which ends it at the first fault.
 
-    python -m tests.support.emulated_runs LIBRARY [LOG]
+    python -m tests.support.emulated_runs LIBRARY [races]
 
-Without LOG only the cases run: AddressSanitizer ends the process at the first fault. With LOG, where ThreadSanitizer
-writes, they run again and again, each time without one of the barriers in the sources; printed is a JSON list of the
-barriers that nobody missed.
+With the word "races" the cases run again and again in processes of their own, each without one of the barriers in the
+sources; printed is a JSON list of the barriers that nobody misses.
 """
 
 import ctypes
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -47,35 +46,26 @@ def barriers() -> Iterator[tuple[str, int]]:
                 yield path.name, number
 
 
-def unmissed(library: str, log: Path) -> list[str]:
-    """The barriers without which ThreadSanitizer finds no race."""
-
-    def races() -> bool:
-        """In any of the cases, until the first."""
-        before = reports()
-        return any(run(case, torch.bfloat16) or reports() != before for case in WATCHED)
-
-    def reports() -> str:
-        return "".join(path.read_text(encoding="utf-8") for path in log.parent.glob(f"{log.name}.*"))
-
-    if races():
-        sys.exit(reports())
-    leave_out = ctypes.CDLL(library).device_leave_out
-    found = []
-    for file, line in barriers():
-        name = file.encode()
-        leave_out(name, line)
-        if not races():
-            found.append(f"{file}:{line}")
-    leave_out(b"", 0)
-    return found
+def races(library: str, file: str, line: int) -> bool:
+    """Whether ThreadSanitizer ends a process that leaves out this barrier."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    if line:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    name = ctypes.create_string_buffer(file.encode())  # which the device keeps
+    ctypes.CDLL(library).device_leave_out(name, line)
+    for case in WATCHED:
+        run(case, torch.bfloat16)
+    os._exit(0)
 
 
-def main(library: str, *log: str) -> None:
+def main(library: str, *word: str) -> None:
     torch.ops.load_library(library)
     with registry.on_cpu("fastdarts_emulated"):
-        if log:
-            print(json.dumps(unmissed(library, Path(*log))))
+        if word:
+            assert not races(library, "", 0), "there are races"
+            print(json.dumps([f"{file}:{line}" for file, line in barriers() if not races(library, file, line)]))
             return
         for precision in ("ieee", "tf32"):
             torch.backends.cudnn.conv.fp32_precision = precision

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 - kFewerBlocks : 4)
       }
     }
   });
-  __syncthreads();
+  // no barrier: a thread's sums come to lie where only its own planes were
   sums[threadIdx.x] = total;
 #pragma unroll
   for (int k = 0; k < kPassRows; ++k) {
