@@ -154,7 +154,7 @@ class Architect:
     def update(self, sound: Tensor) -> None:
         """Update the alphas by their gradients where ``sound``, a truth value on the device, is true."""
         self._clip()
-        self.optimizer.update(sound)
+        self.optimizer.step(sound=sound)
 
     def _checked(self, loss: Tensor, readings: Readings) -> Tensor:
         loss = loss + self._penalise()

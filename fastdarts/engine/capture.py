@@ -275,8 +275,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str | torch.dtype)
 
 
-def hooked(model: nn.Module) -> str:
-    """Why a model with hooks cannot be recorded, as nobody would call them; "" if there are none."""
+def hooked(model: nn.Module, *optimizers: torch.optim.Optimizer) -> str:
+    """Why a model or optimizers with hooks cannot be recorded, as nobody would call them; "" if there are none."""
+    if any(own._optimizer_step_pre_hooks or own._optimizer_step_post_hooks for own in optimizers):
+        return "the hook of an optimizer is called by the host in every pass"
     if _has_any_global_hook():
         return "hooks on all modules are called by the host in every pass"
     name = next((name for name, module in model.named_modules() if watched(module)), None)

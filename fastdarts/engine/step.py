@@ -226,7 +226,7 @@ class SearchStep:
                 outputs += [] if learned.outputs is None else [learned.outputs.detach()]
         checked = torch.stack([value, self.optimizer.norm().double()])
         sound = self._settle(checked)
-        self.optimizer.step_if(sound)
+        self.optimizer.step(sound=sound)
         penalty = self.architect.follow_along(summed, sound) if self._with_alphas else self._doubt.new_zeros(())
         average(self._statistics)
         logits = torch.cat(outputs) if outputs else None
@@ -267,7 +267,7 @@ class SearchStep:
             return "every step trains another path, which the host chooses"
         if recipe.relaxation.draws and not recipe.relaxation.draws_in_place:
             return f"{type(recipe.relaxation).__name__} draws other candidates in every step"
-        return hooked(self.model)
+        return hooked(self.model, self.optimizer, *([self.architect.optimizer] if self.architect is not None else []))
 
     def _check_alphas(self, values: list[float], batch: Batch, arch_batch: Batch, step: int) -> None:
         """Raise what is to be said of a step of the alphas in which something was not finite: found by passing it once

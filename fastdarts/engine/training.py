@@ -108,7 +108,7 @@ class Training:
             self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
         self.model.train()
         graphs = Graphs("off", device) if graphs is None else graphs
-        self._pass = Captured("training steps", self._train, graphs, lambda: hooked(self.model))
+        self._pass = Captured("training steps", self._train, graphs, lambda: hooked(self.model, self.optimizer))
         self._seen = self._fresh = None
 
     def begin_epoch(self, epoch: int) -> None:
@@ -148,7 +148,7 @@ class Training:
                 )
         weighed(loss, own).backward()
         checked = torch.stack([value.double(), self.optimizer.norm().double()])
-        self.optimizer.step_if(checked.isfinite().all())
+        self.optimizer.step(sound=checked.isfinite().all())
         average(self._statistics)
         return (torch.cat([checked, wrong(logits.detach(), y).double()]),)
 

@@ -175,26 +175,25 @@ class SGD(torch.optim.SGD):
         self.max_norm = max_norm
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update all parameters that have gradients."""
+    def step(self, closure: Callable[[], Tensor] | None = None, sound: Tensor | None = None) -> Tensor | None:
+        """Update all parameters that have gradients; where ``sound``, a truth value on the device, is false, nothing
+        changes. Nobody waits for it; it counts after :meth:`norm`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
             self._norm = None
+        if sound is not None:
+            self.prepare()
+            # torch.where would copy the number to the device
+            self._update(self._norm.masked_fill(~sound, float("nan")), only_finite=True)
+            return loss
         norm = None if self.max_norm == float("inf") else self.norm() if self._norm is None else self._norm
         if norm is None:
             self._gather()
         self.prepare()
         self._update(norm)
         return loss
-
-    @torch.no_grad()
-    def step_if(self, sound: Tensor) -> None:
-        """The same where ``sound``, a truth value on the device, is true; else nothing changes, and nobody has waited
-        for it. After :meth:`prepare` and :meth:`norm`."""
-        # torch.where would copy the number to the device
-        self._update(self._norm.masked_fill(~sound, float("nan")), only_finite=True)
 
     def _update(self, norm: Tensor | None, only_finite: bool = False) -> None:
         for flat in self._flats:
@@ -278,12 +277,15 @@ class Adam(torch.optim.Adam):
         self._moved: list[Tensor] = []
         super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay)
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Update all parameters that have gradients."""
+    def step(self, closure: Callable[[], Tensor] | None = None, sound: Tensor | None = None) -> Tensor | None:
+        """Update all parameters that have gradients. With ``sound`` only :meth:`update` them, between the other two."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if sound is not None:
+            self.update(sound)
+            return loss
         self.prepare()
         self.update()
         self.count()

@@ -169,10 +169,10 @@ def test_a_step_is_left_out_where_something_is_not_sound():
     backward(model, 1)
     before = [copy.deepcopy(state) for state in (model.state_dict(), optimizer.state_dict())]
     optimizer.prepare(), optimizer.norm()
-    optimizer.step_if(torch.tensor(False))
+    optimizer.step(sound=torch.tensor(False))
     assert not difference(before, [model.state_dict(), optimizer.state_dict()])
     optimizer.norm()
-    optimizer.step_if(torch.tensor(True))
+    optimizer.step(sound=torch.tensor(True))
     again = network()
     again.load_state_dict(before[0])
     plain = SGD(again.parameters(), 0.1, 0.9, max_norm=2.0)

@@ -85,7 +85,7 @@ def weight_step(
     loss.backward(inputs=optimizer.param_groups[0]["params"])
     numbers = torch.stack([nll.detach().double(), optimizer.norm().double()])
     optimizer.prepare()
-    optimizer.step_if(numbers.isfinite().all())
+    optimizer.step(sound=numbers.isfinite().all())
     value, norm = numbers.tolist()
     check_step(value, norm, model, optimizer, epoch, step)
     segment.after = after.detach()
