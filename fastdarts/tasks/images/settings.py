@@ -129,8 +129,8 @@ class ImageSupernetConfig(SupernetConfig):
     """Parts in which a batch is passed, one after another. The loss and its gradients are those of the whole batch.
     BatchNorm normalises each part by itself, and its running statistics move once for each."""
     max_memory: str | None = None
-    """Bytes that a step may take, such as 4GiB, or auto for what a GPU has free: memory and then accumulate are raised
-    until it is estimated to fit."""
+    """Bytes that a step may take, such as 4GiB; auto is what a GPU has free. memory and then accumulate are raised
+    until a step is estimated to fit."""
     gap_every: NotNegativeInt = 1
     """Epochs between two measurements of the discretisation gap; 0 means never."""
     alignment_every: NotNegativeInt = 0
