@@ -14,7 +14,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
 from fastdarts.nn.candidates import Primitive, build_candidate, default_primitives, name_of, whole
-from fastdarts.nn.fusion.call import Place, fuses, is_none, mix, mix_modules, run, shuffle_in
+from fastdarts.nn.fusion.call import Place, fuses, is_none, mix, mix_modules, run, select, shuffle_in
 from fastdarts.nn.fusion.plan import recall, wide
 from fastdarts.nn.operations import Zero
 
@@ -130,7 +130,7 @@ class MixedOp(nn.Module):
             return out.contiguous() if x.is_contiguous() else out
         ops = self.candidates()
         rows = [k for k, op in enumerate(ops) if not is_none(op)] or [0]
-        some = weights if len(rows) == len(weights) else weights[rows]
+        some = weights if len(rows) == len(weights) else select(weights, rows, x)
         out = mix_modules([ops[k] for k in rows], part, some, {})
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
 

@@ -111,7 +111,7 @@ def mix(
         ops, first = edges[e]
         some = [ops[k] for k in others] or [ops[0]]
         own = weights[first : first + len(ops)]
-        rest = mix_modules(some, x, own[others or [0]], shared)
+        rest = mix_modules(some, x, select(own, others or [0], x), shared)
         out[e] = rest if out[e] is None else out[e] + rest
     joined = list(dict.fromkeys(e for e, _, _ in parts))
     if joined:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks.cases import MixedOpCase
 from fastdarts.kernels import registry
-from tests.nn.fusion.test_kinks import CASES, run
 from tests.support.emulated import mixed_op
+from tests.support.kink_cases import CASES, run
 
 WHOLE = [case for case in CASES if case.partial == 1]  # what bypasses partial channels has a kernel of its own
 every_case = pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.id)

@@ -34,31 +34,11 @@ from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.runs.writer import read_metrics
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from tests.support.kink_cases import CASES, EDGES, run
 
 NATIVE = torch._C._dispatch_has_kernel_for_dispatch_key("fastdarts::mixed_op", "CPU")
 IMPLS = ["reference", pytest.param("native", marks=pytest.mark.skipif(not NATIVE, reason="no native mixed_op"))]
-EDGES = (
-    ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_5x5"),
-    ("sep_conv_5x5", "max_pool_3x3"),
-)
-CASES = [  # channels of whole and of partial blocks and bytes, rows of one pixel, both strides, every kind of load
-    MixedOpCase(f"{c}x{h}x{w}-stride{s}-{n}", (n, c, h, w), EDGES, s, affine=affine, base=affine)
-    for s in (1, 2)
-    for n, c, h, w, affine in (
-        (2, 4 - s % 2, 5, 4, False), (3, 4, 6, 6, True), (1, 8, 3, 9, False), (2, 20, 8, 7, True), (2, 34, 1, 5, False)
-    )
-] + [
-    MixedOpCase("relu-conv", (2, 12, 3, 2), (("relu_conv_1x1",),), outputs=18),
-    MixedOpCase("pools", (2, 6, 4, 5), (("max_pool_3x3", "skip_connect"),)),
-    MixedOpCase("partial", (2, 16, 5, 4), (EDGES[0],), partial=4, base=True),
-]  # fmt: skip
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-
-
-def run(case, tensors, grads, impl, **options):
-    result = case.ours(tensors, impl, **options)
-    gradients = torch.autograd.grad(result.out, [*tensors.values()], grads, materialize_grads=True)
-    return [*result.out, result.mean, result.var, *gradients], result.kinks
 
 
 @pytest.mark.parametrize("impl", IMPLS)
