@@ -119,7 +119,7 @@ def test_kinks_that_do_not_fit_are_one_sentence():
 
 def test_a_kernel_without_kinks_is_refused_or_named(monkeypatch):
     lacking = {"triton": NO_KINKS}
-    monkeypatch.setattr(registry, "MISSING", dict.fromkeys(registry.MISSING, ""))
+    monkeypatch.setattr(registry, "MISSING", dict.fromkeys(registry.MISSING, "") | {"cuda": "not built"})
     with pytest.raises(RuntimeError, match="neither note nor keep kinks"):
         registry.select(forward_op, "triton", "cuda", torch.float32, lacking)
     monkeypatch.setattr(registry, "STRICT", True)
