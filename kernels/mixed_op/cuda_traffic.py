@@ -185,7 +185,6 @@ class CudaCall(Tasks):
         threads = STRIP_WARPS * WARP
         trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
         trips |= {
-            "units/i": strips.units / strips.lanes,
             "noise": noises / finals,
             "tables/i": ceil(finals * strips.quads, threads),
         }
