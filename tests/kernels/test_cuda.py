@@ -14,9 +14,10 @@ from torch import Tensor
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
 from fastdarts.functional import flat_rates
-from tests.support.cuda_resources import ARCHITECTURES, RECORD, nvcc
+from tests.support.cuda_resources import ARCHITECTURES, RECORD, instructions_of, nvcc, version
 from tests.support.emulated import ADDRESS, EMULATOR, THREAD, compile_emulated, succeeded
 from tests.support.paths import ROOT
+from tests.support.records import INSTRUCTIONS, more_instructions, recorded
 
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
