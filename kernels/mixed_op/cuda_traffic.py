@@ -184,8 +184,12 @@ class CudaCall(Tasks):
         noises = sum(kind == NOISE for _, _, kind, _ in self.finals)
         threads = STRIP_WARPS * WARP
         trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
-        trips |= {"noise": noises / finals, "tables/i": ceil(finals * strips.quads, threads)}
-        trips |= {"i2": ceil(self.edges * strips.quads, threads), "i2/k": finals / self.edges * self.offset / UNROLLED}
+        trips |= {
+            "noise": noises / finals,
+            "tables/i": ceil(finals * strips.quads, threads),
+        }
+        of_edges, offsets = ceil(self.edges * strips.quads, threads), finals / self.edges * self.offset / UNROLLED
+        trips |= {"i": of_edges, "i/k": offsets, "i2": of_edges, "i2/k": offsets}
         planes = 2 * bool(self.pools) + bool(noises)
         fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
         run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)

@@ -4,6 +4,7 @@ import functools
 
 from fastdarts.kernels.mixed_op.call import Traffic, traffic_of
 from fastdarts.kernels.mixed_op.contract import WEIGHTS
+from fastdarts.kernels.mixed_op.cuda_traffic import CudaCall
 from fastdarts.kernels.mixed_op.triton.traffic import TritonCall
 
 
@@ -25,7 +26,7 @@ def backward(
     return traffic_of(call.backward(need_x, need_weights, recompute), x.itemsize)
 
 
-CALLS = {"triton": TritonCall}
+CALLS = {"triton": TritonCall, "cuda": CudaCall}
 TRAFFIC = {
     name: {
         "fastdarts::mixed_op": functools.partial(forward, call),

@@ -14,9 +14,10 @@ from torch import Tensor
 from benchmarks.cases import FLAT_TEST_CASES, FlatCase, aside
 from benchmarks.compare import flat_deviations
 from fastdarts.functional import flat_rates
-from tests.support.cuda_resources import ARCHITECTURES, RECORD, nvcc
+from tests.support.cuda_resources import ARCHITECTURES, RECORD, instructions_of, nvcc, version
 from tests.support.emulated import ADDRESS, EMULATOR, THREAD, compile_emulated, succeeded
 from tests.support.paths import ROOT
+from tests.support.records import INSTRUCTIONS, more_instructions, recorded
 
 TYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
@@ -170,10 +171,14 @@ def test_compiles_ahead_of_time_within_the_recorded_resources() -> None:
     command = [sys.executable, "-m", "tests.support.cuda_resources"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    found, record = json.loads(done.stdout), json.loads(RECORD.read_text(encoding="utf-8"))
+    found = json.loads(done.stdout)
+    for name, used in found.items():
+        assert used["spilled"] == 0, name
+    record = recorded(RECORD, version(), "python -m tests.support.cuda_resources")
     assert found.keys() == record.keys() and {name.split()[-1] for name in found} == {f"sm_{a}" for a in ARCHITECTURES}
+    issued = recorded(INSTRUCTIONS, f"cuda {version()}", "python -m tests.support.cuda_resources")
+    assert not more_instructions(instructions_of(found), issued)
     for name, used in found.items():
         allowed = record[name]
-        assert used["spilled"] == 0, name
         assert used["registers"] <= allowed["registers"] and used["shared"] <= allowed["shared"], (name, used)
         assert used["occupancy"] >= allowed["occupancy"] >= 0.5, (name, used)

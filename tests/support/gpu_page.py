@@ -67,8 +67,7 @@ def launches() -> str:
         (case, name, eager.launches, found.launches, len(found.kernels), eager.bytes, found.bytes, found.least)
         for case, name, eager, found in rows
     ]
-    around = step["around"]["launches"]
-    eager = step[EAGER]
+    around, eager = step["around"]["launches"], step["eager"]
     known.append((f"{STEP} N64", "step", eager["launches"], around + own, own, eager["bytes"], moved, least))
     return table(
         ("case", "pass", "launches", "of mixed_op", "MiB", "least MiB", "× the least"),
@@ -94,26 +93,52 @@ def of_calls(calls: list, kind: str, dtype: torch.dtype) -> Iterable[tuple[Any, 
 
 
 def taps() -> str:
-    """What one tap of a depthwise window costs, of 16 channels in float32 and bfloat16."""
+    """What a tap of a depthwise window costs, of 16 channels in float32, in its loop and with all around it."""
     rows = []
-    for kind, regions in TAPS.items():
-        for what, (code, region, useful) in regions.items():
-            for dtype in ("fp32", "bf16"):
-                facts = instructions(kind)[f"{code} {dtype} sm_90"]
-                counts = facts["regions"][region]
-                older = instructions(kind)[f"{code} {dtype} sm_80"]["regions"][region]["all"]
-                classes = (number(counts.get(name, 0)) for name in ("global", "shared", "shuffle", "barrier"))
-                rows.append((NAMES[kind], what, dtype, str(useful), number(counts["all"]), number(older), *classes))
-    heads = ("kernels", "a tap of", "type", "useful", "sm_90", "sm_80")
-    return table((*heads, "of them global", "shared", "shuffles", "barriers"), rows)
+    for what, useful in USEFUL.items():
+        row = [what, str(useful)]
+        for kind in TRAFFIC:
+            code, regions, units = TAPS[kind][what]
+            counts = instructions(kind)[f"{code} fp32 sm_90"]["regions"]
+            inside = sum(counts[region]["all"] * times for region, times in regions.items()) / units
+            row += [f"{inside:.0f}", f"{around(what, kind):.0f}"]
+        rows.append(row)
+    ways = [f"{NAMES[kind]}, {where}" for kind in TRAFFIC for where in ("loop", "everything")]
+    return table(("a tap of", "useful", *ways), rows)
 
 
-TAPS = {  # (code, region, useful multiplications and additions of a thread) by what a tap is of
+def around(what: str, kind: str) -> float:
+    """All instructions of a launch over its taps; its operations are two a tap, or four where weights learn too."""
+    calls = of_calls(calls_of(FIRST), kind, torch.float32)
+    found = [launch for call, _ in calls for launch in call.launches if f"`{launch.kernel}`" in what]
+    operations = 4 if "gradients" in what and "stage" in what else 2
+    values = sum(launch.vector for launch in found) / operations
+    warps = sum(issued(launch.runs, GPUS["H200"], 4).warps for launch in found)
+    return 32 * USEFUL[what] * warps / values
+
+
+USEFUL = {  # multiplications and additions of a thread for a tap, in these rows of the table
+    "`stages`": 8,
+    "`stages_gradients` or `stage_gradients`": 4,
+    "`middle_gradients`": 4,
+    "`state_gradient`": 4,
+}
+TAPS = {  # code, how often its regions are run, for how many taps with so many useful instructions
     "triton": {
-        "`stages`": ("stages_kernel[C16]", "i_p/i_c/tap", 8),
-        "`stages_gradients`": ("stages_gradients_kernel[C16]", "i_p/tap", 4),
-        "`middle_gradients`": ("middle_gradients_kernel[C16]", "i_p/tap", 4),
-        "`state_gradient`": ("state_gradient_kernel[C16]", "i_s/tap", 4),
+        "`stages`": ("stages_kernel[C16]", {"i_p/i_c/tap": 1}, 1),
+        "`stages_gradients` or `stage_gradients`": ("stages_gradients_kernel[C16]", {"i_p/tap": 1}, 1),
+        "`middle_gradients`": ("middle_gradients_kernel[C16]", {"i_p/tap": 1}, 1),
+        "`state_gradient`": ("state_gradient_kernel[C16]", {"i_s/tap": 1}, 1),
+    },
+    "cuda": {  # of a 5×5 window, whose columns are loops; a thread has 16 values
+        "`stages`": ("stages_kernel<2>", {"t/c/5×5/kx": 5}, 25 * 2),
+        "`stages_gradients` or `stage_gradients`": (
+            "stage_gradients_kernel<1>",
+            {"5×5 gradient/i2/kx": 5, "5×5 gradient/i2/taps/column": 4},
+            25 * 4,
+        ),
+        "`middle_gradients`": ("middle_gradients_kernel", {"i/5×5/kx": 5}, 25 * 4),
+        "`state_gradient`": ("state_gradient_kernel<1>", {"i/5×5 data/column": 5}, 25 * 4),
     },
 }
 
@@ -124,7 +149,7 @@ def kernels() -> str:
     for kind in TRAFFIC:
         for dtype in (torch.float32, torch.bfloat16):
             found = [launch for call, _ in of_calls(calls_of(FIRST), kind, dtype) for launch in call.launches]
-            for launch in found:
+            for launch in found if dtype is torch.float32 else ():
                 rows.append((NAMES[kind], _short(dtype), launch.kernel, *_facts([launch], dtype)))
             rows.append((NAMES[kind], _short(dtype), f"all {len(found)}", *_facts(found, dtype)))
     heads = ("kernels", "type", "kernel", "MiB read", "written", "through L1", "million instructions")
@@ -158,16 +183,19 @@ def steps() -> str:
     """Whole steps: the GPU's time or the host's, whichever is longer."""
     rows, record = [], json.loads(STEPS.read_text(encoding="utf-8"))
     host = json.loads(HOST.read_text(encoding="utf-8"))
-    for dtype, precision in ((torch.float32, "float32"), (torch.bfloat16, "bf16")):
+    for dtype in (torch.float32, torch.bfloat16):
         for batch, step in record.items():
-            around, eager = step["around"], step["eager"][precision]
+            around, eager = step["around"], step["eager"]
             torch_ops = around["launches"] * LAUNCHED.eager
-            ways = {"public code, NCHW": ([], eager, LAUNCHED, eager["launches"] * LAUNCHED.eager)}
+            ways = {}
+            if dtype is torch.float32:
+                ways["public code, NCHW"] = ([], eager, LAUNCHED, eager["launches"] * LAUNCHED.eager)
             for kind in TRAFFIC:
                 calls = of_calls(step["calls"], kind, dtype)
                 found = [(launch, times) for call, times in calls for launch in call.launches]
-                cpu = host[kind][STEP] / 1e3 / host["faster"]
-                ways[NAMES[kind]] = (found, around, LAUNCHED, cpu + torch_ops)
+                if kind in host:
+                    cpu = host[kind][STEP] / 1e3 / host["faster"]
+                    ways[NAMES[kind]] = (found, around, LAUNCHED, cpu + torch_ops)
                 ways[f"{NAMES[kind]}, CUDA graphs"] = (found, around, REPLAYED, host["replay"] / 1e3)
             for what, (found, rest, way, cpu) in ways.items():
                 times = []

@@ -11,7 +11,6 @@ import json
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -64,16 +63,14 @@ def noted() -> Iterator[Tally]:
 
 
 def count(case: StepCase) -> dict[str, Any]:
-    """Of one batch, in float32; of the public code also in bfloat16."""
+    """Of one batch, in float32."""
     with noted() as calls:
         ours = traffic.count(case, OURS)["step"]
     assert all(number % 2 == 0 for number in calls.values())  # a step before the counted one makes buffers
     moved = sum(launch.moved for launch in ours.kernels)
-    eager = {
-        precision: traffic.count(replace(case, precision=precision), EAGER)["step"] for precision in ("float32", "bf16")
-    }
+    eager = traffic.count(case, EAGER)["step"]
     return {
-        "eager": {name: {"launches": found.launches, "bytes": found.bytes} for name, found in eager.items()},
+        "eager": {"launches": eager.launches, "bytes": eager.bytes},
         "around": {"launches": ours.launches - len(ours.kernels), "bytes": ours.bytes - moved},
         "calls": [[*json.loads(key), number // 2] for key, number in calls.items()],
     }
