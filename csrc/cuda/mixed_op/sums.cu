@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 - kFewerBlocks : 4)
   for (int i = threadIdx.x; i < pass.count * quads; i += kStripThreads) {
     const SumRow& row = pass.rows[i / quads];
     const int c = first + 4 * (i % quads);
-    means[i] = load4(a.mean + int64_t{row.row} * channels + c, row.plain ? 0 : min(channels - c, 4), false);
+    const Four mean = load4(a.mean + int64_t{row.row} * channels + c, row.plain ? 0 : min(channels - c, 4), false);
+    means[i] = mean;
   }
   __syncthreads();
   const Lane own = lane_of_thread(a.strips);
