@@ -62,7 +62,7 @@ def kept(name: str, arguments: Sequence[str], make: Callable[[Path], None]) -> P
             digest.update(bytes(source) + source.read_bytes())
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{digest.hexdigest()[:16]}-{name}"
-    with open(KEPT / f"{name}.lock", "w") as lock:
+    with open(KEPT / f"{name}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             for old in KEPT.glob(f"*-{name}"):

@@ -24,7 +24,7 @@ struct Arguments {
   float* partial;
   bool vector, normalises;  // normalises: the middles that stages read
   float floor;
-  int pivots, sums;  // where these begin in shared memory, in bytes
+  int normals, pivots, sums;  // where these begin in shared memory, in bytes
 };
 
 // Σ over the eight groups of a warp of E values of each thread, spread over them: thread (group, quad) ends up with
@@ -152,6 +152,15 @@ struct Moments {
   }
 };
 
+// Loads that are started before the first is used; for sm_100 nvcc takes more registers elsewhere.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+template <int N>
+constexpr int ahead = N == 2 ? 2 : 1;
+#else
+template <int N>
+constexpr int ahead = 3;
+#endif
+
 template <typename T, bool exact, int N>
 __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
@@ -169,6 +178,15 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
   Four* const taps = tile + tiling.images * halo.rows * halo.columns * 4;
   char* const shared = static_cast<char*>(dynamic_shared());
   Moments<N> moments(reinterpret_cast<float*>(shared + arguments.pivots));
+  Normal* const normals =
+      reinterpret_cast<Normal*>(shared + arguments.normals);  // of the middle, of four channels each
+  const bool normalises = stage.reads_middle && arguments.normalises;
+  if (normalises) {
+    for (int c = 4 * static_cast<int>(threadIdx.x); c < sizes.channels; c += 4 * static_cast<int>(blockDim.x)) {
+      const Normal normal = normal_of(arguments.affine, stage.row - 1, c, sizes.channels);
+      normals[c / 4] = normal;
+    }
+  }
   const int pitch = halo.columns * 4;
   const Four* const window = tile +
                              ((place.warp_image * halo.rows + place.row(0, stage.dilation) * stride) * halo.columns +
@@ -191,13 +209,13 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
       }
       const T* const in = static_cast<const T*>(stage.in);
       const float floor = arguments.floor;
-      if (stage.reads_middle && arguments.normalises) {
-        const Normal normal = normal_of(arguments.affine, stage.row - 1, c + 4 * place.quad, sizes.channels);
-        load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                  [&](const Four& z) { return rectified(normal(z), floor); });
+      if (normalises) {
+        const Normal normal = normals[min(c / 4 + place.quad, (sizes.channels - 1) / 4)];
+        load_halo<ahead<N>>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
+                            [&](const Four& z) { return rectified(normal(z), floor); });
       } else {
-        load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                  [&](const Four& z) { return rectified(z, floor); });
+        load_halo<ahead<N>>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
+                            [&](const Four& z) { return rectified(z, floor); });
       }
       __syncthreads();
       Four out[kRows];
@@ -234,7 +252,8 @@ template <typename T, bool exact, int N>
 cudaError_t start(Arguments& arguments, int count, int widest, size_t window, cudaStream_t stream) {
   const Tiling& tiling = arguments.tiling;
   const size_t outputs = 8 * N * tiling.warps() * sizeof(float);
-  arguments.pivots = static_cast<int>(window);
+  arguments.normals = static_cast<int>(window);
+  arguments.pivots = arguments.normals + (arguments.sizes.channels + 3) / 4 * static_cast<int>(sizeof(Normal));
   arguments.sums = arguments.pivots + static_cast<int>(outputs);
   const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(widest, 8 * N)), count);
   return launch<stages_kernel<T, exact, N>>(grid, kWarp * tiling.warps(), arguments.sums + 3 * outputs, stream,

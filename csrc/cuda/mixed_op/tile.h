@@ -116,8 +116,9 @@ struct Passes {
 };
 
 // Reads channels [c, c + 16) of a halo into shared memory: transform(four channels) inside of the map, 0 outside of it.
-// Every warp takes rows, 8 pixels at a time; nobody may read `tile` before the next barrier.
-template <bool vector, typename T, typename Transform>
+// Every warp takes rows, 8 pixels at a time, and `ahead` loads before it uses the first; nobody may read `tile` before
+// the next barrier.
+template <bool vector, int ahead, typename T, typename Transform>
 __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
                           int images, int height, int width, int channels, int c, const Transform& transform) {
   const int own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
@@ -129,7 +130,7 @@ __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Plac
     const bool there = n < images && static_cast<unsigned>(y) < static_cast<unsigned>(height) && count > 0;
     const T* from = map + (int64_t{n} * height + y) * width * channels + (halo.left + place.group) * channels + own;
     Four* to = tile + ((image * halo.rows + row) * halo.columns + place.group) * 4 + place.quad;
-#pragma unroll 3
+#pragma unroll ahead
     for (int j = place.group; j < halo.columns; j += 8) {
       Four value = splat(0.0f);
       if (there && static_cast<unsigned>(halo.left + j) < static_cast<unsigned>(width)) {
@@ -143,14 +144,14 @@ __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Plac
   }
 }
 
-template <typename T, typename Transform>
+template <int ahead = 3, typename T, typename Transform>
 __device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
                           int images, int height, int width, int channels, int c, bool vector,
                           const Transform& transform) {
   if (vector) {
-    load_halo<true>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
+    load_halo<true, ahead>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
   } else {
-    load_halo<false>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
+    load_halo<false, ahead>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
   }
 }
 

@@ -113,7 +113,6 @@ __device__ void add_warps(const float* shared, int size, const Write& write) {
     for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += shared[w * size + i];
     write(i, sum);
   }
-  __syncthreads();
 }
 
 // Σ t · x over pixels for every tap of a depthwise window. A thread has fewer channels than elsewhere, for all taps to
