@@ -106,17 +106,22 @@ class Count:
 
 
 class Counter(TorchDispatchMode):
-    """Counts what is dispatched, but for what is done to tensors of the ``host``. Whatever the host reads is 1."""
+    """Counts what is dispatched, but for what is done to tensors of the ``host``. Whatever the host reads is 1; numbers
+    of one block of memory are read at once."""
 
     def __init__(self, host: Sequence[Tensor] = (), kernels: str = "triton") -> None:
         super().__init__()
         self.count, self.host, self.fused = Count(), host, TRAFFIC[kernels]
         self._places = {id(tensor) for tensor in host}
+        self._read = {}  # by their addresses, which nobody else gets as long as they are here
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         count, name, kwargs = self.count, op.name().partition(".")[0], kwargs or {}
         if name == "aten::_local_scalar_dense":
-            count.host_reads += id(args[0]) not in self._places
+            if id(args[0]) not in self._places:
+                block = args[0].untyped_storage()
+                self._read[block._cdata] = block
+                count.host_reads = len(self._read)
             return 1.0 if args[0].is_floating_point() else 1
         out = op(*args, **kwargs)
         tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]

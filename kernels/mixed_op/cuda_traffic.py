@@ -319,18 +319,24 @@ class CudaCall(Tasks):
         def gradients(phase: int, stages: Sequence[Stage]) -> Schedule:
             tasks = [(phase, self.data_of(stage, need_weights)) for stage in stages]
             tasks += [(phase, self.weight_gradients(stage)) for stage in stages] * need_weights
-            totals = [(state, self.weight_totals(stages))] if need_weights and stages else []
-            return [("stage_gradients", tasks), ("weight_totals", totals)]
+            return [("stage_gradients", tasks)]
 
+        def totals(*stages: Stage) -> Schedule:
+            return [("weight_totals", [(state, self.weight_totals(stages))] if need_weights and stages else [])]
+
+        alike = self.stride == 1  # all stages have the same tiles
+        singles, readers = self.singles if through else (), (*self.singles, *self.firsts)
         return [
             *(self.stages(-2, False) if recompute else ()),
             ("gradient_sums", [(sums, self.sums())]),
             ("gradient_totals", [(sums, self.totals(rows, self.plain))]),
-            *gradients(final, self.seconds),
-            *(gradients(final, self.singles) if through else ()),
+            *gradients(final, (*self.seconds, *(singles if alike else ()))),
+            *(() if alike else gradients(final, singles)),
             ("middle_gradients", [(middle, self.middle(stage)) for stage in self.seconds]),
             ("gradient_totals", [(middle, self.totals(middles, ()))] if middles else []),
             *(gradients(first, self.firsts) if through else ()),
             ("pool_gradients", [(final, self.pool_gradients())] * (need_x and bool(self.pools))),
             ("state_gradient", [(state, self.state_gradient())] * need_x),
+            *totals(*self.seconds, *(readers if alike else ())),
+            *totals(*(() if alike else readers)),
         ]

@@ -144,6 +144,8 @@ def shuffle_in(mixed: Tensor, x: Tensor, stride: int, bypass: Tensor | float = 1
 
 def select(table: Tensor, rows: Sequence[int], x: Tensor) -> Tensor:
     """``table[rows]``; a copy from the host at every call would stall the GPU and forbid CUDA graphs."""
+    if torch.compiler.is_compiling():
+        return table[[*rows]]
     index = _on_device(tuple(rows), x.device) if x.is_cuda and not is_fake(x) else torch.tensor(rows)
     return table.index_select(0, index.to(x.device))
 
