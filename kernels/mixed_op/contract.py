@@ -274,6 +274,9 @@ def is_exact(dtype: torch.dtype) -> bool:
     return dtype is not torch.float32 or torch.backends.cudnn.conv.fp32_precision != "tf32"
 
 
+is_exact._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, which imports the compiler
+
+
 def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
     """Bytes that the kernels take beside inputs and results if the call ``func(*args)`` is one of theirs: in blocks
     while it runs, and what they keep for the next call.

@@ -277,7 +277,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 
 // S: the stride of all stages of the launch.
 template <typename T, bool exact, int S>
-__global__ __launch_bounds__(256, 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
+__global__ __launch_bounds__(256, exact ? 1 : 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
   switch (stage.kernel) {
     case 3:

@@ -135,7 +135,7 @@ def arguments(case: MixedOpCase, dtype=torch.float32, store: bool = True) -> tup
     call, x, base, gain, offset, weights, seeds, running, *_ = [a.detach() if torch.is_tensor(a) else a for a in first]
     candidates, stride, eps, images = [*call.candidates], call.stride, call.eps, call.images
     first = x, base, gain, offset, weights, seeds, candidates, call.edges, stride
-    forward = (*first, *(running or (None, None)), eps, images, store, [], False)
+    forward = (*first, *(running or (None, None)), eps, images, store, [], False, True)
     _, z, mean, var, _ = forward_op.dispatch(*forward)
     backward = (grads, x, gain, offset, weights, seeds, candidates, stride, z, mean, var, running is None, eps, images)
     return tensors, forward, backward
@@ -149,7 +149,7 @@ def test_opcheck(case: MixedOpCase) -> None:
         _, forward, backward = arguments(case, store=store)
         library.opcheck(forward_op.dispatch, forward)
         for needs in [(True, True), (True, False), (False, True), (False, False)]:
-            library.opcheck(backward_op.dispatch, (*backward, *needs, []), **options)
+            library.opcheck(backward_op.dispatch, (*backward, *needs, [], True), **options)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -175,7 +175,7 @@ def test_only_the_gradients_asked_for(case: MixedOpCase, impl: str) -> None:
 
 def test_what_is_not_wanted_is_empty() -> None:
     _, _, backward = arguments(SMALL[2])
-    dx, dgain, doffset, dweights = backward_op.dispatch(*backward, False, False, [])
+    dx, dgain, doffset, dweights = backward_op.dispatch(*backward, False, False, [], True)
     assert (dx.numel(), doffset.numel(), dweights) == (0, 0, []) and dgain.shape == backward[2].shape
 
 
@@ -299,7 +299,7 @@ SKIP, DEPTHWISE, POINTWISE = Candidate(0, "skip"), torch.zeros(4, 1, 3, 3), torc
         ((X, [SKIP], G), {"base": [X[:1]]}, r"base 0 must be \[2, 4, 4, 4\], got \[1, 4, 4, 4\]"),
         ((X, [SKIP], G), {"running": (G[:, :2], G)}, r"running mean must be \[1, 4\], got \[1, 2\]"),
         ((X, [SKIP], G), {"memory": "disk"}, "memory is 'disk': choose one of store, recompute"),
-        ((X, [SKIP], G), {"impl": "cuda"}, "impl is 'cuda': choose one of"),
+        ((X, [SKIP], G), {"impl": "metal"}, "impl is 'metal': choose one of"),
         ((X[:1, :, :2, :2], [Candidate(0, "max_pool")], G), {"stride": 2}, "more than one value per channel"),
     ],
 )  # fmt: skip
