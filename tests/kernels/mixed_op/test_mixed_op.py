@@ -252,9 +252,12 @@ def test_what_triton_does_not_know_is_said_and_strict_mode_refuses(monkeypatch: 
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.bfloat16, torch.float16], ids=["float32", "bfloat16", "float16"]
 )
+@pytest.mark.parametrize("impl", forward_op.gpu)
 @CASES
-def test_triton_on_a_gpu(case: MixedOpCase, dtype: torch.dtype) -> None:
-    for deviation in deviations(case, "triton", dtype, device="cuda"):
+def test_on_a_gpu(case: MixedOpCase, impl: str, dtype: torch.dtype) -> None:
+    if registry.missing(impl):
+        pytest.skip(registry.missing(impl))
+    for deviation in deviations(case, impl, dtype, device="cuda"):
         assert not deviation.wrong, deviation
 
 
