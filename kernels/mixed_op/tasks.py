@@ -1,26 +1,27 @@
 """The tasks of a call of mixed_op, whatever kernels do them: what each reads, writes and computes."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from fastdarts.kernels.mixed_op.call import Call, Piece, Schedule, Stage, Task, union
 
 
-class Tasks(Call):
+class Tasks(Call, ABC):
     """Of one call; kernels add how they load, and what their programs run."""
 
     moment_sums: int  # numbers of a channel in a chunk, of moments
 
+    @abstractmethod
     def moment_chunks(self, row: int) -> int:
         """Over how many chunks the moments of a row are partial."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_chunks(self, row: int) -> int:
         """The same of the gradient sums of a row."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weight_chunks(self, stage: Stage) -> int:
         """The same of the weight gradients of a stage."""
-        raise NotImplementedError
 
     # forward
 
