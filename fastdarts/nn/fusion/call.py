@@ -146,7 +146,8 @@ def select(table: Tensor, rows: Sequence[int], x: Tensor) -> Tensor:
     """``table[rows]``; a copy from the host at every call would stall the GPU and forbid CUDA graphs."""
     if torch.compiler.is_compiling():
         return table[[*rows]]
-    index = _on_device(tuple(rows), x.device) if x.is_cuda and not is_fake(x) else torch.tensor(rows)
+    there = x.device.type == "cpu" or is_fake(x)
+    index = torch.tensor(rows) if there else _on_device(tuple(rows), x.device)
     return table.index_select(0, index.to(x.device))
 
 
