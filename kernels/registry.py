@@ -76,6 +76,8 @@ def _why_no_cuda() -> str:
 
 
 MISSING = {"native": NO_NATIVE, "triton": NO_TRITON, "cuda": _why_no_cuda()}
+if PREFERRED and MISSING[PREFERRED]:
+    raise ValueError(f"FASTDARTS_GPU is {PREFERRED!r}, but {MISSING[PREFERRED]}; or unset it.")
 
 
 def missing(implementation: str) -> str:
@@ -129,8 +131,9 @@ class Op:
         """The kernels that run by default on `device`, if they can."""
         if device != "cuda":
             return PRETENDED.get(self.name, "native")
-        able = [name for name in self.gpu if not MISSING[name]] or [*self.gpu]
-        return PREFERRED if PREFERRED in able else able[0]
+        if PREFERRED in self.gpu:
+            return PREFERRED
+        return next((name for name in self.gpu if not MISSING[name]), self.gpu[0])
 
     def why_not(self, implementation: str, device: str, dtype: torch.dtype | None = None) -> str:
         """Why `implementation` of this op cannot run on `device` in `dtype`; "" if it can."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastdarts.kernels import registry
 from tests.support.paths import ROOT
 
 SOURCES = (
@@ -322,3 +323,15 @@ print(module.compiler())
 """
     result = python(code)
     assert result.returncode == 0 and result.stdout.strip(), result.stderr
+
+
+@pytest.mark.parametrize("chosen", ["cuda", "triton", "metal"])
+def test_gpu_kernels_that_are_insisted_upon_are_there_or_refused(chosen: str) -> None:
+    code = "from fastdarts.kernels.mixed_op.contract import forward_op; print(forward_op.best('cuda'))"
+    missing = registry.MISSING.get(chosen, "set it to cuda or triton")
+    env = os.environ | {"FASTDARTS_GPU": chosen}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
+    if missing:
+        assert done.returncode != 0 and f"FASTDARTS_GPU is '{chosen}'" in done.stderr and missing in done.stderr
+    else:
+        assert done.stdout.strip() == chosen, done.stderr
