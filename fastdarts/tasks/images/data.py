@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ from fastdarts.tasks.images.settings import DataConfig
 
 DATASETS = (*arrays.READERS, "folder")
 IMAGENET: arrays.Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Normalised(Protocol):
+    """What the images of a network have in common: see :class:`ImageData`."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,7 @@ def train_transform(
     return vision.v2.Compose(steps)
 
 
-def eval_transform(data: ImageData) -> vision.v2.Compose:
+def eval_transform(data: Normalised) -> vision.v2.Compose:
     """uint8 [C, H, W] to a normalised float32 image of `data.size`; a big one is the middle of the image
     resized to 256/224 of that (for ImageNet 224 of 256 pixels)."""
     if not is_big(data.size):
@@ -151,12 +160,28 @@ def eval_transform(data: ImageData) -> vision.v2.Compose:
     return vision.v2.Compose([*_resize_and_crop((height, width), data.size), *_normalise(data)])
 
 
+def transform_of_any(data: Normalised) -> Callable[[Tensor], Tensor]:
+    """The function that makes a normalised float32 image of `data.size` of an image [C, H, W] of any size.
+
+    The image is uint8, or floating point with values in 0..1. An image that already fits is given what
+    :func:`eval_transform` gives it. Any other small one is first resized along its shorter side, and cropped.
+    """
+    plain = eval_transform(data)
+    fit = vision.v2.Compose(_resize_and_crop(data.size, data.size))
+
+    def transform(image: Tensor) -> Tensor:
+        fits = is_big(data.size) or tuple(image.shape[-2:]) == tuple(data.size)
+        return plain(image if fits else fit(image))
+
+    return transform
+
+
 def _resize_and_crop(size: tuple[int, int], kept: tuple[int, int]) -> list[nn.Module]:
     """Resizes to `size`, only the shorter side if that is square, and keeps the middle."""
     return [vision.v2.Resize(size[0] if size[0] == size[1] else size, antialias=True), vision.v2.CenterCrop(kept)]
 
 
-def _normalise(data: ImageData) -> list[nn.Module]:
+def _normalise(data: Normalised) -> list[nn.Module]:
     return [vision.v2.ToDtype(torch.float32, scale=True), vision.v2.Normalize(data.mean, data.std)]
 
 

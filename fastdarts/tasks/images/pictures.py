@@ -93,15 +93,20 @@ def opened(file: str) -> Iterator[Picture]:
     try:
         # Not by its name: Pillow maps some TIFFs into memory then, and garbles those with turned sides.
         with open(file, "rb") as stream, Image.open(stream, formats=tuple(FORMATS)) as image:
-            if what := _refused(image):
-                raise FastdartsError(f"{shown(file)} has {what} (mode {image.mode}): convert it to 8 bits, grey or RGB")
-            yield Picture(image, _turn(image))
+            yield picture_of(image, shown(file))
     except FastdartsError:
         raise
     except Exception as error:  # what Pillow raises for a damaged file depends on its format
         raise FastdartsError(
             f"cannot read the image {shown(file)} ({_why(file, error)}): replace it or remove it"
         ) from error
+
+
+def picture_of(image: Image.Image, name: str) -> Picture:
+    """The open ``image``, which sentences call ``name``; raises :class:`FastdartsError` as :func:`opened` does."""
+    if what := _refused(image):
+        raise FastdartsError(f"{name} has {what} (mode {image.mode}): convert it to 8 bits, grey or RGB")
+    return Picture(image, _turn(image))
 
 
 def _refused(image: Image.Image) -> str:
