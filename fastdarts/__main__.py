@@ -5,6 +5,7 @@ import signal
 import sys
 
 from fastdarts.cli.commands import answered
+from fastdarts.waiting import choose_waiting
 
 
 def _leave_at_once(*_: object) -> None:
@@ -17,6 +18,7 @@ def main() -> None:
     if answer := answered(sys.argv[1:]):  # without importing PyTorch
         print(answer)
         return
+    choose_waiting(sys.argv[1:])
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as of jobs of nohup
     if own:
         signal.signal(signal.SIGINT, _leave_at_once)

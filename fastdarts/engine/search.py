@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastdarts.engine.capture import Graphs
-from fastdarts.engine.device import check_kinks, check_precision, check_workers, prepare_device
+from fastdarts.engine.device import check_cores, check_kinks, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
 from fastdarts.engine.memory import Estimate, estimate, explaining, fit, free_memory, measured_limit
@@ -81,7 +81,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             recipe.check(problem)
         problem.check_batches(config)
         device = prepare_device(config)
-        notes = [check_precision(config, device), check_workers(config, device)]
+        notes = [check_precision(config, device), check_workers(config, device), check_cores(device)]
         if trains_supernet:
             notes.append(recipe.stopper.note(config.epochs))
             if isinstance(config, BilevelConfig):
