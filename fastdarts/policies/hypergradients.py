@@ -32,6 +32,7 @@ from torch.func import functional_call
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_unroll
 from fastdarts.nn.finite import Readings
+from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
 from fastdarts.nn.optim import SGD, Flat
 from fastdarts.nn.random_state import same_random_numbers
@@ -505,7 +506,9 @@ def _differentiable(passes: Passes, batch: Batch) -> tuple[dict[str, Tensor], Gr
     """The weights and their gradients, ready to be differentiated again; of several ranks, what adds up to them."""
     weights, ((part, own),) = passes.weights(), microbatches(batch, 1)
     with without_autocast(batch[0]):
-        return weights, gradients_of(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
+        with one_by_one():
+            loss = weighed(passes.loss(part), own)
+        return weights, gradients_of(loss, list(weights.values()), create_graph=True)
 
 
 def filled(gradients: Gradients, like: Iterable[Tensor]) -> list[Tensor]:
