@@ -36,15 +36,22 @@ class ChainPlan:
         passing = tuple(link._replace(call=link.call._replace(store=False)) for link in links)
         self._passing = self._chain._replace(links=passing)  # where nothing is kept for backward
 
-    def fitting(self, inputs: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]] | None:
-        """These feature maps and weights as the calls take them, or None for those that do not fit."""
+    def fitting(
+        self, inputs: Sequence[Tensor], weights: Sequence[Tensor], known: bool = False
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """These feature maps and weights as the calls take them, or None for those that do not fit. With ``known`` the
+        weights fitted before, to feature maps on this device."""
         dtype = autocast_dtype(inputs[0])
         if dtype is not None:
             inputs = [t if t.dtype is dtype else t.to(dtype, memory_format=torch.channels_last) for t in inputs]
             weights = cast(weights, dtype)
-        if not self._fit(inputs) or not self._fit_weights(weights, inputs[0]):
+        if not self._fit(inputs):
             return None
-        return [in_format(t, torch.channels_last) for t in inputs], [w.contiguous() for w in weights]
+        if not (known and weights[0].dtype is inputs[0].dtype and weights[0].is_contiguous()):
+            if not self._fit_weights(weights, inputs[0]):
+                return None
+            weights = [w.contiguous() for w in weights]
+        return [in_format(t, torch.channels_last) for t in inputs], weights
 
     def __call__(
         self, inputs: Sequence[Tensor], weights: Sequence[Tensor], given: Sequence[Given], rows: Tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from operator import is_
 from typing import NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from fastdarts.functional import ChainPlan, Given, noise_seeds, world
 from fastdarts.nn.fusion.kinks import active
-from fastdarts.nn.fusion.plan import Constants, Fused, wide
-from fastdarts.nn.fusion.tracking import moving_together, track
+from fastdarts.nn.fusion.plan import Constants, Fused, lasting, wide
+from fastdarts.nn.fusion.recognise import settled_things
+from fastdarts.nn.fusion.tracking import Statistics, moving_together, track
 
 
 class Planned(NamedTuple):
@@ -23,6 +25,13 @@ class Planned(NamedTuple):
     source: int
     targets: Sequence[int]
     mixes: bool
+
+
+class _Seen(NamedTuple):
+    """What a chain found fit, while modules are settled."""
+
+    weights: list[Tensor]
+    statistics: list[Statistics | None]
 
 
 class FusedChain:
@@ -40,6 +49,7 @@ class FusedChain:
         self.plain = [call.fused for call in calls if not call.mixes]
         self._rows = [len(fused.norms) for fused in self.mixing]
         self._places = tuple(place for fused in self.mixing for place in fused.places)
+        self._convolutions = [held for fused in self.fused for held in fused.convolutions]
         self._constants = Constants()
 
     @staticmethod
@@ -57,8 +67,10 @@ class FusedChain:
         one."""
         if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
             return None
-        weights = [held["weight"] for fused in self.fused for held in fused.convolutions]
-        arguments = self.plan.fitting(inputs, weights)
+        weights, settled = [held["weight"] for held in self._convolutions], settled_things()
+        seen = None if settled is None else settled.get(id(self))
+        known = seen is not None and all(map(is_, weights, seen.weights))
+        arguments = self.plan.fitting(inputs, weights, known)
         if arguments is None:
             return None
         x = arguments[0][0]
@@ -68,7 +80,12 @@ class FusedChain:
             Given(gain, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
             for fused, gain in zip(self.fused, tables, strict=True)
         ]
-        statistics = [fused.statistics(x) for fused in self.fused]
+        if known and seen.statistics[0] is not None and seen.statistics[0].seems_to_hold():
+            statistics = seen.statistics
+        else:
+            statistics = [fused.statistics(x) for fused in self.fused]
+            if settled is not None and lasting(x):
+                settled[id(self)] = _Seen(weights, statistics)
         out, batches = self.plan(*arguments, given, rows)
         for fused, running, (mean, var) in zip(self.fused, statistics, batches, strict=True):
             if fused.training:

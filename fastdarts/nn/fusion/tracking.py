@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from operator import is_
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -90,6 +91,7 @@ class Statistics:
 
     def __init__(self, norms: Sequence[nn.BatchNorm2d | None], momentum: float):
         self.momentum = momentum
+        self._missing = [bn is None for bn in norms]
         self._norms = [bn._buffers for bn in norms if bn is not None]
         some = self._norms[0]["running_mean"]
         shape = len(norms), len(some)
@@ -102,7 +104,7 @@ class Statistics:
             for buffer, row in zip(buffers, rows, strict=True):
                 buffer.data = row
             _storages[table.untyped_storage().data_ptr()] = self
-        self._addresses = self._now()
+        self._addresses, self._first = self._now(), self._norms[0]["running_mean"]
 
     @classmethod
     def of(cls, norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
@@ -112,6 +114,9 @@ class Statistics:
             return None
         buffers = [bn._buffers[name] for bn in used for name in STATISTICS]
         first = buffers[0]
+        known = _storages.get(first.untyped_storage().data_ptr())
+        if known is not None and known.serves(norms):
+            return known
         alike = (
             len({bn.momentum for bn in used}) == 1
             and used[0].momentum is not None
@@ -121,6 +126,16 @@ class Statistics:
             and all(b.untyped_storage().data_ptr() not in _storages for b in buffers)
         )
         return cls(norms, used[0].momentum) if alike else None
+
+    def serves(self, norms: Sequence[nn.BatchNorm2d | None]) -> bool:
+        """Whether these are the statistics of these layers, a row for each."""
+        rows = [None if bn is None else bn._buffers for bn in norms]
+        same = len(rows) == len(self.mean) and all(map(is_, filter(None, rows), self._norms))
+        return same and [row is None for row in rows] == self._missing and self.holds()
+
+    def seems_to_hold(self) -> bool:
+        """Whether a layer has the buffer that it had: others have too, where modules are settled."""
+        return self._norms[0]["running_mean"] is self._first
 
     def holds(self) -> bool:
         """Whether the layers have these statistics still."""
