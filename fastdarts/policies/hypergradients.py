@@ -34,6 +34,7 @@ from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, fl
 from fastdarts.nn.finite import Readings
 from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
+from fastdarts.nn.fusion.tracking import standing_still
 from fastdarts.nn.optim import SGD, Flat
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, share, summed, weighed
@@ -92,10 +93,9 @@ class Passes:
     def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
         """The loss on a batch (of this rank's part), at ``weights`` if given; running statistics stay unless
         ``live``."""
-        values = {f"model.{name}": w for name, w in (weights or {}).items()}
-        if not (live and self.side_effects):
-            values |= {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
-        with self._random_state(batch[0].device):
+        values, moves = {f"model.{name}": w for name, w in (weights or {}).items()}, live and self.side_effects
+        with self._random_state(batch[0].device), nullcontext({}) if moves else standing_still(self.model) as copies:
+            values |= {f"model.{name}": b for name, b in copies.items()}
             return functional_call(_Loss(self.model), values, batch) if values else self.model._loss(*batch)
 
     def _random_state(self, device: torch.device) -> AbstractContextManager[None]:

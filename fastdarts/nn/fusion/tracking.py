@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.nn.fusion.recognise import STATISTICS
+from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
 
 
 class Moves:
@@ -58,6 +58,9 @@ _together: ContextVar[Moves | None] = ContextVar("together", default=None)
 @contextmanager
 def moving_together() -> Iterator[None]:
     """Inside, running statistics stay as they are; all that a pass moves has moved when it is left."""
+    if isinstance(_together.get(), _Still):
+        yield
+        return
     moves = Moves()
     before = _together.set(moves)
     try:
@@ -65,6 +68,37 @@ def moving_together() -> Iterator[None]:
         moves.make()
     finally:
         _together.reset(before)
+
+
+class _Still(Moves):
+    """Moves that are not made."""
+
+    def add(self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None) -> None:
+        """Forget it."""
+
+
+@contextmanager
+def standing_still(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Inside, running statistics that fused calls move stay as they are; gives copies of the other buffers by name, for
+    a pass that may move them."""
+    before = _together.set(_Still())
+    try:
+        yield {name: buffer.clone() for name, buffer in _others(model)}
+    finally:
+        _together.reset(before)
+
+
+def _others(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that layers may move which are called; where modules are settled, those of fused calls are known."""
+    seen = settled_things()
+    if seen is None:
+        return [*model.named_buffers()]
+    at = "others", id(model), len(_storages)
+    if at not in seen:
+        seen[at] = [
+            name for name, buffer in model.named_buffers() if buffer.untyped_storage().data_ptr() not in _storages
+        ]
+    return [(name, model.get_buffer(name)) for name in seen[at]]
 
 
 def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> None:
