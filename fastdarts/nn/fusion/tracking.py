@@ -140,6 +140,13 @@ class Statistics:
             _storages[table.untyped_storage().data_ptr()] = self
         self._addresses, self._first = self._now(), self._norms[0]["running_mean"]
 
+    @staticmethod
+    def known(norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
+        """Those of these layers, a row for each, if they are together already."""
+        mean = next((bn._buffers["running_mean"] for bn in norms if bn is not None), None)
+        found = None if mean is None else _storages.get(mean.untyped_storage().data_ptr())
+        return found if found is not None and found.serves(norms) else None
+
     @classmethod
     def of(cls, norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
         """Those of these layers, if all are tracked alike; None if their buffers have to be moved one by one."""
@@ -148,8 +155,7 @@ class Statistics:
             return None
         buffers = [bn._buffers[name] for bn in used for name in STATISTICS]
         first = buffers[0]
-        known = _storages.get(first.untyped_storage().data_ptr())
-        if known is not None and known.serves(norms):
+        if (known := cls.known(norms)) is not None:
             return known
         alike = (
             len({bn.momentum for bn in used}) == 1
