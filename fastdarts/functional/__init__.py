@@ -1,6 +1,7 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
+from fastdarts.functional.chain import ChainPlan, Given
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
@@ -45,6 +46,8 @@ __all__ = [
     "MEMORY",
     "TRAFFIC",
     "Candidate",
+    "ChainPlan",
+    "Given",
     "Implementation",
     "Launch",
     "MixedOpPlan",
