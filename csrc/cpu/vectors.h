@@ -59,6 +59,24 @@ FASTDARTS_INLINE void store(Loose* p, const V& v, bool nontemporal) {
   *p = v;
 }
 
+// Writes the first `count` elements of a vector.
+template <typename T, typename V>
+FASTDARTS_INLINE void store_first(T* p, const V& v, int64_t count) {
+#if defined(__x86_64__) && !defined(FASTDARTS_SANITIZE)
+  if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+    const uint32_t mask = (1u << count) - 1;
+    asm volatile(
+        "kmovw %2, %%k1\n\t"
+        "vmovups %1, %0%{%%k1%}"
+        : "+m"(*reinterpret_cast<char (*)[64]>(p))
+        : "v"(v), "r"(mask)
+        : "k1");
+    return;
+  }
+#endif
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
 // Makes non-temporal stores visible to the other threads.
 inline void fence() {
 #if defined(__x86_64__)

@@ -224,6 +224,21 @@ struct Engine {
     });
   }
 
+  // Stages without windows read the state straight into a strip; `direct` of all: then no buffer is loaded.
+  static bool direct(const Stage& s) { return s.groups == 1 && s.source < 0; }
+  static bool direct(const std::vector<Stage>& stages) {
+    return std::all_of(stages.begin(), stages.end(), [](const Stage& s) { return direct(s); });
+  }
+  void load_strip(int64_t n, int64_t y, int64_t x0, int64_t rows, int64_t columns, T* strip) const {
+    const int64_t first = (n * program.height + y) * program.width + x0;
+    uint8_t* bits = program.kinks.state;
+    if (bits) bits += first * kink_bytes(program.inputs);
+    program.kinks.with(bits, [&]<Decide decide>() {
+      Isa::call(Load<T, B, false, decide>{x + first * program.inputs, rows, columns, program.inputs, nullptr, nullptr,
+                                          nullptr, strip, columns * B, strip_plane, bits});
+    });
+  }
+
   // The input of the 1×1 convolution for a strip of pixels.
   void fill(const Stage& s, const Canvas<T>& canvas, const T* depthwise, int64_t y, int64_t x, int64_t rows,
             int64_t columns, T* strip, const T* ahead) const {

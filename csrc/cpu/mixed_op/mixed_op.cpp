@@ -73,8 +73,8 @@ struct Forward : Engine<Isa, T, B, R, Q> {
 
   // One sample of one stage. `total` null: no moments; `shifted`: whether its shift is known already; `ahead`: what the
   // next one will read, if nobody else fetches it.
-  void run_stage(const Packed& p, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total, bool shifted,
-                 const T* ahead) const {
+  void run_stage(const Packed& p, int64_t n, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total,
+                 bool shifted, const T* ahead) const {
     const Stage& s = p.stage;
     const int64_t size = out_blocks * B;
     T* shift = sums + 2 * size;
@@ -82,7 +82,11 @@ struct Forward : Engine<Isa, T, B, R, Q> {
     strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
       const int64_t at = (y * out_columns + x) * program.outputs;
       T* to = z + at;
-      fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
+      if (this->direct(s)) {
+        this->load_strip(n, y, x, rows, columns, strip);
+      } else {
+        fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
+      }
       const auto product = [&](int64_t pixels, const Moments<T>& moments) {
         Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{
             strip,
@@ -128,9 +132,9 @@ struct Forward : Engine<Isa, T, B, R, Q> {
       double* flat_sums = own.take<double>(4 * width);
       return [=, this, &to, &stages](int64_t chunk, int64_t n) {
         const bool first = n == program.chunk(chunk);
-        if (!stages.empty()) load(n, canvas);
+        if (!this->direct(program.first)) load(n, canvas);
         for (const Packed& p : stages) {
-          run_stage(p, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
+          run_stage(p, n, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
                     moments(partial, chunk, p.stage.row), !first,
                     &p == &stages[0] ? x + (n + 1) * program.in_size() : nullptr);
         }
@@ -174,7 +178,7 @@ struct Forward : Engine<Isa, T, B, R, Q> {
           const int64_t at = n * program.out_size();
           const bool last = &p == &stages.back();
           load(n, p.stage, to.raw[p.stage.z - 1] + at, p.middle, canvas);
-          run_stage(p, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
+          run_stage(p, n, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
                     to.raw[(last ? stages.front() : *(&p + 1)).stage.z - 1] + at + (last ? program.out_size() : 0));
         }
       };
@@ -319,8 +323,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     if (running_mean) take_statistics<T>(program, *running_mean, *running_var, 1.0, eps, t, v);
     const std::vector<const T*> w = addresses<T>(std::as_const(weights)), b = addresses<T>(std::as_const(base));
     if (inference) {
-      const InferenceOperands<T> operands{b, addresses<T>(out), t};
-      specialised<Inference, T>(program, x.const_data_ptr<T>(), w, operands);
+      infer<T>(program, x.const_data_ptr<T>(), w, {b, addresses<T>(out), t});
     } else {
       const ForwardOperands<T> operands{b, addresses<T>(z), addresses<T>(out), !running_mean, eps, t, v};
       specialised<Forward, T>(program, x.const_data_ptr<T>(), w, operands);

@@ -148,7 +148,8 @@ struct ToTensor {
     store(&loose(data + pixel * channels + block * B), v, nontemporal);
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
-    for (int64_t i = 0; i < B && block * B + i < channels; ++i) data[pixel * channels + block * B + i] = v[i];
+    const int64_t count = channels - block * B < B ? channels - block * B : B;
+    store_first(data + pixel * channels + block * B, at(v), count);
   }
 };
 
