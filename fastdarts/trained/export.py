@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
@@ -30,11 +31,13 @@ Runner = Callable[[Tensor], Tensor]
 
 
 class Plain(nn.Module):
-    """Images to logits: the normalisation, if it is asked for, and the network."""
+    """Images to logits: the normalisation, if it is asked for, and a copy of the network."""
 
     def __init__(self, model: Model, normalise: bool):
         super().__init__()
-        self.network, self.normalise = model.network, normalise
+        self.network, self.normalise = copy.deepcopy(model.network), normalise
+        for tensor in (*self.network.parameters(), *self.network.buffers()):
+            tensor.data = tensor.data.clone()  # running statistics share memory after training, which files cannot
         facts, some = model.facts, next(model.parameters())
         for name, numbers in (("mean", facts.mean), ("std", facts.std)):
             self.register_buffer(name, some.new_tensor(numbers).view(-1, 1, 1), persistent=False)
@@ -89,6 +92,7 @@ def export(model: Model, format: str, output: str | Path, *, normalise: bool = F
     model.eval()
     try:
         with torch.no_grad():
+            _check_repeats(model)
             data = kind.write(model, Plain(model, normalise).eval())
             difference = _difference(kind.read(data, model), model, normalise)
     finally:
@@ -123,6 +127,16 @@ def find_format(name: str) -> Format:
             "`pip install 'fastdarts[export]'`, or use format pt2"
         )
     return FORMATS[name]
+
+
+def _check_repeats(model: Model) -> None:
+    """Raise :class:`FastdartsError` if the logits of the same image differ from call to call."""
+    image = torch.zeros(1, *model.facts.shape).to(next(model.parameters()))
+    if not torch.equal(model(image), model(image)):
+        raise FastdartsError(
+            "the network gives other logits at every call, as the operation noise does, so no file can be checked: train "
+            "a genotype without that operation"
+        )
 
 
 def _difference(runner: Runner, model: Model, normalise: bool) -> float:
