@@ -134,8 +134,8 @@ def _check_repeats(model: Model) -> None:
     image = torch.zeros(1, *model.facts.shape).to(next(model.parameters()))
     if not torch.equal(model(image), model(image)):
         raise FastdartsError(
-            "the network gives other logits at every call, as the operation noise does, so no file can be checked: train "
-            "a genotype without that operation"
+            "the network gives other logits at every call, as with the operation noise, so no file can be checked: "
+            "train a genotype without it"
         )
 
 
