@@ -4,15 +4,21 @@ import torch
 
 
 def needs_grad(ctx, last: int, count: int) -> bool:
-    """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end.
+    """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end."""
+    return any(will_run(ctx, last, count))
+
+
+def will_run(ctx, last: int, count: int | None = None) -> list[bool]:
+    """Of `count` inputs, the first of them the `last` from the end, whether this backward pass goes on to each.
 
     The engine says so where only alphas are asked for; where autograd.grad() is asked for leaves, it raises on these,
     and they count as wanted.
     """
+    count = last if count is None else count
     if torch.compiler.is_compiling():
-        return True
-    nodes = [node for node, _ in ctx.next_functions[-last:][:count] if node is not None]
+        return [True] * count
+    nodes = [node for node, _ in ctx.next_functions[-last:][:count]]
     try:
-        return any(map(torch._C._will_engine_execute_node, nodes))
+        return [node is not None and torch._C._will_engine_execute_node(node) for node in nodes]
     except RuntimeError:
-        return True
+        return [True] * count

@@ -255,7 +255,7 @@ def select(
     if impl == "native" and dtype in HALF:
         return functools.partial(op.in_float32, dtype)
     if impl == "cuda" and device == "cpu":
-        return getattr(getattr(torch.ops, CPU_CUDA[-1]), op.name)
+        return getattr(getattr(torch.ops, CPU_CUDA[-1]), op.name).default
     direct = device == "cpu" or ("cuda" in op.gpu and not MISSING["cuda"])  # the dispatcher has those in CUDA C++
     return op.launch if impl == "triton" and direct else op.dispatch
 

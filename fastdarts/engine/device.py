@@ -12,6 +12,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import why_no_kinks, why_plain
 from fastdarts.runs.settings import RunConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
+from fastdarts.waiting import busy_elsewhere, cores
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -75,3 +76,13 @@ def check_workers(config: SearchConfig | EvaluateConfig, device: torch.device) -
         f"the GPU waits while the {config.batch_size} images of a batch are prepared, 0.1 ms for each: "
         f"--workers {max(1, min(8, (os.cpu_count() or 1) - 1))} prepares them meanwhile"
     )
+
+
+def check_cores(device: torch.device) -> str:
+    """What is to be said of other processes that take the cores; else ""."""
+    if device.type != "cpu" or ranks.world() > 1:  # several ranks share a machine by intention
+        return ""
+    others = busy_elsewhere()
+    if others + torch.get_num_threads() <= cores():
+        return ""
+    return f"{others} threads of other processes compete for {cores()} cores: epochs take longer until they end"

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from fastdarts.engine.capture import Graphs
-from fastdarts.engine.device import check_precision, check_workers, prepare_device
+from fastdarts.engine.device import check_cores, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.loop import Row
@@ -91,7 +91,7 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         check_batch(config.batch_size, smallest, config.sync_bn)
         start = Start.of(config)
         device = prepare_device(config)
-        notes = check_precision(config, device), check_workers(config, device)
+        notes = check_precision(config, device), check_workers(config, device), check_cores(device)
     agree(data.facts())
     shape = (data.channels, *data.size)
     with torch.device("meta"):

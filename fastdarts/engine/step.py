@@ -16,6 +16,7 @@ from fastdarts.engine.capture import Captured, Graphs, hooked, taken_from_host
 from fastdarts.engine.training import autocast, statistics_of
 from fastdarts.errors import NotFinite
 from fastdarts.nn.finite import Readings, check_step, finite
+from fastdarts.nn.fusion.recognise import settled
 from fastdarts.nn.optim import SGD, Rates
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
@@ -96,6 +97,7 @@ class SearchStep:
         self._doubt = torch.zeros((), dtype=torch.float64, device=device)
         self._ahead = Rates(device)
         self._seen_in, self._seen = None, ()
+        self._settled_in, self._modules = None, {}
         graphs = Graphs("off", device) if graphs is None else graphs
         self._passes = {
             "alphas": Captured("steps of the alphas", self._alpha_pass, graphs, self._why_not_recorded),
@@ -163,9 +165,12 @@ class SearchStep:
         first_order = isinstance(self.recipe.hypergradient, FirstOrder)
         batches = {"alphas": [*(() if first_order else batch), *(arch_batch or ())], "weights": [*batch]}
         results = {}
-        for name in order:
-            self.model.relaxation.draw(self.model.alpha_tables())  # new noise for its passes
-            results[name] = self._passes[name](lambda name=name: self._key(name), *batches[name])
+        if self._settled_in != epoch:  # what a network is made of only changes between epochs
+            self._settled_in, self._modules = epoch, {}
+        with settled(self._modules):
+            for name in order:
+                self.model.relaxation.draw(self.model.alpha_tables())  # new noise for its passes
+                results[name] = self._passes[name](lambda name=name: self._key(name), *batches[name])
         read = {name: len(numbers) for name, (numbers, *_) in results.items()}
         numbers = iter(torch.cat([numbers for numbers, *_ in results.values()]).cpu().unbind())
         values = {name: [next(numbers).item() for _ in range(count)] for name, count in read.items()}
@@ -336,6 +341,6 @@ class SearchStep:
             self.architect.optimizer.load_state_dict(state["arch_optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.set_weight_decay(self.optimizer.param_groups[0]["weight_decay"])
-        self._seen_in = None
+        self._seen_in = self._settled_in = None
         for recorded in self._passes.values():
             recorded.forget()

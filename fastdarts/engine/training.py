@@ -19,6 +19,7 @@ from fastdarts.engine.capture import Captured, Graphs, hooked, taken_from_host
 from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.memory import Estimate, estimate, explaining
 from fastdarts.nn.finite import check_step
+from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.optim import SGD
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.base import Next
@@ -117,11 +118,12 @@ class Training:
         self.model.train()
         graphs = Graphs("off", device) if graphs is None else graphs
         self._pass = Captured("training steps", self._train, graphs, lambda: hooked(self.model, self.optimizer))
-        self._seen = self._fresh = None
+        self._judged = Captured("measurements", self._infer, graphs, self._why_not_judged)
+        self._seen = self._fresh = self._seen_judging = self._fresh_judging = None
 
     def begin_epoch(self, epoch: int) -> None:
         """Set what depends on the epoch: drop path with probability drop_path_prob * epoch / epochs."""
-        self._fresh = None
+        self._fresh = self._fresh_judging = None
         self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
 
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
@@ -134,6 +136,32 @@ class Training:
         value, norm, *mistakes = (number.item() for number in numbers.cpu().unbind())
         check_step(value, norm, self.model, self.optimizer, epoch, step)
         meter.add(value, mistakes, len(y))
+
+    def judge(self, x: Tensor, y: Tensor) -> list[float]:
+        """The mean loss and the number of mistakes on a batch, of the model in evaluation mode."""
+        (numbers,) = self._judged(self._judge_key, x, y)
+        return numbers.tolist()
+
+    def _infer(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        with autocast(self.recipe.precision, self.device):  # here, as what it keeps must not outlive a recording
+            logits, _ = self.model(x)
+            loss = F.cross_entropy(logits, y)
+        return (torch.cat([loss.double().reshape(1), wrong(logits, y).double()]),)
+
+    def _judge_key(self) -> Hashable:
+        """All that a measurement takes from the host: not the probability of drop path, another in every epoch."""
+        if self._fresh_judging is None:
+            drops, self.model.drop_path_prob = self.model.drop_path_prob, 0.0
+            self._fresh_judging = taken_from_host(self.model)
+            self.model.drop_path_prob = drops
+            same = self._seen_judging == self._fresh_judging
+            self._seen_judging = self._seen_judging if same else self._fresh_judging
+        return self._seen_judging
+
+    def _why_not_judged(self) -> str:
+        """Why a measurement cannot be recorded; "" for no reason."""
+        draws = "random numbers are drawn, and drawn again by what comes next"
+        return hooked(self.model) or draws * may_draw(self.model)
 
     def _key(self) -> Hashable:
         """All that a step takes from the host; settings of layers only change between epochs."""
@@ -169,6 +197,7 @@ class Training:
         for name, part in state.items():
             getattr(self, name).load_state_dict(part)
         self._pass.forget()
+        self._judged.forget()
 
 
 def training_memory(job: Job, recipe: Recipe, data: ImageData, device: torch.device, batch: int) -> Estimate:
@@ -291,9 +320,8 @@ class _Epochs(Loop):
         rate = training.optimizer.param_groups[0]["lr"]
         row = self.job.mark | {"epoch": self.epoch, "lr": rate} | self.meter.summary("train")
         if self.epoch + 1 == self.epochs or not self.judge_last:
-            with autocast(training.recipe.precision, training.device):
-                attended = self.interruptible(self.judge_batches.in_order())
-                row |= measure(training.model, attended, training.device, self.prefix)
+            attended = self.interruptible(self.judge_batches.in_order())
+            row |= measure(training.model, attended, training.device, self.prefix, judge=training.judge)
         if self.final is not None:
             self._keep_best(row[f"{self.prefix}_error"])
             if self.epoch + 1 == self.epochs:

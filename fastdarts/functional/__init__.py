@@ -1,6 +1,7 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
+from fastdarts.functional.chain import ChainPlan, Given
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
@@ -28,6 +29,7 @@ from fastdarts.kernels import (
     native,
     needs_grad,
     normalise,
+    on_cpu,
     ops_of,
     rank,
     release_memory,
@@ -44,6 +46,8 @@ __all__ = [
     "MEMORY",
     "TRAFFIC",
     "Candidate",
+    "ChainPlan",
+    "Given",
     "Implementation",
     "Launch",
     "MixedOpPlan",
@@ -72,6 +76,7 @@ __all__ = [
     "needs_grad",
     "noise_seeds",
     "normalise",
+    "on_cpu",
     "ops_of",
     "plan",
     "rank",

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.fusion.chain import nothing_shared
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.random_state import goes_back, same_random_numbers
@@ -254,6 +255,10 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
     place = kinks.place if kinks else 0
 
     def run(*inputs: Any) -> Tensor:
+        with nothing_shared():  # it must save the same for backward both times
+            return compute(*inputs)
+
+    def compute(*inputs: Any) -> Tensor:
         nonlocal again
         if not again:
             again = True

@@ -16,6 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
 from fastdarts.policies.hypergradients import Batch, Passes, filled, pull_back, without_autocast
 from fastdarts.ranks import share, summed, weighed
@@ -187,7 +188,7 @@ class Differences:
 def _gradient(passes: Passes, batch: Batch, create_graph: bool = False, kinks: Kinks | None = None) -> list[Tensor]:
     """That of the alphas, zero for idle and frozen ones; of several ranks, what adds up to it."""
     with without_autocast(batch[0]):
-        with kinks.keep() if kinks else nullcontext():
+        with kinks.keep() if kinks else one_by_one() if create_graph else nullcontext():
             loss = passes.loss(batch)
         loss = weighed(loss, share(len(batch[0])))
         gradients = passes.gradients(loss, create_graph=create_graph)[0]

@@ -32,7 +32,9 @@ from torch.func import functional_call
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_unroll
 from fastdarts.nn.finite import Readings
+from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
+from fastdarts.nn.fusion.tracking import standing_still
 from fastdarts.nn.optim import SGD, Flat
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, share, summed, weighed
@@ -91,10 +93,9 @@ class Passes:
     def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
         """The loss on a batch (of this rank's part), at ``weights`` if given; running statistics stay unless
         ``live``."""
-        values = {f"model.{name}": w for name, w in (weights or {}).items()}
-        if not (live and self.side_effects):
-            values |= {f"model.{name}": b.clone() for name, b in self.model.named_buffers()}
-        with self._random_state(batch[0].device):
+        values, moves = {f"model.{name}": w for name, w in (weights or {}).items()}, live and self.side_effects
+        with self._random_state(batch[0].device), nullcontext({}) if moves else standing_still(self.model) as copies:
+            values |= {f"model.{name}": b for name, b in copies.items()}
             return functional_call(_Loss(self.model), values, batch) if values else self.model._loss(*batch)
 
     def _random_state(self, device: torch.device) -> AbstractContextManager[None]:
@@ -505,7 +506,9 @@ def _differentiable(passes: Passes, batch: Batch) -> tuple[dict[str, Tensor], Gr
     """The weights and their gradients, ready to be differentiated again; of several ranks, what adds up to them."""
     weights, ((part, own),) = passes.weights(), microbatches(batch, 1)
     with without_autocast(batch[0]):
-        return weights, gradients_of(weighed(passes.loss(part), own), list(weights.values()), create_graph=True)
+        with one_by_one():
+            loss = weighed(passes.loss(part), own)
+        return weights, gradients_of(loss, list(weights.values()), create_graph=True)
 
 
 def filled(gradients: Gradients, like: Iterable[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.nn.fusion.call import fuses, run
+from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet, initial_alphas
@@ -194,8 +195,9 @@ class _Skeleton(nn.Module):
         check_images(input, self._in_channels)
         x = self.stem(input)
         x = x.contiguous(memory_format=torch.channels_last) if fuses(x) else x  # once, not around every cell
-        for block in self.cells:
-            x = block(x) if isinstance(block, ResidualBlock) else cell(block, x)
+        with one_pass():
+            for block in self.cells:
+                x = block(x) if isinstance(block, ResidualBlock) else cell(block, x)
         return self.classifier(self.global_pooling(self.lastact(x)).flatten(1))
 
 

@@ -6,18 +6,25 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from fastdarts.nn.fusion.chain import FusedChain
 from fastdarts.nn.fusion.plan import Fused
 
 
 def note_calls(monkeypatch: pytest.MonkeyPatch, what: Callable[[Fused], Any]) -> list[Any]:
     """``what`` says of the parts of every fused call, planned anew or not, in a list that grows."""
-    noted, call = [], Fused.__call__
+    noted, call, chained = [], Fused.__call__, FusedChain.__call__
 
     def noting(self: Fused, *args: Any, **options: Any) -> list[Tensor]:
         noted.append(what(self))
         return call(self, *args, **options)
 
+    def noting_all(self: FusedChain, *args: Any) -> Tensor | None:
+        out = chained(self, *args)
+        noted.extend(map(what, self.fused if out is not None else ()))
+        return out
+
     monkeypatch.setattr(Fused, "__call__", noting)
+    monkeypatch.setattr(FusedChain, "__call__", noting_all)
     return noted
 
 

@@ -7,6 +7,7 @@
 #include "torch_stable.h"
 //
 #include <array>
+#include <cstring>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -42,6 +43,14 @@ inline cuda::Type type_of(const Tensor& t) {
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> size,
                     std::optional<ScalarType> type = std::nullopt) {
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(size.begin(), size.size()), type);
+}
+
+// Sets results to zero in a dry run, where no kernel writes them: who goes on with them may look for NaN.
+inline void blank(const std::vector<Tensor>& results) {
+  if (!cuda::dry_run.load(std::memory_order_relaxed)) return;
+  for (const Tensor& t : results) {
+    if (t.numel()) std::memset(t.mutable_data_ptr(), 0, t.numel() * t.element_size());
+  }
 }
 
 inline Tensor new_map(const Tensor& like, int64_t channels, int64_t height, int64_t width) {

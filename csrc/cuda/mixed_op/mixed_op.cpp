@@ -80,6 +80,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   check(cuda::mix(job.call, job.affine, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), bases,
                   outs));
   if (!store) z.clear();
+  blank(out), blank(z), blank(noted), blank({mean, var});
   return {out, z, mean, var, noted};
 }
 
@@ -202,6 +203,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
     check(cuda::state_gradient(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(),
                                plan.finals.data(), finals, t, dmax, davg, which, dx.mutable_data_ptr()));
   }
+  blank(dweights), blank({dx, dgain, doffset});
   return {dx, dgain, offset ? doffset : empty(gain, {0}), dweights};
 }
 

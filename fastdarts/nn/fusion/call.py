@@ -15,8 +15,8 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastdarts.functional import has_kernel, in_format, mixed_sum
-from fastdarts.nn.fusion.plan import Fused, keep, recall, wide
-from fastdarts.nn.fusion.recognise import as_fused, is_plain, mode_of, say_called, watched
+from fastdarts.nn.fusion.plan import Fused, Part, keep, recall, wide
+from fastdarts.nn.fusion.recognise import as_fused, fused_on, is_plain, mode_of, say_called, watched
 from fastdarts.nn.fusion.shapes import ZERO, inner_of, shape_of
 from fastdarts.nn.fusion.tracking import track
 from fastdarts.nn.operations import FactorizedReduce
@@ -86,23 +86,8 @@ def mix(
     x = in_format(x, LAST)
     part = x if partial == 1 else x[:, : x.shape[1] // partial]
     weights = weights.to(wide(x)).flatten()
-    out, parts, mode = [*base] or [None] * len(edges), [], None
-    unknown: list[tuple[int, list[int]]] = []  # edges and those of their candidates that are called
-    for e, (ops, first) in enumerate(edges):
-        others, found = [], len(parts)
-        for k, op in enumerate(ops):
-            if is_none(op):
-                continue
-            known = as_fused(op, part)
-            same = known is not None and known.stride == stride and known.mode in (None, mode or known.mode)
-            if same and (not known.convs or known.norms[-1].num_features == part.shape[1]):
-                mode = mode or known.mode
-                parts.append((e, first + k, known))
-            else:
-                others.append(k)
-                say_called(op)
-        if others or found == len(parts):
-            unknown.append((e, others))
+    out = [*base] or [None] * len(edges)
+    parts, unknown = parts_of(edges, part.shape[1], stride)
     if partial > 1 and unknown:
         mixed = mix(edges, part, weights, stride, (), memory)
         spread = [shuffle_in(m, x, stride, b) for m, b in zip(mixed, bypass.to(x.dtype), strict=True)]
@@ -128,6 +113,31 @@ def mix(
         for e, y in zip(joined, fused(x, weights, base, bypass), strict=True):
             out[e] = y
     return out
+
+
+def parts_of(
+    edges: Sequence[tuple[Sequence[nn.Module], int]], channels: int, stride: int
+) -> tuple[list[Part], list[tuple[int, list[int]]]]:
+    """What one op computes of these edges, and the edges that are left with those of their candidates that are called,
+    which may be none."""
+    parts: list[Part] = []
+    unknown, mode = [], None
+    for e, (ops, first) in enumerate(edges):
+        others, found = [], len(parts)
+        for k, op in enumerate(ops):
+            if is_none(op):
+                continue
+            known = fused_on(op, channels)
+            same = known is not None and known.stride == stride and known.mode in (None, mode or known.mode)
+            if same and (not known.convs or known.norms[-1].num_features == channels):
+                mode = mode or known.mode
+                parts.append((e, first + k, known))
+            else:
+                others.append(k)
+                say_called(op)
+        if others or found == len(parts):
+            unknown.append((e, others))
+    return parts, unknown
 
 
 class Place(NamedTuple):

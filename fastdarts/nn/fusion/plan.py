@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fastdarts.functional import Candidate, MixedOpResult, mixed_op, noise_seeds, plan, unchanged, world
 from fastdarts.nn.fusion.kinks import active
-from fastdarts.nn.fusion.recognise import HOOKS, STATISTICS, FusedCandidate, mode_of
+from fastdarts.nn.fusion.recognise import HOOKS, STATISTICS, FusedCandidate, mode_of, settled_things
 from fastdarts.nn.fusion.shapes import OWN, shape_of
 from fastdarts.nn.fusion.tracking import Statistics, track
 
@@ -30,6 +31,29 @@ Part = tuple[int, int, FusedCandidate]
 def wide(x: Tensor) -> torch.dtype:
     """The dtype of mixing weights and statistics."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
+
+
+class Constants:
+    """Tensors that are made once for each device and type: a copy from the host at every call would stall a GPU."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Tensor] = {}
+
+    def get(self, x: Tensor, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """The one of this name where ``x`` is."""
+        key = name, x.device, x.dtype
+        if key in self._made:
+            return self._made[key]
+        made = make()
+        if lasting(x):
+            self._made[key] = made
+        return made
+
+    def places(self, x: Tensor, places: Sequence[int], count: int) -> Tensor:
+        """These places among ``count`` mixing weights and a 1, which is at -1."""
+        return self.get(
+            x, count, lambda: torch.tensor([count if place < 0 else place for place in places], device=x.device)
+        )
 
 
 class Fused:
@@ -50,10 +74,10 @@ class Fused:
         self.plan = plan(self.candidates(), self.edges, stride, channels, self.channels, partial, self.eps, memory)
         self._flat: Statistics | None = None
         self._fresh = True
-        self._convolutions = [conv._parameters for _, _, part in parts for conv in part.convs]
+        self.convolutions = [conv._parameters for _, _, part in parts for conv in part.convs]
         self._layers = [bn._parameters for bn in used] + [bn._buffers for bn in used]
         self._known = self._missing()
-        self._constants: dict[Hashable, Tensor] = {}
+        self._constants = Constants()
 
     def candidates(self) -> list[Candidate]:
         """What is computed, with the weights of now."""
@@ -61,8 +85,8 @@ class Fused:
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
-        parameters = [*chain.from_iterable(map(dict.values, self._convolutions))]
-        nothing = [None] * len(self._convolutions)
+        parameters = [*chain.from_iterable(map(dict.values, self.convolutions))]
+        nothing = [None] * len(self.convolutions)
         return parameters[1::2] == nothing and len(parameters) == 2 * len(nothing) and self._missing() == self._known
 
     def _missing(self) -> list[bool]:
@@ -74,13 +98,10 @@ class Fused:
         """The outputs of the edges, ``mixing`` being the weights [K] of the candidates, None where all are 1; the
         BatchNorms move their statistics."""
         gain, offset, places = self._tables(x, mixing)
-        weights = [held["weight"] for held in self._convolutions]
+        weights = [held["weight"] for held in self.convolutions]
         seeds = noise_seeds(self.noises, x.device) if self.noises else None
         bypass = None if bypass is None else bypass.to(gain.dtype)
-        statistics = self._statistics(x)
-        running = None
-        if not self.training:
-            running = tuple(self._stacked("_buffers", name, x, gain.dtype, 0) for name in STATISTICS[:2])
+        statistics, running = self.statistics(x), self.running(x)
         kinks, result = active(), None
         if kinks is None and not (self.joined and world() > 1):
             result = self.plan(x, base, gain, offset, weights, seeds, running, bypass, places)
@@ -118,42 +139,39 @@ class Fused:
     def _tables(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """gain and offset, and the places of mixing weights if these are given for gain."""
         dtype = wide(x)
-        rows = len(self.norms)
         if not self.affine:
             if mixing is None:
-                return self._constant(x, "ones", lambda: x.new_ones(rows, self.channels, dtype=dtype)), None, None
-            return mixing, None, self._placed(x, len(mixing))
+                return self.ones(x), None, None
+            return mixing, None, self._constants.places(x, self.places, len(mixing))
         scale, shift = (
             self._stacked("_parameters", name, x, dtype, fill) for name, fill in (("weight", 1), ("bias", 0))
         )
         if mixing is None:
             return scale, shift, None
-        gain = self._spread(mixing, self._placed(x, len(mixing)))
+        gain = self._spread(mixing, self._constants.places(x, self.places, len(mixing)))
         return gain * scale, gain * shift, None
-
-    def _placed(self, x: Tensor, count: int) -> Tensor:
-        """The places of the rows among ``count`` mixing weights and a 1."""
-
-        def make() -> Tensor:
-            return torch.tensor([count if place < 0 else place for place in self.places], device=x.device)
-
-        return self._constant(x, count, make)
 
     @staticmethod
     def _spread(mixing: Tensor, places: Tensor) -> Tensor:
         return torch.cat([mixing, mixing.new_ones(1)]).index_select(0, places)[:, None]
 
-    def _constant(self, x: Tensor, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """A tensor on the device of x that is made once: a copy from the host at every call would stall a GPU."""
-        key = name, x.device, x.dtype
-        if key in self._constants:
-            return self._constants[key]
-        made = make()
-        if lasting(x):
-            self._constants[key] = made
-        return made
+    def ones(self, x: Tensor) -> Tensor:
+        """gain where nothing is mixed."""
+        make = functools.partial(x.new_ones, len(self.norms), self.channels, dtype=wide(x))
+        return self._constants.get(x, "ones", make)
 
-    def _statistics(self, x: Tensor) -> Statistics | None:
+    def running(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance that normalise, a row for each; None where those of the batch do."""
+        if self.training:
+            return None
+        known = Statistics.known(self.norms) if len(self.norms) > 1 and lasting(x) else None
+        if known is not None and known.mean.dtype is wide(x):
+            return known.mean, known.var
+        mean, var = (self._stacked("_buffers", name, x, wide(x), 0) for name in STATISTICS[:2])
+        return mean, var
+
+    def statistics(self, x: Tensor) -> Statistics | None:
+        """The running statistics of the layers as tables; None if they move one by one, or not at all."""
         if not self.training or not lasting(x):
             return None
         found = self._flat
@@ -178,10 +196,17 @@ def lasting(x: Tensor) -> bool:
     return type(x) is Tensor and not torch.compiler.is_compiling()
 
 
+class Plan(Protocol):
+    """What can be kept."""
+
+    def holds(self) -> bool:
+        """Whether the layers have the parameters and buffers that they had, with whatever values."""
+
+
 class _Kept:
     """A plan and what its modules were when it was made."""
 
-    def __init__(self, fused: Fused, modules: Sequence[nn.Module], owner: nn.Module):
+    def __init__(self, fused: Plan, modules: Sequence[nn.Module], owner: nn.Module):
         self.fused = fused
         self._modules = [*modules]
         self._types = [*map(type, modules)]
@@ -209,13 +234,23 @@ def _of_torch(kind: type) -> bool:
 _plans: WeakKeyDictionary[nn.Module, dict[Hashable, _Kept]] = WeakKeyDictionary()
 
 
-def recall(owner: nn.Module, key: Hashable, x: Tensor) -> Fused | None:
-    """The plan that was kept, if it holds."""
-    kept = _plans.get(owner, {}).get(key) if lasting(x) else None
-    return kept.fused if kept is not None and kept.holds() else None
+def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> Plan | None:
+    """The plan that was kept, if it holds. ``on`` is all that changes while modules are settled: then a plan is looked
+    at once."""
+    if not lasting(x):
+        return None
+    known, at = settled_things(), (id(owner), key, on)
+    if known is not None and at in known:
+        return known[at]
+    kept = _plans.get(owner, {}).get(key)
+    if kept is None or not kept.holds():
+        return None
+    if known is not None:
+        known[at] = kept.fused
+    return kept.fused
 
 
-def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Fused, modules: Sequence[nn.Module]) -> None:
+def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Plan, modules: Sequence[nn.Module]) -> None:
     """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
     key."""
     if not lasting(x):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn as nn
 from torch import Tensor
@@ -52,20 +52,25 @@ class FusedCandidate(NamedTuple):
         return None if bn is None else mode_of(bn)
 
 
-_settled: ContextVar[dict[tuple[int, int], FusedCandidate | None] | None] = ContextVar("settled", default=None)
+_settled: ContextVar[dict[Hashable, Any] | None] = ContextVar("settled", default=None)
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def settled(seen: dict[Hashable, Any] | None = None) -> Iterator[None]:
     """Inside, modules stay what they are, though not their numbers or modes: each is looked at once.
 
-    Profiled, looking takes two fifths of what a pass of the search network of DARTS costs beside its kernels.
+    ``seen`` holds what was seen of them; by default nothing was.
     """
-    before = _settled.set({})
+    before = _settled.set({} if seen is None else seen)
     try:
         yield
     finally:
         _settled.reset(before)
+
+
+def settled_things() -> dict[Hashable, Any] | None:
+    """What was seen of modules that are settled; None where they are not."""
+    return _settled.get()
 
 
 def as_fused(op: nn.Module, x: Tensor) -> FusedCandidate | None:
@@ -74,15 +79,20 @@ def as_fused(op: nn.Module, x: Tensor) -> FusedCandidate | None:
     A class is known by the code of its forward (:mod:`fastdarts.nn.fusion.shapes`), layers by their exact types; and a
     module is taken apart only while nobody watches: a hook expects to be called.
     """
-    known, key = _settled.get(), (id(op), x.shape[1])
+    return fused_on(op, x.shape[1])
+
+
+def fused_on(op: nn.Module, channels: int) -> FusedCandidate | None:
+    """The same for any input of so many channels."""
+    known, key = _settled.get(), (id(op), channels)
     if known is None:
-        return _as_fused(op, x)
+        return _fused_on(op, channels)
     if key not in known:
-        known[key] = _as_fused(op, x)
+        known[key] = _fused_on(op, channels)
     return known[key]
 
 
-def _as_fused(op: nn.Module, x: Tensor) -> FusedCandidate | None:
+def _fused_on(op: nn.Module, channels: int) -> FusedCandidate | None:
     shape = shape_of(type(op))
     if shape == IDENTITY:
         return None if watched(op) else FusedCandidate("skip")
@@ -117,7 +127,7 @@ def _as_fused(op: nn.Module, x: Tensor) -> FusedCandidate | None:
             norms.append(layer)
     if len(norms) > 1 and mode_of(norms[0]) != mode_of(norms[1]):
         return None
-    channels, width = x.shape[1], norms[-1].num_features
+    width = norms[-1].num_features
     if name in ("max_pool", "avg_pool"):
         pool = layers[0]
         fits = _is_pool(pool) and width == channels

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from operator import is_
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -10,30 +13,103 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.nn.fusion.recognise import STATISTICS
+from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
+
+
+class Moves:
+    """Moves of running statistics, made in two calls whatever their number."""
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._counts: list[Tensor] = []
+        self._running: list[Tensor] = []
+        self._found: list[Tensor] = []
+        self._momenta: list[float] = []
+
+    def add(self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None) -> None:
+        """Note that a running mean and variance move towards what was ``found``, and that their count grows by 1."""
+        places = {*map(id, buffers)}
+        if not self._seen.isdisjoint(places):  # a second move begins where the first one ends
+            self.make()
+        self._seen |= places
+        # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
+        mean, var, count = (buffer.data for buffer in buffers)
+        if momentum is None:  # the mean over all batches, which the count says
+            count.add_(1)
+            momentum = 1 / count.item()
+        else:
+            self._counts.append(count)
+        self._running += mean, var
+        self._found += [t.to(mean.dtype) for t in found]
+        self._momenta += momentum, momentum
+
+    def make(self) -> None:
+        """Make those that were noted."""
+        if self._counts:
+            torch._foreach_add_(self._counts, 1)
+        if self._running:
+            torch._foreach_lerp_(self._running, self._found, self._momenta)
+        self.__init__()
+
+
+_together: ContextVar[Moves | None] = ContextVar("together", default=None)
+
+
+@contextmanager
+def moving_together() -> Iterator[None]:
+    """Inside, running statistics stay as they are; all that a pass moves has moved when it is left."""
+    if isinstance(_together.get(), _Still):
+        yield
+        return
+    moves = Moves()
+    before = _together.set(moves)
+    try:
+        yield
+        moves.make()
+    finally:
+        _together.reset(before)
+
+
+class _Still(Moves):
+    """Moves that are not made."""
+
+    def add(self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None) -> None:
+        """Forget it."""
+
+
+@contextmanager
+def standing_still(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Inside, running statistics that fused calls move stay as they are; gives copies of the other buffers by name, for
+    a pass that may move them."""
+    before = _together.set(_Still())
+    try:
+        yield {name: buffer.clone() for name, buffer in _others(model)}
+    finally:
+        _together.reset(before)
+
+
+def _others(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """The buffers that layers may move which are called; where modules are settled, those of fused calls are known."""
+    seen = settled_things()
+    if seen is None:
+        return [*model.named_buffers()]
+    at = "others", id(model), len(_storages)
+    if at not in seen:
+        seen[at] = [
+            name for name, buffer in model.named_buffers() if buffer.untyped_storage().data_ptr() not in _storages
+        ]
+    return [(name, model.get_buffer(name)) for name in seen[at]]
 
 
 def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> None:
     """What each BatchNorm would have done to its running statistics, given those of this batch, one row each."""
-    rows = [r for r, bn in enumerate(norms) if bn is not None and bn.training and bn.track_running_stats]
-    if not rows:
-        return
-    buffers = [[norms[r]._buffers[name] for r in rows] for name in STATISTICS]
-    if any(len({*map(id, column)}) < len(rows) for column in buffers):  # what serves several candidates moves once each
-        for r in rows:
-            track(norms[r : r + 1], mean[r : r + 1], var[r : r + 1])
-        return
-    # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
-    means, variances, counts = ([buffer.data for buffer in column] for column in buffers)
-    norms = [norms[r] for r in rows]
-    mean, var = mean.to(means[0].dtype).unbind(0), var.to(means[0].dtype).unbind(0)
-    # Three calls for all candidates: as many as one BatchNorm module would make.
-    torch._foreach_add_(counts, 1)
-    momenta = [
-        1 / count.item() if bn.momentum is None else bn.momentum for bn, count in zip(norms, counts, strict=True)
-    ]
-    torch._foreach_lerp_(means, [mean[r] for r in rows], momenta)
-    torch._foreach_lerp_(variances, [var[r] for r in rows], momenta)
+    later = _together.get()
+    moves = Moves() if later is None else later
+    for bn, *found in zip(norms, mean.unbind(0), var.unbind(0), strict=True):
+        if bn is not None and bn.training and bn.track_running_stats:
+            moves.add([bn._buffers[name] for name in STATISTICS], found, bn.momentum)
+    if later is None:
+        moves.make()
 
 
 _storages: WeakValueDictionary[int, Statistics] = WeakValueDictionary()
@@ -41,7 +117,7 @@ _storages: WeakValueDictionary[int, Statistics] = WeakValueDictionary()
 
 
 class Statistics:
-    """Running statistics of several BatchNorms in three tensors, a row for each, so that they move in three calls.
+    """Running statistics of several BatchNorms in three tensors, a row for each, so that they move at once.
 
     The buffers become views of these, in place: they stay the objects they were, for modules and state dicts. Buffers
     that others have put together or share between processes are left alone.
@@ -49,6 +125,7 @@ class Statistics:
 
     def __init__(self, norms: Sequence[nn.BatchNorm2d | None], momentum: float):
         self.momentum = momentum
+        self._missing = [bn is None for bn in norms]
         self._norms = [bn._buffers for bn in norms if bn is not None]
         some = self._norms[0]["running_mean"]
         shape = len(norms), len(some)
@@ -61,7 +138,14 @@ class Statistics:
             for buffer, row in zip(buffers, rows, strict=True):
                 buffer.data = row
             _storages[table.untyped_storage().data_ptr()] = self
-        self._addresses = self._now()
+        self._addresses, self._first = self._now(), self._norms[0]["running_mean"]
+
+    @staticmethod
+    def known(norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
+        """Those of these layers, a row for each, if they are together already."""
+        mean = next((bn._buffers["running_mean"] for bn in norms if bn is not None), None)
+        found = None if mean is None else _storages.get(mean.untyped_storage().data_ptr())
+        return found if found is not None and found.serves(norms) else None
 
     @classmethod
     def of(cls, norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
@@ -71,6 +155,8 @@ class Statistics:
             return None
         buffers = [bn._buffers[name] for bn in used for name in STATISTICS]
         first = buffers[0]
+        if (known := cls.known(norms)) is not None:
+            return known
         alike = (
             len({bn.momentum for bn in used}) == 1
             and used[0].momentum is not None
@@ -80,6 +166,16 @@ class Statistics:
             and all(b.untyped_storage().data_ptr() not in _storages for b in buffers)
         )
         return cls(norms, used[0].momentum) if alike else None
+
+    def serves(self, norms: Sequence[nn.BatchNorm2d | None]) -> bool:
+        """Whether these are the statistics of these layers, a row for each."""
+        rows = [None if bn is None else bn._buffers for bn in norms]
+        same = len(rows) == len(self.mean) and all(map(is_, filter(None, rows), self._norms))
+        return same and [row is None for row in rows] == self._missing and self.holds()
+
+    def seems_to_hold(self) -> bool:
+        """Whether a layer has the buffer that it had: others have too, where modules are settled."""
+        return self._norms[0]["running_mean"] is self._first
 
     def holds(self) -> bool:
         """Whether the layers have these statistics still."""
@@ -95,9 +191,11 @@ class Statistics:
 
     def track(self, mean: Tensor, var: Tensor) -> None:
         """What :func:`track` does."""
-        self.count.add_(1)
-        self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
-        self.var.lerp_(var.to(self.var.dtype), self.momentum)
+        later = _together.get()
+        moves = Moves() if later is None else later
+        moves.add((self.mean, self.var, self.count), (mean, var), self.momentum)
+        if later is None:
+            moves.make()
 
     def _now(self) -> list[Any]:
         return [*map(Tensor.data_ptr, [held[name] for held in self._norms for name in STATISTICS])]

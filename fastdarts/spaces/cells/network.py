@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.nn.fusion.call import fuses, run
+from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path, imagenet_stems
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned
 from fastdarts.spaces.topology import DARTS_CELL
@@ -171,13 +172,15 @@ class _Network(nn.Module):
         self.classifier = nn.Linear(C_prev, num_classes)
 
     def _classify(self, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits_aux = None
+        logits_aux, same = None, s0 is s1
         if fuses(s1):  # cells compute in channels-last
-            s0, s1 = (s.contiguous(memory_format=torch.channels_last) for s in (s0, s1))
-        for i, cell in enumerate(self.cells):
-            s0, s1 = s1, cell(s0, s1, self.drop_path_prob)
-            if i == 2 * self._layers // 3 and self._auxiliary and self.training:
-                logits_aux = self.auxiliary_head(s1)
+            s1 = s1.contiguous(memory_format=torch.channels_last)
+            s0 = s1 if same else s0.contiguous(memory_format=torch.channels_last)
+        with one_pass():
+            for i, cell in enumerate(self.cells):
+                s0, s1 = s1, cell(s0, s1, self.drop_path_prob)
+                if i == 2 * self._layers // 3 and self._auxiliary and self.training:
+                    logits_aux = self.auxiliary_head(s1)
         return outputs(self.classifier(self.global_pooling(s1).flatten(1)), logits_aux)
 
 

@@ -22,8 +22,9 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief, is_dense
 from fastdarts.nn.candidates import Primitive, Primitives, default_primitives, whole
 from fastdarts.nn.fusion.call import Place, fuses, mix, run, select
+from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.fusion.plan import recall, wide
-from fastdarts.nn.fusion.recognise import say_called, watched
+from fastdarts.nn.fusion.recognise import say_called
 from fastdarts.nn.mixed_op import MixedOp, check_map, row_of
 from fastdarts.nn.operations import (
     FactorizedReduce,
@@ -36,6 +37,7 @@ from fastdarts.nn.supernet import Change, Chosen, Supernet, initial_alphas
 from fastdarts.spaces.cells.candidates import by_kind, checked_edge, edge_primitives
 from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.planned import alike, chain_of, inherits_forward, leaving
 from fastdarts.spaces.cells.variants import masked
 from fastdarts.spaces.topology import DARTS_CELL, Topology
 
@@ -128,9 +130,21 @@ class Cell(nn.Module):
             raise FastdartsError(f"drop_prob is {brief(drop_prob)}: expected a probability from 0 to below 1")
         check_map("s0", s0), check_map("s1", s1)
         weights = self._table(weights, s1)
+        drops = drop_prob and self.training
+        chain = chain_of(self, s0, s1) if fuses(s0) and fuses(s1) and self._is_plain() and not drops else None
+        if chain is not None:
+            gains = weights if weights2 is None else weights * weights2[:, None]
+            out = chain([s1, s0], gains)
+            if out is not None:
+                return out.contiguous() if s1.is_contiguous() else out
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
         nodes: list[Tensor | None] = [None] * self._steps
         return self.finish(states, nodes, 0, s1, weights, weights2, drop_prob)
+
+    @classmethod
+    def _is_plain(cls) -> bool:
+        """Whether a subclass leaves the parts of a pass as they are here."""
+        return all(getattr(cls, name) is getattr(Cell, name) for name in ("finish", "pass_on", "topology"))
 
     def _table(self, weights: Tensor | Sequence[Any], x: Tensor) -> Tensor:
         """The mixing weights of all edges as one tensor [E, K]."""
@@ -185,7 +199,7 @@ class Cell(nn.Module):
         leaves the last one."""
         drop_prob, cell = drop_prob if self.training else 0.0, self.topology
         for j in sources:
-            targets, rows = _leaving(cell, j)
+            targets, rows = leaving(cell, j)
             base = [nodes[i] for i in targets] if j else []
             outs = leave(self._ops, states[j], rows, weights, weights2, base, self.memory, drop_prob)
             for i, out in zip(targets, outs, strict=True):
@@ -229,13 +243,6 @@ class Cell(nn.Module):
         return torch.cat(states[-self._multiplier :], dim=1)
 
 
-@functools.cache
-def _leaving(cell: Topology, source: int) -> tuple[range, tuple[int, ...]]:
-    """The nodes that edges from this state lead into, and the rows of these."""
-    targets = range(max(0, source - 1), cell.nodes)
-    return targets, tuple(cell.row(cell.targets[i], source) for i in targets)
-
-
 def leave(
     ops: Sequence[nn.Module],
     x: Tensor,
@@ -256,7 +263,8 @@ def leave(
         return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
     K, fusing = weights.shape[-1], fuses(x)
     key = tuple(rows), bool(base), x.shape[1], K, memory, ops.training
-    fused = recall(ops, key, x) if fusing and len(weights) == len(ops) else None
+    on = tuple(ops[row].active for row in rows)
+    fused = recall(ops, key, x, on) if fusing and len(weights) == len(ops) else None
     if fused is not None:
         if fused.partial > 1:
             ops[rows[0]]._part(x)
@@ -270,13 +278,7 @@ def leave(
         return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
     edges = [ops[row] for row in rows]
     first = edges[0]
-    alike = all(
-        (type(edge) is MixedOp or _inherits_forward(type(edge)))
-        and not watched(edge)
-        and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, K)
-        for edge in edges
-    )
-    if alike and fusing and weights.shape == (len(ops), K):
+    if fusing and alike(edges, K) and weights.shape == (len(ops), K):
         first._part(x)
         table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
         gains, bypass = _mixing(first.k, x, rows, weights, weights2)
@@ -289,7 +291,7 @@ def leave(
         return mix(table, x, gains, first.stride, base, memory, first.k, bypass, place)
     if fusing:
         for edge in edges:
-            if type(edge) is not MixedOp and not _inherits_forward(type(edge)):
+            if type(edge) is not MixedOp and not inherits_forward(type(edge)):
                 say_called(edge, "leave forward, candidates and _part of MixedOp as they are")
     outs = [edge(x, weights[row]) for edge, row in zip(edges, rows, strict=True)]
     if weights2 is not None:
@@ -305,13 +307,6 @@ def _mixing(
     if partial > 1:
         bypass = weights.new_ones(len(rows)) if weights2 is None else select(weights2, rows, x)
     return weights if weights2 is None else weights * weights2[:, None], bypass
-
-
-@functools.cache
-def _inherits_forward(kind: type[MixedOp]) -> bool:
-    """Whether a subclass computes what MixedOp does: then edges of it are fused like these."""
-    names = ("forward", "candidates", "_part", "__call__")
-    return all(getattr(kind, name, None) is getattr(MixedOp, name) for name in names)
 
 
 def _primitives_by_position(init: Callable[..., None]) -> Callable[..., None]:
@@ -497,9 +492,10 @@ class Network(Supernet):
 
     def forward(self, input: Tensor) -> Tensor:
         edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
-        s0, s1 = self._begin(input)
-        for cell, weights in zip(self.cells, self.cell_weights(), strict=True):
-            s0, s1 = s1, self._pass(cell, s0, s1, weights, edges[cell.kind], self.drop_path_prob)
+        with one_pass():
+            s0, s1 = self._begin(input)
+            for cell, weights in zip(self.cells, self.cell_weights(), strict=True):
+                s0, s1 = s1, self._pass(cell, s0, s1, weights, edges[cell.kind], self.drop_path_prob)
         return self.classifier(self.global_pooling(s1).flatten(1))
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:

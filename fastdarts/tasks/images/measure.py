@@ -58,13 +58,21 @@ def measure(
     prefix: str,
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     meter: Any = None,
+    judge: Callable[[Tensor, Tensor], Sequence[float]] | None = None,
 ) -> dict[str, float]:
     """Cross-entropy and error (percent) of ``model`` in evaluation mode, over the batches of all ranks, or what
-    another ``criterion`` and ``meter`` say; the model is left in training mode, and the random state as it was."""
+    another ``criterion`` and ``meter`` say; the model is left in training mode, and the random state as it was.
+
+    ``judge`` passes a batch through the model in its own way, and gives the mean loss and what :func:`wrong` counts.
+    """
     meter = Meter() if meter is None else meter
     model.eval()
     with same_random_numbers(device):
         for x, y in batches:
+            if judge is not None:
+                loss, *mistakes = judge(x, y)
+                meter.add(*total(share(len(y)) * loss), mistakes, len(y))
+                continue
             x, y = x.to(device), y.to(device)
             logits = model(x)
             logits = logits[0] if isinstance(logits, tuple) else logits

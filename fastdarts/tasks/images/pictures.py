@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
 
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import notice
+from fastdarts.tasks.images import vision
 
 HEADERS = 10_000  # files that are opened before any work, evenly spaced if there are more
 
@@ -80,7 +80,7 @@ class Picture:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert(mode)
-        return v2.functional.pil_to_tensor(image if self.turn is None else image.transpose(self.turn))
+        return vision.v2.functional.pil_to_tensor(image if self.turn is None else image.transpose(self.turn))
 
 
 @contextmanager
@@ -214,7 +214,7 @@ class Decoder:
     """
 
     mode: str
-    resize: v2.Compose | None
+    resize: vision.v2.Compose | None
     size: tuple[int, int] | None
 
     def __call__(self, file: str) -> Tensor:

@@ -1,0 +1,91 @@
+"""Calls of mixed_op on the states of a cell, one after another, as one node of the graph of autograd."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastdarts.functional.arguments import in_format
+from fastdarts.functional.autocast import autocast_dtype, cast
+from fastdarts.functional.mixed_op import MixedOpPlan
+from fastdarts.kernels.mixed_op.chain import Chain, Given, Link, chained
+
+
+class ChainPlan:
+    """Planned calls that read and make the states of a cell, validated once.
+
+    calls: in their order, each as (the plan, the state that it reads, those that it makes or adds to); concat: the
+    states that are concatenated. The first ``inputs`` states are given. Calls that mix follow those that do not.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[tuple[MixedOpPlan, int, Sequence[int]]],
+        mixes: Sequence[bool],
+        inputs: int,
+        concat: Sequence[int],
+    ):
+        links, rows = [], 0
+        for (plan, source, targets), mixing in zip(calls, mixes, strict=True):
+            links.append(Link(plan.call, source, tuple(targets), rows if mixing else None))
+            rows += plan.rows * mixing
+        states = 1 + max(t for link in links for t in link.targets)
+        self._plans = [plan for plan, *_ in calls]
+        self._shapes = [shape for plan in self._plans for shape in plan.shapes]
+        self._chain = Chain(tuple(links), inputs, states, tuple(concat))
+        passing = tuple(link._replace(call=link.call._replace(store=False)) for link in links)
+        self._passing = self._chain._replace(links=passing)  # where nothing is kept for backward
+
+    def fitting(
+        self, inputs: Sequence[Tensor], weights: Sequence[Tensor], known: bool = False
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]] | None:
+        """These feature maps and weights as the calls take them, or None for those that do not fit. With ``known`` the
+        weights fitted before, to feature maps on this device."""
+        dtype = autocast_dtype(inputs[0])
+        if dtype is not None:
+            inputs = [t if t.dtype is dtype else t.to(dtype, memory_format=torch.channels_last) for t in inputs]
+            weights = cast(weights, dtype)
+        if not self._fit(inputs):
+            return None
+        if not (known and weights[0].dtype is inputs[0].dtype and weights[0].is_contiguous()):
+            if not self._fit_weights(weights, inputs[0]):
+                return None
+            weights = [w.contiguous() for w in weights]
+        return [in_format(t, torch.channels_last) for t in inputs], weights
+
+    def __call__(
+        self, inputs: Sequence[Tensor], weights: Sequence[Tensor], given: Sequence[Given], rows: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """The output, and mean and var of every call, for what :meth:`fitting` gave.
+
+        rows: the mixing weights of all rows of calls that mix, 1 in the middle of a separable convolution.
+        """
+        chain = self._chain if torch.is_grad_enabled() else self._passing
+        return chained(chain, given, rows, inputs, weights)
+
+    def _fit(self, inputs: Sequence[Tensor]) -> bool:
+        """Whether every state has the channels that its readers want, and one size whoever makes it."""
+        sizes: list[tuple[int, int, int, int] | None] = [tuple(t.shape) for t in inputs]
+        sizes += [None] * (self._chain.states - len(sizes))
+        for link, plan in zip(self._chain.links, self._plans, strict=True):
+            n, channels, height, width = sizes[link.source]
+            stride = plan.call.stride
+            made = n, plan.call.channels, (height - 1) // stride + 1, (width - 1) // stride + 1
+            if channels != plan.inputs or made[0] * made[2] * made[3] == 1:
+                return False
+            for t in link.targets:
+                if sizes[t] not in (None, made):
+                    return False
+                sizes[t] = made
+        return all(t.dtype is inputs[0].dtype and t.device == inputs[0].device for t in inputs)
+
+    def _fit_weights(self, weights: Sequence[Tensor], x: Tensor) -> bool:
+        count = len(weights)
+        return (
+            [*map(_shape, weights)] == self._shapes
+            and [*map(_dtype, weights)] == [x.dtype] * count
+            and [*map(Tensor.get_device, weights)] == [x.get_device()] * count
+        )
+
+
+_dtype, _shape = Tensor.dtype.__get__, Tensor.shape.__get__

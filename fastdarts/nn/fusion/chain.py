@@ -1,0 +1,167 @@
+"""Cells whose calls of `mixed_op` are all known: planned at once, and one node of the graph of autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from operator import is_
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdarts.functional import ChainPlan, Given, noise_seeds, world
+from fastdarts.nn.fusion.kinks import active
+from fastdarts.nn.fusion.plan import Constants, Fused, lasting, wide
+from fastdarts.nn.fusion.recognise import settled_things
+from fastdarts.nn.fusion.tracking import Statistics, moving_together, track
+
+
+class Planned(NamedTuple):
+    """A call in a cell: the state that it reads, those that it makes or adds to, and whether it mixes candidates."""
+
+    fused: Fused
+    source: int
+    targets: Sequence[int]
+    mixes: bool
+
+
+class _Seen(NamedTuple):
+    """What a chain found fit, while modules are settled."""
+
+    weights: list[Tensor]
+    statistics: list[Statistics | None]
+
+
+class FusedChain:
+    """The calls of a cell, of layers that are not affine and see all channels. ``concat``: states that are its output.
+
+    The first ``inputs`` states are given; calls that mix follow those that do not.
+    """
+
+    def __init__(self, calls: Sequence[Planned], inputs: int, concat: Sequence[int]):
+        self.fused = [call.fused for call in calls]
+        self.plan = ChainPlan(
+            [(call.fused.plan, call.source, call.targets) for call in calls], [c.mixes for c in calls], inputs, concat
+        )
+        self.mixing = [call.fused for call in calls if call.mixes]
+        self.plain = [call.fused for call in calls if not call.mixes]
+        self._rows = [len(fused.norms) for fused in self.mixing]
+        self._places = tuple(place for fused in self.mixing for place in fused.places)
+        self._convolutions = [held for fused in self.fused for held in fused.convolutions]
+        self._constants = Constants()
+
+    @staticmethod
+    def takes(calls: Sequence[Planned]) -> bool:
+        """Whether these calls can be a chain."""
+        widths = {call.fused.channels for call in calls if call.mixes}
+        return len(widths) == 1 and not any(call.fused.affine or call.fused.partial > 1 for call in calls)
+
+    def holds(self) -> bool:
+        """Whether the layers have the parameters and buffers that they had, with whatever values."""
+        return all(fused.holds() for fused in self.fused)
+
+    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor) -> Tensor | None:
+        """The output; ``mixing`` [E, K] are the weights of the candidates. None where the calls have to be made one by
+        one."""
+        if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
+            return None
+        weights, settled = [held["weight"] for held in self._convolutions], settled_things()
+        seen = None if settled is None else settled.get(id(self))
+        known = seen is not None and all(map(is_, weights, seen.weights))
+        arguments = self.plan.fitting(inputs, weights, known)
+        if arguments is None:
+            return None
+        x = arguments[0][0]
+        rows, table = self._tables(x, mixing)
+        tables = [fused.ones(x) for fused in self.plain] + [*table.split(self._rows)]
+        given = [
+            Given(gain, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
+            for fused, gain in zip(self.fused, tables, strict=True)
+        ]
+        if known and seen.statistics[0] is not None and seen.statistics[0].seems_to_hold():
+            statistics = seen.statistics
+        else:
+            statistics = [fused.statistics(x) for fused in self.fused]
+            if settled is not None and lasting(x):
+                settled[id(self)] = _Seen(weights, statistics)
+        out, batches = self.plan(*arguments, given, rows)
+        for fused, running, (mean, var) in zip(self.fused, statistics, batches, strict=True):
+            if fused.training:
+                track(fused.norms, mean, var) if running is None else running.track(mean, var)
+        return out
+
+    def _tables(self, x: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor]:
+        """The mixing weights of all rows, and the same for every channel, without a graph."""
+        known, key = _shared.get(), (id(mixing), self._places)
+        width = self.mixing[0].channels
+        if known is None:
+            rows = self._spread(x, mixing)
+            return rows, _wide(rows, width)
+        if key not in known:
+            known[key] = mixing, self._spread(x, mixing), {}  # mixing: while it lives, nothing else has its id
+        _, rows, tables = known[key]
+        if width not in tables:
+            tables[width] = _wide(rows, width)
+        return rows, tables[width]
+
+    def _spread(self, x: Tensor, mixing: Tensor) -> Tensor:
+        flat = mixing.to(wide(x)).flatten()
+        places = self._constants.places(x, self._places, len(flat))
+        return torch.cat([flat, flat.new_ones(1)]).index_select(0, places)
+
+
+class NoChain:
+    """Stands where the calls of a cell are no chain."""
+
+    def holds(self) -> bool:
+        """As long as the modules are what they are."""
+        return True
+
+
+def _wide(rows: Tensor, channels: int) -> Tensor:
+    return rows.detach()[:, None].expand(-1, channels).contiguous()
+
+
+_shared: ContextVar[dict[Hashable, tuple[Tensor, Tensor, dict[int, Tensor]]] | None] = ContextVar(
+    "shared", default=None
+)
+
+
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Inside, every call of a cell is a node of its own: a gradient that is differentiated again then takes less."""
+    before = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(before)
+
+
+@contextmanager
+def nothing_shared() -> Iterator[None]:
+    """Inside, every cell makes all that it needs itself."""
+    before = _shared.set(None)
+    try:
+        yield
+    finally:
+        _shared.reset(before)
+
+
+@contextmanager
+def _one_pass() -> Iterator[None]:
+    before = _shared.set({})
+    try:
+        with moving_together():
+            yield
+    finally:
+        _shared.reset(before)
+
+
+def one_pass() -> AbstractContextManager[None]:
+    """Around a forward pass: what its cells have in common is made once, and running statistics move at its end."""
+    return nullcontext() if torch.compiler.is_compiling() else _one_pass()

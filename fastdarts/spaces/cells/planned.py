@@ -1,0 +1,81 @@
+"""A pass through a cell of the supernet, planned: all its calls in one chain, if every candidate is known."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Sequence
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastdarts.nn.fusion.call import parts_of
+from fastdarts.nn.fusion.chain import FusedChain, NoChain, Planned
+from fastdarts.nn.fusion.plan import Fused, keep, recall
+from fastdarts.nn.fusion.recognise import fused_on, watched
+from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.spaces.topology import Topology
+
+
+def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor) -> FusedChain | None:
+    """The calls of a :class:`fastdarts.spaces.cells.supernet.Cell` on s1 and s0; None if some are not known."""
+    if torch.compiler.is_compiling():
+        return None
+    key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.memory, cell.training)
+    chain = recall(cell, key, s1, tuple(edge.active for edge in cell._ops))
+    if chain is None:
+        calls = _calls(cell, s0.shape[1], s1.shape[1])
+        concat = range(4 + cell._steps - cell._multiplier, 4 + cell._steps)
+        chain = FusedChain(calls, 2, concat) if FusedChain.takes(calls) else NoChain()
+        keep(cell, key, s1, chain, [m for m in cell.modules() if m is not cell])
+    return chain if isinstance(chain, FusedChain) else None
+
+
+def _calls(cell: nn.Module, *widths: int) -> list[Planned]:
+    """The states are s1, s0, those of the cell's inputs, and its nodes. Nothing if a call is not known."""
+    calls, channels = [], cell.channels
+    for number, (module, width) in enumerate(zip((cell.preprocess0, cell.preprocess1), widths, strict=True)):
+        part = fused_on(module, width)
+        if part is None or part.kind == "skip" or part.norms[-1].num_features != channels:
+            return []
+        calls.append(Planned(Fused([(0, 0, part)], width, part.stride, "store", 1), 1 - number, [2 + number], False))
+    for source in range(cell._steps + 1):
+        targets, rows = leaving(cell.topology, source)
+        edges = [cell._ops[row] for row in rows]
+        count = len(edges[0]._ops)
+        if not alike(edges, count) or edges[0].k != 1:
+            return []
+        stride = edges[0].stride
+        parts, unknown = parts_of(
+            [(e.candidates(), row * count) for e, row in zip(edges, rows, strict=True)], channels, stride
+        )
+        if unknown:
+            return []
+        fused = Fused(parts, channels, stride, cell.memory, 1)
+        calls.append(Planned(fused, 2 + source, [4 + node for node in targets], True))
+    return calls
+
+
+@functools.cache
+def leaving(cell: Topology, source: int) -> tuple[range, tuple[int, ...]]:
+    """The nodes that edges from this state lead into, and the rows of these."""
+    targets = range(max(0, source - 1), cell.nodes)
+    return targets, tuple(cell.row(cell.targets[i], source) for i in targets)
+
+
+def alike(edges: Sequence[nn.Module], count: int) -> bool:
+    """Whether these edges compute what MixedOp does, on so many candidates, with one stride, and nobody watches."""
+    first = edges[0]
+    return all(
+        (type(edge) is MixedOp or inherits_forward(type(edge)))
+        and not watched(edge)
+        and (edge.stride, edge.k, len(edge._ops)) == (first.stride, first.k, count)
+        for edge in edges
+    )
+
+
+@functools.cache
+def inherits_forward(kind: type[MixedOp]) -> bool:
+    """Whether a subclass computes what MixedOp does: then edges of it are fused like these."""
+    names = ("forward", "candidates", "_part", "__call__")
+    return all(getattr(kind, name, None) is getattr(MixedOp, name) for name in names)
