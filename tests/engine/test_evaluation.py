@@ -151,7 +151,7 @@ def test_a_run_goes_on_when_the_weights_that_it_started_from_are_gone(chosen, tm
     config = EvaluateConfig(**SMALL, genotype=GENOTYPE, variant="cifar", epochs=1, seeds=2, pretrained=start)
     evaluate(dataclasses.replace(config, run=tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr("fastdarts.engine.training.measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("fastdarts.engine.training.measure", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             evaluate(dataclasses.replace(config, run=tmp_path / "stopped", checkpoint_minutes=0))
     shutil.rmtree(start)

@@ -159,6 +159,18 @@ def test_an_operation_that_only_this_package_knows_is_refused_by_its_name(run, t
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_model_is_exported_as_it_is_and_stays_so(tmp_path):
+    model = model_of(TINY, "cifar", 3, 8).train()  # its running statistics share memory
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    export(model, "pt2", tmp_path / "a.pt2")
+    assert model.training and all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    half = export(model.half(), "pt2", tmp_path / "half.pt2")
+    network = torch.export.load(half.path).module()
+    assert network(torch.zeros(3, 3, 8, 8, dtype=torch.float16)).dtype is torch.float16
+    if all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+        sentence(lambda: export(model.bfloat16(), "onnx", tmp_path / "a.onnx"), "bfloat16", "model.float()")
+
+
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
     model = fastdarts.load(run)
     wrong = module.Format(module.FORMATS["pt2"].write, lambda data, model: lambda images: model(images) + 1e-2)
