@@ -59,8 +59,9 @@ class _Chain(torch.autograd.Function):
             mean, var = own.running or (None, None)
             out, z, mean, var, _ = run(
                 states[link.source], base, own.gain, None, weights[at : at + call.weights], own.seeds, call.candidates,
-                call.edges, call.stride, mean, var, call.eps, 0, call.store, (), False, exact,
+                call.edges, call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
             )  # fmt: skip
+            z = z if call.store else []
             at += call.weights
             for t, made in zip(targets, out, strict=True):
                 states[t] = made
