@@ -123,7 +123,12 @@ def begun(monkeypatch, config):
 def test_a_network_starts_from_a_trained_one_and_is_built_like_it(chosen, tmp_path, monkeypatch):
     weights = torch.load(chosen[1] / "weights_seed_1.pt")
     rest = {name: value for name, value in SMALL.items() if name not in ("channels", "layers")}
-    for number, start in enumerate((chosen[1] / "model_seed_1", chosen[1] / "weights_seed_1.pt")):
+    # a checkpoint of this package, and one of the public code that several GPUs have trained
+    torch.save({"fastdarts": "evaluate", "training": {"model": weights}}, tmp_path / "checkpoint.pt")
+    public = {"epoch": 9, "state_dict": {f"module.{name}": value for name, value in weights.items()}}
+    torch.save(public, tmp_path / "model_best.pth.tar")
+    files = chosen[1] / "weights_seed_1.pt", tmp_path / "checkpoint.pt", tmp_path / "model_best.pth.tar"
+    for number, start in enumerate((chosen[1] / "model_seed_1", *files)):
         named = {} if number == 0 else {"genotype": GENOTYPE, "channels": 4, "layers": 3}
         config = EvaluateConfig(**rest, **named, epochs=1, pretrained=start, run=tmp_path / str(number), seeds=2)
         for state in begun(monkeypatch, config):
