@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,10 +36,10 @@ class _Stored(TypedDict):
     version: int
     genotype: dict[str, Any]
     variant: str
-    channels: int
-    layers: int
+    channels: Annotated[int, range(1, 10**5)]
+    layers: Annotated[int, range(1, 1000)]
     classes: list[str]
-    size: list[int]
+    size: list[Annotated[int, range(1, 10**5)]]
     mean: list[float]
     std: list[float]
     training: dict[str, Any]
@@ -206,7 +206,7 @@ def _facts(table: Any, source: Path) -> Facts:
     named = {field.name: table[field.name] for field in dataclasses.fields(Facts)}
     facts = Facts(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
     fits = len(facts.mean) == len(facts.std) in (1, 3) and len(facts.size) == 2 and facts.classes
-    if not fits or min(facts.std) <= 0 or min(facts.size) < 1:
+    if not fits or min(facts.std) <= 0:
         raise FastdartsError(f"{source} is damaged (its classes, size, mean or std make no sense): {REMEDY}")
     return facts
 

@@ -104,7 +104,7 @@ def _channels_first(array: np.ndarray) -> Tensor:
             f"got an array of shape {[*array.shape]}: expected [H, W], [H, W, C] or [N, H, W, C] with 1 or 3 channels"
         )
     try:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.tensor(np.ascontiguousarray(array))
     except TypeError as error:
         raise FastdartsError(f"got an array of {array.dtype}: {_VALUES}") from error
     return tensor.movedim(-1, -3)

@@ -125,11 +125,13 @@ def load(path: str | Path, *, seed: int | None = None) -> Model:
     """
     place = find_model(path, seed)
     facts, weights = read_model(place)
+    with torch.device("meta"):  # before memory is taken for it
+        shapes = {name: value.shape for name, value in facts.network().state_dict().items()}
+    if wrong := [name for name in shapes.keys() | weights.keys() if name not in weights or name not in shapes]:
+        raise FastdartsError(f"the weights in {place} do not fit their network ({min(wrong)}): {REMEDY}")
+    if wrong := [name for name, shape in shapes.items() if weights[name].shape != shape]:
+        raise FastdartsError(f"the weights in {place} do not fit their network ({wrong[0]}): {REMEDY}")
     with torch.random.fork_rng(devices=[]):  # the weights that a new network draws are replaced
         model = Model(facts, facts.network())
-    try:
-        model.network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise FastdartsError(f"the weights in {place} do not fit their network ({reason[:200]}): {REMEDY}") from error
+    model.network.load_state_dict(weights)
     return model.eval()

@@ -51,17 +51,16 @@ def fitting(weights: Mapping[str, Tensor], network: nn.Module, path: str | Path)
     """
     own = network.state_dict()
     remedy = "start from a network of the same genotype, variant, channels, layers and colours"
-    for name, value in weights.items():
-        if name not in own and not name.startswith(HEADS):
-            raise FastdartsError(f"{path} has the weights {name}, which the network does not have: {remedy}")
-        if name in own and value.shape != own[name].shape and not name.startswith(HEADS):
-            raise FastdartsError(
-                f"{path} has the weights {name} of shape {[*value.shape]}, and the network needs {[*own[name].shape]}: "
-                f"{remedy}"
-            )
-    missing = [name for name in own.keys() - weights.keys() if not name.startswith(HEADS)]
-    if missing := sorted(name for name in missing if not name.endswith("num_batches_tracked")):
-        raise FastdartsError(f"{path} lacks the weights {missing[0]}: {remedy}")
+    for name, value in own.items():
+        if name.startswith(HEADS) or (name not in weights and name.endswith("num_batches_tracked")):
+            continue
+        if name not in weights:
+            raise FastdartsError(f"{path} lacks the weights {name}: {remedy}")
+        if weights[name].shape != value.shape:
+            shapes = f"{[*weights[name].shape]}, and the network needs {[*value.shape]}"
+            raise FastdartsError(f"{path} has the weights {name} of shape {shapes}: {remedy}")
+    if left := [name for name in weights if name not in own and not name.startswith(HEADS)]:
+        raise FastdartsError(f"{path} has the weights {left[0]}, which the network does not have: {remedy}")
     heads = {head for head in HEADS if all(_fits(weights, own, name) for name in own if name.startswith(head))}
     return {
         name: value

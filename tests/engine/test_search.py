@@ -317,10 +317,10 @@ def test_sigterm_does_not_wait_for_a_measurement(tmp_path, monkeypatch, kind):
     module = importlib.import_module(module)
     measure, before = module.measure, signal.getsignal(signal.SIGTERM)
 
-    def terminates(model, batches, *rest):
+    def terminates(model, batches, *rest, **options):
         next(batches)
         os.kill(os.getpid(), signal.SIGTERM)
-        return measure(model, batches, *rest)
+        return measure(model, batches, *rest, **options)
 
     monkeypatch.setattr(module, "measure", terminates)
     with pytest.raises(SystemExit) as stopped:
@@ -376,11 +376,11 @@ def test_a_run_stopped_between_the_last_step_of_an_epoch_and_its_row_goes_on_the
     module = importlib.import_module(module)
     measure, calls = module.measure, []
 
-    def stops_at_the_second_epoch(*arguments):
+    def stops_at_the_second_epoch(*arguments, **options):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return measure(*arguments)
+        return measure(*arguments, **options)
 
     monkeypatch.setattr(module, "measure", stops_at_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):

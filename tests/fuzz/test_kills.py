@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 KINDS = [
     "search", "random", "random-ws", "ada", "es", "gdas", "fair-darts", "sgas", "p-darts", "project", "evaluate",
-    "recurrent-search", "recurrent-evaluation", "study",
+    "validated-evaluation", "recurrent-search", "recurrent-evaluation", "study",
 ]  # fmt: skip
 PLACES = 5 if settings.default.max_examples < 100 else 10**9
 """At how many places each run is killed: in `make fuzz` at all."""

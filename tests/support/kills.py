@@ -56,6 +56,10 @@ RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
         evaluate,
         EvaluateConfig(**SMALL, genotype="DARTS_V2", epochs=1, seeds=2, auxiliary=False, checkpoint_minutes=0),
     ),
+    "validated-evaluation": (
+        evaluate,
+        EvaluateConfig(**SMALL, genotype="DARTS_V2", epochs=2, auxiliary=False, validation_portion=0.4),
+    ),
     "recurrent-search": (search, search_settings(**TEXT, nodes=2, epochs=1)),
     "recurrent-evaluation": (
         evaluate,
@@ -138,7 +142,8 @@ def found(folder: Path) -> dict[str, Any]:
     if (folder / "study.json").exists():
         text = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         return {"names": names} | {name: text[name] for name in ("architectures", "mean_regret", "seeds_tau")}
-    return outcome(folder) | {"names": names}
+    models = {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.glob("model_seed_*/*"))}
+    return outcome(folder) | {"names": names, "models": models}
 
 
 def faults(kind: str, scratch: Path, most: int) -> Iterator[str]:
