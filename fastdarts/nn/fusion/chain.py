@@ -35,7 +35,7 @@ class _Seen(NamedTuple):
 
 
 class FusedChain:
-    """The calls of a cell, of layers that are not affine and see all channels. ``concat``: states that are its output.
+    """The calls of a cell, of layers that are not affine. ``concat``: states that are its output.
 
     The first ``inputs`` states are given; calls that mix follow those that do not.
     """
@@ -55,16 +55,21 @@ class FusedChain:
     @staticmethod
     def takes(calls: Sequence[Planned]) -> bool:
         """Whether these calls can be a chain."""
-        widths = {call.fused.channels for call in calls if call.mixes}
-        return len(widths) == 1 and not any(call.fused.affine or call.fused.partial > 1 for call in calls)
+        widths = {(call.fused.channels, call.fused.partial) for call in calls if call.mixes}
+        return len(widths) == 1 and not any(call.fused.affine for call in calls)
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
         return all(fused.holds() for fused in self.fused)
 
-    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor) -> Tensor | None:
-        """The output; ``mixing`` [E, K] are the weights of the candidates. None where the calls have to be made one by
-        one."""
+    @property
+    def partial(self) -> int:
+        """One of how many channels the candidates take."""
+        return self.mixing[0].partial
+
+    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor, bypass: Tensor | None) -> Tensor | None:
+        """The output; ``mixing`` [E, K] are the weights of the candidates, ``bypass`` those of what bypasses them, by
+        edge in the order of the calls. None where the calls have to be made one by one."""
         if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
             return None
         weights, settled = [held["weight"] for held in self._convolutions], settled_things()
@@ -86,7 +91,7 @@ class FusedChain:
             statistics = [fused.statistics(x) for fused in self.fused]
             if settled is not None and lasting(x):
                 settled[id(self)] = _Seen(weights, statistics)
-        out, batches = self.plan(*arguments, given, rows)
+        out, batches = self.plan(*arguments, given, rows, None if bypass is None else bypass.to(rows.dtype))
         for fused, running, (mean, var) in zip(self.fused, statistics, batches, strict=True):
             if fused.training:
                 track(fused.norms, mean, var) if running is None else running.track(mean, var)

@@ -31,6 +31,8 @@ CELLS = {
     "after a reduction": {"reduction_prev": True},
     "some nodes": {"multiplier": 2},
     "recompute": {"memory": "recompute"},
+    "partial": {"partial": 2, "C": 8},
+    "partial reduction": {"partial": 2, "C": 8, "reduction": True},
     "noise": {"primitives": ["noise", "sep_conv_3x3", "skip_connect"]},
 }
 
@@ -79,6 +81,15 @@ def test_a_cell_has_the_bits_of_calls_one_by_one(monkeypatch, settings, precisio
         assert (ours is theirs is None) or ours.equal(theirs)
 
 
+def test_edge_weights_have_the_bits_of_calls_one_by_one() -> None:
+    results = []
+    for apart in (one_by_one(), nullcontext()):
+        made, inputs = cell(C=8, partial=4)
+        with apart:
+            results.append(passed(made, [*inputs, torch.rand(len(made._ops)).requires_grad_()]))
+    assert all(ours.equal(theirs) for ours, theirs in zip(*results, strict=True))
+
+
 def test_a_chain_is_one_node_and_calls_one_by_one_are_many() -> None:
     nodes = []
     for apart in (one_by_one(), nullcontext()):
@@ -94,12 +105,13 @@ def test_a_chain_is_one_node_and_calls_one_by_one_are_many() -> None:
     assert nodes == [2 + 4, 1]
 
 
-def test_a_cell_can_be_differentiated_twice() -> None:
+@pytest.mark.parametrize("settings", [{}, {"partial": 2}], ids=["all channels", "partial"])
+def test_a_cell_can_be_differentiated_twice(settings) -> None:
     """Without the context that is for it, too; float64 against calls one by one, whose second derivatives are checked
     against finite differences elsewhere."""
     results = []
     for apart in (one_by_one(), nullcontext()):
-        made, (s0, s1, weights) = cell(torch.float64)
+        made, (s0, s1, weights) = cell(torch.float64, **settings)
         with apart:
             out = made(s0, s1, weights)
         first = torch.autograd.grad(out.square().sum(), [weights, s1], create_graph=True)
