@@ -41,6 +41,7 @@ PACKAGES = {
     "fastdarts.tasks.images": "fastdarts/tasks/images",
     "fastdarts.tasks.language": "fastdarts/tasks/language",
     "fastdarts.testing": "fastdarts/testing",
+    "fastdarts.trained": "fastdarts/trained",
     "fastdarts.functional": "fastdarts/functional",
     "fastdarts.kernels": "kernels",  # a top-level `kernels` would clash with another project's package
     "fastdarts.kernels.flat": "kernels/flat",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastdarts.spaces.cells.genotype import Genotype
     from fastdarts.spaces.cells.network import NetworkCIFAR, NetworkImageNet
     from fastdarts.spaces.cells.supernet import Cell, Network
+    from fastdarts.trained.model import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NetworkCIFAR",
     "NetworkImageNet",
     "early_stopping",
+    "load",
 ]
 
 _MODULES = {
@@ -53,6 +55,7 @@ _MODULES = {
     "NetworkCIFAR": "spaces.cells.network",
     "NetworkImageNet": "spaces.cells.network",
     "early_stopping": "policies.stopping",
+    "load": "trained.model",
 }
 
 find_modules()

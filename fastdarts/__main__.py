@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 
-from fastdarts import __version__
+from fastdarts.cli.commands import answered
+from fastdarts.waiting import choose_waiting
 
 
 def _leave_at_once(*_: object) -> None:
@@ -14,9 +15,10 @@ def _leave_at_once(*_: object) -> None:
 
 def main() -> None:
     """Run the command line; see :func:`fastdarts.cli.entry.main`. Ctrl-C while PyTorch is imported is one line too."""
-    if sys.argv[1:] == ["--version"]:
-        print(f"fastdarts {__version__}")
+    if answer := answered(sys.argv[1:]):  # without importing PyTorch
+        print(answer)
         return
+    choose_waiting(sys.argv[1:])
     own = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored, as of jobs of nohup
     if own:
         signal.signal(signal.SIGINT, _leave_at_once)

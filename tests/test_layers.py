@@ -92,6 +92,7 @@ FLOORS = [  # of fastdarts; a module imports what is of its own floor or of one 
     {"spaces"},
     {"runs"},
     {"tasks"},
+    {"trained"},
     {"policies"},
     {"report"},
     {"engine"},

@@ -127,7 +127,12 @@ def read(arguments: Sequence[str], known: Mapping[str, Parameter]) -> Reading:
             parameter = opposite
         if parameter is None:
             if places and (only_places or not word.startswith("-") or _is_number(word)):
-                reading.occurrences.append((places.popleft(), [word]))
+                if not known[places[0]].many:
+                    reading.occurrences.append((places.popleft(), [word]))
+                elif places[0] in reading.given:
+                    reading.given[places[0]].append(word)
+                else:
+                    reading.occurrences.append((places[0], [word]))
             else:
                 reading.unknown.append(word)
             continue
@@ -167,7 +172,8 @@ def check(arguments: Sequence[str], known: Mapping[str, Parameter], others: Mapp
             raise FastdartsError(f"{name} is given twice: put all its values behind one")
     for parameter in known.values():
         if parameter.required and parameter.name not in reading.given and not reading.helps:
-            raise FastdartsError(f"{parameter.name} is missing: expected {parameter.expected}")
+            verb = "are" if parameter.place and parameter.many else "is"
+            raise FastdartsError(f"{parameter.name} {verb} missing: expected {parameter.expected}")
 
 
 def _refuse_unknown(word: str, known: Mapping[str, Parameter], others: Mapping[str, str]) -> None:

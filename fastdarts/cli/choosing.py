@@ -6,13 +6,12 @@ import dataclasses
 import os
 import stat
 import tomllib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
 from fastdarts.cli.arguments import Parameter, Reading, check, parameters, read
-from fastdarts.cli.commands import COMMANDS
+from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.flags import BySettings
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method, load_plugin, methods
@@ -34,7 +33,7 @@ def with_flag(arguments: list[str]) -> list[str]:
 def flags_of(command: str, known_methods: bool = True) -> dict[str, Parameter]:
     """What a command takes, a search of any method on any task, an evaluation on any task; nothing for an unknown
     command."""
-    found = dict(parameters(COMMANDS[command])) if command in COMMANDS else {}
+    found = dict(parameters(find_command(command))) if command in COMMANDS else {}
     if command == "search":
         owners = [part for task in tasks().values() for part in task.settings]
         owners += [method.settings for method in methods().values()] if known_methods else [SearchConfig]
@@ -158,11 +157,8 @@ def defaults(reading: Reading, command: str, kind: type[RunConfig], method: str 
     return found
 
 
-def check_own(arguments: list[str], commands: Mapping[str, type[BySettings]]) -> None:
+def check_own(arguments: list[str], command: type[BySettings]) -> None:
     """Raise :class:`FastdartsError` for the first flag that belongs to another method or task than the one at hand."""
-    command = commands.get(next(iter(arguments), ""))
-    if command is None:
-        return
     own, settings, others = parameters(command), command.kind, {}
     if issubclass(settings, SearchConfig):
         for name, method in methods().items():

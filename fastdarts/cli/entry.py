@@ -11,12 +11,12 @@ import sys
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import subcommand
 
-from fastdarts import __version__, ranks
+from fastdarts import ranks
 from fastdarts.cli.arguments import check
 from fastdarts.cli.choosing import (
     check_own,
@@ -28,8 +28,8 @@ from fastdarts.cli.choosing import (
     space_in,
     with_flag,
 )
-from fastdarts.cli.commands import COMMANDS, Command, Evaluate, Search, Study
-from fastdarts.cli.flags import by
+from fastdarts.cli.commands import COMMANDS, answered, find_command
+from fastdarts.cli.flags import BySettings, by
 from fastdarts.cli.streams import readable_streams
 from fastdarts.endings import INTERRUPTED, drop, is_no_memory, is_unread, say
 from fastdarts.errors import FastdartsError
@@ -47,8 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     readable_streams()
     try:
-        if arguments == ["--version"]:
-            print(f"fastdarts {__version__}")
+        if answer := answered(arguments):
+            print(answer)
             return
         together = arguments[:1] in SHARED or ranks.launched()
         with notices_as_lines(), ranks.joined() if together else nullcontext():
@@ -93,34 +93,40 @@ def _run(arguments: list[str]) -> None:
     command.run()
 
 
-def _parse(arguments: list[str]) -> Command:
+SETTINGS = {"search": SearchConfig, "evaluate": EvaluateConfig, "study": StudyConfig}
+"""The commands that are made of settings."""
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command that the arguments give; --help, and what shells complete by, are printed and end the program."""
     arguments = with_flag(arguments)
     plugins = load_plugins(arguments)
     reading = read_line(arguments)
     _check(arguments)
+    name, *rest = arguments
+    if name not in COMMANDS:
+        kinds = [Annotated[find_command(n), subcommand(n, prefix_name=False)] for n in COMMANDS]
+        return _read(functools.reduce(operator.or_, kinds), "fastdarts", arguments)
+    kind, given = find_command(name), {}
     method, space = method_in(arguments, reading), space_in(arguments, reading)
-    kinds = {"search": SearchConfig, "evaluate": EvaluateConfig, "study": StudyConfig}
-    settings = {
-        command: defaults(reading, command, kind, method, space) if arguments[:1] == [command] else kind()
-        for command, kind in kinds.items()
-    }
-    if plugins and arguments[:1] == ["evaluate"]:  # the run of the genotype may have had some
-        settings["evaluate"] = replace(settings["evaluate"], plugin=plugins)
-    searching, evaluating = by(Search, type(settings["search"])), by(Evaluate, type(settings["evaluate"]))
-    check_own(arguments, {"search": searching, "evaluate": evaluating})
-    known = COMMANDS | {"search": searching, "evaluate": evaluating}
-    given = {
-        "search": {"default": searching.having(settings["search"])},
-        "evaluate": {"default": evaluating.having(settings["evaluate"])},
-        "study": {"default": Study(settings["study"])},
-    }
-    kinds = [Annotated[kind, subcommand(n, prefix_name=False, **given.get(n, {}))] for n, kind in known.items()]
-    either = functools.reduce(operator.or_, kinds)
-    title = "Differentiable architecture search."
+    if name in SETTINGS:
+        settings = defaults(reading, name, SETTINGS[name], method, space)
+        if plugins and name == "evaluate":  # the run of the genotype may have had some
+            settings = replace(settings, plugin=plugins)
+        if issubclass(kind, BySettings):
+            kind = by(kind, type(settings))
+            check_own(arguments, kind)
+            given["default"] = kind.having(settings)
+        else:
+            given["default"] = kind(settings)
+    return _read(kind, f"fastdarts {name}", rest, **given)
+
+
+def _read(kind: Any, program: str, arguments: list[str], **given: Any) -> Any:
     said = io.StringIO()  # what is wrong fills a frame of many lines
     try:
         with redirect_stderr(said):
-            found = tyro.cli(either, prog="fastdarts", args=arguments, description=title)
+            found = tyro.cli(kind, prog=program, args=arguments, **given)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -136,8 +142,6 @@ SHELLS = ("bash", "zsh", "tcsh", "fish")
 def _check(arguments: list[str]) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
-    if command in ("-h", "--help"):
-        return
     if command.replace("_", "-") in ("--tyro-print-completion", "--tyro-write-completion"):
         if not arguments[1:2] or arguments[1] not in SHELLS:
             raise FastdartsError(f"{command} needs a shell: name one of {', '.join(SHELLS)}")

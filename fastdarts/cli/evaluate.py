@@ -15,8 +15,9 @@ class Evaluate(BySettings):
     """Train a genotype from scratch and test it."""
 
     def run(self) -> None:
-        """Evaluate and print how good the network is, its size and the report's path."""
+        """Evaluate and print how good the network is, its size, and the paths of its models and of the report."""
         from fastdarts.engine.evaluation import evaluate
+        from fastdarts.trained.find import finished_models
 
         settings = self.settings
         result = evaluate(settings)
@@ -25,4 +26,7 @@ class Evaluate(BySettings):
         print(f"{find_task(settings.task).tested(result)}  ({result['seconds']:.1f} s)")
         macs = f"  macs {result['macs']:,}" if "macs" in result else ""
         print(f"parameters {result['parameters']:,}{macs}")
-        print(f"report {Path(result['run']) / 'report.html'}")
+        run = Path(result["run"])
+        for model in finished_models(run).values():
+            print(f"model {model}")
+        print(f"report {run / 'report.html'}")

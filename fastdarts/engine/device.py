@@ -12,6 +12,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.functional import why_no_kinks, why_plain
 from fastdarts.runs.settings import RunConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
+from fastdarts.waiting import busy_elsewhere, cores
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -19,7 +20,19 @@ def prepare_device(config: RunConfig) -> torch.device:
     is absent, or has no CUDA graphs and ``config`` insists on them."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    name = config.device
+    device = named_device(config.device)
+    Graphs(config.graphs, device)  # which says no before any work
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    return device
+
+
+def named_device(name: str) -> torch.device:
+    """The device of this name, of several ranks their own; "auto" is the GPU if there is one.
+
+    Raises :class:`FastdartsError` if it is absent.
+    """
+    given = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     name = ranks.own_device(name)
@@ -28,13 +41,8 @@ def prepare_device(config: RunConfig) -> torch.device:
         torch.empty(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
         reason = str(error).splitlines()[0].partition(". ")[0]
-        raise FastdartsError(f"--device {config.device} cannot be used ({reason}): try --device cpu") from error
-    if device.type == "cpu":
-        device = torch.device("cpu")  # there is one, whatever its index
-    Graphs(config.graphs, device)  # which says no before any work
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-    return device
+        raise FastdartsError(f"--device {given} cannot be used ({reason}): try --device cpu") from error
+    return torch.device("cpu") if device.type == "cpu" else device  # there is one CPU, whatever its index
 
 
 def check_kinks(config: SearchConfig, device: torch.device) -> str:
@@ -68,3 +76,13 @@ def check_workers(config: SearchConfig | EvaluateConfig, device: torch.device) -
         f"the GPU waits while the {config.batch_size} images of a batch are prepared, 0.1 ms for each: "
         f"--workers {max(1, min(8, (os.cpu_count() or 1) - 1))} prepares them meanwhile"
     )
+
+
+def check_cores(device: torch.device) -> str:
+    """What is to be said of other processes that take the cores; else ""."""
+    if device.type != "cpu" or ranks.world() > 1:  # several ranks share a machine by intention
+        return ""
+    others = busy_elsewhere()
+    if others + torch.get_num_threads() <= cores():
+        return ""
+    return f"{others} threads of other processes compete for {cores()} cores: epochs take longer until they end"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from fastdarts.engine.capture import Graphs
-from fastdarts.engine.device import check_precision, check_workers, prepare_device
+from fastdarts.engine.device import check_cores, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.language_evaluation import evaluate_text
+from fastdarts.engine.loop import Row
+from fastdarts.engine.models import Start, as_pretrained, write_models
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.training import Job, Recipe, train_all
 from fastdarts.engine.validation import validate
@@ -36,7 +41,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Images: with seeds seed, ..., seed + seeds - 1; the test error is that of the last epoch. The network of seed s
     starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e / epochs; the loss is
-    CE(main) + auxiliary_weight * CE(auxiliary). Text: see :mod:`fastdarts.engine.language_evaluation`.
+    CE(main) + auxiliary_weight * CE(auxiliary). With ``validation_portion`` the test error is that of the epoch with
+    the lowest validation error, and the test images are used once. With ``pretrained`` the networks start from those
+    weights. The run holds a model of each seed for :func:`fastdarts.load`. Text: see
+    :mod:`fastdarts.engine.language_evaluation`.
 
     Returns what result.json holds: ``parameters`` (without the auxiliary head), and of images ``test_error`` (mean,
     percent), ``test_error_std`` (sample standard deviation, None for one seed), ``test_errors``, ``macs``
@@ -50,6 +58,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if "ranks" not in task.has:
             refuse(f"an evaluation on {task.title}")
         with fail_together():
+            if isinstance(config, ImageEvaluateConfig):
+                config = as_pretrained(config)
             validate(config)
             _check_space(config)
         return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
@@ -76,26 +86,39 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         data, indices = prepare_data(config)
         if config.auxiliary and min(config.batch_size, len(indices)) == 1:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
-        check_batch(config.batch_size, min(len(indices), len(data.test)), config.sync_bn)
+        learned, judged = _split(indices, config.validation_portion)
+        smallest = min(map(len, (learned, judged or data.test, data.test)))
+        check_batch(config.batch_size, smallest, config.sync_bn)
+        start = Start.of(config)
         device = prepare_device(config)
-        notes = check_precision(config, device), check_workers(config, device)
+        notes = check_precision(config, device), check_workers(config, device), check_cores(device)
     agree(data.facts())
     shape = (data.channels, *data.size)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
+        if start is not None:
+            sizes = *sizes[:3], config.auxiliary
+            whole = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
+            start = start.for_network(whole, data.classes)
     size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape)}
-    jobs = [Job(architecture, seed, {"seed": seed}) for seed in range(config.seed, config.seed + config.seeds)]
+    weights = {} if start is None else start.weights
+    seeds = range(config.seed, config.seed + config.seeds)
+    jobs = [Job(architecture, seed, {"seed": seed}, weights) for seed in seeds]
     augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
 
     workers = Workers(config.workers, data.train, data.test)
     options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
 
+    def measured(images: Dataset, indices: range) -> Batches:
+        return Batches(images, indices, config.batch_size, eval_transform(data), 0, **options)
+
+    def tested(job: Job) -> Batches:
+        return measured(data.test, range(len(data.test)))
+
     def batches(job: Job) -> tuple[Batches, Batches]:
-        return (
-            Batches(data.train, indices, config.batch_size, augment, job.seed, **options),
-            Batches(data.test, range(len(data.test)), config.batch_size, eval_transform(data), 0, **options),
-        )
+        train = Batches(data.train, learned, config.batch_size, augment, job.seed, **options)
+        return train, measured(data.train, judged) if judged else tested(job)
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
@@ -103,22 +126,46 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         progress.line(f"run {run.folder}")
         for text in filter(None, notes):
             progress.line(text)
+        if start is not None:
+            start.keep(run)
         graphs = Graphs(config.graphs, device, progress.line)
-        errors = train_all(jobs, recipe(config), data, batches, "test", run, progress, graphs)
-        seconds = sum(row["seconds"] for row in run.rows())
+        prefix, final = ("valid", tested) if judged else ("test", None)
+        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final)
+        rows = run.rows()
+        best = _best(rows, seeds) if judged else {}
+        write_models(run, config, data, architecture, errors, best)
+        seconds = sum(row["seconds"] for row in rows)
         result = {
             "kind": "evaluate",
             "genotype": architecture.to_dict(),
             "test_error": statistics.mean(errors),
             "test_error_std": statistics.stdev(errors) if len(errors) > 1 else None,
             "test_errors": errors,
-            "seeds": [job.seed for job in jobs],
+            "seeds": [*seeds],
+            **best,
             **size,
             "epochs": config.epochs,
             "seconds": seconds,
         }
         finish(run, result)
     return result | {"run": str(run.folder)}
+
+
+def _split(indices: range, portion: float) -> tuple[range, range]:
+    """The images that train, and the last ones, which choose the best epoch: none for ``portion`` 0."""
+    held = round(portion * len(indices))
+    if portion and not 0 < held < len(indices):
+        raise FastdartsError(
+            f"--validation-portion is {portion}, which is {held} of {len(indices)} training images: choose another "
+            "portion, so that both sides have images"
+        )
+    return indices[: len(indices) - held], indices[len(indices) - held :]
+
+
+def _best(rows: Sequence[Row], seeds: Iterable[int]) -> dict[str, Any]:
+    """The best epoch of each seed, counted from 0, and its validation error."""
+    best = [min((row for row in rows if row["seed"] == seed), key=itemgetter("valid_error")) for seed in seeds]
+    return {"best_epochs": [row["epoch"] for row in best], "valid_errors": [row["valid_error"] for row in best]}
 
 
 def recipe(config: ImageEvaluateConfig) -> Recipe:

@@ -138,19 +138,14 @@ class _Pool:
         self.cached.append(size)
 
 
-def fit(
-    config: SupernetConfig, estimated: Callable[[SupernetConfig], Estimate], aside: bool = False
-) -> tuple[SupernetConfig, Estimate, str]:
-    """``config`` with the least that makes a step fit into its ``max_memory``, if there is one: first other ways to
-    keep what backward needs, then batches in 2, 4, 8, ... parts, each with the fastest way that fits.
+def fit(config: SupernetConfig, estimated: Callable[[SupernetConfig], Estimate]) -> tuple[SupernetConfig, str]:
+    """``config`` with the least that makes a step fit into its ``max_memory``: first other ways to keep what backward
+    needs, then batches in 2, 4, 8, ... parts, each with the fastest way that fits.
 
-    Never less saving than ``config`` asks for. ``estimated`` says what a step takes; ``aside`` whether without
-    ``max_memory`` it leaves out something that the search does. Returns the settings, their
-    estimate and both in a line. Raises :class:`FastdartsError` if nothing fits.
+    Never less saving than ``config`` asks for. ``estimated`` says what a step takes. Returns the settings, and a line
+    that says them with their estimate. Raises :class:`FastdartsError` if nothing fits.
     """
     first = estimated(config)
-    if config.max_memory is None:
-        return config, first, _line(config, first) + " (what measures its curvature aside)" * aside
     limit = parse_bytes(config.max_memory, "--max-memory")
     at_once: dict[str, Estimate] = {config.memory: first}
     parts = config.accumulate
@@ -165,7 +160,7 @@ def fit(
             at_once.setdefault(memory, found)
             if found.peak <= limit:
                 why = "" if chosen == config else f", as {config.memory} takes {format_bytes(first.peak)}"
-                return chosen, found, f"{_line(chosen, found)} of {format_bytes(limit)}{why}"
+                return chosen, f"{_line(chosen, found)} of {format_bytes(limit)}{why}"
         parts *= 2
     raise FastdartsError(
         f"--max-memory is {config.max_memory} but a step takes {format_bytes(first.peak)}, and more than allowed with "

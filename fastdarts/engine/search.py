@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from fastdarts.engine.capture import Graphs
-from fastdarts.engine.device import check_kinks, check_precision, check_workers, prepare_device
+from fastdarts.engine.device import check_cores, check_kinks, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
-from fastdarts.engine.memory import Estimate, estimate, explaining, fit, format_bytes, free_memory, measured_limit
+from fastdarts.engine.memory import Estimate, estimate, explaining, fit, free_memory, measured_limit
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import next_rate
@@ -81,24 +81,19 @@ def _search(config: SearchConfig) -> dict[str, Any]:
             recipe.check(problem)
         problem.check_batches(config)
         device = prepare_device(config)
-        notes = [check_precision(config, device), check_workers(config, device)]
+        notes = [check_precision(config, device), check_workers(config, device), check_cores(device)]
         if trains_supernet:
             notes.append(recipe.stopper.note(config.epochs))
             if isinstance(config, BilevelConfig):
                 notes.append(check_kinks(config, device))
     agree(problem.facts())
     line = None
-    if trains_supernet:
-        free = from_first(lambda: free_memory(device))
-        if config.max_memory is not None:
-            config = dataclasses.replace(config, max_memory=measured_limit(config.max_memory, free))
+    if trains_supernet and config.max_memory is not None:  # else no estimate, which takes longer than a small epoch
+        limit = from_first(lambda: measured_limit(config.max_memory, free_memory(device)))
+        config = dataclasses.replace(config, max_memory=limit)
         own = dataclasses.replace(config, batch_size=-(-config.batch_size // world()))
-        aside = any(monitor.every and monitor.curvature for monitor in recipe.monitors)
-        own, _, line = from_first(lambda: fit(own, lambda config: step_memory(config, problem, device), aside))
-        if (own.memory, own.accumulate) != (config.memory, config.accumulate):
-            config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
-        if free is not None and config.max_memory is None:
-            line += f" of {format_bytes(free)} that are free"
+        own, line = from_first(lambda: fit(own, lambda config: step_memory(config, problem, device)))
+        config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
         problem.check_batches(config)  # parts may be more now
     run = Run(config, "search", problem.label)
     problem.check_resumed(run.state, config)
@@ -355,8 +350,8 @@ def explaining_memory(config: SupernetConfig, problem: Problem, device: torch.de
 
 def step_memory(config: SupernetConfig, problem: Problem, device: torch.device) -> Estimate:
     """What the supernet of a search takes: a step on a full batch; what only passes forward takes less. With
-    ``max_memory`` also what measures the curvature, where it is measured: a minute. Of several stages, that of the
-    largest.
+    ``max_memory`` also what measures the curvature, where it is measured: that takes a minute to estimate. Of several
+    stages, that of the largest.
 
     Raises :class:`FastdartsError` if nothing of the kind is trained (methods random and select).
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -76,11 +77,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Job:
-    """One training: what, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number)."""
+    """One training: what, its seed, and what marks its rows in metrics.jsonl (a seed or a sample number).
+
+    ``start`` holds weights by name that take the place of those that the seed has drawn.
+    """
 
     architecture: Architecture
     seed: int
     mark: dict[str, Any] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Training:
@@ -92,8 +97,11 @@ class Training:
         space, genotype = job.architecture
         sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
         model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels)
-        # fake parameters are made where they belong, and cannot move
-        self.model = model if is_fake(next(model.parameters())) else model.to(device)
+        if is_fake(next(model.parameters())):  # made where they belong, and cannot move
+            self.model = model
+        else:
+            model.load_state_dict(model.state_dict() | dict(job.start))
+            self.model = model.to(device)
         if recipe.sync_bn:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers()])
@@ -215,6 +223,7 @@ def train_all(
     progress: Progress,
     graphs: Graphs,
     judge_last: bool = False,
+    final: Callable[[Job], Batches] | None = None,
 ) -> list[float]:
     """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
 
@@ -224,8 +233,10 @@ def train_all(
         run: open; goes on from its ``state``.
         graphs: how training steps are recorded, and where they are computed.
         judge_last: judge each job after its last epoch only.
+        final: gives the batches that a job is tested on, once and at its end, with the weights of its best epoch: the
+            first one with the lowest error of those that were judged. These weights are kept.
 
-    Returns the error in percent of each job after its last epoch.
+    Returns the error in percent of each job: the one of ``final``, else that after its last epoch.
     """
     fresh = {"errors": [], "training": None}
     with run.loading(fresh) as state:
@@ -236,11 +247,14 @@ def train_all(
     for job in jobs[len(errors) :]:
         training = Training(job, recipe, data, graphs.device, graphs)
         both = batches(job)
-        loop = _Epochs(job, training, errors, both, prefix, judge_last, run, progress)
+        tested = None if final is None else final(job)
+        loop = _Epochs(job, training, errors, both, prefix, judge_last, tested, run, progress)
         memory = partial(training_memory, job, recipe, data, graphs.device)
         with explaining(both[0].batch_size, memory, graphs.device, "--channels or --layers"):
-            error = loop.train_from(state)[f"{prefix}_error"]
-        errors.append(error)
+            row = loop.train_from(state)
+        errors.append(row[f"{prefix}_error" if final is None else "test_error"])
+        if loop.best is not None:
+            training.model.load_state_dict(loop.best["weights"])
         run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
         state = {"errors": errors, "training": None}
         run.save(state)
@@ -261,12 +275,14 @@ class _Epochs(Loop):
         batches: tuple[Batches, Batches],
         prefix: str,
         judge_last: bool,
+        final: Batches | None,
         run: Run,
         progress: Progress,
     ):
         super().__init__(run, progress, training.recipe.epochs)
         self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
         self.train_batches, self.judge_batches = batches
+        self.final, self.best = final, None
 
     def train_from(self, state: dict[str, Any]) -> Row:
         """All epochs that are left after ``state``; returns the last row."""
@@ -276,10 +292,13 @@ class _Epochs(Loop):
         return self.train()
 
     def state(self) -> dict[str, Any]:
-        return {"errors": self.errors, "training": self.training.state_dict()}
+        best = {} if self.final is None else {"best": self.best}
+        return {"errors": self.errors, "training": self.training.state_dict()} | best
 
     def load(self, state: dict[str, Any]) -> None:
         self.training.load_state_dict(state["training"])
+        if self.final is not None:
+            self.best = state["best"]
 
     def begin(self, resumed: bool) -> None:
         self.training.begin_epoch(self.epoch)
@@ -303,11 +322,31 @@ class _Epochs(Loop):
         if self.epoch + 1 == self.epochs or not self.judge_last:
             attended = self.interruptible(self.judge_batches.in_order())
             row |= measure(training.model, attended, training.device, self.prefix, judge=training.judge)
+        if self.final is not None:
+            self._keep_best(row[f"{self.prefix}_error"])
+            if self.epoch + 1 == self.epochs:
+                row |= self._tested(self.final)
         return row | {"drop_path_prob": training.model.drop_path_prob}
 
+    def _keep_best(self, error: float) -> None:
+        """Keep the weights if this epoch is better than all before it."""
+        if self.best is None or error < self.best["error"]:
+            weights = {name: value.clone() for name, value in self.training.model.state_dict().items()}
+            self.best = {"error": error, "epoch": self.epoch, "weights": weights}
+
+    def _tested(self, batches: Batches) -> Row:
+        """The test of the best epoch. Its weights are put into a copy: a run that is stopped here goes on with those of
+        the last epoch, and measures again."""
+        model = copy.deepcopy(self.training.model)
+        model.load_state_dict(self.best["weights"])
+        with autocast(self.training.recipe.precision, self.training.device):
+            return measure(model, self.interruptible(batches.in_order()), self.training.device, "test")
+
     def line(self, row: Row) -> str:
-        error = row.get(f"{self.prefix}_error")
-        judged = "" if error is None else f"  {self.prefix} error {error:.2f} %"
+        errors = {name: row.get(f"{name}_error") for name in dict.fromkeys((self.prefix, "test"))}
+        judged = "".join(f"  {name} error {error:.2f} %" for name, error in errors.items() if error is not None)
+        if self.best is not None and "test_error" in row:
+            judged += f" (epoch {self.best['epoch'] + 1}, the best)"
         return f"{self.title()}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s"
 
     def after(self, row: Row) -> Next:

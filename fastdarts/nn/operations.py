@@ -264,6 +264,8 @@ def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
 
 def check_images(input: Tensor, in_channels: int) -> None:
     """Raise :class:`FastdartsError` unless ``input`` is [N, in_channels, even H, even W]."""
+    if torch.jit.is_tracing():  # sizes are tensors there, and a check of them would be a warning
+        return
     if input.dim() != 4 or input.shape[1] != in_channels:
         raise FastdartsError(
             f"got an input of shape {tuple(input.shape)}: expected [N, {in_channels}, H, W]; "

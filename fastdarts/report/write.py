@@ -155,7 +155,8 @@ def _cells(run: Records) -> Html:
 
 
 def _curves(run: Records) -> Html:
-    test = "test" if points(run.rows, "test_loss") else "valid"  # a language model is tested at the end only
+    # what is tested at the end only is judged on validation data before
+    test = "test" if points(run.rows, "test_loss") and not points(run.rows, "valid_loss") else "valid"
     kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
     metric, title, unit = (text.removeprefix("valid") for text in find_task(run.space.task).metric)
     wanted = (

@@ -314,6 +314,12 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str | None]:
+    """The packages that decide how weights are read and used."""
+    packages = ("fastdarts", "torch", "torchvision", "safetensors")
+    return {package: _version(package) for package in packages} | {"python": platform.python_version()}
+
+
 def _truncate(path: Path, size: int) -> None:
     have = path.stat().st_size if path.exists() else 0
     if have < size:

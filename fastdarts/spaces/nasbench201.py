@@ -21,6 +21,7 @@ from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet, initial_alphas
+from fastdarts.spaces.cells.network import outputs
 from fastdarts.spaces.cells.supernet import leave
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Table
 from fastdarts.spaces.topology import Topology
@@ -271,7 +272,7 @@ class Network(_Skeleton):
         self._build(C, num_classes, layers, in_channels, lambda width: Cell(structure, width))
 
     def forward(self, input: Tensor) -> tuple[Tensor, None]:
-        return self._classify(input, lambda cell, x: cell(x, self.drop_path_prob)), None
+        return outputs(self._classify(input, lambda cell, x: cell(x, self.drop_path_prob)))
 
 
 def _check_layers(layers: int) -> None:

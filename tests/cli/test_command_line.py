@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from fastdarts.cli.arguments import check, parameters, read
+from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.entry import main
 from fastdarts.cli.flags import by
 from fastdarts.cli.search import Search
@@ -143,7 +144,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),
         (["bench", "--json", "nowhere/bench.json"], ["--json", "nowhere", "exists"]),
-        (["serch"], ["unknown command 'serch'", "similar is search", "project, evaluate"]),
+        (["serch"], ["unknown command 'serch'", "similar is search", "search, project, derive"]),
         ([], ["no command", "search, project"]),
         (["--epochs", "3", "search"], ["unknown command '--epochs'"]),
         (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, random", "similar is darts"]),
@@ -211,7 +212,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["search", "--help"], ["search", "--epochs", "3", "-h"], ["search", "--space", "rnn", "--help"]],
+    [
+        ["info", "--help"],
+        ["search", "--help"],
+        ["search", "--epochs", "3", "-h"],
+        ["search", "--space", "rnn", "--help"],
+    ],
 )
 def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
     with pytest.raises(SystemExit) as stop:
@@ -220,6 +226,16 @@ def test_help_is_shown_whatever_stands_before_it(capsys, arguments):
     assert stop.value.code == 0 and printed.err == "" and printed.out.startswith("usage: fastdarts")
     flag = {("search", "--help"): "--channels", ("search", "--space"): "--hidden"}.get(tuple(arguments[:2]), "")
     assert flag in printed.out
+
+
+def test_the_page_of_commands_comes_without_pytorch():
+    code = "import sys; from fastdarts.__main__ import main; main(); print('torch' in sys.modules)"
+    *lines, torch_is_there = subprocess.check_output([sys.executable, "-c", code, "--help"], text=True).splitlines()
+    assert torch_is_there == "False" and lines[0].startswith("usage: fastdarts")
+    for name in COMMANDS:
+        assert any(line.startswith(f"  {name} ") for line in lines), name
+        assert find_command(name).__module__ == f"fastdarts.cli.{COMMANDS[name].module}"
+    assert max(map(len, lines)) <= 100
 
 
 def test_the_help_of_a_search_has_the_flags_of_its_method_and_task(capsys):

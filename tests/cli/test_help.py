@@ -6,7 +6,7 @@ from typing import get_type_hints
 
 import pytest
 
-from fastdarts.cli.commands import COMMANDS
+from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.flags import BySettings, texts_of
 from fastdarts.registry import methods
 from fastdarts.study.config import StudyConfig
@@ -25,7 +25,8 @@ LONGEST = 25
 
 def kinds():
     """The classes whose fields are flags, by what is typed to get them."""
-    found = {name: kind for name, kind in COMMANDS.items() if not issubclass(kind, BySettings)}
+    found = {name: find_command(name) for name in COMMANDS}
+    found = {name: kind for name, kind in found.items() if not issubclass(kind, BySettings)}
     found["study (settings)"] = StudyConfig
     found["search --config"] = BySettings
     for task in tasks().values():

@@ -163,7 +163,6 @@ SEARCH = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_a_search_that_is_recorded_killed_and_resumed_leaves_the_run_of_others(tmp_path, monkeypatch):
     plain, killed = tmp_path / "plain", tmp_path / "killed"
     search(SearchConfig(**SEARCH, run=plain))
@@ -321,7 +320,6 @@ def test_a_problem_that_does_not_say_that_it_can_be_recorded_is_refused():
     assert text.endswith(": Other does not say that its passes work on the device alone")
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_who_insists_is_told_why_not(tmp_path):
     reason = "the device is cpu, and CUDA graphs are of CUDA devices; leave --graphs out"
     with pytest.raises(FastdartsError, match=re.escape(f"cannot be recorded as CUDA graphs: {reason}")):

@@ -174,7 +174,6 @@ SHORT = {"epochs": 1, "channels": 4, "layers": 3, "batch_size": 16, "samples": 3
 STEPS = [{"unrolled": True}, {"method": "random-ws", "candidates": 2}, {"method": "random", "candidates": 1}]
 
 
-@pytest.mark.usefixtures("without_estimate")
 @pytest.mark.parametrize("settings", STEPS, ids=["unrolled", "random-ws", "random"])
 def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, capsys, settings):
     found = search(SearchConfig(**SMALL, run=tmp_path / "run", **settings))
@@ -194,7 +193,6 @@ def test_a_search_in_bf16_leaves_float32_and_says_where_it_is_slow(tmp_path, cap
         assert {t.dtype for t in kept} == {torch.float32, torch.int64}
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_precision_changes_the_numbers_and_cannot_change_on_the_way(tmp_path):
     rows = {}
     for precision in ("bf16", "float32"):

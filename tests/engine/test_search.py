@@ -101,7 +101,6 @@ def test_every_method_leaves_a_whole_run(tmp_path, method):
         ("joint", False, range(200), None),
     ],
 )
-@pytest.mark.usefixtures("without_estimate")
 def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, arch, unrolled):
     """Weights see a pass over their images per epoch, alphas an endless stream over theirs, eta is the cosine's."""
     architect_steps, criterion_labels = [], []
@@ -145,7 +144,6 @@ def test_what_reaches_weights_and_alphas(tmp_path, monkeypatch, method, train, a
     assert all(map(torch.equal, criterion_labels[losses - 1 :: losses], (y for _, y in expected)))
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_pc_darts_leaves_alphas_and_betas_alone_in_the_warm_up_and_its_rate_rises_first(tmp_path, monkeypatch):
     clipped = []
     real = torch.nn.utils.clip_grad_norm_
@@ -267,7 +265,6 @@ class _Explodes(torch.autograd.Function):
         return gradient * float("inf")
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_a_gradient_that_is_not_finite_is_named_before_it_reaches_the_weights(tmp_path, monkeypatch):
     """The loss is finite: only the gradients of the stem are not, so that the clipped step would have spoiled all."""
     original, calls = SearchStep.step, []

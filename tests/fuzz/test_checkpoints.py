@@ -117,7 +117,6 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
-@pytest.mark.usefixtures("without_estimate")
 @share(3)
 @given(field=FIELDS, value=HOSTILE)
 def test_an_edited_field_is_one_sentence_or_ends_well(run, field, value):

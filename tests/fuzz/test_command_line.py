@@ -17,7 +17,7 @@ from fastdarts.bench.run import _validate as validate_bench
 from fastdarts.cli import entry as cli
 from fastdarts.cli.arguments import parameters
 from fastdarts.cli.bench import Bench
-from fastdarts.cli.commands import COMMANDS
+from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.evaluate import Evaluate
 from fastdarts.cli.flags import by
 from fastdarts.cli.search import Search
@@ -175,7 +175,7 @@ LEFT_OUT = {"--memory", "--image-size", "--json"}
 @st.composite
 def lines(draw, commands):
     name = draw(st.sampled_from(commands))
-    kind, task = COMMANDS[name], draw(st.sampled_from([*tasks().values()]))
+    kind, task = find_command(name), draw(st.sampled_from([*tasks().values()]))
     if name == "search":
         method = draw(st.sampled_from([*methods().values()]))
         kind = by(Search, method.settings.of_task(task.name))

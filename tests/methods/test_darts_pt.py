@@ -383,7 +383,6 @@ def test_a_search_on_text_is_not_projected(tmp_path, capsys, arguments):
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_a_search_must_be_finished_before_it_is_projected(tmp_path, monkeypatch):
     step, steps = fastdarts.engine.search.SearchStep.step, []
 

@@ -220,7 +220,7 @@ def test_memory_is_that_of_the_largest_stage() -> None:
     assert peaks[0] < peaks[1] == peaks[2]
 
 
-def test_stopped_and_resumed_in_every_stage_it_ends_bit_identical(tmp_path, monkeypatch, without_estimate) -> None:
+def test_stopped_and_resumed_in_every_stage_it_ends_bit_identical(tmp_path, monkeypatch) -> None:
     config = dataclasses.replace(TINY, run=tmp_path / "whole")
     whole, rows = search(config), read_metrics(tmp_path / "whole")
     assert whole["epochs"] == len(rows) == 6 and whole["genotype"] == rows[-1]["genotype"]

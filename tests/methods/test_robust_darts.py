@@ -90,7 +90,6 @@ def test_a_search_too_short_to_go_back_says_so(every, window, lag, start):
         assert not said or f"never goes back within {epochs} epochs" in said
 
 
-@pytest.mark.usefixtures("without_estimate")
 def test_darts_ada_goes_on_from_there_with_more_weight_decay(tmp_path, monkeypatch):
     run, seen = tmp_path / "run", []
     step = SearchStep.step

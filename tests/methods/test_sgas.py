@@ -194,7 +194,7 @@ def test_what_cannot_be_decided_is_refused(settings, words) -> None:
     validate(SearchConfig(method="sgas", max_memory="4GiB", batch_growth=0))
 
 
-def test_stopped_and_resumed_it_ends_bit_identical(tmp_path, monkeypatch, without_estimate) -> None:
+def test_stopped_and_resumed_it_ends_bit_identical(tmp_path, monkeypatch) -> None:
     config = SearchConfig(
         method="sgas", space="s3", nodes=2, channels=4, layers=3, samples=96, batch_size=16, threads=1, device="cpu",
         epochs=5, decide_from=0, decide_every=1, decide_history=2, batch_growth=4, checkpoint_minutes=0, gap_every=2,

@@ -29,7 +29,6 @@ TINY = SearchConfig(
     space="tiny", nodes=1, channels=4, layers=3, samples=48, batch_size=16, epochs=2, threads=1, device="cpu",
     gap_every=0,
 )  # fmt: skip
-pytestmark = pytest.mark.usefixtures("without_estimate")
 
 
 def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):

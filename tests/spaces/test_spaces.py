@@ -340,7 +340,6 @@ def test_a_random_search_samples_the_space(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["s4", "nasbench201"])
-@pytest.mark.usefixtures("without_estimate")
 def test_a_search_that_was_stopped_goes_on_bit_identically(tmp_path, monkeypatch, name):
     import fastdarts.engine.search as module
 

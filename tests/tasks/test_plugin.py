@@ -34,12 +34,12 @@ def numbers(registries):
             del sys.modules[name]
 
 
-def test_a_task_of_ones_own_searches_repeats_and_goes_on_after_a_kill(tmp_path, numbers, without_estimate):
+def test_a_task_of_ones_own_searches_repeats_and_goes_on_after_a_kill(tmp_path, numbers):
     check_method("darts", tmp_path, kills=4, **SETTINGS)
 
 
 @pytest.mark.parametrize("name", ["gdas", "fair-darts", "joint", "darts-es"])
-def test_methods_that_need_no_more_than_a_mixture_search_by_it(tmp_path, numbers, without_estimate, name):
+def test_methods_that_need_no_more_than_a_mixture_search_by_it(tmp_path, numbers, name):
     found = search(SearchConfig(**SETTINGS | {"method": name, "epochs": 1, "run": tmp_path}))
     assert found["genotype"]["space"] == "numbers" and 0 < found["valid_rmse"] < 10
 

@@ -35,11 +35,11 @@ from tests.support.tiny_searches import ALONE, SETTINGS
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_every_method_passes(tmp_path, name, without_estimate):
+def test_every_method_passes(tmp_path, name):
     check_method(name, tmp_path, kills=3, **SETTINGS.get(name, {}))
 
 
-def test_a_method_is_killed_at_every_kind_of_place_where_it_saves(tmp_path, without_estimate, monkeypatch):
+def test_a_method_is_killed_at_every_kind_of_place_where_it_saves(tmp_path, monkeypatch):
     """The search of DARTS-ADA goes back at the end of its epoch 2. Told to, it is searched by two ranks."""
     killed, ranks = [], []
     real = methods_checks._places
@@ -104,7 +104,7 @@ class Forgetful(Softmax):
 @pytest.mark.parametrize(
     ("relaxation", "words"), [(Noisy, "draws from torch|not a function"), (Forgetful, "ended after")]
 )
-def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, registries, without_estimate, relaxation, words):
+def test_a_method_that_breaks_a_promise_does_not_pass(tmp_path, registries, relaxation, words):
     @register("broken", paper="nobody")
     class Broken(BilevelConfig):
         """Broken: a method."""
@@ -168,11 +168,11 @@ def counting(registries):
             return dataclasses.replace(plain, monitors=(*plain.monitors, Counting()))
 
 
-def test_a_monitor_keeps_its_state(tmp_path, counting, without_estimate):
+def test_a_monitor_keeps_its_state(tmp_path, counting):
     check_method("counting", tmp_path, kills=3)
 
 
-def test_a_metric_without_a_curve_does_not_pass(tmp_path, counting, without_estimate, monkeypatch):
+def test_a_metric_without_a_curve_does_not_pass(tmp_path, counting, monkeypatch):
     def some(title, lines, *options):
         return line_chart(title, [line for line in lines if line.name != "count_of_measurements"], *options)
 

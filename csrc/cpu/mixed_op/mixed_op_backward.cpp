@@ -290,8 +290,9 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     if (!max && !avg) return;
     if (max) add_up(kMaxPool, max, pool[2]);
     if (avg) add_up(kAvgPool, avg, pool[3]);
-    Isa::call(PoolingBackward<T>{pool_shape(), x + n * program.in_size(), max, max ? pool[2] : nullptr,
-                                 avg ? pool[3] : nullptr, sum, this->places(n)});
+    Isa::call(PoolingBackward<T, Isa::kBytes / sizeof(T)>{pool_shape(), x + n * program.in_size(), max,
+                                                          max ? pool[2] : nullptr, avg ? pool[3] : nullptr, sum,
+                                                          this->places(n)});
   }
 };
 

@@ -90,14 +90,15 @@ struct Depthwise {
   const T* ahead;  // what to prefetch meanwhile, as much as the strip
 
   FASTDARTS_INLINE void operator()() const {
-    const T* next = ahead;
+    int64_t done = 0;
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t y = 0; y < rows; y += R) {
-        for (int64_t x = 0; x < columns; x += Q, next += R * Q * B) {
+        for (int64_t x = 0; x < columns; x += Q, done += R * Q * B) {
           V acc[R * Q];
           unroll<R * Q>(EACH(i) { acc[i] = V{}; });
+          // Null stays null: a prefetch of page 0 waits for the page tables, and made the window up to 5 times slower.
           Window<T, B, R, Q, K, S, D>::run(source + b * plane + y * S * pitch + x * S * B, pitch,
-                                           weight + b * K * K * B, acc, next);
+                                           weight + b * K * K * B, acc, ahead ? ahead + done : nullptr);
           T* out = strip + b * strip_plane + (y * columns + x) * B;
           unroll<R>(EACH(r) { unroll<Q>(EACH(q) { at(out + (r * columns + q) * B) = acc[r * Q + q]; }); });
         }

@@ -26,6 +26,9 @@ LAST = torch.channels_last
 
 def unobserved() -> bool:
     """Whether nobody expects to see all modules called."""
+    # what torch.export and torch.jit.trace record must run where this package is not installed
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return False
     # torch.func's transforms and forward mode differentiate the modules
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return False

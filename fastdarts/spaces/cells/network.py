@@ -181,7 +181,13 @@ class _Network(nn.Module):
                 s0, s1 = s1, cell(s0, s1, self.drop_path_prob)
                 if i == 2 * self._layers // 3 and self._auxiliary and self.training:
                     logits_aux = self.auxiliary_head(s1)
-        return self.classifier(self.global_pooling(s1).flatten(1)), logits_aux
+        return outputs(self.classifier(self.global_pooling(s1).flatten(1)), logits_aux)
+
+
+def outputs(logits: Tensor, logits_aux: Tensor | None = None) -> tuple[Tensor, Tensor | None] | tuple[Tensor]:
+    """What a network gives: both logits, but only those that exist where torch.jit.trace records it, as a traced
+    function cannot return None."""
+    return (logits,) if logits_aux is None and torch.jit.is_tracing() else (logits, logits_aux)
 
 
 class NetworkCIFAR(_Network):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from fastdarts.errors import FastdartsError
+from fastdarts.tasks.images import vision
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's dataset-fashion-mnist puts it
 
@@ -82,7 +82,7 @@ def _fashion_mnist(path: Path | None) -> Arrays:
         if all(file.is_file() for file in zipped):
             root = Path(scratch)
             _unzip(zipped, root / "FashionMNIST" / "raw")
-        sets = _torchvision("fashion-mnist", path, datasets.FashionMNIST, "*-ubyte files", root, train=(True, False))
+        sets = _torchvision("fashion-mnist", path, "FashionMNIST", "*-ubyte files", root, train=(True, False))
     train, test = ((part.data[:, None], part.targets.tolist()) for part in sets)
     return Arrays(train, test, sets[0].classes, ((0.2860,), (0.3530,)))
 
@@ -97,9 +97,9 @@ def _unzip(files: Sequence[Path], into: Path) -> None:
             raise FastdartsError(f"cannot unzip {file} ({error}): get the file anew") from error
 
 
-def _cifar(name: str, make: Callable[..., Any], constants: Constants) -> Callable[[Path | None], Arrays]:
+def _cifar(name: str, folder: str, constants: Constants) -> Callable[[Path | None], Arrays]:
     def read(path: Path | None) -> Arrays:
-        sets = _torchvision(name, path, make, f"{make.base_folder}/*", train=(True, False))
+        sets = _torchvision(name, path, name.upper(), f"{folder}/*", train=(True, False))
         images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in sets]
         return Arrays((images[0], sets[0].targets), (images[1], sets[1].targets), sets[0].classes, constants)
 
@@ -107,7 +107,7 @@ def _cifar(name: str, make: Callable[..., Any], constants: Constants) -> Callabl
 
 
 def _svhn(path: Path | None) -> Arrays:
-    sets = _torchvision("svhn", path, datasets.SVHN, "*_32x32.mat files", split=("train", "test"))
+    sets = _torchvision("svhn", path, "SVHN", "*_32x32.mat files", split=("train", "test"))
     train, test = ((torch.from_numpy(part.data).contiguous(), part.labels.tolist()) for part in sets)
     constants = ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
     # Mirrored, although no digit stays one, because the published searches do (RobustDARTS, DARTS-PT).
@@ -117,18 +117,18 @@ def _svhn(path: Path | None) -> Arrays:
 def _torchvision(
     name: str,
     path: Path | None,
-    make: Callable[..., Any],
+    kind: str,
     files: str,
     root: Path | None = None,
     **parts: tuple,
 ) -> list[Any]:
-    """torchvision's training and test set; `parts` names the constructor's argument and its value for either,
-    and `root` is read in place of `path`."""
-    remedy = f"give the root where torchvision.datasets.{make.__name__}(..., download=True) has put it"
+    """torchvision's training and test set of this kind; `parts` names the constructor's argument and its value for
+    either, and `root` is read in place of `path`."""
+    remedy = f"give the root where torchvision.datasets.{kind}(..., download=True) has put it"
     path = existing(name, path, remedy)
     [(argument, values)] = parts.items()
     try:
-        return [make(root or path, **{argument: value}) for value in values]
+        return [getattr(vision.datasets, kind)(root or path, **{argument: value}) for value in values]
     except (RuntimeError, OSError, EOFError, AssertionError, TypeError, ValueError, KeyError) as error:
         raise FastdartsError(f"{path} has no complete and undamaged {files} of {name}: {remedy}") from error
 
@@ -138,7 +138,7 @@ CIFAR10_MEAN_STD = ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.2434850
 READERS: dict[str, Callable[[Path | None], Arrays]] = {
     "digits": _digits,
     "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar("cifar10", datasets.CIFAR10, CIFAR10_MEAN_STD),
-    "cifar100": _cifar("cifar100", datasets.CIFAR100, ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
+    "cifar10": _cifar("cifar10", "cifar-10-batches-py", CIFAR10_MEAN_STD),
+    "cifar100": _cifar("cifar100", "cifar-100-python", ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
     "svhn": _svhn,
 }

@@ -8,22 +8,30 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import notice
 from fastdarts.runs.settings import expanded
-from fastdarts.tasks.images import arrays, folder
+from fastdarts.tasks.images import arrays, folder, vision
 from fastdarts.tasks.images.pictures import Decoder, read_headers, shown
 from fastdarts.tasks.images.settings import DataConfig
 
 DATASETS = (*arrays.READERS, "folder")
 IMAGENET: arrays.Constants = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Normalised(Protocol):
+    """What the images of a network have in common: see :class:`ImageData`."""
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class Cutout(nn.Module):
 
 def train_transform(
     data: ImageData, cutout_length: int = 0, *, cutout_prob: float = 1.0, jitter: bool = False
-) -> v2.Compose:
+) -> vision.v2.Compose:
     """uint8 [C, H, W] to an augmented, normalised float32 image of `data.size`, by torch's CPU generator.
 
     CIFAR recipe: pad by size // 8 (4 at 32), crop, and flip if `data.flip`. ImageNet recipe, for big images:
@@ -129,36 +137,52 @@ def train_transform(
     height, width = data.size
     steps: list[nn.Module] = []
     if is_big(data.size):
-        steps.append(v2.RandomResizedCrop(data.size))
+        steps.append(vision.v2.RandomResizedCrop(data.size))
     else:
-        steps.append(v2.RandomCrop(data.size, padding=[width // 8, height // 8]))
+        steps.append(vision.v2.RandomCrop(data.size, padding=[width // 8, height // 8]))
     if data.flip:
-        steps.append(v2.RandomHorizontalFlip())
+        steps.append(vision.v2.RandomHorizontalFlip())
     if jitter and is_big(data.size):
-        steps.append(v2.ColorJitter(0.4, 0.4, 0.4, 0.2))
+        steps.append(vision.v2.ColorJitter(0.4, 0.4, 0.4, 0.2))
     steps += _normalise(data)
     if cutout_length > 0:
         cutout = Cutout(cutout_length)
-        steps.append(cutout if cutout_prob == 1 else v2.RandomApply([cutout], cutout_prob))
-    return v2.Compose(steps)
+        steps.append(cutout if cutout_prob == 1 else vision.v2.RandomApply([cutout], cutout_prob))
+    return vision.v2.Compose(steps)
 
 
-def eval_transform(data: ImageData) -> v2.Compose:
+def eval_transform(data: Normalised) -> vision.v2.Compose:
     """uint8 [C, H, W] to a normalised float32 image of `data.size`; a big one is the middle of the image
     resized to 256/224 of that (for ImageNet 224 of 256 pixels)."""
     if not is_big(data.size):
-        return v2.Compose(_normalise(data))
+        return vision.v2.Compose(_normalise(data))
     height, width = (round(side * 256 / 224) for side in data.size)
-    return v2.Compose([*_resize_and_crop((height, width), data.size), *_normalise(data)])
+    return vision.v2.Compose([*_resize_and_crop((height, width), data.size), *_normalise(data)])
+
+
+def transform_of_any(data: Normalised) -> Callable[[Tensor], Tensor]:
+    """The function that makes a normalised float32 image of `data.size` of an image [C, H, W] of any size.
+
+    The image is uint8, or floating point with values in 0..1. An image that already fits is given what
+    :func:`eval_transform` gives it. Any other small one is first resized along its shorter side, and cropped.
+    """
+    plain = eval_transform(data)
+    fit = vision.v2.Compose(_resize_and_crop(data.size, data.size))
+
+    def transform(image: Tensor) -> Tensor:
+        fits = is_big(data.size) or tuple(image.shape[-2:]) == tuple(data.size)
+        return plain(image if fits else fit(image))
+
+    return transform
 
 
 def _resize_and_crop(size: tuple[int, int], kept: tuple[int, int]) -> list[nn.Module]:
     """Resizes to `size`, only the shorter side if that is square, and keeps the middle."""
-    return [v2.Resize(size[0] if size[0] == size[1] else size, antialias=True), v2.CenterCrop(kept)]
+    return [vision.v2.Resize(size[0] if size[0] == size[1] else size, antialias=True), vision.v2.CenterCrop(kept)]
 
 
-def _normalise(data: ImageData) -> list[nn.Module]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(data.mean, data.std)]
+def _normalise(data: Normalised) -> list[nn.Module]:
+    return [vision.v2.ToDtype(torch.float32, scale=True), vision.v2.Normalize(data.mean, data.std)]
 
 
 def _check_size(size: tuple[int, int], what: str) -> None:
@@ -202,7 +226,7 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
     size = (height, width) if image_size is None else (image_size, image_size)
     _check_size(size, f"the size of the images of {name}")
     if size != (height, width) and not is_big(size):
-        resize = v2.Compose(_resize_and_crop(size, size))
+        resize = vision.v2.Compose(_resize_and_crop(size, size))
         # By the thousand, so that float copies made on the way stay small.
         train, test = ((torch.cat([resize(some) for some in images.split(1000)]), y) for images, y in (train, test))
     mean, std = stored.constants or _statistics(images.transpose(0, 1) for images in train[0].split(1000))
@@ -325,7 +349,7 @@ def _folder(path: Path | None, image_size: int | None, test_portion: float) -> I
     size = native if image_size is None else (image_size, image_size)
     _check_size(size, f"the size of the images in {shown(path)}")
     big = is_big(size)
-    resize = None if big or image_size is None else v2.Compose(_resize_and_crop(size, size))
+    resize = None if big or image_size is None else vision.v2.Compose(_resize_and_crop(size, size))
     decoder = Decoder("L" if grey else "RGB", resize, None if big else size)
     ordered = _in_proportion(folder.samples(train))
     images = folder.Files(ordered, decoder)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import v2
 
 from fastdarts.errors import FastdartsError
 from fastdarts.notices import notice
+from fastdarts.tasks.images import vision
 
 HEADERS = 10_000  # files that are opened before any work, evenly spaced if there are more
 
@@ -80,7 +80,7 @@ class Picture:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert(mode)
-        return v2.functional.pil_to_tensor(image if self.turn is None else image.transpose(self.turn))
+        return vision.v2.functional.pil_to_tensor(image if self.turn is None else image.transpose(self.turn))
 
 
 @contextmanager
@@ -93,15 +93,20 @@ def opened(file: str) -> Iterator[Picture]:
     try:
         # Not by its name: Pillow maps some TIFFs into memory then, and garbles those with turned sides.
         with open(file, "rb") as stream, Image.open(stream, formats=tuple(FORMATS)) as image:
-            if what := _refused(image):
-                raise FastdartsError(f"{shown(file)} has {what} (mode {image.mode}): convert it to 8 bits, grey or RGB")
-            yield Picture(image, _turn(image))
+            yield picture_of(image, shown(file))
     except FastdartsError:
         raise
     except Exception as error:  # what Pillow raises for a damaged file depends on its format
         raise FastdartsError(
             f"cannot read the image {shown(file)} ({_why(file, error)}): replace it or remove it"
         ) from error
+
+
+def picture_of(image: Image.Image, name: str) -> Picture:
+    """The open ``image``, which sentences call ``name``; raises :class:`FastdartsError` as :func:`opened` does."""
+    if what := _refused(image):
+        raise FastdartsError(f"{name} has {what} (mode {image.mode}): convert it to 8 bits, grey or RGB")
+    return Picture(image, _turn(image))
 
 
 def _refused(image: Image.Image) -> str:
@@ -209,7 +214,7 @@ class Decoder:
     """
 
     mode: str
-    resize: v2.Compose | None
+    resize: vision.v2.Compose | None
     size: tuple[int, int] | None
 
     def __call__(self, file: str) -> Tensor:

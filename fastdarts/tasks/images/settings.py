@@ -222,6 +222,13 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     cutout: Portion | None = None
     """Side of a random square that is blanked in each training image, as a share of the image's (cifar 0.5; others
     0)."""
+    validation_portion: Portion = 0.0
+    """Share of the training images, the last ones, that chooses the best epoch and trains nothing. The test images are
+    then used once, with the weights of that epoch. With 0, as published, every epoch is tested and the last one
+    counts."""
+    pretrained: Path | None = None
+    """Weights to start from: an evaluation, a model, its safetensors file or a .pt file. Genotype, variant, channels
+    and layers are then those of the model. Another number of classes gets a new classifier."""
     seed: Seed = 0
     """Seed of the first training."""
     seeds: Seeds = 1

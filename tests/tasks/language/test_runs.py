@@ -146,7 +146,6 @@ def kill_at(monkeypatch, work, number):
     monkeypatch.setattr(owner, name, dies)
 
 
-@pytest.mark.usefixtures("without_estimate")  # which takes a step itself
 def test_a_search_that_was_killed_goes_on_bit_identically(tmp_path, monkeypatch):
     config = SEARCH | {"unrolled": True, "arch_side_effects": True}
     search(search_settings(**config, run=tmp_path / "whole"))
@@ -184,7 +183,6 @@ def test_a_search_that_ends_with_a_save_has_its_genotype(tmp_path, monkeypatch, 
     assert found != rows[0]["genotype"]  # else a genotype that stays behind would not show
 
 
-@pytest.mark.usefixtures("without_estimate")  # which takes a step itself
 def test_a_run_goes_on_with_its_own_text_only(tmp_path, monkeypatch):
     other = tmp_path / "other"
     other.mkdir()

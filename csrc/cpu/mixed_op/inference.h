@@ -1,0 +1,224 @@
+// mixed_op where nothing waits for the whole batch: running statistics, and nothing to keep for a backward pass.
+//
+// Every normalisation is folded into the 1×1 convolution before it. So a sample goes through all stages at once, and
+// its middle maps stay in a private buffer. Nothing but the outputs is written to memory.
+#pragma once
+
+#include "cpu/mixed_op/engine.h"
+
+namespace fastdarts {
+
+// A pointwise product goes, with an offset for each channel, to NHWC rows of a tensor: as it is, or added to what is
+// there.
+template <typename T, int B, bool adds>
+struct AddToTensor {
+  FASTDARTS_VECTORS
+  static constexpr bool kWrites = true;
+  T* data;
+  int64_t channels;
+  const T* offset;  // [blocks, B]
+
+  FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
+  FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
+    T* o = data + pixel * channels + block * B;
+    const V sum = v + at(offset + block * B);
+    if constexpr (adds) {
+      loose(o) += sum;
+    } else {
+      loose(o) = sum;
+    }
+  }
+  FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
+    T* o = data + pixel * channels + block * B;
+    const int64_t count = channels - block * B < B ? channels - block * B : B;
+    for (int64_t i = 0; i < count; ++i) o[i] = (adds ? o[i] : T(0)) + (v[i] + offset[block * B + i]);
+  }
+};
+
+// ... or, through a ReLU, to the bordered buffer that a second stage reads.
+template <typename T, int B>
+struct RectifiedToBuffer {
+  FASTDARTS_VECTORS
+  static constexpr bool kWrites = false;
+  T* data;
+  int64_t plane;
+  const int64_t* where;  // offset of every pixel
+  const T* offset;       // [blocks, B], zero in the padding
+
+  FASTDARTS_INLINE bool whole(int64_t) const { return true; }
+  FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
+    const V sum = v + at(offset + block * B);
+    at(data + block * plane + where[pixel]) = sum < T(0) ? V{} : sum;  // NaN passes, as in PyTorch
+  }
+  FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const { (*this)(pixel, block, at(v)); }
+};
+
+template <typename T>
+struct InferenceOperands {
+  std::vector<const T*> base;
+  std::vector<T*> out;
+  const Tables& tables;
+};
+
+template <typename Isa, typename T, int B, int R, int Q>
+struct Inference : Engine<Isa, T, B, R, Q> {
+  using Base = Engine<Isa, T, B, R, Q>;
+  using Base::fill, Base::flat, Base::in_blocks, Base::load, Base::out_blocks, Base::out_columns, Base::out_pitch,
+      Base::out_plane, Base::pools, Base::program, Base::stage_blocks, Base::stage_inputs, Base::strip_plane,
+      Base::strips, Base::width;
+  using Memory = Arena<Scratch::kCall>;
+  using Own = Arena<Scratch::kWorker>;
+
+  struct Packed {
+    const Stage& stage;
+    const T *depthwise, *pointwise, *offset;
+    const Stage* then;  // the second stage that reads it, or null
+    int64_t place;      // of that one among the second stages
+    bool begins;        // whether it is the first term of its edge
+  };
+  struct Term {  // of an edge, not by a stage
+    const Final& final;
+    const T *scale, *mean;
+  };
+  struct Plan {
+    std::vector<Packed> first, second;
+    std::vector<Term> terms;
+    std::vector<const T*> start;  // per edge, a flat table: of edges that begin with what no stage gives
+    const T *one, *zero;
+    const int64_t* where;
+  };
+
+  void run(const InferenceOperands<T>& to) const {
+    const Plan plan = this->plan(to, Memory::fresh());
+    this->samples([&](Own& own) {
+      const Canvas<T> canvas = this->state_canvas(own);
+      const Canvas<T> middle = this->out_canvas(own, program.second.empty() ? 0 : out_blocks);
+      T* strip = own.zeros<T>(std::max(in_blocks * program.groups(), out_blocks) * strip_plane);
+      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      T* scratch = own.take<T>(2 * program.width * program.inputs);
+      T* noises = own.take<T>(program.seeds.size() * program.out_size());
+      return [=, this, &to, &plan](int64_t, int64_t n) {
+        const int64_t at = n * program.out_size();
+        if (max || avg) pools(n, max, avg, scratch);
+        for (int64_t e = 0; e < program.edges; ++e) start(to, plan, e, n, max, avg, noises);
+        if (!plan.first.empty()) load(n, canvas);
+        for (const Packed& p : plan.first) {
+          T* out = to.out[p.stage.edge] + at;
+          if (!p.then) {
+            finish(p, canvas, strip, out);
+            continue;
+          }
+          stage(p, canvas, strip, [&](int64_t first) {
+            return RectifiedToBuffer<T, B>{middle.data, out_plane, plan.where + first, p.offset};
+          });
+          finish(plan.second[p.place], middle, strip, out);
+        }
+      };
+    });
+  }
+
+  Plan plan(const InferenceOperands<T>& to, Memory& memory) const {
+    const Tables& t = to.tables;
+    const int64_t C = program.outputs;
+    Plan plan;
+    plan.one = flat(memory, 0, [](int64_t) { return 1; });
+    plan.zero = flat(memory, 0, [](int64_t) { return 0; });
+    std::vector<bool> begun(program.edges);
+    for (int64_t e = 0; e < program.edges; ++e) begun[e] = !to.base.empty();
+    for (const Final& f : program.finals) {
+      if (f.z >= 0 && f.kind != kNoise) continue;  // a stage's
+      begun[f.edge] = true;
+      plan.terms.push_back({f, flat(memory, f.row, [&](int64_t i) { return t.scale(i); }),
+                            flat(memory, f.row, [&](int64_t i) { return t.mean[i]; })});
+    }
+    for (int64_t e = 0; e < program.edges; ++e) {
+      plan.start.push_back(!begun[e] ? nullptr : flat(memory, 0, [&](int64_t c) {
+        double sum = 0;
+        for (const Term& term : plan.terms) sum += term.final.edge == e ? t.offset[term.final.row * C + c] : 0;
+        return sum;
+      }));
+    }
+    const auto packed = [&](const Stage& s, const Stage* then, int64_t place) {
+      const bool begins = !then && !begun[s.edge];
+      if (!then) begun[s.edge] = true;
+      return Packed{
+          s,     this->pack_depthwise(memory, s, false), folded(memory, t, s), offset(memory, t, s.row), then, place,
+          begins};
+    };
+    plan.second.reserve(program.second.size());
+    for (const Stage& s : program.first) {
+      const auto reads = [&](const Stage& other) { return other.source == s.row; };
+      const auto then = std::find_if(program.second.begin(), program.second.end(), reads);
+      const Stage* second = then == program.second.end() ? nullptr : &*then;
+      plan.first.push_back(packed(s, second, static_cast<int64_t>(plan.second.size())));
+      if (second) plan.second.push_back(packed(*second, nullptr, 0));
+    }
+    int64_t* where = memory.take<int64_t>(program.pixels());
+    for (int64_t i = 0; i < program.pixels(); ++i) {
+      where[i] = (i / out_columns + program.border) * out_pitch + (i % out_columns + program.border) * B;
+    }
+    plan.where = where;
+    return plan;
+  }
+
+  // The 1×1 weight times the scale of each output, [output block][input][B].
+  const T* folded(Memory& memory, const Tables& t, const Stage& s) const {
+    T* packed = this->pack_pointwise(memory, s, false);
+    const int64_t inputs = stage_inputs(s);
+    for (int64_t o = 0; o < program.outputs; ++o) {
+      const double scale = t.scale(s.row * program.outputs + o);
+      T* w = packed + o / B * inputs * B + o % B;
+      for (int64_t i = 0; i < inputs; ++i) w[i * B] = static_cast<T>(w[i * B] * scale);
+    }
+    return packed;
+  }
+  // What is left of the normalisation, offset − scale · mean.
+  const T* offset(Memory& memory, const Tables& t, int64_t row) const {
+    return this->blocked(memory, row, [&](int64_t i) { return t.offset[i] - t.scale(i) * t.mean[i]; });
+  }
+
+  // What no stage gives: edge e of sample n, where it begins with that.
+  void start(const InferenceOperands<T>& to, const Plan& plan, int64_t e, int64_t n, const T* max, const T* avg,
+             T* noises) const {
+    if (!plan.start[e]) return;
+    const int64_t at = n * program.out_size();
+    std::vector<Stream<T>> streams;
+    if (!to.base.empty()) streams.push_back({to.base[e] + at, plan.one, plan.zero});
+    for (const Term& term : plan.terms) {
+      if (term.final.edge != e) continue;
+      streams.push_back({this->term(term.final, n, nullptr, max, avg, noises), term.scale, term.mean});
+    }
+    Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
+                                                      plan.start[e], width, program.out_size(), to.out[e] + at});
+  }
+
+  // A stage of one sample; store(first pixel) takes what it gives.
+  template <typename Make>
+  void stage(const Packed& p, const Canvas<T>& canvas, T* strip, const Make& store) const {
+    strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+      fill(p.stage, canvas, p.depthwise, y, x, rows, columns, strip, nullptr);
+      const auto to = store(y * out_columns + x);
+      Isa::call(Pointwise<Isa, T, B, std::remove_const_t<decltype(to)>>{strip,
+                                                                        strip_plane,
+                                                                        stage_inputs(p.stage),
+                                                                        p.pointwise,
+                                                                        out_blocks,
+                                                                        rows * columns,
+                                                                        to,
+                                                                        {nullptr, nullptr, nullptr},
+                                                                        {nullptr, nullptr}});
+    });
+  }
+  // One whose output is a term of its edge.
+  void finish(const Packed& p, const Canvas<T>& canvas, T* strip, T* out) const {
+    const int64_t C = program.outputs;
+    if (p.begins) {
+      stage(p, canvas, strip, [&](int64_t first) { return AddToTensor<T, B, false>{out + first * C, C, p.offset}; });
+    } else {
+      stage(p, canvas, strip, [&](int64_t first) { return AddToTensor<T, B, true>{out + first * C, C, p.offset}; });
+    }
+  }
+};
+
+}  // namespace fastdarts

@@ -1,0 +1,135 @@
+"""A trained network that is ready for use: it reads images, and says what is on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdarts.errors import FastdartsError
+from fastdarts.tasks.images.data import transform_of_any
+from fastdarts.trained.find import find_model
+from fastdarts.trained.folder import REMEDY, Facts, read_model
+from fastdarts.trained.inputs import Asked, images_of
+
+TOP = 3
+"""Classes that are named for an image, if it is not said how many."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of an image.
+
+    image: its path, or "image N".
+    classes: the names of the most probable classes, the most probable one first.
+    probabilities: the softmax of their logits.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[0]
+
+
+class Model(nn.Module):
+    """A trained network with its classes and its preprocessing; :func:`load` makes it.
+
+    ``forward(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. It can be given to
+    ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy`` and ``pickle``, and can be used in half precision.
+
+    Attributes:
+        facts: see :class:`fastdarts.trained.folder.Facts`.
+        network: the network as the evaluation trains it, without an auxiliary head.
+    """
+
+    def __init__(self, facts: Facts, network: nn.Module):
+        super().__init__()
+        self.facts, self.network = facts, network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.facts.classes
+
+    def preprocess(self, images: Any) -> Tensor:
+        """The normalised images [N, C, H, W], float32 on the CPU, of whatever :meth:`predict` takes."""
+        return torch.stack([*self._normalised(images_of(images, self.facts.mode))])
+
+    def _normalised(self, images: list[Asked]) -> Iterator[Tensor]:
+        transform = transform_of_any(self.facts)
+        for image in images:
+            yield transform(image.pixels())
+
+    @torch.inference_mode()
+    def predict(self, images: Any, *, top: int | None = None, batch_size: int = 64) -> list[Prediction]:
+        """Say what is on images: a :class:`Prediction` for each, in their order.
+
+        Args:
+            images: one of these or any number of them. A path, a folder (the images in it, at any depth) or a pattern
+                such as "photos/*.jpg". A Pillow image. An array [H, W], [H, W, C] or [N, H, W, C]. A tensor [C, H, W]
+                or [N, C, H, W]. Arrays and tensors are uint8 from 0 to 255, or floating point from 0 to 1.
+            top: classes to name for each image, by default 3 or all there are.
+            batch_size: images that go through the network together.
+
+        Images of any size are resized and cropped as the evaluation does it. Raises
+        :class:`fastdarts.errors.FastdartsError`, naming the image, for one that cannot be read.
+
+        >>> fastdarts.load("runs/digits").predict("five.png", top=1)  # doctest: +SKIP
+        [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
+        """
+        known = len(self.classes)
+        top = min(TOP, known) if top is None else top
+        if not 1 <= top <= known:
+            raise FastdartsError(f"top is {top}: expected from 1 to {known}, the number of classes")
+        if batch_size < 1:
+            raise FastdartsError(f"batch_size is {batch_size}: expected at least 1")
+        asked = images_of(images, self.facts.mode)
+        some, was_training = next(self.parameters()), self.training
+        self.eval()
+        try:
+            found: list[Prediction] = []
+            for start in range(0, len(asked), batch_size):
+                part = asked[start : start + batch_size]
+                x = torch.stack([*self._normalised(part)]).to(some.device, some.dtype)
+                values, places = self(x).float().softmax(1).topk(top)
+                for image, probabilities, order in zip(part, values.tolist(), places.tolist(), strict=True):
+                    names = tuple(self.classes[place] for place in order)
+                    found.append(Prediction(image.name, names, tuple(probabilities)))
+        finally:
+            self.train(was_training)
+        return found
+
+
+def load(path: str | Path, *, seed: int | None = None) -> Model:
+    """The trained network of a run, on the CPU and in evaluation mode.
+
+    Args:
+        path: the folder of an evaluation, the folder of a model in it, or a safetensors file of ``fastdarts export``.
+        seed: which network of an evaluation with several seeds. By default it is the one with the lowest validation
+            error, or that of the first seed if the run has no validation images.
+
+    Raises :class:`fastdarts.errors.FastdartsError` with what to do if there is no model, or if a file is damaged.
+
+    >>> fastdarts.load("runs/digits").predict("photos/", top=1)  # doctest: +SKIP
+    """
+    place = find_model(path, seed)
+    facts, weights = read_model(place)
+    with torch.random.fork_rng(devices=[]):  # the weights that a new network draws are replaced
+        model = Model(facts, facts.network())
+    try:
+        model.network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise FastdartsError(f"the weights in {place} do not fit their network ({reason[:200]}): {REMEDY}") from error
+    return model.eval()
