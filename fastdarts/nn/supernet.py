@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
-from fastdarts.nn.fusion.chain import nothing_shared
+from fastdarts.nn.fusion.chain import computed_alone
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.random_state import goes_back, same_random_numbers
@@ -251,11 +251,11 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
     the same random numbers and kinks, and without moving running statistics again.
     """
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    again, kinks = False, active()
+    again, kinks, alone = False, active(), computed_alone()
     place = kinks.place if kinks else 0
 
     def run(*inputs: Any) -> Tensor:
-        with nothing_shared():  # it must save the same for backward both times
+        with alone():
             return compute(*inputs)
 
     def compute(*inputs: Any) -> Tensor:

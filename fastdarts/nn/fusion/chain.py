@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from operator import is_
@@ -147,14 +147,20 @@ def one_by_one() -> Iterator[None]:
         _apart.reset(before)
 
 
-@contextmanager
-def nothing_shared() -> Iterator[None]:
-    """Inside, every cell makes all that it needs itself."""
-    before = _shared.set(None)
-    try:
-        yield
-    finally:
-        _shared.reset(before)
+def computed_alone() -> Callable[[], AbstractContextManager[None]]:
+    """Gives contexts in which a cell is computed as it would be now, sharing nothing with others: so it saves the same
+    for backward whenever it is computed again."""
+    apart = _apart.get()
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        before = _shared.set(None), _apart.set(apart)
+        try:
+            yield
+        finally:
+            _shared.reset(before[0]), _apart.reset(before[1])
+
+    return context
 
 
 @contextmanager

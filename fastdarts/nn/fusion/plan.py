@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.functional import Candidate, MixedOpResult, mixed_op, noise_seeds, plan, unchanged, world
 from fastdarts.nn.fusion.kinks import active
@@ -41,11 +42,11 @@ class Constants:
 
     def get(self, x: Tensor, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The one of this name where ``x`` is."""
-        key = name, x.device, x.dtype
+        key = name, x.device, x.dtype, type(x)
         if key in self._made:
             return self._made[key]
         made = make()
-        if lasting(x):
+        if keepable(x):
             self._made[key] = made
         return made
 
@@ -157,7 +158,7 @@ class Fused:
 
     def ones(self, x: Tensor) -> Tensor:
         """gain where nothing is mixed."""
-        make = functools.partial(x.new_ones, len(self.norms), self.channels, dtype=wide(x))
+        make = functools.partial(torch.ones, len(self.norms), self.channels, dtype=wide(x), device=x.device)
         return self._constants.get(x, "ones", make)
 
     def running(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -192,8 +193,13 @@ class Fused:
 
 
 def lasting(x: Tensor) -> bool:
-    """Whether what is made for ``x`` can be used for another x: not while a compiler or an estimate looks on."""
+    """Whether addresses mean something: not while a compiler or an estimate looks on."""
     return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
+def keepable(x: Tensor) -> bool:
+    """Whether what is made for ``x`` can be used for another x of its class: not while a compiler looks on."""
+    return (type(x) is Tensor or is_fake(x)) and not torch.compiler.is_compiling()
 
 
 class Plan(Protocol):
@@ -237,7 +243,7 @@ _plans: WeakKeyDictionary[nn.Module, dict[Hashable, _Kept]] = WeakKeyDictionary(
 def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> Plan | None:
     """The plan that was kept, if it holds. ``on`` is all that changes while modules are settled: then a plan is looked
     at once."""
-    if not lasting(x):
+    if not keepable(x):
         return None
     known, at = settled_things(), (id(owner), key, on)
     if known is not None and at in known:
@@ -253,7 +259,7 @@ def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> P
 def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Plan, modules: Sequence[nn.Module]) -> None:
     """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
     key."""
-    if not lasting(x):
+    if not keepable(x):
         return
     plans = _plans.setdefault(owner, {})
     plans.pop(key, None)
