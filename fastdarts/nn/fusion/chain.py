@@ -33,6 +33,11 @@ class _Seen(NamedTuple):
     weights: list[Tensor]
     statistics: list[Statistics | None]
 
+    def hold(self) -> bool:
+        """Whether the layers seem to have these statistics still."""
+        first = self.statistics[0]
+        return first is not None and first.seems_to_hold()
+
 
 class FusedChain:
     """The calls of a cell, of layers that are not affine. ``concat``: states that are its output.
@@ -62,6 +67,10 @@ class FusedChain:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
         return all(fused.holds() for fused in self.fused)
 
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
+        return all(fused.suits() for fused in self.fused)
+
     @property
     def partial(self) -> int:
         """One of how many channels the candidates take."""
@@ -85,7 +94,7 @@ class FusedChain:
             Given(gain, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
             for fused, gain in zip(self.fused, tables, strict=True)
         ]
-        if known and seen.statistics[0] is not None and seen.statistics[0].seems_to_hold():
+        if known and seen.hold() and self.fused[0].tracks():
             statistics = seen.statistics
         else:
             statistics = [fused.statistics(x) for fused in self.fused]
@@ -122,6 +131,10 @@ class NoChain:
 
     def holds(self) -> bool:
         """As long as the modules are what they are."""
+        return True
+
+    def suits(self) -> bool:
+        """Always."""
         return True
 
 

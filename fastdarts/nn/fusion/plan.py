@@ -66,6 +66,7 @@ class Fused:
         self.norms = [bn for _, _, part in parts for bn in part.norms]
         used = [bn for bn in self.norms if bn is not None]
         first = used[0] if used else None
+        self._first = first
         self.training, self.eps, self.joined = (True, 1e-5, False) if first is None else mode_of(first)
         self.channels = channels // partial if first is None else first.num_features
         self.affine = any(bn.weight is not None for bn in used)
@@ -89,6 +90,14 @@ class Fused:
         parameters = [*chain.from_iterable(map(dict.values, self.convolutions))]
         nothing = [None] * len(self.convolutions)
         return parameters[1::2] == nothing and len(parameters) == 2 * len(nothing) and self._missing() == self._known
+
+    def tracks(self) -> bool:
+        """Whether the first layer, and so all that are alike, moves its statistics."""
+        return self._first is not None and self._first.training and self._first.track_running_stats
+
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
+        return self._first is None or mode_of(self._first) == (self.training, self.eps, self.joined)
 
     def _missing(self) -> list[bool]:
         return [value is None for value in chain.from_iterable(map(dict.values, self._layers))]
@@ -173,7 +182,7 @@ class Fused:
 
     def statistics(self, x: Tensor) -> Statistics | None:
         """The running statistics of the layers as tables; None if they move one by one, or not at all."""
-        if not self.training or not lasting(x):
+        if not (lasting(x) and self.training and self.tracks()):
             return None
         found = self._flat
         if found is not None and found.holds():
@@ -207,6 +216,9 @@ class Plan(Protocol):
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
+
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
 
 
 class _Kept:
@@ -246,7 +258,7 @@ def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> P
     if not keepable(x):
         return None
     known, at = settled_things(), (id(owner), key, on)
-    if known is not None and at in known:
+    if known is not None and at in known and known[at].suits():
         return known[at]
     kept = _plans.get(owner, {}).get(key)
     if kept is None or not kept.holds():

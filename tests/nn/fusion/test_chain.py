@@ -17,6 +17,7 @@ from fastdarts.kernels.mixed_op import chain
 from fastdarts.nn.fusion.chain import one_by_one, one_pass
 from fastdarts.nn.fusion.recognise import settled
 from fastdarts.nn.fusion.tracking import standing_still
+from fastdarts.nn.statistics import batch_statistics, running_statistics
 from fastdarts.spaces.cells.supernet import Cell, Network
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
@@ -210,3 +211,19 @@ def test_few_launches_are_around_those_of_the_mixed_operations() -> None:
     mixed = ops.calls.pop("mixed_op"), ops.calls.pop("mixed_op_backward")
     assert mixed == (8 * 7 * 2, 8 * 7 * 2 - 3)
     assert ops.calls.total() <= 300  # 1,100 when every call was a node of its own
+
+
+def test_settled_modules_may_change_how_they_normalise() -> None:
+    """Plans are looked at once, but batch statistics of a measurement are not those of a pass, and move nothing."""
+    model, x = network(), torch.randn(2, 3, 8, 8)
+    other, expected, found = copy.deepcopy(model), [], []
+    for made, results, around in ((other, expected, nullcontext()), (model, found, settled())):
+        with around:
+            for _ in range(2):
+                results.append(made(x))
+                with batch_statistics(made), torch.no_grad():
+                    results.append(made(x))
+                with running_statistics(made), torch.no_grad():
+                    results.append(made(x))
+        results += made.buffers()
+    assert all(a.equal(b) for a, b in zip(expected, found, strict=True))
