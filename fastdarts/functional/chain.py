@@ -35,7 +35,7 @@ class ChainPlan:
         self._plans = [plan for plan, *_ in calls]
         self._shapes = [shape for plan in self._plans for shape in plan.shapes]
         self._chain = Chain(tuple(links), inputs, states, tuple(concat))
-        passing = tuple(link._replace(call=link.call._replace(store=False)) for link in links)
+        passing = tuple(link._replace(call=link.call.without_gradients()) for link in links)
         self._passing = self._chain._replace(links=passing)  # where nothing is kept for backward
 
     def fitting(

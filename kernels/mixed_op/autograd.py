@@ -25,6 +25,19 @@ class Call(NamedTuple):
     impl: str | None
     channels: int  # of gain
     weights: int  # how many tensors
+    passing: bool = False  # no gradient is wanted
+
+    def without_gradients(self) -> "Call":
+        """The call where nothing is kept for backward."""
+        return self._replace(store=False, passing=True)
+
+    def gives_raw(self, running: Tensor | None) -> bool:
+        """Whether the kernel is to give its raw outputs.
+
+        With running statistics and without raw outputs it folds the normalisations into the convolutions, which rounds
+        in another way. What backward computes again must have the bits of the forward pass.
+        """
+        return self.store or not (self.passing or running is None)
 
 
 class _MixedOp(torch.autograd.Function):
@@ -41,8 +54,9 @@ class _MixedOp(torch.autograd.Function):
         part, own = (x, base) if beta is None else (head(x, call).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
             part, own, gain, offset, weights, seeds, call.candidates, call.edges, call.stride, running_mean,
-            running_var, call.eps, call.images, call.store, kinks, noted is not None, exact,
+            running_var, call.eps, call.images, call.gives_raw(running_mean), kinks, noted is not None, exact,
         )  # fmt: skip
+        z = z if call.store else []
         if noted is not None:
             noted += found
         if beta is not None:
@@ -144,8 +158,8 @@ def mixed_op(
     With `places`, int64 [R], gain are mixing weights [K]: that of a row is at its place among them, K being that of 1.
     Returns out, mean, var and, if asked to note them, the kinks.
     """
-    if call.store and not torch.is_grad_enabled():
-        call = call._replace(store=False)
+    if not (call.passing or torch.is_grad_enabled()):
+        call = call.without_gradients()
     noted = [] if note else None
     *out, mean, var = _MixedOp.apply(
         call, tuple(kinks), noted, places, seeds, *(running or (None, None)), x, gain, offset, bypass, *base, *weights

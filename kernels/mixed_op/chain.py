@@ -70,8 +70,9 @@ class _Chain(torch.autograd.Function):
             mean, var = own.running or (None, None)
             out, z, mean, var, _ = run(
                 part, base, own.gain, None, weights[at : at + call.weights], own.seeds, call.candidates, call.edges,
-                call.stride, mean, var, call.eps, 0, call.store, (), False, exact,
+                call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
             )  # fmt: skip
+            z = z if call.store else []
             if link.edge is not None:
                 out = bypassing(interleave.forward_op, call, device, dtype)(
                     x, out, before, beta[link.edges], call.stride

@@ -8,11 +8,14 @@
 // the depthwise output is computed into L1, where the 1×1 product reads it. The moments are taken from the registers
 // of that product. Pooled maps live in a private buffer of one sample and are computed anew where they are needed.
 //
+// With running statistics and nothing to keep, nothing waits for the batch: inference.h.
+//
 // Numerics: moments are taken about a value of the channel, in float32 over a strip, then in float64. Chunks of samples
 // are merged in a fixed order.
-#include "cpu/mixed_op/engine.h"
-//
 #include <tuple>
+
+#include "cpu/mixed_op/engine.h"
+#include "cpu/mixed_op/inference.h"
 
 namespace fastdarts {
 
@@ -300,7 +303,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
   std::vector<Tensor> out, z;
   for (int64_t e = 0; e < edges; ++e) out.push_back(map());
-  for (int64_t i = 0; i < program.raw; ++i) z.push_back(map());
+  const bool inference = running_mean && !store && kinks.empty() && !note;
+  for (int64_t i = 0; i < program.raw && !inference; ++i) z.push_back(map());
   Tensor mean = torch::stable::new_empty(gain, {program.rows, program.outputs}), var = torch::stable::empty_like(mean);
   std::vector<Tensor> noted;
   for (const std::vector<int64_t>& size : note ? program.kink_sizes() : std::vector<std::vector<int64_t>>{}) {
@@ -313,9 +317,14 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     T* v = var.mutable_data_ptr<T>();
     std::fill(v, v + program.rows * program.outputs, T(1));
     if (running_mean) take_statistics<T>(program, *running_mean, *running_var, 1.0, eps, t, v);
-    const ForwardOperands<T> operands{
-        addresses<T>(std::as_const(base)), addresses<T>(z), addresses<T>(out), !running_mean, eps, t, v};
-    specialised<Forward, T>(program, x.const_data_ptr<T>(), addresses<T>(std::as_const(weights)), operands);
+    const std::vector<const T*> w = addresses<T>(std::as_const(weights)), b = addresses<T>(std::as_const(base));
+    if (inference) {
+      const InferenceOperands<T> operands{b, addresses<T>(out), t};
+      specialised<Inference, T>(program, x.const_data_ptr<T>(), w, operands);
+    } else {
+      const ForwardOperands<T> operands{b, addresses<T>(z), addresses<T>(out), !running_mean, eps, t, v};
+      specialised<Forward, T>(program, x.const_data_ptr<T>(), w, operands);
+    }
     std::copy(t.mean.begin(), t.mean.end(), mean.mutable_data_ptr<T>());
   };
   x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
