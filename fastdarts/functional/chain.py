@@ -25,10 +25,12 @@ class ChainPlan:
         inputs: int,
         concat: Sequence[int],
     ):
-        links, rows = [], 0
+        links, rows, edges = [], 0, 0
         for (plan, source, targets), mixing in zip(calls, mixes, strict=True):
-            links.append(Link(plan.call, source, tuple(targets), rows if mixing else None))
+            past = mixing and plan.inputs > plan.call.channels
+            links.append(Link(plan.call, source, tuple(targets), rows if mixing else None, edges if past else None))
             rows += plan.rows * mixing
+            edges += plan.call.edges * mixing
         states = 1 + max(t for link in links for t in link.targets)
         self._plans = [plan for plan, *_ in calls]
         self._shapes = [shape for plan in self._plans for shape in plan.shapes]
@@ -54,23 +56,32 @@ class ChainPlan:
         return [in_format(t, torch.channels_last) for t in inputs], weights
 
     def __call__(
-        self, inputs: Sequence[Tensor], weights: Sequence[Tensor], given: Sequence[Given], rows: Tensor
+        self,
+        inputs: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        given: Sequence[Given],
+        rows: Tensor,
+        bypass: Tensor | None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The output, and mean and var of every call, for what :meth:`fitting` gave.
 
-        rows: the mixing weights of all rows of calls that mix, 1 in the middle of a separable convolution.
+        rows: the mixing weights of all rows of calls that mix, 1 in the middle of a separable convolution; bypass: the
+        weights of what bypasses their candidates, of all edges in the order of the calls.
         """
         chain = self._chain if torch.is_grad_enabled() else self._passing
-        return chained(chain, given, rows, inputs, weights)
+        return chained(chain, given, rows, bypass, inputs, weights)
 
     def _fit(self, inputs: Sequence[Tensor]) -> bool:
         """Whether every state has the channels that its readers want, and one size whoever makes it."""
         sizes: list[tuple[int, int, int, int] | None] = [tuple(t.shape) for t in inputs]
         sizes += [None] * (self._chain.states - len(sizes))
         for link, plan in zip(self._chain.links, self._plans, strict=True):
-            n, channels, height, width = sizes[link.source]
-            stride = plan.call.stride
-            made = n, plan.call.channels, (height - 1) // stride + 1, (width - 1) // stride + 1
+            (n, channels, height, width), stride = sizes[link.source], plan.call.stride
+            past = link.edge is not None
+            if past and stride == 2 and (height % 2 or width % 2):
+                return False
+            outputs = channels if past else plan.call.channels
+            made = n, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1
             if channels != plan.inputs or made[0] * made[2] * made[3] == 1:
                 return False
             for t in link.targets:

@@ -10,11 +10,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
-from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
-from fastdarts.nn.fusion.chain import nothing_shared
+from fastdarts.nn.exchange import holding
+from fastdarts.nn.fusion.chain import computed_alone
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.random_state import goes_back, same_random_numbers
@@ -247,15 +247,15 @@ def _not_zero(weights: Tensor) -> tuple[int, ...]:
 def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
     """``module(*inputs)``, of which nothing but the inputs is kept for backward: there it is computed again.
 
-    The second time with the parameters of the first, also if they have been others since (``functional_call``), with
-    the same random numbers and kinks, and without moving running statistics again.
+    The second time with the parameters of the first, also if the module holds others since, with the same random
+    numbers and kinks, and without moving running statistics again.
     """
     parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-    again, kinks = False, active()
+    again, kinks, alone = False, active(), computed_alone()
     place = kinks.place if kinks else 0
 
     def run(*inputs: Any) -> Tensor:
-        with nothing_shared():  # it must save the same for backward both times
+        with alone():
             return compute(*inputs)
 
     def compute(*inputs: Any) -> Tensor:
@@ -263,8 +263,9 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
         if not again:
             again = True
             return module(*inputs)
-        with kinks.again(place) if kinks else nullcontext():
-            return functional_call(module, parameters | {name: b.clone() for name, b in buffers.items()}, inputs)
+        values = parameters | {name: b.clone() for name, b in buffers.items()}
+        with kinks.again(place) if kinks else nullcontext(), holding(module, values):
+            return module(*inputs)
 
     return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=goes_back())
 

@@ -27,10 +27,10 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.func import functional_call
 
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.functional import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_unroll
+from fastdarts.nn.exchange import holding, parameters_of
 from fastdarts.nn.finite import Readings
 from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
@@ -48,17 +48,6 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager:
     which device."""
     device = tensor.device.type
     return torch.autocast(device, enabled=False) if device in ("cpu", "cuda") else nullcontext()
-
-
-class _Loss(nn.Module):
-    """``model._loss`` as a module's forward, so that functional_call can evaluate it at other weights."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return self.model._loss(input, target)
 
 
 class Passes:
@@ -88,15 +77,15 @@ class Passes:
     def weights(self) -> dict[str, Tensor]:
         """What is trained, by name: the parameters that require a gradient, but for alphas."""
         alphas = {id(a) for a in self.alphas}
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in alphas}
+        named = parameters_of(self.model)
+        return {name: p for name, p in named.items() if p.requires_grad and id(p) not in alphas}
 
     def loss(self, batch: Batch, weights: dict[str, Tensor] | None = None, live: bool = True) -> Tensor:
         """The loss on a batch (of this rank's part), at ``weights`` if given; running statistics stay unless
         ``live``."""
-        values, moves = {f"model.{name}": w for name, w in (weights or {}).items()}, live and self.side_effects
-        with self._random_state(batch[0].device), nullcontext({}) if moves else standing_still(self.model) as copies:
-            values |= {f"model.{name}": b for name, b in copies.items()}
-            return functional_call(_Loss(self.model), values, batch) if values else self.model._loss(*batch)
+        moving = nullcontext({}) if live and self.side_effects else standing_still(self.model)
+        with self._random_state(batch[0].device), moving as copies, holding(self.model, {**(weights or {}), **copies}):
+            return self.model._loss(*batch)
 
     def _random_state(self, device: torch.device) -> AbstractContextManager[None]:
         return nullcontext() if self.side_effects else same_random_numbers(device)

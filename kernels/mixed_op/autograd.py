@@ -51,7 +51,7 @@ class _MixedOp(torch.autograd.Function):
         lacking = {"triton": NO_KINKS} if kinks or noted is not None else {}
         run, exact = select(forward_op, call.impl, device, dtype, lacking), is_exact(dtype)
         gain = mixing if places is None else _spread(mixing, places, call.channels)
-        part, own = (x, base) if beta is None else (_head(x, call).contiguous(memory_format=LAST), ())
+        part, own = (x, base) if beta is None else (head(x, call).contiguous(memory_format=LAST), ())
         out, z, mean, var, found = run(
             part, own, gain, offset, weights, seeds, call.candidates, call.edges, call.stride, running_mean,
             running_var, call.eps, call.images, call.gives_raw(running_mean), kinks, noted is not None, exact,
@@ -60,7 +60,7 @@ class _MixedOp(torch.autograd.Function):
         if noted is not None:
             noted += found
         if beta is not None:
-            out = _bypassing(interleave.forward_op, call, device, dtype)(x, out, base, beta, call.stride)
+            out = bypassing(interleave.forward_op, call, device, dtype)(x, out, base, beta, call.stride)
         ctx.call, ctx.kinks, ctx.places, ctx.exact = call, kinks, places, exact
         ctx.training, ctx.has_base = running_mean is None, len(base) > 0
         saved = x, None if beta is None else part, beta, mixing, gain, offset, seeds, mean, var
@@ -89,8 +89,8 @@ class _MixedOp(torch.autograd.Function):
         dx = dbeta = None
         if beta is not None:
             split = interleave.backward_op.reference
-            split = split if again else _bypassing(interleave.backward_op, call, device, dtype)
-            part = _head(x, call) if again else part
+            split = split if again else bypassing(interleave.backward_op, call, device, dtype)
+            part = head(x, call) if again else part
             need_beta = need_beta and needs_grad(ctx, 1 + len(need_rest), 1)
             own, dx, dbeta = split(grad, x, beta, x.shape[1] // call.channels, call.stride, need_x, need_beta)
         dpart, dgain, doffset, dweights = run(
@@ -100,7 +100,7 @@ class _MixedOp(torch.autograd.Function):
         if beta is None:
             dx = dpart
         elif need_x:
-            _head(dx, call).copy_(dpart)
+            head(dx, call).copy_(dpart)
         return (
             *(None,) * 7,
             dx if need_x else None,
@@ -129,12 +129,12 @@ def _gathered(dgain: Tensor, places: Tensor | None, mixing: Tensor) -> Tensor:
     return dgain.new_zeros(len(mixing) + 1).index_add(0, places, dgain.sum(1))[:-1]
 
 
-def _bypassing(op: Op, call: Call, device: str, dtype: torch.dtype) -> Callable:
+def bypassing(op: Op, call: Call, device: str, dtype: torch.dtype) -> Callable:
     """What runs `op` of interleave, which has no kernels in CUDA C++."""
     return select(op, call.impl if call.impl in op.implementations else None, device, dtype)
 
 
-def _head(x: Tensor, call: Call) -> Tensor:
+def head(x: Tensor, call: Call) -> Tensor:
     """The channels that the mixed operation takes."""
     return x[:, : call.channels]
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.kernels.mixed_op.autograd import Call, mixed_op
-from fastdarts.kernels.mixed_op.contract import backward_op, forward_op, is_exact
+from fastdarts.kernels.interleave import contract as interleave
+from fastdarts.kernels.mixed_op.autograd import Call, bypassing, head, mixed_op
+from fastdarts.kernels.mixed_op.contract import LAST, backward_op, forward_op, is_exact
 from fastdarts.kernels.needs_grad import will_run
 from fastdarts.kernels.registry import select
 
@@ -19,13 +20,20 @@ from fastdarts.kernels.registry import select
 class Link(NamedTuple):
     """One call: the state that it reads, and the states that it makes or adds to.
 
-    `first` is the place of its first row among the mixing weights of all rows; None if nothing weighs it.
+    `first` is the place of its first row among the mixing weights of all rows; None if nothing weighs it. `edge` is
+    that of its first edge among the weights of what bypasses the candidates; None if nothing does.
     """
 
     call: Call
     source: int
     targets: tuple[int, ...]
     first: int | None
+    edge: int | None
+
+    @property
+    def edges(self) -> slice:
+        """Its weights of what bypasses."""
+        return slice(self.edge, self.edge + self.call.edges)
 
 
 class Chain(NamedTuple):
@@ -47,91 +55,113 @@ class Given(NamedTuple):
 
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, chain, given, found, rows, *tensors):
+    def forward(ctx, chain, given, found, rows, beta, *tensors):
         states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
         weights, at, stored, reached = tensors[chain.inputs :], 0, [], []
-        x = states[0]
-        call, exact = chain.links[0].call, is_exact(x.dtype)
-        run = select(forward_op, call.impl, x.device.type, x.dtype)
+        device, dtype = states[0].device.type, states[0].dtype
+        call, exact = chain.links[0].call, is_exact(dtype)
+        run = select(forward_op, call.impl, device, dtype)
         for link, own in zip(chain.links, given, strict=True):
             call, targets = link.call, link.targets
-            base = [] if states[targets[0]] is None else [states[t] for t in targets]
+            x = part = states[link.source]
+            base = before = [] if states[targets[0]] is None else [states[t] for t in targets]
+            if link.edge is not None:
+                part, base = head(x, call).contiguous(memory_format=LAST), []
             mean, var = own.running or (None, None)
             out, z, mean, var, _ = run(
-                states[link.source], base, own.gain, None, weights[at : at + call.weights], own.seeds, call.candidates,
-                call.edges, call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
+                part, base, own.gain, None, weights[at : at + call.weights], own.seeds, call.candidates, call.edges,
+                call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
             )  # fmt: skip
             z = z if call.store else []
+            if link.edge is not None:
+                out = bypassing(interleave.forward_op, call, device, dtype)(
+                    x, out, before, beta[link.edges], call.stride
+                )
             at += call.weights
             for t, made in zip(targets, out, strict=True):
                 states[t] = made
             found.append((mean, var))
             stored.append(len(z))
-            reached += (mean, var, *z)
+            reached += (None if part is x else part, mean, var, *z)
         ctx.chain, ctx.given, ctx.stored, ctx.exact = chain, given, stored, exact
         read = {link.source for link in chain.links}
         kept = [x if number in read else None for number, x in enumerate(states)]
-        ctx.save_for_backward(*(rows,) * (rows is not None), *kept, *weights, *reached)
-        ctx.has_rows = rows is not None
+        ctx.save_for_backward(rows, beta, *kept, *weights, *reached)
         made = [states[i] for i in chain.concat]
         return made[0].view_as(made[0]) if len(made) == 1 else torch.cat(made, 1)
 
     @staticmethod
     def backward(ctx, grad):
-        chain, (rows, *saved) = ctx.chain, ctx.saved_tensors if ctx.has_rows else (None, *ctx.saved_tensors)
+        chain, (rows, beta, *saved) = ctx.chain, ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, None, *_differentiable(ctx, rows, saved, grad)
+            return None, None, None, *_differentiable(ctx, rows, beta, saved, grad)
         states, saved = saved[: chain.states], saved[chain.states :]
         count = sum(link.call.weights for link in chain.links)
         weights, reached = saved[:count], saved[count:]
-        _, _, _, need_rows, *needed = ctx.needs_input_grad
-        need_weights = needed[chain.inputs :]
-        goes_on = will_run(ctx, (rows is not None) + chain.inputs + count)
-        goes_on = [True] * (rows is None) + goes_on
-        need_rows = need_rows and goes_on[0]
-        needs = [want and on for want, on in zip(needed, goes_on[1:], strict=True)]
-        need_weight = any(needs[chain.inputs :])
-        need = [*needs[: chain.inputs], *[False] * (chain.states - chain.inputs)]  # by state
+        (need_rows, need_beta), need, need_weights = _needs(ctx, (rows, beta), count)
+        need_weight = any(need_weights)
+        need += [False] * (chain.states - chain.inputs)  # by state
         passes = []
         for link in chain.links:
             on = need[link.source] or (need_weight and link.call.weights > 0) or (need_rows and link.first is not None)
-            passes.append(on)
+            passes.append(on or (need_beta and link.edge is not None))
             for t in link.targets:
-                need[t] = need[t] or on
-        x = states[0]
-        run = select(backward_op, chain.links[0].call.impl, x.device.type, x.dtype)
+                need[t] = need[t] or passes[-1]
+        device, dtype = states[0].device.type, states[0].dtype
+        run = select(backward_op, chain.links[0].call.impl, device, dtype)
         gradients: list[Tensor | None] = [None] * chain.states
         parts = _apart(grad, len(chain.concat))
         for t, part in zip(chain.concat, parts, strict=True):
             gradients[t] = part
-        of_rows, of_weights = [], [None] * count
+        of_rows, of_beta, of_weights = [], [], [None] * count
         end, at = len(reached), count
         for link, own, stored, on in zip(*map(reversed, (chain.links, ctx.given, ctx.stored, passes)), strict=True):
-            call = link.call
-            mean, var, *z = reached[end - stored - 2 : end]
-            end, at = end - stored - 2, at - call.weights
+            call, x, need_x = link.call, states[link.source], need[link.source]
+            part, mean, var, *z = reached[end - stored - 3 : end]
+            end, at = end - stored - 3, at - call.weights
             if not on:
                 continue
             for t in link.targets:
                 if gradients[t] is None:
                     gradients[t] = torch.zeros_like(parts[0])
             maps, own_weights = [gradients[t] for t in link.targets], weights[at : at + call.weights]
-            dx, dgain, _, dweights = run(
-                maps, states[link.source], own.gain, None, own_weights, own.seeds, call.candidates, call.stride, z,
-                mean, var, own.running is None, call.eps, 0, need[link.source], need_weight, (), ctx.exact,
+            if link.edge is not None:
+                split = bypassing(interleave.backward_op, call, device, dtype)
+                partial = x.shape[1] // call.channels
+                maps, dx, dbeta = split(maps, x, beta[link.edges], partial, call.stride, need_x, need_beta)
+                of_beta.append(dbeta)
+            dpart, dgain, _, dweights = run(
+                maps, x if part is None else part, own.gain, None, own_weights, own.seeds, call.candidates,
+                call.stride, z, mean, var, own.running is None, call.eps, 0, need_x, need_weight, (), ctx.exact,
             )  # fmt: skip
-            if need[link.source]:
+            if need_x:
+                if link.edge is None:
+                    dx = dpart
+                else:
+                    head(dx, call).copy_(dpart)
                 before = gradients[link.source]
                 gradients[link.source] = dx if before is None else before.add_(dx)
             if need_rows and link.first is not None:
                 of_rows.append(dgain)
             if dweights:
                 of_weights[at : at + call.weights] = dweights
-        if not all(need_weights):
-            of_weights = [g if want else None for g, want in zip(of_weights, need_weights, strict=True)]
+        of_weights = [g if want else None for g, want in zip(of_weights, ctx.needs_input_grad[-count:], strict=True)]
         drows = torch.cat(of_rows[::-1]).sum(1) if of_rows else None
+        dbeta = torch.cat(of_beta[::-1]) if need_beta and of_beta else None
         of_inputs = [g if want else None for g, want in zip(gradients[: chain.inputs], need, strict=False)]
-        return None, None, None, drows, *of_inputs, *of_weights
+        return None, None, None, drows, dbeta, *of_inputs, *of_weights
+
+
+def _needs(ctx, tables: Sequence[Tensor | None], count: int) -> tuple[list[bool], list[bool], list[bool]]:
+    """Which of the tables, the given states and the `count` weights this backward pass is for."""
+    wanted = ctx.needs_input_grad[3:]
+    missing = [number for number, table in enumerate(tables) if table is None]
+    runs = will_run(ctx, len(wanted) - len(missing))
+    for number in missing:  # the graph knows tensors only
+        runs.insert(number, False)
+    found = [want and on for want, on in zip(wanted, runs, strict=True)]
+    first, last = len(tables), len(found) - count
+    return found[:first], found[first:last], found[last:]
 
 
 def _apart(grad: Tensor, count: int) -> list[Tensor]:
@@ -141,22 +171,24 @@ def _apart(grad: Tensor, count: int) -> list[Tensor]:
     return apart.permute(3, 0, 1, 2, 4).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3).unbind()
 
 
-def _differentiable(ctx, rows: Tensor | None, saved: Sequence[Tensor], grad: Tensor) -> list[Tensor | None]:
+def _differentiable(
+    ctx, rows: Tensor | None, beta: Tensor | None, saved: Sequence[Tensor], grad: Tensor
+) -> list[Tensor | None]:
     """The gradients with a graph of their own: the calls are made again, each as a node of the graph."""
     chain, count = ctx.chain, sum(link.call.weights for link in ctx.chain.links)
-    given = [rows, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
+    given = [rows, beta, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
     given = [None if t is None else t.view_as(t) if t.requires_grad else t for t in given]  # where differentiation ends
-    rows, tensors = given[0], given[1:]
+    rows, beta, *tensors = given
     states: list[Tensor | None] = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
     at = chain.inputs
     for link, own in zip(chain.links, ctx.given, strict=True):
         call, targets = link.call, link.targets
-        gain = own.gain
+        gain, past = own.gain, None if link.edge is None else beta[link.edges]
         if link.first is not None:
             gain = rows[link.first : link.first + len(gain), None].expand(-1, call.channels)
         base = [] if states[targets[0]] is None else [states[t] for t in targets]
         own_weights = tensors[at : at + call.weights]
-        out, *_ = mixed_op(call, states[link.source], base, gain, None, own_weights, own.seeds, own.running, None)
+        out, *_ = mixed_op(call, states[link.source], base, gain, None, own_weights, own.seeds, own.running, past)
         at += call.weights
         for t, made in zip(targets, out, strict=True):
             states[t] = made
@@ -171,6 +203,7 @@ def chained(
     chain: Chain,
     given: Sequence[Given],
     rows: Tensor | None,
+    beta: Tensor | None,
     inputs: Sequence[Tensor],
     weights: Sequence[Tensor],
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
@@ -178,6 +211,7 @@ def chained(
 
     `inputs` are channels-last and weights contiguous. `rows` [R] are the mixing weights of all rows that are weighed,
     1 in the middle of a separable convolution; gain of such links holds them for every channel, without a graph.
+    `beta` are the weights of what bypasses the candidates, of all edges in the order of the links.
     """
     found: list[tuple[Tensor, Tensor]] = []
-    return _Chain.apply(chain, given, found, rows, *inputs, *weights), found
+    return _Chain.apply(chain, given, found, rows, beta, *inputs, *weights), found

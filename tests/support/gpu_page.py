@@ -194,7 +194,7 @@ def steps() -> str:
                 calls = of_calls(step["calls"], kind, dtype)
                 found = [(launch, times) for call, times in calls for launch in call.launches]
                 if kind in host:
-                    cpu = host[kind][STEP] / 1e3 / host["faster"]
+                    cpu = host[kind][STEP] / 1e3
                     ways[NAMES[kind]] = (found, around, LAUNCHED, cpu + torch_ops)
                 ways[f"{NAMES[kind]}, CUDA graphs"] = (found, around, REPLAYED, host["replay"] / 1e3)
             for what, (found, rest, way, cpu) in ways.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from operator import is_
@@ -33,9 +33,14 @@ class _Seen(NamedTuple):
     weights: list[Tensor]
     statistics: list[Statistics | None]
 
+    def hold(self) -> bool:
+        """Whether the layers seem to have these statistics still."""
+        first = self.statistics[0]
+        return first is not None and first.seems_to_hold()
+
 
 class FusedChain:
-    """The calls of a cell, of layers that are not affine and see all channels. ``concat``: states that are its output.
+    """The calls of a cell, of layers that are not affine. ``concat``: states that are its output.
 
     The first ``inputs`` states are given; calls that mix follow those that do not.
     """
@@ -55,16 +60,25 @@ class FusedChain:
     @staticmethod
     def takes(calls: Sequence[Planned]) -> bool:
         """Whether these calls can be a chain."""
-        widths = {call.fused.channels for call in calls if call.mixes}
-        return len(widths) == 1 and not any(call.fused.affine or call.fused.partial > 1 for call in calls)
+        widths = {(call.fused.channels, call.fused.partial) for call in calls if call.mixes}
+        return len(widths) == 1 and not any(call.fused.affine for call in calls)
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
         return all(fused.holds() for fused in self.fused)
 
-    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor) -> Tensor | None:
-        """The output; ``mixing`` [E, K] are the weights of the candidates. None where the calls have to be made one by
-        one."""
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
+        return all(fused.suits() for fused in self.fused)
+
+    @property
+    def partial(self) -> int:
+        """One of how many channels the candidates take."""
+        return self.mixing[0].partial
+
+    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor, bypass: Tensor | None) -> Tensor | None:
+        """The output; ``mixing`` [E, K] are the weights of the candidates, ``bypass`` those of what bypasses them, by
+        edge in the order of the calls. None where the calls have to be made one by one."""
         if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
             return None
         weights, settled = [held["weight"] for held in self._convolutions], settled_things()
@@ -80,13 +94,13 @@ class FusedChain:
             Given(gain, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
             for fused, gain in zip(self.fused, tables, strict=True)
         ]
-        if known and seen.statistics[0] is not None and seen.statistics[0].seems_to_hold():
+        if known and seen.hold() and self.fused[0].tracks():
             statistics = seen.statistics
         else:
             statistics = [fused.statistics(x) for fused in self.fused]
             if settled is not None and lasting(x):
                 settled[id(self)] = _Seen(weights, statistics)
-        out, batches = self.plan(*arguments, given, rows)
+        out, batches = self.plan(*arguments, given, rows, None if bypass is None else bypass.to(rows.dtype))
         for fused, running, (mean, var) in zip(self.fused, statistics, batches, strict=True):
             if fused.training:
                 track(fused.norms, mean, var) if running is None else running.track(mean, var)
@@ -119,6 +133,10 @@ class NoChain:
         """As long as the modules are what they are."""
         return True
 
+    def suits(self) -> bool:
+        """Always."""
+        return True
+
 
 def _wide(rows: Tensor, channels: int) -> Tensor:
     return rows.detach()[:, None].expand(-1, channels).contiguous()
@@ -142,14 +160,20 @@ def one_by_one() -> Iterator[None]:
         _apart.reset(before)
 
 
-@contextmanager
-def nothing_shared() -> Iterator[None]:
-    """Inside, every cell makes all that it needs itself."""
-    before = _shared.set(None)
-    try:
-        yield
-    finally:
-        _shared.reset(before)
+def computed_alone() -> Callable[[], AbstractContextManager[None]]:
+    """Gives contexts in which a cell is computed as it would be now, sharing nothing with others: so it saves the same
+    for backward whenever it is computed again."""
+    apart = _apart.get()
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        before = _shared.set(None), _apart.set(apart)
+        try:
+            yield
+        finally:
+            _shared.reset(before[0]), _apart.reset(before[1])
+
+    return context
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.functional import Candidate, MixedOpResult, mixed_op, noise_seeds, plan, unchanged, world
 from fastdarts.nn.fusion.kinks import active
@@ -41,11 +42,11 @@ class Constants:
 
     def get(self, x: Tensor, name: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The one of this name where ``x`` is."""
-        key = name, x.device, x.dtype
+        key = name, x.device, x.dtype, type(x)
         if key in self._made:
             return self._made[key]
         made = make()
-        if lasting(x):
+        if keepable(x):
             self._made[key] = made
         return made
 
@@ -65,6 +66,7 @@ class Fused:
         self.norms = [bn for _, _, part in parts for bn in part.norms]
         used = [bn for bn in self.norms if bn is not None]
         first = used[0] if used else None
+        self._first = first
         self.training, self.eps, self.joined = (True, 1e-5, False) if first is None else mode_of(first)
         self.channels = channels // partial if first is None else first.num_features
         self.affine = any(bn.weight is not None for bn in used)
@@ -88,6 +90,14 @@ class Fused:
         parameters = [*chain.from_iterable(map(dict.values, self.convolutions))]
         nothing = [None] * len(self.convolutions)
         return parameters[1::2] == nothing and len(parameters) == 2 * len(nothing) and self._missing() == self._known
+
+    def tracks(self) -> bool:
+        """Whether the first layer, and so all that are alike, moves its statistics."""
+        return self._first is not None and self._first.training and self._first.track_running_stats
+
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
+        return self._first is None or mode_of(self._first) == (self.training, self.eps, self.joined)
 
     def _missing(self) -> list[bool]:
         return [value is None for value in chain.from_iterable(map(dict.values, self._layers))]
@@ -157,7 +167,7 @@ class Fused:
 
     def ones(self, x: Tensor) -> Tensor:
         """gain where nothing is mixed."""
-        make = functools.partial(x.new_ones, len(self.norms), self.channels, dtype=wide(x))
+        make = functools.partial(torch.ones, len(self.norms), self.channels, dtype=wide(x), device=x.device)
         return self._constants.get(x, "ones", make)
 
     def running(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -172,7 +182,7 @@ class Fused:
 
     def statistics(self, x: Tensor) -> Statistics | None:
         """The running statistics of the layers as tables; None if they move one by one, or not at all."""
-        if not self.training or not lasting(x):
+        if not (lasting(x) and self.training and self.tracks()):
             return None
         found = self._flat
         if found is not None and found.holds():
@@ -192,8 +202,13 @@ class Fused:
 
 
 def lasting(x: Tensor) -> bool:
-    """Whether what is made for ``x`` can be used for another x: not while a compiler or an estimate looks on."""
+    """Whether addresses mean something: not while a compiler or an estimate looks on."""
     return type(x) is Tensor and not torch.compiler.is_compiling()
+
+
+def keepable(x: Tensor) -> bool:
+    """Whether what is made for ``x`` can be used for another x of its class: not while a compiler looks on."""
+    return (type(x) is Tensor or is_fake(x)) and not torch.compiler.is_compiling()
 
 
 class Plan(Protocol):
@@ -201,6 +216,9 @@ class Plan(Protocol):
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
+
+    def suits(self) -> bool:
+        """Whether the layers, which are what they were, normalise as they did."""
 
 
 class _Kept:
@@ -237,10 +255,10 @@ _plans: WeakKeyDictionary[nn.Module, dict[Hashable, _Kept]] = WeakKeyDictionary(
 def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> Plan | None:
     """The plan that was kept, if it holds. ``on`` is all that changes while modules are settled: then a plan is looked
     at once."""
-    if not lasting(x):
+    if not keepable(x):
         return None
     known, at = settled_things(), (id(owner), key, on)
-    if known is not None and at in known:
+    if known is not None and at in known and known[at].suits():
         return known[at]
     kept = _plans.get(owner, {}).get(key)
     if kept is None or not kept.holds():
@@ -253,7 +271,7 @@ def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> P
 def keep(owner: nn.Module, key: Hashable, x: Tensor, fused: Plan, modules: Sequence[nn.Module]) -> None:
     """Keep a plan that depends on ``owner`` and these modules, which are below it, and on nothing else but x and the
     key."""
-    if not lasting(x):
+    if not keepable(x):
         return
     plans = _plans.setdefault(owner, {})
     plans.pop(key, None)

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
 
@@ -91,7 +92,7 @@ def standing_still(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 def _others(model: nn.Module) -> list[tuple[str, Tensor]]:
     """The buffers that layers may move which are called; where modules are settled, those of fused calls are known."""
     seen = settled_things()
-    if seen is None:
+    if seen is None or is_fake(next(model.buffers(), None)):  # which have no addresses
         return [*model.named_buffers()]
     at = "others", id(model), len(_storages)
     if at not in seen:

@@ -43,17 +43,22 @@ def _calls(cell: nn.Module, *widths: int) -> list[Planned]:
         targets, rows = leaving(cell.topology, source)
         edges = [cell._ops[row] for row in rows]
         count = len(edges[0]._ops)
-        if not alike(edges, count) or edges[0].k != 1:
+        if not alike(edges, count):
             return []
-        stride = edges[0].stride
-        parts, unknown = parts_of(
-            [(e.candidates(), row * count) for e, row in zip(edges, rows, strict=True)], channels, stride
-        )
+        stride, partial = edges[0].stride, edges[0].k
+        table = [(edge.candidates(), row * count) for edge, row in zip(edges, rows, strict=True)]
+        parts, unknown = parts_of(table, channels // partial, stride)
         if unknown:
             return []
-        fused = Fused(parts, channels, stride, cell.memory, 1)
+        fused = Fused(parts, channels, stride, cell.memory, partial)
         calls.append(Planned(fused, 2 + source, [4 + node for node in targets], True))
     return calls
+
+
+@functools.cache
+def all_leaving(cell: Topology) -> tuple[int, ...]:
+    """The rows of all edges, by the states that they leave."""
+    return tuple(row for source in range(cell.nodes + 1) for row in leaving(cell, source)[1])
 
 
 @functools.cache

@@ -37,7 +37,7 @@ from fastdarts.nn.supernet import Change, Chosen, Supernet, initial_alphas
 from fastdarts.spaces.cells.candidates import by_kind, checked_edge, edge_primitives
 from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.genotype import Genotype
-from fastdarts.spaces.cells.planned import alike, chain_of, inherits_forward, leaving
+from fastdarts.spaces.cells.planned import alike, all_leaving, chain_of, inherits_forward, leaving
 from fastdarts.spaces.cells.variants import masked
 from fastdarts.spaces.topology import DARTS_CELL, Topology
 
@@ -133,8 +133,7 @@ class Cell(nn.Module):
         drops = drop_prob and self.training
         chain = chain_of(self, s0, s1) if fuses(s0) and fuses(s1) and self._is_plain() and not drops else None
         if chain is not None:
-            gains = weights if weights2 is None else weights * weights2[:, None]
-            out = chain([s1, s0], gains)
+            out = chain([s1, s0], *_mixing(chain.partial, s1, all_leaving(self.topology), weights, weights2))
             if out is not None:
                 return out.contiguous() if s1.is_contiguous() else out
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]

@@ -17,6 +17,7 @@ from fastdarts.kernels.mixed_op import chain
 from fastdarts.nn.fusion.chain import one_by_one, one_pass
 from fastdarts.nn.fusion.recognise import settled
 from fastdarts.nn.fusion.tracking import standing_still
+from fastdarts.nn.statistics import batch_statistics, running_statistics
 from fastdarts.spaces.cells.supernet import Cell, Network
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
@@ -31,6 +32,8 @@ CELLS = {
     "after a reduction": {"reduction_prev": True},
     "some nodes": {"multiplier": 2},
     "recompute": {"memory": "recompute"},
+    "partial": {"partial": 2, "C": 8},
+    "partial reduction": {"partial": 2, "C": 8, "reduction": True},
     "noise": {"primitives": ["noise", "sep_conv_3x3", "skip_connect"]},
 }
 
@@ -79,6 +82,15 @@ def test_a_cell_has_the_bits_of_calls_one_by_one(monkeypatch, settings, precisio
         assert (ours is theirs is None) or ours.equal(theirs)
 
 
+def test_edge_weights_have_the_bits_of_calls_one_by_one() -> None:
+    results = []
+    for apart in (one_by_one(), nullcontext()):
+        made, inputs = cell(C=8, partial=4)
+        with apart:
+            results.append(passed(made, [*inputs, torch.rand(len(made._ops)).requires_grad_()]))
+    assert all(ours.equal(theirs) for ours, theirs in zip(*results, strict=True))
+
+
 def test_a_chain_is_one_node_and_calls_one_by_one_are_many() -> None:
     nodes = []
     for apart in (one_by_one(), nullcontext()):
@@ -94,12 +106,13 @@ def test_a_chain_is_one_node_and_calls_one_by_one_are_many() -> None:
     assert nodes == [2 + 4, 1]
 
 
-def test_a_cell_can_be_differentiated_twice() -> None:
+@pytest.mark.parametrize("settings", [{}, {"partial": 2}], ids=["all channels", "partial"])
+def test_a_cell_can_be_differentiated_twice(settings) -> None:
     """Without the context that is for it, too; float64 against calls one by one, whose second derivatives are checked
     against finite differences elsewhere."""
     results = []
     for apart in (one_by_one(), nullcontext()):
-        made, (s0, s1, weights) = cell(torch.float64)
+        made, (s0, s1, weights) = cell(torch.float64, **settings)
         with apart:
             out = made(s0, s1, weights)
         first = torch.autograd.grad(out.square().sum(), [weights, s1], create_graph=True)
@@ -198,3 +211,19 @@ def test_few_launches_are_around_those_of_the_mixed_operations() -> None:
     mixed = ops.calls.pop("mixed_op"), ops.calls.pop("mixed_op_backward")
     assert mixed == (8 * 7 * 2, 8 * 7 * 2 - 3)
     assert ops.calls.total() <= 300  # 1,100 when every call was a node of its own
+
+
+def test_settled_modules_may_change_how_they_normalise() -> None:
+    """Plans are looked at once, but batch statistics of a measurement are not those of a pass, and move nothing."""
+    model, x = network(), torch.randn(2, 3, 8, 8)
+    other, expected, found = copy.deepcopy(model), [], []
+    for made, results, around in ((other, expected, nullcontext()), (model, found, settled())):
+        with around:
+            for _ in range(2):
+                results.append(made(x))
+                with batch_statistics(made), torch.no_grad():
+                    results.append(made(x))
+                with running_statistics(made), torch.no_grad():
+                    results.append(made(x))
+        results += made.buffers()
+    assert all(a.equal(b) for a, b in zip(expected, found, strict=True))
