@@ -95,6 +95,9 @@ def _search(config: SearchConfig) -> dict[str, Any]:
         own, line = from_first(lambda: fit(own, lambda config: step_memory(config, problem, device)))
         config = dataclasses.replace(config, memory=own.memory, accumulate=own.accumulate)
         problem.check_batches(config)  # parts may be more now
+    elif isinstance(config, BilevelConfig) and config.keep_kinks:
+        # A step on fake tensors meets kinks that cannot be kept, before the run has a folder.
+        from_first(lambda: step_memory(config, problem, device))
     run = Run(config, "search", problem.label)
     problem.check_resumed(run.state, config)
     with run, Progress() as progress, problem.opened(config, device):
