@@ -235,6 +235,7 @@ class CudaCall(Tasks):
         trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
         trips |= {
             "noise": noises / finals,
+            "plain rows": 1 / strips.chunks,
             "tables/i": ceil(finals * strips.quads, threads),
         }
         of_edges, offsets = ceil(self.edges * strips.quads, threads), finals / self.edges * self.offset / UNROLLED

@@ -19,6 +19,7 @@ LABELS = {
     "normal": r"normal_of\(|rectified\(normal|\bload\(Normalise\{",
     "plain": r"\bload\(Rectify\{",
     "write": r"\bwrite\(shared, warps",
+    "plain rows": r"\bset_plain\(a, row",
     "last": r"\bfinish_row\(",
     "arrive": r"!is_last\(",
     REST: r"transform\(load4\(from|\*(to|at) = value|from \+= (8 \* ch|step)|(to|at) \+= 8 \* 4|Four value = splat"
