@@ -205,9 +205,9 @@ class CudaCall(Tasks):
         """Of finish_row of statistics.h, whose last block adds up the chunks."""
         slices, begins = threads / 16, ceil(channels, 16)
         trips: dict[str, float] = {"last": 1 / chunks, "arrive": chunks, "begin": begins}
+        trips |= {"chunk": chunks / slices, "chunk2": chunks / slices, "i2": ceil(rows, int(slices))}
         for around in ("last", "last/begin"):
-            trips |= {f"{around}/{chunk}": chunks / slices for chunk in ("chunk", "chunk2")}
-            trips |= {f"{around}/i": 3 * slices, f"{around}/i2": ceil(rows, int(slices))}
+            trips |= {f"{around}/i": 3 * slices}
         return trips
 
     def pool_moments(self) -> Task:
