@@ -285,7 +285,9 @@ class CudaCall(Tasks):
     def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
         """Of the parts of stage_gradients, for one warp."""
         groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
-        columns = TAP_COLUMNS.get(stage.kernel, 8) // (2 if stage.kernel == 5 and self.itemsize == 4 else 1)
+        columns = TAP_COLUMNS.get(stage.kernel, 8)
+        if stage.kernel < 7 and self.itemsize == 4:
+            columns //= 2  # floats have fewer registers left
         return {
             f"{stage.kernel}×{stage.kernel} gradient": 1,
             "left": tiling.each,

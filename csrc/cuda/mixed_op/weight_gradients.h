@@ -135,7 +135,7 @@ struct alignas(N * sizeof(float)) Wide {
 // `few`: as few registers as can be, where products in full float32 need them.
 template <typename T, bool few, int K>
 struct TapSums {
-  static constexpr int kWidth = few || K > 5 ? 1 : K == 3 ? 4 : sizeof(T) == 2 ? 2 : 1;  // channels of a thread
+  static constexpr int kWidth = few || K > 5 ? 1 : (K == 3 ? 4 : 2) / (sizeof(T) == 2 ? 1 : 2);  // channels of a thread
   static constexpr bool kOwnPixels = kWidth == 4;
   static constexpr int kThreads = kChannels / kWidth, kShares = K == 7 ? 2 : 1;
   static constexpr int kColumns = kWarp / kThreads / kShares;
