@@ -12,7 +12,7 @@ CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; byt
 STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
 GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
-TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
+TAP_COLUMNS = {3: 8, 5: 4, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
 UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
 SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
 CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1 gradient"]
@@ -167,11 +167,11 @@ class CudaCall(Tasks):
             "row": rows / tiling.warps,
         }, rows * 8 * steps * halves * CHANNELS * 4
 
-    def edge(self, tiling: Tiling) -> float:
-        """The share of tiles that are not wholly in the map."""
+    def edge(self, tiling: Tiling, channels: int = CHANNELS) -> float:
+        """The share of tiles that are not wholly in the map, 16 of these channels at a time."""
         height, width = self.out_size
         whole = height // (ROWS * tiling.down) * (width // (8 * tiling.across)) * (self.shape[0] // tiling.images)
-        return 1 - whole / tiling.tiles
+        return 1 - whole / tiling.tiles * (channels // CHANNELS) / ceil(channels, CHANNELS)
 
     def stage(self, stage: Stage, moments: bool) -> Task:
         *_, pointwise = stage.weights
@@ -286,25 +286,32 @@ class CudaCall(Tasks):
     def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
         """Of the parts of stage_gradients, for one warp."""
         groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
+        columns = TAP_COLUMNS.get(stage.kernel, 8)
+        if stage.kernel < 7 and self.itemsize == 4:
+            columns //= 2  # floats have fewer registers left
         return {
             f"{stage.kernel}×{stage.kernel} gradient": 1,
-            "i2": tiling.each,
-            "o": ceil(groups * CHANNELS, WARP * tiling.warps),
+            "left": tiling.each,
+            "o": ceil(groups * CHANNELS, WARP) / tiling.warps,
             "setup/i": ceil(groups * CHANNELS**2, WARP * tiling.warps),
             "block": groups,
             "load_halo": added,
             "kx": added * stage.kernel,
             "taps": added and stage.dilation == 1,
             "dilated taps": added and stage.dilation == 2,
-            "column": 8 // TAP_COLUMNS.get(stage.kernel, 8),
+            "column": 8 // columns,
             "end": need_weights,
-            "w": ceil(tiling.warps, UNROLLED),
-        } | dict.fromkeys(("i", "i3", "end/i"), need_weights)
+            "part": tiling.warps / 2,
+            "store/i/part": tiling.warps,
+            "store": added,
+            "normals": 1 / tiling.warps,
+            "edge": self.edge(tiling, self.channels if stage.count % CHANNELS == 0 else 0),
+        } | dict.fromkeys(("i", "i2"), need_weights)
 
     def middle(self, stage: Stage) -> Task:
         tiling, shape = self.tiling(1), (1, stage.kernel, 1)
         trips = self.loading(tiling, *shape) | {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each}
-        trips |= {"warp": tiling.warps}
+        trips |= {"warp": tiling.warps, "normals": 1 / tiling.warps, "edge": self.edge(tiling, self.outputs)}
         shared = self.halo_bytes(tiling, *shape) + tiling.warps * 2 * CHANNELS * 4
         programs = tiling.chunks * ceil(self.outputs, CHANNELS)
         run = self.run("middle_gradients_kernel", programs, tiling.warps, trips, shared)
@@ -331,6 +338,8 @@ class CudaCall(Tasks):
         runs, windows = [], 0
         trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
+        points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
+        trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}
         for name in ("row", "j", "load_taps/i", "column"):
             trips[name] = 0.0
         windowed = [stage for stage in stages if stage.kernel > 1]

@@ -29,7 +29,7 @@ COUNTED_ARCHITECTURES = (80, 90)
 TYPES = {"float": "fp32", "__nv_bfloat16": "bf16"}
 COUNTED = {  # flags of the variant in the record; of other kernels the flag is wide accesses
     "stages_kernel": ("false", "true"),  # exact products, wide accesses
-    "stage_gradients_kernel": ("false",),  # exact products
+    "stage_gradients_kernel": ("false", "true"),  # exact products, wide accesses
 }
 THREADS = 256  # of a block, in all kernels
 REGISTERS, BLOCKS = 65536, 8  # of a multiprocessor, on all three generations; blocks that its 2048 threads make
