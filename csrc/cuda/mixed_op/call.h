@@ -2,8 +2,8 @@
 // maths stands in kernels/mixed_op/contract.py. All maps are channels-last, [N, H, W, C].
 //
 // Tables [R, C'] (gain, offset, mean, var, dgain, doffset) are float. Sums over pixels are partial results, one per
-// chunk of tiles, that another kernel or the last block adds in a fixed order: no sum is atomic, the bits are always the
-// same.
+// chunk of tiles, that another kernel or the last block adds in a fixed order: no sum is atomic, the bits are always
+// the same.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -248,22 +248,18 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   }
 }
 
-// Blocks of a multiprocessor, where two do not spill: in full float32 they do on sm_80, with single accesses anywhere.
-// For sm_100 nvcc takes some more registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-template <typename T, bool exact, bool vector>
-constexpr int resident = vector && sizeof(T) == 2 ? 2 : 1;
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-template <typename T, bool exact, bool vector>
+// Blocks of a multiprocessor: two, where that does not spill. Floats do on sm_80 and sm_100, single accesses anywhere.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
+template <typename T, bool vector>
 constexpr int resident = vector ? 2 : 1;
 #else
-template <typename T, bool exact, bool vector>
-constexpr int resident = vector && !exact ? 2 : 1;
+template <typename T, bool vector>
+constexpr int resident = vector && sizeof(T) == 2 ? 2 : 1;
 #endif
 
 // S: the stride of all stages of the launch.
 template <typename T, bool exact, bool vector, int S>
-__global__ __launch_bounds__(256, resident<T, exact, vector>) void stage_gradients_kernel(
+__global__ __launch_bounds__(256, resident<T, vector>) void stage_gradients_kernel(
     const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
   const Sizes& sizes = arguments.sizes;
