@@ -50,6 +50,15 @@ cudaError_t launch(dim3 grid, unsigned threads, size_t shared, cudaStream_t stre
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
+// Sets memory to 0. In a CUDA graph it is a node as a kernel is, and a dry run counts it.
+inline cudaError_t set_to_zero(void* memory, size_t bytes, cudaStream_t stream) {
+  if (dry_run.load(std::memory_order_relaxed)) {
+    launches.fetch_add(1, std::memory_order_relaxed);
+    return cudaSuccess;
+  }
+  return cudaMemsetAsync(memory, 0, bytes, stream);
+}
+
 #ifndef FASTDARTS_EMULATED
 __device__ inline void* dynamic_shared() {
   extern __shared__ uint4 bytes[];

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil
+from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil, union
 from fastdarts.kernels.mixed_op.contract import NOISE
 from fastdarts.kernels.mixed_op.tasks import Tasks
 
@@ -12,10 +12,11 @@ CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; byt
 STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
 GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
-TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
+TAP_COLUMNS = {3: 8, 5: 4, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
 UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
-CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in ("", " stride 2", " data", " dilated data", " gradient")]
-CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + ["1×1 gradient"]
+SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
+CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1 gradient"]
+CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + [f"{k} eights" for k in (1, 2, 3)]
 NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "noise", *CASES), 0)
 ALWAYS = dict.fromkeys(
     ("load_halo", "while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1
@@ -96,8 +97,20 @@ class CudaCall(Tasks):
     def stride_of(self, stage: Stage) -> int:
         return 1 if stage.reads else self.stride
 
+    def tiling_for(self, stride: int, stages: int) -> Tiling:
+        """As in job.h, for a launch of so many stages."""
+        most = self.tiling(stride)
+        enough = 8 * FEW_BLOCKS // (max(stages, 1) * ceil(self.outputs, 32) * most.warps)
+        return self.tiling(stride, min(max(enough, most.tiles // 8, 1), MAX_CHUNKS))
+
+    def stage_tiling(self, stage: Stage) -> Tiling:
+        """Of the launch of a stage."""
+        together = self.seconds if stage.reads else [*self.singles, *self.firsts]
+        return self.tiling_for(self.stride_of(stage), len(together))
+
     def moment_chunks(self, row: int) -> int:
-        return self.tiling(1 if row in self.rows()[1] else self.stride).chunks
+        stages = [stage for stage in (*self.seconds, *self.singles, *self.firsts) if stage.row == row]
+        return (self.stage_tiling(stages[0]) if stages else self.tiling(self.stride)).chunks
 
     def sum_chunks(self, row: int) -> int:
         return self.tiling(1 if row in self.rows()[-1] else self.stride).chunks
@@ -142,29 +155,70 @@ class CudaCall(Tasks):
 
     # tasks of forward
 
+    def filling(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> tuple[dict[str, float], int]:
+        """Of fill of window.h, for one warp and one tile; bytes of the window."""
+        rows, columns = tiling.halo(stride, kernel, dilation)
+        eights = ceil(columns, 8)
+        halves = 2 if eights > 3 else 1
+        steps = ceil(eights, halves)
+        return {
+            "half": halves,
+            f"{steps} eights": 1,
+            "row": rows / tiling.warps,
+        }, rows * 8 * steps * halves * CHANNELS * 4
+
+    def edge(self, tiling: Tiling, channels: int = CHANNELS) -> float:
+        """The share of tiles that are not wholly in the map, 16 of these channels at a time."""
+        height, width = self.out_size
+        whole = height // (ROWS * tiling.down) * (width // (8 * tiling.across)) * (self.shape[0] // tiling.images)
+        return 1 - whole / tiling.tiles * (channels // CHANNELS) / ceil(channels, CHANNELS)
+
     def stage(self, stage: Stage, moments: bool) -> Task:
         *_, pointwise = stage.weights
         stride, outputs, inputs = self.stride_of(stage), 16 if self.outputs <= 16 else 32, ceil(self.channels, CHANNELS)
-        tiling, blocks = self.tiling(stride), ceil(stage.count, outputs)
+        tiling, blocks = self.stage_tiling(stage) if moments else self.tiling(stride), ceil(stage.count, outputs)
         shape = (stride, stage.kernel, stage.dilation)
-        case = f"{stage.kernel}×{stage.kernel}{' stride 2' * (stride == 2)}"
-        trips = self.loading(tiling, *shape) | {case: 1, "t": tiling.each, "c": inputs}
-        trips |= {"load_taps": (stage.kernel > 1) * (1 if inputs > 1 else 1 / tiling.each)}
-        trips |= {"normal": stage.reads is not None, "moments": moments, "pivot": 1 / tiling.each, "totals": moments}
-        trips |= {"totals/i": 1 / tiling.warps, "w": ceil(tiling.warps, UNROLLED)}
-        shared = self.halo_bytes(tiling, *shape) + 4 * outputs * tiling.warps * 4
+        case = f"{stage.kernel}×{stage.kernel}"
+        case += " stride 2" if stride == 2 else " dilated" if stage.dilation == 2 and stage.kernel < 7 else ""
+        filling, window = self.filling(tiling, *shape)
+        threads, fresh = WARP * tiling.warps, 1 if inputs > 1 else 1 / tiling.each  # weights are loaded again
+        trips = filling | {case: 1, "t": tiling.each, "c": inputs, "kx": stage.kernel}
+        trips |= {"load_taps": (stage.kernel > 1) * fresh, "load_taps/i": ceil(stage.kernel**2 * CHANNELS, threads)}
+        trips |= {"setup": fresh, "setup/i": ceil(4 * outputs, threads)}
+        trips |= {"normal": stage.reads is not None, "plain": stage.reads is None}
+        trips |= {"normal/c": ceil(self.channels, 4 * WARP) / tiling.warps}
+        edge, one = self.edge(tiling), 1 / tiling.warps  # one: what only one warp does
+        trips |= {"whole": 1 - edge, "edge": edge, "moments": moments, "first": moments * one / tiling.each}
+        trips |= {"totals": moments, "write": one, "totals/write/t": tiling.each, "warp": tiling.warps}
+        trips |= self.finishing(tiling.chunks, threads, outputs, 1)
+        shared = window + stage.kernel**2 * CHANNELS * 4 + 4 * outputs * 4 * self.itemsize
+        shared += 12 * self.channels + 4 * outputs + outputs // 8 * threads * FOUR
         run = self.run(f"stages_kernel<{outputs // 8}>", tiling.chunks * blocks, tiling.warps, trips, shared)
         weights = tiling.tiles * tiling.warps * self.sizes[pointwise] * self.itemsize
         task = super().stage(stage, moments)
+        if moments:
+            task.writes.update(self.tables(stage.row, "mean", "var"))
         windows = blocks * self.windows_of(tiling, *shape) + weights
         return task._replace(windows=windows, vector=task.vector * blocks, runs=(run,))
 
+    def finishing(self, chunks: int, threads: int, channels: int, rows: int) -> dict[str, float]:
+        """Of finish_row of statistics.h, whose last block adds up the chunks."""
+        slices, begins = threads / 16, ceil(channels, 16)
+        trips: dict[str, float] = {"last": 1 / chunks, "arrive": chunks, "begin": begins}
+        trips |= {"chunk": chunks / slices, "chunk2": chunks / slices, "i2": ceil(rows, int(slices))}
+        for around in ("last", "last/begin"):
+            trips |= {f"{around}/i": 3 * slices}
+        return trips
+
     def pool_moments(self) -> Task:
         strips = self.strips(self.tiling(self.stride).chunks)
-        trips = self.units(strips) | {"pools": 1, "i": ceil(8 * strips.quads, STRIP_WARPS * WARP)}
-        trips |= {"row": ceil(len(self.pools), 2 * UNROLLED)}
+        trips = self.units(strips) | {"pools": 1, "i": 2 * strips.quads / WARP}  # one warp has 32 channels
+        trips |= self.finishing(strips.chunks, STRIP_WARPS * WARP, 4 * strips.quads, len(self.pools))
         run = self.run("pool_moments_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips)
-        return super().pool_moments()._replace(windows=self.pooling(), runs=(run,))
+        first = {kind: row for _, row, kind, _ in reversed(self.pools)}  # others of a kind have the same
+        writes = [self.moments(row) for row in first.values()]
+        writes += [self.tables(row, "mean", "var") for _, row, _, _ in self.pools]
+        return Task(self.x(), union(writes), self.pooling(), runs=(run,))
 
     def pooling(self) -> int:
         """Bytes that the columns of windows take: rows of three pixels, two more than a thread has."""
@@ -174,11 +228,6 @@ class CudaCall(Tasks):
     def run_rows(self, kernel: str, rows: int) -> tuple[Run]:
         return (self.run(kernel, rows * ceil(self.outputs, TOTALS_CHANNELS), TOTAL_WARPS, {}),)
 
-    def statistics(self, rows: Iterable[int], plain: Iterable[int] = ()) -> Task:
-        rows, plain = [*rows], [*plain]
-        runs = self.run_rows("statistics_kernel", len(rows) + len(plain))
-        return super().statistics(rows, plain)._replace(runs=runs)
-
     def mix(self, base: bool) -> Task:
         strips, finals = self.strips(), len(self.finals)
         noises = sum(kind == NOISE for _, _, kind, _ in self.finals)
@@ -186,6 +235,7 @@ class CudaCall(Tasks):
         trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
         trips |= {
             "noise": noises / finals,
+            "plain rows": 1 / strips.chunks,
             "tables/i": ceil(finals * strips.quads, threads),
         }
         of_edges, offsets = ceil(self.edges * strips.quads, threads), finals / self.edges * self.offset / UNROLLED
@@ -193,7 +243,10 @@ class CudaCall(Tasks):
         planes = 2 * bool(self.pools) + bool(noises)
         fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
         run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
-        return super().mix(base)._replace(windows=self.pooling(), runs=(run,))
+        task = super().mix(base)
+        for row in self.plain:
+            task.writes.update(self.tables(row, "mean", "var"))
+        return task._replace(windows=self.pooling(), runs=(run,))
 
     # tasks of backward
 
@@ -233,25 +286,32 @@ class CudaCall(Tasks):
     def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
         """Of the parts of stage_gradients, for one warp."""
         groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
+        columns = TAP_COLUMNS.get(stage.kernel, 8)
+        if stage.kernel < 7 and self.itemsize == 4:
+            columns //= 2  # floats have fewer registers left
         return {
             f"{stage.kernel}×{stage.kernel} gradient": 1,
-            "i2": tiling.each,
-            "o": ceil(groups * CHANNELS, WARP * tiling.warps),
+            "left": tiling.each,
+            "o": ceil(groups * CHANNELS, WARP) / tiling.warps,
             "setup/i": ceil(groups * CHANNELS**2, WARP * tiling.warps),
             "block": groups,
             "load_halo": added,
             "kx": added * stage.kernel,
             "taps": added and stage.dilation == 1,
             "dilated taps": added and stage.dilation == 2,
-            "column": 8 // TAP_COLUMNS.get(stage.kernel, 8),
+            "column": 8 // columns,
             "end": need_weights,
-            "w": ceil(tiling.warps, UNROLLED),
-        } | dict.fromkeys(("i", "i3", "end/i"), need_weights)
+            "part": tiling.warps / 2,
+            "store/i/part": tiling.warps,
+            "store": added,
+            "normals": 1 / tiling.warps,
+            "edge": self.edge(tiling, self.channels if stage.count % CHANNELS == 0 else 0),
+        } | dict.fromkeys(("i", "i2"), need_weights)
 
     def middle(self, stage: Stage) -> Task:
         tiling, shape = self.tiling(1), (1, stage.kernel, 1)
         trips = self.loading(tiling, *shape) | {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each}
-        trips |= {"warp": tiling.warps}
+        trips |= {"warp": tiling.warps, "normals": 1 / tiling.warps, "edge": self.edge(tiling, self.outputs)}
         shared = self.halo_bytes(tiling, *shape) + tiling.warps * 2 * CHANNELS * 4
         programs = tiling.chunks * ceil(self.outputs, CHANNELS)
         run = self.run("middle_gradients_kernel", programs, tiling.warps, trips, shared)
@@ -278,6 +338,8 @@ class CudaCall(Tasks):
         runs, windows = [], 0
         trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
+        points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
+        trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}
         for name in ("row", "j", "load_taps/i", "column"):
             trips[name] = 0.0
         windowed = [stage for stage in stages if stage.kernel > 1]
@@ -309,6 +371,16 @@ class CudaCall(Tasks):
         return super().weight_totals(stages)._replace(runs=(run,))
 
     # calls
+
+    def forward(self, base: bool) -> Schedule:
+        """The launches of a forward pass; every launch takes the statistics of its rows itself."""
+        first, second = self.stages(0, self.training)
+        mix = ("mix", [(2 if self.training else 1, self.mix(base))])
+        if not self.training:
+            return [first, second, mix]
+        counters = Task({}, {("moments", "counters"): 4 * self.outputs * (self.finals[-1][1] + 1)})
+        pools = ("pool_moments", [(0, self.pool_moments())] * bool(self.pools))
+        return [("counters set to 0", [(-1, counters)]), first, pools, second, mix]
 
     def backward(self, need_x: bool, need_weights: bool, recompute: bool) -> Schedule:
         """The launches of a backward pass."""

@@ -59,7 +59,7 @@ def test_launches_in_cuda_are_no_more_than_recorded() -> None:
 
 
 @pytest.mark.usefixtures("emulated")
-@pytest.mark.parametrize(("implementation", "launches"), [("triton", 6), ("cuda", 6)])
+@pytest.mark.parametrize(("implementation", "launches"), [("triton", 6), ("cuda", 5)])
 def test_counting_leaves_the_ops_as_they_were(implementation: str, launches: int) -> None:
     x, weights = torch.randn(2, 4, 8, 8), torch.full((8,), 1 / 8)
     op = MixedOp(4, 1)

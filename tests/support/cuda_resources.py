@@ -27,7 +27,10 @@ CSRC = ROOT / "csrc"
 ARCHITECTURES = (80, 90, 100)
 COUNTED_ARCHITECTURES = (80, 90)
 TYPES = {"float": "fp32", "__nv_bfloat16": "bf16"}
-EXACT = ("stages_kernel", "stage_gradients_kernel")  # whose flag is exact products; that of others is wide accesses
+COUNTED = {  # flags of the variant in the record; of other kernels the flag is wide accesses
+    "stages_kernel": ("false", "true"),  # exact products, wide accesses
+    "stage_gradients_kernel": ("false", "true"),  # exact products, wide accesses
+}
 THREADS = 256  # of a block, in all kernels
 REGISTERS, BLOCKS = 65536, 8  # of a multiprocessor, on all three generations; blocks that its 2048 threads make
 SHARED = {80: 164, 90: 228, 100: 228}  # KiB of a multiprocessor, of which the system takes one for every block
@@ -99,8 +102,8 @@ def codes(name: str) -> list[str]:
     """
     kernel, _, arguments = name.rstrip(">").partition("<")
     given = [argument.strip() for argument in arguments.split(",")] if arguments else []
-    wanted = "false" if kernel in EXACT else "true"
-    if any(argument in ("true", "false") and argument != wanted for argument in given):
+    flags = tuple(argument for argument in given if argument in ("true", "false"))
+    if flags and flags != COUNTED.get(kernel, ("true",)):
         return []
     numbers = [argument for argument in given if argument.isdigit()]
     types = [TYPES[argument] for argument in given if argument in TYPES]

@@ -130,11 +130,11 @@ TAPS = {  # code, how often its regions are run, for how many taps with so many 
         "`middle_gradients`": ("middle_gradients_kernel[C16]", {"i_p/tap": 1}, 1),
         "`state_gradient`": ("state_gradient_kernel[C16]", {"i_s/tap": 1}, 1),
     },
-    "cuda": {  # of a 5×5 window, whose columns are loops; a thread has 16 values
-        "`stages`": ("stages_kernel<2>", {"t/c/5×5/kx": 5}, 25 * 2),
+    "cuda": {  # of a 5×5 window, whose columns are loops or unrolled; a thread has 16 values
+        "`stages`": ("stages_kernel<2>", {"t/c/5×5": 1}, 25 * 2),
         "`stages_gradients` or `stage_gradients`": (
             "stage_gradients_kernel<1>",
-            {"5×5 gradient/i2/kx": 5, "5×5 gradient/i2/taps/column": 4},
+            {"5×5 gradient/left/kx": 5, "5×5 gradient/left/taps/column": 4},
             25 * 4,
         ),
         "`middle_gradients`": ("middle_gradients_kernel", {"i/5×5/kx": 5}, 25 * 4),

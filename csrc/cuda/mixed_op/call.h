@@ -2,7 +2,8 @@
 // maths stands in kernels/mixed_op/contract.py. All maps are channels-last, [N, H, W, C].
 //
 // Tables [R, C'] (gain, offset, mean, var, dgain, doffset) are float. Sums over pixels are partial results, one per
-// chunk of tiles, that another kernel adds in a fixed order: no atomics, the same bits always.
+// chunk of tiles, that another kernel or the last block adds in a fixed order: no sum is atomic, the bits are always
+// the same.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -92,6 +93,13 @@ inline Tiling tiling_of(int images, int height, int width, int stride, int most)
   return tiling;
 }
 
+// Chunks of a launch of so many stages: enough to fill a device with blocks of so many warps, or chunks of eight tiles
+// where these are more. What a block does once is then little.
+inline int chunks_of(int64_t tiles, int64_t stages, int warps) {
+  const int64_t enough = std::max(8 * kFewBlocks / (std::max<int64_t>(stages, 1) * warps), tiles / 8);
+  return static_cast<int>(std::clamp<int64_t>(enough, 1, kMaxChunks));
+}
+
 constexpr int kTaps = 49;
 constexpr int kMoments = 4, kSums = 2;  // numbers of a channel in a chunk
 
@@ -133,12 +141,19 @@ struct Operands {
   }
 };
 
+// Where the statistics of rows go. Each chunk writes its moments; the last of a row merges all of them.
+struct Statistics {
+  float* partial;      // [R, chunks, kMoments, C']: about, shift, Σ (z − mean)², count; mean = about + shift
+  int chunks;          // that there is room for
+  float *mean, *var;   // [R, C'], var unbiased
+  unsigned* counters;  // [R, C'], all 0 before
+};
+
 // ---- stages.cu ----------------------------------------------------------------------------------------------------
 
-// Raw outputs of these stages. partial [R, chunks, kMoments, C'] unless null: about, shift, Σ (z − mean)², count of
-// every chunk; mean = about + shift.
+// Raw outputs of these stages, and their statistics unless null.
 cudaError_t run_stages(const Call&, const Affine&, const Operands&, const Stage* stages, int count, const Tiling&,
-                       float* partial);
+                       const Statistics*);
 
 // ---- kinks.cu -----------------------------------------------------------------------------------------------------
 
@@ -153,17 +168,14 @@ cudaError_t note_places(const Call&, const void* x, uint8_t* places);
 
 // ---- mix.cu -------------------------------------------------------------------------------------------------------
 
-// Moments of both pools into the rows of `finals` that are kMax or kAvg, as run_stages does.
-cudaError_t pool_moments(const Call&, const Operands&, const Final* finals, int count, const Tiling&, float* partial);
-
-// mean and unbiased var of these rows from partial [R, chunks, kMoments, C'], chunks merged in order; 0 and 1 for ~row.
-cudaError_t statistics(const Call&, const int* rows, int count, int chunks, const float* partial, float* mean,
-                       float* var);
+// Statistics of both pools, of the rows of `finals` that are kMax or kAvg.
+cudaError_t pool_moments(const Call&, const Operands&, const Final* finals, int count, const Tiling&,
+                         const Statistics&);
 
 // out_e = base_e + Σ over its finals of (gain ẑ + offset), for all edges. `finals` are sorted by edge. base is empty or
-// has one map for every edge.
+// has one map for every edge. Rows that nothing normalises get mean 0 and var 1.
 cudaError_t mix(const Call&, const Affine&, const Operands&, const Final* finals, int count,
-                const std::vector<const void*>& base, const std::vector<void*>& out);
+                const std::vector<const void*>& base, const std::vector<void*>& out, float* mean, float* var);
 
 // partial [R, chunks, kSums, C']: Σ g and Σ g (z − mean) of every final row.
 cudaError_t gradient_sums(const Call&, const Affine&, const Operands&, const Final* finals, int count, const Tiling&,

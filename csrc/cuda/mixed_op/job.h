@@ -186,6 +186,12 @@ struct Job {
   Tiling tiling(int stride, int most) const {
     return cuda::tiling_of(call.sizes.images, call.sizes.out_height, call.sizes.out_width, stride, most);
   }
+  // For a launch of so many stages.
+  Tiling tiling_for(int stride, int stages) const {
+    const Tiling most = tiling(stride, cuda::kMaxChunks);
+    const int64_t blocks = stages * cuda::quotient(call.sizes.outputs, 32);
+    return tiling(stride, cuda::chunks_of(most.tiles(), blocks, most.warps()));
+  }
   const Stage* stages(int first) const { return plan.stages.data() + first; }
   int unseconds() const { return plan.singles + plan.firsts; }  // stages that read the state
 

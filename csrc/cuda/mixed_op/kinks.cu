@@ -1,6 +1,7 @@
 // The kinks of mixed_op: what its ReLUs and its max pool decide, noted in bits or read from them. The bits stand in
 // kernels/mixed_op/contract.py.
 #include "cuda/launch.h"
+#include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/tile.h"
 
 namespace fastdarts::cuda {
@@ -15,14 +16,13 @@ struct BitArguments {
   int row;  // −1: nothing normalises the map
   int channels;
   int64_t bytes;  // of all bits
-  bool vector;
   const uint8_t* kept;
   uint8_t* noted;  // one of both is null
   void* to;
 };
 
 // A thread has the eight channels of one byte.
-template <typename T>
+template <typename T, bool vector>
 __global__ __launch_bounds__(kThreads) void bits_kernel(const __grid_constant__ BitArguments a) {
   const int bytes = (a.channels + 7) / 8;
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x, pixel = i / bytes;
@@ -32,12 +32,12 @@ __global__ __launch_bounds__(kThreads) void bits_kernel(const __grid_constant__ 
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int c = first + 4 * half, count = min(max(a.channels - c, 0), 4);
-    Four value = load4(static_cast<const T*>(a.map) + pixel * a.channels + c, count, a.vector);
+    Four value = load4(static_cast<const T*>(a.map) + pixel * a.channels + c, count, vector);
     if (a.row >= 0) value = normal_of(a.affine, a.row, c, a.channels)(value);
     if (a.kept) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) value[k] = byte >> (4 * half + k) & 1 ? value[k] : 0.0f;
-      store4(static_cast<T*>(a.to) + pixel * a.channels + c, value, count, a.vector);
+      store4(static_cast<T*>(a.to) + pixel * a.channels + c, value, count, vector);
     } else {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
@@ -76,36 +76,16 @@ __global__ __launch_bounds__(kThreads) void places_kernel(const __grid_constant_
   a.places[i] = static_cast<uint8_t>(place);
 }
 
-template <template <typename> typename Kernel, typename Arguments>
-cudaError_t start(const Call& call, int64_t threads, const Arguments& arguments) {
-  const dim3 grid(static_cast<unsigned>(quotient(threads, kThreads)));
-  switch (call.type) {
-    case Type::kFloat16:
-      return launch<Kernel<__half>::kernel>(grid, kThreads, 0, call.stream, arguments);
-    case Type::kBFloat16:
-      return launch<Kernel<__nv_bfloat16>::kernel>(grid, kThreads, 0, call.stream, arguments);
-    default:
-      return launch<Kernel<float>::kernel>(grid, kThreads, 0, call.stream, arguments);
-  }
-}
-
-template <typename T>
-struct Bits {
-  static constexpr auto kernel = bits_kernel<T>;
-};
-template <typename T>
-struct Places {
-  static constexpr auto kernel = places_kernel<T>;
-};
-
 cudaError_t run_bits(const Call& call, const Affine& affine, const void* map, int row, const uint8_t* kept,
                      uint8_t* noted, void* to) {
   const Sizes& sizes = call.sizes;
   const int channels = row < 0 ? sizes.channels : sizes.outputs;
   const int64_t pixels = row < 0 ? int64_t{sizes.images} * sizes.height * sizes.width : call.pixels();
-  const BitArguments arguments = {map,         affine, row,   channels, pixels * quotient(channels, 8),
-                                  call.vector, kept,   noted, to};
-  return start<Bits>(call, arguments.bytes, arguments);
+  const BitArguments arguments = {map, affine, row, channels, pixels * quotient(channels, 8), kept, noted, to};
+  const dim3 grid(static_cast<unsigned>(quotient(arguments.bytes, kThreads)));
+  return for_type(call, [&](auto type, auto vector) {
+    return launch<bits_kernel<decltype(type), decltype(vector)::value>>(grid, kThreads, 0, call.stream, arguments);
+  });
 }
 
 }  // namespace
@@ -120,7 +100,15 @@ cudaError_t rectify(const Call& call, const Affine& affine, const void* map, int
 
 cudaError_t note_places(const Call& call, const void* x, uint8_t* places) {
   const PlaceArguments arguments = {x, call.sizes, call.pixels() * call.sizes.channels, places};
-  return start<Places>(call, arguments.values, arguments);
+  const dim3 grid(static_cast<unsigned>(quotient(arguments.values, kThreads)));
+  switch (call.type) {
+    case Type::kFloat16:
+      return launch<places_kernel<__half>>(grid, kThreads, 0, call.stream, arguments);
+    case Type::kBFloat16:
+      return launch<places_kernel<__nv_bfloat16>>(grid, kThreads, 0, call.stream, arguments);
+    default:
+      return launch<places_kernel<float>>(grid, kThreads, 0, call.stream, arguments);
+  }
 }
 
 }  // namespace fastdarts::cuda

@@ -1,6 +1,7 @@
 // Gradients of the middles of separable convolutions: the transposed depthwise convolution of the second halves' t, on
 // through the ReLU, and its sums.
-#include "cuda/mixed_op/tile.h"
+#include "cuda/mixed_op/strips.h"
+#include "cuda/mixed_op/walk.h"
 
 namespace fastdarts::cuda {
 
@@ -18,13 +19,12 @@ struct MiddleArguments {
   Sizes sizes;
   Affine affine;
   Tiling tiling;
-  bool vector;
-  int taps, sums;  // where these begin in shared memory, in bytes
+  int taps, normals, sums;  // where these begin in shared memory, in bytes
   const void* t;
   float* partial;
 };
 
-template <typename T>
+template <typename T, bool vector>
 __global__ __launch_bounds__(256, 2) void middle_gradients_kernel(const __grid_constant__ MiddleArguments arguments) {
   const Middle& middle = arguments.middles[blockIdx.z];
   const Sizes& sizes = arguments.sizes;
@@ -37,40 +37,53 @@ __global__ __launch_bounds__(256, 2) void middle_gradients_kernel(const __grid_c
   const int c = blockIdx.y * kChannels, own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
   const T* const t =
       static_cast<const T*>(arguments.t) + blockIdx.z * static_cast<int64_t>(sizes.images) * height * width * channels;
-  const Normal normal = normal_of(arguments.affine, middle.row, own, channels);
+  Normal* const normals = reinterpret_cast<Normal*>(shared + arguments.normals);
+  load_normals(normals, arguments.affine, middle.row, c, channels);
   load_flipped_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(middle.depthwise), kernel * kernel, channels,
                     c);
   Four sum = splat(0), product = splat(0);
-  const int64_t begin = int64_t{blockIdx.x} * tiling.tiles_a_chunk;
-  const int64_t end = min(begin + tiling.tiles_a_chunk, tiling.tiles());
-  for (int64_t i = begin; i < end; ++i) {
-    move_to(place, tiling, i);
-    const Halo halo = halo_of(place, tiling, 1, kernel, 1, 0);
+  move_to(place, tiling, static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk);
+  Halo halo = halo_of(place, tiling, 1, kernel, 1, 0);
+  const int row = place.row(0, 1), column = place.column(), pitch = halo.columns * 4;
+  const Four* const window = tile + (place.warp_image * halo.rows + row) * pitch + column * 4 + place.quad;
+  for (int i = tiles_of_chunk(tiling); i > 0; --i) {
+    halo = halo_of(place, tiling, 1, kernel, 1, 0);
     __syncthreads();  // nobody reads the last tile any more
-    load_halo(tile, t, halo, place, tiling, sizes.images, height, width, channels, c, arguments.vector,
-              [](const Four& x) { return x; });
+    load_halo<vector, 3>(tile, t, halo, place, tiling, sizes.images, height, width, channels, c,
+                         [](const Four& x) { return x; });
     __syncthreads();
-    const Four* const window =
-        tile + ((place.warp_image * halo.rows + place.row(0, 1)) * halo.columns + place.column()) * 4 + place.quad;
     Four g[kRows];
-    depthwise(g, window, halo.columns * 4, kernel, 1, 1, taps + place.quad);
-    const int n = place.image + place.warp_image, x = place.x + place.column();
-    const int64_t base = int64_t{n} * height * width * channels + own;
+    depthwise(g, window, pitch, kernel, 1, 1, taps + place.quad);
+    const bool whole = is_whole(place, tiling, sizes.images, height, width, channels, c);
+    const Pixels pixels(whole, place.image + place.warp_image, place.y + row, place.x + column, 1, sizes.images, height,
+                        width, channels, own, count);
+    const T* const raw = static_cast<const T*>(middle.raw) + pixels.base;
+    T* const to = static_cast<T*>(middle.gradient) + pixels.base;
+    pixels.clear(g, whole);
+    const Normal normal = normals[place.quad];
+    Four z[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) z[r] = load4(raw + pixels.at[r], vector ? 4 : count, vector);
+    if (middle.bits) {
+      keep_kinks(g, middle.bits, pixels, channels, own);
+    } else {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Four value = normal(z[r]);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) g[r][k] = value[k] <= 0 ? 0 : g[r][k];  // NaN passes
+      }
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int y = place.y + place.row(r, 1);
-      if (n >= sizes.images || x >= width || y >= height) continue;
-      const int64_t at = base + int64_t{y * width + x} * channels;
-      const Four z = load4(static_cast<const T*>(middle.raw) + at, count, arguments.vector), value = normal(z);
-      const Passes passes(value, middle.bits, int64_t{n} * height * width + y * width + x, channels, own);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (!passes.v[k]) g[r][k] = 0;
         sum[k] += g[r][k];
-        product[k] = fmaf(g[r][k], z[k] - normal.mean[k], product[k]);
+        product[k] = fmaf(g[r][k], z[r][k] - normal.mean[k], product[k]);
       }
-      store4(static_cast<T*>(middle.gradient) + at, g[r], count, arguments.vector);
+      if (pixels.there(r)) store4(to + pixels.at[r], g[r], vector ? 4 : count, vector);
     }
+    move_on(place, tiling);
   }
   // over the groups of a warp, then over the warps in their order
   Four* const sums = reinterpret_cast<Four*>(shared + arguments.sums);  // [warps, kSums, 4]
@@ -110,7 +123,6 @@ cudaError_t middle_gradients(const Call& call, const Affine& affine, const Opera
     arguments.sizes = sizes;
     arguments.affine = affine;
     arguments.tiling = tiling;
-    arguments.vector = call.vector;
     arguments.t = static_cast<const char*>(t) + begin * t_bytes;
     arguments.partial = partial;
     const int here = std::min(kMaxStages, count - begin);
@@ -126,20 +138,15 @@ cudaError_t middle_gradients(const Call& call, const Affine& affine, const Opera
       largest = std::max(largest, stage.kernel);
     }
     arguments.taps = static_cast<int>(halo_bytes(tiling, 1, largest, 1));
-    arguments.sums = arguments.taps + static_cast<int>(tap_bytes(largest));
+    arguments.normals = arguments.taps + static_cast<int>(tap_bytes(largest));
+    arguments.sums = arguments.normals + kChannels / 4 * static_cast<int>(sizeof(Normal));
     const size_t shared = arguments.sums + tiling.warps() * kSums * kChannels * sizeof(float);
     const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(sizes.outputs, kChannels)), here);
     const unsigned threads = kWarp * tiling.warps();
-    const auto error = [&] {
-      switch (call.type) {
-        case Type::kFloat16:
-          return launch<middle_gradients_kernel<__half>>(grid, threads, shared, call.stream, arguments);
-        case Type::kBFloat16:
-          return launch<middle_gradients_kernel<__nv_bfloat16>>(grid, threads, shared, call.stream, arguments);
-        default:
-          return launch<middle_gradients_kernel<float>>(grid, threads, shared, call.stream, arguments);
-      }
-    }();
+    const cudaError_t error = for_type(call, [&](auto type, auto vector) {
+      return launch<middle_gradients_kernel<decltype(type), decltype(vector)::value>>(grid, threads, shared,
+                                                                                      call.stream, arguments);
+    });
     if (error) return error;
   }
   return cudaSuccess;

@@ -21,6 +21,7 @@ struct MixArguments {
   State state;
   Strips strips;
   Affine affine;
+  float *mean, *var;  // of rows that nothing normalises
   const int64_t* seeds;
   int count, edge_count;
   bool pools;
@@ -28,6 +29,12 @@ struct MixArguments {
   MixRow rows[kMaxTensors];
   MixEdge edges[kMaxTensors];
 };
+
+// The statistics of channels c to c + 3 of a row that nothing normalises.
+__device__ inline void set_plain(const MixArguments& a, int row, int c) {
+  const int64_t at = int64_t{row} * a.strips.channels + c;
+  for (int i = 0; i < min(a.strips.channels - c, 4); ++i) a.mean[at + i] = 0.0f, a.var[at + i] = 1.0f;
+}
 
 // Mean and scale of every row, then the summed offsets of every edge; of all channels of the block.
 __device__ void load_tables(const MixArguments& a, Four* rows, Four* edges) {
@@ -37,6 +44,7 @@ __device__ void load_tables(const MixArguments& a, Four* rows, Four* edges) {
     const MixRow& row = a.rows[at];
     Normal normal = {splat(0.0f), splat(0.0f), splat(0.0f)};
     if (row.plain) {
+      if (blockIdx.x == 0) set_plain(a, row.row, c);
       normal.scale = load4(a.affine.gain + int64_t{row.row} * channels + c, min(channels - c, 4), false);
     } else {
       normal = normal_of(a.affine, row.row, c, channels);
@@ -124,12 +132,13 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6) mix_kernel(cons
 }  // namespace
 
 cudaError_t mix(const Call& call, const Affine& affine, const Operands& operands, const Final* finals, int count,
-                const std::vector<const void*>& base, const std::vector<void*>& out) {
+                const std::vector<const void*>& base, const std::vector<void*>& out, float* mean, float* var) {
   if (!fits_strips(call.sizes)) return cudaErrorInvalidValue;
   MixArguments arguments = {};
   arguments.state = state_of(call, operands);
   arguments.strips = strips_of_map(call.sizes);
   arguments.affine = affine;
+  arguments.mean = mean, arguments.var = var;
   arguments.seeds = operands.seeds;
   const auto run = [&] {
     const Strips& strips = arguments.strips;

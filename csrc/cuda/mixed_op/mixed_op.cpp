@@ -1,9 +1,10 @@
 // mixed_op for torch on a GPU: one call starts all kernels of the edges that leave a state, and waits for nothing. The
 // maths stands in kernels/mixed_op/contract.py.
 //
-// Forward: first halves and other stages; moments of the pools; statistics; second halves; their statistics; mix.
-// Backward: sums of the final rows and their totals; gradients of the stages of final rows; of the middles, and their
-// totals; of the first halves; of the pools; of the state; totals of the weight gradients.
+// Forward: first halves and other stages; statistics of the pools; second halves; mix. Every launch takes the
+// statistics of its rows itself. Backward: sums of the final rows and their totals; gradients of the stages of final
+// rows; of the middles, and their totals; of the first halves; of the pools; of the state; totals of the weight
+// gradients.
 #include "cuda/mixed_op/job.h"
 //
 #include <tuple>
@@ -36,49 +37,48 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   Tensor var = training ? torch::stable::empty_like(gain) : torch::stable::clone(*running_var);
   job.affine.mean = mean.const_data_ptr<float>();
   job.affine.var = var.const_data_ptr<float>();
-  const auto statistics = [&](const std::vector<int>& rows, int chunks, const float* partial) {
-    check(cuda::statistics(job.call, rows.data(), static_cast<int>(rows.size()), chunks, partial,
-                           mean.mutable_data_ptr<float>(), var.mutable_data_ptr<float>()));
-    if (const auto joined = normalised(rows); images && !joined.empty()) {
+  // where other processes have the rest of the batch
+  const auto join = [&](const std::vector<int>& rows) {
+    if (const auto joined = normalised(rows); training && images && !joined.empty()) {
       call_op<void>("fastdarts::mixed_op_join_statistics", "", mean, var, joined, job.call.pixels(), job.values);
     }
   };
-  const Tiling first = job.tiling(static_cast<int>(stride), cuda::kMaxChunks), second = job.tiling(1, cuda::kMaxChunks);
+  const Tiling first = job.tiling_for(static_cast<int>(stride), job.unseconds()),
+               second = job.tiling_for(1, plan.seconds);
+  const Tiling pools = job.tiling(static_cast<int>(stride), cuda::kMaxChunks);
   Workspace workspace;
-  float* partial = nullptr;
+  cuda::Statistics statistics = {};
   if (training) {
-    const int64_t chunks = std::max(first.chunks, second.chunks);
-    const size_t of_moments =
-        workspace.reserve<float>(int64_t{plan.rows} * chunks * cuda::kMoments * job.call.sizes.outputs);
+    const int64_t values = int64_t{plan.rows} * job.call.sizes.outputs;
+    statistics.chunks = std::max({first.chunks, second.chunks, pools.chunks});
+    const size_t of_moments = workspace.reserve<float>(values * statistics.chunks * cuda::kMoments);
+    const size_t of_counters = workspace.reserve<unsigned>(values);
     workspace.allocate(x);
-    partial = workspace.at<float>(of_moments);
+    statistics.partial = workspace.at<float>(of_moments);
+    statistics.mean = mean.mutable_data_ptr<float>(), statistics.var = var.mutable_data_ptr<float>();
+    statistics.counters = workspace.at<unsigned>(of_counters);
+    check(cuda::set_to_zero(statistics.counters, values * sizeof(unsigned), on.stream));
   }
+  const cuda::Statistics* const taken = training ? &statistics : nullptr;
   std::vector<Tensor> noted = note ? job.new_kinks(x) : std::vector<Tensor>{}, rectified = job.keep(kinks, x);
   const std::vector<uint8_t*> notes = note ? job.addresses(noted) : std::vector<uint8_t*>(2 + plan.seconds);
   if (notes[0]) check(cuda::note_bits(job.call, job.affine, job.operands.x, -1, notes[0]));
   if (notes[1]) check(cuda::note_places(job.call, job.operands.x, notes[1]));
-  check(
-      cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), first, partial));
+  check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(plan.seconds), job.unseconds(), first, taken));
   if (training) {
-    check(cuda::pool_moments(job.call, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), first,
-                             partial));
-    statistics(plan.first_rows, first.chunks, partial);
-  } else {
-    std::vector<int> plain;
-    for (int row : plan.final_rows) {
-      if (row < 0) plain.push_back(row);
-    }
-    statistics(plain, 0, nullptr);
+    check(cuda::pool_moments(job.call, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), pools,
+                             statistics));
+    join(plan.first_rows);
   }
   for (int i = 0; note && i < plan.seconds; ++i) {
     const Stage& stage = plan.stages[i];
     check(cuda::note_bits(job.call, job.affine, job.operands.raw[stage.reads], stage.middle(), notes[2 + i]));
   }
   job.keep_middles();
-  check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, second, partial));
-  if (training) statistics(plan.second_rows, second.chunks, partial);
+  check(cuda::run_stages(job.call, job.affine, job.operands, job.stages(0), plan.seconds, second, taken));
+  join(plan.second_rows);
   check(cuda::mix(job.call, job.affine, job.operands, plan.finals.data(), static_cast<int>(plan.finals.size()), bases,
-                  outs));
+                  outs, mean.mutable_data_ptr<float>(), var.mutable_data_ptr<float>()));
   if (!store) z.clear();
   blank(out), blank(z), blank(noted), blank({mean, var});
   return {out, z, mean, var, noted};

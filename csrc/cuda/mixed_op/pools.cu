@@ -1,5 +1,6 @@
 // Moments and gradients of the 3×3 pools of the state.
 #include "cuda/mixed_op/pools.h"
+#include "cuda/mixed_op/statistics.h"
 
 namespace fastdarts::cuda {
 
@@ -37,7 +38,7 @@ struct Moments {
 struct MomentsArguments {
   State state;
   Strips strips;
-  float* partial;
+  Statistics statistics;
   int rows[2][kMaxTensors], counts[2];  // of maxima, of averages
 };
 
@@ -67,7 +68,7 @@ __device__ Merged merge_moments(const float* values, const int* counts, int lane
 }
 
 template <typename T, bool vector>
-__global__ void __launch_bounds__(kStripThreads, vector ? 6 - kFewerBlocks : 5)
+__global__ void __launch_bounds__(kStripThreads, vector ? 6 - kFewerBlocks : 5 - kFewerBlocks)
     pool_moments_kernel(const __grid_constant__ MomentsArguments a) {
   __shared__ Four all[kMomentFours * kStripThreads];
   __shared__ int counts[kStripThreads];
@@ -94,13 +95,17 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 6 - kFewerBlocks : 5)
     if (first + channel >= a.strips.channels) continue;
     const Merged merged =
         merge_moments(all[3 * kind * kStripThreads].v + channel, counts + channel / 4, a.strips.lanes, a.strips.quads);
-    for (int row = 0; row < a.counts[kind]; ++row) {
-      const int64_t at = int64_t{a.rows[kind][row]} * gridDim.x + blockIdx.x;
+    if (a.counts[kind] == 0) continue;
+    const int64_t at = int64_t{a.rows[kind][0]} * a.statistics.chunks + blockIdx.x;
 #pragma unroll
-      for (int k = 0; k < kMoments; ++k) {
-        a.partial[(at * kMoments + k) * a.strips.channels + first + channel] = merged.v[k];
-      }
+    for (int k = 0; k < kMoments; ++k) {
+      a.statistics.partial[(at * kMoments + k) * a.strips.channels + first + channel] = merged.v[k];
     }
+  }
+  for (int kind = 0; kind < 2; ++kind) {
+    if (a.counts[kind] == 0) continue;
+    finish_row(a.statistics, a.rows[kind], a.counts[kind], first, min(channels, a.strips.channels - first), gridDim.x,
+               a.strips.channels, all[0].v);
   }
 }
 
@@ -227,12 +232,12 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 5)
 }  // namespace
 
 cudaError_t pool_moments(const Call& call, const Operands& operands, const Final* finals, int count,
-                         const Tiling& tiling, float* partial) {
+                         const Tiling& tiling, const Statistics& statistics) {
   if (!fits_strips(call.sizes)) return cudaErrorInvalidValue;
   MomentsArguments arguments = {};
   arguments.state = state_of(call, operands);
   arguments.strips = strips_in_chunks(call.sizes, tiling.chunks, 1);
-  arguments.partial = partial;
+  arguments.statistics = statistics;
   const dim3 grid(tiling.chunks, channel_blocks(arguments.strips));
   const auto run = [&] {
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {

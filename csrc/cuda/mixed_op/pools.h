@@ -12,17 +12,6 @@
 
 namespace fastdarts::cuda {
 
-// The larger number, or NaN.
-__device__ inline float maximum(float a, float b) {
-#ifndef FASTDARTS_EMULATED
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
-  return result;
-#else
-  return a > b || a != a ? a : b;
-#endif
-}
-
 // PyTorch takes the first of equal maxima, and the last NaN.
 __device__ inline bool better(float x, float best) { return x > best || x != x; }
 

@@ -37,21 +37,57 @@ struct Sums {
   __device__ float& output(int r, int b, int i) { return d[r / 2][2 * b + i / 2][2 * (r % 2) + i % 2]; }
 };
 
-// Which output column n of the j-th product is.
+// Which output column n of the j-th product is, and where an output is: 8 j + n.
 __device__ inline int output_of_column(int j, int n) { return 16 * (j / 2) + 4 * (n / 2) + 2 * (j % 2) + n % 2; }
+__device__ inline int column_of_output(int o) { return 8 * (o / 16 * 2 + o / 2 % 2) + o % 16 / 4 * 2 + o % 2; }
 
+// Four neighbouring weights as products of half precision take them.
+struct alignas(8) Pairs {
+  uint32_t v[2];
+};
+template <typename T>
+__device__ Pairs pairs_of(const Four& x) {
+  return {{pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3])}};
+}
+template <typename T>
+__device__ Pairs pairs_of(const Pairs& x) {
+  return x;
+}
+
+// As to_tf32, but for the last 13 bits, which products do not look at: two instructions in place of four.
 template <bool rounded>
 __device__ uint32_t tf32(float x) {
-  if constexpr (!rounded) return to_tf32(x);
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
+  uint32_t bits = __float_as_uint(x);
+  if (!rounded && x == x) bits += 0x1000;
   return bits;
 }
 
+// Weights in the order in which products take them, [N, 8 columns, 4] of Fours or Pairs.
+template <typename Entry>
+struct InColumns {
+  const Entry* at;
+};
+template <typename Entry>
+__device__ Entry of_column(const InColumns<Entry>& weights, int j, int n, int k) {
+  return weights.at[4 * (8 * j + n) + k];
+}
+template <typename Entry>
+__device__ Entry of_output(const InColumns<Entry>& weights, int o, int k) {
+  return weights.at[4 * column_of_output(o) + k];
+}
+template <typename Weight>
+__device__ auto of_column(const Weight& weight, int j, int n, int k) {
+  return weight(output_of_column(j, n), k);
+}
+template <typename Weight>
+__device__ auto of_output(const Weight& weight, int o, int k) {
+  return weight(o, k);
+}
+
 // sums += values · weightsᵀ in the precision of T; `exact`: of float without rounding. weight(o, k) gives the weights
-// from channels 4k to 4k + 3 of this block of 16 to output o, 0 where there are none. `rounded`: both factors are
-// already.
-template <typename T, bool exact, bool rounded = false, int N, typename Weight>
+// from channels 4k to 4k + 3 of this block of 16 to output o, 0 where there are none; of half precision they may be
+// Pairs, and all may be InColumns. `rounded`: both factors are already, `rounded_weights`: only these.
+template <typename T, bool exact, bool rounded = false, bool rounded_weights = rounded, int N, typename Weight>
 __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Place& place, const Weight& weight) {
   if constexpr (exact && std::is_same_v<T, float>) {
 #pragma unroll 1
@@ -60,7 +96,7 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
       for (int b = 0; b < N / 2; ++b) {
         Four w[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) w[i] = weight(16 * b + 4 * place.quad + i, k);
+        for (int i = 0; i < 4; ++i) w[i] = of_output(weight, 16 * b + 4 * place.quad + i, k);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -90,22 +126,22 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
     }
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      const Four w = weight(output_of_column(j, place.group), place.quad);
+      const auto w = of_column(weight, j, place.group, place.quad);
       if constexpr (std::is_same_v<T, float>) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          const uint32_t b[2] = {tf32<rounded>(w[2 * h]), tf32<rounded>(w[2 * h + 1])};
+          const uint32_t b[2] = {tf32<rounded_weights>(w[2 * h]), tf32<rounded_weights>(w[2 * h + 1])};
 #pragma unroll
           for (int m = 0; m < kRows / 2; ++m) mma_16x8x8_tf32(sums.d[m][j], a[m][h], b);
         }
       } else {
-        const uint32_t b[2] = {pack2<T>(w[0], w[1]), pack2<T>(w[2], w[3])};
+        const Pairs b = pairs_of<T>(w);
 #pragma unroll
         for (int m = 0; m < kRows / 2; ++m) {
           if constexpr (std::is_same_v<T, __half>) {
-            mma_16x8x16_f16(sums.d[m][j], a[m][0], b);
+            mma_16x8x16_f16(sums.d[m][j], a[m][0], b.v);
           } else {
-            mma_16x8x16_bf16(sums.d[m][j], a[m][0], b);
+            mma_16x8x16_bf16(sums.d[m][j], a[m][0], b.v);
           }
         }
       }

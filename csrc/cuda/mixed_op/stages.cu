@@ -4,6 +4,9 @@
 // A block has a chunk of tiles of one stage and a block of its outputs. Depthwise outputs live in registers only,
 // between a window in shared memory and the fragments of the product.
 #include "cuda/mixed_op/product.h"
+#include "cuda/mixed_op/statistics.h"
+#include "cuda/mixed_op/strips.h"
+#include "cuda/mixed_op/window.h"
 
 namespace fastdarts::cuda {
 
@@ -12,8 +15,10 @@ namespace {
 struct StageOperands {
   const void *in, *depthwise, *pointwise;
   void* raw;
-  int kernel, dilation, shift, first, count, row;
+  int kernel, dilation, first, count, row;
   bool reads_middle;
+  int height, width;  // of what it reads
+  Window window;
 };
 
 struct Arguments {
@@ -21,11 +26,25 @@ struct Arguments {
   Sizes sizes;
   Affine affine;
   Tiling tiling;
-  float* partial;
-  bool vector, normalises;  // normalises: the middles that stages read
+  Statistics statistics;
+  bool normalises;  // the middles that stages read
   float floor;
-  int normals, pivots, sums;  // where these begin in shared memory, in bytes
+  int pointwise, normals, pivots;  // where these begin in shared memory, in bytes
+  Divisor by_columns, by_rows;     // of tiles
 };
+
+__device__ inline void move_to(Place& place, const Arguments& a, int tile) {
+  const int line = static_cast<int>(a.by_columns.quotient(tile)), group = static_cast<int>(a.by_rows.quotient(line));
+  place.x = (tile - line * a.tiling.columns) * 8 * a.tiling.across;
+  place.y = (line - group * a.tiling.rows) * kRows * a.tiling.down;
+  place.image = group * a.tiling.images;
+}
+
+// Pixels of a tile that are in the map.
+__device__ inline int pixels_of(const Place& place, const Arguments& a) {
+  return min(a.sizes.images - place.image, a.tiling.images) * min(a.sizes.out_height - place.y, kRows * a.tiling.down) *
+         min(a.sizes.out_width - place.x, 8 * a.tiling.across);
+}
 
 // Σ over the eight groups of a warp of E values of each thread, spread over them: thread (group, quad) ends up with
 // values [E / 8 · group, ...) of its quad in the order of the bits of `group`, or with one that two threads share where
@@ -52,134 +71,198 @@ __device__ void spread_sums(float (&values)[E]) {
   }
 }
 
-// The moments of a block's outputs, gathered tile by tile. Every warp takes them about a pivot of its own, the mean of
-// its first pixels: a mean far from 0 costs no digits. After spread_sums a thread has kOwn outputs.
+// Rows of a thread, all of which are there, or the first `count`.
+struct All {
+  __device__ bool operator()(int) const { return true; }
+};
+struct First {
+  int count;
+  __device__ bool operator()(int r) const { return r < count; }
+};
+
+// The moments of a block's outputs. Every thread adds up its own, about the mean of the first warp's first pixels: a
+// mean far from 0 costs no digits. The sums lie in shared memory, as registers are few.
 template <int N>
 struct Moments {
   static constexpr int kHeld = 2 * N, kOwn = kHeld > 8 ? kHeld / 8 : 1, kOutputs = 8 * N;
-  float first[kOwn], second[kOwn];
-  float count;    // pixels of this warp
-  float* pivots;  // of this warp, [kOutputs]
+  Four* pivots;  // [kOutputs]
+  Four* own;     // Σ and Σ² of this thread, `blockDim.x` apart
 
-  __device__ explicit Moments(float* all_pivots) : count(0), pivots(all_pivots + threadIdx.x / kWarp * kOutputs) {
+  static int fours(int threads) { return kOutputs / 4 + N * threads; }
+
+  __device__ explicit Moments(void* shared)
+      : pivots(static_cast<Four*>(shared)), own(pivots + kOutputs / 4 + threadIdx.x) {
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) first[i] = second[i] = 0;
+    for (int i = 0; i < N; ++i) own[i * blockDim.x] = splat(0);
   }
 
-  // The outputs (of the block's) that this thread ends up with.
-  __device__ static int own(int i) {
-    const int group = threadIdx.x % kWarp / 4, quad = threadIdx.x % 4;
-    const int place = kHeld >= 8 ? group * kOwn + i : group / 2;
-    return 16 * (place / 4) + 4 * quad + place % 4;
-  }
-  __device__ static bool owns() { return kHeld >= 8 || threadIdx.x / 4 % 2 == 0; }
-
-  __device__ void add(const Sums<N>& sums, const bool (&there)[kRows]) {
-    int pixels = 0;
+  // The whole block; its first warp always has a pixel.
+  __device__ void begin(const Sums<N>& sums, const Place& place, int rows) {
+    if (threadIdx.x < kWarp) {
+      float pixels = static_cast<float>(min(max(rows, 0), kRows));
+      Four values[N / 2];
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) pixels += __popc(__ballot_sync(~0u, there[r])) / 4;
-    if (pixels == 0) return;  // the whole warp
-    const int quad = threadIdx.x % 4;
-    if (count == 0) {
-      float values[kHeld];
+      for (int b = 0; b < N / 2; ++b) {
+        values[b] = splat(0);
 #pragma unroll
-      for (int e = 0; e < kHeld; ++e) {
-        values[e] = 0;
+        for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) values[e] += there[r] ? sums.outputs(r, e / 4)[e % 4] : 0.0f;
+          for (int i = 0; i < 4; ++i) values[b][i] += r < rows ? sums.outputs(r, b)[i] : 0.0f;
+        }
       }
-      spread_sums(values);
-      if (owns()) {
 #pragma unroll
-        for (int i = 0; i < kOwn; ++i) pivots[own(i)] = values[i] / static_cast<float>(pixels);
+      for (int lanes = 4; lanes < kWarp; lanes *= 2) {
+        pixels += __shfl_xor_sync(~0u, pixels, lanes);
+#pragma unroll
+        for (int b = 0; b < N / 2; ++b) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) values[b][i] += __shfl_xor_sync(~0u, values[b][i], lanes);
+        }
       }
-      __syncwarp();
-    }
-    count += static_cast<float>(pixels);
-    float ones[kHeld], squares[kHeld];
+      if (place.group == 0) {
 #pragma unroll
-    for (int e = 0; e < kHeld; ++e) {
-      const float pivot = pivots[16 * (e / 4) + 4 * quad + e % 4];
-      ones[e] = squares[e] = 0;
+        for (int b = 0; b < N / 2; ++b) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const float d = there[r] ? sums.outputs(r, e / 4)[e % 4] - pivot : 0.0f;
-        ones[e] += d;
-        squares[e] = fmaf(d, d, squares[e]);
-      }
-    }
-    spread_sums(ones);
-    spread_sums(squares);
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) first[i] += ones[i], second[i] += squares[i];
-  }
-
-  // Merges the warps in their order (Chan, Golub and LeVeque 1979) and writes the moments of the chunk. `shared`
-  // [warps, 3, kOutputs] is nobody's; all threads of the block take part.
-  __device__ void store(float* shared, int warps, const StageOperands& stage, int o, int chunks, int outputs,
-                        float* partial) const {
-    float* mine = shared + threadIdx.x / kWarp * 3 * kOutputs;
-    if (owns()) {
-#pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
-        mine[own(i)] = first[i];
-        mine[kOutputs + own(i)] = second[i];
-        mine[2 * kOutputs + own(i)] = count;
+          for (int i = 0; i < 4; ++i) values[b][i] /= pixels;
+          pivots[4 * b + place.quad] = values[b];
+        }
       }
     }
     __syncthreads();
-    const float* all_pivots = pivots - threadIdx.x / kWarp * kOutputs;
-    for (int i = threadIdx.x; i < min(kOutputs, stage.count - o); i += blockDim.x) {
-      float about = 0, shift = 0, squares = 0, before = 0;
-      for (int w = 0; w < warps; ++w) {
-        const float* of = shared + w * 3 * kOutputs;
-        const float n = of[2 * kOutputs + i];
-        if (n == 0) continue;
-        const float pivot = all_pivots[w * kOutputs + i];
-        if (before == 0) about = pivot;
-        const float mean = of[i] / n;  // about the warp's pivot
-        const float apart = pivot - about + mean - shift, share = n / (before + n);
-        squares += of[kOutputs + i] - of[i] * mean + apart * apart * share * before;
-        shift += apart * share;
-        before += n;
+  }
+
+  template <typename There>
+  __device__ void add(const Sums<N>& sums, const Place& place, const There& there) {
+#pragma unroll
+    for (int b = 0; b < N / 2; ++b) {
+      const Four pivot = pivots[4 * b + place.quad];
+      Four &first = own[2 * b * blockDim.x], &second = own[(2 * b + 1) * blockDim.x];
+      Four sum = first, squares = second;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        if (!there(r)) continue;
+        const Four value = sums.outputs(r, b);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float d = value[i] - pivot[i];
+          sum[i] += d;
+          squares[i] = fmaf(d, d, squares[i]);
+        }
       }
-      float* to = partial + (int64_t{stage.row} * chunks + blockIdx.x) * kMoments * outputs + stage.first + o + i;
-      to[0] = about;
-      to[outputs] = shift;
-      to[2 * outputs] = squares;
-      to[3 * outputs] = before;
+      first = sum, second = squares;
     }
+  }
+
+  // Writes the moments of the chunk, which has count() pixels. `shared` [warps, 2, kOutputs] is anybody's; all threads
+  // of the block take part.
+  template <typename Count>
+  __device__ void store(float* shared, int warps, const Statistics& to, const StageOperands& stage, int begin,
+                        int outputs, const Count& count) const {
+    float first[kHeld], second[kHeld];
+#pragma unroll
+    for (int e = 0; e < kHeld; ++e) {
+      first[e] = own[e / 4 * 2 * blockDim.x][e % 4];
+      second[e] = own[(e / 4 * 2 + 1) * blockDim.x][e % 4];
+    }
+    spread_sums(first);
+    spread_sums(second);
+    __syncthreads();  // nobody reads a window any more
+    const int group = threadIdx.x % kWarp / 4, quad = threadIdx.x % 4;
+    float* const mine = shared + threadIdx.x / kWarp * 2 * kOutputs;
+    if (kHeld >= 8 || group % 2 == 0) {
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i) {
+        const int place = kHeld >= 8 ? group * kOwn + i : group / 2;
+        const int o = 16 * (place / 4) + 4 * quad + place % 4;
+        mine[o] = first[i];
+        mine[kOutputs + o] = second[i];
+      }
+    }
+    __syncthreads();
+    if (threadIdx.x < kOutputs) write(shared, warps, to, stage, begin, outputs, count);
+  }
+
+  // Of the output of this thread: adds up the warps.
+  template <typename Count>
+  __device__ void write(const float* shared, int warps, const Statistics& to, const StageOperands& stage, int begin,
+                        int outputs, const Count& count) const {
+    const int i = threadIdx.x;
+    if (begin + i >= stage.count) return;
+    float sum = 0, squares = 0;
+    for (int warp = 0; warp < warps; ++warp) {
+      sum += shared[2 * warp * kOutputs + i];
+      squares += shared[(2 * warp + 1) * kOutputs + i];
+    }
+    const float n = count(), shift = sum / n, around = fmaf(-sum, shift, squares);
+    float* const at =
+        to.partial + (int64_t{stage.row} * to.chunks + blockIdx.x) * kMoments * outputs + stage.first + begin + i;
+    at[0] = pivots[i / 4][i % 4];
+    at[outputs] = shift;
+    at[2 * outputs] = around < 0 ? 0 : around;  // NaN stays NaN
+    at[3 * outputs] = n;
   }
 };
 
-// Loads that are started before the first is used; for sm_100 nvcc takes more registers elsewhere.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-template <int N>
-constexpr int ahead = N == 2 ? 2 : 1;
-#else
-template <int N>
-constexpr int ahead = 3;
-#endif
+// Pointwise weights of 16 inputs from c on, of 8 N outputs from o on, as products take them: [N, 8 columns, 4] fours.
+template <typename T, bool exact>
+using Weights = std::conditional_t<std::is_same_v<T, float>, Four, Pairs>;
 
-template <typename T, bool exact, int N>
+template <typename T, bool exact, bool vector, int N>
+__device__ void load_pointwise(Weights<T, exact>* to, const T* weights, int count, int o, int channels, int c) {
+  for (int i = threadIdx.x; i < 8 * N * 4; i += blockDim.x) {
+    const int own = o + i / 4, from = c + 4 * (i % 4);
+    const Four w =
+        load4(weights + int64_t{own} * channels + from, own < count ? min(max(channels - from, 0), 4) : 0, vector);
+    Weights<T, exact> rounded;
+    if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) rounded[k] = exact ? w[k] : __uint_as_float(to_tf32(w[k]));
+    } else {
+      rounded = pairs_of<T>(w);
+    }
+    to[4 * column_of_output(i / 4) + i % 4] = rounded;
+  }
+}
+
+// Depthwise outputs. Windows of the usual sizes are unrolled with their dilation known: no addresses are computed.
+__device__ inline void convolve(Four (&out)[kRows], const Four* window, int pitch, int size, int stride, int dilation,
+                                const Four* taps) {
+  if (stride == 1 && dilation == 1) {
+    if (size == 3) return depthwise<3, 1>(out, window, pitch, 1, taps);
+    if (size == 5) return depthwise<5, 1, 5>(out, window, pitch, 1, taps);
+  } else if (stride == 1) {
+    if (size == 3) return depthwise<3, 1>(out, window, pitch, 2, taps);
+    if (size == 5) return depthwise<5, 1, 5>(out, window, pitch, 2, taps);
+  }
+  if (size == 7) {
+    if (stride == 1) return depthwise<7, 1>(out, window, pitch, dilation, taps);
+    return depthwise<7, 2>(out, window, pitch, dilation, taps);
+  }
+  if (size == 3) return depthwise<3, 2>(out, window, pitch, dilation, taps);
+  if (size == 5) return depthwise<5, 2>(out, window, pitch, dilation, taps);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) out[r] = window[r * dilation * stride * pitch];
+}
+
+// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
+// turn, it would take a register.
+__device__ inline void forget(unsigned& x) { asm volatile("" : "+r"(x)); }
+
+template <typename T, bool exact, bool vector, int N>
 __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
-  if (static_cast<int>(blockIdx.y) * 8 * N >= stage.count) return;
+  const int o = static_cast<int>(blockIdx.y) * 8 * N;
+  if (o >= stage.count) return;
   const Tiling& tiling = arguments.tiling;
   const Sizes& sizes = arguments.sizes;
-  const bool vector = arguments.vector;
-  const int height = stage.reads_middle ? sizes.out_height : sizes.height;
-  const int width = stage.reads_middle ? sizes.out_width : sizes.width;
-  const int stride = stage.reads_middle ? 1 : sizes.stride;
-  const int o = blockIdx.y * 8 * N;
-  auto* const tile = static_cast<Four*>(dynamic_shared());
-  Place place = place_of_thread(tiling);
-  Halo halo = halo_of(place, tiling, stride, stage.kernel, stage.dilation, stage.shift);
-  Four* const taps = tile + tiling.images * halo.rows * halo.columns * 4;
+  const Window& window = stage.window;
   char* const shared = static_cast<char*>(dynamic_shared());
-  Moments<N> moments(reinterpret_cast<float*>(shared + arguments.pivots));
+  Four* const tile = reinterpret_cast<Four*>(shared);
+  Four* const taps = tile + tiling.images * window.rows * window.columns * 4;
+  auto* const pointwise = reinterpret_cast<Weights<T, exact>*>(shared + arguments.pointwise);
   Normal* const normals =
       reinterpret_cast<Normal*>(shared + arguments.normals);  // of the middle, of four channels each
+  Moments<N> moments(shared + arguments.pivots);
   const bool normalises = stage.reads_middle && arguments.normalises;
   if (normalises) {
     for (int c = 4 * static_cast<int>(threadIdx.x); c < sizes.channels; c += 4 * static_cast<int>(blockDim.x)) {
@@ -187,98 +270,120 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
       normals[c / 4] = normal;
     }
   }
-  const int pitch = halo.columns * 4;
-  const Four* const window = tile +
-                             ((place.warp_image * halo.rows + place.row(0, stage.dilation) * stride) * halo.columns +
-                              place.column() * stride) *
-                                 4 +
-                             place.quad;
-  const T* const pointwise = static_cast<const T*>(stage.pointwise);
-  const int64_t first_tile = int64_t{blockIdx.x} * tiling.tiles_a_chunk;
-  const int64_t end = min(first_tile + tiling.tiles_a_chunk, tiling.tiles());
-  for (int64_t t = first_tile; t < end; ++t) {
-    move_to(place, tiling, t);
-    halo = halo_of(place, tiling, stride, stage.kernel, stage.dilation, stage.shift);
+  const int first_tile = static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk;
+  const int tiles = min(static_cast<int>(tiling.tiles()) - first_tile, tiling.tiles_a_chunk);
+  for (int t = 0; t < tiles; ++t) {
+    unsigned thread = threadIdx.x;
+    forget(thread);
+    Place place = place_of_thread(tiling, thread);
+    move_to(place, arguments, first_tile + t);
+    const int first_row = place.row(0, stage.dilation);
+    const Four* const own = tile +
+                            ((place.warp_image * window.rows + first_row * window.stride) * window.columns +
+                             place.column() * window.stride) *
+                                4 +
+                            place.quad;
     Sums<N> sums;
     sums.clear();
     for (int c = 0; c < sizes.channels; c += kChannels) {
       __syncthreads();  // nobody reads the tile before this one any more
-      if (stage.kernel > 1 && (t == first_tile || sizes.channels > kChannels)) {
-        load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), stage.kernel * stage.kernel,
-                  sizes.channels, c);
+      if (t == 0 || sizes.channels > kChannels) {
+        if (stage.kernel > 1) {
+          load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), stage.kernel * stage.kernel,
+                    sizes.channels, c);
+        }
+        load_pointwise<T, exact, vector, N>(pointwise, static_cast<const T*>(stage.pointwise), stage.count, o,
+                                            sizes.channels, c);
       }
-      const T* const in = static_cast<const T*>(stage.in);
-      const float floor = arguments.floor;
+      const auto load = [&](const auto& transform) {
+        fill<vector>(tile, window, static_cast<const T*>(stage.in), place, tiling, sizes.images, stage.height,
+                     stage.width, sizes.channels, c, transform);
+      };
       if (normalises) {
-        const Normal normal = normals[min(c / 4 + place.quad, (sizes.channels - 1) / 4)];
-        load_halo<ahead<N>>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                            [&](const Four& z) { return rectified(normal(z), floor); });
+        load(Normalise{normals[min(c / 4 + place.quad, (sizes.channels - 1) / 4)], arguments.floor});
       } else {
-        load_halo<ahead<N>>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, vector,
-                            [&](const Four& z) { return rectified(z, floor); });
+        load(Rectify{arguments.floor});
       }
       __syncthreads();
       Four out[kRows];
-      depthwise(out, window, pitch, stage.kernel, stride, stage.dilation, taps + place.quad);
-      add_product<T, exact>(sums, out, place, [&](int i, int k) {
-        const int from = c + 4 * k, count = o + i < stage.count ? min(max(sizes.channels - from, 0), 4) : 0;
-        return load4(pointwise + int64_t{o + i} * sizes.channels + from, count, vector);
-      });
+      convolve(out, own, 4 * window.columns, stage.kernel, window.stride, stage.dilation, taps + place.quad);
+      add_product<T, exact, false, true>(sums, out, place, InColumns<Weights<T, exact>>{pointwise});
     }
-    bool there[kRows];
-    const int n = place.image + place.warp_image, x = place.x + place.column();
+    const int n = place.image + place.warp_image, x = place.x + place.column(), y = place.y + first_row;
+    T* const to = static_cast<T*>(stage.raw) + (int64_t{n} * sizes.out_height + y) * (sizes.out_width * sizes.outputs) +
+                  x * sizes.outputs + stage.first + o + 4 * place.quad;
+    const int step = stage.dilation * sizes.out_width * sizes.outputs;
+    const auto finish = [&](const auto& there) {
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int y = place.y + place.row(r, stage.dilation);
-      there[r] = n < sizes.images && x < sizes.out_width && y < sizes.out_height;
-      if (!there[r]) continue;
-      T* const to = static_cast<T*>(stage.raw) +
-                    ((int64_t{n} * sizes.out_height + y) * sizes.out_width + x) * sizes.outputs + stage.first + o +
-                    4 * place.quad;
+      for (int r = 0; r < kRows; ++r) {
+        if (!there(r)) continue;
 #pragma unroll
-      for (int b = 0; b < N / 2; ++b) {
-        store4(to + 16 * b, sums.outputs(r, b), min(max(stage.count - o - 16 * b - 4 * place.quad, 0), 4), vector);
+        for (int b = 0; b < N / 2; ++b) {
+          store4(to + r * step + 16 * b, sums.outputs(r, b), min(max(stage.count - o - 16 * b - 4 * place.quad, 0), 4),
+                 vector);
+        }
       }
+      if (arguments.statistics.partial) moments.add(sums, place, there);
+    };
+    const bool whole = pixels_of(place, arguments) == kWarp * tiling.warps();
+    const int own_rows = n < sizes.images && x < sizes.out_width
+                             ? (sizes.out_height - y + stage.dilation - 1) >> (stage.dilation - 1)
+                             : 0;
+    if (arguments.statistics.partial && t == 0) moments.begin(sums, place, own_rows);
+    if (whole) {
+      finish(All());
+    } else {
+      finish(First{own_rows});
     }
-    if (arguments.partial) moments.add(sums, there);
   }
-  if (arguments.partial) {
-    moments.store(reinterpret_cast<float*>(shared + arguments.sums), tiling.warps(), stage, o, tiling.chunks,
-                  sizes.outputs, arguments.partial);
+  if (arguments.statistics.partial) {
+    float* const sums = reinterpret_cast<float*>(shared);
+    const auto pixels = [&] {
+      Place place = {};
+      int count = 0;
+      for (int t = 0; t < tiles; ++t) {
+        move_to(place, arguments, first_tile + t);
+        count += pixels_of(place, arguments);
+      }
+      return static_cast<float>(count);
+    };
+    moments.store(sums, tiling.warps(), arguments.statistics, stage, o, sizes.outputs, pixels);
+    finish_row(arguments.statistics, &stage.row, 1, stage.first + o, min(8 * N, stage.count - o), tiling.chunks,
+               sizes.outputs, sums);
   }
 }
 
-template <typename T, bool exact, int N>
+template <typename T, bool exact, bool vector, int N>
 cudaError_t start(Arguments& arguments, int count, int widest, size_t window, cudaStream_t stream) {
   const Tiling& tiling = arguments.tiling;
-  const size_t outputs = 8 * N * tiling.warps() * sizeof(float);
-  arguments.normals = static_cast<int>(window);
+  arguments.pointwise = static_cast<int>(window);
+  arguments.normals = arguments.pointwise + 8 * N * 4 * static_cast<int>(sizeof(Weights<T, exact>));
   arguments.pivots = arguments.normals + (arguments.sizes.channels + 3) / 4 * static_cast<int>(sizeof(Normal));
-  arguments.sums = arguments.pivots + static_cast<int>(outputs);
+  const size_t shared = arguments.pivots + Moments<N>::fours(kWarp * tiling.warps()) * sizeof(Four);
   const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(widest, 8 * N)), count);
-  return launch<stages_kernel<T, exact, N>>(grid, kWarp * tiling.warps(), arguments.sums + 3 * outputs, stream,
-                                            arguments);
+  return launch<stages_kernel<T, exact, vector, N>>(grid, kWarp * tiling.warps(), shared, stream, arguments);
 }
 
 // More than 32 outputs are several blocks, each with the depthwise convolution again: the registers of 64 sums would
 // leave one block on a multiprocessor, and maps with many channels are small, so that there would be few blocks.
 template <typename T>
-cudaError_t start(Arguments& arguments, int count, int widest, size_t window, cudaStream_t stream) {
-  return widest <= 16 ? start<T, false, 2>(arguments, count, widest, window, stream)
-                      : start<T, false, 4>(arguments, count, widest, window, stream);
+cudaError_t start(const Call& call, Arguments& arguments, int count, int widest, size_t window) {
+  if (!call.vector) return start<T, false, false, 2>(arguments, count, widest, window, call.stream);
+  return widest <= 16 ? start<T, false, true, 2>(arguments, count, widest, window, call.stream)
+                      : start<T, false, true, 4>(arguments, count, widest, window, call.stream);
 }
 
 }  // namespace
 
 cudaError_t run_stages(const Call& call, const Affine& affine, const Operands& operands, const Stage* stages, int count,
-                       const Tiling& tiling, float* partial) {
+                       const Tiling& tiling, const Statistics* statistics) {
   for (int begin = 0; begin < count; begin += kMaxStages) {
     Arguments arguments = {};
     arguments.sizes = call.sizes;
     arguments.affine = affine;
     arguments.tiling = tiling;
-    arguments.partial = partial;
-    arguments.vector = call.vector;
+    arguments.by_columns = divisor_of(tiling.columns), arguments.by_rows = divisor_of(tiling.rows);
+    if (statistics) arguments.statistics = *statistics;
     arguments.normalises = !operands.kept.any;
     arguments.floor = operands.kept.floor();
     const int here = std::min(kMaxStages, count - begin);
@@ -287,29 +392,33 @@ cudaError_t run_stages(const Call& call, const Affine& affine, const Operands& o
     size_t window = 0;
     for (int i = 0; i < here; ++i) {
       const Stage& stage = stages[begin + i];
+      const bool reads_middle = stage.reads >= 0;
+      const Window of(tiling, stride, stage.kernel, stage.dilation, stage.shift);
       arguments.stages[i] = {operands.read_by(stage, begin + i),
                              stage.depthwise < 0 ? nullptr : operands.weights[stage.depthwise],
                              operands.weights[stage.pointwise],
                              operands.raw[stage.raw],
                              stage.kernel,
                              stage.dilation,
-                             stage.shift,
                              stage.first,
                              stage.count,
                              stage.row,
-                             stage.reads >= 0};
+                             reads_middle,
+                             reads_middle ? call.sizes.out_height : call.sizes.height,
+                             reads_middle ? call.sizes.out_width : call.sizes.width,
+                             of};
       widest = std::max(widest, stage.count);
-      window = std::max(window, halo_bytes(tiling, stride, stage.kernel, stage.dilation) + tap_bytes(stage.kernel));
+      window = std::max(window, of.bytes(tiling) + tap_bytes(stage.kernel));
     }
     const auto error = [&] {
       switch (call.type) {
         case Type::kFloat16:
-          return start<__half>(arguments, here, widest, window, call.stream);
+          return start<__half>(call, arguments, here, widest, window);
         case Type::kBFloat16:
-          return start<__nv_bfloat16>(arguments, here, widest, window, call.stream);
+          return start<__nv_bfloat16>(call, arguments, here, widest, window);
         default:
-          return call.exact ? start<float, true, 2>(arguments, here, widest, window, call.stream)
-                            : start<float>(arguments, here, widest, window, call.stream);
+          return call.exact ? start<float, true, false, 2>(arguments, here, widest, window, call.stream)
+                            : start<float>(call, arguments, here, widest, window);
       }
     }();
     if (error) return error;

@@ -4,6 +4,7 @@
 // A block has a chunk of tiles of one stage, 16 of its inputs, and up to 64 outputs whose weights it adds up. Where
 // there are more outputs, other blocks have them; the first of these blocks also has t and the depthwise weights.
 #include "cuda/mixed_op/product.h"
+#include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/weight_gradients.h"
 
 namespace fastdarts::cuda {
@@ -12,6 +13,7 @@ namespace {
 
 struct StageOperands {
   const void *in, *raw, *gradient, *depthwise, *pointwise;
+  void* t;
   int kernel, dilation, shift, first, count, row;
   bool reads_middle;
 };
@@ -25,13 +27,12 @@ struct Arguments {
   Tiling tiling;
   const float *dgain, *doffset;
   float values;
-  bool training, vector, normalises;  // normalises: the middles that stages read
+  bool training, normalises;  // normalises: the middles that stages read
   float floor;
   int blocks;                                              // of 16 inputs
   int padded;                                              // most outputs of a stage, to a multiple of 16
   int groups;                                              // of 16 outputs whose weights a block has
   int pointwise, depthwise, normals, window, areas, sums;  // where these begin in shared memory, in bytes
-  void* t;
   float *taps, *products;
 };
 
@@ -56,11 +57,12 @@ __device__ void load_constants(float* constants, const Arguments& arguments, con
   }
 }
 
-// A number as products take it. In half precision they round themselves.
+// A number as products take it: rounded to TF32, but for the last 13 bits, which they do not look at. In half precision
+// they round themselves.
 template <typename T, bool exact>
 __device__ float factor(float x) {
   if constexpr (std::is_same_v<T, float> && !exact) {
-    return float_of(to_tf32(x));
+    return x == x ? float_of(bits_of(x) + 0x1000) : x;
   } else {
     return x;
   }
@@ -76,39 +78,28 @@ __device__ void load_pointwise(float* to, const T* weights, int outputs, int cou
   }
 }
 
-// The pixels of a thread in the output maps of a stage.
-struct Pixels {
-  int64_t image;     // the first pixel of the image
-  int within, step;  // from there to the thread's first; between its rows
-  int rows;          // of the thread that are in the map
-
-  __device__ Pixels(const Place& place, const Sizes& sizes, int dilation) {
-    const int n = place.image + place.warp_image, x = place.x + place.column(), y = place.y + place.row(0, dilation);
-    image = int64_t{n} * sizes.out_height * sizes.out_width;
-    within = y * sizes.out_width + x;
-    step = dilation * sizes.out_width;
-    rows = n < sizes.images && x < sizes.out_width ? (sizes.out_height - y + dilation - 1) >> (dilation - 1) : 0;
-  }
-  __device__ bool there(int r) const { return r < rows; }
-};
-
 // A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
 // turn, it would take a register.
 __device__ inline void forget(int& x) { asm volatile("" : "+r"(x)); }
 
-template <typename T, bool exact, int K, int S>
-__device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage) {
+// Which inputs and outputs of its stage a block has, and its chunk begins.
+struct Part {
+  int c, group;
+  Place place;
+};
+
+template <typename T, bool exact, bool vector, int K, int S>
+__device__ void stage_gradients_of(const Arguments& arguments, const StageOperands& stage, Part part) {
   const Sizes& sizes = arguments.sizes;
   const Tiling& tiling = arguments.tiling;
-  const int c = static_cast<int>(blockIdx.y) % arguments.blocks * kChannels;
-  const int group = static_cast<int>(blockIdx.y) / arguments.blocks;
-  if (group * arguments.groups * kChannels >= stage.count) return;
+  const int c = part.c, group = part.group;
+  Place& place = part.place;
   const bool first = group == 0, weights = arguments.products != nullptr;
   char* const shared = static_cast<char*>(dynamic_shared());
   const Four* const constants = reinterpret_cast<const Four*>(shared);
-  float* const pointwise = reinterpret_cast<float*>(shared + arguments.pointwise);
-  Four* const taps = reinterpret_cast<Four*>(shared + arguments.depthwise);
-  Normal* const normals = reinterpret_cast<Normal*>(shared + arguments.normals);  // of what the stage reads
+  const float* const pointwise = reinterpret_cast<const float*>(shared + arguments.pointwise);
+  const Four* const taps = reinterpret_cast<const Four*>(shared + arguments.depthwise);
+  const Normal* const normals = reinterpret_cast<const Normal*>(shared + arguments.normals);
   Four* const tile = reinterpret_cast<Four*>(shared + arguments.window);
   uint32_t* const areas = reinterpret_cast<uint32_t*>(shared + arguments.areas);
   uint32_t* const inputs = areas + threadIdx.x / kWarp * (2 * kArea);  // of this warp
@@ -116,50 +107,31 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
 
   Four* const all_sums = reinterpret_cast<Four*>(shared + arguments.sums);
   Four* const sums = all_sums + threadIdx.x / kWarp * (arguments.groups * kFragment) + threadIdx.x % kWarp;
-
-  load_constants(reinterpret_cast<float*>(shared), arguments, stage);
-  if (first) {
-    load_pointwise<T, exact>(pointwise, static_cast<const T*>(stage.pointwise), arguments.padded, stage.count,
-                             sizes.channels, c);
-  }
-  if (K > 1 && weights) {
-    if (threadIdx.x < kChannels / 4) {
-      const Normal none = {splat(0), splat(1), splat(0)};
-      const int of = c + 4 * threadIdx.x;
-      normals[threadIdx.x] = stage.reads_middle && arguments.normalises
-                                 ? normal_of(arguments.affine, stage.row - 1, of, sizes.channels)
-                                 : none;
-    }
-    load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), K * K, sizes.channels, c);
-  }
-  __syncthreads();
-
-  Place place = place_of_thread(tiling);
   const int own_begin = group * arguments.groups;
-  if (weights) {
-    for (int i = 0; i < arguments.groups * kFragment; i += kWarp) sums[i] = splat(0);
-  }
-  TapSums<K, exact> tap_sums;  // products without tensor cores need registers themselves
+  TapSums<T, exact, K> tap_sums;
   tap_sums.clear();
 
-  for (int i = 0; i < tiling.tiles_a_chunk; ++i) {
-    const int at = static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk + i;
-    if (at >= tiling.tiles()) break;
-    move_to(place, tiling, at);
+  const int height = stage.reads_middle ? sizes.out_height : sizes.height;
+  const int width = stage.reads_middle ? sizes.out_width : sizes.width;
+  const int blocks = (stage.count + kChannels - 1) / kChannels;
+  const int own_end = min(own_begin + arguments.groups, blocks);
+  const int row = place.row(0, stage.dilation);
+  Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
+  const int pitch = halo.columns * 4;
+  const Four* const corner = tile + (place.warp_image * halo.rows + row * S) * pitch + 8 * place.warp_column * S * 4;
+  const T* const g_map = static_cast<const T*>(stage.gradient) + stage.first;
+  // by running statistics the slope is 0, and anything will do
+  const T* const z_map = static_cast<const T*>(arguments.training ? stage.raw : stage.gradient) + stage.first;
+  T* const t_map = static_cast<T*>(stage.t) + c;
+
+  for (int left = tiles_of_chunk(tiling); left > 0; --left, move_on(place, tiling)) {
     forget(place.group);
     forget(place.quad);
-    const int height = stage.reads_middle ? sizes.out_height : sizes.height;
-    const int width = stage.reads_middle ? sizes.out_width : sizes.width;
-    const int own = c + 4 * place.quad, own_count = min(max(sizes.channels - own, 0), 4);
-    const int blocks = (stage.count + kChannels - 1) / kChannels;
-    const int own_end = min(own_begin + arguments.groups, blocks);
-    const bool vector = arguments.vector && (stage.first | stage.count) % 4 == 0;
-    const Pixels pixels(place, sizes, stage.dilation);
-    const Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
-    const int pitch = halo.columns * 4;
-    const int corner =
-        ((place.warp_image * halo.rows + place.row(0, stage.dilation) * S) * halo.columns + 8 * place.warp_column * S) *
-        4;
+    const int own_count = min(max(sizes.channels - c - 4 * place.quad, 0), 4);
+    const int n = place.image + place.warp_image, y = place.y + row, x = place.x + place.column();
+    const bool whole = stage.count % kChannels == 0 &&
+                       is_whole(place, tiling, sizes.images, sizes.out_height, sizes.out_width, sizes.channels, c);
+    const Pixels pixels(whole, n, y, x, stage.dilation, sizes.images, sizes.out_height, sizes.out_width, 1, 0, 1);
     if (weights) {
       const T* const in = static_cast<const T*>(stage.in);
       Four d[kRows];
@@ -167,56 +139,58 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
         __syncthreads();  // nobody reads the last tile any more
         const float floor = arguments.floor;
         const Normal normal = normals[place.quad];
-        load_halo(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c, arguments.vector,
-                  [&](const Four& z) { return rectified(normal(z), floor); });
+        halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
+        load_halo<vector, 3>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c,
+                             [&](const Four& z) { return rectified(normal(z), floor); });
         __syncthreads();
-        depthwise<K, S, 1>(d, tile + corner + place.group * S * 4 + place.quad, pitch, stage.dilation,
-                           taps + place.quad);
+        depthwise<K, S, 1>(d, corner + place.group * S * 4 + place.quad, pitch, stage.dilation, taps + place.quad);
+        pixels.clear(d, whole);
       } else {
+        // of stride 2 an output may be in its map and what it reads not
+        const bool inside = whole && (place.y + kRows * tiling.down - 1) * S + stage.shift < height &&
+                            (place.x + 8 * tiling.across - 1) * S + stage.shift < width;
+        const Pixels read(inside, n, y * S + stage.shift, x * S + stage.shift, S, sizes.images, height, width,
+                          sizes.channels, c + 4 * place.quad, own_count);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
-          const int y = (place.y + place.row(r, 1)) * S + stage.shift;
-          const int x = (place.x + place.column()) * S + stage.shift;
-          const bool there = pixels.there(r) && y < height && x < width;
-          const int64_t at = (int64_t{place.image + place.warp_image} * height + y) * width + x;
-          d[r] = rectified(load4(in + at * sizes.channels + own, there ? own_count : 0, arguments.vector),
-                           arguments.floor);
+          d[r] = rectified(load4(in + read.base + read.at[r], vector ? 4 : own_count, vector), arguments.floor);
         }
+        read.clear(d, inside);
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) d[r][k] = pixels.there(r) ? factor<T, exact>(d[r][k]) : 0.0f;
+        for (int k = 0; k < 4; ++k) d[r][k] = factor<T, exact>(d[r][k]);
       }
       put<T>(inputs, d, place);
     }
 
-    const int64_t base = (pixels.image + pixels.within) * sizes.outputs + stage.first + 4 * place.quad;
-    const T* const g = static_cast<const T*>(stage.gradient) + base;
-    const T* const z = static_cast<const T*>(stage.raw) + base;
     const auto raw_gradient = [&](Four(&dz)[kRows], int block) {
       const int count = min(max(stage.count - block * kChannels - 4 * place.quad, 0), 4);
       const Four* const of = constants + (block * 4 + place.quad) * kConstants;
       const Four scale = of[kScale], slope = of[kSlope], level = of[kLevel], mean = of[kMean];
+      int64_t from = pixels.base * sizes.outputs + block * kChannels + 4 * place.quad;
+      if (!whole) from = count == 0 || pixels.rows == 0 ? -stage.first : from;
 #pragma unroll
       for (int m = 0; m < kRows; m += 2) {
         Four values[2];
 #pragma unroll
         for (int r = m; r < m + 2; ++r) {
-          const int at = r * pixels.step * sizes.outputs + block * kChannels, here = pixels.there(r) ? count : 0;
-          dz[r] = load4(g + at, here, vector);
-          values[r - m] = arguments.training ? load4(z + at, here, vector) : splat(0.0f);
+          const int64_t at = from + pixels.at[r] * sizes.outputs;
+          dz[r] = load4(g_map + at, vector ? 4 : count, vector);
+          values[r - m] = load4(z_map + at, vector ? 4 : count, vector);
         }
 #pragma unroll
         for (int r = m; r < m + 2; ++r) {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            const float value = fmaf(-slope[k], values[r - m][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k]));
-            dz[r][k] = pixels.there(r) ? factor<T, exact>(value) : 0.0f;
+            dz[r][k] =
+                factor<T, exact>(fmaf(-slope[k], values[r - m][k] - mean[k], fmaf(scale[k], dz[r][k], -level[k])));
           }
         }
         __syncwarp();  // what is loaded for two rows is used before more is loaded: registers are few
       }
+      pixels.clear(dz, whole, count);
     };
     Sums<2> t;
     t.clear();
@@ -238,73 +212,100 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       }
     }
     if (!first) continue;
-    T* const to = static_cast<T*>(arguments.t) +
-                  (blockIdx.z * static_cast<int64_t>(sizes.images) * sizes.out_height * sizes.out_width + pixels.image +
-                   pixels.within) *
-                      sizes.channels +
-                  own;
+    T* const to = t_map + pixels.base * sizes.channels + 4 * place.quad;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       dz[r] = t.outputs(r, 0);
-      if (pixels.there(r)) store4(to + r * pixels.step * sizes.channels, dz[r], own_count, arguments.vector);
+      if (pixels.there(r) && own_count > 0) {
+        store4(to + pixels.at[r] * sizes.channels, dz[r], vector ? 4 : own_count, vector);
+      }
     }
     if constexpr (K > 1) {
       if (weights) {
-        put<float>(outputs, dz, place);
-        __syncwarp();
-        const float* const own_window = reinterpret_cast<const float*>(tile + corner);
+        const float* const window = reinterpret_cast<const float*>(corner);
         if (stage.dilation == 1) {
-          tap_sums.template add<S, 1>(outputs, own_window, 4 * pitch);
+          tap_sums.template add<S, 1>(dz, outputs, window, 4 * pitch, place);
         } else {
-          tap_sums.template add<S, 2>(outputs, own_window, 4 * pitch);
+          tap_sums.template add<S, 2>(dz, outputs, window, 4 * pitch, place);
         }
       }
     }
   }
   if (!weights) return;
-  const int64_t part = int64_t{blockIdx.z} * tiling.chunks + blockIdx.x;
-  float* const products = arguments.products + part * sizes.outputs * sizes.channels + c;
-  add_warps(reinterpret_cast<const float*>(all_sums), arguments.groups * kFragment * 4, [&](int i, float sum) {
-    const int o = own_begin * kChannels + output_of_fragment(i), input = input_of_fragment(i);
-    if (o < stage.count && c + input < sizes.channels) products[int64_t{o} * sizes.channels + input] = sum;
-  });
+  const int64_t chunk = int64_t{blockIdx.z} * tiling.chunks + blockIdx.x;
+  float* const products = arguments.products + chunk * sizes.outputs * sizes.channels + c;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  add_parts<2>(reinterpret_cast<const float*>(all_sums), arguments.groups * kFragment * 4, warps,
+               [&](int i, float sum) {
+                 const int o = own_begin * kChannels + output_of_fragment(i), input = input_of_fragment(i);
+                 if (o < stage.count && c + input < sizes.channels) products[int64_t{o} * sizes.channels + input] = sum;
+               });
   if constexpr (K > 1) {
-    if (first)
-      tap_sums.store(reinterpret_cast<float*>(areas), arguments.taps + part * kTaps * sizes.channels, sizes.channels,
+    if (first) {
+      tap_sums.store(reinterpret_cast<float*>(tile), arguments.taps + chunk * kTaps * sizes.channels, sizes.channels,
                      c);
+    }
   }
 }
 
-// Blocks of a multiprocessor in full float32; on sm_80 two of them spill.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-constexpr int kExactBlocks = 1;
+// Blocks of a multiprocessor: two, where that does not spill. Floats do on sm_80 and sm_100, single accesses anywhere.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1000
+template <typename T, bool vector>
+constexpr int resident = vector ? 2 : 1;
 #else
-constexpr int kExactBlocks = 2;
+template <typename T, bool vector>
+constexpr int resident = vector && sizeof(T) == 2 ? 2 : 1;
 #endif
 
 // S: the stride of all stages of the launch.
-template <typename T, bool exact, int S>
-__global__ __launch_bounds__(256, exact ? kExactBlocks
-                                        : 2) void stage_gradients_kernel(const __grid_constant__ Arguments arguments) {
+template <typename T, bool exact, bool vector, int S>
+__global__ __launch_bounds__(256, resident<T, vector>) void stage_gradients_kernel(
+    const __grid_constant__ Arguments arguments) {
   const StageOperands& stage = arguments.stages[blockIdx.z];
+  const Sizes& sizes = arguments.sizes;
+  Part part = {static_cast<int>(blockIdx.y), 0, place_of_thread(arguments.tiling)};
+  while (part.c >= arguments.blocks) part.c -= arguments.blocks, ++part.group;  // no division
+  part.c *= kChannels;
+  if (part.group * arguments.groups * kChannels >= stage.count) return;
+  move_to(part.place, arguments.tiling, static_cast<int>(blockIdx.x) * arguments.tiling.tiles_a_chunk);
+  char* const shared = static_cast<char*>(dynamic_shared());
+  load_constants(reinterpret_cast<float*>(shared), arguments, stage);
+  if (part.group == 0) {
+    load_pointwise<T, exact>(reinterpret_cast<float*>(shared + arguments.pointwise),
+                             static_cast<const T*>(stage.pointwise), arguments.padded, stage.count, sizes.channels,
+                             part.c);
+  }
+  if (arguments.products) {
+    if (stage.kernel > 1) {
+      load_normals(reinterpret_cast<Normal*>(shared + arguments.normals), arguments.affine,
+                   stage.reads_middle && arguments.normalises ? stage.row - 1 : -1, part.c, sizes.channels);
+      load_taps(reinterpret_cast<float*>(shared + arguments.depthwise), static_cast<const T*>(stage.depthwise),
+                stage.kernel * stage.kernel, sizes.channels, part.c);
+    }
+    Four* const sums = reinterpret_cast<Four*>(shared + arguments.sums);
+    const int size = static_cast<int>(blockDim.x) / kWarp * arguments.groups * kFragment;
+#pragma unroll 1
+    for (int i = threadIdx.x; i < size; i += blockDim.x) sums[i] = splat(0);
+  }
+  __syncthreads();
   switch (stage.kernel) {
     case 3:
-      return stage_gradients_of<T, exact, 3, S>(arguments, stage);
+      return stage_gradients_of<T, exact, vector, 3, S>(arguments, stage, part);
     case 5:
-      return stage_gradients_of<T, exact, 5, S>(arguments, stage);
+      return stage_gradients_of<T, exact, vector, 5, S>(arguments, stage, part);
     case 7:
-      return stage_gradients_of<T, exact, 7, S>(arguments, stage);
+      return stage_gradients_of<T, exact, vector, 7, S>(arguments, stage, part);
     default:
-      return stage_gradients_of<T, exact, 1, S>(arguments, stage);
+      return stage_gradients_of<T, exact, vector, 1, S>(arguments, stage, part);
   }
 }
 
-template <typename T, bool exact>
+template <typename T, bool exact, bool vector>
 cudaError_t start(const Call& call, const Arguments& arguments, dim3 grid, size_t shared) {
   const unsigned threads = kWarp * arguments.tiling.warps();
   return arguments.sizes.stride == 1
-             ? launch<stage_gradients_kernel<T, exact, 1>>(grid, threads, shared, call.stream, arguments)
-             : launch<stage_gradients_kernel<T, exact, 2>>(grid, threads, shared, call.stream, arguments);
+             ? launch<stage_gradients_kernel<T, exact, vector, 1>>(grid, threads, shared, call.stream, arguments)
+             : launch<stage_gradients_kernel<T, exact, vector, 2>>(grid, threads, shared, call.stream, arguments);
 }
 
 }  // namespace
@@ -324,11 +325,9 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
     arguments.doffset = doffset;
     arguments.values = values;
     arguments.training = training;
-    arguments.vector = call.vector;
     arguments.normalises = !operands.kept.any;
     arguments.floor = operands.kept.floor();
     arguments.blocks = quotient(sizes.channels, kChannels);
-    arguments.t = static_cast<char*>(t) + begin * t_bytes;
     if (products) {
       arguments.taps = taps + int64_t{begin} * tiling.chunks * kTaps * sizes.channels;
       arguments.products = products + int64_t{begin} * tiling.chunks * sizes.outputs * sizes.channels;
@@ -343,6 +342,7 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
                              operands.gradients[stage.edge],
                              stage.depthwise < 0 ? nullptr : operands.weights[stage.depthwise],
                              operands.weights[stage.pointwise],
+                             static_cast<char*>(t) + (begin + i) * t_bytes,
                              stage.kernel,
                              stage.dilation,
                              stage.shift,
@@ -367,17 +367,14 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
         arguments.sums + (products ? tiling.warps() * arguments.groups * kFragment * sizeof(Four) : size_t{0});
     const int of_outputs = products ? static_cast<int>(quotient(arguments.padded, arguments.groups * kChannels)) : 1;
     const dim3 grid(tiling.chunks, arguments.blocks * of_outputs, here);
-    const auto error = [&] {
-      switch (call.type) {
-        case Type::kFloat16:
-          return start<__half, false>(call, arguments, grid, shared);
-        case Type::kBFloat16:
-          return start<__nv_bfloat16, false>(call, arguments, grid, shared);
-        default:
-          return call.exact ? start<float, true>(call, arguments, grid, shared)
-                            : start<float, false>(call, arguments, grid, shared);
+    const cudaError_t error = for_type(call, [&](auto type, auto vector) {
+      using T = decltype(type);
+      constexpr bool kVector = decltype(vector)::value;
+      if constexpr (std::is_same_v<T, float>) {
+        if (call.exact) return start<T, true, kVector>(call, arguments, grid, shared);
       }
-    }();
+      return start<T, false, kVector>(call, arguments, grid, shared);
+    });
     if (error) return error;
   }
   return cudaSuccess;

@@ -2,7 +2,8 @@
 // hands gradients to the state. t lies in shared memory with all that the windows over a tile meet.
 #include <limits>
 
-#include "cuda/mixed_op/tile.h"
+#include "cuda/mixed_op/strips.h"
+#include "cuda/mixed_op/walk.h"
 
 namespace fastdarts::cuda {
 
@@ -50,8 +51,8 @@ struct StateArguments {
   int stages, skip_rows;
   Sizes sizes;
   Tiling tiling;
-  bool vector, adds;  // adds: dx has a part already
-  int taps;           // where they begin in shared memory, in bytes
+  bool adds;  // dx has a part already
+  int taps;   // where they begin in shared memory, in bytes
   const float* gain;
   const void *x, *t;
   const float *dmax, *davg;
@@ -137,56 +138,82 @@ __device__ void gather(Four (&out)[kRows], const Four* tile, const Halo& halo, i
   }
 }
 
-// Four places of maxima.
-__device__ inline void load_places(int (&places)[4], const int8_t* p, int count, bool vector) {
-  Packed<int8_t> packed = {};
-  if (vector) {
-    if (count > 0) packed = *reinterpret_cast<const Packed<int8_t>*>(p);
-  } else {
+// Four places of maxima, one in every byte.
+template <bool vector>
+__device__ unsigned load_places(const int8_t* p, int count) {
+  if constexpr (vector) return *reinterpret_cast<const unsigned*>(p);
+  unsigned packed = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (i < count) packed.v[i] = p[i];
-    }
+  for (int i = 0; i < 4; ++i) {
+    if (i < count) packed |= static_cast<uint8_t>(p[i]) << 8 * i;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) places[i] = packed.v[i];
+  return packed;
 }
 
 // out += what the 3×3 pools hand to pixels (S · (row + r) + down, S · column + right) of image n.
-template <int S>
+template <int S, bool vector>
 __device__ void add_pools(Four (&out)[kRows], const StateArguments& arguments, int n, int row, int column, int down,
                           int right, int own, int count) {
   const Sizes& sizes = arguments.sizes;
   constexpr int kBefore = S == 1 ? -1 : 0;  // from a pixel to the first window that may hold it
-  const int64_t image = int64_t{n} * sizes.out_height * sizes.out_width;
+  constexpr int kLines = kRows + 1 - kBefore;
+  const int step = sizes.out_width * sizes.channels;
+  const int64_t first = (int64_t{n} * sizes.out_height + row + kBefore) * step + column * sizes.channels + own;
+  Four averages[kLines];  // of a line of windows: they are the same for all pixels
+#pragma unroll
+  for (int i = 0; i < kLines; ++i) averages[i] = splat(0.0f);
 #pragma unroll 1
   for (int dx = kBefore; dx <= (S == 1 ? 1 : right); ++dx) {
-    const int x = column + dx;
-    if (x < 0 || x >= sizes.out_width) continue;
+    if (static_cast<unsigned>(column + dx) >= static_cast<unsigned>(sizes.out_width)) continue;
+    int64_t at = first + dx * sizes.channels;
 #pragma unroll
-    for (int i = kBefore; i <= kRows; ++i) {
-      const int y = row + i;
-      if (y < 0 || y >= sizes.out_height) continue;
-      const int64_t at = (image + y * sizes.out_width + x) * sizes.channels + own;
-      const Four average = load4(arguments.davg + at, count, arguments.vector);
-      const Four maximum = load4(arguments.dmax + at, count, arguments.vector);
-      int which[4];
-      load_places(which, arguments.which + at, count, arguments.vector);
+    for (int i = 0; i < kLines; ++i, at += step) {
+      if (static_cast<unsigned>(row + kBefore + i) >= static_cast<unsigned>(sizes.out_height)) continue;
+      const Four average = load4(arguments.davg + at, vector ? 4 : count, vector);
+      const Four maximum = load4(arguments.dmax + at, vector ? 4 : count, vector);
+      const unsigned which = load_places<vector>(arguments.which + at, count);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) averages[i][k] += average[k];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const int dy = i - r;
+        const int dy = i + kBefore - r;
         if (dy < kBefore || dy > 1 || (S == 2 && dy > down)) continue;
-        const int place = (1 - S * dy + down) * 3 + 1 - S * dx + right;
+        const unsigned others = which ^ 0x01010101u * ((1 - S * dy + down) * 3 + 1 - S * dx + right);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) out[r][k] += average[k] + (which[k] == place ? maximum[k] : 0.0f);
+        for (int k = 0; k < 4; ++k) {
+          if ((others & 255u << 8 * k) == 0) out[r][k] += maximum[k];
+        }
       }
     }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int i = r; i <= r + 1 - kBefore; ++i) {
+      if (S == 2 && i - r > down) continue;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[r][k] += averages[i][k];
+    }
+  }
+}
+
+// out += t of a stage without a window, pixels (row + r, column) of image n.
+template <typename T, bool vector>
+__device__ void add_point(Four (&out)[kRows], const T* t, const Sizes& sizes, int n, int row, int column, int own,
+                          int count) {
+  const Pixels pixels(false, n, row, column, 1, sizes.images, sizes.out_height, sizes.out_width, sizes.channels, own,
+                      count);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const Four value = load4(t + pixels.base + pixels.at[r], vector ? 4 : count, vector);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) out[r][k] += value[k];
   }
 }
 
 // A warp has pixels that are next to each other or, of stride 2, two apart: then the windows that hold them are alike,
 // and the warps of a block have the four parities of one tile, [2 rows, 2 columns] of them.
-template <typename T, int S>
+template <typename T, int S, bool vector>
 __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_constant__ StateArguments arguments) {
   const Sizes& sizes = arguments.sizes;
   const Tiling& tiling = arguments.tiling;
@@ -196,27 +223,20 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
   Four* const taps = reinterpret_cast<Four*>(shared + arguments.taps);
   Place place = place_of_thread(tiling);
   const int parity = place.warp_image / tiling.images, down = parity / 2, right = parity % 2;
-  place.warp_image -= parity * tiling.images;
+  place.warp_image %= tiling.images;
   move_to(place, tiling, blockIdx.x);
   const int c = blockIdx.y * kChannels, own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
   const int n = place.image + place.warp_image, row = place.y + place.row(0, 1), column = place.x + place.column();
   Four out[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) out[r] = splat(0);
-  const int64_t map = int64_t{sizes.out_height} * sizes.out_width * channels;
-  for (int i = 0; i < arguments.stages; ++i) {
+  const int64_t map = int64_t{sizes.images} * sizes.out_height * sizes.out_width * channels;
+  const T* t = static_cast<const T*>(arguments.t);
+  for (int i = 0; i < arguments.stages; ++i, t += map) {
     const Read& read = arguments.reads[i];
-    const T* const t = static_cast<const T*>(arguments.t) + i * sizes.images * map;
     if (read.kernel == 1) {
       if (S == 2 && (down != read.shift || right != read.shift)) continue;
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const bool there = n < sizes.images && row + r < sizes.out_height && column < sizes.out_width;
-        const Four value = load4(t + n * map + int64_t{(row + r) * sizes.out_width + column} * channels + own,
-                                 there ? count : 0, arguments.vector);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) out[r][k] += value[k];
-      }
+      add_point<T, vector>(out, t, sizes, n, row, column, own, count);
       continue;
     }
     Halo halo = reads_of<S>(tiling, read.kernel, read.dilation);
@@ -225,64 +245,61 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
                       channels, c);
     halo.top += place.y;
     halo.left += place.x;
-    load_halo(tile, t, halo, place, tiling, sizes.images, sizes.out_height, sizes.out_width, channels, c,
-              arguments.vector, [](const Four& x) { return x; });
+    load_halo<vector, 3>(tile, t, halo, place, tiling, sizes.images, sizes.out_height, sizes.out_width, channels, c,
+                         [](const Four& x) { return x; });
     __syncthreads();
     halo.top -= place.y;
     halo.left -= place.x;
     gather<S>(out, tile + place.warp_image * halo.rows * halo.columns * 4 + place.quad, halo, place.row(0, 1),
               place.column(), down, right, read, taps + place.quad);
   }
-  const int x = S * column + right;
-  if (n >= sizes.images || x >= sizes.width) return;
-  bool there[kRows];
-  int64_t at[kRows];
+  const bool whole = is_whole(place, tiling, sizes.images, sizes.height / S, sizes.width / S, channels, c);
+  const Pixels pixels(whole, n, S * row + down, S * column + right, S, sizes.images, sizes.height, sizes.width,
+                      channels, own, count);
+  if (arguments.bits) {
+    keep_kinks(out, arguments.bits, pixels, channels, own);
+  } else {
+    const T* const x = static_cast<const T*>(arguments.x) + pixels.base;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int y = S * (row + r) + down;
-    there[r] = y < sizes.height;
-    at[r] = (int64_t{n} * sizes.height * sizes.width + y * sizes.width + x) * channels + own;
-    const Four value = load4(static_cast<const T*>(arguments.x) + at[r], there[r] ? count : 0, arguments.vector);
-    const int64_t pixel = int64_t{n} * sizes.height * sizes.width + (there[r] ? y * sizes.width + x : 0);
-    const Passes passes(value, arguments.bits, pixel, channels, own);
+    for (int r = 0; r < kRows; ++r) {
+      const Four value = load4(x + pixels.at[r], vector ? 4 : count, vector);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (!passes.v[k]) out[r][k] = 0;
+      for (int k = 0; k < 4; ++k) out[r][k] = value[k] <= 0 ? 0 : out[r][k];  // NaN passes
     }
   }
   for (int i = 0; i < arguments.skip_rows; ++i) {
     const Skip& skip = arguments.skips[i];
-    Four gain = splat(0);
+    const float* const gains = arguments.gain + int64_t{skip.row} * sizes.outputs;
+    const T* const gradient = static_cast<const T*>(skip.gradient) + pixels.base;
+    Four gain;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k < count) gain[k] = arguments.gain[int64_t{skip.row} * sizes.outputs + own + k];
-    }
+    for (int k = 0; k < 4; ++k) gain[k] = gains[vector ? min(own, channels - 4) + k : min(own + k, channels - 1)];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      add_product(out[r], gain,
-                  load4(static_cast<const T*>(skip.gradient) + at[r], there[r] ? count : 0, arguments.vector));
+      add_product(out[r], gain, load4(gradient + pixels.at[r], vector ? 4 : count, vector));
     }
   }
-  if (arguments.dmax) add_pools<S>(out, arguments, n, row, column, down, right, own, count);
+  if (pixels.rows == 0) return;
+  if (arguments.dmax) add_pools<S, vector>(out, arguments, n, row, column, down, right, own, count);
+  T* const to = static_cast<T*>(arguments.dx) + pixels.base;
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (!there[r]) continue;
-    T* const to = static_cast<T*>(arguments.dx) + at[r];
+    if (!pixels.there(r)) continue;
     if (arguments.adds) {
-      const Four before = load4(to, count, arguments.vector);
+      const Four before = load4(to + pixels.at[r], count, vector);
 #pragma unroll
       for (int k = 0; k < 4; ++k) out[r][k] += before[k];
     }
-    store4(to, out[r], count, arguments.vector);
+    store4(to + pixels.at[r], out[r], vector ? 4 : count, vector);
   }
 }
 
-template <typename T>
+template <typename T, bool vector>
 cudaError_t start(const Call& call, const StateArguments& arguments, dim3 grid, size_t shared) {
-  return call.sizes.stride == 1 ? launch<state_gradient_kernel<T, 1>>(grid, kWarp * arguments.tiling.warps(), shared,
-                                                                      call.stream, arguments)
-                                : launch<state_gradient_kernel<T, 2>>(grid, 4 * kWarp * arguments.tiling.warps(),
-                                                                      shared, call.stream, arguments);
+  const unsigned threads = kWarp * arguments.tiling.warps();
+  return call.sizes.stride == 1
+             ? launch<state_gradient_kernel<T, 1, vector>>(grid, threads, shared, call.stream, arguments)
+             : launch<state_gradient_kernel<T, 2, vector>>(grid, 4 * threads, shared, call.stream, arguments);
 }
 
 }  // namespace
@@ -308,7 +325,6 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     StateArguments arguments = {};
     arguments.sizes = sizes;
     arguments.tiling = tiling;
-    arguments.vector = call.vector;
     arguments.adds = stage > 0;
     arguments.gain = affine.gain;
     arguments.x = operands.x;
@@ -336,16 +352,9 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     std::copy_n(skips.begin() + std::min(skip, skip_count), arguments.skip_rows, arguments.skips);
     arguments.taps = static_cast<int>(window);
     const dim3 grid(static_cast<unsigned>(tiling.tiles()), static_cast<unsigned>(quotient(sizes.channels, kChannels)));
-    const auto error = [&] {
-      switch (call.type) {
-        case Type::kFloat16:
-          return start<__half>(call, arguments, grid, window + window_taps);
-        case Type::kBFloat16:
-          return start<__nv_bfloat16>(call, arguments, grid, window + window_taps);
-        default:
-          return start<float>(call, arguments, grid, window + window_taps);
-      }
-    }();
+    const cudaError_t error = for_type(call, [&](auto type, auto vector) {
+      return start<decltype(type), decltype(vector)::value>(call, arguments, grid, window + window_taps);
+    });
     if (error) return error;
   }
   return cudaSuccess;

@@ -129,13 +129,6 @@ struct Rows {
   int v[kMaxTensors];  // ~row: nothing normalises it
 };
 
-struct StatisticsArguments {
-  const float* partial;
-  float *mean, *var;
-  int chunks, channels;
-  Rows rows;
-};
-
 struct TotalsArguments {
   Affine affine;
   const float* partial;
@@ -154,45 +147,6 @@ __device__ inline float over_slices(float value, float* shared) {
   }
   __syncthreads();
   return shared[threadIdx.x % kColumn];
-}
-
-__global__ void __launch_bounds__(kTotalThreads) statistics_kernel(const __grid_constant__ StatisticsArguments a) {
-  __shared__ float shared[kTotalThreads];
-  const int given = a.rows.v[blockIdx.x], row = given < 0 ? ~given : given;
-  const int c = blockIdx.y * kColumn + threadIdx.x % kColumn, slice = threadIdx.x / kColumn;
-  const int64_t at = int64_t{row} * a.channels + c;
-  if (given < 0) {
-    if (slice == 0 && c < a.channels) a.mean[at] = 0.0f, a.var[at] = 1.0f;
-    return;
-  }
-  const int64_t step = a.channels;
-  const float* partial = a.partial + int64_t{row} * a.chunks * kMoments * step + min(c, a.channels - 1);
-  const float about = partial[0], more = partial[step];
-  float apart[kSlice], counts[kSlice], second = 0.0f, sum = 0.0f, total = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kSlice; ++i) {
-    const int chunk = i * kSlices + slice;
-    apart[i] = counts[i] = 0.0f;
-    if (chunk < a.chunks) {
-      const float* own = partial + int64_t{chunk} * kMoments * step;
-      counts[i] = own[3 * step];
-      if (counts[i] > 0) {
-        apart[i] = (own[0] - about) + (own[step] - more);
-        second += own[2 * step];
-      }
-    }
-    sum = fmaf(counts[i], apart[i], sum);
-    total += counts[i];
-  }
-  total = over_slices(total, shared);
-  const float shift = over_slices(sum, shared) / total;
-#pragma unroll
-  for (int i = 0; i < kSlice; ++i) second = fmaf(counts[i] * (apart[i] - shift), apart[i] - shift, second);
-  second = over_slices(second, shared);
-  if (slice == 0 && c < a.channels) {
-    a.mean[at] = about + (more + shift);
-    a.var[at] = second / (total - 1.0f);
-  }
 }
 
 __global__ void __launch_bounds__(kTotalThreads) gradient_totals_kernel(const __grid_constant__ TotalsArguments a) {
@@ -271,14 +225,6 @@ cudaError_t gradient_sums(const Call& call, const Affine& affine, const Operands
     if (error) return error;
   }
   return cudaSuccess;
-}
-
-cudaError_t statistics(const Call& call, const int* rows, int count, int chunks, const float* partial, float* mean,
-                       float* var) {
-  StatisticsArguments arguments = {};
-  arguments.partial = partial;
-  arguments.mean = mean, arguments.var = var;
-  return for_rows<statistics_kernel>(call, arguments, rows, count, chunks);
 }
 
 cudaError_t gradient_totals(const Call& call, const Affine& affine, const int* rows, int count, int chunks,

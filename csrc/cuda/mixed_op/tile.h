@@ -21,23 +21,25 @@ struct Place {
   int image, y, x;  // of the first pixel of the tile
   int group, quad, warp_image, warp_row, warp_column;
 
-  // The tile's coordinates of pixel r of this thread, with rows `dilation` apart.
+  // The tile's coordinates of pixel r of this thread, with rows `dilation` apart, which is 1 or 2.
   __device__ int row(int r, int dilation) const {
-    return warp_row / dilation * (kRows * dilation) + warp_row % dilation + r * dilation;
+    return (warp_row >> (dilation - 1)) * (kRows * dilation) + (warp_row & (dilation - 1)) + r * dilation;
   }
   __device__ int column() const { return 8 * warp_column + group; }
 };
 
-__device__ inline Place place_of_thread(const Tiling& tiling) {
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+// A block has 1 or 2 warps across, and 1, 2 or 4 down: nothing is divided.
+__device__ inline Place place_of_thread(const Tiling& tiling, unsigned thread) {
+  const int warp = thread / kWarp, lane = thread % kWarp, row = warp >> (tiling.across - 1);
   Place place = {};
   place.group = lane / 4;
   place.quad = lane % 4;
-  place.warp_column = warp % tiling.across;
-  place.warp_row = warp / tiling.across % tiling.down;
-  place.warp_image = warp / (tiling.across * tiling.down);
+  place.warp_column = warp & (tiling.across - 1);
+  place.warp_row = row & (tiling.down - 1);
+  place.warp_image = row >> (tiling.down >> 1);
   return place;
 }
+__device__ inline Place place_of_thread(const Tiling& tiling) { return place_of_thread(tiling, threadIdx.x); }
 
 __device__ inline void move_to(Place& place, const Tiling& tiling, int tile) {
   const int row = tile / tiling.columns, group = row / tiling.rows;
@@ -95,11 +97,22 @@ __device__ inline Normal normal_of(const Affine& affine, int row, int c, int cha
   return normal;
 }
 
-// `floor`: 0 for a ReLU, −∞ where there is none.
+// The larger number, or NaN.
+__device__ inline float maximum(float a, float b) {
+#ifndef FASTDARTS_EMULATED
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return a > b || a != a ? a : b;
+#endif
+}
+
+// `floor`: 0 for a ReLU, −∞ where there is none. NaN stays NaN.
 __device__ inline Four rectified(const Four& x, float floor) {
   Four result;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) result[i] = x[i] < floor ? 0 : x[i];  // NaN stays NaN
+  for (int i = 0; i < 4; ++i) result[i] = maximum(x[i], floor);
   return result;
 }
 

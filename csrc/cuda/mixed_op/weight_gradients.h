@@ -5,7 +5,7 @@
 // numbers on in an area of shared memory, [pixels, 16 channels] words, that no other warp touches.
 #pragma once
 
-#include "cuda/mixed_op/tile.h"
+#include "cuda/mixed_op/walk.h"
 #include "cuda/mma.h"
 
 namespace fastdarts::cuda {
@@ -31,20 +31,19 @@ __device__ inline float float_of(uint32_t bits) {
 // and 2m + 1 of a column, and there are half as many; floats are rounded already.
 template <typename T>
 __device__ void put(uint32_t* area, const Four (&values)[kRows], const Place& place) {
-  constexpr bool kHalf = sizeof(T) == 2;
+  uint32_t* const to = area + in_area(place.group, 4 * place.quad);
 #pragma unroll
-  for (int r = 0; r < kRows; r += kHalf ? 2 : 1) {
-    alignas(16) uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (kHalf) {
-        words[i] = pack2<T>(values[r][i], values[r + 1][i]);
-      } else {
-        words[i] = bits_of(values[r][i]);
-      }
+  for (int r = 0; r < kRows; ++r) {
+    if constexpr (sizeof(T) == 4) {
+      *reinterpret_cast<Four*>(to + r * 8 * kChannels) = values[r];
+    } else if (r % 2 == 0) {
+      uint4 words;
+      words.x = pack2<T>(values[r][0], values[r + 1][0]);
+      words.y = pack2<T>(values[r][1], values[r + 1][1]);
+      words.z = pack2<T>(values[r][2], values[r + 1][2]);
+      words.w = pack2<T>(values[r][3], values[r + 1][3]);
+      *reinterpret_cast<uint4*>(to + r / 2 * 8 * kChannels) = words;
     }
-    uint32_t* const to = area + in_area(8 * (kHalf ? r / 2 : r) + place.group, 4 * place.quad);
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(words);
   }
 }
 
@@ -104,27 +103,45 @@ __device__ void add_over_pixels(Four* to, const uint32_t* left, const uint32_t* 
   for (int j = 0; j < 2; ++j) to[j * kWarp] = {{sums[j][0], sums[j][1], sums[j][2], sums[j][3]}};
 }
 
-// Adds [warps, size] floats of shared memory in the order of the warps: write(i, sum). All threads of a block.
-template <typename Write>
-__device__ void add_warps(const float* shared, int size, const Write& write) {
+// Adds [parts, size] floats of shared memory in the order of the parts, a multiple of `together`: write(i, sum). All
+// threads of a block.
+template <int together, typename Write>
+__device__ void add_parts(const float* shared, int size, int parts, const Write& write) {
   __syncthreads();
+#pragma unroll 1
   for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    const float* at = shared + i;
     float sum = 0;
-    for (int w = 0; w < static_cast<int>(blockDim.x) / kWarp; ++w) sum += shared[w * size + i];
+#pragma unroll 1
+    for (int part = 0; part < parts; part += together) {
+#pragma unroll
+      for (int k = 0; k < together; ++k) sum += at[k * size];
+      at += together * size;
+    }
     write(i, sum);
   }
 }
 
-// Σ t · x over pixels for every tap of a depthwise window. A thread has fewer channels than elsewhere, for all taps to
-// stay in registers: the threads of a warp have the 16 channels of kColumns pixels. Of a 7×7 window two threads share
-// the taps. `few`: as few registers as can be.
-template <int K, bool few>
+// N floats that lie next to each other, as one access.
+template <int N>
+struct alignas(N * sizeof(float)) Wide {
+  float v[N];
+};
+
+// Σ t · x over pixels for every tap of a depthwise window. All taps stay in registers. Of a 3×3 window a thread has
+// them for the pixels and channels that are its own. Of larger ones it has fewer channels: the threads of a warp have
+// the 16 channels of kColumns columns of pixels at a time. Of a 7×7 window two threads share the taps.
+//
+// `few`: as few registers as can be, where products in full float32 need them.
+template <typename T, bool few, int K>
 struct TapSums {
-  static constexpr int kWidth = K == 3 && !few ? 2 : 1;  // channels of a thread
+  static constexpr int kWidth = few || K > 5 ? 1 : (K == 3 ? 4 : 2) / (sizeof(T) == 2 ? 1 : 2);  // channels of a thread
+  static constexpr bool kOwnPixels = kWidth == 4;
   static constexpr int kThreads = kChannels / kWidth, kShares = K == 7 ? 2 : 1;
   static constexpr int kColumns = kWarp / kThreads / kShares;
   static constexpr int kOwn = (K + kShares - 1) / kShares;  // columns of the window
-  float sums[kOwn][K][kWidth];
+  using Channels = Wide<kWidth>;
+  Channels sums[kOwn][K];
 
   __device__ static int channel() { return threadIdx.x % kThreads * kWidth; }
   __device__ static int slot() { return threadIdx.x % kWarp / kThreads; }
@@ -132,61 +149,73 @@ struct TapSums {
 
   __device__ void clear() {
 #pragma unroll
-    for (int i = 0; i < kOwn * K * kWidth; ++i) (&sums[0][0][0])[i] = 0;
+    for (int k = 0; k < kOwn; ++k) {
+#pragma unroll
+      for (int ky = 0; ky < K; ++ky) sums[k][ky] = {};
+    }
   }
 
-  // `t` is the warp's area, `window` the first input pixel of its first window, `pitch` the floats of a row.
+  // `window`: the first input pixel of the first of four windows, `pitch`: the floats of a row.
   template <int S, int D>
-  __device__ void add(const uint32_t* t, const float* window, int pitch) {
-#pragma unroll 1
-    for (int column = slot() / kShares; column < 8; column += kColumns) {
-      float own[kRows][kWidth];
+  __device__ void add_column(const Channels (&own)[kRows], const float* window, int pitch) {
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const uint32_t* from = t + in_area(8 * r + column, channel());
+    for (int y = 0; y < (kRows - 1) * S + K; ++y) {
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) own[r][i] = float_of(from[i]);
-      }
-      const float* at = window + column * S * kChannels + channel();
+      for (int k = 0; k < kOwn; ++k) {
+        // the last column of a thread without one is another's again, and is not written
+        const int kx = kShares == 1 ? k : min(tap_column(k), K - 1);
+        const Channels value = *reinterpret_cast<const Channels*>(window + kx * D * kChannels);
 #pragma unroll
-      for (int y = 0; y < (kRows - 1) * S + K; ++y) {
+        for (int r = 0; r < kRows; ++r) {
+          if (y - r * S >= 0 && y - r * S < K) {
 #pragma unroll
-        for (int k = 0; k < kOwn; ++k) {
-          // the last column of a thread without one is another's again, and is not written
-          const int kx = kShares == 1 ? k : min(tap_column(k), K - 1);
-#pragma unroll
-          for (int i = 0; i < kWidth; ++i) {
-            const float value = at[kx * D * kChannels + i];
-#pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              if (y - r * S >= 0 && y - r * S < K) {
-                sums[k][y - r * S][i] = fmaf(own[r][i], value, sums[k][y - r * S][i]);
-              }
+            for (int i = 0; i < kWidth; ++i) {
+              sums[k][y - r * S].v[i] = fmaf(own[r].v[i], value.v[i], sums[k][y - r * S].v[i]);
             }
           }
         }
-        at += D * pitch;
+      }
+      window += D * pitch;
+    }
+  }
+
+  // `t`: of this thread; `area`: of its warp, for nobody else. `window` is the first input pixel of the warp's first
+  // window.
+  template <int S, int D>
+  __device__ void add(const Four (&t)[kRows], uint32_t* area, const float* window, int pitch, const Place& place) {
+    Channels own[kRows];
+    if constexpr (kOwnPixels) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) own[r] = {{t[r][0], t[r][1], t[r][2], t[r][3]}};
+      add_column<S, D>(own, window + place.group * S * kChannels + channel(), pitch);
+    } else {
+      put<float>(area, t, place);
+      __syncwarp();
+#pragma unroll 1
+      for (int column = slot() / kShares; column < 8; column += kColumns) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          own[r] = *reinterpret_cast<const Channels*>(area + in_area(8 * r + column, channel()));
+        }
+        add_column<S, D>(own, window + column * S * kChannels + channel(), pitch);
       }
     }
   }
 
-  // Of all warps into taps [K · K, channels] from channel c on. `shared` [warps, K · K, 16] is nobody's.
+  // Of all warps into taps [K · K, channels] from channel c on. `shared` is nobody's.
   __device__ void store(float* shared, float* taps, int channels, int c) {
-    float* const mine = shared + threadIdx.x / kWarp * (K * K * kChannels) + channel();
+    const int part = threadIdx.x / kWarp * kColumns + slot() / kShares;
+    float* const mine = shared + part * (K * K * kChannels) + channel();
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
 #pragma unroll
       for (int ky = 0; ky < K; ++ky) {
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) {
-          float sum = sums[k][ky][i];
-#pragma unroll
-          for (int lanes = kThreads * kShares; lanes < kWarp; lanes *= 2) sum += __shfl_xor_sync(~0u, sum, lanes);
-          if (slot() < kShares && tap_column(k) < K) mine[(ky * K + tap_column(k)) * kChannels + i] = sum;
-        }
+        if (kShares > 1 && tap_column(k) >= K) continue;
+        *reinterpret_cast<Channels*>(mine + (ky * K + tap_column(k)) * kChannels) = sums[k][ky];
       }
     }
-    add_warps(shared, K * K * kChannels, [&](int i, float sum) {
+    const int parts = static_cast<int>(blockDim.x) / kWarp * kColumns;
+    add_parts<kColumns>(shared, K * K * kChannels, parts, [&](int i, float sum) {
       if (c + i % kChannels < channels) taps[int64_t{i / kChannels} * channels + c + i % kChannels] = sum;
     });
   }

@@ -13,6 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -63,6 +64,11 @@ cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters..
 template <typename... Parameters>
 cudaError_t set_attribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute, int value) {
   return set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+inline cudaError_t set_memory(void* memory, int value, size_t bytes, cudaStream_t) {
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
 }
 
 void* dynamic_shared();  // of the block, full of NaN when the block starts
@@ -143,6 +149,17 @@ void __stcs(T* p, T value) {
   *p = value;
 }
 
+template <typename T>
+T __ldcg(const T* p) {
+  return *p;
+}
+
+// Blocks on other threads of the system see what was written before a fence once they see an atomic after it.
+inline void __threadfence() {}
+inline unsigned atomicAdd(unsigned* p, unsigned value) {
+  return std::atomic_ref<unsigned>(*p).fetch_add(value, std::memory_order_acq_rel);
+}
+
 // As CUDA has them, the arguments of min and max may be of two types.
 template <typename A, typename B>
 constexpr std::common_type_t<A, B> min(A a, B b) {
@@ -168,6 +185,7 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "refused by the emulated device"; }
+#define cudaMemsetAsync device::set_memory
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
