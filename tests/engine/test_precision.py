@@ -68,16 +68,16 @@ def test_native_kernels_in_half_precision_are_no_worse_than_twice_eager(name):
 @pytest.mark.parametrize("partial", [1, 4])
 def test_a_supernet_under_autocast_is_fused_and_keeps_half(partial, monkeypatch):
     model, x = Network(8, 10, 3, nn.CrossEntropyLoss(), partial=partial), torch.randn(8, 3, 16, 16)
-    functional = importlib.import_module("fastdarts.functional.mixed_op")
-    types, run = [], functional.run
+    functional = importlib.import_module("fastdarts.functional.chain")
+    types, run = [], functional.chained
 
     def noting(*args, **options):
-        result = run(*args, **options)
-        types.append((result.out[0].dtype, result.mean.dtype))
-        return result
+        out, statistics = run(*args, **options)
+        types.extend((out.dtype, mean.dtype) for mean, _ in statistics)
+        return out, statistics
 
     wide = saved_bytes(lambda: model(x), x, *model.parameters())
-    monkeypatch.setattr(functional, "run", noting)
+    monkeypatch.setattr(functional, "chained", noting)
     with BF16:
         narrow = saved_bytes(lambda: model(x), x, *model.parameters())
         logits = model(x)
