@@ -144,6 +144,7 @@ def bench(
                     row = {"case": str(case), "wrong": _reason(error)}
                 report["cases"].append({"suite": name} | row)
                 save()
+                print(f"  {_said(row)}", file=sys.stderr)
                 give_back()
     finally:  # whoever has waited enough gets what there is
         if report["cases"] or not {"flat", "rnn", "batch"} & report.keys():
@@ -330,6 +331,12 @@ def _memory(case: Case, side: str) -> dict[str, Any]:
         return {"peak_mib": peak_memory(prepare, case, side) / MIB}
     except Exception as error:  # killed for want of memory, or no /proc to read
         return {"peak_failed": _reason(error)}
+
+
+def _said(row: dict[str, Any]) -> str:
+    """What is known of a case as soon as it is measured: the median of every side, or why there is none."""
+    timed = [f"{side} {facts['ms']:.3g} ms" for side, facts in row.get("sides", {}).items() if "ms" in facts]
+    return row.get("wrong") or ", ".join(timed) or "counted"
 
 
 def _reason(error: Exception) -> str:

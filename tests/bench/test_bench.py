@@ -54,6 +54,8 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
         # Every branch of the public code keeps several maps of the size of x, and takes memory for them.
         for kind in ("saved_per_byte", "peak_mib"):
             assert sides[EAGER][kind] > sides[OURS][kind] > 0
+        said = ", ".join(f"{side} {values['ms']:.3g} ms" for side, values in sides.items())
+        assert f"{row['case']} ...\n  {said}\n" in done.stderr  # as soon as it is known
         shares = [values["sgemm_share"] * values["ms"] for values in sides.values()]
         assert shares == pytest.approx([row["gflop"] / report["machine"]["sgemm_gflops"] * 1e3] * 3)
 
