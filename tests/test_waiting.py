@@ -82,5 +82,5 @@ def test_a_run_says_that_others_take_its_cores(load):
     assert device.check_cores(torch.device("cpu")) == ""
     load(5 - threads)
     said = device.check_cores(torch.device("cpu"))
-    assert said.startswith(f"{5 - threads} threads of other processes compete for 4 cores")
+    assert said.startswith(f"other processes compete for the 4 cores (busy threads: {5 - threads})")
     assert device.check_cores(torch.device("cuda")) == ""
