@@ -85,4 +85,6 @@ def check_cores(device: torch.device) -> str:
     others = busy_elsewhere()
     if others + torch.get_num_threads() <= cores():
         return ""
-    return f"other processes compete for the {cores()} cores (busy threads: {others}): epochs take longer until they end"
+    return (
+        f"other processes compete for the {cores()} cores (busy threads: {others}): epochs take longer until they end"
+    )
