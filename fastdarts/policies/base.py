@@ -173,12 +173,7 @@ class Stopper(Policy):
 
 
 class Monitor(Policy):
-    """Something that is measured after some epochs, for metrics.jsonl.
-
-    ``curvature``: whether it may take more memory than a step, see :meth:`rehearse`.
-    """
-
-    curvature = False
+    """Something that is measured after some epochs, for metrics.jsonl."""
 
     def __init__(self, every: int = 1):
         self.every = every

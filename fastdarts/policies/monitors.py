@@ -51,8 +51,6 @@ class Eigenvalue(Monitor):
         bypassed: whether channels bypass the candidates; their kinks cannot be kept.
     """
 
-    curvature = True
-
     def __init__(self, every: int, weight_decay: float, bypassed: bool = False):
         super().__init__(every)
         self.weight_decay, self.bypassed = weight_decay, bypassed
@@ -91,8 +89,6 @@ class Eigenvalue(Monitor):
 class ProductError(Monitor):
     """How far the finite difference of an unrolled step is from the exact product, on the first batches of the
     epoch."""
-
-    curvature = True
 
     def measure(self, search: Search) -> Row:
         first = search.epoch * len(search.train_stream)
