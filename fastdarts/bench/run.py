@@ -253,7 +253,16 @@ def machine(pinned: bool, device: str = "cpu") -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the sources that run, with a + where they differ from it; None outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=7", "--exclude=*", "--dirty=+"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=7",
+        "--exclude=*",
+        "--dirty=+",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -335,15 +335,19 @@ class Network(Supernet):
 
     Args:
         C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
-        num_classes, layers, criterion: outputs, number of cells, loss ``criterion(logits, target)``.
-        steps, multiplier: intermediate nodes of a cell, and how many of them are concatenated.
+        num_classes: outputs.
+        layers: number of cells.
+        criterion: loss ``criterion(logits, target)``.
+        steps: intermediate nodes of a cell.
+        multiplier: how many of them, the last ones, are concatenated.
         drop_path_prob: see :class:`fastdarts.nn.supernet.Supernet`.
         in_channels: channels of the images.
         primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
             ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
             RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
         primitives_reduce: the same for reduction cells; the default is ``primitives``.
-        memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
+        memory: see :class:`MixedOp`; "checkpoint" keeps only the outputs of the cells.
+        partial: see :class:`MixedOp`.
         mixed_op: see :class:`Cell`.
         edge_normalisation: weight the edges of a node by betas.
         stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
