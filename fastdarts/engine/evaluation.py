@@ -29,9 +29,9 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
@@ -124,7 +124,7 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, notes):
+        for text in filter(None, (data.found, *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)

@@ -16,8 +16,8 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import Problem
 

@@ -29,6 +29,7 @@ from fastdarts.spaces import Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+Augmentation = Literal["standard", "none", "trivial", "rand"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,18 @@ class DataConfig(RunConfig):
     group: ClassVar[str] = "data"
 
     dataset: Dataset = "digits"
-    """Images to learn from. digits needs no download. folder means one folder of images per class, or train/ and test/
-    of these."""
+    """Images to learn from. digits needs no download. folder means images of your own: one folder per class, train/ and
+    test/ of these, or a CSV file of paths and labels."""
     data: Path | None = None
-    """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
+    """Folder of the dataset: the torchvision root, the folder of the IDX files, or that of your images. A CSV file that
+    lists images."""
     test_portion: float = 0.2
-    """Share of the images of every class that is the test set, where an image folder has none."""
+    """Share of the images of every class that is the test set, where images of your own have none."""
+    split_seed: Seed = 0
+    """Seed that decides which images these are. Runs that are compared need the same."""
     image_size: Width | None = None
-    """Pixels a side to which images are resized, an even number; by default they keep their size."""
+    """Pixels a side to which images are resized, an even number; by default they keep their size. Images of different
+    sizes are read at a size that is chosen and said."""
     samples: Count | None = None
     """Training images that are used, the first ones; by default all."""
     batch_size: Batch = 64

@@ -14,7 +14,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
@@ -24,6 +24,7 @@ from fastdarts.tasks.images.settings import (
     ImageSupernetConfig,
     network_options,
 )
+from fastdarts.tasks.images.transforms import train_transform
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
@@ -67,6 +68,9 @@ class ImageProblem(Problem):
     def description(self) -> Row:
         shape = (self.data.channels, *self.data.size)
         return {"classes": len(self.data.classes), "images": len(self.indices), "image_shape": shape}
+
+    def introduction(self) -> str:
+        return self.data.found
 
     def check_batches(self, config: ImageSearchConfig) -> None:
         """Raise :class:`FastdartsError` if the batches of a half are too small for the ranks or the parts."""
