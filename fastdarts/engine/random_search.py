@@ -58,7 +58,7 @@ class RandomSearch:
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
         data, halves = problem.data, problem.halves
-        augment = train_transform(data, round(config.cutout * min(data.size)))
+        augment = train_transform(data, round(config.cutout * min(data.size)), augment=config.augment)
 
         options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
 

@@ -97,7 +97,8 @@ class ImageProblem(Problem):
         self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
-        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
+        length = round(config.cutout * min(self.data.size))
+        augment = functools.partial(train_transform, self.data, length, augment=config.augment)
         transform = augment(cutout_prob=share)
 
         def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -46,6 +47,34 @@ class Cutout(nn.Module):
         image = image.clone()
         image[..., max(0, y - self.half) : y + self.half, max(0, x - self.half) : x + self.half] = 0
         return image
+
+
+@dataclass(frozen=True)
+class Mixing:
+    r"""Mixup and CutMix by torchvision, drawn by torch's CPU generator.
+
+    Of a batch with images x and labels y, mixup makes :math:`\lambda x_i + (1 - \lambda) x_j`, and of the labels as
+    one-hot vectors the same (Zhang et al. 2018). CutMix puts a rectangle of :math:`x_j` into :math:`x_i`, and the
+    labels are shares of the area (Yun et al. 2019). One :math:`\lambda` of Beta(alpha, alpha) counts for a batch; i is
+    mixed with the image before it, j = i - 1.
+
+    mixup, cutmix: alphas, 0 for without. With both, each batch has one of them, equally often.
+    classes: how many there are.
+
+    ``mixing(x, y)`` takes float32 [B, C, H, W] and int64 [B], and gives float32 [B, C, H, W] and [B, classes].
+
+    >>> Mixing(mixup=0.2, cutmix=0.0, classes=10)(images, labels)[1].shape  # doctest: +SKIP
+    torch.Size([32, 10])
+    """
+
+    mixup: float
+    cutmix: float
+    classes: int
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        kinds = (vision.v2.MixUp, self.mixup), (vision.v2.CutMix, self.cutmix)
+        mixes = [kind(alpha=alpha, num_classes=self.classes) for kind, alpha in kinds if alpha]
+        return (mixes[0] if len(mixes) == 1 else vision.v2.RandomChoice(mixes))(images, labels)
 
 
 def train_transform(
