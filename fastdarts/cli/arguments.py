@@ -6,6 +6,7 @@ It is known then what it gives, and what is wrong with it is one sentence.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -193,6 +194,8 @@ def _check_texts(parameter: Parameter, texts: list[str]) -> None:
         if not _is_readable(text, parameter.one):
             near = get_close_matches(text, choices_of(parameter.one), n=1)
             like = f" (similar is {near[0]})" if near else ""
+            if parameter.name == "--dataset" and os.path.exists(text):
+                like = f"; for images of your own type --dataset folder --data {_short(text)}"
             raise FastdartsError(f"{parameter.name} is {_short(text)!r}: expected {parameter.expected}{like}")
 
 

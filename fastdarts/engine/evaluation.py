@@ -29,9 +29,9 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
+from fastdarts.tasks.images.transforms import Mixing, eval_transform, train_transform
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
@@ -105,7 +105,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
     weights = {} if start is None else start.weights
     seeds = range(config.seed, config.seed + config.seeds)
     jobs = [Job(architecture, seed, {"seed": seed}, weights) for seed in seeds]
-    augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
+    jitter, length = config.variant == "imagenet", round(config.cutout * min(data.size))
+    augment = train_transform(data, length, jitter=jitter, augment=config.augment)
+    mixes = config.mixup or config.cutmix
+    mix = Mixing(config.mixup, config.cutmix, len(data.classes)) if mixes else None
 
     workers = Workers(config.workers, data.train, data.test)
     options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
@@ -117,14 +120,14 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         return measured(data.test, range(len(data.test)))
 
     def batches(job: Job) -> tuple[Batches, Batches]:
-        train = Batches(data.train, learned, config.batch_size, augment, job.seed, **options)
+        train = Batches(data.train, learned, config.batch_size, augment, job.seed, mix=mix, **options)
         return train, measured(data.train, judged) if judged else tested(job)
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, notes):
+        for text in filter(None, (data.found, *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)

@@ -16,8 +16,8 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import Problem
 
@@ -58,7 +58,7 @@ class RandomSearch:
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
         data, halves = problem.data, problem.halves
-        augment = train_transform(data, round(config.cutout * min(data.size)))
+        augment = train_transform(data, round(config.cutout * min(data.size)), augment=config.augment)
 
         options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
 

@@ -103,7 +103,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
     with run, Progress() as progress, problem.opened(config, device):
         run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
         progress.line(f"run {run.folder}")
-        for text in filter(None, (line, *notes)):
+        for text in filter(None, (problem.introduction(), line, *notes)):
             progress.line(text)
         if trains_supernet:
             with explaining_memory(config, problem, device):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
-from fastdarts.tasks.images.data import transform_of_any
+from fastdarts.tasks.images.transforms import transform_of_any
 from fastdarts.trained.find import find_model
 from fastdarts.trained.folder import REMEDY, Facts, read_model
 from fastdarts.trained.inputs import Asked, images_of

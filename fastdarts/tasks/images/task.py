@@ -14,7 +14,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
@@ -24,6 +24,7 @@ from fastdarts.tasks.images.settings import (
     ImageSupernetConfig,
     network_options,
 )
+from fastdarts.tasks.images.transforms import train_transform
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
@@ -68,6 +69,9 @@ class ImageProblem(Problem):
         shape = (self.data.channels, *self.data.size)
         return {"classes": len(self.data.classes), "images": len(self.indices), "image_shape": shape}
 
+    def introduction(self) -> str:
+        return self.data.found
+
     def check_batches(self, config: ImageSearchConfig) -> None:
         """Raise :class:`FastdartsError` if the batches of a half are too small for the ranks or the parts."""
         for half in self.halves:
@@ -93,7 +97,8 @@ class ImageProblem(Problem):
         self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
-        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
+        length = round(config.cutout * min(self.data.size))
+        augment = functools.partial(train_transform, self.data, length, augment=config.augment)
         transform = augment(cutout_prob=share)
 
         def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
