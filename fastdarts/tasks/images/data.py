@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.notices import notice
 from fastdarts.runs.settings import expanded
 from fastdarts.tasks.images import arrays, folder, vision
@@ -89,7 +89,8 @@ def load_data(
     for sizes that are odd or below 8; for a damaged image with a good header only when it is read.
     """
     if dataset not in DATASETS:
-        raise FastdartsError(f"unknown dataset {dataset!r}: choose one of {', '.join(DATASETS)}")
+        like = did_you_mean(dataset, DATASETS)
+        raise FastdartsError(f"unknown dataset {dataset!r}{like}: choose one of {', '.join(DATASETS)}")
     if image_size is not None:
         _check_size((image_size, image_size), "image_size")
     path = None if path is None else expanded(path)
