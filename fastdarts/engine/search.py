@@ -141,6 +141,7 @@ class Searching(Loop):
         self.config, self.recipe, self.problem, self.device = config, recipe, problem, device
         self.task, self.metric = find_task(config.task), find_task(config.task).metric
         self.seed, self.nodes = config.seed, config.nodes
+        self.images, self.smaller = problem.examples, self.task.smaller
         self._arch_loss = 0.0
         self._graphs = Graphs(config.graphs, device, progress.line)
 
@@ -303,6 +304,10 @@ class Searching(Loop):
 
     def count(self) -> int:
         return len(self.train_stream)
+
+    @property
+    def asked(self) -> int:
+        return self.config.epochs
 
     def batches(self, start: int) -> Iterator[tuple[Batch, Batch | None]]:
         """What the weights and what the alphas learn from."""

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -146,7 +147,12 @@ class Run:
             self._leave_nothing()
         if (self._worked or not self._new) and isinstance(error, KeyboardInterrupt) and not error.args:
             lost = "what came after the last checkpoint is lost"
-            raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
+            raise KeyboardInterrupt(f"{lost}; {self.how_to_go_on()}") from None
+
+    def how_to_go_on(self) -> str:
+        """The command that goes on with the run, in words that end with it."""
+        under = " under torchrun" * ranks.launched()
+        return f"go on{under} with: fastdarts {self.kind} --resume {shlex.quote(str(self.folder))}"
 
     def _leave_nothing(self) -> None:
         """Take away what a new run has brought, which is all that the folder holds."""
@@ -202,7 +208,7 @@ class Run:
         if stopped is not None:
             self._worked = True  # what is saved stays
             self._stop.signal = stopped
-            self._stop.leave(f"go on with --resume {self.folder}" if ranks.rank() == 0 else None)
+            self._stop.leave(self.how_to_go_on() if ranks.rank() == 0 else None)
 
     def write_weights(self, name: str, model: torch.nn.Module) -> None:
         """Write the state dict of ``model``; raises :class:`NotFinite` if it holds NaN or an infinity."""

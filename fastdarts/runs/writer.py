@@ -20,6 +20,7 @@ import torch
 from fastdarts.endings import drop
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank
+from fastdarts.runs.pace import remaining
 
 METRICS = "metrics.jsonl"
 _NESTING = (
@@ -268,20 +269,22 @@ class Progress:
                     self._bar.remove_task(task)
                 self._bar.add_task(description, total=total, numbers="")
 
-    def advance(self, n: int = 1, **numbers: float) -> None:
-        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count."""
+    def advance(self, n: int = 1, left: float | None = None, **numbers: float) -> None:
+        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count, and when all is done if
+        `left` seconds are left to the end of the run."""
         self._done += n
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
+            shown = "  ".join(filter(None, (shown, "" if left is None else f"in all {remaining(left)}")))
             with self._unread():
                 self._bar.update(self._bar.task_ids[-1], advance=n, numbers=shown)
             return
         now = time.monotonic()
         if now - self._reported >= self._interval:
             self._reported = now
-            left = (now - self._started) / self._done * (self._total - self._done)
+            here = (now - self._started) / self._done * (self._total - self._done)
             head = f"{self._description}  {self._done}/{self._total}"
-            self._print("  ".join(filter(None, (head, shown, f"{_duration(left)} left"))))
+            self._print("  ".join(filter(None, (head, shown, remaining(here if left is None else left)))))
 
     def line(self, text: str) -> None:
         """Print `text` as a line that stays."""
@@ -366,12 +369,6 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _cpu_model() -> str:

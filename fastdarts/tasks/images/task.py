@@ -44,7 +44,7 @@ class ImageProblem(Problem):
     criterion: nn.Module = nn.CrossEntropyLoss()
 
     def __init__(self, data: ImageData, indices: range, config: ImageSearchConfig):
-        self.data, self.indices = data, indices
+        self.data, self.indices, self.examples = data, indices, len(indices)
         self.halves = split(len(indices), config.train_portion)
         self.label = f"{config.dataset}-{config.method}"
         self.workers = Workers(config.workers, data.train)
