@@ -67,6 +67,7 @@ class SearchStep:
         torch.manual_seed(config.seed)
         self.config, self.problem, self.device = config, problem, device
         model = problem.network(config, self.space)
+        recipe.stages.build(model)
         model.relaxation = recipe.relaxation
         with torch.no_grad():
             recipe.relaxation.initial(model.alpha_tables())

@@ -70,6 +70,9 @@ class Stages(Policy):
     def all(self) -> list[Stage]:
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
 
+    def build(self, model: Supernet) -> None:
+        """Change a supernet that was just built."""
+
     def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Make the supernet at work what it is in ``epoch``, counted over all stages."""
 
