@@ -26,3 +26,19 @@ class ZeroOne(Penalty):
         """The term, a scalar."""
         distance = torch.cat([alpha.sigmoid().flatten() for alpha in alphas]) - 0.5
         return -self._weight * (distance.square() if self._squared else distance.abs()).mean()
+
+
+class BetaDecay(Penalty):
+    r"""Beta-decay of β-DARTS (Ye et al. 2022): :math:`\lambda_e \, \mathrm{mean} \log \sum_k \exp \alpha_k` over the
+    edges of all kinds of cells, with :math:`\lambda_e` = ``growth`` times the epoch.
+
+    Its gradient is :math:`\lambda_e \, \mathrm{softmax}(\alpha)` over the number of edges: it lowers the strongest
+    most.
+    """
+
+    def __init__(self, growth: float):
+        self._growth = growth
+
+    def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
+        """The term, a scalar."""
+        return self._growth * epoch * torch.cat([alpha.logsumexp(-1) for alpha in alphas]).mean()
