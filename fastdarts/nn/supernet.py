@@ -113,7 +113,7 @@ class Supernet(nn.Module):
     def mixing_weights(self) -> tuple[Tensor, ...]:
         """How strong each candidate is, [E, K] per kind of cell: softmax(alpha), or what the relaxation says. Rows that
         were fixed are what they were fixed to, and no gradient reaches their alphas."""
-        return self._with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
+        return self.with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
 
     def _pass_weights(self) -> tuple[Tensor, ...]:
         """What a pass multiplies by, [E, K] per kind of cell; what it does not compute is switched off."""
@@ -133,7 +133,7 @@ class Supernet(nn.Module):
                 for edge, chosen in zip(ops, rows, strict=True):
                     if edge.active != chosen:
                         edge.active = chosen
-        return self._extended(self._with_fixed_rows(tuple(weights for weights, _ in mixings)))
+        return self._extended(self.with_fixed_rows(tuple(weights for weights, _ in mixings)))
 
     def _extended(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """``weights`` [E, K] with a column for the auxiliary candidate, if there is one."""
@@ -148,7 +148,8 @@ class Supernet(nn.Module):
             edge.extend(primitive)
         self.auxiliary_weight = weight
 
-    def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def with_fixed_rows(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``weights``, [E, K] per kind of cell, where rows that were fixed are what they were fixed to."""
         if not self._fixed:
             return weights
         pairs = zip(weights, self._fixed_beside(weights), strict=True)
