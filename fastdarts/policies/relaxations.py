@@ -102,3 +102,91 @@ class Sigmoid(Relaxation):
     def strength(self, alpha: Tensor) -> Tensor:
         """sigmoid(alpha)."""
         return alpha.sigmoid()
+
+
+class MaxW(Relaxation):
+    r"""Weights of sharpDARTS (Hundt et al. 2019): :math:`w_k = 1 - \max_j p_j + p_k` with
+    :math:`p = \mathrm{softmax}(\alpha)`, so that the strongest candidate of an edge has weight 1.
+
+    Args:
+        detached: whether the maximum is a constant of the gradient. The published gradient goes through it: then
+            :math:`\partial L / \partial p_m = -\sum_{k \ne m} \partial L / \partial w_k` for the strongest one.
+    """
+
+    normalised = False
+
+    def __init__(self, *, detached: bool):
+        self._detached = detached
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """1 - max p + p."""
+        p = alpha.softmax(-1)
+        strongest = p.amax(-1, keepdim=True)
+        return 1 - (strongest.detach() if self._detached else strongest) + p
+
+
+class _Pathwise(torch.autograd.Function):
+    """A sample of Dir(c) with its pathwise gradient in c."""
+
+    @staticmethod
+    def forward(ctx: Any, concentration: Tensor, sample: Tensor) -> Tensor:
+        ctx.save_for_backward(concentration, sample)
+        return sample.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        concentration, sample = ctx.saved_tensors
+        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
+        slope = torch._dirichlet_grad(sample, concentration, total)
+        return slope * (gradient - (sample * gradient).sum(-1, keepdim=True)), None
+
+
+def concentration(alpha: Tensor) -> Tensor:
+    """elu(alpha) + 1, above 0: the parameters of the Dirichlet distribution of each edge."""
+    return F.elu(alpha) + 1
+
+
+class Dirichlet(Relaxation):
+    r"""Weights of DrNAS (Chen et al. 2021), drawn once per step and kind of cell from
+    :math:`\mathrm{Dir}(\mathrm{elu}(\alpha) + 1)` for each edge, with their pathwise gradient.
+
+    Strengths are softmax(alpha), as in the public code, whose order on an edge is that of the means. Measurements see
+    the mean :math:`c / \sum c`. ``seed`` is as of :class:`Gumbel`.
+    """
+
+    draws = draws_in_place = True
+
+    def __init__(self, seed: int):
+        self._samples = Noise(seed, _sample)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the samples."""
+        return self._samples.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._samples.load_state_dict(state)
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """New samples."""
+        self._samples.draw(alphas)
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """softmax(alpha)."""
+        return alpha.softmax(-1)
+
+    def mix(self, alpha: Tensor, kind: int) -> Mixing:
+        """The drawn weights."""
+        return Mixing(_Pathwise.apply(concentration(alpha), self._samples.of(kind, alpha.device)))
+
+    def noiseless(self, alpha: Tensor) -> Mixing:
+        """Their mean."""
+        c = concentration(alpha)
+        return Mixing(c / c.sum(-1, keepdim=True))
+
+
+def _sample(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    if is_fake(alpha):
+        return torch.full_like(alpha, 1 / alpha.shape[-1], device="cpu")
+    tiny = torch.finfo(alpha.dtype).tiny
+    return torch._sample_dirichlet(concentration(alpha.detach().cpu()).clamp_min(tiny), generator).clamp_min(tiny)
