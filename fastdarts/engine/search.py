@@ -119,7 +119,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
 def check_network(config: SupernetConfig, problem: Problem, space: Space) -> None:
     """Raise :class:`FastdartsError` if the supernet does not fit the method or the data."""
     network = problem.check_network(config, space)
-    if config.alignment_every or "cell weights" in config.needs:
+    if config.alignment_every or config.build(space).alignment is not None:
         aligned_cells(network)
 
 
@@ -293,6 +293,8 @@ class Searching(Loop):
         if number != self._stage:
             self._enter(number)
         self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        if self.recipe.perturbation is not None:
+            self.recipe.perturbation.start_epoch(self.epoch, self.epochs)
         self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()

@@ -99,6 +99,7 @@ class MixedOp(nn.Module):
             raise FastdartsError(f"a MixedOp got memory={brief(memory)}: expected one of {', '.join(MEMORY)}")
         if partial < 1 or C % partial:
             raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
+        self.channels = C
         self.stride = stride
         self.memory = memory
         self.k = partial
@@ -133,6 +134,10 @@ class MixedOp(nn.Module):
         some = weights if len(rows) == len(weights) else select(weights, rows, x)
         out = mix_modules([ops[k] for k in rows], part, some, {})
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def extend(self, primitive: Primitive) -> None:
+        """Add a candidate behind the others; ``weights`` of a pass then have one number more."""
+        self._ops.append(build_candidate(primitive, self.channels // self.k, self.stride))
 
     def only(self, x: Tensor, k: int) -> Tensor:
         """The output with all weight on candidate ``k``, which alone is called."""

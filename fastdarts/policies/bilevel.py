@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -28,12 +28,33 @@ class AlphaOptimizer(NamedTuple):
     betas: tuple[float, float] = (0.5, 0.999)
 
 
+TableLoss = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+"""A loss as a function of the mixing weights [E, K] of each kind of cell: its value and its gradients in them."""
+
+
 class Penalty(Policy):
     """A term of the loss of the alphas that depends on them alone."""
 
     @abstractmethod
     def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
         """The term, a scalar; ``alphas`` has one table [E, K] per kind of cell."""
+
+
+class Perturbation(Policy):
+    """Other mixing weights for the passes of the weights: near those of the alphas, which stay as they are."""
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Say which epoch is at work, of how many."""
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """Draw the noise of the coming step."""
+
+    @abstractmethod
+    def perturbed(self, strengths: Sequence[Tensor], loss: TableLoss) -> list[Tensor]:
+        """What the weights learn with instead of ``strengths``, [E, K] per kind of cell, detached.
+
+        ``loss(tables)`` is the training loss with such tables, in eval mode, and its gradient in each of them.
+        """
 
 
 class SinglePath(Policy):
@@ -70,6 +91,9 @@ class Stages(Policy):
     def all(self) -> list[Stage]:
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
 
+    def build(self, model: Supernet) -> None:
+        """Change a supernet that was just built."""
+
     def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Make the supernet at work what it is in ``epoch``, counted over all stages."""
 
@@ -104,6 +128,7 @@ class Bilevel:
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
+        perturbation: what changes the mixing weights with which the weights learn.
         path: what the weights learn from in place of the mixture.
         monitors: what is measured after epochs, in this order.
         stopper, selection: when the search ends, and how its supernet becomes an architecture.
@@ -121,6 +146,7 @@ class Bilevel:
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None
+    perturbation: Perturbation | None = None
     path: SinglePath | None = None
     monitors: tuple[Monitor, ...] = ()
     stopper: Stopper = field(default_factory=Stopper)
@@ -136,6 +162,6 @@ class Bilevel:
             "stopper": self.stopper,
             "selection": self.selection,
         }
-        named |= {"path": self.path, "start": self.start}
+        named |= {"path": self.path, "start": self.start, "perturbation": self.perturbation}
         named |= {f"monitor {number}": monitor for number, monitor in enumerate(self.monitors)}
         return {name: policy for name, policy in named.items() if policy is not None}
