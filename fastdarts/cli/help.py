@@ -64,7 +64,7 @@ def help_page(command: str, kind: type[Any], settings: RunConfig | None, everyth
     Only what most people need is shown, unless ``everything`` is asked for or the command has few flags.
     """
     width = min(shutil.get_terminal_size().columns, 100)
-    found = [*_entries(kind, settings)]
+    found = [*entries(kind, settings)]
     few = set() if everything else set(SHORT.get(command, "").split())
     own = [entry for entry in found if entry.name in few or (entry.group == "method" and command == "search")]
     shown = [_brief(entry) for entry in own] if few else found
@@ -99,7 +99,7 @@ def _title(group: str, command: str, settings: RunConfig | None) -> str:
     return {"search": command if command == "search" else "training", "method": "others"}.get(group, group)
 
 
-def _entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
+def entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
     """The flags of a command, in the order of their groups."""
     texts, values = texts_of(kind), {field.name: field.default for field in dataclasses.fields(kind)}
     if settings is not None:

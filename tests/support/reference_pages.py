@@ -3,15 +3,14 @@
 python -m tests.support.reference_pages [--write]
 """
 
-import dataclasses
-import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from fastdarts.cli.commands import GROUPS, find_command
-from fastdarts.cli.flags import by, flag_texts, texts_of
+from fastdarts.cli.flags import by
+from fastdarts.cli.help import entries
 from fastdarts.cli.listing import all_methods, all_spaces
 from fastdarts.tasks.settings import EvaluateConfig
 from tests.support.gpu_page import table
@@ -98,38 +97,18 @@ def commands_page() -> str:
 
 def flags(name: str) -> list[str]:
     """Tables of the flags of a command, one for each group."""
-    kind = find_command(name)
+    kind, settings = find_command(name), None
     if name == "search":
         return ["`fastdarts search METHOD [FLAGS]`, by default DARTS. [Methods](methods.md) has the flags of each."]
     if name == "evaluate":
-        made, helps = by(kind, EvaluateConfig), flag_texts(EvaluateConfig)
-        groups = {title: [(f.name, f.default) for f in dataclasses.fields(part)] for title, part in made.parts.items()}
-    else:
-        groups, helps = {"": []}, texts_of(kind)
-        hints = get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            if dataclasses.is_dataclass(hints[field.name]):  # flags that stand in a class of their own
-                helps |= texts_of(hints[field.name])
-                groups[field.name] = [(f.name, f.default) for f in dataclasses.fields(hints[field.name])]
-            else:
-                groups[""].append((field.name, field.default))
-    texts = []
-    for title, fields in groups.items():
-        rows = [
-            [f"`{typed(kind, flag)}`", shown(None if default is dataclasses.MISSING else default), cell(helps[flag])]
-            for flag, default in fields
-        ]
-        if rows:
-            texts.append(table([title or "flag", "default", "meaning"], rows))
-    return texts
-
-
-def typed(kind: type[Any], flag: str) -> str:
-    """A flag, or the name of a positional argument."""
-    hint = str(inspect.get_annotations(kind).get(flag, ""))
-    if "Positional" in hint:
-        return flag.upper()
-    return "--run" if flag == "run_folder" else f"--{flag.replace('_', '-')}"
+        settings = EvaluateConfig()
+        kind = by(kind, EvaluateConfig)
+    groups: dict[str, list[list[str]]] = {}
+    for entry in entries(kind, settings):
+        missing = [choice for choice in entry.choices if choice not in entry.text]
+        text = entry.text + f" One of {', '.join(entry.choices)}." * bool(missing)
+        groups.setdefault(entry.group, []).append([f"`{entry.typed}`", entry.value or "–", cell(text)])
+    return [table([title, "default", "meaning"], rows) for title, rows in groups.items()]
 
 
 pages: dict[Path, Callable[[], str]] = {

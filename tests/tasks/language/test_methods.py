@@ -32,7 +32,9 @@ def small(method: str, **settings: object) -> SearchConfig:
 
 
 def test_which_methods_search_on_text():
-    assert " ".join(ABLE) == "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas joint"
+    assert " ".join(ABLE) == (
+        "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas joint"
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in ABLE if name not in ("darts-plus", "fair-darts")])
