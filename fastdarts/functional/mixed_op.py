@@ -73,7 +73,8 @@ def mixed_op(
     if asked (create_graph=True); the statistics get none.
 
     x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it
-    candidates: at least one per edge, sorted by edge
+    candidates: at least one per edge, sorted by edge. All are computed whatever the gain; a list without those of
+        weight 0 saves their time
     gain: [R, C'], one row per candidate and two per "sep_conv", in their order: mixing weight times BatchNorm weight;
         in a middle row the BatchNorm weight. C' = C but where all are "factorized_reduce", "dil_conv" or "relu_conv"
     offset: None or [R, C'], the same of the BatchNorm biases

@@ -13,9 +13,11 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import MEMORY
 from fastdarts.functional.arguments import FLOATING, brief, got, is_dense
+from fastdarts.functional.autocast import autocast_dtype
 from fastdarts.nn.candidates import Primitive, build_candidate, default_primitives, name_of, whole
-from fastdarts.nn.fusion.call import Place, fuses, is_none, mix, mix_modules, run, select, shuffle_in
+from fastdarts.nn.fusion.call import Place, fuses, is_none, mix, mix_modules, not_zero, run, seen, select, shuffle_in
 from fastdarts.nn.fusion.plan import recall, wide
+from fastdarts.nn.fusion.recognise import fused_on
 from fastdarts.nn.operations import Zero
 
 
@@ -69,7 +71,12 @@ class MixedOp(nn.Module):
     ceil(H/stride), ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot
     be divided.
 
-    ``active``: the only candidates that are computed, None for all; the weights of the others must be 0.
+    A candidate of weight 0 is not computed if the weights are on the CPU and want no gradient: its running statistics
+    stay as they are, and its parameters get no ``grad``. On a GPU, which reading the weights would stall, all are
+    computed, and parameters get a ``grad`` of zeros.
+
+    ``active``: the only candidates that are computed; the weights of the others must be 0. None leaves it to the
+    weights.
     """
 
     memory = "store"  # of modules that were pickled without
@@ -117,19 +124,22 @@ class MixedOp(nn.Module):
             )
         if weights.device != x.device:
             raise FastdartsError(f"weights is on {weights.device} but x on {x.device}: move one of them")
-        part = self._part(x)
+        part, row = self._part(x), seen(weights)
+        computed = self.computed(row)
         if fuses(x):
+            if row is not None and computed is not None and (out := self._at_most_skip(x, row, computed)) is not None:
+                return out
             bypass = None if self.k == 1 else weights.new_ones(1)
-            key = x.shape[1], self.stride, self.memory, self.k, self.active, self.training
+            key = x.shape[1], self.stride, self.memory, self.k, computed, self.training
             fused = recall(self._ops, key, x)
             if fused is not None:
                 (out,) = fused(x, weights.to(wide(x)), (), bypass)
             else:
-                ops = self.candidates()
+                ops = self.candidates(computed)
                 place = Place(self._ops, key, lambda: [m for op in ops for m in op.modules()])
                 (out,) = mix([(ops, 0)], x, weights, self.stride, (), self.memory, self.k, bypass, place)
             return out.contiguous() if x.is_contiguous() else out
-        ops = self.candidates()
+        ops = self.candidates(computed)
         rows = [k for k, op in enumerate(ops) if not is_none(op)] or [0]
         some = weights if len(rows) == len(weights) else select(weights, rows, x)
         out = mix_modules([ops[k] for k in rows], part, some, {})
@@ -138,6 +148,17 @@ class MixedOp(nn.Module):
     def extend(self, primitive: Primitive) -> None:
         """Add a candidate behind the others; ``weights`` of a pass then have one number more."""
         self._ops.append(build_candidate(primitive, self.channels // self.k, self.stride))
+
+    def _at_most_skip(self, x: Tensor, row: Sequence[float], computed: tuple[int, ...]) -> Tensor | None:
+        """The output where that is 0 or x times a number, which needs no other memory format; else None."""
+        if self.k > 1 or len(computed) > 1:
+            return None
+        dtype = autocast_dtype(x) or x.dtype
+        ops = [self._ops[k] for k in computed if not is_none(self._ops[k])]
+        if not ops:
+            return _none(self.stride)(x.to(dtype))
+        known = fused_on(*ops, x.shape[1])
+        return x.to(dtype) * row[computed[0]] if known is not None and known.kind == "skip" else None
 
     def only(self, x: Tensor, k: int) -> Tensor:
         """The output with all weight on candidate ``k``, which alone is called."""
@@ -156,9 +177,14 @@ class MixedOp(nn.Module):
             )
         return x[:, : channels // self.k]
 
-    def candidates(self) -> Sequence[nn.Module]:
-        """The modules of all candidates, `none` in place of those that are not ``active``."""
-        if self.active is None:
+    def computed(self, row: Sequence[float] | None) -> tuple[int, ...] | None:
+        """The only candidates that are computed with these weights, None for all; ``row`` is None where weights do not
+        matter."""
+        return self.active if self.active is not None or row is None else not_zero(row)
+
+    def candidates(self, computed: tuple[int, ...] | None) -> Sequence[nn.Module]:
+        """The modules of all candidates, `none` in place of those that are not ``computed``."""
+        if computed is None:
             return self._ops
         none = _none(self.stride)
-        return [op if k in self.active else none for k, op in enumerate(self._ops)]
+        return [op if k in computed else none for k, op in enumerate(self._ops)]

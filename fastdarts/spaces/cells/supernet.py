@@ -37,7 +37,15 @@ from fastdarts.nn.supernet import Change, Chosen, Supernet, initial_alphas
 from fastdarts.spaces.cells.candidates import by_kind, checked_edge, edge_primitives
 from fastdarts.spaces.cells.derive import derive_genotype
 from fastdarts.spaces.cells.genotype import Genotype
-from fastdarts.spaces.cells.planned import alike, all_leaving, chain_of, inherits_forward, leaving
+from fastdarts.spaces.cells.planned import (
+    alike,
+    all_leaving,
+    chain_of,
+    computed_of,
+    computing,
+    inherits_forward,
+    leaving,
+)
 from fastdarts.spaces.cells.variants import masked
 from fastdarts.spaces.topology import DARTS_CELL, Topology
 
@@ -56,9 +64,9 @@ class Cell(nn.Module):
 
     ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K],
     a tensor or a list of rows, and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else
-    None; returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with
-    probability ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS"); a number in the place of
-    weights2 is ``drop_prob``, as in the code of that paper.
+    None; returns [N, multiplier * C, H', W']. Candidates of weight 0 are left out as in :class:`MixedOp`. In training,
+    the output of every edge is dropped per sample with probability ``drop_prob`` (Zela et al. 2020, "Understanding and
+    Robustifying DARTS"); a number in the place of weights2 is ``drop_prob``, as in the code of that paper.
     """
 
     memory = "store"  # of modules that were pickled without
@@ -131,7 +139,7 @@ class Cell(nn.Module):
         check_map("s0", s0), check_map("s1", s1)
         weights = self._table(weights, s1)
         drops = drop_prob and self.training
-        chain = chain_of(self, s0, s1) if fuses(s0) and fuses(s1) and self._is_plain() and not drops else None
+        chain = chain_of(self, s0, s1, weights) if fuses(s0) and fuses(s1) and self._is_plain() and not drops else None
         if chain is not None:
             out = chain([s1, s0], *_mixing(chain.partial, s1, all_leaving(self.topology), weights, weights2))
             if out is not None:
@@ -261,17 +269,16 @@ def leave(
         outs = [drop_path(out, drop_prob) for out in leave(ops, x, rows, weights, weights2, [], memory)]
         return [b + out for b, out in zip(base, outs, strict=True)] if base else outs
     K, fusing = weights.shape[-1], fuses(x)
-    key = tuple(rows), bool(base), x.shape[1], K, memory, ops.training
-    on = tuple(ops[row].active for row in rows)
-    fused = recall(ops, key, x, on) if fusing and len(weights) == len(ops) else None
+    computed = computed_of(ops, weights, rows)
+    key = tuple(rows), bool(base), x.shape[1], K, memory, ops.training, computed
+    fused = recall(ops, key, x) if fusing and len(weights) == len(ops) else None
     if fused is not None:
         if fused.partial > 1:
             ops[rows[0]]._part(x)
         gains, bypass = _mixing(fused.partial, x, rows, weights, weights2)
         return fused(x, gains.to(wide(x)).flatten(), base, bypass)
-    gone = [row for row in rows if ops[row].active == () and ops[row].k == 1]
-    if base and gone:
-        some = [e for e, row in enumerate(rows) if row not in gone]
+    some = [e for e, row in enumerate(rows) if computed[e] != () or ops[row].k > 1]
+    if base and len(some) < len(rows):
         own = [rows[e] for e in some], weights, weights2, [base[e] for e in some]
         outs = leave(ops, x, *own, memory) if some else []
         return [outs[some.index(e)] if e in some else b for e, b in enumerate(base)]
@@ -279,14 +286,9 @@ def leave(
     first = edges[0]
     if fusing and alike(edges, K) and weights.shape == (len(ops), K):
         first._part(x)
-        table = [(edge.candidates(), row * K) for edge, row in zip(edges, rows, strict=True)]
+        table = [(edge.candidates(own), row * K) for edge, own, row in zip(edges, computed, rows, strict=True)]
         gains, bypass = _mixing(first.k, x, rows, weights, weights2)
-
-        def modules() -> list[nn.Module]:
-            computed = [m for candidates, _ in table for op in candidates for m in op.modules()]
-            return [*edges, *(edge._ops for edge in edges), *computed]
-
-        place = Place(ops, key, modules)
+        place = Place(ops, key, lambda: computing(edges, computed))
         return mix(table, x, gains, first.stride, base, memory, first.k, bypass, place)
     if fusing:
         for edge in edges:

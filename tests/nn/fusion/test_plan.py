@@ -3,6 +3,7 @@ without a plan."""
 
 import copy
 import gc
+import itertools
 import pickle
 import weakref
 from collections.abc import Callable
@@ -350,9 +351,8 @@ def test_a_model_with_plans_is_collected() -> None:
 
 def test_plans_that_change_with_every_step_do_not_pile_up() -> None:
     op, x, weights = edge(), torch.randn(3, 4, 6, 6), torch.zeros(len(CANDIDATES))
-    for first in range(1, 6):
-        for second in range(first + 1, 6):
-            op.active = (first, second)
+    for count in (1, 2, 3):
+        for op.active in itertools.combinations(range(1, 6), count):
             op(x, weights)
     assert len(plan._plans[op._ops]) == plan.KEPT
 
