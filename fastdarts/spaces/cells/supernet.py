@@ -323,37 +323,55 @@ def _primitives_by_position(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Network(Supernet):
-    r"""The search network: a stem, ``layers`` cells (reductions at layers//3 and 2*layers//3), pooling, a classifier.
+    r"""The search network: a stem, ``layers`` cells, pooling and a classifier.
 
-    DARTS, section 3.1.1. ``alphas_normal`` and ``alphas_reduce`` [E, K] start at 1e-3 * N(0, 1), are shared by all
-    cells of their kind, and are plain tensors: not in ``parameters()`` nor ``state_dict()``, yet they follow
-    ``.to()`` and ``.cuda()``. Mixing weights are ``softmax(alpha)`` over the candidates.
+    The cells at layers//3 and 2*layers//3 are reductions: they double the channels and halve height and width. All
+    cells of a kind share the alphas ``alphas_normal`` or ``alphas_reduce`` [E, K], for E edges of K candidates. Mixing
+    weights are ``softmax(alpha)`` over the candidates.
+
+    Alphas start at 1e-3 * N(0, 1). They are plain tensors: not in ``parameters()`` nor ``state_dict()``. Yet they
+    follow ``.to()`` and ``.cuda()``.
 
     PC-DARTS is ``partial=4, edge_normalisation=True`` (CIFAR) or ``partial=2, edge_normalisation=True,
-    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], alike in all of that; the
-    weight of an edge is their softmax over the edges that enter its node.
+    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], which are kept like the
+    alphas. The weight of an edge is the softmax of the betas over the edges that enter its node.
 
     Args:
-        C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
-        num_classes: outputs.
-        layers: number of cells.
-        criterion: loss ``criterion(logits, target)``.
-        steps: intermediate nodes of a cell.
-        multiplier: how many of them, the last ones, are concatenated.
-        drop_path_prob: see :class:`fastdarts.nn.supernet.Supernet`.
-        in_channels: channels of the images.
-        primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
-            ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
-            RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
-        primitives_reduce: the same for reduction cells; the default is ``primitives``.
-        memory: see :class:`MixedOp`; "checkpoint" keeps only the outputs of the cells.
-        partial: see :class:`MixedOp`.
-        mixed_op: see :class:`Cell`.
-        edge_normalisation: weight the edges of a node by betas.
-        stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
+        C: Channels of the first cells. The stem has ``stem_multiplier * C``.
+        num_classes: Outputs.
+        layers: Number of cells.
+        criterion: Loss ``criterion(logits, target)``.
+        steps: Intermediate nodes of a cell.
+        multiplier: How many of them, the last ones, are concatenated.
+        stem_multiplier: Channels of the stem, in units of C.
+        drop_path_prob: Probability of drop path on every edge, see :class:`fastdarts.nn.supernet.Supernet`.
+        in_channels: Channels of the images.
+        primitives: Candidates of every edge (names in ``OPS``), or one list per edge. A dict of those of both kinds has
+            the keys ``primitives_normal`` and ``primitives_reduct``. It may come by position, before ``steps``, as in
+            the code of RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
+        primitives_reduce: The same for reduction cells; the default is ``primitives``.
+        memory: See :class:`MixedOp`; "checkpoint" keeps only the outputs of the cells.
+        partial: See :class:`MixedOp`.
+        edge_normalisation: Weight the edges of a node by betas.
+        stem: "cifar", or "imagenet", which divides height and width by 8. The first cell then follows a reduction.
+        mixed_op: A subclass of :class:`MixedOp`, or a function ``(C, stride, primitives, **options)`` that gives one.
+            It makes the edges.
 
-    ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
-    :class:`FastdartsError` on other shapes.
+    Raises:
+        FastdartsError: An argument is out of its range.
+
+    Source: Liu et al. 2019 (DARTS), section 3.1.1; Xu et al. 2020 (PC-DARTS), section 3.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts import Network
+        >>> model = Network(4, 10, 3, torch.nn.CrossEntropyLoss())
+        >>> model(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> [tuple(alpha.shape) for alpha in model.arch_parameters()]
+        [(14, 8), (14, 8)]
+        >>> len(model.genotype().normal)  # two edges for each of four nodes
+        8
     """
 
     _partial, _edge_normalisation, _stem = 1, False, "cifar"  # of modules that were pickled without
@@ -494,6 +512,11 @@ class Network(Supernet):
         return s, s
 
     def forward(self, input: Tensor) -> Tensor:
+        """Compute the logits [N, num_classes] of images [N, in_channels, H, W].
+
+        Raises:
+            FastdartsError: ``input`` has another shape, or H or W is odd.
+        """
         edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
         with one_pass():
             s0, s1 = self._begin(input)
@@ -546,9 +569,13 @@ class Network(Supernet):
         return twin
 
     def genotype(self) -> Genotype:
-        """The derived architecture: per node the two strongest edges, each with its strongest operation that is not
-        ``none``, judged on the mixing weights (DARTS, section 2.4), times those of the edges if these are
-        normalised."""
+        """Derive the architecture: for each node the two strongest edges, each with its strongest operation.
+
+        The strength of an operation is its mixing weight, times the weight of its edge if edges are normalised.
+        ``none`` is not an operation. An edge is as strong as its strongest operation.
+
+        Source: Liu et al. 2019 (DARTS), section 2.4.
+        """
         with torch.no_grad():
             normal, reduce = (
                 weights if edges is None else weights * edges[:, None]
