@@ -37,8 +37,8 @@ class Bench:
     threads: Count | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step, nasbench201 and evaluation 8,
-    published are 64 and 96; inference 1, 4, 8 and 64)."""
+    """Images per call, one or several numbers. By default 64; of pc-darts, partial and rnn 256; of inference 1 to 64.
+    Those of step, nasbench201 and evaluation are 8; published are 64 and 96."""
     precision: tuple[Literal["float32", "bf16"], ...] = ("float32",)
     """Types of the feature maps, one or both."""
     seconds: float = 5.0

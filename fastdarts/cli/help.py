@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from fastdarts.cli.arguments import Parameter, parameters
 from fastdarts.cli.flags import BySettings, texts_of
@@ -102,6 +102,9 @@ def _title(group: str, command: str, settings: RunConfig | None) -> str:
 def entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
     """The flags of a command, in the order of their groups."""
     texts, values = texts_of(kind), {field.name: field.default for field in dataclasses.fields(kind)}
+    for part in filter(dataclasses.is_dataclass, get_type_hints(kind).values()):  # flags in a class of their own
+        texts |= texts_of(part)
+        values |= {field.name: field.default for field in dataclasses.fields(part)}
     if settings is not None:
         texts, values = texts | texts_of(type(settings)), values | vars(_filled(settings))
     plain = {field.name: field.default for field in dataclasses.fields(settings)} if settings else {}
