@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-import fastdarts
+from fastdarts import Architect, Cell, MixedOp, Network, load
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.functional import mixed_op, mixed_sum, recurrent
 from fastdarts.trained.model import Model
 
-JOURNEY = [search, evaluate, fastdarts.load, Model.preprocess]
+JOURNEY = [search, evaluate, load, Model.preprocess]
 """These leave folders for one another."""
 
 
@@ -27,7 +27,7 @@ def run(thing: Callable[..., Any]) -> None:
     assert not said, "".join(said)
 
 
-@pytest.mark.parametrize("thing", [fastdarts.MixedOp, fastdarts.Network, mixed_op, mixed_sum, recurrent])
+@pytest.mark.parametrize("thing", [Architect, Cell, MixedOp, Network, mixed_op, mixed_sum, recurrent])
 def test_examples(thing: Callable[..., Any]) -> None:
     with torch.random.fork_rng(devices=()):
         run(thing)

@@ -45,20 +45,37 @@ STEMS = ("cifar", "imagenet")
 
 
 class Cell(nn.Module):
-    r"""A cell of the supernet: node_i = sum over j < i of MixedOp_{j,i}(node_j), output = concat of the last nodes.
+    """A cell of the supernet: ``node_i = Σ_{j<i} MixedOp_{j,i}(node_j)``, of which the last nodes are concatenated.
 
-    Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
-    strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
-    Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
-    and ``partial`` are those of :class:`MixedOp`; ``mixed_op`` is a subclass of it, or a function
-    ``(C, stride, primitives, **options)`` that gives one, and makes the edges. ``primitives`` may be a dict of those of
-    both kinds of cells, see :class:`Network`.
+    ``steps`` nodes give ``E = Σ_{i<steps} (i + 2)`` edges, in the order of their targets and then of their sources. The
+    edges from the two inputs of a reduction cell have stride 2, all others have stride 1. Where there is a kernel, all
+    edges that leave a state are one op, which adds to the nodes they lead to.
 
-    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K],
-    a tensor or a list of rows, and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else
-    None; returns [N, multiplier * C, H', W']. In training, the output of every edge is dropped per sample with
-    probability ``drop_prob`` (Zela et al. 2020, "Understanding and Robustifying DARTS"); a number in the place of
-    weights2 is ``drop_prob``, as in the code of that paper.
+    Args:
+        steps: Intermediate nodes.
+        multiplier: How many states, the last ones, are concatenated.
+        C_prev_prev: Channels of the output of the cell before the previous one.
+        C_prev: Channels of the output of the previous cell.
+        C: Channels of each node.
+        reduction: Whether the cell halves height and width.
+        reduction_prev: Whether the previous cell does.
+        primitives: Candidates of every edge, or a dict of those of both kinds of cells, see :class:`Network`.
+        memory: See :class:`MixedOp`.
+        partial: See :class:`MixedOp`.
+        mixed_op: A subclass of :class:`MixedOp`, or a function ``(C, stride, primitives, **options)`` that gives one.
+            It makes the edges.
+
+    Raises:
+        FastdartsError: An argument is out of its range.
+
+    Source: Liu et al. 2019 (DARTS), section 2.1.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts import Cell
+        >>> cell, x = Cell(4, 4, 16, 16, 8, False, False), torch.randn(2, 16, 8, 8)
+        >>> cell(x, x, torch.zeros(14, 8).softmax(-1)).shape
+        torch.Size([2, 32, 8, 8])
     """
 
     memory = "store"  # of modules that were pickled without
@@ -116,6 +133,23 @@ class Cell(nn.Module):
         weights2: Tensor | float | None = None,
         drop_prob: float = 0.0,
     ) -> Tensor:
+        """Compute the cell.
+
+        Args:
+            s0: The output of the cell before the previous one.
+            s1: The output of the previous cell.
+            weights: [E, K], the mixing weights, a tensor or a list of rows.
+            weights2: [E], the weights of the edges under edge normalisation (PC-DARTS, section 3.3), else None. A
+                number is taken as ``drop_prob``, as in the code of RobustDARTS.
+            drop_prob: In training, the probability with which the output of an edge is dropped, for each sample (Zela
+                et al. 2020, "Understanding and Robustifying DARTS").
+
+        Returns:
+            [N, multiplier * C, H', W'].
+
+        Raises:
+            FastdartsError: A shape does not fit, or ``drop_prob`` is no probability.
+        """
         if isinstance(weights2, Real):
             weights2, drop_prob = None, weights2
         if weights2 is not None and (not is_dense(weights2) or weights2.shape != (len(self._ops),)):
