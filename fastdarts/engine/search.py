@@ -46,18 +46,37 @@ KEPT = "epochs"
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Search by the method of ``config`` and leave the run's folder behind.
+    """Search for an architecture, and leave the folder of the run behind.
 
-    Returns what result.json holds: ``genotype`` (as a dict); the metric of the task, ``valid_error`` in percent or
-    ``valid_perplexity``, of the supernet after the last epoch or, for random search, of the best candidate; ``epochs``,
-    ``seconds``, and ``run``, the folder. Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
-    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
-    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
+    Afterwards the global state of torch is what it was before. Searches in several threads of one process wait for one
+    another. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and return the
+    same.
 
-    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
-    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
-    return the same.
+    Args:
+        config: The settings. ``SearchConfig(method=NAME, space=NAME, ...)`` makes them; what is left out is as
+            published.
+
+    Returns:
+        What result.json holds. ``genotype`` is the architecture as a dict, and ``run`` names the folder.
+            ``valid_error`` (percent) or ``valid_perplexity`` is that of the supernet after the last epoch. Of random
+            search it is that of the best candidate. ``epochs`` and ``seconds`` say what was done.
+
+    Raises:
+        FastdartsError: A setting or the data is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+        SystemExit: After SIGTERM, with code 0. The run is saved and can be resumed.
+        KeyboardInterrupt: After Ctrl-C. The run is saved and can be resumed.
+
+    Source: Liu et al. 2019 (DARTS), algorithm 1 and section 3.1; the paper of each method is named beside it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.search import search
+        >>> from fastdarts.tasks.settings import SearchConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> found = search(SearchConfig(**tiny, run=Path("runs/digits")))
+        >>> list(found["genotype"])
+        ['space', 'normal', 'normal_concat', 'reduce', 'reduce_concat']
     """
     task = find_task(config.task)
     if "ranks" not in task.has:
