@@ -33,7 +33,10 @@ TableLoss = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
 class Penalty(Policy):
-    """A term of the loss of the alphas that depends on them alone."""
+    """A term of the loss of the alphas that depends on them alone, and on what the relaxation has drawn."""
+
+    def attach(self, model: Supernet, size: tuple[int, int]) -> None:
+        """Look at a fresh supernet, of images of this size if it is one of images."""
 
     @abstractmethod
     def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
