@@ -89,9 +89,7 @@ class SearchStep:
             config.grad_clip,
             nesterov=recipe.nesterov,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: problem.rate_share(config, epoch)
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_share)
         self.architect = None
         if recipe.alphas is None:
             for alpha in self.model.arch_parameters():
@@ -108,6 +106,13 @@ class SearchStep:
             "alphas": Captured("steps of the alphas", self._alpha_pass, graphs, self._why_not_recorded),
             "weights": Captured("steps of the weights", self._weight_pass, graphs, self._why_not_recorded),
         }
+
+    def _rate_share(self, epoch: int) -> float:
+        """The learning rate in an epoch of this stage, over that of the settings."""
+        rates = self.recipe.learning_rates
+        if rates is None:
+            return self.problem.rate_share(self.config, epoch)
+        return rates[min(self.first_epoch + epoch, len(rates) - 1)] / self.config.learning_rate
 
     def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
         config, recipe = self.config, self.recipe

@@ -128,6 +128,7 @@ class Bilevel:
         held_out: whether the alphas learn from images that the weights never see; else both learn from all.
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
         nesterov: whether the momentum of the weights is that of Nesterov.
+        learning_rates: of the weights, one for each epoch of all stages; None for the cosine of DARTS in each stage.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
@@ -146,6 +147,7 @@ class Bilevel:
     held_out: bool = True
     side_effects: bool = True
     nesterov: bool = False
+    learning_rates: Sequence[float] | None = None
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None

@@ -12,6 +12,7 @@ SETTINGS = {
     "p-darts": {"epochs": 3, "warmup": 0, "layers": 3, "added_layers": (0, 1, 1), "kept_candidates": (3, 2)},
     "sgas": {"space": "s3", "nodes": 1, "epochs": 4, "decide_from": 0, "decide_every": 1, "batch_growth": 4},
     "pc-darts": {"warmup": 1},
+    "sharp-darts": {"learning_rate_warmup": 1},
     "random": {"candidates": 2, "epochs": 1},
     "random-ws": {"candidates": 3},
 }

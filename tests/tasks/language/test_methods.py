@@ -32,7 +32,7 @@ def small(method: str, **settings: object) -> SearchConfig:
 
 
 def test_which_methods_search_on_text():
-    able = "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas joint snas"
+    able = "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas joint sharp-darts snas"
     assert " ".join(ABLE) == able
 
 
