@@ -163,7 +163,7 @@ class SearchStep:
         rate = self.problem.rate(self.config, self.scheduler.get_last_lr()[0], batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
+        learning = self.architect is not None and self.learns_alphas(epoch, step)
         self.optimizer.prepare()
         if learning:
             self._ahead.write(rate, self.architect.network_momentum, self.architect.network_weight_decay)
@@ -197,6 +197,11 @@ class SearchStep:
         if together:
             return values["weights"][0] + values["weights"][2]
         return values["alphas"][-1] if learning else 0.0
+
+    def learns_alphas(self, epoch: int, step: int) -> bool:
+        """Whether the alphas learn in this step."""
+        recipe = self.recipe
+        return epoch - self.first_epoch >= recipe.warmup and (step + 1) % recipe.weight_steps == 0
 
     def _settle(self, numbers: Tensor) -> Tensor:
         """Whether these numbers of a pass, and those before it in the step, are finite: a truth value on the device."""

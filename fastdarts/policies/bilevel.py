@@ -129,6 +129,7 @@ class Bilevel:
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
         nesterov: whether the momentum of the weights is that of Nesterov.
         learning_rates: of the weights, one for each epoch of all stages; None for the cosine of DARTS in each stage.
+        weight_steps: how many steps the weights take for each one of the alphas.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
@@ -148,6 +149,7 @@ class Bilevel:
     side_effects: bool = True
     nesterov: bool = False
     learning_rates: Sequence[float] | None = None
+    weight_steps: int = 1
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 def cosine_power(highest: float, lowest: float, epochs: int, power: float, warmup: int = 0) -> Sequence[float]:
     r"""Cosine power annealing of sharpDARTS (Hundt et al. 2019, section 3.3): the rate of each epoch.
 
-    With :math:`c_t = (1 + \cos(\pi t / T)) / 2` for t = 1 to T, :math:`x^{c_t + 1}` goes from ``highest`` to ``lowest``,
-    brought to these by its own largest and least value. x is the ``power``, at least 1; for x = 1 it is :math:`c_t`.
+    With :math:`c_t = (1 + \cos(\pi t / T)) / 2` for t = 1 to T, :math:`x^{c_t + 1}` goes from ``highest`` to
+    ``lowest``, brought to these by its own largest and least value. x is the ``power``, at least 1; for x = 1 it is
+    :math:`c_t`.
 
     With a ``warmup`` of W epochs, T is W less and t begins at 1 - W. Epochs 0 to W then rise to ``highest`` by equal
     steps instead.
