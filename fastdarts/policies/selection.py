@@ -163,3 +163,13 @@ def _strongest_first(cell: Topology, edges: Sequence[Sequence[Candidate]]) -> Ca
     """The strongest candidate on an edge that leaves an input of the cell."""
     first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
     return min((edges[row][0] for row in first), key=_weakness)
+
+
+class WeakerFirst(StrongestPairs):
+    """The rule of ISTA-NAS (Yang et al. 2020): those pairs, of each node the weaker first."""
+
+    def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
+        """Pairs (operation, source)."""
+        found = super().entries(cell, edges)
+        nodes = (found[first : first + cell.kept] for first in range(0, len(found), cell.kept))
+        return [pair for pairs in nodes for pair in reversed(pairs)]
