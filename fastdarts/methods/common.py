@@ -46,8 +46,8 @@ def refuse_none(config: SupernetConfig, space: Space, why: str) -> None:
     ``why``."""
     if any("none" in names for table in space.primitives(config.nodes).values() for names in table):
         raise FastdartsError(
-            f"--space is {config.space}, whose edges offer none, but method {config.method} {why}: choose a space without "
-            "none, such as darts-7"
+            f"--space is {config.space}, whose edges offer none, but method {config.method} {why}: choose a space "
+            "without none, such as darts-7"
         )
 
 

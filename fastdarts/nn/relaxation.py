@@ -17,8 +17,8 @@ from torch import Tensor
 class Mixing(NamedTuple):
     """What the edges of a kind of cell compute in a pass.
 
-    weights: [E, K]. active: of each edge the only candidate that is computed, [E], or of each edge all that are computed,
-    as a list; None for all. The weights of those that are not computed must be 0.
+    weights: [E, K]. active: of each edge the only candidate that is computed, [E], or a list of all that are computed
+    of each edge; None for all. The weights of those that are not computed must be 0.
     """
 
     weights: Tensor
