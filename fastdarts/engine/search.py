@@ -305,6 +305,11 @@ class Searching(Loop):
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
         streams = self.problem.streams(self.supernet.config, self.recipe, size, self.epoch, self.epochs)
         self.train_stream, self.arch, self.valid = streams
+        if self.recipe.alphas is not None and self.recipe.weight_steps > self.count():
+            raise FastdartsError(
+                f"an epoch has {self.count()} steps, but the alphas learn in every {self.recipe.weight_steps}th: lower "
+                "--weight-steps or --batch-size, or take more images"
+            )
 
     def begin(self, resumed: bool) -> None:
         """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
@@ -341,8 +346,9 @@ class Searching(Loop):
     def measured(self) -> Row:
         at = f"epoch {self.epoch}"
         row = {"epoch": self.epoch, "lr": self.supernet.scheduler.get_last_lr()[0]} | self.meter.summary("train", at)
-        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
-            row["arch_loss"] = self._arch_loss / self.count()
+        if self.recipe.alphas is not None:
+            steps = sum(self.supernet.learns_alphas(self.epoch, step) for step in range(self.count()))
+            row |= {"arch_loss": self._arch_loss / steps} if steps else {}
         for monitor in self.recipe.monitors:
             if monitor.due(self.epoch, self.epochs):
                 row |= monitor.measure(self)

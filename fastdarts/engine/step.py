@@ -78,6 +78,8 @@ class SearchStep:
         if config.sync_bn:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
+        if recipe.penalty is not None:
+            recipe.penalty.attach(self.model, getattr(problem, "size", (0, 0)))
         self._statistics = [] if config.sync_bn else statistics_of(self.model)
         self.optimizer = SGD(
             self.model.parameters(),
@@ -87,9 +89,7 @@ class SearchStep:
             config.grad_clip,
             nesterov=recipe.nesterov,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: problem.rate_share(config, epoch)
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_share)
         self.architect = None
         if recipe.alphas is None:
             for alpha in self.model.arch_parameters():
@@ -106,6 +106,13 @@ class SearchStep:
             "alphas": Captured("steps of the alphas", self._alpha_pass, graphs, self._why_not_recorded),
             "weights": Captured("steps of the weights", self._weight_pass, graphs, self._why_not_recorded),
         }
+
+    def _rate_share(self, epoch: int) -> float:
+        """The learning rate in an epoch of this stage, over that of the settings."""
+        rates = self.recipe.learning_rates
+        if rates is None:
+            return self.problem.rate_share(self.config, epoch)
+        return rates[min(self.first_epoch + epoch, len(rates) - 1)] / self.config.learning_rate
 
     def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
         config, recipe = self.config, self.recipe
@@ -156,7 +163,7 @@ class SearchStep:
         rate = self.problem.rate(self.config, self.scheduler.get_last_lr()[0], batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
+        learning = self.architect is not None and self.learns_alphas(epoch, step)
         self.optimizer.prepare()
         if learning:
             self._ahead.write(rate, self.architect.network_momentum, self.architect.network_weight_decay)
@@ -191,6 +198,11 @@ class SearchStep:
             return values["weights"][0] + values["weights"][2]
         return values["alphas"][-1] if learning else 0.0
 
+    def learns_alphas(self, epoch: int, step: int) -> bool:
+        """Whether the alphas learn in this step."""
+        recipe = self.recipe
+        return epoch - self.first_epoch >= recipe.warmup and (step + 1) % recipe.weight_steps == 0
+
     def _settle(self, numbers: Tensor) -> Tensor:
         """Whether these numbers of a pass, and those before it in the step, are finite: a truth value on the device."""
         self._doubt += (numbers - numbers).sum()
@@ -218,7 +230,8 @@ class SearchStep:
         self.optimizer.zero_grad()
         if self.architect is not None:
             self.architect.optimizer.zero_grad()
-        weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
+        # walking through the modules takes 4 ms at 8 cells
+        weights = [p for p in self.optimizer.param_groups[0]["params"] if p.requires_grad]
         if self.recipe.alignment is not None and self.epoch > self.first_epoch:
             share = (self.epoch - self.first_epoch) / (self.config.epochs - 1)
             with self.autocast():
@@ -308,6 +321,8 @@ class SearchStep:
         """The reason, as far as it is known without a pass; "" for none."""
         recipe = self.recipe
         if reason := self.problem.why_not_recorded():
+            return reason
+        if reason := getattr(recipe.hypergradient, "why_not_recorded", ""):
             return reason
         if recipe.path is not None:
             return "every step trains another path, which the host chooses"

@@ -70,14 +70,13 @@ class MixedOp(nn.Module):
             a maximum over 2x2 pixels. Then all channels are shuffled. The public code of PC-DARTS has k = 4.
 
     Attributes:
-        active: The only candidates that are computed, None for all. The weights of the others must be 0.
+        active: The only candidates that are computed; the weights of the others must be 0. None leaves it to the
+            weights.
 
     A candidate of weight 0 is not computed if the weights are on the CPU and want no gradient: its running statistics
     stay as they are, and its parameters get no ``grad``. On a GPU, which reading the weights would stall, all are
     computed, and parameters get a ``grad`` of zeros.
 
-    ``active`` holds the only candidates that are computed; the weights of the others must be 0. None leaves it to the
-    weights.
     Raises:
         FastdartsError: An argument is out of its range, or ``partial`` does not divide C.
 

@@ -119,8 +119,9 @@ class Supernet(nn.Module):
         """What a pass multiplies by, [E, K] per kind of cell; what it does not compute is switched off."""
         if not self.relaxation.draws:
             return self._extended(self.mixing_weights())
+        drawn = self.training or self.relaxation.same_in_eval
         mixings = [
-            self.relaxation.mix(alpha, kind) if self.training else self.relaxation.noiseless(alpha)
+            self.relaxation.mix(alpha, kind) if drawn else self.relaxation.noiseless(alpha)
             for kind, alpha in enumerate(self.alpha_tables())
         ]
         for kind, (weights, alone) in zip(self.primitives, mixings, strict=True):
@@ -252,8 +253,10 @@ class Supernet(nn.Module):
         return self._criterion(self(input), target)
 
 
-def _alone(places: Tensor, edges: Sequence[nn.Module]) -> list[tuple[int]]:
-    """The candidate that each edge computes; where memory is estimated, none is known, and the largest stand for it."""
+def _alone(places: Tensor | Sequence[tuple[int, ...]], edges: Sequence[nn.Module]) -> Sequence[tuple[int, ...]]:
+    """The candidates that each edge computes; in an estimate of memory its largest one."""
+    if not isinstance(places, Tensor):
+        return places
     if not is_fake(places):
         return [(k,) for k in places.tolist()]
     sizes = [[sum(p.numel() for p in op.parameters()) for op in edge._ops] for edge in edges]

@@ -33,7 +33,10 @@ TableLoss = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
 class Penalty(Policy):
-    """A term of the loss of the alphas that depends on them alone."""
+    """A term of the loss of the alphas that depends on them alone, and on what the relaxation has drawn."""
+
+    def attach(self, model: Supernet, size: tuple[int, int]) -> None:
+        """Look at a fresh supernet, of images of this size if it is one of images."""
 
     @abstractmethod
     def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
@@ -125,6 +128,8 @@ class Bilevel:
         held_out: whether the alphas learn from images that the weights never see; else both learn from all.
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
         nesterov: whether the momentum of the weights is that of Nesterov.
+        learning_rates: of the weights, one for each epoch of all stages; None for the cosine of DARTS in each stage.
+        weight_steps: how many steps the weights take for each one of the alphas.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
@@ -143,6 +148,8 @@ class Bilevel:
     held_out: bool = True
     side_effects: bool = True
     nesterov: bool = False
+    learning_rates: Sequence[float] | None = None
+    weight_steps: int = 1
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None

@@ -342,10 +342,12 @@ class Neumann:
     """The gradient through weights that have converged, their inverse Hessian as a Neumann series of ``terms`` terms.
 
     The first term is the second-order term at w, without looking ahead. Each further one is a Hessian-vector product of
-    the training loss and its weight decay. The series converges where eta times the Hessian stays below 2.
+    the training loss and its weight decay, without the latter if not ``decays`` (iDARTS). The series converges where
+    eta times the Hessian stays below 2.
     """
 
     terms: int = 3
+    decays: bool = True
 
     def __post_init__(self) -> None:
         if self.terms < 1:
@@ -365,7 +367,8 @@ class Neumann:
         for _ in range(self.terms - 1):
             curved = filled(pull_back(gradients, vector, weights), weights)
             with torch.no_grad():
-                torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
+                if self.decays:
+                    torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
                 vector = torch._foreach_add(vector, curved, alpha=-rate)
                 total = torch._foreach_add(total, vector)
         return loss, _less(direct, pull_back(gradients, total, passes.alphas), rate)

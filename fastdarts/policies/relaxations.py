@@ -190,3 +190,24 @@ def _sample(alpha: Tensor, generator: torch.Generator) -> Tensor:
         return torch.full_like(alpha, 1 / alpha.shape[-1], device="cpu")
     tiny = torch.finfo(alpha.dtype).tiny
     return torch._sample_dirichlet(concentration(alpha.detach().cpu()).clamp_min(tiny), generator).clamp_min(tiny)
+
+
+class Concrete(Gumbel):
+    """The soft weights of SNAS (Xie et al. 2019).
+
+    Alphas begin at N(1, 0.01²). In epoch e of E, counted from 0, the temperature has gone a share (e + 1) / E of the
+    way from ``tau_start`` to ``tau_end``, which is that of the last epoch.
+    """
+
+    def __init__(self, tau_start: float, tau_end: float, seed: int):
+        super().__init__(tau_start, tau_end, seed, hard=False)
+
+    def initial(self, alphas: Sequence[Tensor]) -> None:
+        """Draw all alphas anew."""
+        for alpha in alphas:
+            alpha.normal_(1.0, 0.01)
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Set the temperature of this epoch."""
+        start, end = self._ends
+        self.tau = start + (end - start) * (epoch + 1) / epochs

@@ -46,6 +46,7 @@ class Space(ABC):
             setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
             weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
             with other candidates on every edge. "auxiliary candidates": edges take one more candidate, without alpha.
+            "priced candidates": what each candidate costs on an image is known.
     """
 
     name: str

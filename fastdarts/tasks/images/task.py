@@ -62,6 +62,11 @@ class ImageProblem(Problem):
         """How many numbers the network gives for an image."""
         return len(self.data.classes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.data.size
+
     def facts(self) -> Mapping[str, Any]:
         return self.data.facts()
 

@@ -22,7 +22,7 @@ from tests.support.paths import DATA
 
 KJV = DATA / "kjv"
 ADA = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0, "epochs": 3}
-SETTINGS = {"darts-es": ADA, "darts-ada": ADA}
+SETTINGS = {"i-darts": {"weight_steps": 2}, "snas": {"resource_weight": 0.0}, "darts-es": ADA, "darts-ada": ADA}
 ABLE = [name for name, method in methods().items() if not method.settings.lacking(RECURRENT)]
 
 
@@ -32,9 +32,8 @@ def small(method: str, **settings: object) -> SearchConfig:
 
 
 def test_which_methods_search_on_text():
-    assert " ".join(ABLE) == (
-        "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas joint"
-    )
+    able = "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas i-darts joint"
+    assert " ".join(ABLE) == f"{able} sharp-darts snas"
 
 
 @pytest.mark.parametrize("name", [name for name in ABLE if name not in ("darts-plus", "fair-darts")])
