@@ -20,12 +20,13 @@ from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.loop import Row
 from fastdarts.engine.models import Start, as_pretrained, write_models
 from fastdarts.engine.outcome import finish, write_genotype
+from fastdarts.engine.sizing import choose_size, targets_of
 from fastdarts.engine.training import Job, Recipe, train_all
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
-from fastdarts.ranks import agree, check_batch, fail_together, joined, refuse, settings_of, smallest_batch
+from fastdarts.ranks import agree, check_batch, fail_together, from_first, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
-from fastdarts.runs.run import Run
+from fastdarts.runs.run import Run, stored_config
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
@@ -46,6 +47,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     The test error is that of the last epoch. With ``validation_portion`` it is that of the epoch with the lowest
     validation error, and the test images are used once.
+
+    With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out are those of
+    the largest network that fits, see :mod:`fastdarts.engine.sizing`.
 
     Of text, see :mod:`fastdarts.engine.language_evaluation`. Started by torchrun, all ranks train as one where the task
     can, as in :func:`fastdarts.engine.search.search`.
@@ -105,6 +109,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
     with fail_together():
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
+        targets = targets_of(config)
+        if targets and config.resume is not None:
+            config = _as_begun(config)
+        fixed = {"channels": config.channels, "layers": config.layers}
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
         config = replace(config.resolved(space), genotype=json.dumps(architecture.to_dict()))
         data, indices = prepare_data(config)
@@ -118,6 +126,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         notes = check_precision(config, device), check_workers(config, device), check_cores(device)
     agree(data.facts())
     shape = (data.channels, *data.size)
+    sized = None
+    if targets and not all(fixed.values()):
+        sized = from_first(lambda: choose_size(config, fixed, architecture, data, device))
+        config = replace(config, channels=sized.channels, layers=sized.layers)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
@@ -148,10 +160,11 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         return train, measured(data.train, judged) if judged else tested(job)
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
-        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
+        chosen = {} if sized is None else {"chosen": sized.to_dict()}
+        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, (data.found, *notes)):
+        for text in filter(None, (data.found, sized and sized.line(), *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)
@@ -176,6 +189,13 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         }
         finish(run, result)
     return result | {"run": str(run.folder)}
+
+
+def _as_begun(config: ImageEvaluateConfig) -> ImageEvaluateConfig:
+    """``config`` of a run that goes on, with the size that was chosen when it began."""
+    began = stored_config(config.resume, "evaluate", EvaluateConfig)
+    sizes = {name: getattr(config, name) or getattr(began, name, None) for name in ("channels", "layers")}
+    return replace(config, **sizes)
 
 
 def _split(indices: range, portion: float) -> tuple[range, range]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
+from fastdarts.notices import notice
 from fastdarts.runs.settings import expanded
 from fastdarts.tasks.images import arrays, folder, vision
 from fastdarts.tasks.images.pictures import Decoder, read_headers, shown
@@ -158,6 +159,11 @@ def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> Imag
 
 def _folder(path: Path | None, image_size: int | None, portion: float, seed: int, side: int) -> ImageData:
     train, test = training_and_test(path, portion, seed)
+    if alone := [name for name, images in train.items() if len(images) == 1]:
+        notice(
+            f"{shown(path)}: some classes have one training image ({len(alone)}, such as {shown(alone[0])})",
+            "add images, as a search halves the training images and only one half has such a class",
+        )
     files = [file for files in (*train.values(), *test.values()) for file in files]
     grey, sizes = read_headers(files)
     native = next(iter(sizes))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.checks import AUTO, parse_bytes
+from fastdarts.runs.checks import AUTO, parse_bytes, parse_count, parse_seconds
 from fastdarts.runs.kinds import (
     Batch,
     Count,
@@ -29,6 +29,8 @@ from fastdarts.spaces import Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+TARGETS = ("parameters", "macs", "latency")
+"""What a network may cost; the settings are called target_parameters and so on."""
 Augmentation = Literal["standard", "none", "trivial", "rand"]
 
 
@@ -207,6 +209,13 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
     layers: Few | None = None
     """Cells (cifar 20, imagenet 14, nasbench201 17)."""
+    target_parameters: str | None = None
+    """Most parameters of the network, such as 500k. Channels and layers that are left out are chosen: those of the
+    largest network that fits."""
+    target_macs: str | None = None
+    """Most multiply-accumulates of an image, such as 50M; the same."""
+    target_latency: str | None = None
+    """Longest time of one image on this device, such as 5ms; the same."""
     learning_rate: Positive | None = None
     """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
@@ -260,6 +269,14 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
         for name in ("mixup", "cutmix"):
             if (alpha := getattr(self, name)) and not 0.01 <= alpha <= 100:
                 raise FastdartsError(f"--{name} is {alpha}: expected 0, or an alpha from 0.01 to 100")
+        for name in TARGETS:
+            if (text := getattr(self, f"target_{name}")) is not None:
+                (parse_seconds if name == "latency" else parse_count)(text, f"--target-{name}")
+                if self.channels and self.layers and self.resume is None:
+                    raise FastdartsError(
+                        f"--target-{name} is {text}, but --channels and --layers, or --pretrained, say how large the "
+                        "network is: leave one of them out"
+                    )
 
     def resolved(self, space: Space) -> ImageEvaluateConfig:
         """With every setting that was left out filled in from the recipe of the variant, by default that of the

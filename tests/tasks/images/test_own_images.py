@@ -67,6 +67,15 @@ def test_search_evaluation_and_resumed_run_have_the_same_test_set(tmp_path):
     sentence(lambda: search(replace(configs[0], resume=run, split_seed=6)), "--split-seed is 6")
 
 
+def test_classes_of_one_training_image_are_said(tmp_path):
+    root = write(tmp_path / "photos", [(8, 8)])
+    for number in range(2):
+        (root / "ox").mkdir(exist_ok=True)
+        photo((8, 8), shift=100 + number).save(root / "ox" / f"{number}.png")
+    with pytest.warns(Notice, match=r"some classes have one training image \(1, such as ox\)"):
+        load_data("folder", root)
+
+
 # --- sizes
 
 
