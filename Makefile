@@ -29,9 +29,9 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.
 
 demo: $(INSTALLED)
 	@run=runs/demo-$$(date +%Y%m%d-%H%M%S); set -e; \
-	echo "== 1. search for a cell on the 1,797 digits of scikit-learn: about a minute"; set -x; \
+	echo "== 1. search for a cell on the 1,797 digits of scikit-learn: a minute or two"; set -x; \
 	$(BIN)/fastdarts search --dataset digits --epochs 5 --channels 8 --layers 5 --run $$run/search; { set +x; } 2>/dev/null; \
-	echo "== 2. train a network of this cell from scratch, and test it: about a minute"; set -x; \
+	echo "== 2. train a network of this cell from scratch, and test it: a minute or two"; set -x; \
 	$(BIN)/fastdarts evaluate --dataset digits --genotype $$run/search/genotype.json --epochs 10 --channels 16 --layers 5 \
 	    --cutout 0 --drop-path-prob 0 --run $$run/evaluate; { set +x; } 2>/dev/null; \
 	echo; $(BIN)/python examples/demo_result.py $$run

@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, Named]] = {
         "export": Named("export", "Export", "Write the model into a file that runs without fastdarts."),
     },
     "look": {
+        "compare": Named("compare", "Compare", "Put runs beside each other: methods times seeds, with intervals."),
         "report": Named("report", "Report", "Write the report of a run or of a study anew."),
         "describe": Named("describe", "Describe", "Say how large a network is, and draw its cells."),
         "methods": Named("listing", "Methods", "List the methods, or the settings of one."),
