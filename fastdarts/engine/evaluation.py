@@ -48,8 +48,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     The test error is that of the last epoch. With ``validation_portion`` it is that of the epoch with the lowest
     validation error, and the test images are used once.
 
-    With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out are those of
-    the largest network that fits, see :mod:`fastdarts.engine.sizing`.
+    With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out are those
+    of the largest network that fits, see :mod:`fastdarts.engine.sizing`.
 
     Of text, see :mod:`fastdarts.engine.language_evaluation`. Started by torchrun, all ranks train as one where the task
     can, as in :func:`fastdarts.engine.search.search`.
