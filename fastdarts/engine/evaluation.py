@@ -38,21 +38,47 @@ from fastdarts.tasks.task import find_task
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    r"""Train the network of ``config.genotype`` from scratch, test it, and leave the run's folder behind.
+    r"""Train the network of ``config.genotype`` from scratch, test it, and leave the folder of the run behind.
 
-    Images: with seeds seed, ..., seed + seeds - 1; the test error is that of the last epoch. The network of seed s
-    starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e / epochs; the loss is
-    CE(main) + auxiliary_weight * CE(auxiliary). With ``validation_portion`` the test error is that of the epoch with
-    the lowest validation error, and the test images are used once. With ``pretrained`` the networks start from those
-    weights. With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out
-    are those of the largest network that fits, see :mod:`fastdarts.engine.sizing`. The run holds a model of each seed
-    for :func:`fastdarts.load`. Text: see :mod:`fastdarts.engine.language_evaluation`.
+    Of images, one network is trained for each of the seeds seed, ..., seed + seeds - 1. That of seed s starts from
+    ``torch.manual_seed(s)``, or from the weights that ``pretrained`` names. Its loss is
+    CE(main) + auxiliary_weight * CE(auxiliary). Drop path rises linearly: p(e) = drop_path_prob * e / epochs. The run
+    holds a model of each seed for :func:`fastdarts.load`.
 
-    Returns what result.json holds: ``parameters`` (without the auxiliary head), and of images ``test_error`` (mean,
-    percent), ``test_error_std`` (sample standard deviation, None for one seed), ``test_errors``, ``macs``
-    (multiply-accumulates of one image), ...; of text ``valid_perplexity``, ``test_perplexity``, ... Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the genotype is wrong. Started by
-    torchrun, all ranks train as one where the task can, as in :func:`fastdarts.engine.search.search`.
+    The test error is that of the last epoch. With ``validation_portion`` it is that of the epoch with the lowest
+    validation error, and the test images are used once.
+
+    With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out are those
+    of the largest network that fits, see :mod:`fastdarts.engine.sizing`.
+
+    Of text, see :mod:`fastdarts.engine.language_evaluation`. Started by torchrun, all ranks train as one where the task
+    can, as in :func:`fastdarts.engine.search.search`.
+
+    Args:
+        config: The settings. ``EvaluateConfig(genotype=..., ...)`` makes them; what is left out is as published. A
+            genotype is a name, a file, or the folder of a search.
+
+    Returns:
+        What result.json holds. ``parameters`` are counted without the auxiliary head, and ``macs`` are the
+            multiply-accumulates of one image. ``test_errors`` are in percent, ``test_error`` is their mean, and
+            ``test_error_std`` their sample standard deviation, None for one seed. Of text there are
+            ``valid_perplexity`` and ``test_perplexity``.
+
+    Raises:
+        FastdartsError: A setting, the data or the genotype is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+
+    Source: Liu et al. 2019 (DARTS), section 3.2 and its public code.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.evaluation import evaluate
+        >>> from fastdarts.tasks.settings import EvaluateConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> config = EvaluateConfig(**tiny, genotype="DARTS_V2", run=Path("runs/trained"))
+        >>> result = evaluate(config)
+        >>> len(result["test_errors"])
+        1
     """
     task = find_task(config.task)
     with joined() if "ranks" in task.has else nullcontext(), isolated():

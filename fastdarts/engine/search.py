@@ -46,18 +46,37 @@ KEPT = "epochs"
 
 
 def search(config: SearchConfig) -> dict[str, Any]:
-    """Search by the method of ``config`` and leave the run's folder behind.
+    """Search for an architecture, and leave the folder of the run behind.
 
-    Returns what result.json holds: ``genotype`` (as a dict); the metric of the task, ``valid_error`` in percent or
-    ``valid_perplexity``, of the supernet after the last epoch or, for random search, of the best candidate; ``epochs``,
-    ``seconds``, and ``run``, the folder. Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
-    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
-    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
+    Afterwards the global state of torch is what it was before. Searches in several threads of one process wait for one
+    another. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and return the
+    same.
 
-    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
-    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
-    return the same.
+    Args:
+        config: The settings. ``SearchConfig(method=NAME, space=NAME, ...)`` makes them; what is left out is as
+            published.
+
+    Returns:
+        What result.json holds. ``genotype`` is the architecture as a dict, and ``run`` names the folder.
+            ``valid_error`` (percent) or ``valid_perplexity`` is that of the supernet after the last epoch. Of random
+            search it is that of the best candidate. ``epochs`` and ``seconds`` say what was done.
+
+    Raises:
+        FastdartsError: A setting or the data is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+        SystemExit: After SIGTERM, with code 0. The run is saved and can be resumed.
+        KeyboardInterrupt: After Ctrl-C. The run is saved and can be resumed.
+
+    Source: Liu et al. 2019 (DARTS), algorithm 1 and section 3.1; the paper of each method is named beside it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.search import search
+        >>> from fastdarts.tasks.settings import SearchConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> found = search(SearchConfig(**tiny, run=Path("runs/digits")))
+        >>> list(found["genotype"])
+        ['space', 'normal', 'normal_concat', 'reduce', 'reduce_concat']
     """
     task = find_task(config.task)
     if "ranks" not in task.has:
@@ -119,7 +138,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
 def check_network(config: SupernetConfig, problem: Problem, space: Space) -> None:
     """Raise :class:`FastdartsError` if the supernet does not fit the method or the data."""
     network = problem.check_network(config, space)
-    if config.alignment_every or "cell weights" in config.needs:
+    if config.alignment_every or config.build(space).alignment is not None:
         aligned_cells(network)
 
 
@@ -141,6 +160,7 @@ class Searching(Loop):
         self.config, self.recipe, self.problem, self.device = config, recipe, problem, device
         self.task, self.metric = find_task(config.task), find_task(config.task).metric
         self.seed, self.nodes = config.seed, config.nodes
+        self.images, self.smaller = problem.examples, self.task.smaller
         self._arch_loss = 0.0
         self._graphs = Graphs(config.graphs, device, progress.line)
 
@@ -285,6 +305,11 @@ class Searching(Loop):
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
         streams = self.problem.streams(self.supernet.config, self.recipe, size, self.epoch, self.epochs)
         self.train_stream, self.arch, self.valid = streams
+        if self.recipe.alphas is not None and self.recipe.weight_steps > self.count():
+            raise FastdartsError(
+                f"an epoch has {self.count()} steps, but the alphas learn in every {self.recipe.weight_steps}th: lower "
+                "--weight-steps or --batch-size, or take more images"
+            )
 
     def begin(self, resumed: bool) -> None:
         """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
@@ -292,6 +317,8 @@ class Searching(Loop):
         if number != self._stage:
             self._enter(number)
         self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        if self.recipe.perturbation is not None:
+            self.recipe.perturbation.start_epoch(self.epoch, self.epochs)
         self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()
@@ -304,6 +331,10 @@ class Searching(Loop):
     def count(self) -> int:
         return len(self.train_stream)
 
+    @property
+    def asked(self) -> int:
+        return self.config.epochs
+
     def batches(self, start: int) -> Iterator[tuple[Batch, Batch | None]]:
         """What the weights and what the alphas learn from."""
         both = self.arch.endless(self.epoch * self.count() + start) if self.arch else itertools.repeat(None)
@@ -315,8 +346,9 @@ class Searching(Loop):
     def measured(self) -> Row:
         at = f"epoch {self.epoch}"
         row = {"epoch": self.epoch, "lr": self.supernet.scheduler.get_last_lr()[0]} | self.meter.summary("train", at)
-        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
-            row["arch_loss"] = self._arch_loss / self.count()
+        if self.recipe.alphas is not None:
+            steps = sum(self.supernet.learns_alphas(self.epoch, step) for step in range(self.count()))
+            row |= {"arch_loss": self._arch_loss / steps} if steps else {}
         for monitor in self.recipe.monitors:
             if monitor.due(self.epoch, self.epochs):
                 row |= monitor.measure(self)

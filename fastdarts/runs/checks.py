@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.kinds import MOST, Range
 from fastdarts.runs.settings import RunConfig, choices_of
 from fastdarts.runs.stored import alternatives
@@ -36,7 +36,8 @@ def check_setting(name: str, value: object, hint: object) -> None:
         return
     if choices := choices_of(hint):
         if not isinstance(value, str) or value not in choices:
-            raise FastdartsError(f"{flag} is {_shown(value)}: expected one of {', '.join(choices)}")
+            like = did_you_mean(value, choices)
+            raise FastdartsError(f"{flag} is {_shown(value)}{like}: expected one of {', '.join(choices)}")
         return
     if not any(_is(value, kind) for kind in kinds):
         names = " or ".join(_KINDS.get(get_origin(kind) or kind, "None") for kind in kinds)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,7 @@ from fastdarts.runs.checkpoint import (
     save_checkpoint,
 )
 from fastdarts.runs.settings import RunConfig, from_dict, from_toml, to_toml
+from fastdarts.runs.usage import begin_peak, peak_memory
 from fastdarts.runs.writer import METRICS, NullWriter, Recorder, atomic_write, environment, is_leftover, read_metrics
 
 try:
@@ -94,6 +96,7 @@ class Run:
         self._made_folder = self._owns = self._worked = False
         self._saved = time.monotonic()
         self._stop = Stop()
+        self._device = torch.device("cpu")
 
     def __enter__(self) -> Run:
         try:
@@ -104,6 +107,7 @@ class Run:
                     self.recorder = NullWriter(self.folder) if ranks.rank() else self._record(stack)
                 self._stop = stack.enter_context(stoppable())
                 self._open = stack.pop_all()
+                begin_peak()
         except BaseException:
             self._leave_nothing()
             raise
@@ -146,7 +150,12 @@ class Run:
             self._leave_nothing()
         if (self._worked or not self._new) and isinstance(error, KeyboardInterrupt) and not error.args:
             lost = "what came after the last checkpoint is lost"
-            raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
+            raise KeyboardInterrupt(f"{lost}; {self.how_to_go_on()}") from None
+
+    def how_to_go_on(self) -> str:
+        """The command that goes on with the run, in words that end with it."""
+        under = " under torchrun" * ranks.launched()
+        return f"go on{under} with: fastdarts {self.kind} --resume {shlex.quote(str(self.folder))}"
 
     def _leave_nothing(self) -> None:
         """Take away what a new run has brought, which is all that the folder holds."""
@@ -179,6 +188,7 @@ class Run:
 
     def describe(self, device: torch.device, **facts: Any) -> None:
         """Write environment.json, at the beginning of a run only."""
+        self._device = device
         if self.state is None:
             self.recorder.write_json("environment.json", environment(device) | {"ranks": ranks.world()} | facts)
 
@@ -202,7 +212,7 @@ class Run:
         if stopped is not None:
             self._worked = True  # what is saved stays
             self._stop.signal = stopped
-            self._stop.leave(f"go on with --resume {self.folder}" if ranks.rank() == 0 else None)
+            self._stop.leave(self.how_to_go_on() if ranks.rank() == 0 else None)
 
     def write_weights(self, name: str, model: torch.nn.Module) -> None:
         """Write the state dict of ``model``; raises :class:`NotFinite` if it holds NaN or an infinity."""
@@ -213,7 +223,8 @@ class Run:
             atomic_write(self.folder / name, weights.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json."""
+        """Write usage.json, with the bytes of memory at the peak of this process, and result.json."""
+        self.recorder.write_json("usage.json", {"peak_memory": peak_memory(self._device)})
         self.recorder.write_json("result.json", result)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -252,7 +263,7 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     if config.run is not None and config.run.resolve() != folder.resolve():
         raise FastdartsError(f"--run is {config.run} but the run to resume lies in {folder}: leave --run out")
     stored, state = _stored(config.resume, kind, config.family())
-    _check_same(config.filled(), stored.filled())
+    check_same(config.filled(), stored.filled())
     return folder, state
 
 
@@ -283,7 +294,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _check_same(config: RunConfig, stored: RunConfig) -> None:
+def check_same(config: RunConfig, stored: RunConfig) -> None:
+    """Raise :class:`FastdartsError` for the first setting that differs from the stored ones, if results depend on
+    it."""
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.free_on_resume]
     # the method first, as its other settings may be no others' own; the epochs last, as they may follow from others
     for name in sorted(names, key=lambda name: {"method": 0, "epochs": 2}.get(name, 1)):

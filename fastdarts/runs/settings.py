@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.kinds import Count, NotNegative
 from fastdarts.runs.stored import alternatives
 
@@ -124,7 +124,9 @@ def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool =
     hints = {name: hint for name, hint in hints.items() if name in known}  # without constants of the class
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
+        like = did_you_mean(unknown[0], hints)
+        some = ", ".join(hints)
+        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}{like}: expected some of {some}")
     return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
 
 

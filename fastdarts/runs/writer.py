@@ -20,6 +20,7 @@ import torch
 from fastdarts.endings import drop
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank
+from fastdarts.runs.pace import remaining
 
 METRICS = "metrics.jsonl"
 _NESTING = (
@@ -268,20 +269,22 @@ class Progress:
                     self._bar.remove_task(task)
                 self._bar.add_task(description, total=total, numbers="")
 
-    def advance(self, n: int = 1, **numbers: float) -> None:
-        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count."""
+    def advance(self, n: int = 1, left: float | None = None, **numbers: float) -> None:
+        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count, and when all is done if
+        `left` seconds are left to the end of the run."""
         self._done += n
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
+            shown = "  ".join(filter(None, (shown, "" if left is None else f"in all {remaining(left)}")))
             with self._unread():
                 self._bar.update(self._bar.task_ids[-1], advance=n, numbers=shown)
             return
         now = time.monotonic()
         if now - self._reported >= self._interval:
             self._reported = now
-            left = (now - self._started) / self._done * (self._total - self._done)
+            here = (now - self._started) / self._done * (self._total - self._done)
             head = f"{self._description}  {self._done}/{self._total}"
-            self._print("  ".join(filter(None, (head, shown, f"{_duration(left)} left"))))
+            self._print("  ".join(filter(None, (head, shown, remaining(here if left is None else left)))))
 
     def line(self, text: str) -> None:
         """Print `text` as a line that stays."""
@@ -368,18 +371,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 def _cpu_model() -> str:
+    """The processor's name; virtual machines hide it, so its family and model stand behind it where they are known."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= facts.keys():
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    return name
 
 
 def _version(package: str) -> str | None:

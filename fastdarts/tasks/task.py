@@ -84,9 +84,11 @@ class Problem(ABC):
     Attributes:
         label: part of the default name of the run's folder.
         meter_type: a :class:`Meter`.
+        examples: how many training examples are in use, if ``--samples`` can lower that; None if there is no such flag.
     """
 
     label: str
+    examples: int | None = None
     meter_type: type[Any]
 
     @abstractmethod

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
 from fastdarts.notices import notice
 from fastdarts.runs.settings import expanded
@@ -93,8 +92,7 @@ def load_data(
     for an `image_size` that is odd or below 8; for an image that is damaged in its middle only when it is read.
     """
     if dataset not in DATASETS:
-        near = get_close_matches(str(dataset), DATASETS, n=1)
-        like = f", did you mean {near[0]}" if near else ""
+        like = did_you_mean(dataset, DATASETS)
         raise FastdartsError(f"unknown dataset {dataset!r}{like}: choose one of {', '.join(DATASETS)}")
     if image_size is not None:
         _check_size((image_size, image_size), "image_size")

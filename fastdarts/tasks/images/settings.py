@@ -86,8 +86,8 @@ class ImageSearchConfig(DataConfig, SearchConfig):
 
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
-    channels: Width = 16
-    """Channels of the first cells."""
+    channels: Width | None = None
+    """Channels of the first cells (DARTS: 16)."""
     layers: Few | None = None
     """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
     train_portion: float | None = None
@@ -178,6 +178,7 @@ class ImageSupernetConfig(SupernetConfig):
 
 SEARCH_RECIPE: dict[str, Any] = {
     "batch_size": 64,
+    "channels": 16,
     "partial": 1,
     "edge_normalisation": False,
     "warmup": 0,

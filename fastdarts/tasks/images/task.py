@@ -44,7 +44,7 @@ class ImageProblem(Problem):
     criterion: nn.Module = nn.CrossEntropyLoss()
 
     def __init__(self, data: ImageData, indices: range, config: ImageSearchConfig):
-        self.data, self.indices = data, indices
+        self.data, self.indices, self.examples = data, indices, len(indices)
         self.halves = split(len(indices), config.train_portion)
         self.label = f"{config.dataset}-{config.method}"
         self.workers = Workers(config.workers, data.train)
@@ -61,6 +61,11 @@ class ImageProblem(Problem):
     def outputs(self) -> int:
         """How many numbers the network gives for an image."""
         return len(self.data.classes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.data.size
 
     def facts(self) -> Mapping[str, Any]:
         return self.data.facts()
