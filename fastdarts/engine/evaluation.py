@@ -160,11 +160,11 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         return train, measured(data.train, judged) if judged else tested(job)
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
-        chosen = {} if sized is None else {"chosen": sized.to_dict()}
+        chosen = {} if sized is None else sized.facts()
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, (data.found, sized and sized.line(), *notes)):
+        for text in filter(None, (data.found, sized and f"chosen: {sized.line()}", *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)
