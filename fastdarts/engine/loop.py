@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
+from fastdarts.engine.outcome import LiveReport
 from fastdarts.policies.base import Next
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
@@ -44,6 +45,7 @@ class Loop(ABC):
         self.recording, self.display, self.epochs = run, progress, epochs
         self.epoch = 0
         self._begun = time.monotonic()
+        self._report = LiveReport(run)
         self._begin_count()
 
     # --- what a subclass says
@@ -123,6 +125,8 @@ class Loop(ABC):
             self._begin_count()
             if self.saves_last or self.epoch < self.epochs:
                 self.save(rows=then.rows)
+            if self.epoch < self.epochs:
+                self._report.after_epoch()
         return row
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
