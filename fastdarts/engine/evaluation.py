@@ -26,6 +26,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.ranks import agree, check_batch, fail_together, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
 from fastdarts.runs.run import Run
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
@@ -36,7 +37,7 @@ from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
     r"""Train the network of ``config.genotype`` from scratch, test it, and leave the run's folder behind.
 
     Images: with seeds seed, ..., seed + seeds - 1; the test error is that of the last epoch. The network of seed s
@@ -62,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 config = as_pretrained(config)
             validate(config)
             _check_space(config)
-        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
+        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config, watch)
 
 
 def _check_space(config: EvaluateConfig) -> None:
@@ -77,7 +78,7 @@ def _check_space(config: EvaluateConfig) -> None:
         )
 
 
-def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
+def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     with fail_together():
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
@@ -120,7 +121,7 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         train = Batches(data.train, learned, config.batch_size, augment, job.seed, **options)
         return train, measured(data.train, judged) if judged else tested(job)
 
-    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
+    with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")

@@ -88,6 +88,10 @@ def load_data(
     Raises FastdartsError for an unknown name, for files that are missing, damaged or do not fit together, and
     for sizes that are odd or below 8; for a damaged image with a good header only when it is read.
     """
+    if dataset == "own":
+        raise FastdartsError(
+            "dataset own is given from Python: fastdarts.search(train=..., valid=...), see docs/python.md"
+        )
     if dataset not in DATASETS:
         like = did_you_mean(dataset, DATASETS)
         raise FastdartsError(f"unknown dataset {dataset!r}{like}: choose one of {', '.join(DATASETS)}")

@@ -28,7 +28,7 @@ from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
-Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "own"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class DataConfig(RunConfig):
 
     dataset: Dataset = "digits"
     """Images to learn from. digits needs no download. folder means one folder of images per class, or train/ and test/
-    of these."""
+    of these. own means datasets that a script gives to fastdarts.search()."""
     data: Path | None = None
     """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
     test_portion: float = 0.2

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
@@ -93,8 +92,7 @@ class ImageProblem(Problem):
         self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
-        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
-        transform = augment(cutout_prob=share)
+        transform = self.train_transform(config, share)
 
         def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
             smallest = smallest_batch(config.sync_bn, parts)
@@ -108,6 +106,14 @@ class ImageProblem(Problem):
         # As published, validation images are augmented like the others; the draws are the same in every epoch.
         valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
         return train, arch, valid
+
+    def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """What makes an image that is learned of a sample; cutout with the probability ``share``."""
+        return train_transform(self.data, round(config.cutout * min(self.data.size)), cutout_prob=share)
+
+    def eval_transform(self) -> Callable[[Tensor], Tensor]:
+        """What makes an image of a sample without chance."""
+        return eval_transform(self.data)
 
     def rate_share(self, config: ImageSearchConfig, epoch: int) -> float:
         return cosine(config, epoch) / config.learning_rate
