@@ -14,7 +14,7 @@ QUIET := $(shell test -t 2 || echo --quiet)
 
 NATIVE := '*.cpp' '*.h' '*.cu'
 
-.PHONY: install demo test fuzz sanitize gpu lint format
+.PHONY: install demo test docs fuzz sanitize gpu lint format
 
 install: $(INSTALLED)
 
@@ -48,6 +48,12 @@ format: $(INSTALLED)
 
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -rs -n 2 --dist loadfile
+
+# The pages that are written from code and results, and the site in build/site.
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.support.reference_pages --write
+	$(BIN)/python -m benchmarks.page --write
+	$(BIN)/python -m mkdocs build
 
 # The same property-based tests as `make test`, with 100 times as many inputs, and every place where a run can be killed.
 fuzz: $(INSTALLED)

@@ -6,6 +6,7 @@ It is known then what it gives, and what is wrong with it is one sentence.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -194,7 +195,10 @@ def _check_texts(parameter: Parameter, texts: list[str]) -> None:
     for text in texts:
         if not _is_readable(text, parameter.one):
             like = did_you_mean(text, choices_of(parameter.one))
-            raise FastdartsError(f"{parameter.name} is {_short(text)!r}{like}: expected {parameter.expected}")
+            then = ""
+            if parameter.name == "--dataset" and os.path.exists(text):
+                like, then = "", f"; for images of your own type --dataset folder --data {_short(text)}"
+            raise FastdartsError(f"{parameter.name} is {_short(text)!r}{like}: expected {parameter.expected}{then}")
 
 
 def _is_readable(text: str, hint: Any) -> bool:

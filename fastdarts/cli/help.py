@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from fastdarts.cli.arguments import Parameter, parameters
 from fastdarts.cli.flags import BySettings, texts_of
@@ -20,13 +20,13 @@ from fastdarts.spaces import DARTS
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 GROUPS: dict[str, str] = {  # settings in the order in which people ask for them; what is not named here: see _group
-    "data": "dataset data level vocabulary image_size samples test_samples test_portion train_portion "
-    "validation_portion cutout label_smoothing",
+    "data": "dataset data level vocabulary image_size samples test_samples test_portion split_seed train_portion "
+    "validation_portion augment cutout mixup cutmix label_smoothing",
     "network": "genotype space variant stem channels layers nodes hidden partial edge_normalisation auxiliary "
-    "auxiliary_weight pretrained",
+    "auxiliary_weight pretrained target_parameters target_macs target_latency",
     "search": "method epochs batch_size seed seeds",
     "method": "",
-    "run": "run resume config checkpoint_minutes plugin",
+    "run": "run resume config checkpoint_minutes loggers plugin",
     "speed and memory": "device threads processes workers graphs precision memory accumulate max_memory sync_bn",
     "diagnostics": "gap_every alignment_every eigenvalue_every product_error_every",
 }
@@ -64,7 +64,7 @@ def help_page(command: str, kind: type[Any], settings: RunConfig | None, everyth
     Only what most people need is shown, unless ``everything`` is asked for or the command has few flags.
     """
     width = min(shutil.get_terminal_size().columns, 100)
-    found = [*_entries(kind, settings)]
+    found = [*entries(kind, settings)]
     few = set() if everything else set(SHORT.get(command, "").split())
     own = [entry for entry in found if entry.name in few or (entry.group == "method" and command == "search")]
     shown = [_brief(entry) for entry in own] if few else found
@@ -99,9 +99,12 @@ def _title(group: str, command: str, settings: RunConfig | None) -> str:
     return {"search": command if command == "search" else "training", "method": "others"}.get(group, group)
 
 
-def _entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
+def entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
     """The flags of a command, in the order of their groups."""
     texts, values = texts_of(kind), {field.name: field.default for field in dataclasses.fields(kind)}
+    for part in filter(dataclasses.is_dataclass, get_type_hints(kind).values()):  # flags in a class of their own
+        texts |= texts_of(part)
+        values |= {field.name: field.default for field in dataclasses.fields(part)}
     if settings is not None:
         texts, values = texts | texts_of(type(settings)), values | vars(_filled(settings))
     plain = {field.name: field.default for field in dataclasses.fields(settings)} if settings else {}

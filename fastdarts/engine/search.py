@@ -50,20 +50,39 @@ ProblemOf = Callable[[SearchConfig, Space], Problem]
 
 
 def search(config: SearchConfig, watch: Watch = NOBODY, problem: ProblemOf | None = None) -> dict[str, Any]:
-    """Search by the method of ``config`` and leave the run's folder behind.
+    """Search for an architecture, and leave the folder of the run behind.
 
-    ``watch`` is who watches it from Python. ``problem`` gives the data where they are not those of the settings.
+    Afterwards the global state of torch is what it was before. Searches in several threads of one process wait for one
+    another. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and return the
+    same.
 
-    Returns what result.json holds: ``genotype`` (as a dict); the metric of the task, ``valid_error`` in percent or
-    ``valid_perplexity``, of the supernet after the last epoch or, for random search, of the best candidate; ``epochs``,
-    ``seconds``, and ``run``, the folder. Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
-    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
-    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
+    Args:
+        config: The settings. ``SearchConfig(method=NAME, space=NAME, ...)`` makes them; what is left out is as
+            published.
+        watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
+        problem: What gives the data for resolved settings and a space, where they are not those that settings name.
 
-    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
-    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
-    return the same.
+    Returns:
+        What result.json holds. ``genotype`` is the architecture as a dict, and ``run`` names the folder.
+            ``valid_error`` (percent) or ``valid_perplexity`` is that of the supernet after the last epoch. Of random
+            search it is that of the best candidate. ``epochs`` and ``seconds`` say what was done.
+
+    Raises:
+        FastdartsError: A setting or the data is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+        SystemExit: After SIGTERM, with code 0. The run is saved and can be resumed.
+        KeyboardInterrupt: After Ctrl-C. The run is saved and can be resumed.
+
+    Source: Liu et al. 2019 (DARTS), algorithm 1 and section 3.1; the paper of each method is named beside it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.search import search
+        >>> from fastdarts.tasks.settings import SearchConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> found = search(SearchConfig(**tiny, run=Path("runs/digits")))
+        >>> list(found["genotype"])
+        ['space', 'normal', 'normal_concat', 'reduce', 'reduce_concat']
     """
     task = find_task(config.task)
     if "ranks" not in task.has:
@@ -109,7 +128,7 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
     with run, Progress() as progress, problem.opened(config, device):
         run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
         progress.line(f"run {run.folder}")
-        for text in filter(None, (line, *notes)):
+        for text in filter(None, (problem.introduction(), line, *notes)):
             progress.line(text)
         if trains_supernet:
             with explaining_memory(config, problem, device):
@@ -125,7 +144,7 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
 def check_network(config: SupernetConfig, problem: Problem, space: Space) -> None:
     """Raise :class:`FastdartsError` if the supernet does not fit the method or the data."""
     network = problem.check_network(config, space)
-    if config.alignment_every or "cell weights" in config.needs:
+    if config.alignment_every or config.build(space).alignment is not None:
         aligned_cells(network)
 
 
@@ -294,6 +313,11 @@ class Searching(Loop):
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
         streams = self.problem.streams(self.supernet.config, self.recipe, size, self.epoch, self.epochs)
         self.train_stream, self.arch, self.valid = streams
+        if self.recipe.alphas is not None and self.recipe.weight_steps > self.count():
+            raise FastdartsError(
+                f"an epoch has {self.count()} steps, but the alphas learn in every {self.recipe.weight_steps}th: lower "
+                "--weight-steps or --batch-size, or take more images"
+            )
 
     def begin(self, resumed: bool) -> None:
         """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
@@ -301,6 +325,8 @@ class Searching(Loop):
         if number != self._stage:
             self._enter(number)
         self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        if self.recipe.perturbation is not None:
+            self.recipe.perturbation.start_epoch(self.epoch, self.epochs)
         self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()
@@ -328,8 +354,9 @@ class Searching(Loop):
     def measured(self) -> Row:
         at = f"epoch {self.epoch}"
         row = {"epoch": self.epoch, "lr": self.supernet.scheduler.get_last_lr()[0]} | self.meter.summary("train", at)
-        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
-            row["arch_loss"] = self._arch_loss / self.count()
+        if self.recipe.alphas is not None:
+            steps = sum(self.supernet.learns_alphas(self.epoch, step) for step in range(self.count()))
+            row |= {"arch_loss": self._arch_loss / steps} if steps else {}
         for monitor in self.recipe.monitors:
             if monitor.due(self.epoch, self.epochs):
                 row |= monitor.measure(self)

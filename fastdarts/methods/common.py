@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
@@ -38,6 +39,16 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
     return Bilevel(**shared | policies)
+
+
+def refuse_none(config: SupernetConfig, space: Space, why: str) -> None:
+    """Raise :class:`FastdartsError` if the edges of ``space`` offer `none`, which the method makes superfluous by
+    ``why``."""
+    if any("none" in names for table in space.primitives(config.nodes).values() for names in table):
+        raise FastdartsError(
+            f"--space is {config.space}, whose edges offer none, but method {config.method} {why}: choose a space "
+            "without none, such as darts-7"
+        )
 
 
 def monitors(config: SupernetConfig) -> tuple[Monitor, ...]:

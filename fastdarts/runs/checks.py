@@ -92,6 +92,30 @@ def _shown(value: object) -> str:
     return reprlib.repr(value)
 
 
+def parse_count(text: str, flag: str) -> float:
+    """The number that ``text`` means: 500k, 0.5M, 1.2G or 500000, with powers of 1000.
+
+    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)", text.strip().replace(",", "").lower())
+    amount = float(found[1]) * 1000 ** " kmg".index(found[2] or " ") if found else 0.0
+    if not 1 <= amount <= MOST:
+        raise FastdartsError(f"{flag} is {text!r}: expected a number above 0, such as 500k, 50M or 1200000")
+    return amount
+
+
+def parse_seconds(text: str, flag: str) -> float:
+    """The seconds that ``text`` means: a number with the unit us, ms or s, as in 5ms.
+
+    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip().lower())
+    amount = float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]] if found else 0.0
+    if not 0 < amount <= 1000:
+        raise FastdartsError(f"{flag} is {text!r}: expected a time with its unit, such as 5ms or 800us")
+    return amount
+
+
 AUTO = "auto"
 """An amount of memory that is measured: what a GPU has free."""
 

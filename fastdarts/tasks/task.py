@@ -99,6 +99,10 @@ class Problem(ABC):
     def description(self) -> Row:
         """What environment.json says of the data."""
 
+    def introduction(self) -> str:
+        """What is said of the data before the search, in one line; "" if its name says all."""
+        return ""
+
     def check_batches(self, config: Any) -> None:  # noqa: B027 - may stay as it is
         """Raise :class:`FastdartsError` if the data makes no batches of that size."""
 

@@ -121,3 +121,9 @@ def test_every_setting_that_is_named_in_a_group_exists():
 def test_every_command_has_a_page_with_all_its_flags(capsys, command):
     page = printed(capsys, command, "--help-all")
     assert page.startswith(f"usage: fastdarts {command}") and page.count("\n") > 5
+
+
+def test_a_flag_that_stands_in_a_class_of_its_own_is_explained_and_has_its_default():
+    study = {entry.name: entry for entry in help.entries(find_command("study"), None)}
+    assert study["epochs"].text == texts_of(StudyConfig)["epochs"] and study["epochs"].value == str(StudyConfig.epochs)
+    assert all(entry.text for entry in study.values())

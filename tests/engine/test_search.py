@@ -28,7 +28,8 @@ from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.spaces.cells.reading import parse_genotype
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import load_data, train_transform
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.transforms import train_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 

@@ -23,8 +23,10 @@ from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.settings import SEARCH_RECIPE, ImageSearchConfig
 from fastdarts.tasks.images.task import ImageProblem
 
-FOREIGN = ("data", "samples", "image_size", "cutout", "train_portion")
-"""Settings of datasets that fastdarts reads; those of one's own are what the script makes of them."""
+FOREIGN = {  # settings of images that fastdarts reads, and their defaults: those of one's own are what a script makes
+    "data": None, "samples": None, "image_size": None, "test_portion": ImageSearchConfig.test_portion, "split_seed": 0,
+    "cutout": 0.0, "augment": "standard", "train_portion": SEARCH_RECIPE["train_portion"],
+}  # fmt: skip
 _HOW = "as v2.ToImage() and v2.ToDtype(torch.float32, scale=True) make it"
 
 
@@ -119,8 +121,7 @@ class OwnProblem(ImageProblem):
         valid: Dataset,
         classes: int | Sequence[str] | None = None,
     ):
-        usual = {"train_portion": SEARCH_RECIPE["train_portion"]}
-        if set_too := [name for name in FOREIGN if getattr(config, name) not in (None, 0.0, usual.get(name))]:
+        if set_too := [name for name, usual in FOREIGN.items() if getattr(config, name) not in (None, usual)]:
             raise FastdartsError(
                 f"got {set_too[0]} beside train and valid: it is for the datasets that fastdarts reads, so leave it "
                 "out and change the images in your Dataset"

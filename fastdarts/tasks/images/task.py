@@ -13,7 +13,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
+from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
@@ -23,6 +23,7 @@ from fastdarts.tasks.images.settings import (
     ImageSupernetConfig,
     network_options,
 )
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
@@ -60,12 +61,20 @@ class ImageProblem(Problem):
         """How many numbers the network gives for an image."""
         return len(self.data.classes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.data.size
+
     def facts(self) -> Mapping[str, Any]:
         return self.data.facts()
 
     def description(self) -> Row:
         shape = (self.data.channels, *self.data.size)
         return {"classes": len(self.data.classes), "images": len(self.indices), "image_shape": shape}
+
+    def introduction(self) -> str:
+        return self.data.found
 
     def check_batches(self, config: ImageSearchConfig) -> None:
         """Raise :class:`FastdartsError` if the batches of a half are too small for the ranks or the parts."""
@@ -109,7 +118,8 @@ class ImageProblem(Problem):
 
     def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Callable[[Tensor], Tensor]:
         """What makes an image that is learned of a sample; cutout with the probability ``share``."""
-        return train_transform(self.data, round(config.cutout * min(self.data.size)), cutout_prob=share)
+        length = round(config.cutout * min(self.data.size))
+        return train_transform(self.data, length, cutout_prob=share, augment=config.augment)
 
     def eval_transform(self) -> Callable[[Tensor], Tensor]:
         """What makes an image of a sample without chance."""
