@@ -133,6 +133,8 @@ def _recurrent_search_config() -> type:
     return importlib.import_module("fastdarts.tasks.settings").SearchConfig.of({"space": "rnn"})[0]
 
 
+CALLED = {"search": ("api", "search")}
+"""Modules that have moved, and the public function that has their name now."""
 MADE = {("rnn.config", "RecurrentSearchConfig"): _recurrent_search_config}
 
 
@@ -165,11 +167,19 @@ def names(old: str) -> Callable[[str], Any]:
     return find
 
 
+class _Called(ModuleType):
+    """A module that has the name of a public function: whoever has imported the module can still call that."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        place, name = CALLED[self.__name__.partition(".")[2]]
+        return getattr(importlib.import_module(f"fastdarts.{place}"), name)(*args, **kwargs)
+
+
 class _Moved(Loader):
     """Makes a module that holds nothing itself."""
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return _Called(spec.name) if spec.name.partition(".")[2] in CALLED else None
 
     def exec_module(self, module: ModuleType) -> None:
         module.__getattr__ = names(module.__name__.partition(".")[2])

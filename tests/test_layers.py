@@ -98,6 +98,7 @@ FLOORS = [  # of fastdarts; a module imports what is of its own floor or of one 
     {"engine"},
     {"methods"},
     {"bench", "compare", "study", "testing"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]

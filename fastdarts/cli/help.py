@@ -20,13 +20,13 @@ from fastdarts.spaces import DARTS
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 GROUPS: dict[str, str] = {  # settings in the order in which people ask for them; what is not named here: see _group
-    "data": "dataset data level vocabulary image_size samples test_samples test_portion train_portion "
-    "validation_portion cutout label_smoothing",
+    "data": "dataset data level vocabulary image_size samples test_samples test_portion split_seed train_portion "
+    "validation_portion augment cutout mixup cutmix label_smoothing",
     "network": "genotype space variant stem channels layers nodes hidden partial edge_normalisation auxiliary "
-    "auxiliary_weight pretrained",
+    "auxiliary_weight pretrained target_parameters target_macs target_latency",
     "search": "method epochs batch_size seed seeds",
     "method": "",
-    "run": "run resume config checkpoint_minutes plugin",
+    "run": "run resume config checkpoint_minutes loggers plugin",
     "speed and memory": "device threads processes workers graphs precision memory accumulate max_memory sync_bn",
     "diagnostics": "gap_every alignment_every eigenvalue_every product_error_every",
 }

@@ -18,7 +18,18 @@ from fastdarts.tasks.task import find_task
 
 FREE = {*SearchConfig.free_on_resume, "seed", "seeds", "device", "threads", "genotype"} - {"plugin"}
 """Settings in which runs of one group may differ: where things are, what is computed on, and the seeds."""
-PROBLEM = ("dataset", "data", "samples", "image_size", "test_portion", "train_portion", "space", "level", "vocabulary")
+PROBLEM = (
+    "dataset",
+    "data",
+    "samples",
+    "image_size",
+    "test_portion",
+    "split_seed",
+    "train_portion",
+    "space",
+    "level",
+    "vocabulary",
+)
 """Settings that say what is learned: between runs that differ here, errors say nothing."""
 BUDGET = ("epochs", "batch_size", "channels", "layers", "precision")
 """Settings that say how much is spent: runs that differ here are compared with care."""

@@ -29,6 +29,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.ranks import agree, check_batch, fail_together, from_first, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
 from fastdarts.runs.run import Run, stored_config
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
@@ -39,7 +40,7 @@ from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
     r"""Train the network of ``config.genotype`` from scratch, test it, and leave the folder of the run behind.
 
     Of images, one network is trained for each of the seeds seed, ..., seed + seeds - 1. That of seed s starts from
@@ -59,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     Args:
         config: The settings. ``EvaluateConfig(genotype=..., ...)`` makes them; what is left out is as published. A
             genotype is a name, a file, or the folder of a search.
+        watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
 
     Returns:
         What result.json holds. ``parameters`` are counted without the auxiliary head, and ``macs`` are the
@@ -92,7 +94,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 config = as_pretrained(config)
             validate(config)
             _check_space(config)
-        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
+        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config, watch)
 
 
 def _check_space(config: EvaluateConfig) -> None:
@@ -107,7 +109,7 @@ def _check_space(config: EvaluateConfig) -> None:
         )
 
 
-def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
+def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     with fail_together():
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
@@ -164,7 +166,7 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         train = Batches(data.train, learned, config.batch_size, augment, job.seed, mix=mix, **options)
         return train, measured(data.train, judged) if judged else tested(job)
 
-    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
+    with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
         chosen = {} if sized is None else sized.facts()
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
         write_genotype(run, architecture)

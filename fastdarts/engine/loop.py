@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 from fastdarts.engine.outcome import LiveReport
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Next
 from fastdarts.runs.pace import Pace, remaining
 from fastdarts.runs.run import Run
@@ -43,6 +44,8 @@ class Loop(ABC):
     meter_type: type[Any]
     saves_last = True
     """Whether there is a checkpoint after the last epoch; else whoever runs the loop makes one."""
+    may_stop = False
+    """Whether ``on_epoch`` may end it before its last epoch."""
     later = 0
     images: int | None = None
     smaller = "--channels or --layers"
@@ -52,6 +55,7 @@ class Loop(ABC):
         self.recording, self.display, self.epochs = run, progress, epochs
         self.epoch = 0
         self._pace, self._warned = Pace(), False
+        self.stopped = False
         self._begun = time.monotonic()
         self._report = LiveReport(run)
         self._begin_count()
@@ -134,7 +138,12 @@ class Loop(ABC):
                 if self.recording.due():
                     self.save(number + 1)
             row = self.measured() | {"seconds": time.monotonic() - self._begun}
-            self.recording.recorder.epoch(row)
+            self.stopped = self.recording.record(row, self.epochs)
+            if self.stopped and not self.may_stop:
+                raise FastdartsError(
+                    "on_epoch raised StopSearch in a training of a derived network, whose number of epochs is fixed: "
+                    "set epochs instead"
+                )
             self._pace.end()
             left = self._pace.after_epoch()
             self.display.line("  ".join([self.line(row), *([remaining(left)] if left else [])]))

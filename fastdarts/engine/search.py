@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -36,6 +36,7 @@ from fastdarts.ranks import (
 )
 from fastdarts.runs.checkpoint import NAME, load_checkpoint, loading, save_checkpoint
 from fastdarts.runs.run import Run
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
@@ -45,7 +46,10 @@ KEPT = "epochs"
 """The folder of the supernets that are kept to come back to."""
 
 
-def search(config: SearchConfig) -> dict[str, Any]:
+ProblemOf = Callable[[SearchConfig, Space], Problem]
+
+
+def search(config: SearchConfig, watch: Watch = NOBODY, problem: ProblemOf | None = None) -> dict[str, Any]:
     """Search for an architecture, and leave the folder of the run behind.
 
     Afterwards the global state of torch is what it was before. Searches in several threads of one process wait for one
@@ -55,6 +59,8 @@ def search(config: SearchConfig) -> dict[str, Any]:
     Args:
         config: The settings. ``SearchConfig(method=NAME, space=NAME, ...)`` makes them; what is left out is as
             published.
+        watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
+        problem: What gives the data for resolved settings and a space, where they are not those that settings name.
 
     Returns:
         What result.json holds. ``genotype`` is the architecture as a dict, and ``run`` names the folder.
@@ -83,16 +89,16 @@ def search(config: SearchConfig) -> dict[str, Any]:
         refuse(f"a search on {task.title}")  # before it waits for the others
     with joined(), isolated():
         agree(settings_of("search", config))
-        return _search(config)
+        return _search(config, watch, task.problem if problem is None else problem)
 
 
-def _search(config: SearchConfig) -> dict[str, Any]:
+def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[str, Any]:
     with fail_together():
         validate(config)
         config = resolve(config.prepared())
-        space, task = find_space(config.space), find_task(config.task)
+        space = find_space(config.space)
         recipe = config.build(space)
-        problem = task.problem(config, space)
+        problem = problem_of(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             check_network(config, problem, space)
@@ -117,7 +123,7 @@ def _search(config: SearchConfig) -> dict[str, Any]:
     elif isinstance(config, BilevelConfig) and config.keep_kinks:
         # A step on fake tensors meets kinks that cannot be kept, before the run has a folder.
         from_first(lambda: step_memory(config, problem, device))
-    run = Run(config, "search", problem.label)
+    run = Run(config, "search", problem.label, watch)
     problem.check_resumed(run.state, config)
     with run, Progress() as progress, problem.opened(config, device):
         run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
@@ -144,6 +150,8 @@ def check_network(config: SupernetConfig, problem: Problem, space: Space) -> Non
 
 class Searching(Loop):
     """A search that trains supernets, as the policies of its recipe see it: :class:`fastdarts.policies.base.Search`."""
+
+    may_stop = True
 
     def __init__(
         self,
@@ -361,7 +369,7 @@ class Searching(Loop):
         """Go on, go back or end, as the stopper says; at the end of a stage, build the next supernet."""
         next_rate(self.supernet.scheduler)
         self._arch_loss = 0.0
-        then = self.recipe.stopper.after(self)
+        then = Next(self.epochs) if self.stopped else self.recipe.stopper.after(self)
         found = self.recipe.selection.architecture(self)
         if found is not None:
             write_genotype(self.recording, found)

@@ -30,8 +30,10 @@ from fastdarts.runs.checkpoint import (
     loading,
     save_checkpoint,
 )
-from fastdarts.runs.settings import RunConfig, from_dict, from_toml, to_toml
+from fastdarts.runs.loggers import make_loggers
+from fastdarts.runs.settings import RunConfig, from_dict, from_toml, plain_values, to_toml
 from fastdarts.runs.usage import begin_peak, peak_memory
+from fastdarts.runs.watch import NOBODY, Epoch, StopSearch, Watch
 from fastdarts.runs.writer import METRICS, NullWriter, Recorder, atomic_write, environment, is_leftover, read_metrics
 
 try:
@@ -73,6 +75,7 @@ class Run:
         config: settings; with ``resume`` they must equal the stored ones, but for those no result depends on.
         kind: "search" or "evaluate", the mark of its checkpoints.
         label: part of the folder's default name.
+        watch: who watches it from Python.
 
     ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
@@ -88,8 +91,9 @@ class Run:
     3. checkpoint.pt: ``resume`` goes on from it; rows and files that are newer are written again.
     """
 
-    def __init__(self, config: RunConfig, kind: str, label: str):
-        self.kind = kind
+    def __init__(self, config: RunConfig, kind: str, label: str, watch: Watch = NOBODY):
+        self.kind, self._watch = kind, watch
+        make_loggers([*config.loggers, *watch.loggers])  # what cannot be is said before there is a folder
         self.folder, self.state = ranks.from_first(lambda: _begin(config, kind, label))
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._new, self._named = config.resume is None, config.run is not None
@@ -139,7 +143,9 @@ class Run:
             _check_free(self.folder)  # once more: two runs may have begun here at the same time
             self._owns = True  # whatever comes into the folder from here on
             atomic_write(self.folder / CONFIG, to_toml(self.config).encode())
-        return stack.enter_context(Recorder(self.folder, resume_at=position))
+        loggers = [*self.config.loggers, *self._watch.loggers]
+        settings = plain_values(self.config)
+        return stack.enter_context(Recorder(self.folder, resume_at=position, settings=settings, loggers=loggers))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._open.close()
@@ -154,6 +160,8 @@ class Run:
 
     def how_to_go_on(self) -> str:
         """The command that goes on with the run, in words that end with it."""
+        if self._watch.how:
+            return self._watch.how
         under = " under torchrun" * ranks.launched()
         return f"go on{under} with: fastdarts {self.kind} --resume {shlex.quote(str(self.folder))}"
 
@@ -200,7 +208,7 @@ class Run:
         checkpoint, if ``state`` holds a tensor that is not finite.
         """
         stopped = ranks.first_of(self._stop.signal)
-        config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
+        config = plain_values(self.config)
         position = self.recorder.position(rows)
         common = {"config": config, "metrics": position, "random": _random_state()}
         with ranks.fail_together():
@@ -226,6 +234,24 @@ class Run:
         """Write usage.json, with the bytes of memory at the peak of this process, and result.json."""
         self.recorder.write_json("usage.json", {"peak_memory": peak_memory(self._device)})
         self.recorder.write_json("result.json", result)
+
+    def record(self, row: Mapping[str, Any], epochs: int) -> bool:
+        """Record the row of an epoch, of so many; whether ``on_epoch`` has asked for an end.
+
+        What it raises but :class:`StopSearch` ends the run; the last checkpoint stays.
+        """
+        self.recorder.epoch(row)
+        return self._watch.on_epoch is not None and ranks.from_first(lambda: self._asks_to_stop(row, epochs))
+
+    def _asks_to_stop(self, row: Mapping[str, Any], epochs: int) -> bool:
+        before = _random_state()
+        try:
+            self._watch.on_epoch(Epoch.of(self.folder, row, epochs))
+        except StopSearch:
+            return True
+        finally:
+            restore_random_state(before)
+        return False
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl so far."""

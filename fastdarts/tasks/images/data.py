@@ -91,6 +91,10 @@ def load_data(
     Raises FastdartsError for an unknown name, for files that are missing, damaged or do not fit together, and
     for an `image_size` that is odd or below 8; for an image that is damaged in its middle only when it is read.
     """
+    if dataset == "own":
+        raise FastdartsError(
+            "dataset own is given from Python: fastdarts.search(train=..., valid=...), see docs/python.md"
+        )
     if dataset not in DATASETS:
         like = did_you_mean(dataset, DATASETS)
         raise FastdartsError(f"unknown dataset {dataset!r}{like}: choose one of {', '.join(DATASETS)}")

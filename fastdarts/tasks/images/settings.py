@@ -28,7 +28,7 @@ from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
-Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "own"]
 TARGETS = ("parameters", "macs", "latency")
 """What a network may cost; the settings are called target_parameters and so on."""
 Augmentation = Literal["standard", "none", "trivial", "rand"]
@@ -42,7 +42,7 @@ class DataConfig(RunConfig):
 
     dataset: Dataset = "digits"
     """Images to learn from. digits needs no download. folder means images of your own: one folder per class, train/ and
-    test/ of these, or a CSV file of paths and labels."""
+    test/ of these, or a CSV file of paths and labels. own means datasets that a script gives to fastdarts.search()."""
     data: Path | None = None
     """Folder of the dataset: the torchvision root, the folder of the IDX files, or that of your images. A CSV file that
     lists images."""

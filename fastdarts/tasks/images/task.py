@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +23,7 @@ from fastdarts.tasks.images.settings import (
     ImageSupernetConfig,
     network_options,
 )
-from fastdarts.tasks.images.transforms import train_transform
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
@@ -102,9 +101,7 @@ class ImageProblem(Problem):
         self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
-        length = round(config.cutout * min(self.data.size))
-        augment = functools.partial(train_transform, self.data, length, augment=config.augment)
-        transform = augment(cutout_prob=share)
+        transform = self.train_transform(config, share)
 
         def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
             smallest = smallest_batch(config.sync_bn, parts)
@@ -118,6 +115,15 @@ class ImageProblem(Problem):
         # As published, validation images are augmented like the others; the draws are the same in every epoch.
         valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
         return train, arch, valid
+
+    def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """What makes an image that is learned of a sample; cutout with the probability ``share``."""
+        length = round(config.cutout * min(self.data.size))
+        return train_transform(self.data, length, cutout_prob=share, augment=config.augment)
+
+    def eval_transform(self) -> Callable[[Tensor], Tensor]:
+        """What makes an image of a sample without chance."""
+        return eval_transform(self.data)
 
     def rate_share(self, config: ImageSearchConfig, epoch: int) -> float:
         return cosine(config, epoch) / config.learning_rate
