@@ -1,5 +1,6 @@
 """The launches of the CUDA kernels: what each moves and how often its loops run. See csrc/cuda/mixed_op/."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; byt
 STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
 GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
+NORMALS = 3 * CHANNELS * 4  # bytes by which a tile's channels are normalised
 TAP_COLUMNS = {3: 8, 5: 4, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
 UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
 SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
@@ -75,6 +77,12 @@ class CudaCall(Tasks):
     """The tasks of one call, forward and backward."""
 
     moment_sums = 4
+
+    @property
+    def wide(self) -> bool:
+        """Whether four channels are read and written at once."""
+        counts = [stage.count for stage in (*self.seconds, *self.singles, *self.firsts)]
+        return not any(number % 4 for number in (self.channels, self.outputs, *counts))
 
     def tiling(self, stride: int, most: int = MAX_CHUNKS) -> Tiling:
         return tiling_of(self.shape[0], *self.out_size, stride, most)
@@ -169,13 +177,17 @@ class CudaCall(Tasks):
 
     def edge(self, tiling: Tiling, channels: int = CHANNELS) -> float:
         """The share of tiles that are not wholly in the map, 16 of these channels at a time."""
+        if not channels:
+            return 1.0
         height, width = self.out_size
         whole = height // (ROWS * tiling.down) * (width // (8 * tiling.across)) * (self.shape[0] // tiling.images)
         return 1 - whole / tiling.tiles * (channels // CHANNELS) / ceil(channels, CHANNELS)
 
     def stage(self, stage: Stage, moments: bool) -> Task:
         *_, pointwise = stage.weights
-        stride, outputs, inputs = self.stride_of(stage), 16 if self.outputs <= 16 else 32, ceil(self.channels, CHANNELS)
+        together = self.seconds if stage.reads else [*self.singles, *self.firsts]
+        few = not self.wide or max(other.count for other in together) <= 16
+        stride, outputs, inputs = self.stride_of(stage), 16 if few else 32, ceil(self.channels, CHANNELS)
         tiling, blocks = self.stage_tiling(stage) if moments else self.tiling(stride), ceil(stage.count, outputs)
         shape = (stride, stage.kernel, stage.dilation)
         case = f"{stage.kernel}×{stage.kernel}"
@@ -192,7 +204,7 @@ class CudaCall(Tasks):
         trips |= {"totals": moments, "write": one, "totals/write/t": tiling.each, "warp": tiling.warps}
         trips |= self.finishing(tiling.chunks, threads, outputs, 1)
         shared = window + stage.kernel**2 * CHANNELS * 4 + 4 * outputs * 4 * self.itemsize
-        shared += 12 * self.channels + 4 * outputs + outputs // 8 * threads * FOUR
+        shared += 4 * 12 * ceil(self.channels, 4) + 4 * outputs + outputs // 8 * threads * FOUR
         run = self.run(f"stages_kernel<{outputs // 8}>", tiling.chunks * blocks, tiling.warps, trips, shared)
         weights = tiling.tiles * tiling.warps * self.sizes[pointwise] * self.itemsize
         task = super().stage(stage, moments)
@@ -257,7 +269,9 @@ class CudaCall(Tasks):
         strips, rows = self.strips(chunks, passes), len(self.finals) / passes
         trips = self.units(strips) | {"pools": bool(self.pools), "k": 0, "i/unaligned": 1}
         trips |= {"i": 1, "i2": ceil(int(1 + rows) * 4 * strips.quads, threads)}
-        fours = PASS_ROWS * strips.quads + (1 + PASS_ROWS) * threads
+        noises = max(kinds[i : i + PASS_ROWS].count(NOISE) for kinds in edges for i in range(0, len(kinds), PASS_ROWS))
+        planes = 2 + noises  # of maxima, of averages, and one for each noise of a pass
+        fours = PASS_ROWS * strips.quads + max(1 + PASS_ROWS, ROWS * planes) * threads
         run = self.run("gradient_sums_kernel", chunks * strips.blocks * passes, STRIP_WARPS, trips, fours * FOUR)
         return super().sums()._replace(windows=passes * self.pooling(), runs=(run,))
 
@@ -275,7 +289,7 @@ class CudaCall(Tasks):
         trips = self.loading(tiling, *shape) | self.gradient_trips(stage, tiling, need_weights)
         window = self.halo_bytes(tiling, *shape) if need_weights and stage.kernel > 1 else 0
         areas = tiling.warps * (2 * WARP * CHANNELS * 4 + min(groups, GROUPS) * 2 * WARP * FOUR) * need_weights
-        shared = (4 + CHANNELS) * groups * CHANNELS * 4 + window + areas
+        shared = (4 + CHANNELS) * groups * CHANNELS * 4 + NORMALS + window + areas
         programs = tiling.chunks * inputs * more
         run = self.run(f"stage_gradients_kernel<{stride}>", programs, tiling.warps, trips, shared)
         loads = 2 * self.P * stage.count * self.itemsize * inputs
@@ -312,7 +326,7 @@ class CudaCall(Tasks):
         tiling, shape = self.tiling(1), (1, stage.kernel, 1)
         trips = self.loading(tiling, *shape) | {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each}
         trips |= {"warp": tiling.warps, "normals": 1 / tiling.warps, "edge": self.edge(tiling, self.outputs)}
-        shared = self.halo_bytes(tiling, *shape) + tiling.warps * 2 * CHANNELS * 4
+        shared = self.halo_bytes(tiling, *shape) + NORMALS + tiling.warps * 2 * CHANNELS * 4
         programs = tiling.chunks * ceil(self.outputs, CHANNELS)
         run = self.run("middle_gradients_kernel", programs, tiling.warps, trips, shared)
         return super().middle(stage)._replace(windows=self.windows_of(tiling, *shape), runs=(run,))
@@ -343,9 +357,12 @@ class CudaCall(Tasks):
         for name in ("row", "j", "load_taps/i", "column"):
             trips[name] = 0.0
         windowed = [stage for stage in stages if stage.kernel > 1]
+        shared = 0
         for stage in windowed:
             size = ceil(stage.kernel, 2) if strided and stage.dilation == 1 else stage.kernel
-            own = self.loading(tiling, 1, size, stage.dilation if not strided else 1)
+            halo = 1, size, 1 if strided else stage.dilation
+            own, window = self.loading(tiling, *halo), tiling.halo(*halo)
+            shared = max(shared, (math.prod(window) + stage.kernel**2) * CHANNELS * 4)
             share = 1 / len(windowed)
             trips["row"] += share * own["row"] / (4 if strided else 1)
             trips["j"] += share * own["j"]
@@ -356,7 +373,6 @@ class CudaCall(Tasks):
             windows += self.windows_of(tiling, 1, size, stage.dilation)
         share = len(windowed) / max(1, len(stages))
         trips |= {"i/load_halo": share, "i/load_taps": share}
-        shared = max((self.halo_bytes(tiling, 1, s.kernel, s.dilation) for s in windowed), default=0)
         run = self.run(f"state_gradient_kernel<{self.stride}>", tiling.tiles * inputs, warps, trips, shared)
         runs.append(run)
         windows += 3 * sum(self.pooled().values())
@@ -407,8 +423,8 @@ class CudaCall(Tasks):
             ("middle_gradients", [(middle, self.middle(stage)) for stage in self.seconds]),
             ("gradient_totals", [(middle, self.totals(middles, ()))] if middles else []),
             *(gradients(first, self.firsts) if through else ()),
-            ("pool_gradients", [(final, self.pool_gradients())] * (need_x and bool(self.pools))),
-            ("state_gradient", [(state, self.state_gradient())] * need_x),
             *totals(*self.seconds, *(readers if alike else ())),
             *totals(*(() if alike else readers)),
+            ("pool_gradients", [(final, self.pool_gradients())] * (need_x and bool(self.pools))),
+            ("state_gradient", [(state, self.state_gradient())] * need_x),
         ]

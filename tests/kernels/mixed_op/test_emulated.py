@@ -1,5 +1,6 @@
 """mixed_op's CUDA kernels without a GPU: the very sources, emulated on the CPU, by the rule of all kernels."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
+from benchmarks.cases import MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations, deviations_of
 from fastdarts.bench.check import deviations_from
 from fastdarts.functional import Candidate
 from fastdarts.functional import mixed_op as functional_mixed_op
 from fastdarts.kernels import registry
+from fastdarts.kernels.mixed_op.call import Launch
+from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 from tests.support.emulated import COMPILER, mixed_op
 from tests.support.paths import ROOT
 
@@ -84,6 +87,68 @@ def test_too_many_channels_for_a_block_are_refused_in_a_sentence() -> None:
         torch.autograd.grad(result.out[0].sum(), x)
     small = functional_mixed_op(x, [Candidate(0, "relu_conv", [weights[0][:8]])], torch.ones(1, 8), impl="cuda")
     assert torch.autograd.grad(small.out[0].sum(), x)[0].isfinite().all()  # the refusal leaves nothing behind
+
+
+TWO = (SEARCHED, ("sep_conv_3x3", "noise", "dil_conv_3x3", "avg_pool_3x3"))
+EVERYTHING = ("x", "gain", "offset", "base", "branches")
+
+
+COUNTED = "fastdarts_counted"  # kernels that choose their grids as on a GPU of the usual size
+
+
+class Counted(TorchDispatchMode):
+    """The launches that the counter says of the calls inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: list[Launch] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == COUNTED:
+            name = op.name().replace(COUNTED, "fastdarts")
+            self.launches += TRAFFIC["cuda"][name](*args).launches
+        return op(*args, **(kwargs or {}))
+
+
+def noted_launches(library: str) -> list[list[int]]:
+    """Blocks, threads of a block and bytes of dynamic shared memory of every launch since the last call."""
+    buffer = (ctypes.c_int64 * 3000)()
+    count = ctypes.CDLL(library).device_launches(buffer, 1000)
+    return [list(buffer[3 * i : 3 * i + 3]) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("case", "wanted", "memory"),
+    [
+        (MixedOpCase("edge", (1, 16, 4, 5)), EVERYTHING, "store"),
+        (MixedOpCase("state", (2, 4, 4, 4), TWO, base=True, affine=True), EVERYTHING, "store"),
+        (MixedOpCase("state-stride2", (1, 4, 6, 8), TWO, 2), EVERYTHING, "store"),
+        (MixedOpCase("alphas", (2, 4, 4, 3)), ("gain",), "store"),
+        (MixedOpCase("alphas-and-x", (2, 4, 4, 3)), ("gain", "x"), "store"),
+        (MixedOpCase("recompute", (2, 4, 4, 3)), EVERYTHING, "recompute"),
+        (MixedOpCase("evaluation", (2, 4, 4, 3), training=False), EVERYTHING, "store"),
+        (MixedOpCase("blocks", (1, 40, 3, 3), (("sep_conv_3x3", "avg_pool_3x3"),)), EVERYTHING, "store"),
+        (MixedOpCase("preprocessing", (1, 33, 4, 3), (("relu_conv_1x1",),), outputs=70), ("branches",), "store"),
+        (MixedOpCase("tiles", (3, 8, 20, 33), (("max_pool_3x3", "sep_conv_5x5"),)), EVERYTHING, "store"),
+    ],
+    ids=lambda value: value.id if isinstance(value, MixedOpCase) else None,
+)
+def test_every_launch_has_the_programs_that_the_counter_says(
+    case: MixedOpCase, wanted: tuple[str, ...], memory: str
+) -> None:
+    """Programs, threads of each, and shared memory: what the predictions in docs/gpu.md take from a model."""
+    tensors, grads = case.inputs(torch.float32)
+    tensors = {name: t.detach().requires_grad_(name.startswith(wanted)) for name, t in tensors.items()}
+    library = str(mixed_op("-O0", ops=COUNTED))
+    torch.ops.load_library(library)
+    noted_launches(library)
+    with registry.on_cpu(COUNTED), products("tf32"), Counted() as counted:
+        torch.autograd.backward(case.ours(tensors, "cuda", memory).out, grads)
+    found = noted_launches(library)
+    counted_runs = [launch.runs for launch in counted.launches if launch.runs]  # setting memory to 0 has no programs
+    assert [blocks for blocks, *_ in found] == [sum(run.programs for run in runs) for runs in counted_runs]
+    assert [threads for _, threads, _ in found] == [32 * runs[0].warps for runs in counted_runs]
+    assert [shared for *_, shared in found] == [max(run.shared for run in runs) for runs in counted_runs]
 
 
 def results(case: MixedOpCase, impl: str, dtype: torch.dtype, **kinks) -> tuple[dict[str, Tensor], list[Tensor]]:

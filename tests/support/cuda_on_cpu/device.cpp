@@ -1,10 +1,12 @@
 // Launches, and what a warp does together.
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <vector>
 
 #include "worker.h"
 
@@ -51,6 +53,10 @@ class Workers {
   std::atomic<int> running_{0};
   char start_, end_;  // addresses for ThreadSanitizer
 };
+
+// Of every launch its blocks, threads of a block and bytes of dynamic shared memory, until they are asked for.
+std::mutex noted_mutex;
+std::vector<std::array<int64_t, 3>> noted;
 
 std::mutex allowed_mutex;
 std::unordered_map<const void*, size_t> allowed;  // bytes of dynamic memory, by kernel
@@ -137,6 +143,10 @@ void run(dim3 grid, dim3 block, size_t shared, const void* kernel, const std::fu
                 std::max<size_t>(allowed[kernel], kSharedMemory));
     }
   }
+  {
+    const std::lock_guard lock(noted_mutex);
+    noted.push_back({int64_t{grid.x} * grid.y * grid.z, static_cast<int64_t>(threads), static_cast<int64_t>(shared)});
+  }
   static Workers& workers = *new Workers;  // never deleted, as its threads end with the process only
   workers.run({grid, block, shared, &call});
 }
@@ -172,3 +182,11 @@ void mma_16x8x16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 }
 
 }  // namespace device
+
+int64_t device_launches(int64_t* at, int64_t most) {
+  const std::lock_guard lock(device::noted_mutex);
+  const int64_t count = std::min<int64_t>(device::noted.size(), most);
+  std::copy_n(device::noted.begin(), count, reinterpret_cast<std::array<int64_t, 3>*>(at));
+  device::noted.clear();
+  return count;
+}

@@ -41,6 +41,10 @@
 // 0: none is.
 extern "C" void device_leave_out(const char* file, unsigned line);
 
+// Writes blocks, threads of a block and bytes of dynamic shared memory of every launch since the last call, `most` of
+// them; returns how many.
+extern "C" int64_t device_launches(int64_t* at, int64_t most);
+
 namespace device {
 
 constexpr int kWarp = 32;
