@@ -19,11 +19,13 @@ from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.notices import Notice
+from fastdarts.runs.run import stored_config
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from tests.support.images import photo, sentence
+from tests.support.paths import ROOT
 
 TINY = {"channels": 4, "layers": 3, "epochs": 1, "batch_size": 8, "threads": 1, "device": "cpu", "dataset": "folder"}
 
@@ -221,6 +223,16 @@ def test_a_copy_in_the_test_set_is_found_however_many_images_there_are(tmp_path)
     shutil.copy(root / "train" / "a" / "500.bmp", root / "test" / "b" / "33.bmp")
     with pytest.warns(Notice, match=r"also training images \(1, such as .*test/b/33.bmp, as .*train/a/500.bmp"):
         load_data("folder", root)
+
+
+def test_the_settings_for_few_images_can_be_used(tmp_path, capsys):
+    root = write(tmp_path / "photos", [(8, 8)])
+    recipe, run = str(ROOT / "examples" / "few_images.toml"), str(tmp_path / "run")
+    own = ["--dataset", "folder", "--data", str(root), "--genotype", "DARTS_V2", "--epochs", "1", "--threads", "1"]
+    main(["evaluate", "--config", recipe, *own, "--run", run])
+    config = stored_config(tmp_path / "run", "evaluate", EvaluateConfig)
+    assert (config.batch_size, config.channels, config.drop_path_prob, config.epochs) == (16, 8, 0.0, 1)
+    assert "2 classes, 8 training and 2 test images" in capsys.readouterr().err
 
 
 # --- hints
