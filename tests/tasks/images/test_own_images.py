@@ -278,7 +278,7 @@ def test_the_command_line_says_how_to_name_a_folder(tmp_path, capsys, monkeypatc
     for arguments, words in (
         (["--data", str(root)], f"type --dataset folder --data {root}"),
         (["--dataset", str(root)], f"for images of your own type --dataset folder --data {root}"),
-        (["--dataset", "cifr10"], "similar is cifar10"),
+        (["--dataset", "cifr10"], "did you mean cifar10"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["search", *arguments, "--epochs", "1"])
