@@ -259,7 +259,7 @@ def test_paths_that_are_no_images_say_what_to_type(tmp_path):
     refused(root / "cat", f"give {root / 'cat' / 'labels.csv'}")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no folders")
-    sentence(lambda: load_data("cifr10"), "'cifr10', did you mean cifar10:")
+    sentence(lambda: load_data("cifr10"), "'cifr10' (did you mean cifar10?):")
 
 
 def test_the_training_part_alone_is_said_to_have_a_neighbour(tmp_path, monkeypatch):
