@@ -19,11 +19,13 @@ from fastdarts.cli.entry import main
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.notices import Notice
+from fastdarts.runs.run import stored_config
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from tests.support.images import photo, sentence
+from tests.support.paths import ROOT
 
 TINY = {"channels": 4, "layers": 3, "epochs": 1, "batch_size": 8, "threads": 1, "device": "cpu", "dataset": "folder"}
 
@@ -223,6 +225,16 @@ def test_a_copy_in_the_test_set_is_found_however_many_images_there_are(tmp_path)
         load_data("folder", root)
 
 
+def test_the_settings_for_few_images_can_be_used(tmp_path, capsys):
+    root = write(tmp_path / "photos", [(8, 8)])
+    recipe, run = str(ROOT / "examples" / "few_images.toml"), str(tmp_path / "run")
+    own = ["--dataset", "folder", "--data", str(root), "--genotype", "DARTS_V2", "--epochs", "1", "--threads", "1"]
+    main(["evaluate", "--config", recipe, *own, "--run", run])
+    config = stored_config(tmp_path / "run", "evaluate", EvaluateConfig)
+    assert (config.batch_size, config.channels, config.drop_path_prob, config.epochs) == (16, 8, 0.0, 1)
+    assert "2 classes, 8 training and 2 test images" in capsys.readouterr().err
+
+
 # --- hints
 
 
@@ -247,7 +259,7 @@ def test_paths_that_are_no_images_say_what_to_type(tmp_path):
     refused(root / "cat", f"give {root / 'cat' / 'labels.csv'}")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "holds no folders")
-    sentence(lambda: load_data("cifr10"), "'cifr10', did you mean cifar10:")
+    sentence(lambda: load_data("cifr10"), "'cifr10' (did you mean cifar10?):")
 
 
 def test_the_training_part_alone_is_said_to_have_a_neighbour(tmp_path, monkeypatch):
@@ -266,7 +278,7 @@ def test_the_command_line_says_how_to_name_a_folder(tmp_path, capsys, monkeypatc
     for arguments, words in (
         (["--data", str(root)], f"type --dataset folder --data {root}"),
         (["--dataset", str(root)], f"for images of your own type --dataset folder --data {root}"),
-        (["--dataset", "cifr10"], "similar is cifar10"),
+        (["--dataset", "cifr10"], "did you mean cifar10"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["search", *arguments, "--epochs", "1"])
