@@ -1,4 +1,4 @@
-"""What the report says of a run: every rule on either side of its threshold, and commands that the command line takes."""
+"""What the report says of a run: every rule on both sides of its threshold, and commands that the command line has."""
 
 import math
 import shlex
