@@ -88,7 +88,7 @@ def test_pages_are_sound_in_every_window(driver, pages, kind):
         assert driver.get_log("browser") == []  # nor was anything refused by the page's own policy
     # the help of every card opens by keyboard, and then the page still fits
     opened = driver.execute_script("""
-      const marks = [...document.querySelectorAll(".cards .help, figcaption .help, h2 .help")];
+      const marks = [...document.querySelectorAll(".cards .help, figcaption .help, .heading .help")];
       for (const mark of marks) { mark.querySelector("summary").focus(); mark.open = true; }
       return [marks.length, document.activeElement.tagName, document.documentElement.scrollWidth,
         [...document.querySelectorAll(".cards > div")].filter(card => !card.querySelector(".help p")).length];
