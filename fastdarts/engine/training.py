@@ -249,11 +249,12 @@ def train_all(
             state = fresh
             run.save(state)  # from here on a run without a checkpoint has lost it
         errors = [float(error) for error in state["errors"]]
-    for job in jobs[len(errors) :]:
+    for number, job in enumerate(jobs[len(errors) :], len(errors) + 1):
         training = Training(job, recipe, data, graphs.device, graphs)
         both = batches(job)
         tested = None if final is None else final(job)
         loop = _Epochs(job, training, errors, both, prefix, judge_last, tested, run, progress, look)
+        loop.later = (len(jobs) - number) * recipe.epochs
         memory = partial(training_memory, job, recipe, data, graphs.device)
         with explaining(both[0].batch_size, memory, graphs.device, "--channels or --layers"):
             row = loop.train_from(state)
@@ -289,6 +290,7 @@ class _Epochs(Loop):
         self.look = look
         self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
         self.train_batches, self.judge_batches = batches
+        self.images = len(self.train_batches.indices)
         self.final, self.best = final, None
 
     def train_from(self, state: dict[str, Any]) -> Row:

@@ -1,4 +1,4 @@
-"""What the report says of a run: every rule on both sides of its threshold, and commands that the command line has."""
+"""What the report says of a run: every rule on either side of its threshold, and commands that can be typed."""
 
 import math
 import shlex
