@@ -202,6 +202,10 @@ def test_recurrent_cells_are_refused_by_name(monkeypatch):
 
 def test_a_search_is_one_run(found, folder):
     """One folder, the same result on all ranks; SIGTERM to one of them ends all, and what goes on is bit-identical."""
+    (tested,) = (folder / "evaluation").glob("tested_seed_*.json")
+    counts = json.loads(tested.read_text(encoding="utf-8"))["counts"]
+    wrong = sum(count for k, row in enumerate(counts) for j, count in enumerate(row) if j != k)
+    assert 100 * wrong / sum(map(sum, counts)) == pytest.approx(found[0]["evaluation"]["test_error"])
     for name in ("whole", "killed", "evaluation", "projection"):
         assert not difference(found[0][name], found[1][name])
         written = json.loads((folder / name / "result.json").read_text(encoding="utf-8")) | {"run": str(folder / name)}

@@ -28,6 +28,10 @@ def finish(run: Run, result: dict[str, Any]) -> None:
         write_report(run.folder)
 
 
+_PAUSE, _SHARE = 5.0, 50.0
+"""Seconds between two reports of a run at work, and times as long as the last one took."""
+
+
 class LiveReport:
     """The report of a run at work, written after an epoch.
 
@@ -49,7 +53,4 @@ class LiveReport:
         except FastdartsError as error:
             notice(f"the report of the run at work is not written ({error})", "restore the file, or wait for its end")
         end = time.monotonic()
-        self._due = end + max(_PAUSE, 50 * (end - begin))
-
-
-_PAUSE = 5.0
+        self._due = end + max(_PAUSE, _SHARE * (end - begin))

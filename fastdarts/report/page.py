@@ -32,7 +32,12 @@ def _lines(*parts: Html) -> Html:
 
 def section(title: str, content: Html, about: str = "") -> Html:
     """A section of the page, with what its "?" explains; empty without content."""
-    return element("section", element("h2", title, help_mark(title, about)), content) if content else EMPTY
+    return element("section", heading("h2", title, about), content) if content else EMPTY
+
+
+def heading(tag: str, title: str, about: str = "") -> Html:
+    """A heading with its "?" beside it."""
+    return element("div", element(tag, title), help_mark(title, about), class_="heading")
 
 
 def card(label: str, value: str, note: str = "", about: str = "", exact: str | None = None) -> Html:

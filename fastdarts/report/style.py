@@ -58,8 +58,7 @@ code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu 
 .help p { margin: 4px 0 0; font-size: 13px; font-weight: 400 }
 .cards .help:not([open]) { position: absolute; top: 12px; right: 12px }
 .cards .help[open] { margin-top: 6px }
-h2 .help, h3 .help { margin-left: 8px }
-h2 .help[open], h3 .help[open] { margin-left: 0; margin-top: 4px }
+.heading > :is(h2, h3) { display: inline-block; margin-right: 8px }
 
 .drawings { display: flex; flex-wrap: wrap; gap: 12px }
 .drawings > div { flex: 1 1 auto; max-width: 100%; overflow-x: auto }

@@ -12,7 +12,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.report.charts import number
 from fastdarts.report.colours import BLUE
 from fastdarts.report.markup import EMPTY, Html, element, joined
-from fastdarts.report.page import help_mark, sortable_table, table_row
+from fastdarts.report.page import heading, sortable_table, table_row
 from fastdarts.runs.stored import check, read_table
 
 MOST_CLASSES = 100
@@ -107,7 +107,7 @@ def _matrix(found: Sequence[Tested]) -> Iterator[Html]:
     counts = [[sum(cells) for cells in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
     about = "Rows are the true classes, columns what the images were taken for. On the diagonal they are right."
     about += f" Counts of {len(alike)} seeds together." if len(alike) > 1 else ""
-    yield element("h3", "Confusion matrix", help_mark("Confusion matrix", about))
+    yield heading("h3", "Confusion matrix", about)
     yield element("p", about)
     yield element("div", (_numbers if len(classes) <= _IN_NUMBERS else _picture)(classes, counts), class_="wide")
     lines = []
@@ -173,6 +173,6 @@ def _worst(found: Sequence[Tested]) -> Iterator[Html]:
         )  # fmt: skip
         figures.append(element("figure", picture, element("figcaption", *about)))
     about = "The test images with the highest loss: what is odd about them, or about their labels?"
-    yield element("h3", "The worst images", help_mark("The worst images", about))
+    yield heading("h3", "The worst images", about)
     yield element("p", about)
     yield element("div", *figures, class_="pictures")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdarts.report import findings as rules
+import fastdarts.report.findings as rules
 from fastdarts.report.findings import findings, findings_block
 from fastdarts.report.reader import Records
 from fastdarts.spaces import DARTS

@@ -1,13 +1,15 @@
 """Reports of runs of every kind, read back from the HTML: complete, correct, self-contained and escaped."""
 
+import json
 import re
+import time
 import xml.etree.ElementTree as ET
 
 import pytest
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import PRIMITIVES
-from fastdarts.report.charts import Line, line_chart, number, span_chart
+from fastdarts.report.charts import Line, amount, line_chart, number, span_chart
 from fastdarts.report.markup import Html, element, joined, xml_text
 from fastdarts.report.page import html_page
 from fastdarts.report.write import write_report
@@ -381,3 +383,104 @@ def test_spans_of_equal_values_are_one_bar():
     chart = span_chart("cell", [("e", ["a", "a", "", "b"]), ("f", ["", "", "", ""])], {"a": "#1", "b": "#2"}, first=3)
     titles = [title.text for title in ET.fromstring(chart).iter("title")]
     assert titles == ["e: a, epoch 3 to 4", "e: b, epoch 6"]
+
+
+# ---- what people read ---------------------------------------------------------------------------------------
+
+
+def ticks_of(lines, unit=""):
+    figure = ET.fromstring(line_chart("x", lines, unit))
+    left = [text for text in figure.iter("text") if text.get("text-anchor") == "end" and text.text != "epoch"]
+    return [float(text.text) for text in left]
+
+
+def test_an_error_has_no_axis_below_0_or_above_100():
+    band = [(1, -20.0, 25.0), (2, 80.0, 120.0)]
+    ticks = ticks_of([Line("a", "#123456", [(1, 2.5), (2, 100.0)], band=band)], " %")
+    assert ticks[0] == 0 and ticks[-1] == 100
+    assert ticks_of([Line("a", "#123456", [(1, 0.0), (2, 1.0)])], " %")[0] == 0
+    assert ticks_of([Line("a", "#123456", [(1, -2.0), (2, 1.0)])], " points")[0] < 0  # a gap may be below 0
+
+
+@pytest.mark.parametrize("values", [[3, 3, 3], [0, 0], [2, 3], [0, 8, 4]])
+def test_what_is_counted_has_whole_ticks(values):
+    ticks = ticks_of([Line("a", "#123456", list(enumerate(values, start=1)))])
+    assert all(tick == int(tick) >= 0 for tick in ticks) and ticks[0] <= min(values) <= max(values) <= ticks[-1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(640, "640"), (12_345, "12.3 k"), (3_349_342, "3.35 M"), (999_600, "1.00 M"), (528e6, "528 M"), (1.2e9, "1.20 G")],
+)
+def test_sizes_have_three_digits(value, text):
+    assert amount(value).replace("\u00a0", " ") == text
+
+
+def test_small_networks_have_parameters_too(tmp_path):
+    run = evaluation(tmp_path, seeds=1, epochs=2)
+    found = json.loads((run / "result.json").read_text(encoding="utf-8")) | {"parameters": 2642, "macs": 76_928}
+    (run / "result.json").write_text(json.dumps(found), encoding="utf-8")
+    page = page_of(run)
+    assert "Parameters2.64 k" in page.text.replace("\u00a0", " ") and "0.00 M" not in page.text
+    assert any(attrs.get("title") == "2,642" for _, attrs in page.tags)  # exactly, under the mouse
+
+
+def test_the_error_is_shown_beside_guessing_and_the_best_so_far(tmp_path):
+    rows = [search_row(epoch, valid_error=error) for epoch, error in enumerate((80.0, 60.0, 70.0))]
+    run = search(tmp_path / "near", rows, finished=False)
+    (run / "environment.json").write_text('{"classes": 10}', encoding="utf-8")
+    page = page_of(run)
+    assert "best so far 60 %" in page.text and "guessing 90 %" in page.text
+    dashed = [shape for shape in page.chart("Error").iter() if shape.get("stroke-dasharray")]
+    assert {shape.get("data-name") for shape in dashed} == {"best so far", "guessing"}
+    rows = [row | {"valid_error": 3.0, "train_error": 2.0} for row in rows]
+    run = search(tmp_path / "far", rows, finished=False)
+    (run / "environment.json").write_text('{"classes": 10}', encoding="utf-8")
+    page = page_of(run)  # far above all curves it would press them together
+    assert "guessing: 90 %" in page.text and "guessing 90 %" not in page.text
+
+
+def test_the_mean_does_not_jump_where_a_seed_is_at_work(tmp_path):
+    page = page_of(evaluation(tmp_path, seeds=3, epochs=4, finished=False, cut=10))  # two seeds and two epochs
+    (mean,) = [p for p in page.chart("Error").iter() if (p.get("data-name") or "").startswith("test, mean")]
+    heights = [float(y) for y in re.findall(r" ([\d.]+)", mean.get("d"))]
+    assert len(heights) == 4 and heights == sorted(heights)  # errors of both fall, and so does their mean
+
+
+def test_a_candidate_has_one_colour_in_cells_and_charts(tmp_path):
+    page = page_of(search(tmp_path, [search_row(epoch) for epoch in range(3)]))
+    colours = {}
+    for svg in page.charts:
+        for group in svg.iter("{http://www.w3.org/2000/svg}g"):  # boxes of cells
+            if group.get("class") == "op":
+                colours.setdefault(group.findtext("{*}text"), set()).add(group.find("{*}rect").get("fill"))
+        for shape in svg.iter():  # lines of edges, and bars
+            if shape.get("data-name") in PRIMITIVES:
+                colours.setdefault(shape.get("data-name"), set()).add(shape.get("stroke"))
+            if shape.tag == "g" and (shape.findtext("title") or "").count(": ") == 1:
+                name = shape.findtext("title").split(": ")[1].split(",")[0]
+                colours.setdefault(name, set()).add(shape.find("rect").get("fill"))
+    assert {*PRIMITIVES} <= colours.keys() and all(len(found) == 1 for found in colours.values())
+
+
+def test_every_card_and_chart_is_explained(tmp_path):
+    rows = [search_row(epoch, eigenvalue=1.0, discretisation_gap=1.0, discretised_error=3.0) for epoch in range(3)]
+    page = page_of(search(tmp_path, rows))
+    cards = page.html.split('class="cards">')[1].split("<section")[0]
+    assert cards.count("<strong") == cards.count("<summary") > 4
+    charts = re.findall("<figcaption>.*?</figcaption>", page.html)
+    explained = [caption for caption in charts if "legend" in caption]
+    assert len(explained) > 5 and all("<summary" in caption for caption in explained)
+
+
+def test_a_long_run_has_a_page_of_bounded_size(tmp_path):
+    rows = [search_row(epoch, (DARTS_V1, DARTS_V2)[epoch % 2], eigenvalue=1.0 + epoch % 5) for epoch in range(1000)]
+    page = page_of(search(tmp_path, rows))
+    assert len(page.html) < 6_000_000
+    assert "every 5th epoch of 1000" in page.text and re.search(r"Drawn: \d\d of 1000 genotypes", page.text)
+
+
+def test_only_a_run_at_work_is_followed(tmp_path):
+    (going,) = page_of(search(tmp_path / "a", [search_row(0)], finished=False)).having("p", "follow")
+    assert int(going["data-pause"]) >= 5 and abs(int(going["data-written"]) - time.time()) < 600
+    assert not page_of(search(tmp_path / "b", [search_row(0)])).having("p", "follow")

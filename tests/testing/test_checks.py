@@ -16,7 +16,7 @@ from fastdarts.nn.relaxation import Softmax
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.registry import methods, register
-from fastdarts.report.write import line_chart
+from fastdarts.report.charts import line_chart
 from fastdarts.runs.checks import check_fields
 from fastdarts.runs.kinds import Positive
 from fastdarts.spaces import SPACES, CellSpace, Space, register_space
@@ -173,10 +173,10 @@ def test_a_monitor_keeps_its_state(tmp_path, counting):
 
 
 def test_a_metric_without_a_curve_does_not_pass(tmp_path, counting, monkeypatch):
-    def some(title, lines, *options):
-        return line_chart(title, [line for line in lines if line.name != "count_of_measurements"], *options)
+    def some(title, lines, *options, **more):
+        return line_chart(title, [line for line in lines if line.name != "count_of_measurements"], *options, **more)
 
-    monkeypatch.setattr("fastdarts.report.write.line_chart", some)
+    monkeypatch.setattr("fastdarts.report.curves.line_chart", some)
     with pytest.raises(AssertionError, match="has no curve of count_of_measurements, which ends at 2469"):
         check_method("counting", tmp_path)
 
