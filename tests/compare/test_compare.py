@@ -60,6 +60,15 @@ def test_an_evaluation_joins_the_search_whose_genotype_it_has_trained(tmp_path):
     assert "3.35 M" in text(found) and "531 M" in text(found)
 
 
+def test_small_networks_have_no_zeros_for_a_size(tmp_path):
+    write_search(tmp_path / "s", "darts", 0, [20.0], genotype(), {})
+    run = write_evaluation(tmp_path / "e", genotype(), [4.0])
+    for count, shown in ((7_010, "7.01 k"), (145_306, "145 k"), (999, "999"), (999_900, "1 M"), (12_345_678, "12.3 M")):
+        result = json.loads((run / "result.json").read_text(encoding="utf-8")) | {"parameters": count}
+        (run / "result.json").write_text(json.dumps(result), encoding="utf-8")
+        assert re.search(rf"  {re.escape(shown)}  ", text(compare([tmp_path]))), shown
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
