@@ -10,7 +10,6 @@ from tests.support.paths import ROOT
 
 MOST = 25
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TO_DO = pytest.mark.xfail(reason="one sentence of 26 words, which goes with the next numbers of that page")
 NOT_PROSE = (
     re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL),
     re.compile(r"<!--.*?-->", re.DOTALL),
@@ -36,11 +35,7 @@ def words(sentence: str) -> int:
     return sum(any(map(str.isalnum, word)) for word in sentence.split())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[TO_DO] if path.name == "benchmarks.md" else []) for path in DOCUMENTS],
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_sentences_are_short(path: Path) -> None:
     long = [(words(each), each) for each in sentences(path.read_text(encoding="utf-8")) if words(each) > MOST]
     assert not long, f"{path.name}: say this in several sentences of at most {MOST} words"

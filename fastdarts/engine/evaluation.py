@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from fastdarts.engine.capture import Graphs
@@ -21,7 +22,8 @@ from fastdarts.engine.loop import Row
 from fastdarts.engine.models import Start, as_pretrained, write_models
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.sizing import choose_size, targets_of
-from fastdarts.engine.training import Job, Recipe, train_all
+from fastdarts.engine.tested import keep_tested
+from fastdarts.engine.training import Attended, Job, Recipe, train_all
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import agree, check_batch, fail_together, from_first, joined, refuse, settings_of, smallest_batch
@@ -157,22 +159,25 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     def tested(job: Job) -> Batches:
         return measured(data.test, range(len(data.test)))
 
+    def look(job: Job, network: nn.Module, attended: Attended) -> None:
+        keep_tested(run, job.seed, network, attended(tested(job).in_order()), data)
+
     def batches(job: Job) -> tuple[Batches, Batches]:
         train = Batches(data.train, learned, config.batch_size, augment, job.seed, mix=mix, **options)
         return train, measured(data.train, judged) if judged else tested(job)
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
-        chosen = {} if sized is None else {"chosen": sized.to_dict()}
+        chosen = {} if sized is None else sized.facts()
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, (data.found, sized and sized.line(), *notes)):
+        for text in filter(None, (data.found, sized and f"chosen: {sized.line()}", *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)
         graphs = Graphs(config.graphs, device, progress.line)
         prefix, final = ("valid", tested) if judged else ("test", None)
-        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final)
+        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final, look=look)
         rows = run.rows()
         best = _best(rows, seeds) if judged else {}
         write_models(run, config, data, architecture, errors, best)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
+from fastdarts.engine.outcome import LiveReport
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Next
 from fastdarts.runs.pace import Pace, remaining
@@ -56,6 +57,7 @@ class Loop(ABC):
         self._pace, self._warned = Pace(), False
         self.stopped = False
         self._begun = time.monotonic()
+        self._report = LiveReport(run)
         self._begin_count()
 
     # --- what a subclass says
@@ -151,6 +153,8 @@ class Loop(ABC):
             self._begin_count()
             if self.saves_last or self.epoch < self.epochs:
                 self.save(rows=then.rows)
+            if self.epoch < self.epochs:
+                self._report.after_epoch()
         return row
 
     def _warn_of_days(self) -> None:

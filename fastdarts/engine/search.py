@@ -187,6 +187,10 @@ class Searching(Loop):
         return self.supernet.optimizer
 
     @property
+    def arch_optimizer(self) -> torch.optim.Optimizer | None:
+        return None if self.supernet.architect is None else self.supernet.architect.optimizer
+
+    @property
     def weight_decay(self) -> float:
         return self.optimizer.param_groups[0]["weight_decay"]
 
@@ -377,6 +381,7 @@ class Searching(Loop):
             self.recipe.stages.end(self, self._stage)
             self.stages = self.recipe.stages.all()
             self._enter(self._stage_at(then.epoch))
+            self.recipe.stages.begin(self, self._stage)
         return then
 
 

@@ -38,19 +38,17 @@ class Sized:
     found: Mapping[str, float]
     beyond: Mapping[str, float]
 
-    def to_dict(self) -> dict[str, Any]:
-        """What environment.json holds: latencies are in seconds."""
-        return {"channels": self.channels, "layers": self.layers, **self.found} | {
-            f"target_{name}": most for name, most in self.targets.items()
-        }
+    def facts(self) -> dict[str, Any]:
+        """What environment.json holds."""
+        return {"chosen": self.line()} | {f"measured_{name}": value for name, value in self.found.items()}
 
     def line(self) -> str:
-        """In one line."""
+        """In one line; latencies are in milliseconds, and in seconds elsewhere."""
         costs = []
         for name, value in self.found.items():
             more = f", {self.channels + STEP} channels have {_said(name, self.beyond[name])}" if self.beyond else ""
             costs.append(f"{name} {_said(name, value)} (target {_said(name, self.targets[name])}{more})")
-        return f"chosen: {self.channels} channels, {self.layers} layers, {', '.join(costs)}"
+        return f"{self.channels} channels, {self.layers} layers, {', '.join(costs)}"
 
 
 def targets_of(config: ImageEvaluateConfig) -> dict[str, float]:

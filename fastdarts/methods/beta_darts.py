@@ -18,5 +18,7 @@ class BetaDARTS(BilevelConfig):
     beta_growth: NotNegative = 0.5
     """Growth of the penalty's weight per epoch, from 0 in the first one."""
 
+    projected_by = "darts-pt"
+
     def build(self, space: Space) -> Bilevel:
         return bilevel(self, space, penalty=BetaDecay(self.beta_growth))

@@ -29,6 +29,7 @@ class DARTSPlus(BilevelConfig):
     stop_epochs: Count = 10
     """Epochs for which the order must have been the same (ranking)."""
 
+    has_own_stop = True
     projected_by = "darts-pt"
 
     def check(self, space: Space) -> None:

@@ -32,6 +32,7 @@ class Relaxation(ABC):
         draws: whether passes in training draw, and so differ from :meth:`strength`.
         same_in_eval: whether passes in eval mode compute what those in training do; else they are :meth:`noiseless`.
         normalised: whether the strengths of an edge add up to 1.
+        twice_differentiable: whether the mixing weights have second derivatives in the alphas.
         zeros_learn: whether the weights of candidates that are not computed, which are 0, are added to the output of
             their edge, and so have a gradient; supernets of NAS-Bench-201 do it.
         draws_in_place: whether :meth:`draw` writes into the same tensors every time, and :meth:`mix` launches the same
@@ -42,6 +43,7 @@ class Relaxation(ABC):
     draws_in_place = False
     same_in_eval = False
     normalised = True
+    twice_differentiable = True
     zeros_learn = False
 
     def state_dict(self) -> dict[str, Any]:

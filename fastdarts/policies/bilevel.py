@@ -103,6 +103,9 @@ class Stages(Policy):
     def end(self, search: Search, number: int) -> None:
         """Take from the supernet at the end of stage ``number`` what the next one needs."""
 
+    def begin(self, search: Search, number: int) -> None:
+        """Give it to the fresh supernet of stage ``number``."""
+
 
 class Single(Stages):
     """One supernet for all epochs."""

@@ -36,7 +36,7 @@ class Noise:
     def draw(self, alphas: Sequence[Tensor]) -> None:
         """New tables, in the same tensors as before, where a recorded pass finds them."""
         self._tables = [self._draw_one(alpha, self._generator) for alpha in alphas]
-        if [place.device for place in self._placed] != [alpha.device for alpha in alphas]:
+        if [*map(_place, self._placed)] != [*map(_place, alphas)]:
             self._placed = [torch.empty_like(alpha, requires_grad=False) for alpha in alphas]
         for place, table in zip(self._placed, self._tables, strict=True):
             place.copy_(table)
@@ -44,3 +44,7 @@ class Noise:
     def of(self, kind: int, device: torch.device) -> Tensor:
         """The table of the kind of cell of this number, on ``device``."""
         return self._placed[kind] if self._placed else self._tables[kind].to(device)
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, torch.Size]:
+    return tensor.device, tensor.shape

@@ -155,6 +155,7 @@ class Dirichlet(Relaxation):
     """
 
     draws = draws_in_place = True
+    twice_differentiable = False
 
     def __init__(self, seed: int):
         self._samples = Noise(seed, _sample)

@@ -294,12 +294,28 @@ class BilevelConfig(ArchSideEffects, AlphaConfig):
     """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never
     (DARTS: 0)."""
 
+    eigenvalue_stop: bool = False
+    """End of the search where the largest eigenvalue has risen fast, by the rule and the numbers of DARTS-ES. The epochs
+    since the rise are dropped. --eigenvalue-every 2 is published."""
+
+    has_own_stop: ClassVar[bool] = False
+    """Whether the method has a rule of its own that ends a search."""
     has_own_difference: ClassVar[bool] = False
     """Whether ``keep_kinks`` counts for a finite difference of the method's own too."""
 
     def check(self, space: Space) -> None:
-        """The settings of a strategy go with that strategy."""
+        """The settings of a strategy go with that strategy, and what ends a search is measured."""
         check_hypergradient(self)
+        if self.eigenvalue_stop and self.has_own_stop:
+            raise FastdartsError(
+                f"--eigenvalue-stop does not go with method {self.method}, which has a rule of its own that ends a "
+                "search: leave it out"
+            )
+        if self.eigenvalue_stop and not self.eigenvalue_every:
+            raise FastdartsError(
+                "--eigenvalue-stop decides by the eigenvalue, which is never measured: add --eigenvalue-every 2, as "
+                "published"
+            )
 
     def why_whole(self) -> str:
         """Strategies that differentiate twice need the graph of the whole batch."""

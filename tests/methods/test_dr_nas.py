@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
+from fastdarts.engine.validation import validate
+from fastdarts.errors import FastdartsError
+from fastdarts.nn.operations import FactorizedReduce
 from fastdarts.policies.penalties import DirichletKL
 from fastdarts.policies.relaxations import Dirichlet, concentration
-from fastdarts.spaces import find_space
+from fastdarts.policies.stages import survivors
+from fastdarts.policies.widening import Channels, Widening
+from fastdarts.runs.writer import read_metrics
+from fastdarts.spaces import SPACES, find_space
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
@@ -104,19 +111,146 @@ def test_both_steps_draw_their_own_and_a_kill_changes_nothing():
 
 def test_settings_left_out_are_the_published_ones():
     config = resolve(SearchConfig(method="dr-nas"))
+    validate(config)
     assert (config.space, config.channels, config.layers, config.partial) == ("darts-7", 36, 20, 6)
     assert (config.batch_size, config.learning_rate, config.learning_rate_min) == (64, 0.1, 0.0)
     recipe = config.build(find_space(config.space))
     assert recipe.alphas == (6e-4, 1e-3, 0.0, (0.5, 0.999)) and recipe.penalty is None and recipe.warmup == 10
+    first, second = recipe.stages.all()
+    assert first == (25, SPACES["darts-7"], {"partial": 6}) and (second.epochs, second.changes) == (25, {"partial": 4})
+    assert {len(row) for row in second.space.primitives(4)["normal"]} == {4}
     recipe = resolve(SearchConfig(method="dr-nas", regulariser="kl")).build(find_space("darts-7"))
     assert recipe.alphas.weight_decay == 0 and isinstance(recipe.penalty, DirichletKL)
     config = resolve(SearchConfig(method="dr-nas", space="nasbench201"))
-    assert (config.channels, config.layers, config.partial, config.learning_rate) == (16, 17, 1, 0.025)
+    assert (config.channels, config.layers, config.partial, config.progressive) == (16, 17, 1, False)
+    assert config.learning_rate == 0.025 and len(config.build(find_space("nasbench201")).stages.all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("published", "golden"),
+    [
+        (False, [0.05313953, 0.05, 0.04686047, 0.03454915, 0.00954915, 0.00009866]),
+        (True, [0.05313953, 0.1, 0.09372095, 0.06909830, 0.01909830, 0.00019733]),
+    ],
+)
+def test_rates_are_those_of_the_public_code_or_those_that_it_means(published, golden):
+    config = resolve(SearchConfig(method="dr-nas", published_rates=published))
+    rates = config.build(find_space("darts-7")).learning_rates
+    assert [rates[epoch] for epoch in (24, 25, 26, 30, 40, 49)] == pytest.approx(golden, abs=5.1e-9)
+
+
+def test_candidates_are_kept_by_alpha():
+    """Rows 0 and 5 keep the same four; what is left has the strengths of a softmax over it."""
+    normal = probe_alphas(7)[0]
+    kept = survivors(normal.softmax(1), 4)
+    assert kept[0] == kept[5] == [0, 1, 3, 6]  # the mask 1101001
+    near(normal[0, kept[0]].softmax(0), [0.26507345, 0.19456717, 0.26847985, 0.27187953])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 51}, "--epochs is 51"),
+        ({"epochs": 20}, "--warmup 10"),
+        ({"next_partial": 8}, "--next-partial is 8"),
+        ({"next_partial": 5}, "--next-partial is 5"),
+        ({"next_candidates": 8}, "edges of space darts-7 offer 7"),
+        ({"next_candidates": 1}, "expected a number from 2 to 7"),
+        ({"space": "nasbench201", "progressive": True}, "does not have: use --no-progressive"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(FastdartsError, match=words):
+        validate(SearchConfig(method="dr-nas", **settings))
+
+
+def test_what_was_learned_goes_on_in_the_second_stage(tmp_path, monkeypatch):
+    """Weights, statistics, momentum, alphas and moments of Adam, from the end of the first stage to the second one."""
+    seen = {}
+    real_end, real_begin = Widening.end, Widening.begin
+
+    def end(self, search, number):
+        seen["names"] = dict(search.model.named_parameters())
+        seen["weights"] = {name: value.clone() for name, value in search.model.state_dict().items()}
+        momentum = search.optimizer.state
+        seen["momentum"] = {
+            n: momentum[p]["momentum_buffer"].clone() for n, p in seen["names"].items() if p in momentum
+        }
+        seen["alphas"] = [alpha.detach().clone() for alpha in search.model.arch_parameters()]
+        seen["moments"] = [search.arch_optimizer.state[alpha] for alpha in search.model.arch_parameters()]
+        real_end(self, search, number)
+        seen["kept"] = self.kept[-1]
+
+    def begin(self, search, number):
+        real_begin(self, search, number)
+        model = search.model
+        for place, kind in enumerate(cell.kind for cell in model.cells):
+            for row, columns in enumerate(seen["kept"][kind]):
+                for k, column in enumerate(columns):
+                    at = f"cells.{place}._ops.{row}._ops"
+                    check_wider(model, search, f"{at}.{k}.", f"{at}.{column}.")
+        for name, value in model.state_dict().items():
+            if "._ops." not in name:
+                assert torch.equal(value, seen["weights"][name]), name
+        pairs = zip(model.alpha_tables(), seen["alphas"], seen["moments"], seen["kept"].values(), strict=True)
+        for alpha, old, moments, columns in pairs:
+            index = torch.tensor(columns)
+            assert torch.equal(alpha, old.gather(1, index)) and alpha.shape[1] == 2
+            own = search.arch_optimizer.state[alpha]
+            assert torch.equal(own["exp_avg"], moments["exp_avg"].gather(1, index))
+            assert torch.equal(own["exp_avg_sq"], moments["exp_avg_sq"].gather(1, index)) and own["step"] > 0
+        seen["done"] = True
+
+    def check_wider(model, search, mine, theirs):
+        parameters = dict(model.named_parameters())
+        for name, value in model.state_dict().items():
+            if not name.startswith(mine):
+                continue
+            before = theirs + name[len(mine) :]
+            pairs = [(value, seen["weights"][before])]
+            if name in parameters:
+                pairs.append((search.optimizer.state[parameters[name]]["momentum_buffer"], seen["momentum"][before]))
+            for new, old in pairs:
+                front = tuple(slice(0, size) for size in old.shape)
+                if "conv_" not in name and "bn" not in name:  # of reductions see below
+                    assert torch.equal(new[front], old), name  # what was there comes first
+                if old.dim() == 4 and old.shape[1] == new.shape[1]:  # every new channel is one of the old ones
+                    rows = {tuple(row.tolist()) for row in old.flatten(1)}
+                    assert len(new) == 2 * len(old) and {tuple(row.tolist()) for row in new.flatten(1)} <= rows, name
+
+    monkeypatch.setattr(Widening, "end", end)
+    monkeypatch.setattr(Widening, "begin", begin)
+    found = search(SearchConfig(method="dr-nas", space="tiny", channels=4, layers=3, samples=48, epochs=2, batch_size=8,
+                                warmup=0, partial=4, next_partial=2, next_candidates=2, gap_every=0, device="cpu",
+                                threads=1, run=tmp_path / "run"))  # fmt: skip
+    assert seen["done"]
+    last = read_metrics(tmp_path / "run")[-1]
+    assert found["genotype"] == last["genotype"]
+    for kind, rows in seen["kept"].items():
+        for columns, weights in zip(rows, last[f"weights_{kind}"], strict=True):
+            assert len(weights) == 3 and [k for k, w in enumerate(weights) if w] == columns
+
+
+def test_a_wider_reduction_has_channels_that_belong_together():
+    """Its halves are copied alike, so that BatchNorm has the statistics of the channel that a convolution gives."""
+    torch.manual_seed(0)
+    narrow, wide = FactorizedReduce(4, 4, False), FactorizedReduce(6, 6, False)
+    narrow.bn.running_mean.copy_(torch.arange(4.0))
+    channels = Channels(wide, torch.Generator().manual_seed(3))
+    found = {
+        name: channels.widened(value, wide.state_dict()[name].shape) for name, value in narrow.state_dict().items()
+    }
+    mean = found["bn.running_mean"].tolist()
+    assert mean[:2] == [0, 1] and mean[3:5] == [2, 3] and mean[5] == mean[2] + 2
+    copied = int(mean[2])
+    first, second = found["conv_1.weight"], found["conv_2.weight"]
+    assert torch.equal(first[2, :2], first[copied, :2]) and torch.equal(second[2, :2], second[copied, :2])
 
 
 def test_measurements_see_the_mean_and_steps_do_not():
     images = ImageProblem.of_shape(10, 1, (8, 8))
     size = {"channels": 4, "layers": 3, "nodes": 1, "partial": 2, "batch_size": 8, "warmup": 0, "epochs": 2}
+    size |= {"progressive": False}
     supernet = SearchStep(SearchConfig(method="dr-nas", **size, device="cpu"), images, torch.device("cpu"))
     model = supernet.model
     x, y = torch.randn(2, 8, 1, 8, 8), torch.randint(10, (2, 8))

@@ -88,6 +88,42 @@ def stepped(method: str, **settings) -> SearchStep:
     return supernet
 
 
+def test_the_gradient_of_the_weights_is_that_at_the_perturbed_table():
+    """Against modules that are called one by one, at the table that the noise of the step gives, in float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        images = ImageProblem.of_shape(10, 1, (8, 8))
+        config = SearchConfig(**TINY | {"method": "sdarts-rs", "epsilon_start": 0.3})
+        supernet = SearchStep(config, images, torch.device("cpu"))
+        model, generator = supernet.model, torch.Generator().manual_seed(1)
+        x, y = torch.randn(2, 8, 1, 8, 8, generator=generator), torch.randint(10, (2, 8), generator=generator)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        supernet.step((x[0], y[0]), (x[1], y[1]), Meter(), 0, 0)
+        found = {id(p): gradient.clone() for p, gradient in supernet.optimizer.gathered()}
+        model.load_state_dict(before)
+        noise = supernet.recipe.perturbation.state_dict()["noise"]
+        tables = [
+            onto_shares(alpha.detach().softmax(1) + 0.3 * own)
+            for alpha, own in zip(model.alpha_tables(), noise, strict=True)
+        ]
+        s0 = s1 = model.stem(x[0])
+        for cell in model.cells:
+            states = [cell.preprocess0(s0), cell.preprocess1(s1)]
+            node = sum(
+                w * op(state)
+                for state, edge, row in zip(states, cell._ops, tables[cell.reduction], strict=True)
+                for w, op in zip(row, edge._ops, strict=True)
+            )
+            s0, s1 = s1, node
+        logits = model.classifier(model.global_pooling(s1).flatten(1))
+        weights = [p for p in model.parameters() if id(p) in found]
+        plain = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y[0]), weights)
+        for p, expected in zip(weights, plain, strict=True):
+            torch.testing.assert_close(found[id(p)], expected, rtol=1e-8, atol=1e-10)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("method", ["sdarts-rs", "sdarts-adv"])
 def test_weights_alone_learn_with_the_perturbed_table(method):
     """The alphas and, with a radius of 0, the weights are those of a step of DARTS."""

@@ -6,7 +6,7 @@ from fastdarts.registry import methods
 ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
 SETTINGS = {
     "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
-    "dr-nas": {"partial": 2, "warmup": 0},
+    "dr-nas": {"partial": 4, "next_partial": 2, "next_candidates": 2, "warmup": 0},
     "oles": {"freeze_window": 2, "freeze_below": 0.5},
     "i-darts": {"weight_steps": 2},
     "lambda-darts": {"layers": 4},

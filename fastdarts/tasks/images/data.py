@@ -80,9 +80,10 @@ def load_data(
 
     `image_size` (pixels) resizes the shorter side, antialiased, and crops the middle square. Without it, images keep
     their size. Those of a folder keep it if all have one, with even sides from 8 to 256. Else they are read as squares:
-    of the median of their shorter sides, at most `side` and at least 8, rounded down to a multiple of 4. Normalisation
-    is by the usual constants for CIFAR, SVHN and Fashion-MNIST, by ImageNet's for big colour images in folders, and
-    else by those of the training images (in folders, of about 1,000 evenly spaced ones).
+    of the median of their shorter sides, at most `side` and at least 8, rounded down to a multiple of 4.
+
+    Normalisation is by the usual constants for CIFAR, SVHN and Fashion-MNIST, and by ImageNet's for big colour images
+    in folders. Else it is by those of the training images (in folders, of about 1,000 evenly spaced ones).
 
     A Notice says what was left out or converted. Another says where training images are equal or a channel is
     constant, or test images are training images.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastdarts.functional import native
 from fastdarts.nn.fusion import plan
 from fastdarts.nn.mixed_op import MixedOp
-from fastdarts.spaces.cells.supernet import Cell
+from fastdarts.spaces.cells.supernet import Cell, Network
 from tests.support.fused import kinds, note_calls
 
 pytestmark = pytest.mark.skipif(not native()["loaded"], reason=f"no native kernels: {native()['reason']}")
@@ -62,10 +62,10 @@ class Left(NamedTuple):
     buffers: dict[str, Tensor]
 
 
-def passed(module: nn.Module, forward: Callable[..., Tensor], inputs: Sequence[Tensor], weights: Tensor) -> Left:
+def passed(module: nn.Module, forward: Callable[..., Tensor], inputs: Sequence[Tensor], *weights: Tensor) -> Left:
     inputs = [x.detach().requires_grad_() for x in inputs]
     module.zero_grad(set_to_none=True)
-    out = forward(module, *inputs, weights)
+    out = forward(module, *inputs, *weights)
     out.backward(torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out))
     gradients = {str(n): x.grad for n, x in enumerate(inputs)}
     gradients |= {name: p.grad for name, p in module.named_parameters()}
@@ -217,3 +217,15 @@ def skipping_cell(cell: Cell, s0: Tensor, s1: Tensor, weights: Tensor) -> Tensor
         into = zip(tuple(states), edges, strict=False)
         states.append(sum(skipping(op, x, own) for x, (op, own) in into))
     return torch.cat(states[-cell._multiplier :], 1)
+
+
+def test_a_network_that_is_computed_again_leaves_out_the_same() -> None:
+    left = []
+    for memory in ("store", "checkpoint"):
+        torch.manual_seed(0)
+        model = Network(4, 10, 3, nn.CrossEntropyLoss(), 2, 2, memory=memory).double()
+        tables = [F.one_hot(torch.randint(1, 8, (5,)), 8).double() for _ in model.cells]
+        with model.with_cell_weights(tables):
+            left.append(passed(model, lambda net, x: net(x), [torch.randn(2, 3, 8, 8).double()]))
+    assert_same(*left)
+    assert [value for name, value in left[0].gradients.items() if "_ops" in name].count(None) > 100
