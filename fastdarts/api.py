@@ -39,24 +39,34 @@ def search(
 ) -> dict[str, Any]:
     """Search for an architecture, as ``fastdarts search`` does, and leave the folder of the run.
 
+    With datasets of one's own, the same call goes on with the run in the folder ``run``.
+
     Args:
-        config: settings made before, or a TOML file of settings; ``settings`` come on top.
-        train, valid: datasets of one's own: items (float tensor [C, H, W], label), all of one shape. ``train`` is for
-            the weights, ``valid`` for the alphas and measurements. A DataLoader gives its Dataset and its batch size.
-        classes: how many classes the labels have, or their names; by default they are found.
-        seeds: searches with seeds ``seed``, ``seed + 1``, ...
-        on_epoch: called after each epoch with a :class:`fastdarts.Epoch`. It may raise
+        config: Settings made before, or a TOML file of settings. ``settings`` come on top.
+        train: A dataset of one's own for the weights. Its items are a float tensor [C, H, W] and a label, and all
+            images have one shape. A DataLoader gives its Dataset and its batch size.
+        valid: Another one, for the alphas and for measurements.
+        classes: How many classes the labels have, or their names. By default they are found.
+        seeds: How many searches there are, with seeds ``seed``, ``seed + 1``, ...
+        on_epoch: What is called after each epoch with a :class:`fastdarts.Epoch`. It may raise
             :class:`fastdarts.StopSearch`: the search then ends as after its last epoch.
-        loggers: names ("tensorboard", "wandb", "mlflow") and objects, see :class:`fastdarts.runs.loggers.Logger`.
-        settings: flags of the command as keywords, such as ``method="pc-darts"`` and ``batch_size=64``.
+        loggers: Names ("tensorboard", "wandb", "mlflow") and objects, see :class:`fastdarts.runs.loggers.Logger`.
+        **settings: Flags of the command as keywords, such as ``method="pc-darts"`` and ``batch_size=64``.
 
-    Returns what result.json holds and ``run``, the folder; with several seeds ``{"run", "results"}``. With datasets of
-    one's own, the same call goes on with the run in the folder ``run``. Raises :class:`fastdarts.FastdartsError` for
-    settings or data that cannot be.
+    Returns:
+        What result.json holds, and ``run``, the folder. With several seeds, ``run`` and ``results``.
 
-    Example::
+    Raises:
+        FastdartsError: A setting or the data cannot be. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
 
-        result = fastdarts.search(dataset="digits", epochs=3, on_epoch=lambda epoch: print(epoch.row["valid_error"]))
+    Examples:
+        >>> import fastdarts
+        >>> errors = []
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> found = fastdarts.search(**tiny, on_epoch=lambda epoch: errors.append(epoch.row["valid_error"]))
+        >>> errors == [found["valid_error"]]
+        True
     """
     settings, objects = _with_loggers(settings, loggers)
     watch = Watch(on_epoch, objects)
@@ -87,13 +97,27 @@ def evaluate(
     loggers: Sequence[str | Logger] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Train a genotype from scratch and test it, as ``fastdarts evaluate`` does. Arguments are as for :func:`search`.
+    """Train a genotype from scratch and test it, as ``fastdarts evaluate`` does.
 
-    ``on_epoch`` cannot end a training: an epoch of it is one of a fixed number.
+    Args:
+        config: Settings made before, or a TOML file of settings. ``settings`` come on top.
+        on_epoch: What is called after each epoch with a :class:`fastdarts.Epoch`. It cannot end a training, whose
+            number of epochs is fixed.
+        loggers: Names and objects, as for :func:`fastdarts.search`.
+        **settings: Flags of the command as keywords.
 
-    Example::
+    Returns:
+        What result.json holds, and ``run``, the folder.
 
-        result = fastdarts.evaluate(genotype="DARTS_V2", dataset="digits", epochs=10)
+    Raises:
+        FastdartsError: A setting, the data or the genotype cannot be. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+
+    Examples:
+        >>> import fastdarts
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> len(fastdarts.evaluate(genotype="DARTS_V2", **tiny)["test_errors"])
+        1
     """
     settings, objects = _with_loggers(settings, loggers)
     return run_evaluation(_settings(config, settings, EvaluateConfig, "evaluate"), Watch(on_epoch, objects))

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastdarts import Architect, Cell, MixedOp, Network, load
+from fastdarts import Architect, Cell, MixedOp, Network, api, load
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.functional import mixed_op, mixed_sum, recurrent
 from fastdarts.trained.model import Model
 
-JOURNEY = [search, evaluate, load, Model.preprocess]
+JOURNEY = [search, evaluate, load, Model.preprocess, api.search, api.evaluate]
 """These leave folders for one another."""
 
 

@@ -125,8 +125,8 @@ def columns(found: Comparison) -> list[Column]:
             every.append(Column(f"{number} difference from {found.baseline}", texts))
     shown = {
         "skips": ("skip connections", lambda value: f"{value:.1f}"),
-        "parameters": ("parameters", lambda value: f"{value / 1e6:.3g} M"),
-        "macs": ("MACs", lambda value: f"{value / 1e6:.3g} M"),
+        "parameters": ("parameters", _count),
+        "macs": ("MACs", _count),
         "seconds": ("search", _time),
         "memory": ("peak memory", lambda value: f"{value / 2**20:,.0f} MiB"),
     }
@@ -163,6 +163,11 @@ def _difference(found: Difference | None, unit: str) -> str:
         return "no common seed"
     interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
     return f"{found.mean:+.2f}{interval}{unit} (n={found.n})"
+
+
+def _count(value: float) -> str:
+    size, letter = (1e6, " M") if value >= 999_500 else (1e3, " k") if value >= 1000 else (1, "")
+    return f"{value / size:,.0f}{letter}" if value / size >= 100 else f"{value / size:.3g}{letter}"
 
 
 def _time(seconds: float) -> str:

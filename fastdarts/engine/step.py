@@ -89,7 +89,8 @@ class SearchStep:
             config.grad_clip,
             nesterov=recipe.nesterov,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_share)
+        # A function: of a method LambdaLR keeps a state, which checkpoints of earlier versions have not.
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda epoch: self._rate_share(epoch))
         self.architect = None
         if recipe.alphas is None:
             for alpha in self.model.arch_parameters():

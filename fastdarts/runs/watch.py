@@ -18,9 +18,13 @@ class StopSearch(Exception):
 class Epoch:
     """An epoch that is over.
 
-    run: the folder. epoch: its number, from 0. epochs: how many there are. row: what metrics.jsonl has of it, such as
-    ``train_loss`` and ``valid_error``. genotype: what would be derived now, as genotype.json holds it, None where the
-    row has none. part: ``("seed", 3)`` of a training among several, else None.
+    Attributes:
+        run: The folder of the run.
+        epoch: The number of the epoch, from 0.
+        epochs: How many there are.
+        row: What metrics.jsonl has of the epoch, such as ``train_loss`` and ``valid_error``.
+        genotype: What would be derived now, as genotype.json holds it; None where the row has none.
+        part: Which of several trainings it is, such as ``("seed", 3)``; None of one alone.
     """
 
     run: Path

@@ -169,7 +169,7 @@ def flags(draw, parameter):
 DEEP = {"--config", "--resume", "--run", "--data", "--genotype", "--space", "--device", "the folder"}
 
 # What takes minutes where it is right, and what makes files.
-LEFT_OUT = {"--memory", "--image-size", "--json"}
+LEFT_OUT = {"--memory", "--image-size", "--json", "--html", "--csv", "--markdown"}
 
 
 @st.composite
@@ -225,7 +225,7 @@ def test_a_line_for_a_run(place, barrier, line):
     assert sorted(place.rglob("*")) == before
 
 
-@given(lines(["project", "report", "describe", "derive", "methods", "spaces", "info"]))
+@given(lines(["project", "report", "describe", "derive", "methods", "spaces", "info", "compare"]))
 def test_a_line_for_a_command_that_reads(place, barrier, line):
     before = sorted(place.rglob("*"))
     outcome(line)
