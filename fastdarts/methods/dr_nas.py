@@ -25,8 +25,8 @@ class DrNAS(BilevelConfig):
     space: str = "darts-7"
     """Space to search in; the published one has no candidate none."""
     regulariser: Literal["decay", "kl"] = "decay"
-    """What holds the distributions near the uniform one. decay: the L2 on the alphas. kl: the divergence from it, in
-    place of the L2."""
+    """Term that holds the distributions near the uniform one. decay: the L2 on the alphas. kl: the divergence from it,
+    in place of the L2."""
     kl_weight: NotNegative = 1e-3
     """Weight of the divergence in the loss of the alphas."""
     progressive: bool | None = None

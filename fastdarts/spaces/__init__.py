@@ -6,7 +6,7 @@ A new space is one file that registers an object of :class:`CellSpace`, or of a 
 
 from typing import Any, NamedTuple, TypeVar
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
 from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
@@ -59,8 +59,8 @@ def find_space(name: str) -> Space:
     """The space of this name; raises :class:`FastdartsError` naming those there are."""
     if not _SPACES.knows(name):
         raise FastdartsError(
-            f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with "
-            "register_space(CellSpace(name, primitives)) before the search"
+            f"unknown space {name!r}{did_you_mean(name, SPACES)}: expected one of {', '.join(SPACES)}; add your own "
+            "with register_space(CellSpace(name, primitives)) before the search"
         )
     return SPACES[name]
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ from tests.support.supernets import supernet
 @pytest.mark.parametrize("statistics", [batch_statistics, running_statistics])
 @pytest.mark.parametrize("name", ["darts", "s1", "s4", "nasbench201"])
 def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name, statistics):
-    """Those compute everything; noise is the same in all variants, and statistics stay as they are."""
+    """Noise is the same in all variants, and statistics stay as they are."""
     model, x = supernet(name), torch.randn(4, 3, 16, 16)
     whole = copy.deepcopy(model)
     before, state = [b.clone() for b in model.buffers()], torch.get_rng_state()
-    for decided in (False, True):
+    for _ in ("all free", "two rows decided"):
         for k, kind in enumerate(model.primitives):
             tables = [table.detach() for table in model.mixing_weights()]
             rows = range(len(tables[k]))
@@ -36,12 +37,13 @@ def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name, statistics
                     masked[k][row] = weights
                     whole.mixing_weights = lambda masked=masked: masked
                     torch.set_rng_state(state)
-                    if not (decided and name == "s4"):  # what is decided draws no noise any more
+                    # noise of weight 0 would not be drawn, and all after it would be other noise
+                    with whole.running(kind, row, weights) if name == "s4" else nullcontext():
                         assert torch.equal(logits, whole(x))
         fixed = model.fixed
         for table in fixed:
             table[1], table[3] = 0.0, F.one_hot(torch.tensor(1), table.shape[1])
-        model.fix(fixed)
+        model.fix(fixed), whole.fix(fixed)
     assert all(map(torch.equal, before, model.buffers()))
 
 
@@ -71,7 +73,8 @@ def test_a_candidate_of_ones_own_may_draw_random_numbers(row):
             masked[0][place] = weights
             whole.mixing_weights = lambda masked=masked: masked
             torch.set_rng_state(state)
-            assert torch.equal(logits, whole(x))
+            with whole.running("normal", place, weights):  # which goes on drawing at weight 0
+                assert torch.equal(logits, whole(x))
 
 
 def flops(work, *inputs):

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastdarts.functional import has_kernel, in_format, mixed_sum
+from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.plan import Fused, Part, keep, recall, wide
 from fastdarts.nn.fusion.recognise import as_fused, fused_on, is_plain, mode_of, say_called, watched
 from fastdarts.nn.fusion.shapes import ZERO, inner_of, shape_of
@@ -167,6 +168,23 @@ def select(table: Tensor, rows: Sequence[int], x: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=1024)
 def _on_device(places: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(places, device=device)
+
+
+def seen(weights: Tensor) -> list | None:
+    """The numbers in mixing weights, where those that are 0 say which candidates need not be computed; else None.
+
+    The gradient of a weight needs the output of its candidate. A GPU would have to wait until its numbers are read.
+    What is compiled, recorded or transformed would keep what was seen, and kinks are noted of all candidates.
+    """
+    if weights.device.type != "cpu" or (weights.requires_grad and torch.is_grad_enabled()):
+        return None
+    plain = type(weights) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    return weights.tolist() if plain and unobserved() and active() is None else None
+
+
+def not_zero(row: Sequence[float]) -> tuple[int, ...] | None:
+    """The candidates whose weight is not 0; None where that is all of them."""
+    return tuple(k for k, w in enumerate(row) if w) if 0.0 in row else None
 
 
 def is_none(op: nn.Module) -> bool:

@@ -23,8 +23,9 @@ from fastdarts.nn.fusion.recognise import HOOKS, STATISTICS, FusedCandidate, mod
 from fastdarts.nn.fusion.shapes import OWN, shape_of
 from fastdarts.nn.fusion.tracking import Statistics, track
 
-KEPT = 8
-"""Plans of one owner: for training and evaluation, edges that are switched off, several widths of input."""
+KEPT = 24
+"""Plans of one owner: for training and evaluation, several widths of input, and for each the candidates that are
+computed: a MixedOp whose weights are one-hot has one plan for each candidate."""
 Part = tuple[int, int, FusedCandidate]
 """The edge, the place of the mixing weight, and the candidate."""
 
@@ -252,12 +253,12 @@ def _of_torch(kind: type) -> bool:
 _plans: WeakKeyDictionary[nn.Module, dict[Hashable, _Kept]] = WeakKeyDictionary()
 
 
-def recall(owner: nn.Module, key: Hashable, x: Tensor, on: Hashable = None) -> Plan | None:
-    """The plan that was kept, if it holds. ``on`` is all that changes while modules are settled: then a plan is looked
+def recall(owner: nn.Module, key: Hashable, x: Tensor) -> Plan | None:
+    """The plan that was kept, if it holds. While modules are settled nothing but the key changes: then a plan is looked
     at once."""
     if not keepable(x):
         return None
-    known, at = settled_things(), (id(owner), key, on)
+    known, at = settled_things(), (id(owner), key)
     if known is not None and at in known and known[at].suits():
         return known[at]
     kept = _plans.get(owner, {}).get(key)

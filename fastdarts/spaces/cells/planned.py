@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.nn.fusion.call import parts_of
+from fastdarts.nn.fusion.call import parts_of, seen
 from fastdarts.nn.fusion.chain import FusedChain, NoChain, Planned
 from fastdarts.nn.fusion.plan import Fused, keep, recall
 from fastdarts.nn.fusion.recognise import fused_on, watched
@@ -17,21 +17,35 @@ from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.spaces.topology import Topology
 
 
-def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor) -> FusedChain | None:
+def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor, weights: Tensor) -> FusedChain | None:
     """The calls of a :class:`fastdarts.spaces.cells.supernet.Cell` on s1 and s0; None if some are not known."""
     if torch.compiler.is_compiling():
         return None
-    key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.memory, cell.training)
-    chain = recall(cell, key, s1, tuple(edge.active for edge in cell._ops))
+    computed = computed_of(cell._ops, weights, range(len(cell._ops)))
+    key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.memory, cell.training, computed)
+    chain = recall(cell, key, s1)
     if chain is None:
-        calls = _calls(cell, s0.shape[1], s1.shape[1])
+        calls = _calls(cell, computed, s0.shape[1], s1.shape[1])
         concat = range(4 + cell._steps - cell._multiplier, 4 + cell._steps)
         chain = FusedChain(calls, 2, concat) if FusedChain.takes(calls) else NoChain()
-        keep(cell, key, s1, chain, [m for m in cell.modules() if m is not cell])
+        before = [*cell.preprocess0.modules(), *cell.preprocess1.modules(), cell._ops]
+        keep(cell, key, s1, chain, before + computing(cell._ops, computed))
     return chain if isinstance(chain, FusedChain) else None
 
 
-def _calls(cell: nn.Module, *widths: int) -> list[Planned]:
+def computed_of(edges: Sequence[nn.Module], weights: Tensor, rows: Sequence[int]) -> tuple[tuple[int, ...] | None, ...]:
+    """Of the edges of these rows the only candidates that are computed with these weights [E, K], None for all."""
+    table = seen(weights)
+    return tuple(edges[row].computed(None if table is None else table[row]) for row in rows)
+
+
+def computing(edges: Sequence[nn.Module], computed: Sequence[tuple[int, ...] | None]) -> list[nn.Module]:
+    """The modules that these edges compute with."""
+    ops = [op for edge, own in zip(edges, computed, strict=True) for op in edge.candidates(own)]
+    return [*edges, *(edge._ops for edge in edges), *(m for op in ops for m in op.modules())]
+
+
+def _calls(cell: nn.Module, computed: Sequence[tuple[int, ...] | None], *widths: int) -> list[Planned]:
     """The states are s1, s0, those of the cell's inputs, and its nodes. Nothing if a call is not known."""
     calls, channels = [], cell.channels
     for number, (module, width) in enumerate(zip((cell.preprocess0, cell.preprocess1), widths, strict=True)):
@@ -46,7 +60,7 @@ def _calls(cell: nn.Module, *widths: int) -> list[Planned]:
         if not alike(edges, count):
             return []
         stride, partial = edges[0].stride, edges[0].k
-        table = [(edge.candidates(), row * count) for edge, row in zip(edges, rows, strict=True)]
+        table = [(edge.candidates(computed[row]), row * count) for edge, row in zip(edges, rows, strict=True)]
         parts, unknown = parts_of(table, channels // partial, stride)
         if unknown:
             return []

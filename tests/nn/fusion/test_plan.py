@@ -3,6 +3,7 @@ without a plan."""
 
 import copy
 import gc
+import itertools
 import pickle
 import weakref
 from collections.abc import Callable
@@ -316,6 +317,21 @@ def test_running_statistics_lie_together_and_stay_the_buffers_that_they_were() -
     assert all(bn.num_batches_tracked == 2 for bn in layers(model, nn.BatchNorm2d))
 
 
+@pytest.mark.parametrize("momentum", [0.7, None], ids=["another", "cumulative"])
+def test_momentum_is_that_of_now_though_several_plans_have_the_same_statistics(momentum: float | None) -> None:
+    planned, x, weights = edge(), torch.randn(3, 4, 6, 6), torch.full((len(CANDIDATES),), 0.2)
+    for memory in ("store", "recompute"):
+        planned.memory = memory
+        planned(x, weights)
+    fresh = edge()
+    fresh.load_state_dict(planned.state_dict())
+    for model in (planned, fresh):
+        set_all(nn.BatchNorm2d, momentum=momentum)(model)
+    for memory in ("store", "recompute"):
+        planned.memory = memory
+        same(planned, fresh, x, weights, passes=1)
+
+
 def test_statistics_shared_between_processes_stay_so() -> None:
     model, x, weights = edge().share_memory(), torch.randn(3, 4, 6, 6), torch.full((len(CANDIDATES),), 0.2)
     model(x, weights)
@@ -335,9 +351,8 @@ def test_a_model_with_plans_is_collected() -> None:
 
 def test_plans_that_change_with_every_step_do_not_pile_up() -> None:
     op, x, weights = edge(), torch.randn(3, 4, 6, 6), torch.zeros(len(CANDIDATES))
-    for first in range(1, 6):
-        for second in range(first + 1, 6):
-            op.active = (first, second)
+    for count in (1, 2, 3):
+        for op.active in itertools.combinations(range(1, 6), count):
             op(x, weights)
     assert len(plan._plans[op._ops]) == plan.KEPT
 
