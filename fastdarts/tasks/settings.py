@@ -295,8 +295,8 @@ class BilevelConfig(ArchSideEffects, AlphaConfig):
     (DARTS: 0)."""
 
     eigenvalue_stop: bool = False
-    """End of the search where the largest eigenvalue has risen fast, by the rule and the numbers of DARTS-ES. The epochs
-    since the rise are dropped. --eigenvalue-every 2 is published."""
+    """End of the search where the largest eigenvalue has risen fast, by the rule and the numbers of DARTS-ES. The
+    epochs since the rise are dropped. --eigenvalue-every 2 is published."""
 
     has_own_stop: ClassVar[bool] = False
     """Whether the method has a rule of its own that ends a search."""
