@@ -426,7 +426,9 @@ def _step_memory(
             batch, arch_batch = ((x[: parts * part], y[: parts * part]) for x, y in whole)
         last = supernet.first_epoch + supernet.config.epochs - 1
         recipe.stages.start_epoch(supernet.model, last)
-        supernet.step(batch, arch_batch if recipe.order != "together" else None, problem.meter_type(), last, 0)
+        alone = recipe.order == "together"
+        learning = recipe.weight_steps - 1  # the first step in which the alphas learn
+        supernet.step(batch, None if alone else arch_batch, problem.meter_type(), last, learning)
         for monitor in recipe.monitors:
             if config.max_memory and monitor.every:
                 monitor.rehearse(supernet, *whole)

@@ -283,7 +283,8 @@ class SearchStep:
             tables = perturbation.perturbed(
                 [table.detach() for table in model.mixing_weights()], torch.enable_grad()(loss)
             )
-            tables = model.with_fixed_rows(tables)
+            # with a gradient, so that candidates whose weight has become 0 are computed and move their statistics
+            tables = [table.requires_grad_() for table in model.with_fixed_rows(tables)]
         return lambda: model.with_cell_weights([tables[kind] for kind in kinds])
 
     def _count(self, meter: Meter, results: tuple[Tensor, ...], values: list[float], batch: Batch) -> None:

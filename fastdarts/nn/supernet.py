@@ -147,7 +147,7 @@ class Supernet(nn.Module):
         alpha and is never derived."""
         for edge in (edge for cells in self.mixed_ops().values() for edges in cells for edge in edges):
             edge.extend(primitive)
-        self.auxiliary_weight = weight
+        self.auxiliary_weight, self._auxiliary = weight, primitive
 
     def with_fixed_rows(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """``weights``, [E, K] per kind of cell, where rows that were fixed are what they were fixed to."""

@@ -97,6 +97,8 @@ def test_every_edge_has_one_more_skip_connection_with_weights_of_its_own():
     assert [alpha.shape for alpha in own.alpha_tables()] == [(5, 8)] * 2
     there = dict(own.named_parameters())
     assert all(torch.equal(there.pop(name), p) for name, p in darts.named_parameters())  # a seed means the same
+    twin = own.new()
+    assert twin.auxiliary_weight == 1.0 and twin.state_dict().keys() == own.state_dict().keys()
     assert there and all(name.split(".")[-4:-2] == ["_ops", "8"] for name in there)
     assert all(map(torch.equal, own.alpha_tables(), darts.alpha_tables()))
 

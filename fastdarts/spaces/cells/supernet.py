@@ -602,6 +602,9 @@ class Network(Supernet):
             stem=self._stem,
             mixed_op=self._mixed_op,
         ).to(self.classifier.weight)
+        if self.auxiliary_weight is not None:
+            twin.extend(self._auxiliary, self.auxiliary_weight)
+            twin.to(self.classifier.weight)
         for mine, theirs in zip(self.arch_parameters(), twin.arch_parameters(), strict=True):
             theirs.data.copy_(mine.data)
         return twin
