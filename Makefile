@@ -18,6 +18,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(TORCH) "setuptools>=77" ninja
+	@echo "compiling the native kernels, which takes two minutes on two processors and longer on old ones"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	touch $@
 
