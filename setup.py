@@ -26,6 +26,7 @@ PACKAGES = {
     "fastdarts": "fastdarts",
     "fastdarts.bench": "fastdarts/bench",
     "fastdarts.cli": "fastdarts/cli",
+    "fastdarts.compare": "fastdarts/compare",
     "fastdarts.engine": "fastdarts/engine",
     "fastdarts.nn": "fastdarts/nn",
     "fastdarts.nn.fusion": "fastdarts/nn/fusion",

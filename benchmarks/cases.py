@@ -275,6 +275,8 @@ class MixedOpCase:
         x = tensors["x"]
         base = [tensors[f"base{e}"] for e in range(len(self.edges))] if self.base else []
         running = self.running(x.dtype, x.device)
+        if running is not None:  # column by column in memory: not every table is as a kernel would like it
+            running = tuple(table.mT.contiguous().mT for table in running)
         noises = sum(names.count("noise") for names in self.edges)
         seeds = torch.tensor(NOISE_SEEDS[:noises], device=x.device) if noises else None
         options = {

@@ -27,7 +27,8 @@ from fastdarts import Network
 from fastdarts.bench.eager import make_eager
 from fastdarts.policies.hypergradients import Descent, Passes, difference, exact_product, in_one
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import eval_transform, load_data
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.transforms import eval_transform
 
 RADII = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 KEPT = {"nothing": (), "statistics": ("statistics",), "kinks": ("kinks",), "both": ("statistics", "kinks")}

@@ -17,11 +17,13 @@ if importlib.util.find_spec("fastdarts.kernels") is None:  # Python looks into t
     )
 
 if TYPE_CHECKING:
+    from fastdarts.api import evaluate, search
     from fastdarts.engine.architect import Architect
     from fastdarts.errors import FastdartsError
     from fastdarts.nn.mixed_op import MixedOp
     from fastdarts.nn.operations import OPS, PRIMITIVES
     from fastdarts.policies.stopping import early_stopping
+    from fastdarts.runs.watch import Epoch, StopSearch
     from fastdarts.spaces.cells.genotype import Genotype
     from fastdarts.spaces.cells.network import NetworkCIFAR, NetworkImageNet
     from fastdarts.spaces.cells.supernet import Cell, Network
@@ -33,14 +35,18 @@ __all__ = [
     "PRIMITIVES",
     "Architect",
     "Cell",
+    "Epoch",
     "FastdartsError",
     "Genotype",
     "MixedOp",
     "Network",
     "NetworkCIFAR",
     "NetworkImageNet",
+    "StopSearch",
     "early_stopping",
+    "evaluate",
     "load",
+    "search",
 ]
 
 _MODULES = {
@@ -48,14 +54,18 @@ _MODULES = {
     "PRIMITIVES": "nn.operations",
     "Architect": "engine.architect",
     "Cell": "spaces.cells.supernet",
+    "Epoch": "runs.watch",
     "FastdartsError": "errors",
     "Genotype": "spaces.cells.genotype",
     "MixedOp": "nn.mixed_op",
     "Network": "spaces.cells.supernet",
     "NetworkCIFAR": "spaces.cells.network",
     "NetworkImageNet": "spaces.cells.network",
+    "StopSearch": "runs.watch",
     "early_stopping": "policies.stopping",
+    "evaluate": "api",
     "load": "trained.model",
+    "search": "api",
 }
 
 find_modules()

@@ -1,6 +1,8 @@
 """The one exception that means "what you asked for cannot be done": the command line prints it and exits 2."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class FastdartsError(ValueError):
@@ -13,6 +15,16 @@ class FastdartsError(ValueError):
 def one_line(text: str) -> str:
     """``text`` with line ends and other control characters, which a name may hold, written as escapes."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
+
+
+def did_you_mean(got: object, known: Iterable[str]) -> str:
+    """ " (did you mean NAME?)" with the name among ``known`` that is most like ``got``; "" if none is.
+
+    Capitals do not count, nor which of the signs - and _ stands between words.
+    """
+    plain = {name.lower().replace("_", "-"): name for name in known}
+    near = get_close_matches(str(got)[:80].lower().replace("_", "-"), plain, n=1)
+    return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
 class NotFinite(FastdartsError):

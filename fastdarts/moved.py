@@ -35,7 +35,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     ),
     "config": ("tasks.settings", "tasks.images.settings", "runs.settings", "engine.projecting"),
     "curvature": ("policies.curvature",),
-    "data": ("tasks.images.data",),
+    "data": ("tasks.images.data", "tasks.images.transforms"),
     "derive": ("engine.derive",),
     "describe": ("report.describe",),
     "discretise": ("policies.gap", "nn.statistics"),
@@ -103,6 +103,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "supernet": ("engine.step", "methods.common", "policies.monitors", "tasks.schedule"),
     "supernet_drawing": ("report.supernet_drawing",),
     "sync_bn": ("nn.sync_bn",),
+    "tasks.images.data": ("tasks.images.data", "tasks.images.transforms"),
     "topology": ("spaces.topology",),
     "training": ("engine.training", "tasks.images.measure", "nn.finite"),
     "validation": ("engine.validation", "runs.checks"),
@@ -132,6 +133,8 @@ def _recurrent_search_config() -> type:
     return importlib.import_module("fastdarts.tasks.settings").SearchConfig.of({"space": "rnn"})[0]
 
 
+CALLED = {"search": ("api", "search")}
+"""Modules that have moved, and the public function that has their name now."""
 MADE = {("rnn.config", "RecurrentSearchConfig"): _recurrent_search_config}
 
 
@@ -164,11 +167,19 @@ def names(old: str) -> Callable[[str], Any]:
     return find
 
 
+class _Called(ModuleType):
+    """A module that has the name of a public function: whoever has imported the module can still call that."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        place, name = CALLED[self.__name__.partition(".")[2]]
+        return getattr(importlib.import_module(f"fastdarts.{place}"), name)(*args, **kwargs)
+
+
 class _Moved(Loader):
     """Makes a module that holds nothing itself."""
 
-    def create_module(self, spec: ModuleSpec) -> None:
-        return None
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return _Called(spec.name) if spec.name.partition(".")[2] in CALLED else None
 
     def exec_module(self, module: ModuleType) -> None:
         module.__getattr__ = names(module.__name__.partition(".")[2])

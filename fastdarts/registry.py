@@ -17,14 +17,13 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib import metadata, util
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, dataclass_transform, get_type_hints
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 
 M = TypeVar("M", bound=type)
 T = TypeVar("T")
@@ -199,8 +198,7 @@ def find_method(name: object) -> Method:
     """The method of this name; raises :class:`FastdartsError` naming those there are."""
     known = methods()
     if not isinstance(name, str) or name not in known:
-        near = get_close_matches(name, known, n=1) if isinstance(name, str) else ()
-        like = f" (similar is {near[0]})" if near else ""
+        like = did_you_mean(name, known)
         raise FastdartsError(f"--method is {str(name)[:80]!r}{like}: expected one of {', '.join(known)}")
     return known[name]
 

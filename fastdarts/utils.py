@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from fastdarts.nn.operations import drop_path
 from fastdarts.spaces.cells.network import count_parameters
 from fastdarts.tasks.images.arrays import CIFAR10_MEAN_STD
-from fastdarts.tasks.images.data import Cutout
+from fastdarts.tasks.images.transforms import Cutout
 
 __all__ = [
     "AvgrageMeter",

@@ -95,7 +95,7 @@ def test_ctrl_c_saves_the_step_names_the_folder_and_the_run_goes_on_the_same(tmp
     *before, last = errors.splitlines()
     assert process.returncode == 130
     assert "fastdarts: interrupted: stopping after this step is saved; Ctrl-C again stops at once" in before
-    assert last == f"fastdarts: interrupted; go on with --resume {run}"
+    assert last == f"fastdarts: interrupted; go on with: fastdarts search --resume {run}"
     state = load_checkpoint(run / "checkpoint.pt", "search")
     assert (state["epoch"], state["step"]) > (0, 0)
     settings = dict(TINY, epochs=10, threads=1, device="cpu")
@@ -133,7 +133,8 @@ def test_a_second_ctrl_c_ends_at_once_and_names_the_folder_too(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - begun < 30
     assert errors == (
-        f"fastdarts: interrupted; what came after the last checkpoint is lost; go on with --resume {run}\n"
+        "fastdarts: interrupted; what came after the last checkpoint is lost; "
+        f"go on with: fastdarts search --resume {run}\n"
     )
     assert (run / "checkpoint.pt").exists()
 
@@ -220,7 +221,7 @@ def test_a_signal_that_comes_while_workers_start_is_saved_too(tmp_path, number):
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else 0), errors
-    assert "Traceback" not in errors and f"go on with --resume {run}" in errors.splitlines()[-1]
+    assert "Traceback" not in errors and f"go on with: fastdarts search --resume {run}" in errors.splitlines()[-1]
     assert load_checkpoint(run / "checkpoint.pt", "search")["step"] >= 1
 
 

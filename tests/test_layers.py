@@ -97,7 +97,8 @@ FLOORS = [  # of fastdarts; a module imports what is of its own floor or of one 
     {"report"},
     {"engine"},
     {"methods"},
-    {"bench", "study", "testing"},
+    {"bench", "compare", "study", "testing"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]

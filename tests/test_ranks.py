@@ -230,5 +230,6 @@ def test_torchrun_passes_on_sigterm(tmp_path):
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
-    assert errors.count(f"fastdarts: terminated; go on with --resume {run}") == 1, errors
+    how = f"go on under torchrun with: fastdarts search --resume {run}"
+    assert errors.count(f"fastdarts: terminated; {how}") == 1, errors
     load_checkpoint(run / "checkpoint.pt", "search")

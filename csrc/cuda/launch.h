@@ -16,6 +16,9 @@ constexpr int kWarp = 32;
 inline std::atomic<bool> dry_run{false};
 inline std::atomic<int64_t> launches{0};  // of all kernels since the process began, in a dry run
 
+// A block would need more shared memory than the GPU has. The runtime would say no more than "invalid argument".
+constexpr cudaError_t kTooMuchShared = cudaErrorLaunchOutOfResources;
+
 constexpr int64_t quotient(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
 
 // `shared`: bytes of dynamic shared memory a block. Above 48 KiB a kernel has to be told once on every device.
@@ -27,11 +30,12 @@ cudaError_t launch(dim3 grid, unsigned threads, size_t shared, cudaStream_t stre
     return cudaSuccess;
   }
   if (shared > 48 * 1024) {
-    static std::atomic<uint64_t> told{0};  // one bit a device
+    constexpr int kDevices = 64;
+    static std::atomic<size_t> told[kDevices];  // what a block may have, once the kernel has been told; 0 before
     int device = 0;
     if (const cudaError_t error = cudaGetDevice(&device)) return error;
-    const uint64_t bit = uint64_t{1} << (device % 64);
-    if (!(told.load() & bit)) {
+    auto& known = told[device % kDevices];
+    if (!known.load()) {
       int most = 0;
       if (const auto error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)) {
         return error;
@@ -39,8 +43,9 @@ cudaError_t launch(dim3 grid, unsigned threads, size_t shared, cudaStream_t stre
       if (const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most)) {
         return error;
       }
-      told |= bit;
+      known = most;
     }
+    if (shared > known.load()) return kTooMuchShared;
   }
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;

@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
-from fastdarts.bench.evaluation import make_public, make_training, public_step
+from fastdarts.bench.evaluation import make_eager_network, make_inference, make_public, make_training, public_step
 from fastdarts.bench.measure import conv_flops
 from fastdarts.engine.capture import Graphs
 from fastdarts.engine.step import SearchStep
@@ -262,11 +262,60 @@ class EvaluationCase:
         return self.exact()
 
 
+@dataclass(frozen=True)
+class InferenceCase:
+    """Logits of a derived network (DARTS_V2) in eval mode without gradients."""
+
+    channels: int = 36
+    layers: int = 8
+    batch: int = 8
+    size: int = 32
+    precision: str = "float32"
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"inference C{self.channels} {self.layers} cells N{self.batch}{_named(self.precision)}"
+
+    def work(self, side: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Work:
+        model = make_inference(self.channels, self.layers, self.seed)
+        if side != OURS:
+            make_eager_network(model)
+        form = torch.channels_last if side in CHANNELS_LAST else torch.contiguous_format
+        model.to(device, dtype, memory_format=form)
+        if side == COMPILED:
+            model.compile()
+        torch.manual_seed(self.seed)
+        x = torch.randn(self.batch, 3, self.size, self.size).to(device, dtype, memory_format=form)
+
+        def forward() -> Tensor:
+            with torch.no_grad(), autocast(self.precision, x.device):
+                return model(x)[0]
+
+        return Work(model, x, forward, lambda: {"logits": forward()})
+
+    def flops(self) -> int:
+        """Nominal: the convolutions of one forward pass."""
+        work = replace(self, batch=2).work(EAGER)
+        return conv_flops(work.model, work.forward) * self.batch // 2
+
+    def edges(self) -> list[EdgeCase]:
+        """It has none."""
+        return []
+
+    def exact(self) -> InferenceCase:
+        """What is compared in float64: both kinds of cells, few of them."""
+        return replace(self, batch=2, layers=min(self.layers, 4))
+
+    def rough(self) -> InferenceCase:
+        """What is compared in float32."""
+        return self.exact()
+
+
 def _named(precision: str) -> str:
     return f" {precision}" if precision != "float32" else ""
 
 
-Case = EdgeCase | StepCase | EvaluationCase
+Case = EdgeCase | StepCase | EvaluationCase | InferenceCase
 WIDTHS = ((16, 32), (32, 16), (64, 8))  # channels and pixels a side of the supernet in the paper's CIFAR-10 setting
 STAGES = [(primitive, 1) for primitive in PRIMITIVES if primitive not in ("none", "skip_connect")]
 SUITES: dict[str, list[Case]] = {
@@ -284,6 +333,12 @@ SUITES: dict[str, list[Case]] = {
     ],
     "nasbench201": [StepCase(False, space="nasbench201", layers=17)],
     "evaluation": [EvaluationCase()],
+    "inference": [
+        InferenceCase(16, 5, 4),
+        InferenceCase(16, 5, 64),
+        InferenceCase(36, 8, 1),
+        InferenceCase(36, 8, 8),
+    ],
 }
 
 

@@ -68,9 +68,25 @@ def public_step(training: Training, x: Tensor, y: Tensor) -> None:
 
 def make_public(training: Training) -> Training:
     """The published forward and torch's own optimizer, in place."""
-    settings, model = training.recipe, training.model
-    for module in model.modules():
-        module.__class__ = EAGER_TYPES.get(type(module), type(module))
+    settings, model = training.recipe, make_eager_network(training.model)
     options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
     training.optimizer = torch.optim.SGD(model.parameters(), settings.learning_rate, **options)
     return training
+
+
+def make_inference(channels: int, layers: int, seed: int) -> NetworkCIFAR:
+    """The published network for CIFAR-10 in eval mode, with running statistics as of a trained one."""
+    torch.manual_seed(seed)
+    model = NetworkCIFAR(channels, 10, layers, False, DARTS_V2).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def make_eager_network(model: NetworkCIFAR) -> NetworkCIFAR:
+    """The published forward, in place."""
+    for module in model.modules():
+        module.__class__ = EAGER_TYPES.get(type(module), type(module))
+    return model

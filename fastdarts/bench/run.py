@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from fastdarts.bench.cases import (
     prepare,
 )
 from fastdarts.bench.check import Wrong, check
+from fastdarts.bench.forecast import Forecast, format_duration
 from fastdarts.bench.measure import (
     MIB,
     copy_bandwidth,
@@ -106,8 +108,13 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     report: dict[str, Any] = {"cases": []}
+    forecast = None
     if not traffic:
         report["machine"] = machine(not default_malloc and pin_malloc(), device)
+        timed = [case for name in suite for case in _cases(name, batch, precision)]
+        if timed and device == "cpu":
+            forecast = Forecast(timed, seconds, compile, report["machine"]["sgemm_gflops"])
+            print(f"{len(timed)} cases, about {format_duration(forecast.left)}", file=sys.stderr)
 
     def save() -> None:  # after every case: a large one may be killed for want of memory
         if json is not None:
@@ -133,6 +140,7 @@ def bench(
                     report["cases"].append({"suite": name, "case": str(STEP), "wrong": str(error)})
             for case in _cases(name, batch, precision, traffic):
                 print(f"{name}: {case} ...", file=sys.stderr)
+                begun = time.perf_counter()
                 try:
                     if traffic:
                         row = counter.measure(case)
@@ -146,6 +154,8 @@ def bench(
                 save()
                 print(f"  {_said(row)}", file=sys.stderr)
                 give_back()
+                if forecast is not None and (left := forecast.after(case, time.perf_counter() - begun)):
+                    print(f"  about {format_duration(left)} left", file=sys.stderr)
     finally:  # whoever has waited enough gets what there is
         if report["cases"] or not {"flat", "rnn", "batch"} & report.keys():
             (counter.print_report if traffic else print_report)(report)
@@ -160,13 +170,13 @@ def bench(
 
 
 def _cases(name: str, batch: Sequence[int], precision: Sequence[str], traffic: bool = False) -> list[Case]:
-    cases = [
+    cases = dict.fromkeys(  # with --batch, cases that differ in their batch alone are one
         replace(case, batch=n, precision=kind)
         for case in SUITES.get(name, ())
         for n in batch or (case.batch,)
         for kind in precision
-    ]
-    return [case for case in cases if counter.counts(case)] if traffic else cases
+    )
+    return [case for case in cases if not traffic or counter.counts(case)]
 
 
 def _flat(seconds: float, device: str) -> list[dict[str, Any]]:
@@ -228,7 +238,9 @@ def _budget(text: str, device: str) -> int:
 def machine(pinned: bool, device: str = "cpu") -> dict[str, Any]:
     """What the numbers hold for."""
     known = environment()
-    facts = {name: known[name] for name in ("cpu", "threads", "torch", "fastdarts")} | {
+    facts = {name: known[name] for name in ("cpu", "threads", "torch", "fastdarts", "started")} | {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
         "isa": native()["isa"],
         "compiler": native()["compiler"],
         "malloc": "pinned" if pinned else "default",
@@ -237,6 +249,24 @@ def machine(pinned: bool, device: str = "cpu") -> dict[str, Any]:
     if device == "cuda":
         facts |= {"triton": known["triton"], "copy_gb_per_s": copy_bandwidth(device) / 1e9} | gpu()
     return facts
+
+
+def _commit() -> str | None:
+    """The commit of the sources that run, with a + where they differ from it; None outside a repository."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=7",
+        "--exclude=*",
+        "--dirty=+",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def gpu() -> dict[str, Any]:

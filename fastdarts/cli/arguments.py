@@ -6,11 +6,11 @@ It is known then what it gives, and what is wrong with it is one sentence.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType
@@ -18,11 +18,12 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.checks import check_text
 from fastdarts.runs.settings import choices_of
 from fastdarts.runs.stored import alternatives
 
+HELP = {"-h": "--help", "--help": "--help", "--help-all": "--help-all"}
 _READABLE = {int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a file or a folder"}
 
 
@@ -33,6 +34,8 @@ class Parameter:
     name: str
     hint: Any
     required: bool
+    setting: str
+    """The name of its field."""
 
     @property
     def place(self) -> bool:
@@ -74,7 +77,7 @@ def parameters(command: type) -> dict[str, Parameter]:
         extras = getattr(hints[field.name], "__metadata__", ())
         name = next((named for extra in extras if (named := getattr(extra, "name", None))), field.name)
         name = f"the {name}" if Positional in extras else "--" + name.replace("_", "-")
-        found[name] = Parameter(name, plain[field.name], field.default is dataclasses.MISSING)
+        found[name] = Parameter(name, plain[field.name], field.default is dataclasses.MISSING, field.name)
     return found
 
 
@@ -84,13 +87,13 @@ class Reading(NamedTuple):
     occurrences: parameters in their order, each with its texts; none of a flag without a value.
     unknown: what is neither a known flag nor belongs to one.
     switched: flags that take no value and were given one.
-    helps: whether --help ends the reading.
+    helps: --help or --help-all, where one of them ends the reading.
     """
 
     occurrences: list[tuple[str, list[str]]]
     unknown: list[str]
     switched: list[str]
-    helps: bool = False
+    helps: str = ""
 
     @property
     def given(self) -> dict[str, list[str]]:
@@ -117,8 +120,8 @@ def read(arguments: Sequence[str], known: Mapping[str, Parameter]) -> Reading:
         if word == "--" and not only_places:
             only_places = True
             continue
-        if word in ("-h", "--help") and not only_places:
-            return reading._replace(helps=True)
+        if word in HELP and not only_places:
+            return reading._replace(helps=HELP[word])
         flag, attached, text = word.partition("=")
         flag = flag.replace("_", "-")
         flags = known if flag.startswith("--") and not only_places else {}
@@ -182,8 +185,8 @@ def _refuse_unknown(word: str, known: Mapping[str, Parameter], others: Mapping[s
         raise FastdartsError(f"got {_short(word)!r} where no value belongs: leave it out, or put quotes around blanks")
     if flag in others:
         raise FastdartsError(f"{flag} {others[flag]}: leave it out")
-    near = ", ".join(get_close_matches(flag, [name for name in known if name.startswith("--")], n=3))
-    raise FastdartsError(f"unknown flag {flag}: {f'similar is {near}' if near else '--help lists the flags'}")
+    like = did_you_mean(flag, [name for name in known if name.startswith("--")])
+    raise FastdartsError(f"unknown flag {flag}{like}: --help-all lists the flags")
 
 
 def _check_texts(parameter: Parameter, texts: list[str]) -> None:
@@ -191,9 +194,11 @@ def _check_texts(parameter: Parameter, texts: list[str]) -> None:
         raise FastdartsError(f"{parameter.name} has no value: expected {parameter.expected}")
     for text in texts:
         if not _is_readable(text, parameter.one):
-            near = get_close_matches(text, choices_of(parameter.one), n=1)
-            like = f" (similar is {near[0]})" if near else ""
-            raise FastdartsError(f"{parameter.name} is {_short(text)!r}: expected {parameter.expected}{like}")
+            like = did_you_mean(text, choices_of(parameter.one))
+            then = ""
+            if parameter.name == "--dataset" and os.path.exists(text):
+                like, then = "", f"; for images of your own type --dataset folder --data {_short(text)}"
+            raise FastdartsError(f"{parameter.name} is {_short(text)!r}{like}: expected {parameter.expected}{then}")
 
 
 def _is_readable(text: str, hint: Any) -> bool:

@@ -8,7 +8,19 @@ from typing import Literal
 
 from fastdarts.runs.kinds import Count
 
-Suite = Literal["ops", "mixed-op", "pc-darts", "step", "partial", "nasbench201", "evaluation", "flat", "batch", "rnn"]
+Suite = Literal[
+    "ops",
+    "mixed-op",
+    "pc-darts",
+    "step",
+    "partial",
+    "nasbench201",
+    "evaluation",
+    "inference",
+    "flat",
+    "batch",
+    "rnn",
+]
 
 
 @dataclass(frozen=True)
@@ -18,15 +30,15 @@ class Bench:
     suite: tuple[Suite, ...] = ("mixed-op", "step")
     """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
     of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201.
-    evaluation: a training step of a derived network. flat: flat updates. batch: the largest batch of a step that fits
-    into a budget of memory. rnn: the recurrent cell and steps of its search."""
+    evaluation: a training step of a derived network. inference: its logits. flat: flat updates. batch: the largest
+    batch of a step that fits into a budget of memory. rnn: the recurrent cell and steps of its search."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: Count | None = None
     """CPU threads."""
     batch: tuple[int, ...] = ()
-    """Images per call, one or several numbers (64; pc-darts, partial and rnn 256; step, nasbench201 and evaluation 8,
-    published are 64 and 96)."""
+    """Images per call, one or several numbers. By default 64; of pc-darts, partial and rnn 256; of inference 1 to 64.
+    Those of step, nasbench201 and evaluation are 8; published are 64 and 96."""
     precision: tuple[Literal["float32", "bf16"], ...] = ("float32",)
     """Types of the feature maps, one or both."""
     seconds: float = 5.0

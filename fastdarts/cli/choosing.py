@@ -43,7 +43,7 @@ def flags_of(command: str, known_methods: bool = True) -> dict[str, Parameter]:
         hints = get_type_hints(owner)
         for name in (field.name for field in dataclasses.fields(owner)):
             flag = "--" + name.replace("_", "-")
-            found.setdefault(flag, Parameter(flag, hints[name], False))
+            found.setdefault(flag, Parameter(flag, hints[name], False, name))
     return found
 
 

@@ -34,11 +34,13 @@ GROUPS: dict[str, dict[str, Named]] = {
         "export": Named("export", "Export", "Write the model into a file that runs without fastdarts."),
     },
     "look": {
+        "compare": Named("compare", "Compare", "Put runs beside each other: methods times seeds, with intervals."),
         "report": Named("report", "Report", "Write the report of a run or of a study anew."),
         "describe": Named("describe", "Describe", "Say how large a network is, and draw its cells."),
         "methods": Named("listing", "Methods", "List the methods, or the settings of one."),
         "spaces": Named("listing", "Spaces", "List the search spaces."),
         "info": Named("info", "Info", "Say what runs on this machine, and why."),
+        "completion": Named("completion", "Completion", "Print a script by which bash or zsh completes commands."),
         "bench": Named("bench", "Bench", "Time fastdarts beside the public DARTS code."),
     },
 }
@@ -71,4 +73,4 @@ def answered(arguments: list[str]) -> str | None:
     """The answer to arguments that need no command: the version, or the page of commands. None for others."""
     if arguments == ["--version"]:
         return f"fastdarts {__version__}"
-    return page() if arguments[:1] in (["-h"], ["--help"]) else None
+    return page() if arguments[:1] in (["-h"], ["--help"], ["--help-all"]) else None

@@ -73,8 +73,8 @@ class Describe:
             space = find_image_space(named.get("space", SearchConfig.space))
             settings = SearchConfig(method=self.method, stem=self.stem, **named)
             validate(settings)
-            layers = resolve(settings).layers
-            published = (settings.channels, layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+            settings = resolve(settings)
+            published = (settings.channels, settings.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
         else:
             space, genotype = parse_architecture(self.genotype)
             variant = space.check_variant(self.variant)

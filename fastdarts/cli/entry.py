@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import io
-import operator
 import re
 import reprlib
 import sys
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import replace
-from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from tyro.conf import subcommand
 
 from fastdarts import ranks
 from fastdarts.cli.arguments import check
@@ -30,9 +26,10 @@ from fastdarts.cli.choosing import (
 )
 from fastdarts.cli.commands import COMMANDS, answered, find_command
 from fastdarts.cli.flags import BySettings, by
+from fastdarts.cli.help import help_page
 from fastdarts.cli.streams import readable_streams
 from fastdarts.endings import INTERRUPTED, drop, is_no_memory, is_unread, say
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.notices import notices_as_lines
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, task_of
@@ -98,16 +95,13 @@ SETTINGS = {"search": SearchConfig, "evaluate": EvaluateConfig, "study": StudyCo
 
 
 def _parse(arguments: list[str]) -> Any:
-    """The command that the arguments give; --help, and what shells complete by, are printed and end the program."""
+    """The command that the arguments give; --help and --help-all are printed and end the program."""
     arguments = with_flag(arguments)
     plugins = load_plugins(arguments)
     reading = read_line(arguments)
     _check(arguments)
     name, *rest = arguments
-    if name not in COMMANDS:
-        kinds = [Annotated[find_command(n), subcommand(n, prefix_name=False)] for n in COMMANDS]
-        return _read(functools.reduce(operator.or_, kinds), "fastdarts", arguments)
-    kind, given = find_command(name), {}
+    kind, given, settings = find_command(name), {}, None
     method, space = method_in(arguments, reading), space_in(arguments, reading)
     if name in SETTINGS:
         settings = defaults(reading, name, SETTINGS[name], method, space)
@@ -119,6 +113,9 @@ def _parse(arguments: list[str]) -> Any:
             given["default"] = kind.having(settings)
         else:
             given["default"] = kind(settings)
+    if reading.helps:
+        print(help_page(name, kind, settings, reading.helps == "--help-all"))
+        sys.exit(0)
     return _read(kind, f"fastdarts {name}", rest, **given)
 
 
@@ -136,18 +133,10 @@ def _read(kind: Any, program: str, arguments: list[str], **given: Any) -> Any:
     return found
 
 
-SHELLS = ("bash", "zsh", "tcsh", "fish")
-
-
 def _check(arguments: list[str]) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
-    if command.replace("_", "-") in ("--tyro-print-completion", "--tyro-write-completion"):
-        if not arguments[1:2] or arguments[1] not in SHELLS:
-            raise FastdartsError(f"{command} needs a shell: name one of {', '.join(SHELLS)}")
-        return
     if command not in COMMANDS:
-        near = get_close_matches(command, COMMANDS, n=1)
-        got = f"unknown command {reprlib.repr(command)}{f' (similar is {near[0]})' if near else ''}"
+        got = f"unknown command {reprlib.repr(command)}{did_you_mean(command, COMMANDS)}"
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
     check(arguments[1:], flags_of(command), {})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +14,7 @@ import tyro
 from fastdarts import ranks
 from fastdarts.cli.flags import BySettings
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.kinds import Batch, Count, NotNegative, NotNegativeInt, Positive, Seed, Workers
+from fastdarts.runs.kinds import Batch, Count, NotNegative, NotNegativeInt, Positive, Seed, Seeds, Workers
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import find_task
 
@@ -20,6 +22,9 @@ from fastdarts.tasks.task import find_task
 @dataclass(frozen=True)
 class Search(BySettings):
     """Search for a cell and leave its genotype, checkpoint and report in the run's folder."""
+
+    seeds: Seeds = 1
+    """Searches with seeds seed, seed+1, ..., each in a subfolder of its own. The same command goes on with them."""
 
     def run(self) -> None:
         """Search and print the genotype, how good its supernet is, and the report's path."""
@@ -29,7 +34,10 @@ class Search(BySettings):
                 f"--supernet is {settings.supernet}: a supernet is projected by fastdarts project, with the settings "
                 "of its search"
             )
-        _search(settings)
+        if self.seeds > 1:
+            _search_seeds(settings, self.seeds)
+        else:
+            _search(settings)
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,21 @@ class Project:
             given["learning_rate_min"] = given["learning_rate"]
         config = replace(config, **given, run=self.run_folder, resume=self.resume)
         _search(replace(config, epochs=projection_epochs(config)))
+
+
+def _search_seeds(settings: SearchConfig, seeds: int) -> None:
+    from fastdarts.compare.page import write_page
+    from fastdarts.compare.table import compare, text
+    from fastdarts.engine.seeds import search_seeds
+
+    command = shlex.join(["fastdarts", *sys.argv[1:]])
+    folder = Path(search_seeds(settings, seeds, f"go on with: {command}")["run"])
+    if ranks.rank():
+        return
+    found = compare([folder])
+    print(text(found))
+    write_page(found, folder / "compare.html")
+    print(f"page {folder / 'compare.html'}")
 
 
 def _search(settings: SearchConfig) -> None:

@@ -36,35 +36,53 @@ class ArchitectArgs(Protocol):
 
 
 class Architect:
-    r"""Adam on the alphas, with the gradient of the validation loss.
+    """Adam on the alphas, with the gradient of the validation loss.
 
-    First order: :math:`\nabla_\alpha L_{val}(w, \alpha)`. Unrolled (eq. 7-8):
+    First order is ``∇_α L_val(w, α)``. Unrolled is
+    ``∇_α L_val(w', α) − ξ (∇_α L_train(w⁺, α) − ∇_α L_train(w⁻, α)) / (2ε)``, with
 
-    .. math:: \nabla_\alpha L_{val}(w', \alpha) - \xi\,
-              \frac{\nabla_\alpha L_{train}(w^+, \alpha) - \nabla_\alpha L_{train}(w^-, \alpha)}{2\epsilon}
+    - ``w' = w − ξ (μ m + ∇_w L_train + λ w)``, the weights after one step;
+    - ``w± = w ± ε v``, with ``v = ∇_{w'} L_val`` and ``ε = 0.01 / ‖v‖₂``.
 
-    with :math:`w' = w - \xi(\mu m + \nabla_w L_{train} + \lambda w)`, :math:`w^\pm = w \pm \epsilon v`,
-    :math:`v = \nabla_{w'} L_{val}` and :math:`\epsilon = 0.01 / \|v\|_2`; m is the momentum buffer of the network
-    optimizer (zero while any is missing). :mod:`fastdarts.policies.hypergradients` has other strategies.
+    ξ is the learning rate, μ the momentum and λ the weight decay of the weights. m is the momentum buffer of their
+    optimizer, zero while any is missing. :mod:`fastdarts.policies.hypergradients` has other strategies.
 
-    The numbers are those of the public code, with these differences, all on the side of the caller: the weights are
-    never written, so they are the same bit for bit after a step, also if the loss raises; no second network is built,
-    so a step draws nothing from the random number generator; only the gradients that are used are computed, so the
-    ``grad`` of the weights is left alone. BatchNorm running statistics move as published: once on the validation batch
-    (first order) or three times on the training batch (unrolled), never by the pass at w'.
+    The numbers are those of the public code. Three things differ for the caller:
+
+    - The weights are never written. So they are the same bit for bit after a step, also if the loss raises.
+    - No second network is built, so a step draws nothing from the random number generator.
+    - Only the gradients that are used are computed, so the ``grad`` of the weights is left alone.
+
+    BatchNorm running statistics move as published: once on the validation batch (first order) or three times on the
+    training batch (unrolled). The pass at w' never moves them.
 
     Args:
-        model: has ``_loss(input, target)`` and ``arch_parameters()``. If its alphas are Parameters, they are not
-            counted among the weights; nor are parameters that are frozen or that a loss does not depend on. Alphas that
-            take the place of others later, as by ``model.alphas_normal = ...``, are followed from the next step on.
+        model: Has ``_loss(input, target)`` and ``arch_parameters()``. Alphas that are Parameters do not count as
+            weights. Nor do parameters that are frozen, or that a loss does not depend on. Alphas may be replaced, as by
+            ``model.alphas_normal = ...``: the next step follows them.
         args: ``momentum``, ``weight_decay`` (of the network optimizer), ``arch_learning_rate``, ``arch_weight_decay``.
-        strategy: how the gradient is found; by default ``unrolled`` of every step says which of the published ones.
+        strategy: How the gradient is found. By default ``unrolled`` of every step chooses a published one.
         side_effects: False leaves running statistics and the random state as they are in all passes of a step.
-        betas: of Adam.
-        grad_clip: as of :class:`fastdarts.policies.hypergradients.Descent`; by default the look ahead clips nothing.
-        accumulate: parts that a batch is passed in, see :meth:`fastdarts.policies.hypergradients.Passes.differentiate`.
-        penalty: gives a term of the loss of the alphas that depends on them alone.
-        alpha_clip: the largest norm of the gradient of the alphas, 0 for any.
+        betas: Those of Adam.
+        grad_clip: As of :class:`fastdarts.policies.hypergradients.Descent`; by default the look ahead clips nothing.
+        accumulate: Parts that a batch is passed in, see :meth:`fastdarts.policies.hypergradients.Passes.differentiate`.
+        penalty: Gives a term of the loss of the alphas that depends on them alone.
+        alpha_clip: The largest norm of the gradient of the alphas, 0 for any.
+
+    Source: Liu et al. 2019 (DARTS), equations 7 and 8 and the public code.
+
+    Examples:
+        >>> from argparse import Namespace
+        >>> import torch
+        >>> from fastdarts import Architect, Network
+        >>> model = Network(4, 10, 3, torch.nn.CrossEntropyLoss())
+        >>> weights = torch.optim.SGD(model.parameters(), 0.025, 0.9, weight_decay=3e-4)
+        >>> args = Namespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
+        >>> architect, before = Architect(model, args), model.alphas_normal.clone()
+        >>> train, valid = [(torch.randn(2, 3, 16, 16), torch.tensor([3, 7])) for _ in range(2)]
+        >>> _ = architect.step(*train, *valid, 0.025, weights, unrolled=True)
+        >>> bool((model.alphas_normal != before).any())
+        True
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from fastdarts.engine.capture import Graphs
@@ -20,37 +21,68 @@ from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.loop import Row
 from fastdarts.engine.models import Start, as_pretrained, write_models
 from fastdarts.engine.outcome import finish, write_genotype
-from fastdarts.engine.training import Job, Recipe, train_all
+from fastdarts.engine.sizing import choose_size, targets_of
+from fastdarts.engine.tested import keep_tested
+from fastdarts.engine.training import Attended, Job, Recipe, train_all
 from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
-from fastdarts.ranks import agree, check_batch, fail_together, joined, refuse, settings_of, smallest_batch
+from fastdarts.ranks import agree, check_batch, fail_together, from_first, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
-from fastdarts.runs.run import Run
+from fastdarts.runs.run import Run, stored_config
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
+from fastdarts.tasks.images.transforms import Mixing, eval_transform, train_transform
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    r"""Train the network of ``config.genotype`` from scratch, test it, and leave the run's folder behind.
+def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
+    r"""Train the network of ``config.genotype`` from scratch, test it, and leave the folder of the run behind.
 
-    Images: with seeds seed, ..., seed + seeds - 1; the test error is that of the last epoch. The network of seed s
-    starts from ``torch.manual_seed(s)``; drop path rises linearly, p(e) = drop_path_prob * e / epochs; the loss is
-    CE(main) + auxiliary_weight * CE(auxiliary). With ``validation_portion`` the test error is that of the epoch with
-    the lowest validation error, and the test images are used once. With ``pretrained`` the networks start from those
-    weights. The run holds a model of each seed for :func:`fastdarts.load`. Text: see
-    :mod:`fastdarts.engine.language_evaluation`.
+    Of images, one network is trained for each of the seeds seed, ..., seed + seeds - 1. That of seed s starts from
+    ``torch.manual_seed(s)``, or from the weights that ``pretrained`` names. Its loss is
+    CE(main) + auxiliary_weight * CE(auxiliary). Drop path rises linearly: p(e) = drop_path_prob * e / epochs. The run
+    holds a model of each seed for :func:`fastdarts.load`.
 
-    Returns what result.json holds: ``parameters`` (without the auxiliary head), and of images ``test_error`` (mean,
-    percent), ``test_error_std`` (sample standard deviation, None for one seed), ``test_errors``, ``macs``
-    (multiply-accumulates of one image), ...; of text ``valid_perplexity``, ``test_perplexity``, ... Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting, the data or the genotype is wrong. Started by
-    torchrun, all ranks train as one where the task can, as in :func:`fastdarts.engine.search.search`.
+    The test error is that of the last epoch. With ``validation_portion`` it is that of the epoch with the lowest
+    validation error, and the test images are used once.
+
+    With ``target_parameters``, ``target_macs`` or ``target_latency``, channels and layers that are left out are those
+    of the largest network that fits, see :mod:`fastdarts.engine.sizing`.
+
+    Of text, see :mod:`fastdarts.engine.language_evaluation`. Started by torchrun, all ranks train as one where the task
+    can, as in :func:`fastdarts.engine.search.search`.
+
+    Args:
+        config: The settings. ``EvaluateConfig(genotype=..., ...)`` makes them; what is left out is as published. A
+            genotype is a name, a file, or the folder of a search.
+        watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
+
+    Returns:
+        What result.json holds. ``parameters`` are counted without the auxiliary head, and ``macs`` are the
+            multiply-accumulates of one image. ``test_errors`` are in percent, ``test_error`` is their mean, and
+            ``test_error_std`` their sample standard deviation, None for one seed. Of text there are
+            ``valid_perplexity`` and ``test_perplexity``.
+
+    Raises:
+        FastdartsError: A setting, the data or the genotype is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+
+    Source: Liu et al. 2019 (DARTS), section 3.2 and its public code.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.evaluation import evaluate
+        >>> from fastdarts.tasks.settings import EvaluateConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> config = EvaluateConfig(**tiny, genotype="DARTS_V2", run=Path("runs/trained"))
+        >>> result = evaluate(config)
+        >>> len(result["test_errors"])
+        1
     """
     task = find_task(config.task)
     with joined() if "ranks" in task.has else nullcontext(), isolated():
@@ -62,7 +94,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 config = as_pretrained(config)
             validate(config)
             _check_space(config)
-        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config)
+        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config, watch)
 
 
 def _check_space(config: EvaluateConfig) -> None:
@@ -77,10 +109,14 @@ def _check_space(config: EvaluateConfig) -> None:
         )
 
 
-def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
+def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     with fail_together():
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
+        targets = targets_of(config)
+        if targets and config.resume is not None:
+            config = _as_begun(config)
+        fixed = {"channels": config.channels, "layers": config.layers}
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
         config = replace(config.resolved(space), genotype=json.dumps(architecture.to_dict()))
         data, indices = prepare_data(config)
@@ -94,6 +130,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         notes = check_precision(config, device), check_workers(config, device), check_cores(device)
     agree(data.facts())
     shape = (data.channels, *data.size)
+    sized = None
+    if targets and not all(fixed.values()):
+        sized = from_first(lambda: choose_size(config, fixed, architecture, data, device))
+        config = replace(config, channels=sized.channels, layers=sized.layers)
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
@@ -105,7 +145,10 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
     weights = {} if start is None else start.weights
     seeds = range(config.seed, config.seed + config.seeds)
     jobs = [Job(architecture, seed, {"seed": seed}, weights) for seed in seeds]
-    augment = train_transform(data, round(config.cutout * min(data.size)), jitter=config.variant == "imagenet")
+    jitter, length = config.variant == "imagenet", round(config.cutout * min(data.size))
+    augment = train_transform(data, length, jitter=jitter, augment=config.augment)
+    mixes = config.mixup or config.cutmix
+    mix = Mixing(config.mixup, config.cutmix, len(data.classes)) if mixes else None
 
     workers = Workers(config.workers, data.train, data.test)
     options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
@@ -116,21 +159,25 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
     def tested(job: Job) -> Batches:
         return measured(data.test, range(len(data.test)))
 
+    def look(job: Job, network: nn.Module, attended: Attended) -> None:
+        keep_tested(run, job.seed, network, attended(tested(job).in_order()), data)
+
     def batches(job: Job) -> tuple[Batches, Batches]:
-        train = Batches(data.train, learned, config.batch_size, augment, job.seed, **options)
+        train = Batches(data.train, learned, config.batch_size, augment, job.seed, mix=mix, **options)
         return train, measured(data.train, judged) if judged else tested(job)
 
-    with Run(config, "evaluate", f"{config.dataset}-{config.variant}") as run, Progress() as progress, workers:
-        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size)
+    with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
+        chosen = {} if sized is None else sized.facts()
+        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
-        for text in filter(None, notes):
+        for text in filter(None, (data.found, sized and f"chosen: {sized.line()}", *notes)):
             progress.line(text)
         if start is not None:
             start.keep(run)
         graphs = Graphs(config.graphs, device, progress.line)
         prefix, final = ("valid", tested) if judged else ("test", None)
-        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final)
+        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final, look=look)
         rows = run.rows()
         best = _best(rows, seeds) if judged else {}
         write_models(run, config, data, architecture, errors, best)
@@ -149,6 +196,13 @@ def _evaluate(config: ImageEvaluateConfig) -> dict[str, Any]:
         }
         finish(run, result)
     return result | {"run": str(run.folder)}
+
+
+def _as_begun(config: ImageEvaluateConfig) -> ImageEvaluateConfig:
+    """``config`` of a run that goes on, with the size that was chosen when it began."""
+    began = stored_config(config.resume, "evaluate", EvaluateConfig)
+    sizes = {name: getattr(config, name) or getattr(began, name, None) for name in ("channels", "layers")}
+    return replace(config, **sizes)
 
 
 def _split(indices: range, portion: float) -> tuple[range, range]:

@@ -18,6 +18,7 @@ from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.nn.optim import SGD
 from fastdarts.policies.base import Next
 from fastdarts.runs.run import Run
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, Architecture
 from fastdarts.spaces.recurrent.genotype import parse_genotype
@@ -29,7 +30,7 @@ from fastdarts.tasks.language.task import VARYING
 from fastdarts.tasks.language.text import Lengths, load_corpus, segment, streams
 
 
-def evaluate_text(config: TextEvaluateConfig) -> dict[str, Any]:
+def evaluate_text(config: TextEvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
     """Train the language model of ``config.genotype`` and report the perplexity of the best epoch on the test text.
 
     SGD until the validation loss of an epoch is above the best one, the last ``nonmono`` epochs not counted; from then
@@ -47,7 +48,7 @@ def evaluate_text(config: TextEvaluateConfig) -> dict[str, Any]:
     }
     device = prepare_device(config)
     texts = {name: text.to(device) for name, text in texts.items()}
-    run = Run(config, "evaluate", "rnn")
+    run = Run(config, "evaluate", "rnn", watch)
     check_same_text(corpus, run.state, config)
     with run, Progress() as progress:
         training = Training(config, language_model(config, len(corpus.vocabulary), genotype=genotype).to(device))

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
+from fastdarts.engine.outcome import LiveReport
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Next
+from fastdarts.runs.pace import Pace, remaining
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 
@@ -34,16 +37,27 @@ class Loop(ABC):
     Attributes:
         epoch, epochs: the epoch at work (from 0), and how many there are.
         meter: what is counted over the steps of this epoch.
+        later: epochs of other trainings that follow in the same run.
+        images: training examples in use, None where there is no flag for fewer.
     """
 
     meter_type: type[Any]
     saves_last = True
     """Whether there is a checkpoint after the last epoch; else whoever runs the loop makes one."""
+    may_stop = False
+    """Whether ``on_epoch`` may end it before its last epoch."""
+    later = 0
+    images: int | None = None
+    smaller = "--channels or --layers"
+    """Flags that make steps shorter."""
 
     def __init__(self, run: Run, progress: Progress, epochs: int):
         self.recording, self.display, self.epochs = run, progress, epochs
         self.epoch = 0
+        self._pace, self._warned = Pace(), False
+        self.stopped = False
         self._begun = time.monotonic()
+        self._report = LiveReport(run)
         self._begin_count()
 
     # --- what a subclass says
@@ -88,6 +102,11 @@ class Loop(ABC):
         """Prepare what comes after the epoch at work, and say what that is."""
         return Next(self.epoch + 1)
 
+    @property
+    def asked(self) -> int:
+        """What ``--epochs`` says."""
+        return self.epochs
+
     # --- what all have in common
 
     def take_up(self, steps: int) -> None:
@@ -110,20 +129,39 @@ class Loop(ABC):
             self._begun = time.monotonic() - self._elapsed
             self.begin(self._start > 0)
             self.display.start(self.title(), self.count() - self._start)
+            self._pace.begin(self.count() - self._start, self.count(), self.epochs - self.epoch - 1 + self.later)
             for number, batch in enumerate(self.batches(self._start), self._start):
                 self.step(batch, number)
-                self.display.advance(train_loss=self.meter.mean)
+                self._pace.step()
+                self.display.advance(left=self._pace.left, train_loss=self.meter.mean)
+                self._warn_of_days()
                 if self.recording.due():
                     self.save(number + 1)
             row = self.measured() | {"seconds": time.monotonic() - self._begun}
-            self.recording.recorder.epoch(row)
-            self.display.line(self.line(row))
+            self.stopped = self.recording.record(row, self.epochs)
+            if self.stopped and not self.may_stop:
+                raise FastdartsError(
+                    "on_epoch raised StopSearch in a training of a derived network, whose number of epochs is fixed: "
+                    "set epochs instead"
+                )
+            self._pace.end()
+            left = self._pace.after_epoch()
+            self.display.line("  ".join([self.line(row), *([remaining(left)] if left else [])]))
+            self._warn_of_days()
             then = self.after(row)
             self.epoch = then.epoch
             self._begin_count()
             if self.saves_last or self.epoch < self.epochs:
                 self.save(rows=then.rows)
+            if self.epoch < self.epochs:
+                self._report.after_epoch()
         return row
+
+    def _warn_of_days(self) -> None:
+        """Say once that the run will take days, and what takes hours."""
+        if not self._warned and (text := self._pace.warning(self.asked, self.images, self.smaller)):
+            self._warned = True
+            self.display.line(text)
 
     def interruptible(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches of a measurement, see :meth:`fastdarts.runs.run.Run.interruptible`: a signal saves the end of the

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from fastdarts.errors import FastdartsError
+from fastdarts.notices import notice
 from fastdarts.ranks import rank
 from fastdarts.report.drawing import draw
 from fastdarts.report.write import write_report
@@ -23,3 +26,30 @@ def finish(run: Run, result: dict[str, Any]) -> None:
     run.finish(result)
     if rank() == 0:
         write_report(run.folder)
+
+
+class LiveReport:
+    """The report of a run at work, written after an epoch.
+
+    It takes little of the time: not before five seconds are over since the last one, and never more than a fiftieth of
+    all. A report that cannot be written does not end the run.
+    """
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._due = time.monotonic() + _PAUSE
+
+    def after_epoch(self) -> None:
+        """Write it if it is time."""
+        begin = time.monotonic()
+        if rank() or begin < self._due:
+            return
+        try:
+            write_report(self._run.folder)
+        except FastdartsError as error:
+            notice(f"the report of the run at work is not written ({error})", "restore the file, or wait for its end")
+        end = time.monotonic()
+        self._due = end + max(_PAUSE, 50 * (end - begin))
+
+
+_PAUSE = 5.0

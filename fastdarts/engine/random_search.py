@@ -16,7 +16,6 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import eval_transform, train_transform
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import Problem
@@ -58,14 +57,14 @@ class RandomSearch:
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
         data, halves = problem.data, problem.halves
-        augment = train_transform(data, round(config.cutout * min(data.size)))
+        augment = problem.train_transform(config)
 
         options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
 
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (
                 Batches(data.train, halves[0], config.batch_size, augment, job.seed, **options),
-                Batches(data.train, halves[1], config.batch_size, eval_transform(data), 0, **options),
+                Batches(data.train, halves[1], config.batch_size, problem.eval_transform(), 0, **options),
             )
 
         graphs = Graphs(config.graphs, device, progress.line)

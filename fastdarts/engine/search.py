@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -36,6 +36,7 @@ from fastdarts.ranks import (
 )
 from fastdarts.runs.checkpoint import NAME, load_checkpoint, loading, save_checkpoint
 from fastdarts.runs.run import Run
+from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
@@ -45,35 +46,59 @@ KEPT = "epochs"
 """The folder of the supernets that are kept to come back to."""
 
 
-def search(config: SearchConfig) -> dict[str, Any]:
-    """Search by the method of ``config`` and leave the run's folder behind.
+ProblemOf = Callable[[SearchConfig, Space], Problem]
 
-    Returns what result.json holds: ``genotype`` (as a dict); the metric of the task, ``valid_error`` in percent or
-    ``valid_perplexity``, of the supernet after the last epoch or, for random search, of the best candidate; ``epochs``,
-    ``seconds``, and ``run``, the folder. Raises
-    :class:`fastdarts.errors.FastdartsError` before any work if a setting or the data is wrong, and during it
-    :class:`fastdarts.errors.NotFinite` if a loss, a gradient or a weight is not finite, with the last checkpoint as it
-    was. After SIGTERM it saves and raises SystemExit with code 0; after Ctrl-C it saves and raises KeyboardInterrupt.
 
-    Afterwards torch's global state is what it was before. Of several searches in threads of one process each waits for
-    the one before it. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and
-    return the same.
+def search(config: SearchConfig, watch: Watch = NOBODY, problem: ProblemOf | None = None) -> dict[str, Any]:
+    """Search for an architecture, and leave the folder of the run behind.
+
+    Afterwards the global state of torch is what it was before. Searches in several threads of one process wait for one
+    another. Started by torchrun, or where torch.distributed has a process group, all ranks search as one and return the
+    same.
+
+    Args:
+        config: The settings. ``SearchConfig(method=NAME, space=NAME, ...)`` makes them; what is left out is as
+            published.
+        watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
+        problem: What gives the data for resolved settings and a space, where they are not those that settings name.
+
+    Returns:
+        What result.json holds. ``genotype`` is the architecture as a dict, and ``run`` names the folder.
+            ``valid_error`` (percent) or ``valid_perplexity`` is that of the supernet after the last epoch. Of random
+            search it is that of the best candidate. ``epochs`` and ``seconds`` say what was done.
+
+    Raises:
+        FastdartsError: A setting or the data is wrong. It is raised before any work.
+        NotFinite: A loss, a gradient or a weight is not finite. The last checkpoint stays as it was.
+        SystemExit: After SIGTERM, with code 0. The run is saved and can be resumed.
+        KeyboardInterrupt: After Ctrl-C. The run is saved and can be resumed.
+
+    Source: Liu et al. 2019 (DARTS), algorithm 1 and section 3.1; the paper of each method is named beside it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from fastdarts.engine.search import search
+        >>> from fastdarts.tasks.settings import SearchConfig
+        >>> tiny = dict(dataset="digits", samples=64, epochs=1, channels=4, layers=3)
+        >>> found = search(SearchConfig(**tiny, run=Path("runs/digits")))
+        >>> list(found["genotype"])
+        ['space', 'normal', 'normal_concat', 'reduce', 'reduce_concat']
     """
     task = find_task(config.task)
     if "ranks" not in task.has:
         refuse(f"a search on {task.title}")  # before it waits for the others
     with joined(), isolated():
         agree(settings_of("search", config))
-        return _search(config)
+        return _search(config, watch, task.problem if problem is None else problem)
 
 
-def _search(config: SearchConfig) -> dict[str, Any]:
+def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[str, Any]:
     with fail_together():
         validate(config)
         config = resolve(config.prepared())
-        space, task = find_space(config.space), find_task(config.task)
+        space = find_space(config.space)
         recipe = config.build(space)
-        problem = task.problem(config, space)
+        problem = problem_of(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             check_network(config, problem, space)
@@ -98,12 +123,12 @@ def _search(config: SearchConfig) -> dict[str, Any]:
     elif isinstance(config, BilevelConfig) and config.keep_kinks:
         # A step on fake tensors meets kinks that cannot be kept, before the run has a folder.
         from_first(lambda: step_memory(config, problem, device))
-    run = Run(config, "search", problem.label)
+    run = Run(config, "search", problem.label, watch)
     problem.check_resumed(run.state, config)
     with run, Progress() as progress, problem.opened(config, device):
         run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
         progress.line(f"run {run.folder}")
-        for text in filter(None, (line, *notes)):
+        for text in filter(None, (problem.introduction(), line, *notes)):
             progress.line(text)
         if trains_supernet:
             with explaining_memory(config, problem, device):
@@ -119,12 +144,14 @@ def _search(config: SearchConfig) -> dict[str, Any]:
 def check_network(config: SupernetConfig, problem: Problem, space: Space) -> None:
     """Raise :class:`FastdartsError` if the supernet does not fit the method or the data."""
     network = problem.check_network(config, space)
-    if config.alignment_every or "cell weights" in config.needs:
+    if config.alignment_every or config.build(space).alignment is not None:
         aligned_cells(network)
 
 
 class Searching(Loop):
     """A search that trains supernets, as the policies of its recipe see it: :class:`fastdarts.policies.base.Search`."""
+
+    may_stop = True
 
     def __init__(
         self,
@@ -141,6 +168,7 @@ class Searching(Loop):
         self.config, self.recipe, self.problem, self.device = config, recipe, problem, device
         self.task, self.metric = find_task(config.task), find_task(config.task).metric
         self.seed, self.nodes = config.seed, config.nodes
+        self.images, self.smaller = problem.examples, self.task.smaller
         self._arch_loss = 0.0
         self._graphs = Graphs(config.graphs, device, progress.line)
 
@@ -157,6 +185,10 @@ class Searching(Loop):
     @property
     def optimizer(self) -> torch.optim.Optimizer:
         return self.supernet.optimizer
+
+    @property
+    def arch_optimizer(self) -> torch.optim.Optimizer | None:
+        return None if self.supernet.architect is None else self.supernet.architect.optimizer
 
     @property
     def weight_decay(self) -> float:
@@ -285,6 +317,11 @@ class Searching(Loop):
         size = self.recipe.selection.batch_size(self.supernet.config.batch_size)
         streams = self.problem.streams(self.supernet.config, self.recipe, size, self.epoch, self.epochs)
         self.train_stream, self.arch, self.valid = streams
+        if self.recipe.alphas is not None and self.recipe.weight_steps > self.count():
+            raise FastdartsError(
+                f"an epoch has {self.count()} steps, but the alphas learn in every {self.recipe.weight_steps}th: lower "
+                "--weight-steps or --batch-size, or take more images"
+            )
 
     def begin(self, resumed: bool) -> None:
         """Enter the stage of the epoch at work, if it is another one, and make the decisions that are due."""
@@ -292,6 +329,8 @@ class Searching(Loop):
         if number != self._stage:
             self._enter(number)
         self.recipe.relaxation.start_epoch(self.epoch, self.epochs)
+        if self.recipe.perturbation is not None:
+            self.recipe.perturbation.start_epoch(self.epoch, self.epochs)
         self.recipe.stages.start_epoch(self.model, self.epoch)
         self.recipe.selection.between(self)
         self._open_streams()
@@ -304,6 +343,10 @@ class Searching(Loop):
     def count(self) -> int:
         return len(self.train_stream)
 
+    @property
+    def asked(self) -> int:
+        return self.config.epochs
+
     def batches(self, start: int) -> Iterator[tuple[Batch, Batch | None]]:
         """What the weights and what the alphas learn from."""
         both = self.arch.endless(self.epoch * self.count() + start) if self.arch else itertools.repeat(None)
@@ -315,8 +358,9 @@ class Searching(Loop):
     def measured(self) -> Row:
         at = f"epoch {self.epoch}"
         row = {"epoch": self.epoch, "lr": self.supernet.scheduler.get_last_lr()[0]} | self.meter.summary("train", at)
-        if self.recipe.alphas is not None and self.epoch - self.supernet.first_epoch >= self.recipe.warmup:
-            row["arch_loss"] = self._arch_loss / self.count()
+        if self.recipe.alphas is not None:
+            steps = sum(self.supernet.learns_alphas(self.epoch, step) for step in range(self.count()))
+            row |= {"arch_loss": self._arch_loss / steps} if steps else {}
         for monitor in self.recipe.monitors:
             if monitor.due(self.epoch, self.epochs):
                 row |= monitor.measure(self)
@@ -329,7 +373,7 @@ class Searching(Loop):
         """Go on, go back or end, as the stopper says; at the end of a stage, build the next supernet."""
         next_rate(self.supernet.scheduler)
         self._arch_loss = 0.0
-        then = self.recipe.stopper.after(self)
+        then = Next(self.epochs) if self.stopped else self.recipe.stopper.after(self)
         found = self.recipe.selection.architecture(self)
         if found is not None:
             write_genotype(self.recording, found)
@@ -337,6 +381,7 @@ class Searching(Loop):
             self.recipe.stages.end(self, self._stage)
             self.stages = self.recipe.stages.all()
             self._enter(self._stage_at(then.epoch))
+            self.recipe.stages.begin(self, self._stage)
         return then
 
 

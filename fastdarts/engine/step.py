@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,10 @@ from fastdarts.errors import NotFinite
 from fastdarts.nn.finite import Readings, check_step, finite
 from fastdarts.nn.fusion.recognise import settled
 from fastdarts.nn.optim import SGD, Rates
+from fastdarts.nn.statistics import running_statistics
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
-from fastdarts.policies.hypergradients import FirstOrder, Passes, Unrolled, microbatches
+from fastdarts.policies.hypergradients import FirstOrder, Passes, Unrolled, filled, gradients_of, microbatches
 from fastdarts.ranks import average, first_of, give, summed, weighed
 from fastdarts.spaces import find_space
 from fastdarts.tasks.settings import SupernetConfig, resolve
@@ -67,6 +69,7 @@ class SearchStep:
         torch.manual_seed(config.seed)
         self.config, self.problem, self.device = config, problem, device
         model = problem.network(config, self.space)
+        recipe.stages.build(model)
         model.relaxation = recipe.relaxation
         with torch.no_grad():
             recipe.relaxation.initial(model.alpha_tables())
@@ -75,6 +78,8 @@ class SearchStep:
         if config.sync_bn:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
+        if recipe.penalty is not None:
+            recipe.penalty.attach(self.model, getattr(problem, "size", (0, 0)))
         self._statistics = [] if config.sync_bn else statistics_of(self.model)
         self.optimizer = SGD(
             self.model.parameters(),
@@ -84,9 +89,7 @@ class SearchStep:
             config.grad_clip,
             nesterov=recipe.nesterov,
         )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda epoch: problem.rate_share(config, epoch)
-        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate_share)
         self.architect = None
         if recipe.alphas is None:
             for alpha in self.model.arch_parameters():
@@ -103,6 +106,13 @@ class SearchStep:
             "alphas": Captured("steps of the alphas", self._alpha_pass, graphs, self._why_not_recorded),
             "weights": Captured("steps of the weights", self._weight_pass, graphs, self._why_not_recorded),
         }
+
+    def _rate_share(self, epoch: int) -> float:
+        """The learning rate in an epoch of this stage, over that of the settings."""
+        rates = self.recipe.learning_rates
+        if rates is None:
+            return self.problem.rate_share(self.config, epoch)
+        return rates[min(self.first_epoch + epoch, len(rates) - 1)] / self.config.learning_rate
 
     def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
         config, recipe = self.config, self.recipe
@@ -153,7 +163,7 @@ class SearchStep:
         rate = self.problem.rate(self.config, self.scheduler.get_last_lr()[0], batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        learning = self.architect is not None and epoch - self.first_epoch >= self.recipe.warmup
+        learning = self.architect is not None and self.learns_alphas(epoch, step)
         self.optimizer.prepare()
         if learning:
             self._ahead.write(rate, self.architect.network_momentum, self.architect.network_weight_decay)
@@ -167,6 +177,8 @@ class SearchStep:
         results = {}
         if self._settled_in != epoch:  # what a network is made of only changes between epochs
             self._settled_in, self._modules = epoch, {}
+        if self.recipe.perturbation is not None:
+            self.recipe.perturbation.draw(self.model.alpha_tables())
         with settled(self._modules):
             for name in order:
                 self.model.relaxation.draw(self.model.alpha_tables())  # new noise for its passes
@@ -185,6 +197,11 @@ class SearchStep:
         if together:
             return values["weights"][0] + values["weights"][2]
         return values["alphas"][-1] if learning else 0.0
+
+    def learns_alphas(self, epoch: int, step: int) -> bool:
+        """Whether the alphas learn in this step."""
+        recipe = self.recipe
+        return epoch - self.first_epoch >= recipe.warmup and (step + 1) % recipe.weight_steps == 0
 
     def _settle(self, numbers: Tensor) -> Tensor:
         """Whether these numbers of a pass, and those before it in the step, are finite: a truth value on the device."""
@@ -213,7 +230,8 @@ class SearchStep:
         self.optimizer.zero_grad()
         if self.architect is not None:
             self.architect.optimizer.zero_grad()
-        weights = self.optimizer.param_groups[0]["params"]  # walking through the modules takes 4 ms at 8 cells
+        # walking through the modules takes 4 ms at 8 cells
+        weights = [p for p in self.optimizer.param_groups[0]["params"] if p.requires_grad]
         if self.recipe.alignment is not None and self.epoch > self.first_epoch:
             share = (self.epoch - self.first_epoch) / (self.config.epochs - 1)
             with self.autocast():
@@ -221,8 +239,9 @@ class SearchStep:
             value, outputs = loss.double(), [logits]
         else:
             value, outputs = 0.0, []
+            perturbed = self._perturbed((x, y))
             for part, share in microbatches((x, y), self.config.accumulate):
-                with self.autocast():
+                with self.autocast(), perturbed():
                     learned = self.problem.learn(self.config, self.model, self.logits, part)
                     loss = weighed(learned.loss, share)
                     said = loss if learned.value is learned.loss else weighed(learned.value, share)
@@ -239,6 +258,33 @@ class SearchStep:
         numbers = [checked, penalty.double().reshape(1)] + ([] if counted is None else [counted.double()])
         return torch.cat(numbers), *(() if counted is not None or logits is None else (logits, y))
 
+    def _perturbed(self, batch: Batch) -> Callable[[], AbstractContextManager[None]]:
+        """Around passes of the weights: the mixing weights with which they learn by this batch."""
+        perturbation, model = self.recipe.perturbation, self.model
+        if perturbation is None:
+            return nullcontext
+        kinds = [list(model.primitives).index(kind) for kind in model.cell_kinds()]
+
+        def loss(tables: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            total = None
+            leaves = [table.detach().requires_grad_() for table in tables]
+            with running_statistics(model), model.with_cell_weights([leaves[kind] for kind in kinds]):
+                for part, share in microbatches(batch, self.config.accumulate):
+                    with self.autocast():
+                        found = weighed(model._loss(*part), share)
+                    # for the tables alone: the kernels compute no gradient of a weight
+                    parts = [found.detach(), *filled(gradients_of(found, leaves), leaves)]
+                    total = parts if total is None else [a + b for a, b in zip(total, parts, strict=True)]
+            value, *gradients = summed(total)
+            return value, gradients
+
+        with torch.no_grad():
+            tables = perturbation.perturbed(
+                [table.detach() for table in model.mixing_weights()], torch.enable_grad()(loss)
+            )
+            tables = model.with_fixed_rows(tables)
+        return lambda: model.with_cell_weights([tables[kind] for kind in kinds])
+
     def _count(self, meter: Meter, results: tuple[Tensor, ...], values: list[float], batch: Batch) -> None:
         _, *outputs = results
         if len(values) > 3:
@@ -254,7 +300,15 @@ class SearchStep:
             self._seen_in = self.epoch
             fixed = repr([table.tolist() for table in self.model.fixed])
             alphas = tuple((id(a), a.data_ptr(), a.requires_grad) for a in self.model.arch_parameters())
-            parts = self.model, recipe.relaxation, recipe.hypergradient, recipe.penalty, recipe.stages, self.architect
+            parts = (
+                self.model,
+                recipe.relaxation,
+                recipe.hypergradient,
+                recipe.penalty,
+                recipe.stages,
+                self.architect,
+                recipe.perturbation,
+            )
             seen = fixed, alphas, taken_from_host(*parts)
             self._seen = self._seen if self._seen == seen else seen  # the same object is compared at once
         own = [self._with_alphas, self.optimizer.buffers()]
@@ -267,6 +321,8 @@ class SearchStep:
         """The reason, as far as it is known without a pass; "" for none."""
         recipe = self.recipe
         if reason := self.problem.why_not_recorded():
+            return reason
+        if reason := getattr(recipe.hypergradient, "why_not_recorded", ""):
             return reason
         if recipe.path is not None:
             return "every step trains another path, which the host chooses"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +30,9 @@ from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
+
+Attended = Callable[[Iterable[Any]], Iterator[Any]]
+"""What gives the batches of a measurement one after another, and saves where the run is stopped."""
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -224,6 +227,7 @@ def train_all(
     graphs: Graphs,
     judge_last: bool = False,
     final: Callable[[Job], Batches] | None = None,
+    look: Callable[[Job, nn.Module, Attended], None] | None = None,
 ) -> list[float]:
     """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
 
@@ -235,6 +239,7 @@ def train_all(
         judge_last: judge each job after its last epoch only.
         final: gives the batches that a job is tested on, once and at its end, with the weights of its best epoch: the
             first one with the lowest error of those that were judged. These weights are kept.
+        look: looks at the network of a job when it is trained. It gets what makes a measurement interruptible too.
 
     Returns the error in percent of each job: the one of ``final``, else that after its last epoch.
     """
@@ -244,11 +249,12 @@ def train_all(
             state = fresh
             run.save(state)  # from here on a run without a checkpoint has lost it
         errors = [float(error) for error in state["errors"]]
-    for job in jobs[len(errors) :]:
+    for number, job in enumerate(jobs[len(errors) :], len(errors) + 1):
         training = Training(job, recipe, data, graphs.device, graphs)
         both = batches(job)
         tested = None if final is None else final(job)
-        loop = _Epochs(job, training, errors, both, prefix, judge_last, tested, run, progress)
+        loop = _Epochs(job, training, errors, both, prefix, judge_last, tested, run, progress, look)
+        loop.later = (len(jobs) - number) * recipe.epochs
         memory = partial(training_memory, job, recipe, data, graphs.device)
         with explaining(both[0].batch_size, memory, graphs.device, "--channels or --layers"):
             row = loop.train_from(state)
@@ -278,10 +284,13 @@ class _Epochs(Loop):
         final: Batches | None,
         run: Run,
         progress: Progress,
+        look: Callable[[Job, nn.Module, Attended], None] | None,
     ):
         super().__init__(run, progress, training.recipe.epochs)
+        self.look = look
         self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
         self.train_batches, self.judge_batches = batches
+        self.images = len(self.train_batches.indices)
         self.final, self.best = final, None
 
     def train_from(self, state: dict[str, Any]) -> Row:
@@ -326,6 +335,8 @@ class _Epochs(Loop):
             self._keep_best(row[f"{self.prefix}_error"])
             if self.epoch + 1 == self.epochs:
                 row |= self._tested(self.final)
+        elif self.epoch + 1 == self.epochs:
+            self._looked_at(training.model)
         return row | {"drop_path_prob": training.model.drop_path_prob}
 
     def _keep_best(self, error: float) -> None:
@@ -340,7 +351,14 @@ class _Epochs(Loop):
         model = copy.deepcopy(self.training.model)
         model.load_state_dict(self.best["weights"])
         with autocast(self.training.recipe.precision, self.training.device):
-            return measure(model, self.interruptible(batches.in_order()), self.training.device, "test")
+            row = measure(model, self.interruptible(batches.in_order()), self.training.device, "test")
+        self._looked_at(model)
+        return row
+
+    def _looked_at(self, model: nn.Module) -> None:
+        if self.look is not None:
+            with autocast(self.training.recipe.precision, self.training.device):
+                self.look(self.job, model, self.interruptible)
 
     def line(self, row: Row) -> str:
         errors = {name: row.get(f"{name}_error") for name in dict.fromkeys((self.prefix, "test"))}

@@ -65,45 +65,67 @@ def mixed_op(
     note: bool = False,
     impl: str | None = None,
 ) -> MixedOpResult:
-    """All mixed operations that leave one state: convolutions, pools, batch normalisation and weighted sums in one op.
+    """Compute all mixed operations that leave one state, in one op: convolutions, pools, BatchNorms and weighted sums.
 
-    out_e = base_e + Σ over the rows r of edge e of (gain_r (z_r − μ_r) / √(σ²_r + eps) + offset_r), with z_r the raw
-    output of a candidate; for "skip" gain_r x + offset_r, for "noise" the same of random numbers. The middle row of a
-    separable convolution is what its second half reads. Gradients flow to x, gain, offset, base and all weights, twice
-    if asked (create_graph=True); the statistics get none.
+    The output of edge e is ``out_e = base_e + Σ_r (gain_r (z_r − μ_r) / √(σ²_r + eps) + offset_r)`` over its rows r.
+    z_r is the raw output of a candidate, and μ_r and σ²_r are its mean and variance. For "skip" a row is
+    ``gain_r x + offset_r``, for "noise" the same of random numbers. A "sep_conv" has two rows: its second half reads
+    the first one, its middle row. Gradients flow to x, gain, offset, base and all weights, twice if asked
+    (create_graph=True). The statistics get none.
 
-    x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it
-    candidates: at least one per edge, sorted by edge. All are computed whatever the gain; a list without those of
-        weight 0 saves their time
-    gain: [R, C'], one row per candidate and two per "sep_conv", in their order: mixing weight times BatchNorm weight;
-        in a middle row the BatchNorm weight. C' = C but where all are "factorized_reduce", "dil_conv" or "relu_conv"
-    offset: None or [R, C'], the same of the BatchNorm biases
-    base: nothing, or one [N, C', H', W'] per edge, to which its candidates are added
-    stride: 1 or 2; H' = ⌈H/stride⌉
-    seeds: None, or int64 [number of "noise" candidates], in their order: the same seed is the same noise
-    running: None normalises by batch statistics (training); a pair (mean, var), each [R, C'], by these (evaluation).
-        Rows of "skip" and "noise" are not read
-    memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again
-    partial: K > 1 lets only the first C' = C/K channels of x into the candidates, all of which keep that number. The
-        others bypass them, through a maximum over 2×2 pixels at stride 2 (H and W must be even), and a channel shuffle
-        spreads both, so that out and base have C channels: the candidates' sum in every K-th, from 0 on
-    bypass: [E], with partial > 1: the weight of what bypasses the candidates of each edge
-    synchronised: normalise by the statistics of the batch over all processes of torch.distributed, each of which has a
-        part of it (sizes may differ) and makes the same call; gradients are right where their losses add up to one
-    kinks: nothing, or what a call with the same shapes and candidates has noted: ReLUs and max pools then decide as
-        they did there, so that the function is smooth. Not with partial > 1 at stride 2
-    note: also return the kinks of this call, uint8 tensors for nothing but that
-    impl: "native", "cuda", "triton" or "reference" insists on an implementation; None takes the fastest that can run
+    All tensors are on the device of x and of its dtype. The tables [R, C'] and bypass are float32 if that is bfloat16
+    or float16. Under torch.autocast x, base and weights are cast to its dtype, tables are not. No gradient changes its
+    type.
 
-    All tensors are on the device of x and of its dtype; the tables [R, C'] and bypass in float32 if that is bfloat16 or
-    float16. Under torch.autocast x, base and weights are cast to its dtype, tables are not; no gradient changes type.
-    Returns out, one [N, C', H', W'] per edge in channels-last, kinks,
-    and mean and var [R, C']: the batch statistics, var unbiased, or a copy of `running`; 0 and 1 for "skip" and
-    "noise".
+    Args:
+        x: [N, C, H, W], floating point. Channels-last is native; any other format is copied to it.
+        candidates: At least one per edge, sorted by edge. All are computed whatever the gain; a list without those of
+            weight 0 saves their time.
+        gain: [R, C'], one row per candidate and two per "sep_conv", in their order: mixing weight times BatchNorm
+            weight. A middle row has the BatchNorm weight alone. C' may differ from C only where all candidates are
+            "factorized_reduce", "dil_conv" or "relu_conv".
+        offset: None or [R, C'], the same of the BatchNorm biases.
+        base: Nothing, or one [N, C', H', W'] per edge, to which its candidates are added.
+        edges: Number of edges.
+        stride: 1 or 2; H' = ⌈H/stride⌉.
+        seeds: None, or int64 [number of "noise" candidates], in their order. The same seed is the same noise.
+        running: None normalises by the statistics of the batch (training). A pair (mean, var), each [R, C'], normalises
+            by these (evaluation). Rows of "skip" and "noise" are not read.
+        eps: Added to the variances.
+        memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
+        partial: K > 1 lets only the first C' = C/K channels of x into the candidates, which keep that number. The
+            others bypass them; at stride 2 through a maximum over 2×2 pixels, where H and W must be even. A channel
+            shuffle spreads both. So out and base have C channels, with the candidates' sum in every K-th, from 0 on.
+        bypass: [E], with partial > 1: the weight of what bypasses the candidates of each edge.
+        synchronised: Normalise by the statistics of the batch over all processes of torch.distributed. Each of them has
+            a part of the batch (sizes may differ) and makes the same call. Gradients are right if the losses of all
+            processes add up to one loss.
+        kinks: Nothing, or what a call with the same shapes and candidates has noted. ReLUs and max pools then decide as
+            they did there, so that the function is smooth. Not with partial > 1 at stride 2.
+        note: Also return the kinks of this call, uint8 tensors for nothing but that.
+        impl: "native", "cuda", "triton" or "reference" insists on an implementation. None takes the fastest that can
+            run.
 
-    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
+    Returns:
+        ``out``, ``mean``, ``var`` and ``kinks``. out has one [N, C', H', W'] per edge, in channels-last. mean and var
+            [R, C'] are the statistics of the batch, var unbiased, or a copy of ``running``. They are 0 and 1 for "skip"
+            and "noise". kinks is empty unless ``note`` asks for them.
+
+    Raises:
+        FastdartsError: Arguments do not fit together.
+        RuntimeError: ``impl`` cannot run.
+
     Source: Liu et al. 2019 (DARTS), equation 2 and section 3.1.1; Ioffe and Szegedy 2015, section 3; partial channels,
     Xu et al. 2020 (PC-DARTS), section 3.2.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts.functional import Candidate, mixed_op
+        >>> candidates = [Candidate(0, "skip"), Candidate(0, "relu_conv", [torch.randn(16, 16, 1, 1)])]
+        >>> weights = torch.tensor([0.3, 0.7])
+        >>> result = mixed_op(torch.randn(4, 16, 8, 8), candidates, weights[:, None].expand(2, 16))
+        >>> [out.shape for out in result.out]
+        [torch.Size([4, 16, 8, 8])]
     """
     if impl not in (None, *kernels.MIXED_OP_IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.MIXED_OP_IMPLEMENTATIONS)} or None.")

@@ -29,25 +29,41 @@ def mixed_sum(
     eps: float = 1e-5,
     impl: str | None = None,
 ) -> MixedSum:
-    """One edge's output, the weighted sum of its batch-normalised candidates, in one pass over them.
+    """Compute the output of an edge, the weighted sum of its batch-normalised candidates, in one pass over them.
 
-    out = Σ_k w_k (z_k − μ_k) / √(σ²_k + eps), and w_k z_k for a branch that is not normalised. Gradients flow
-    to the branches and the weights, twice if asked (create_graph=True); the statistics get none.
+    ``out = Σ_k w_k (z_k − μ_k) / √(σ²_k + eps)``, where a branch that is not normalised adds ``w_k z_k``. z_k is the
+    raw output of candidate k, and μ_k and σ²_k are its mean and variance for each channel. Gradients flow to the
+    branches and the weights, twice if asked (create_graph=True). The statistics get none.
 
-    branches: K ≥ 1 raw candidate outputs z_k [N, C, H, W], floating point, in any memory format; mixed dtypes
-        are promoted, mixed formats follow the first branch
-    weights: [K] mixing weights
-    normalize: K flags; True applies affine-free batch normalisation to the branch, False adds it as it is
-    running: None normalises by batch statistics (training); a pair (mean, var), each [B, C] with one row per
-        normalised branch, by these (evaluation)
-    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
+    Args:
+        branches: K ≥ 1 raw outputs z_k [N, C, H, W], floating point, in any memory format. Mixed dtypes are promoted,
+            mixed formats follow the first branch.
+        weights: [K], the mixing weights.
+        normalize: K flags. True applies affine-free batch normalisation to the branch, False adds it as it is.
+        running: None normalises by the statistics of the batch (training). A pair (mean, var), each [B, C] with one row
+            per normalised branch, normalises by these (evaluation).
+        eps: Added to the variances.
+        impl: "native", "triton" or "reference" insists on an implementation. None takes the fastest that can run.
 
-    Returns out [N, C, H, W] in the promoted dtype and the first branch's format, and mean and var [B, C] in
-    float32 (float64 for float64 branches): the batch statistics, var unbiased, or a copy of `running`.
+    Returns:
+        ``out``, ``mean`` and ``var``. out is [N, C, H, W] in the promoted dtype and the first branch's format. mean and
+            var [B, C] are the statistics of the batch, var unbiased, or a copy of ``running``. They are float32, or
+            float64 for float64 branches.
 
-    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
+    Raises:
+        FastdartsError: Arguments do not fit together.
+        RuntimeError: ``impl`` cannot run.
+
     Source: batch normalisation, Ioffe and Szegedy 2015, section 3; mixed operation, Liu et al. 2019 (DARTS),
     equation 2.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts.functional import mixed_sum
+        >>> branches = [torch.randn(4, 16, 8, 8), torch.randn(4, 16, 8, 8)]
+        >>> result = mixed_sum(branches, torch.tensor([0.3, 0.7]), [True, False])
+        >>> result.out.shape, result.mean.shape  # one branch is normalised
+        (torch.Size([4, 16, 8, 8]), torch.Size([1, 16]))
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")

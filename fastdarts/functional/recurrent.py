@@ -31,24 +31,45 @@ def recurrent(
     eps: float = 1e-5,
     impl: str | None = None,
 ) -> Recurrent:
-    """The recurrent cell of the supernet over a sequence: all nodes, all activations, batch normalisation, in one op.
+    """Compute the recurrent cell of the supernet over a sequence, in one op: nodes, activations and BatchNorms.
 
-    With [c | n] the halves of a row, state 0 is BN(h + σ(c) (tanh n − h)) with [c | n] = x_t + (mask h) W_0. Node i is
-    BN(Σ_{j<i} P s_j + σ(c) (Σ_f p_f f(n) − P s_j)) with [c | n] = (mask s_j) W_i and P = Σ_f p_f, the f being tanh,
-    ReLU, σ and the identity. The output, and the next h, is the mean of the nodes. Gradients flow to inputs, hidden,
-    weights and mixing, twice if asked (create_graph=True); the statistics get none.
+    [c | n] are the halves of a row, and h is the hidden state.
 
-    inputs: x [T, B, 2H], floating point, what the tokens give to state 0
-    hidden: h before the first time step, [B, H]
-    weights: W_0, W_1 … W_N, each [H, 2H]
-    mixing: p [N (N + 1) / 2, 4], row i (i − 1) / 2 + j of node i and state j; float32 (float64 for float64 inputs)
-    mask: [B, H], multiplies what the products take; None drops nothing
-    impl: "native", "triton" or "reference" insists on an implementation; None takes the fastest that can run
+    - State 0 is ``BN(h + σ(c) (tanh n − h))`` with ``[c | n] = x_t + (mask h) W_0``.
+    - Node i is ``BN(Σ_{j<i} P s_j + σ(c) (Σ_f p_f f(n) − P s_j))`` with ``[c | n] = (mask s_j) W_i`` and
+      ``P = Σ_f p_f``. The f are tanh, ReLU, σ and the identity.
+    - The output, and the next h, is the mean of the nodes.
 
-    Returns out [T, B, H], and mean and var [T, N + 1, H] of the batch, var unbiased, in the dtype of mixing.
+    Gradients flow to inputs, hidden, weights and mixing, twice if asked (create_graph=True). The statistics get none.
 
-    Raises FastdartsError for arguments that do not fit together, RuntimeError for an `impl` that cannot run.
+    Args:
+        inputs: x [T, B, 2H], floating point, what the tokens give to state 0.
+        hidden: [B, H], h before the first time step.
+        weights: W_0, W_1 … W_N, each [H, 2H].
+        mixing: p [N (N + 1) / 2, 4], with row i (i − 1) / 2 + j for node i and state j. It is float32, or float64 for
+            float64 inputs.
+        mask: [B, H], multiplies what the products take; None drops nothing.
+        eps: Added to the variances.
+        impl: "native", "triton" or "reference" insists on an implementation. None takes the fastest that can run.
+
+    Returns:
+        ``out``, ``mean`` and ``var``. out is [T, B, H], and its last row is the next hidden state. mean and var
+            [T, N + 1, H] are the statistics of the batch, var unbiased, in the dtype of mixing.
+
+    Raises:
+        FastdartsError: Arguments do not fit together.
+        RuntimeError: ``impl`` cannot run.
+
     Source: Liu et al. 2019 (DARTS), section 3.1.2 and its public code.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts.functional import recurrent
+        >>> T, B, H = 5, 2, 4
+        >>> weights = [torch.randn(H, 2 * H) for _ in range(3)]  # of state 0 and two nodes
+        >>> mixing = torch.full((3, 4), 0.2)
+        >>> recurrent(torch.randn(T, B, 2 * H), torch.zeros(B, H), weights, mixing).out.shape
+        torch.Size([5, 2, 4])
     """
     if impl not in (None, *kernels.IMPLEMENTATIONS):
         raise FastdartsError(f"impl is {impl!r}: choose one of {', '.join(kernels.IMPLEMENTATIONS)} or None.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastdarts.errors import FastdartsError
+from fastdarts.nn.relaxation import SOFTMAX
 from fastdarts.policies.base import Monitor
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
+from fastdarts.policies.rollback import Rollback
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import AlphaConfig, ArchSideEffects, BilevelConfig, SupernetConfig, hypergradient
 from fastdarts.tasks.task import find_task
@@ -33,11 +36,28 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
         shared |= {"alphas": adam, "warmup": config.warmup}
     if isinstance(config, BilevelConfig):
         shared["hypergradient"] = strategy(config)
+        if config.eigenvalue_every and not policies.get("relaxation", SOFTMAX).twice_differentiable:
+            raise FastdartsError(
+                f"--eigenvalue-every is {config.eigenvalue_every}, but the mixing weights of method {config.method} "
+                "cannot be differentiated twice: leave it out"
+            )
+        if config.eigenvalue_stop:
+            shared["stopper"] = Rollback(config.eigenvalue_every)
     if isinstance(config, ArchSideEffects):
         shared["side_effects"] = config.arch_side_effects
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
     return Bilevel(**shared | policies)
+
+
+def refuse_none(config: SupernetConfig, space: Space, why: str) -> None:
+    """Raise :class:`FastdartsError` if the edges of ``space`` offer `none`, which the method makes superfluous by
+    ``why``."""
+    if any("none" in names for table in space.primitives(config.nodes).values() for names in table):
+        raise FastdartsError(
+            f"--space is {config.space}, whose edges offer none, but method {config.method} {why}: choose a space "
+            "without none, such as darts-7"
+        )
 
 
 def monitors(config: SupernetConfig) -> tuple[Monitor, ...]:

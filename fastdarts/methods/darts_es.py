@@ -31,6 +31,7 @@ class RollbackConfig(BilevelConfig):
     es_start: NotNegativeInt = 10
     """First epoch to return to."""
 
+    has_own_stop = True
     projected_by = "darts-pt"
     published = {"cifar": {"eigenvalue_every": 2}}
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.errors import FastdartsError
-from fastdarts.methods.common import bilevel
+from fastdarts.methods.common import bilevel, refuse_none
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel
 from fastdarts.policies.penalties import ZeroOne
 from fastdarts.policies.relaxations import Sigmoid
@@ -41,11 +40,7 @@ class FairDARTS(BilevelConfig):
     def check(self, space: Space) -> None:
         """A gate of `none` would mean nothing: the gates of an edge may all be open, or all closed."""
         super().check(space)
-        if any("none" in names for table in space.primitives(self.nodes).values() for names in table):
-            raise FastdartsError(
-                f"--space is {self.space}, whose edges offer none, but method {self.method} leaves an edge out by "
-                "closing its gates: choose a space without none, such as darts-7"
-            )
+        refuse_none(self, space, "leaves an edge out by closing its gates")
 
     def build(self, space: Space) -> Bilevel:
         adam = AlphaOptimizer(self.arch_learning_rate, self.arch_weight_decay, self.arch_grad_clip, (0.9, 0.999))

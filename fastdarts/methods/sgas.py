@@ -26,6 +26,7 @@ class SGAS(BilevelConfig):
     """Images by which the batches grow with every decision, as decided edges take less memory."""
 
     needs = frozenset({"fixing"})
+    projected_by = "darts-pt"
 
     def check(self, space: Space) -> None:
         """Edges must be decidable, and the epochs enough to decide all that a cell keeps."""

@@ -49,34 +49,46 @@ def _none(stride: int) -> Zero:
 
 
 class MixedOp(nn.Module):
-    r"""One edge of the supernet, :math:`\bar o(x) = \sum_k w_k\, o_k(x)`  (DARTS, eq. 2).
+    r"""One edge of the supernet: ``out = Σ_k w_k o_k(x)``, the candidates o_k weighted by w.
 
     Where there is a kernel, the known candidates, their BatchNorms, the weighting and the sum are one op
-    (:func:`fastdarts.functional.mixed_op`). Elsewhere, and for custom candidates that end in a BatchNorm, one op takes
-    their raw outputs (:func:`fastdarts.functional.mixed_sum`). Both are exact in value and gradient. Any other
-    candidate takes part with its plain output. ``none`` is not computed: it contributes zero (the public code
-    multiplies x by zero, which turns an infinite x into NaN; here it does not).
+    (:func:`fastdarts.functional.mixed_op`). Elsewhere, and for candidates of your own, the modules run. If they end in
+    a BatchNorm, one op normalises and adds their raw outputs (:func:`fastdarts.functional.mixed_sum`). Both ops are
+    exact in value and gradient. Any other candidate takes part with its plain output.
+
+    ``none`` is not computed, because it contributes zero. The public code multiplies x by zero, which turns an infinite
+    x into NaN; here it does not.
 
     Args:
-        C: channels of input and output.
+        C: Channels of input and output.
         stride: 1 or 2.
-        primitives: candidates in the order of the weights: names in ``OPS``, modules, or builders
-            ``(C, stride, affine) -> module``. By default ``fastdarts.PRIMITIVES``, unless the calling module has a list
-            ``PRIMITIVES`` that differs: that has to be passed. The attribute ``primitives`` holds their names.
+        primitives: Candidates in the order of the weights: names in ``OPS``, modules, or builders
+            ``(C, stride, affine) -> module``. The default is ``fastdarts.PRIMITIVES``. If the calling module has
+            another list ``PRIMITIVES``, that one has to be passed. The attribute ``primitives`` holds their names.
         memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
-        partial: divisor k of C; the candidates take the first C/k channels, the others bypass them and all are shuffled
-            (PC-DARTS, section 3.2; the public code has k = 4). At stride 2 a maximum over 2x2 pixels is on the way.
+        partial: Divisor k of C. The candidates take the first C/k channels. The others bypass them, at stride 2 through
+            a maximum over 2x2 pixels. Then all channels are shuffled. The public code of PC-DARTS has k = 4.
 
-    ``forward(x, weights)``: x [N, C, H, W]; weights [K], already softmaxed, a tensor or a list; returns [N, C,
-    ceil(H/stride), ceil(W/stride)]. Raises :class:`FastdartsError` if weights is not [K], and where the channels cannot
-    be divided.
+    Attributes:
+        active: The only candidates that are computed; the weights of the others must be 0. None leaves it to the
+            weights.
 
     A candidate of weight 0 is not computed if the weights are on the CPU and want no gradient: its running statistics
     stay as they are, and its parameters get no ``grad``. On a GPU, which reading the weights would stall, all are
     computed, and parameters get a ``grad`` of zeros.
 
-    ``active``: the only candidates that are computed; the weights of the others must be 0. None leaves it to the
-    weights.
+    Raises:
+        FastdartsError: An argument is out of its range, or ``partial`` does not divide C.
+
+    Source: Liu et al. 2019 (DARTS), equation 2; partial channels, Xu et al. 2020 (PC-DARTS), section 3.2.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts import MixedOp
+        >>> edge = MixedOp(16, 2)
+        >>> weights = torch.zeros(8, requires_grad=True).softmax(0)
+        >>> edge(torch.randn(4, 16, 32, 32), weights).shape
+        torch.Size([4, 16, 16, 16])
     """
 
     memory = "store"  # of modules that were pickled without
@@ -106,6 +118,7 @@ class MixedOp(nn.Module):
             raise FastdartsError(f"a MixedOp got memory={brief(memory)}: expected one of {', '.join(MEMORY)}")
         if partial < 1 or C % partial:
             raise FastdartsError(f"a MixedOp got C={C} and partial={partial}: expected partial to divide C")
+        self.channels = C
         self.stride = stride
         self.memory = memory
         self.k = partial
@@ -113,6 +126,18 @@ class MixedOp(nn.Module):
         self._ops = nn.ModuleList(build_candidate(p, C // partial, stride) for p in primitives)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Compute the edge.
+
+        Args:
+            x: [N, C, H, W], floating point.
+            weights: [K], the mixing weights after the softmax, a tensor or a list.
+
+        Returns:
+            [N, C, ceil(H/stride), ceil(W/stride)], in the type of x, or of torch.autocast where it is on.
+
+        Raises:
+            FastdartsError: ``weights`` is not [K], x is no dense map, or its channels cannot be divided by ``partial``.
+        """
         check_map("x", x)
         if not is_dense(weights) or not weights.is_floating_point():
             weights = row_of(weights, x)
@@ -143,6 +168,10 @@ class MixedOp(nn.Module):
         some = weights if len(rows) == len(weights) else select(weights, rows, x)
         out = mix_modules([ops[k] for k in rows], part, some, {})
         return out if self.k == 1 else shuffle_in(out, x, self.stride)
+
+    def extend(self, primitive: Primitive) -> None:
+        """Add a candidate behind the others; ``weights`` of a pass then have one number more."""
+        self._ops.append(build_candidate(primitive, self.channels // self.k, self.stride))
 
     def _at_most_skip(self, x: Tensor, row: Sequence[float], computed: tuple[int, ...]) -> Tensor | None:
         """The output where that is 0 or x times a number, which needs no other memory format; else None."""

@@ -17,12 +17,12 @@ from torch import Tensor
 class Mixing(NamedTuple):
     """What the edges of a kind of cell compute in a pass.
 
-    weights: [E, K]. active: of each edge the only candidate that is computed, [E]; None for all. The weights of those
-    that are not computed must be 0.
+    weights: [E, K]. active: of each edge the only candidate that is computed, [E], or a list of all that are computed
+    of each edge; None for all. The weights of those that are not computed must be 0.
     """
 
     weights: Tensor
-    active: Tensor | None = None
+    active: Tensor | Sequence[tuple[int, ...]] | None = None
 
 
 class Relaxation(ABC):
@@ -30,7 +30,9 @@ class Relaxation(ABC):
 
     Attributes:
         draws: whether passes in training draw, and so differ from :meth:`strength`.
+        same_in_eval: whether passes in eval mode compute what those in training do; else they are :meth:`noiseless`.
         normalised: whether the strengths of an edge add up to 1.
+        twice_differentiable: whether the mixing weights have second derivatives in the alphas.
         zeros_learn: whether the weights of candidates that are not computed, which are 0, are added to the output of
             their edge, and so have a gradient; supernets of NAS-Bench-201 do it.
         draws_in_place: whether :meth:`draw` writes into the same tensors every time, and :meth:`mix` launches the same
@@ -39,7 +41,9 @@ class Relaxation(ABC):
 
     draws = False
     draws_in_place = False
+    same_in_eval = False
     normalised = True
+    twice_differentiable = True
     zeros_learn = False
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.utils.checkpoint import checkpoint
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.candidates import Primitive
 from fastdarts.nn.exchange import holding
 from fastdarts.nn.fusion.chain import computed_alone
 from fastdarts.nn.fusion.kinks import active
@@ -42,12 +44,16 @@ class Supernet(nn.Module):
 
     ``relaxation``: how alphas become mixing weights, softmax by default.
 
+    ``auxiliary_weight``: in all passes of the mixture, the weight of the candidate that :meth:`extend` has added; None
+    without one. An attribute to set between epochs.
+
     ``drop_path_prob``: in training, the probability with which the output of an edge is dropped, per sample; an
     attribute to set between epochs.
     """
 
     drop_path_prob = 0.0
     relaxation: Relaxation = SOFTMAX
+    auxiliary_weight: float | None = None
     _memory = "store"  # of modules that were pickled without
     primitives: dict[str, tuple[tuple[str, ...], ...]]
     _criterion: nn.Module
@@ -107,14 +113,15 @@ class Supernet(nn.Module):
     def mixing_weights(self) -> tuple[Tensor, ...]:
         """How strong each candidate is, [E, K] per kind of cell: softmax(alpha), or what the relaxation says. Rows that
         were fixed are what they were fixed to, and no gradient reaches their alphas."""
-        return self._with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
+        return self.with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
 
     def _pass_weights(self) -> tuple[Tensor, ...]:
         """What a pass multiplies by, [E, K] per kind of cell; what it does not compute is switched off."""
         if not self.relaxation.draws:
-            return self.mixing_weights()
+            return self._extended(self.mixing_weights())
+        drawn = self.training or self.relaxation.same_in_eval
         mixings = [
-            self.relaxation.mix(alpha, kind) if self.training else self.relaxation.noiseless(alpha)
+            self.relaxation.mix(alpha, kind) if drawn else self.relaxation.noiseless(alpha)
             for kind, alpha in enumerate(self.alpha_tables())
         ]
         for kind, (weights, alone) in zip(self.primitives, mixings, strict=True):
@@ -127,9 +134,23 @@ class Supernet(nn.Module):
                 for edge, chosen in zip(ops, rows, strict=True):
                     if edge.active != chosen:
                         edge.active = chosen
-        return self._with_fixed_rows(tuple(weights for weights, _ in mixings))
+        return self._extended(self.with_fixed_rows(tuple(weights for weights, _ in mixings)))
 
-    def _with_fixed_rows(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _extended(self, weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """``weights`` [E, K] with a column for the auxiliary candidate, if there is one."""
+        if self.auxiliary_weight is None:
+            return weights
+        return tuple(F.pad(table, (0, 1), value=self.auxiliary_weight) for table in weights)
+
+    def extend(self, primitive: Primitive, weight: float) -> None:
+        """Add an auxiliary candidate to every edge: it takes part in the mixture with ``auxiliary_weight``, has no
+        alpha and is never derived."""
+        for edge in (edge for cells in self.mixed_ops().values() for edges in cells for edge in edges):
+            edge.extend(primitive)
+        self.auxiliary_weight = weight
+
+    def with_fixed_rows(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+        """``weights``, [E, K] per kind of cell, where rows that were fixed are what they were fixed to."""
         if not self._fixed:
             return weights
         pairs = zip(weights, self._fixed_beside(weights), strict=True)
@@ -232,8 +253,10 @@ class Supernet(nn.Module):
         return self._criterion(self(input), target)
 
 
-def _alone(places: Tensor, edges: Sequence[nn.Module]) -> list[tuple[int]]:
-    """The candidate that each edge computes; where memory is estimated, none is known, and the largest stand for it."""
+def _alone(places: Tensor | Sequence[tuple[int, ...]], edges: Sequence[nn.Module]) -> Sequence[tuple[int, ...]]:
+    """The candidates that each edge computes; in an estimate of memory its largest one."""
+    if not isinstance(places, Tensor):
+        return places
     if not is_fake(places):
         return [(k,) for k in places.tolist()]
     sizes = [[sum(p.numel() for p in op.parameters()) for op in edge._ops] for edge in edges]

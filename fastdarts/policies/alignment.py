@@ -69,11 +69,15 @@ class Alignment:
 
     With :math:`u_l = \partial\Lambda/\partial g_l` and p the mixing weights,
     :math:`-\nabla_w\Lambda = (\nabla_w L(p - \epsilon u) - \nabla_w L(p + \epsilon u)) / (2\epsilon)`, up to
-    O(ε²), with :math:`\epsilon` = ``radius`` / ||u||, all u_l together. The alphas do not move. The two passes draw the
-    random numbers of the first one again, leave running statistics alone and keep the types of the weights whatever
-    torch.autocast says. A ReLU that is on other sides in the two passes adds an error that does not fall with ε: at the
-    published radius more than the true gradient (docs/second-order.md), unless both keep the kinks of the first pass
-    (:class:`fastdarts.nn.fusion.kinks.Kinks`), which then is in the types of the weights too.
+    O(ε²), with :math:`\epsilon` = ``radius`` / ||u||, all u_l together. The alphas do not move.
+
+    The two passes draw the random numbers of the first one again, and leave running statistics alone. They keep the
+    types of the weights, whatever torch.autocast says.
+
+    A ReLU that is on different sides in the two passes adds an error that does not fall with ε. At the published
+    radius this error is larger than the true gradient (docs/second-order.md). With ``keep_kinks`` both passes keep the
+    kinks of the first pass (:class:`fastdarts.nn.fusion.kinks.Kinks`), and there is no such error. The first pass is
+    then in the types of the weights, too.
 
     Args:
         strength: λ.

@@ -43,7 +43,7 @@ class Search(Protocol):
         seed: that of the settings.
         train_stream, arch, valid: the streams of the weights, of the alphas (None if both learn from the same batch),
             and of measurements.
-        optimizer: that of the weights.
+        optimizer, arch_optimizer: that of the weights, and that of the alphas if they learn.
         weight_decay: the L2 on the weights; may be set.
         metric: the number by which supernets are compared.
     """
@@ -59,6 +59,7 @@ class Search(Protocol):
     arch: Streams | None
     valid: Streams
     optimizer: torch.optim.Optimizer
+    arch_optimizer: torch.optim.Optimizer | None
     weight_decay: float
     metric: Metric
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -28,12 +28,36 @@ class AlphaOptimizer(NamedTuple):
     betas: tuple[float, float] = (0.5, 0.999)
 
 
+TableLoss = Callable[[Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+"""A loss as a function of the mixing weights [E, K] of each kind of cell: its value and its gradients in them."""
+
+
 class Penalty(Policy):
-    """A term of the loss of the alphas that depends on them alone."""
+    """A term of the loss of the alphas that depends on them alone, and on what the relaxation has drawn."""
+
+    def attach(self, model: Supernet, size: tuple[int, int]) -> None:
+        """Look at a fresh supernet, of images of this size if it is one of images."""
 
     @abstractmethod
     def loss(self, alphas: Sequence[Tensor], epoch: int) -> Tensor:
         """The term, a scalar; ``alphas`` has one table [E, K] per kind of cell."""
+
+
+class Perturbation(Policy):
+    """Other mixing weights for the passes of the weights: near those of the alphas, which stay as they are."""
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Say which epoch is at work, of how many."""
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """Draw the noise of the coming step."""
+
+    @abstractmethod
+    def perturbed(self, strengths: Sequence[Tensor], loss: TableLoss) -> list[Tensor]:
+        """What the weights learn with instead of ``strengths``, [E, K] per kind of cell, detached.
+
+        ``loss(tables)`` is the training loss with such tables, in eval mode, and its gradient in each of them.
+        """
 
 
 class SinglePath(Policy):
@@ -70,11 +94,17 @@ class Stages(Policy):
     def all(self) -> list[Stage]:
         """The stages. Of one that is still to come, the space is of the right size but may hold other candidates."""
 
+    def build(self, model: Supernet) -> None:
+        """Change a supernet that was just built."""
+
     def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Make the supernet at work what it is in ``epoch``, counted over all stages."""
 
     def end(self, search: Search, number: int) -> None:
         """Take from the supernet at the end of stage ``number`` what the next one needs."""
+
+    def begin(self, search: Search, number: int) -> None:
+        """Give it to the fresh supernet of stage ``number``."""
 
 
 class Single(Stages):
@@ -101,9 +131,12 @@ class Bilevel:
         held_out: whether the alphas learn from images that the weights never see; else both learn from all.
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
         nesterov: whether the momentum of the weights is that of Nesterov.
+        learning_rates: of the weights, one for each epoch of all stages; None for the cosine of DARTS in each stage.
+        weight_steps: how many steps the weights take for each one of the alphas.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
         alignment: what is added to the gradient of the weights.
+        perturbation: what changes the mixing weights with which the weights learn.
         path: what the weights learn from in place of the mixture.
         monitors: what is measured after epochs, in this order.
         stopper, selection: when the search ends, and how its supernet becomes an architecture.
@@ -118,9 +151,12 @@ class Bilevel:
     held_out: bool = True
     side_effects: bool = True
     nesterov: bool = False
+    learning_rates: Sequence[float] | None = None
+    weight_steps: int = 1
     warmup: int = 0
     penalty: Penalty | None = None
     alignment: Alignment | None = None
+    perturbation: Perturbation | None = None
     path: SinglePath | None = None
     monitors: tuple[Monitor, ...] = ()
     stopper: Stopper = field(default_factory=Stopper)
@@ -136,6 +172,6 @@ class Bilevel:
             "stopper": self.stopper,
             "selection": self.selection,
         }
-        named |= {"path": self.path, "start": self.start}
+        named |= {"path": self.path, "start": self.start, "perturbation": self.perturbation}
         named |= {f"monitor {number}": monitor for number, monitor in enumerate(self.monitors)}
         return {name: policy for name, policy in named.items() if policy is not None}

@@ -9,9 +9,10 @@ the momentum and λ the weight decay:
     Exact        the same with the product by double backward
     Neumann      ∇_α L_v(w, α) − ξ ∇²_{αw} L_t(w, α) Σ_{k<K} (I − ξ(∇²_w L_t + λ))^k ∇_w L_v(w, α)
 
-Under torch.autocast the gradients of a loss are those of its types, but whatever is subtracted or differentiated twice
-keeps the types of the weights (:func:`without_autocast`): both perturbed passes of Unrolled, the training pass of Exact
-and of Neumann, and their products. A gradient in bfloat16 is off by more than a difference of two amounts to.
+Under torch.autocast the gradients of a loss are those of its types. Whatever is subtracted or differentiated twice
+keeps the types of the weights (:func:`without_autocast`). These are both perturbed passes of Unrolled, the training
+pass of Exact and of Neumann, and their products. The rounding error of a bfloat16 gradient is larger than the
+difference of two such gradients.
 
 Sources: DARTS (Liu et al., ICLR 2019), equations 7 and 8; Optimizing millions of hyperparameters by implicit
 differentiation (Lorraine et al., AISTATS 2020), section 4.
@@ -288,11 +289,15 @@ class FirstOrder:
 class Unrolled:
     """The gradient through one step of the weights, its second-order term by a finite difference as published.
 
-    ``radius`` is that of the difference, times the norm of the vector: epsilon = radius / ||v||. The training batch is
-    passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once. With ``keep_kinks`` both
-    perturbed passes decide as that at w where ReLUs pass and where maxima lie, and draw its random numbers: what is
-    published is far from the exact product for want of that alone, and then agrees with it (docs/second-order.md). The
-    pass at w then keeps the types of the weights, too.
+    The training batch is passed three times (at w, w + epsilon v, w - epsilon v), the validation batch once.
+
+    With ``keep_kinks`` both perturbed passes reuse the ReLU masks, the places of maxima and the random numbers of the
+    pass at w. This alone separates the published difference from the exact product (docs/second-order.md). The pass at
+    w then keeps the types of the weights, too.
+
+    Args:
+        radius: of the difference, in units of the norm of the vector: epsilon = radius / ||v||.
+        keep_kinks: whether the perturbed passes decide as the pass at w does.
     """
 
     radius: float = 1e-2
@@ -321,8 +326,8 @@ class Unrolled:
 class Exact:
     """The gradient through one step of the weights, its second-order term by double backward.
 
-    The training batch is passed once: the graph that gives w' gives the product as well. It goes through the reference
-    of the fused ops and takes several times the memory of an eager network.
+    The training batch is passed once: the graph that gives w' gives the product as well. This pass goes through the
+    reference of the fused ops. It takes several times the memory of an eager network.
     """
 
     def __call__(self, passes: Passes, train: Batch, valid: Batch, descent: Descent) -> tuple[Tensor, Gradients]:
@@ -336,11 +341,13 @@ class Exact:
 class Neumann:
     """The gradient through weights that have converged, their inverse Hessian as a Neumann series of ``terms`` terms.
 
-    One term is the second-order term at w, without looking ahead; each further one is a Hessian-vector product of the
-    training loss and its weight decay. The series converges where eta times the Hessian stays below 2.
+    The first term is the second-order term at w, without looking ahead. Each further one is a Hessian-vector product of
+    the training loss and its weight decay, without the latter if not ``decays`` (iDARTS). The series converges where
+    eta times the Hessian stays below 2.
     """
 
     terms: int = 3
+    decays: bool = True
 
     def __post_init__(self) -> None:
         if self.terms < 1:
@@ -360,7 +367,8 @@ class Neumann:
         for _ in range(self.terms - 1):
             curved = filled(pull_back(gradients, vector, weights), weights)
             with torch.no_grad():
-                torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
+                if self.decays:
+                    torch._foreach_add_(curved, vector, alpha=descent.weight_decay)
                 vector = torch._foreach_add(vector, curved, alpha=-rate)
                 total = torch._foreach_add(total, vector)
         return loss, _less(direct, pull_back(gradients, total, passes.alphas), rate)

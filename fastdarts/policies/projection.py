@@ -51,10 +51,10 @@ class Projection(Strongest):
     Of equal accuracies the one with the higher loss decides, of equal losses the lower index.
 
     BatchNorms use the statistics of the batch, or the running ones (``bn_statistics`` running). Running statistics lag
-    behind: they do not know what has been decided since the last tuning.
+    behind decisions made since the last tuning.
 
     All variants of a decision see the same images, in the same batches, with the same augmentation and noise. Published
-    evaluations differ in these, so that noise takes part in their decisions.
+    evaluations differ in these, so noise takes part in their decisions.
 
     Args:
         every: epochs of tuning from one decision to the next.

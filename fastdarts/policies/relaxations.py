@@ -11,6 +11,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.nn.relaxation import Mixing, Relaxation
+from fastdarts.policies.noise import Noise
+
+
+def gumbel(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    """Gumbel noise of the shape of ``alpha``."""
+    while True:
+        uniform = torch.rand(alpha.shape, generator=generator, dtype=alpha.dtype, device="cpu")
+        noise = -(-uniform.log()).log()  # infinite where the uniform number is 0
+        if is_fake(noise) or noise.isfinite().all():
+            return noise
 
 
 class Gumbel(Relaxation):
@@ -33,20 +43,17 @@ class Gumbel(Relaxation):
         self._ends = tau_start, tau_end
         self._hard = hard
         self.zeros_learn = zeros_learn
-        self._generator = torch.Generator().manual_seed(2**31 + seed)  # not the numbers of the fresh weights
-        self._noise: list[Tensor] = []
-        self._placed: list[Tensor] = []
+        self._noise = Noise(seed, gumbel)
         self.draws_in_place = not hard
         self.tau = tau_start
 
     def state_dict(self) -> dict[str, Any]:
-        """The noise of the step at work, which measurements after it may read, and the state of its generator."""
-        return {"noise": self._noise, "generator": self._generator.get_state()}
+        """That of the noise."""
+        return self._noise.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self._noise, self._placed = list(state["noise"]), []
-        self._generator.set_state(state["generator"])
+        self._noise.load_state_dict(state)
 
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Set the temperature of this epoch."""
@@ -54,19 +61,8 @@ class Gumbel(Relaxation):
         self.tau = start + (end - start) * epoch / max(epochs - 1, 1)
 
     def draw(self, alphas: Sequence[Tensor]) -> None:
-        """New noise, on the CPU so that a seed means the same on every device."""
-        self._noise = [self._gumbel(alpha) for alpha in alphas]
-        if [place.device for place in self._placed] != [alpha.device for alpha in alphas]:
-            self._placed = [torch.empty_like(alpha, requires_grad=False) for alpha in alphas]
-        for place, noise in zip(self._placed, self._noise, strict=True):
-            place.copy_(noise)  # where a recorded pass finds it
-
-    def _gumbel(self, alpha: Tensor) -> Tensor:
-        while True:
-            uniform = torch.rand(alpha.shape, generator=self._generator, dtype=alpha.dtype, device="cpu")
-            noise = -(-uniform.log()).log()  # infinite where the uniform number is 0
-            if is_fake(noise) or noise.isfinite().all():
-                return noise
+        """New noise."""
+        self._noise.draw(alphas)
 
     def strength(self, alpha: Tensor) -> Tensor:
         """softmax(alpha): the probability with which each candidate is drawn."""
@@ -74,8 +70,7 @@ class Gumbel(Relaxation):
 
     def mix(self, alpha: Tensor, kind: int) -> Mixing:
         """The drawn weights."""
-        noise = self._placed[kind] if self._placed else self._noise[kind].to(alpha.device)
-        soft = ((alpha.log_softmax(-1) + noise) / self.tau).softmax(-1)
+        soft = ((alpha.log_softmax(-1) + self._noise.of(kind, alpha.device)) / self.tau).softmax(-1)
         if not self._hard:
             return Mixing(soft)
         drawn = soft.argmax(-1)
@@ -107,3 +102,113 @@ class Sigmoid(Relaxation):
     def strength(self, alpha: Tensor) -> Tensor:
         """sigmoid(alpha)."""
         return alpha.sigmoid()
+
+
+class MaxW(Relaxation):
+    r"""Weights of sharpDARTS (Hundt et al. 2019): :math:`w_k = 1 - \max_j p_j + p_k` with
+    :math:`p = \mathrm{softmax}(\alpha)`, so that the strongest candidate of an edge has weight 1.
+
+    Args:
+        detached: whether the maximum is a constant of the gradient. The published gradient goes through it: then
+            :math:`\partial L / \partial p_m = -\sum_{k \ne m} \partial L / \partial w_k` for the strongest one.
+    """
+
+    normalised = False
+
+    def __init__(self, *, detached: bool):
+        self._detached = detached
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """1 - max p + p."""
+        p = alpha.softmax(-1)
+        strongest = p.amax(-1, keepdim=True)
+        return 1 - (strongest.detach() if self._detached else strongest) + p
+
+
+class _Pathwise(torch.autograd.Function):
+    """A sample of Dir(c) with its pathwise gradient in c."""
+
+    @staticmethod
+    def forward(ctx: Any, concentration: Tensor, sample: Tensor) -> Tensor:
+        ctx.save_for_backward(concentration, sample)
+        return sample.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        concentration, sample = ctx.saved_tensors
+        total = concentration.sum(-1, keepdim=True).expand_as(concentration)
+        slope = torch._dirichlet_grad(sample, concentration, total)
+        return slope * (gradient - (sample * gradient).sum(-1, keepdim=True)), None
+
+
+def concentration(alpha: Tensor) -> Tensor:
+    """elu(alpha) + 1, above 0: the parameters of the Dirichlet distribution of each edge."""
+    return F.elu(alpha) + 1
+
+
+class Dirichlet(Relaxation):
+    r"""Weights of DrNAS (Chen et al. 2021), drawn once per step and kind of cell from
+    :math:`\mathrm{Dir}(\mathrm{elu}(\alpha) + 1)` for each edge, with their pathwise gradient.
+
+    Strengths are softmax(alpha), as in the public code, whose order on an edge is that of the means. Measurements see
+    the mean :math:`c / \sum c`. ``seed`` is as of :class:`Gumbel`.
+    """
+
+    draws = draws_in_place = True
+    twice_differentiable = False
+
+    def __init__(self, seed: int):
+        self._samples = Noise(seed, _sample)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the samples."""
+        return self._samples.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._samples.load_state_dict(state)
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """New samples."""
+        self._samples.draw(alphas)
+
+    def strength(self, alpha: Tensor) -> Tensor:
+        """softmax(alpha)."""
+        return alpha.softmax(-1)
+
+    def mix(self, alpha: Tensor, kind: int) -> Mixing:
+        """The drawn weights."""
+        return Mixing(_Pathwise.apply(concentration(alpha), self._samples.of(kind, alpha.device)))
+
+    def noiseless(self, alpha: Tensor) -> Mixing:
+        """Their mean."""
+        c = concentration(alpha)
+        return Mixing(c / c.sum(-1, keepdim=True))
+
+
+def _sample(alpha: Tensor, generator: torch.Generator) -> Tensor:
+    if is_fake(alpha):
+        return torch.full_like(alpha, 1 / alpha.shape[-1], device="cpu")
+    tiny = torch.finfo(alpha.dtype).tiny
+    return torch._sample_dirichlet(concentration(alpha.detach().cpu()).clamp_min(tiny), generator).clamp_min(tiny)
+
+
+class Concrete(Gumbel):
+    """The soft weights of SNAS (Xie et al. 2019).
+
+    Alphas begin at N(1, 0.01²). In epoch e of E, counted from 0, the temperature has gone a share (e + 1) / E of the
+    way from ``tau_start`` to ``tau_end``, which is that of the last epoch.
+    """
+
+    def __init__(self, tau_start: float, tau_end: float, seed: int):
+        super().__init__(tau_start, tau_end, seed, hard=False)
+
+    def initial(self, alphas: Sequence[Tensor]) -> None:
+        """Draw all alphas anew."""
+        for alpha in alphas:
+            alpha.normal_(1.0, 0.01)
+
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Set the temperature of this epoch."""
+        start, end = self._ends
+        self.tau = start + (end - start) * (epoch + 1) / epochs

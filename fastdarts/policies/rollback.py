@@ -39,7 +39,15 @@ class Rollback(Stopper):
         growth: of the L2 in DARTS-ADA; None for DARTS-ES.
     """
 
-    def __init__(self, every: int, window: int, lag: int, factor: float, start: int, growth: Growth | None = None):
+    def __init__(
+        self,
+        every: int,
+        window: int = 5,
+        lag: int = 4,
+        factor: float = 1.3,
+        start: int = 10,
+        growth: Growth | None = None,
+    ):
         self.every, self.window, self.lag, self.factor, self.start = every, window, lag, factor, start
         self.growth, self.history = growth, []
 

@@ -92,8 +92,7 @@ class Threshold(Ranking):
         """Triples (operation, source, target)."""
         found = self._reaching(cell, edges)
         if not _begins(cell, found):
-            first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
-            found.append(min((edges[row][0] for row in first), key=_weakness))
+            found.append(_strongest_first(cell, edges))
         return [(pair.op, cell.edges[pair.row].source, cell.edges[pair.row].target) for pair in found]
 
     def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
@@ -139,3 +138,38 @@ def _candidates(strengths: Tensor, names: Table) -> list[list[Candidate]]:
 
 def _weakness(candidate: Candidate) -> float:
     return -candidate.strength
+
+
+class EveryEdge(ByStrength):
+    """The rule of SNAS (Xie et al. 2019): every edge keeps its strongest operation, unless that is `none`.
+
+    A node that is left without any edge does not exist. The cell needs an output: if no edge from an input of the cell
+    is left, the strongest operation there is kept. Ties keep the lower index.
+    """
+
+    def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
+        """The genotype of these strengths, [E, K] per kind of cell."""
+        cell, cells = space.topology(nodes), {}
+        for (kind, names), table in zip(space.primitives(nodes).items(), strengths, strict=True):
+            edges, best = _candidates(table, names), table.argmax(1).tolist()
+            found = [pairs[0] for row, pairs in enumerate(edges) if pairs and names[row][best[row]] != "none"]
+            if not _begins(cell, found):
+                found.append(_strongest_first(cell, edges))
+            cells[kind] = [(pair.op, cell.edges[pair.row].source, cell.edges[pair.row].target) for pair in found]
+        return space.of_entries(cells, nodes)
+
+
+def _strongest_first(cell: Topology, edges: Sequence[Sequence[Candidate]]) -> Candidate:
+    """The strongest candidate on an edge that leaves an input of the cell."""
+    first = [row for row, edge in enumerate(cell.edges) if edge.source < len(cell.inputs)]
+    return min((edges[row][0] for row in first), key=_weakness)
+
+
+class WeakerFirst(StrongestPairs):
+    """The rule of ISTA-NAS (Yang et al. 2020): those pairs, of each node the weaker first."""
+
+    def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
+        """Pairs (operation, source)."""
+        found = super().entries(cell, edges)
+        nodes = (found[first : first + cell.kept] for first in range(0, len(found), cell.kept))
+        return [pair for pairs in nodes for pair in reversed(pairs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,75 @@ def dropout_rate(highest: float, epoch: int, epochs: int, warmup: int) -> float:
     return highest * math.exp(-DECAY * (epoch - warmup))
 
 
-class Progressive(Stages):
+class Pruning(Stages):
+    """Supernets over ever fewer candidates: each has those of every edge that were the strongest of the one before.
+
+    Args:
+        space, nodes: the whole space, and the nodes of its cells.
+        epochs: of every stage.
+        candidates: how many an edge keeps for each stage after the first.
+        changes: the settings of each stage that are others than those of the search.
+    """
+
+    def __init__(
+        self,
+        space: CellSpace,
+        nodes: int,
+        epochs: int,
+        candidates: Sequence[int],
+        changes: Sequence[Mapping[str, Any]],
+    ):
+        self.space, self.tables = space, space.primitives(nodes)
+        self.epochs, self.candidates, self.changes = epochs, candidates, changes
+        self.kept: list[dict[str, Kept]] = []  # of each stage that was begun after the first
+        modules = {kind: _modules(table) for kind, table in self.tables.items()}
+        self._largest = [{kind: survivors(table, count) for kind, table in modules.items()} for count in candidates]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every stage after the first was begun with."""
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.kept = list(state["kept"])
+
+    def all(self) -> list[Stage]:
+        """The stages; one that is still to come has the candidates of the most modules, which take the most memory."""
+        kept = [None, *self.kept, *self._largest[len(self.kept) :]]
+        return [
+            Stage(self.epochs, self._over(columns), changes)
+            for columns, changes in zip(kept, self.changes, strict=True)
+        ]
+
+    def end(self, search: Search, number: int) -> None:
+        """Keep the strongest candidates of every edge of each kind of cell."""
+        found, count = {}, self.candidates[number]
+        for kind, weights in zip(self.tables, search.model.mixing_weights(), strict=True):
+            before = self.columns(kind)
+            strongest = survivors(weights.detach().cpu(), count)
+            found[kind] = [[row[k] for k in kept] for row, kept in zip(before, strongest, strict=True)]
+        self.kept.append(found)
+        search.say(f"stage {number + 2}: {self.title(number + 1)}, {count} candidates on every edge")
+
+    def title(self, number: int) -> str:
+        """The supernet of a stage, in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.changes[number].items())
+
+    def columns(self, kind: str) -> Kept:
+        """The candidates at work, as columns of the whole space."""
+        return self.kept[-1][kind] if self.kept else [[*range(len(names))] for names in self.tables[kind]]
+
+    def _over(self, kept: dict[str, Kept] | None) -> CellSpace:
+        """The space with these candidates only."""
+        if kept is None:
+            return self.space
+        tables = {
+            kind: tuple(tuple(names[k] for k in columns) for names, columns in zip(table, kept[kind], strict=True))
+            for kind, table in self.tables.items()
+        }
+        return dataclasses.replace(self.space, **tables)
+
+
+class Progressive(Pruning):
     """Supernets of more and more cells. Each begins anew, on the candidates of every edge that were the strongest of
     the supernet before; weights, alphas and optimizers are fresh.
 
@@ -69,27 +137,12 @@ class Progressive(Stages):
         candidates: Sequence[int],
         dropout: Sequence[float],
     ):
-        self.space, self.tables = space, space.primitives(nodes)
-        self.epochs, self.warmup = epochs, warmup
-        self.layers, self.candidates, self.dropout = layers, candidates, dropout
-        self.kept: list[dict[str, Kept]] = []  # of each stage that was begun after the first
-        modules = {kind: _modules(table) for kind, table in self.tables.items()}
-        self._largest = [{kind: survivors(table, count) for kind, table in modules.items()} for count in candidates]
+        super().__init__(space, nodes, epochs, candidates, [{"layers": count} for count in layers])
+        self.warmup, self.layers, self.dropout = warmup, layers, dropout
 
-    def state_dict(self) -> dict[str, Any]:
-        """What every stage after the first was begun with."""
-        return {"kept": self.kept}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.kept = list(state["kept"])
-
-    def all(self) -> list[Stage]:
-        """The stages; one that is still to come has the candidates of the most modules, which take the most memory."""
-        kept = [None, *self.kept, *self._largest[len(self.kept) :]]
-        return [
-            Stage(self.epochs, self._over(columns), {"layers": layers})
-            for columns, layers in zip(kept, self.layers, strict=True)
-        ]
+    def title(self, number: int) -> str:
+        """Its cells."""
+        return f"{self.layers[number]} cells"
 
     def start_epoch(self, model: Supernet, epoch: int) -> None:
         """Set the rate of the skip connections; those of rate 0 stay what the kernels know."""
@@ -102,30 +155,6 @@ class Progressive(Stages):
                         skip = DroppingIdentity(rate) if rate else Identity()
                         edge._ops[k] = skip.train(op.training)
 
-    def end(self, search: Search, number: int) -> None:
-        """Keep the strongest candidates of every edge of each kind of cell."""
-        found, count = {}, self.candidates[number]
-        for kind, weights in zip(self.tables, search.model.mixing_weights(), strict=True):
-            before = self.columns(kind)
-            strongest = survivors(weights.detach().cpu(), count)
-            found[kind] = [[row[k] for k in kept] for row, kept in zip(before, strongest, strict=True)]
-        self.kept.append(found)
-        search.say(f"stage {number + 2}: {self.layers[number + 1]} cells, {count} candidates on every edge")
-
-    def columns(self, kind: str) -> Kept:
-        """The candidates at work, as columns of the whole space."""
-        return self.kept[-1][kind] if self.kept else [[*range(len(names))] for names in self.tables[kind]]
-
-    def _over(self, kept: dict[str, Kept] | None) -> CellSpace:
-        """The space with these candidates only."""
-        if kept is None:
-            return self.space
-        tables = {
-            kind: tuple(tuple(names[k] for k in columns) for names, columns in zip(table, kept[kind], strict=True))
-            for kind, table in self.tables.items()
-        }
-        return dataclasses.replace(self.space, **tables)
-
 
 def _modules(table: Table) -> Tensor:
     """How many modules each candidate is made of, [E, K]."""
@@ -137,7 +166,7 @@ def _modules(table: Table) -> Tensor:
 class WholeFacts(Facts):
     """The same facts with tables of the whole space, in which the strength of a dropped candidate is 0."""
 
-    def __init__(self, stages: Progressive):
+    def __init__(self, stages: Pruning):
         super().__init__()
         self.stages = stages
 

@@ -6,34 +6,18 @@ that edges never run through a box and boxes never overlap, whatever the cell.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, pairwise
 from operator import attrgetter
 from statistics import fmean
 
 from fastdarts.errors import FastdartsError
+from fastdarts.report.colours import EDGE, LABEL, STATE, candidate_colour
 from fastdarts.report.markup import Html, element, joined
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.topology import DARTS_CELL, Entry, Placed, Topology
 
-FAMILIES = {  # white text has a contrast of 4.5 or more on each; all stand out from white and black
-    "sep_conv": "#2563eb",
-    "dil_conv": "#8b3fe0",
-    "max_pool": "#c2410c",
-    "avg_pool": "#c2410c",
-    "skip_connect": "#15803d",
-    "conv": "#0e7490",
-    "nor_conv": "#0e7490",
-    "noise": "#a16207",
-    "none": "#64748b",
-    "tanh": "#2563eb",
-    "relu": "#c2410c",
-    "sigmoid": "#8b3fe0",
-    "identity": "#15803d",
-}
-OTHER_FAMILY = "#be185d"
-_LINE = "#8a94a6"  # also the colour of bare text: readable on light and dark pages
 _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 _LETTER = 7.3  # width of a 12 px monospace letter
 _GUTTER = 52  # between columns: the room in which edges bend
@@ -43,37 +27,53 @@ _HEADING = 34
 _MANY = 500  # boxes beyond which swaps of neighbours would take longer than anyone waits
 
 
-def family_colour(op: str) -> str:
-    """The colour of an operation's family: separable, dilated, pooling, skip, convolution, none, other."""
-    return next((colour for name, colour in FAMILIES.items() if op.startswith(name)), OTHER_FAMILY)
+def subscripted(text: str) -> str:
+    """``text`` as people write it: c_{k-2} → 0 as cₖ₋₂ → 0, h_{t} as hₜ."""
+    return re.sub(r"_\{([^{}]*)\}", _lowered, text)
 
 
-def draw_cell(entries: Sequence[Entry], concat: Sequence[int], title: str, cell: Topology = DARTS_CELL) -> Html:
+def _lowered(found: re.Match[str]) -> str:
+    low = [_SUBSCRIPTS.get(letter) for letter in found[1]]
+    return "".join(map(str, low)) if all(low) else found[0]
+
+
+_SUBSCRIPTS = dict(zip("0123456789-+aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₋₊ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ", strict=True))
+
+
+def draw_cell(
+    entries: Sequence[Entry],
+    concat: Sequence[int],
+    title: str,
+    cell: Topology = DARTS_CELL,
+    colours: Mapping[str, str] | None = None,
+) -> Html:
     """A self-contained SVG of a derived cell, for light and dark pages.
 
     entries: (operation, source) pairs or (operation, source, target) triples, the states numbered as in a genotype.
     concat: the states that make the output.
     cell: the kind of cell; its number of nodes does not matter.
+    colours: those of operations that have other colours in this page.
     Raises FastdartsError when an edge or an output refers to a state that does not exist yet.
     """
     edges = _checked(entries, concat, cell)
-    boxes, routes = _layout(edges, concat, cell)
+    boxes, routes = _layout(edges, concat, cell, colours or {})
     width = boxes[-1].x + boxes[-1].width + _MARGIN
     height = max(box.y + box.height / 2 for box in boxes) + _MARGIN
     shapes = (
         element("title", title),
-        element("desc", "; ".join(_sentences(edges, concat, cell))),
-        element("text", title, x=_MARGIN, y=18, fill=_LINE, font_weight="bold"),
+        element("desc", subscripted("; ".join(_sentences(edges, concat, cell)))),
+        element("text", title, class_="heading", x=_MARGIN, y=18, fill=LABEL, font_weight="bold"),
         *map(_draw_route, routes),
         *(_draw_box(box) for box in boxes if box.kind != "lane"),
     )
     return drawing(shapes, f"{width:.0f}", f"{height:.0f}", _FONT)
 
 
-def draw(architecture: Architecture) -> dict[str, Html]:
+def draw(architecture: Architecture, colours: Mapping[str, str] | None = None) -> dict[str, Html]:
     """An SVG of each kind of cell of ``architecture``."""
     space, genotype = architecture
-    return {kind: draw_cell(*cell, space.kinds[kind], space.cell) for kind, cell in space.cells(genotype).items()}
+    cells = space.cells(genotype).items()
+    return {kind: draw_cell(*cell, space.kinds[kind], space.cell, colours) for kind, cell in cells}
 
 
 def drawing(shapes: Iterable[Html], width: object, height: object, font: str) -> Html:
@@ -125,7 +125,7 @@ class _Box:
     column: int
     width: float
     height: float
-    colour: str = _LINE
+    colour: str = EDGE
     note: str = ""
     x: float = 0.0  # left side
     y: float = 0.0  # middle
@@ -140,7 +140,9 @@ class _Route:
     arrow: bool
 
 
-def _layout(edges: Sequence[Placed], concat: Sequence[int], cell: Topology) -> tuple[list[_Box], list[_Route]]:
+def _layout(
+    edges: Sequence[Placed], concat: Sequence[int], cell: Topology, colours: Mapping[str, str]
+) -> tuple[list[_Box], list[_Route]]:
     # Of a state: inputs 0, state 0 of a recurrent cell 1, a node one more than its deepest source.
     depth = dict.fromkeys(range(len(cell.inputs)), int(bool(cell.made_of)))
     for edge in edges:
@@ -161,17 +163,17 @@ def _layout(edges: Sequence[Placed], concat: Sequence[int], cell: Topology) -> t
 
     for name in cell.made_of:
         boxes.append(_Box("state", name, 0, 58, 34))
-        connect(boxes[-1], states[0], _LINE, arrow=True)
+        connect(boxes[-1], states[0], EDGE, arrow=True)
     for op, source, node in edges:
         target = states[node]
-        colour = family_colour(op)
-        box = _Box("op", op, target.column - 1, pill, 26, colour, f"{op}: {cell.arrow(source, node)}")
+        colour = colours.get(op) or candidate_colour(op)
+        box = _Box("op", op, target.column - 1, pill, 26, colour, f"{op}: {subscripted(cell.arrow(source, node))}")
         boxes.append(box)
         connect(states[source], box, colour, arrow=False)
         connect(box, target, colour, arrow=True)
     output = _Box("state", cell.output, 2 * max(depth.values()) + 1, 46, max(34, 14 * len(concat) + 6))
     for state in concat:
-        connect(states[state], output, _LINE, arrow=True)
+        connect(states[state], output, EDGE, arrow=True)
     boxes.append(output)
 
     columns = [[box for box in boxes if box.column == column] for column in range(output.column + 1)]
@@ -291,16 +293,16 @@ def _draw_route(route: _Route) -> Html:
 
 
 def _draw_box(box: _Box) -> Html:
-    fill, radius = (box.colour, 13) if box.kind == "op" else ("#334155", 8)
+    fill, radius = (box.colour, 13) if box.kind == "op" else (STATE, 8)
     top = box.y - box.height / 2
     label: list[object] = [box.label]
     if box.kind == "state" and (found := re.fullmatch(r"(.*)_\{(.*)\}", box.label.replace("-", "−"))):
         label = [found[1], element("tspan", found[2], dy=3, font_size=10)]
-    shape = {"width": f"{box.width:.1f}", "height": f"{box.height:.1f}", "rx": radius, "fill": fill, "stroke": _LINE}
+    shape = {"width": f"{box.width:.1f}", "height": f"{box.height:.1f}", "rx": radius, "fill": fill, "stroke": EDGE}
     place = {"x": f"{box.x + box.width / 2:.1f}", "y": f"{box.y + 4:.1f}", "text_anchor": "middle", "fill": "#fff"}
     return element(
         "g",
-        element("title", box.note or box.label),
+        element("title", box.note or subscripted(box.label)),
         element("rect", x=f"{box.x:.1f}", y=f"{top:.1f}", **shape, stroke_width=int(box.kind == "state")),
         element("text", *label, **place),
         class_=box.kind,

@@ -12,7 +12,7 @@ class Html(str):
 
 
 EMPTY = Html()
-_VOID = {"br", "input", "meta"}
+_VOID = {"br", "img", "input", "meta"}
 _SHAPES = {"circle", "path", "rect"}  # of SVG: without content they close themselves
 
 

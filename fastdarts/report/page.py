@@ -1,18 +1,19 @@
-"""The frame of the report: one HTML page with its style, nothing loaded from anywhere."""
+"""The frame of the report: one HTML page with its style and its script, nothing loaded from anywhere."""
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastdarts.report.markup import EMPTY, Html, element, joined
+from fastdarts.report.scripts import SCRIPT
+from fastdarts.report.style import STYLE
 
 
-def html_page(title: str, body: Html, script: str = "") -> str:
-    """A whole page. It may load nothing and run nothing but `script`, which is code of this package."""
-    policy, run = "default-src 'none'; style-src 'unsafe-inline'", EMPTY
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        policy, run = f"{policy}; script-src 'sha256-{digest}'", element("script", Html(script))
+def html_page(title: str, body: Html, script: str = SCRIPT) -> str:
+    """A whole page. It may load nothing and run nothing but ``script``, which is code of this package; it may show
+    pictures that it holds itself."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     head = (
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
@@ -20,6 +21,7 @@ def html_page(title: str, body: Html, script: str = "") -> str:
         element("title", title),
         element("style", Html(STYLE)),
     )
+    run = element("script", Html(script))
     page = element("html", _lines(element("head", _lines(*head)), element("body", _lines(body, run))), lang="en")
     return joined((Html("<!doctype html>"), page, EMPTY), "\n")
 
@@ -28,9 +30,38 @@ def _lines(*parts: Html) -> Html:
     return joined((EMPTY, *(part for part in parts if part), EMPTY), "\n")
 
 
+def section(title: str, content: Html, about: str = "") -> Html:
+    """A section of the page, with what its "?" explains; empty without content."""
+    return element("section", element("h2", title, help_mark(title, about)), content) if content else EMPTY
+
+
+def card(label: str, value: str, note: str = "", about: str = "", exact: str | None = None) -> Html:
+    """A card of one number, with a note below and what its "?" explains; ``exact`` is shown where a mouse rests."""
+    value, note = (text.replace(" %", "\u00a0%") for text in (value, note))
+    strong = element("strong", value, title=exact)
+    return element("div", element("span", label), strong, element("small", note), help_mark(label, about))
+
+
+def help_mark(title: str, about: str) -> Html:
+    """A "?" that opens the explanation of ``title``, for the mouse and for the keyboard; empty without one."""
+    if not about:
+        return EMPTY
+    mark = element("summary", "?", title=about, aria_label=f"What is {title}?")
+    return element("details", mark, element("p", about), class_="help")
+
+
 def table_row(cells: Iterable[object], tag: str = "td") -> Html:
     """A row of a table."""
     return element("tr", *(element(tag, cell) for cell in cells))
+
+
+def sortable_table(head: Sequence[object], rows: Sequence[Sequence[object]], kind: str | None = None) -> Html:
+    """A table that scrolls where it is too wide, and that a click on a title sorts; empty without rows."""
+    if not rows:
+        return EMPTY
+    titles = element("thead", table_row(head, "th"))
+    table = element("table", titles, element("tbody", *map(table_row, rows)), class_=f"sortable {kind or ''}".strip())
+    return element("div", table, class_="wide")
 
 
 def fact_tables(facts: Mapping[str, Mapping[str, object]]) -> Html:
@@ -45,85 +76,3 @@ def fact_tables(facts: Mapping[str, Mapping[str, object]]) -> Html:
 
 def _fact(fact: tuple[str, object]) -> Html:
     return element("tr", element("th", fact[0]), element("td", fact[1]))
-
-
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --page: #f6f7f9; --card: #fff; --ink: #1c2430; --soft: #5b6575; --rule: #e3e6eb;
-}
-@media (prefers-color-scheme: dark) {
-  :root { --page: #0f1319; --card: #181e27; --ink: #e6e9ee; --soft: #9aa4b2; --rule: #2b3340 }
-}
-* { box-sizing: border-box }
-body {
-  margin: 0 auto; padding: 28px 20px 60px; max-width: 1180px; background: var(--page); color: var(--ink);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
-}
-h1 { display: inline; font-size: 26px; margin-right: 12px; overflow-wrap: anywhere }
-h2 { font-size: 19px; margin: 36px 0 12px }
-h3 { font-size: 15px; margin: 18px 0 4px }
-header p, section p { color: var(--soft); margin: 4px 0 12px }
-.badge { background: #b45309; color: #fff; border-radius: 99px; padding: 3px 11px; font-size: 13px }
-.badge.good { background: #15803d }
-
-.cards div, figure, .drawings > div, .tables > div, pre, .wide {
-  background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 12px 14px; margin: 0;
-}
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 12px }
-.cards { margin-top: 18px }
-.cards span, .cards small { display: block; color: var(--soft); font-size: 13px }
-.cards strong { display: block; font-size: 21px; line-height: 1.4 }
-
-.drawings { display: flex; flex-wrap: wrap; gap: 12px }
-.drawings > div { flex: 1 1 auto; max-width: 100%; overflow-x: auto }
-.drawings svg { display: block; margin: auto; max-width: 100%; min-width: 600px; height: auto }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; margin-top: 12px; font-size: 12.5px }
-
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(350px, 100%), 1fr)); gap: 12px }
-figure svg { display: block; width: 100%; height: auto; margin-top: 6px }
-figcaption strong { margin-right: 14px }
-.spans { display: grid; gap: 12px }
-.legend { font-size: 13px; color: var(--soft) }
-.legend > span { display: inline-block; margin-right: 12px; white-space: nowrap }
-.legend i { display: inline-block; width: 14px; height: 4px; border-radius: 2px; margin-right: 5px }
-.legend i { vertical-align: middle }
-.legend b { color: var(--ink); font-weight: 600 }
-.grid { stroke: var(--rule); fill: none }
-.line { fill: none; stroke-linejoin: round }
-.tick { fill: var(--soft); font-size: 11px }
-.bar { fill: #fff; font-size: 11px }
-
-.marker path { stroke: var(--ink); stroke-width: 1.5; stroke-dasharray: 4 3 }
-.player { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 12px }
-.player { align-items: start }
-.player .drawings svg { min-width: 0 }
-.controls { display: flex; gap: 10px; align-items: center; margin-top: 12px }
-.controls[hidden], .drawings[hidden] { display: none }
-.controls input { flex: 1; accent-color: #2563eb }
-.controls button { width: 40px; height: 32px; border: 1px solid var(--rule); border-radius: 8px; cursor: pointer }
-.controls button { background: var(--card); color: var(--ink); font-size: 15px }
-.player .now { font-variant-numeric: tabular-nums; margin: 8px 0 }
-
-.wide { overflow-x: auto }
-.charts + .wide { margin-top: 12px }
-.edges { display: grid; gap: 8px }
-.edges div { border: 1px solid var(--rule); border-radius: 7px; padding: 4px 7px }
-.edges .kept { border: 2px solid var(--soft); padding: 3px 6px }
-.edges .left { opacity: .75 }
-.edges span { font-size: 12px; color: var(--soft) }
-.edges b { float: right }
-.edges svg { display: block; width: 100% }
-
-.tables { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 12px }
-.tables { align-items: start }
-.tables h3 { margin-top: 0 }
-table { border-collapse: collapse; font-size: 13px; width: 100% }
-th, td { text-align: left; padding: 3px 14px 3px 0; vertical-align: top }
-th { font-weight: 500; color: var(--soft); white-space: nowrap }
-.tables td { overflow-wrap: anywhere }
-tr + tr { border-top: 1px solid var(--rule) }
-.candidates td { white-space: nowrap }
-.candidates tr:nth-child(2) td { font-weight: 600 }
-@media print { figure, .wide, .drawings > div { break-inside: avoid } }
-"""

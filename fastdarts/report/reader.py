@@ -65,7 +65,8 @@ class _Result(TypedDict, total=False):
 class Records:
     """The files of one run; what it has not written yet is empty.
 
-    rows: those of metrics.jsonl, their genotypes as of the space.
+    rows: those of metrics.jsonl, their genotypes as of the space. All epochs are counted from 1, as people count;
+        in the files they count from 0.
     space: of the genotypes and of the supernet.
     parts: the key that tells the trainings of an evaluation ("seed") or of a random search ("sample") apart,
         None for a run of one training.
@@ -84,6 +85,26 @@ class Records:
         """Operations and output of each kind of cell; nothing without a genotype."""
         return self.space.cells(genotype) if genotype else {}
 
+    def derived(self) -> list[Row]:
+        """The rows of a search whose genotype was derived from the weights of that epoch."""
+        return [row for row in self.rows if "genotype" in row and not self.parts]
+
+    def changes(self) -> list[tuple[int, Any]]:
+        """(epoch, genotype) of the first derived genotype and of each that differs from the one before."""
+        changes: list[tuple[int, Any]] = []
+        for row in self.derived():
+            if not changes or row["genotype"] != changes[-1][1]:
+                changes.append((row["epoch"], row["genotype"]))
+        return changes
+
+    def ending(self) -> list[Row]:
+        """The rows up to that of the result, which a search that went back to end there has in an epoch before the
+        last."""
+        events = self.result.get("rollbacks")
+        if not events or "weight_decay" in events[-1]:  # none, or it went on from there with more L2
+            return self.rows
+        return [row for row in self.rows if row["epoch"] <= events[-1]["epoch"]]
+
     @property
     def is_evaluation(self) -> bool:
         """Whether the run trains one genotype from scratch; it searches for one otherwise."""
@@ -101,6 +122,20 @@ class Records:
         errors = ((last(rows, "valid_error"), sample) for sample, rows in self.trainings().items())
         return sorted((error, sample) for error, sample in errors if error is not None)
 
+    def primitives(self, cell: str, table: list[list[float]]) -> list[list[str]]:
+        """The names of the candidates of every edge in a table of mixing weights."""
+        names = self.environment.get("primitives")
+        names = names.get(cell) if isinstance(names, dict) else None
+        known = isinstance(names, list) and all(isinstance(edge, list) for edge in names)
+        if known and [len(edge) for edge in names] == [len(edge) for edge in table]:
+            return [[str(name) for name in edge] for edge in names]
+        return [[f"primitive {k}" for k in range(len(edge))] for edge in table]
+
+    def number(self, key: str) -> float | None:
+        """A setting that is a number, or else what environment.json or result.json says of it; None without one."""
+        found = (self.config | self.environment | self.result).get(key)
+        return found if is_number(found) else None
+
     def weights(self, cell: str) -> list[tuple[int, list[list[float]]]]:
         """(epoch, mixing weights [edges][primitives]) of the rows that have them, all of one shape."""
         return self._tables(f"weights_{cell}", lambda table: table)
@@ -111,7 +146,7 @@ class Records:
 
     def _tables(self, key: str, rows: Callable[[Any], list[list[float]]]) -> list[tuple[int, Any]]:
         found = [(row["epoch"], row[key]) for row in self.rows if key in row]
-        for epoch, table in found:
+        for number, (_, table) in enumerate(found, start=1):
             try:
                 whole = [len(edge) for edge in rows(table)] == [len(edge) for edge in rows(found[0][1])]
                 whole = whole and all(is_number(weight) for edge in rows(table) for weight in edge)
@@ -119,7 +154,7 @@ class Records:
                 whole = False
             if not whole:
                 raise FastdartsError(
-                    f"{self.folder / METRICS} is damaged: {key} of epoch {epoch} is not a table of numbers "
+                    f"{self.folder / METRICS} is damaged: number {number} of its {key} is not a table of numbers "
                     "shaped like the first; restore the file or start the run again"
                 )
         return found
@@ -148,7 +183,18 @@ def read_records(folder: Path) -> Records:
     records = Records(folder, rows, config, environment, result, genotype, parts, space)
     _check_order(records)
     _check_result(records)
+    _count_from_one(records)
     return records if stored else dataclasses.replace(records, genotype=_best(records))
+
+
+def _count_from_one(records: Records) -> None:
+    for row in records.rows:
+        row["epoch"] += 1
+    for event in records.result.get("rollbacks", ()):
+        event["epoch"] += 1
+        event["detected"] += 1
+    for event in records.result.get("decisions", ()):
+        event["epoch"] += 1
 
 
 def _space_of(config: Row, path: Path) -> Space:

@@ -127,7 +127,7 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _set_streams_apart(state: dict[str, Any]) -> None:
-    """Make the state of a search what later versions keep. A fault of the file is left to whoever takes it up."""
+    """Bring the state of a search into the form of later versions. Whoever loads it finds the faults of the file."""
     supernet, rate = state["supernet"], dict(state.get("config") or {}).get("learning_rate")
     if "hidden" not in supernet:
         state["data"] = {}
@@ -147,7 +147,7 @@ def _set_streams_apart(state: dict[str, Any]) -> None:
 
 @contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Inside, a state that does not fit what takes it up is one sentence about the checkpoint at ``path``."""
+    """Turn any error while loading a state into one :class:`FastdartsError` that names the checkpoint ``path``."""
     try:
         yield
     except (LookupError, ArithmeticError, TypeError, ValueError, RuntimeError, AttributeError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, get_args, get_origin, get_type_hints
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.kinds import MOST, Range
 from fastdarts.runs.settings import RunConfig, choices_of
 from fastdarts.runs.stored import alternatives
@@ -36,7 +36,8 @@ def check_setting(name: str, value: object, hint: object) -> None:
         return
     if choices := choices_of(hint):
         if not isinstance(value, str) or value not in choices:
-            raise FastdartsError(f"{flag} is {_shown(value)}: expected one of {', '.join(choices)}")
+            like = did_you_mean(value, choices)
+            raise FastdartsError(f"{flag} is {_shown(value)}{like}: expected one of {', '.join(choices)}")
         return
     if not any(_is(value, kind) for kind in kinds):
         names = " or ".join(_KINDS.get(get_origin(kind) or kind, "None") for kind in kinds)
@@ -89,6 +90,30 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**30:  # Python writes no number of many digits
         return f"a number of about {round(value.bit_length() * math.log10(2))} digits"
     return reprlib.repr(value)
+
+
+def parse_count(text: str, flag: str) -> float:
+    """The number that ``text`` means: 500k, 0.5M, 1.2G or 500000, with powers of 1000.
+
+    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)", text.strip().replace(",", "").lower())
+    amount = float(found[1]) * 1000 ** " kmg".index(found[2] or " ") if found else 0.0
+    if not 1 <= amount <= MOST:
+        raise FastdartsError(f"{flag} is {text!r}: expected a number above 0, such as 500k, 50M or 1200000")
+    return amount
+
+
+def parse_seconds(text: str, flag: str) -> float:
+    """The seconds that ``text`` means: a number with the unit us, ms or s, as in 5ms.
+
+    Raises :class:`FastdartsError`, naming ``flag``, for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip().lower())
+    amount = float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]] if found else 0.0
+    if not 0 < amount <= 1000:
+        raise FastdartsError(f"{flag} is {text!r}: expected a time with its unit, such as 5ms or 800us")
+    return amount
 
 
 AUTO = "auto"

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,10 @@ from fastdarts.runs.checkpoint import (
     loading,
     save_checkpoint,
 )
-from fastdarts.runs.settings import RunConfig, from_dict, from_toml, to_toml
+from fastdarts.runs.loggers import make_loggers
+from fastdarts.runs.settings import RunConfig, from_dict, from_toml, plain_values, to_toml
+from fastdarts.runs.usage import begin_peak, peak_memory
+from fastdarts.runs.watch import NOBODY, Epoch, StopSearch, Watch
 from fastdarts.runs.writer import METRICS, NullWriter, Recorder, atomic_write, environment, is_leftover, read_metrics
 
 try:
@@ -71,6 +75,7 @@ class Run:
         config: settings; with ``resume`` they must equal the stored ones, but for those no result depends on.
         kind: "search" or "evaluate", the mark of its checkpoints.
         label: part of the folder's default name.
+        watch: who watches it from Python.
 
     ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
@@ -86,14 +91,16 @@ class Run:
     3. checkpoint.pt: ``resume`` goes on from it; rows and files that are newer are written again.
     """
 
-    def __init__(self, config: RunConfig, kind: str, label: str):
-        self.kind = kind
+    def __init__(self, config: RunConfig, kind: str, label: str, watch: Watch = NOBODY):
+        self.kind, self._watch = kind, watch
+        make_loggers([*config.loggers, *watch.loggers])  # what cannot be is said before there is a folder
         self.folder, self.state = ranks.from_first(lambda: _begin(config, kind, label))
         self.config = dataclasses.replace(config, run=self.folder, resume=None)
         self._new, self._named = config.resume is None, config.run is not None
         self._made_folder = self._owns = self._worked = False
         self._saved = time.monotonic()
         self._stop = Stop()
+        self._device = torch.device("cpu")
 
     def __enter__(self) -> Run:
         try:
@@ -104,6 +111,7 @@ class Run:
                     self.recorder = NullWriter(self.folder) if ranks.rank() else self._record(stack)
                 self._stop = stack.enter_context(stoppable())
                 self._open = stack.pop_all()
+                begin_peak()
         except BaseException:
             self._leave_nothing()
             raise
@@ -135,7 +143,9 @@ class Run:
             _check_free(self.folder)  # once more: two runs may have begun here at the same time
             self._owns = True  # whatever comes into the folder from here on
             atomic_write(self.folder / CONFIG, to_toml(self.config).encode())
-        return stack.enter_context(Recorder(self.folder, resume_at=position))
+        loggers = [*self.config.loggers, *self._watch.loggers]
+        settings = plain_values(self.config)
+        return stack.enter_context(Recorder(self.folder, resume_at=position, settings=settings, loggers=loggers))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._open.close()
@@ -146,7 +156,14 @@ class Run:
             self._leave_nothing()
         if (self._worked or not self._new) and isinstance(error, KeyboardInterrupt) and not error.args:
             lost = "what came after the last checkpoint is lost"
-            raise KeyboardInterrupt(f"{lost}; go on with --resume {self.folder}") from None
+            raise KeyboardInterrupt(f"{lost}; {self.how_to_go_on()}") from None
+
+    def how_to_go_on(self) -> str:
+        """The command that goes on with the run, in words that end with it."""
+        if self._watch.how:
+            return self._watch.how
+        under = " under torchrun" * ranks.launched()
+        return f"go on{under} with: fastdarts {self.kind} --resume {shlex.quote(str(self.folder))}"
 
     def _leave_nothing(self) -> None:
         """Take away what a new run has brought, which is all that the folder holds."""
@@ -179,6 +196,7 @@ class Run:
 
     def describe(self, device: torch.device, **facts: Any) -> None:
         """Write environment.json, at the beginning of a run only."""
+        self._device = device
         if self.state is None:
             self.recorder.write_json("environment.json", environment(device) | {"ranks": ranks.world()} | facts)
 
@@ -190,7 +208,7 @@ class Run:
         checkpoint, if ``state`` holds a tensor that is not finite.
         """
         stopped = ranks.first_of(self._stop.signal)
-        config = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self.config).items()}
+        config = plain_values(self.config)
         position = self.recorder.position(rows)
         common = {"config": config, "metrics": position, "random": _random_state()}
         with ranks.fail_together():
@@ -202,7 +220,7 @@ class Run:
         if stopped is not None:
             self._worked = True  # what is saved stays
             self._stop.signal = stopped
-            self._stop.leave(f"go on with --resume {self.folder}" if ranks.rank() == 0 else None)
+            self._stop.leave(self.how_to_go_on() if ranks.rank() == 0 else None)
 
     def write_weights(self, name: str, model: torch.nn.Module) -> None:
         """Write the state dict of ``model``; raises :class:`NotFinite` if it holds NaN or an infinity."""
@@ -213,8 +231,27 @@ class Run:
             atomic_write(self.folder / name, weights.getvalue())
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write result.json."""
+        """Write usage.json, with the bytes of memory at the peak of this process, and result.json."""
+        self.recorder.write_json("usage.json", {"peak_memory": peak_memory(self._device)})
         self.recorder.write_json("result.json", result)
+
+    def record(self, row: Mapping[str, Any], epochs: int) -> bool:
+        """Record the row of an epoch, of so many; whether ``on_epoch`` has asked for an end.
+
+        What it raises but :class:`StopSearch` ends the run; the last checkpoint stays.
+        """
+        self.recorder.epoch(row)
+        return self._watch.on_epoch is not None and ranks.from_first(lambda: self._asks_to_stop(row, epochs))
+
+    def _asks_to_stop(self, row: Mapping[str, Any], epochs: int) -> bool:
+        before = _random_state()
+        try:
+            self._watch.on_epoch(Epoch.of(self.folder, row, epochs))
+        except StopSearch:
+            return True
+        finally:
+            restore_random_state(before)
+        return False
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows of metrics.jsonl so far."""
@@ -252,7 +289,7 @@ def _begin(config: RunConfig, kind: str, label: str) -> tuple[Path, dict[str, An
     if config.run is not None and config.run.resolve() != folder.resolve():
         raise FastdartsError(f"--run is {config.run} but the run to resume lies in {folder}: leave --run out")
     stored, state = _stored(config.resume, kind, config.family())
-    _check_same(config.filled(), stored.filled())
+    check_same(config.filled(), stored.filled())
     return folder, state
 
 
@@ -283,7 +320,9 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(held)
 
 
-def _check_same(config: RunConfig, stored: RunConfig) -> None:
+def check_same(config: RunConfig, stored: RunConfig) -> None:
+    """Raise :class:`FastdartsError` for the first setting that differs from the stored ones, if results depend on
+    it."""
     names = [field.name for field in dataclasses.fields(config) if field.name not in config.free_on_resume]
     # the method first, as its other settings may be no others' own; the epochs last, as they may follow from others
     for name in sorted(names, key=lambda name: {"method": 0, "epochs": 2}.get(name, 1)):

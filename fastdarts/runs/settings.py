@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.kinds import Count, NotNegative
 from fastdarts.runs.stored import alternatives
 
@@ -43,6 +43,9 @@ class RunConfig:
     """Folder for everything the run leaves; by default a new one under runs/."""
     resume: Path | None = None
     """Folder or checkpoint file of a run to go on with."""
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Loggers of the numbers of each epoch: any of tensorboard, wandb (Weights & Biases) and mlflow. The folder has
+    them in metrics.jsonl anyway."""
     plugin: tuple[str, ...] = ()
     """Python files of your own that register methods, spaces or operations; the run remembers them."""
 
@@ -66,7 +69,7 @@ class RunConfig:
         return cls.__mro__
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin"}
+        {"data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin", "loggers"}
     )
     """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
 
@@ -88,12 +91,18 @@ def choices_of(hint: Any) -> tuple[str, ...]:
     return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
 
 
+def plain_values(config: RunConfig) -> dict[str, Any]:
+    """The settings by name, paths as text."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
+
+
 def to_toml(config: RunConfig) -> str:
     """The settings as TOML, but for those that are None and for ``run`` and ``resume``: another run has its own."""
     import tomli_w
 
-    values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()}
-    return tomli_w.dumps({k: v for k, v in values.items() if v is not None and k not in ("run", "resume")})
+    return tomli_w.dumps(
+        {k: v for k, v in plain_values(config).items() if v is not None and k not in ("run", "resume")}
+    )
 
 
 def from_toml(path: Path, kind: type[C], stored: bool = False, **instead: Any) -> C:
@@ -124,7 +133,9 @@ def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool =
     hints = {name: hint for name, hint in hints.items() if name in known}  # without constants of the class
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}: expected some of {', '.join(hints)}")
+        like = did_you_mean(unknown[0], hints)
+        some = ", ".join(hints)
+        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}{like}: expected some of {some}")
     return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
 
 

@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +20,11 @@ import torch
 from fastdarts.endings import drop
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank
+from fastdarts.runs.loggers import Guarded, Logger, make_loggers
+from fastdarts.runs.notebook import NotebookBar, find_display
+from fastdarts.runs.pace import remaining
 
 METRICS = "metrics.jsonl"
-_NESTING = (
-    "seed",
-    "sample",
-)  # a row that carries one of these belongs to one of several trainings of the same run
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -102,14 +101,22 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 class Recorder:
-    """Owns the files of the folder `run`: the rows, TensorBoard events made from them, others.
+    """Owns the files of the folder `run`: the rows, what loggers make of them, others.
 
+    `loggers` are names or objects, see :mod:`fastdarts.runs.loggers`, and `settings` what they are told.
     `resume_at` is the `position()` kept in the checkpoint that the run continues from: rows after it are cut
     off, they will be written again. Without it the folder must not hold rows yet. Raises FastdartsError when
     it does, or when metrics.jsonl is shorter than `resume_at` or no row ends there.
     """
 
-    def __init__(self, run: Path, *, resume_at: int | None = None) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        resume_at: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        loggers: Sequence[str | Logger] = ("tensorboard",),
+    ) -> None:
         self.run = run
         path = run / METRICS
         if resume_at is not None:
@@ -119,20 +126,19 @@ class Recorder:
         run.mkdir(parents=True, exist_ok=True)
         remove_leftovers(run)
         self._file = open(path, "ab")  # noqa: SIM115 - closed in close()
-        self._open_events(read_metrics(run))
+        self._loggers, self._settings = Guarded(make_loggers(loggers)), settings or {}
+        self._loggers.begin(run, self._settings, read_metrics(run))
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Append `row` (numbers, lists, tensors, None) to metrics.jsonl and its numbers to TensorBoard.
+        """Append `row` (numbers, lists, tensors, None) to metrics.jsonl and give it to the loggers.
 
-        The line is on disk on return. TensorBoard's step is the "epoch"; rows with a "seed" or a "sample"
-        get tags such as `seed_3/train_loss`. Raises FastdartsError when a number is not finite.
+        The line is on disk on return. Raises FastdartsError when a number is not finite.
         """
         with _naming(self.run / METRICS):
             self._file.write(_line(row).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._scalars(row)
-            self._events.flush()
+        self._loggers.log(row)
 
     def position(self, rows: int | None = None) -> int:
         """Bytes of metrics.jsonl up to the end of row number `rows`, counted from 1, or of the last one: what a
@@ -145,8 +151,7 @@ class Recorder:
     def cut(self, position: int) -> None:
         """Forget the rows after `position()`, in TensorBoard too."""
         _truncate(self.run / METRICS, position)
-        self._events.close()
-        self._open_events(read_metrics(self.run))
+        self._loggers.begin(self.run, self._settings, read_metrics(self.run))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write `value` as JSON to the file `name` of the run folder, atomically."""
@@ -159,32 +164,13 @@ class Recorder:
     def close(self) -> None:
         """Close the files; the recorder is of no use afterwards."""
         self._file.close()
-        self._events.close()
+        self._loggers.end()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _open_events(self, rows: list[dict[str, Any]]) -> None:
-        # TensorBoard's own purge_step hides every tag from that step on, even those of an earlier seed that
-        # is complete. The rows are the record, so on resume the events are written anew and the old files go.
-        from torch.utils.tensorboard import SummaryWriter  # takes a second: only runs pay for it
-
-        old = list(self.run.glob("events.out.tfevents.*"))
-        self._events = SummaryWriter(str(self.run))
-        for row in rows:
-            self._scalars(row)
-        self._events.flush()
-        for file in old:
-            file.unlink(missing_ok=True)
-
-    def _scalars(self, row: Mapping[str, Any]) -> None:
-        prefix = "".join(f"{key}_{row[key]}/" for key in _NESTING if key in row)
-        for key, value in row.items():
-            if isinstance(value, int | float) and key not in (*_NESTING, "epoch"):
-                self._events.add_scalar(prefix + key, value, row.get("epoch"))
 
 
 class NullWriter(Recorder):
@@ -210,8 +196,8 @@ class NullWriter(Recorder):
 
 
 class Progress:
-    """Shows how far a run is: a live bar on a terminal, plain lines without control characters elsewhere. Of several
-    ranks, the first.
+    """Shows how far a run is: a live bar on a terminal or in a notebook, plain lines without control characters
+    elsewhere. Of several ranks, the first.
 
     Use as a context manager. Off a terminal a step makes a line at most every `interval` seconds.
     """
@@ -220,12 +206,14 @@ class Progress:
         self._stream = stream or sys.stderr
         self._silent = rank() > 0 or self._stream is None  # a program without a terminal has no stderr
         self._interval = interval
-        self._bar = None
+        self._bar = self._cell = None
         self._description, self._total, self._done = "", 0, 0
         self._started = self._reported = 0.0
 
     def __enter__(self) -> Self:
-        if not self._silent and self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if not self._silent and (display := find_display()):
+            self._cell, self._stream = NotebookBar(display), sys.stdout  # notebooks print stderr on red
+        elif not self._silent and self._stream.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -268,20 +256,26 @@ class Progress:
                     self._bar.remove_task(task)
                 self._bar.add_task(description, total=total, numbers="")
 
-    def advance(self, n: int = 1, **numbers: float) -> None:
-        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count."""
+    def advance(self, n: int = 1, left: float | None = None, **numbers: float) -> None:
+        """`n` more steps are done; `numbers` (a loss, an error) are shown beside the count, and when all is done if
+        `left` seconds are left to the end of the run."""
         self._done += n
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
         if self._bar is not None:
+            shown = "  ".join(filter(None, (shown, "" if left is None else f"in all {remaining(left)}")))
             with self._unread():
                 self._bar.update(self._bar.task_ids[-1], advance=n, numbers=shown)
+            return
+        if self._cell is not None:
+            parts = (self._description, shown, "" if left is None else remaining(left))
+            self._cell.show("  ".join(filter(None, parts)), self._done, self._total)
             return
         now = time.monotonic()
         if now - self._reported >= self._interval:
             self._reported = now
-            left = (now - self._started) / self._done * (self._total - self._done)
+            here = (now - self._started) / self._done * (self._total - self._done)
             head = f"{self._description}  {self._done}/{self._total}"
-            self._print("  ".join(filter(None, (head, shown, f"{_duration(left)} left"))))
+            self._print("  ".join(filter(None, (head, shown, remaining(here if left is None else left)))))
 
     def line(self, text: str) -> None:
         """Print `text` as a line that stays."""
@@ -368,18 +362,17 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 def _cpu_model() -> str:
+    """The processor's name; virtual machines hide it, so its family and model stand behind it where they are known."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= facts.keys():
+        name += f" (family {facts['cpu family']}, model {facts['model']})"
+    return name
 
 
 def _version(package: str) -> str | None:

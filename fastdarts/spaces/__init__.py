@@ -6,12 +6,13 @@ A new space is one file that registers an object of :class:`CellSpace`, or of a 
 
 from typing import Any, NamedTuple, TypeVar
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
 from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
 from fastdarts.spaces.cells.reading import read_fields
 from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
+from fastdarts.spaces.cells.sharp import SHARP
 from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent.space import RECURRENT
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 S = TypeVar("S", bound=Space)
-BUILT_IN = (DARTS, DARTS_7, S1, S2, S3, S4, TINY, NASBENCH201, RECURRENT)
+BUILT_IN = (DARTS, DARTS_7, S1, S2, S3, S4, TINY, SHARP, NASBENCH201, RECURRENT)
 SPACES: dict[str, Space] = {space.name: space for space in BUILT_IN}
 _SPACES = Registry("space", SPACES, lambda name, thing: register_space(thing))
 
@@ -58,8 +59,8 @@ def find_space(name: str) -> Space:
     """The space of this name; raises :class:`FastdartsError` naming those there are."""
     if not _SPACES.knows(name):
         raise FastdartsError(
-            f"unknown space {name!r}: expected one of {', '.join(SPACES)}; add your own with "
-            "register_space(CellSpace(name, primitives)) before the search"
+            f"unknown space {name!r}{did_you_mean(name, SPACES)}: expected one of {', '.join(SPACES)}; add your own "
+            "with register_space(CellSpace(name, primitives)) before the search"
         )
     return SPACES[name]
 

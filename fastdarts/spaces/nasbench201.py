@@ -291,7 +291,7 @@ class NasBench201(ImageSpace):
     cell = CELL
     nodes = NODES
     layers = 17
-    has = frozenset({"cell weights", "fixing"})
+    has = frozenset({"cell weights", "fixing", "auxiliary candidates"})
     variants = ("nasbench201",)
 
     def check(self, nodes: int, layers: int) -> None:

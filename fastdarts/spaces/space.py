@@ -45,7 +45,8 @@ class Space(ABC):
         has: what its supernets can do beside what all can. "partial", "edge_normalisation" and "stem": they take this
             setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
             weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
-            with other candidates on every edge.
+            with other candidates on every edge. "auxiliary candidates": edges take one more candidate, without alpha.
+            "priced candidates": what each candidate costs on an image is known.
     """
 
     name: str

@@ -117,8 +117,14 @@ def searching(config: StudyConfig, seed: int) -> SearchConfig:
 SEARCHED = "method", "unrolled", "arch_learning_rate"
 COMMON = (
     "device", "threads", "graphs", "checkpoint_minutes", "dataset", "data", "image_size", "samples", "batch_size",
-    "workers", "precision", "channels", "layers", "learning_rate", "weight_decay", "test_portion", "plugin",
+    "workers", "precision", "channels", "layers", "learning_rate", "weight_decay", "test_portion",
+    "split_seed", "plugin",
 )  # fmt: skip
+
+
+LATER = {"split_seed": 0, "augment": "standard", "mixup": 0.0, "cutmix": 0.0} | dict.fromkeys(
+    ("target_parameters", "target_macs", "target_latency")
+)
 
 
 def _shared(config: StudyConfig) -> dict[str, Any]:
@@ -131,6 +137,8 @@ def key(settings: EvaluateConfig | SearchConfig, facts: object) -> str:
     kept = {
         name: value for name, value in values.items() if name not in (*settings.free_on_resume, "seed", "test_portion")
     }
+    # Settings that studies of earlier versions did not have count where they differ from what these did.
+    kept = {name: value for name, value in kept.items() if name not in LATER or value != LATER[name]}
     space = find_space("tiny").primitives(1)
     text = json.dumps([kept, facts, space], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()

@@ -1,7 +1,6 @@
 """The page and the figure of a study, from its study.json alone."""
 
 import statistics
-from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -9,15 +8,22 @@ from typing import Annotated, Any, TypedDict
 
 from fastdarts.errors import FastdartsError
 from fastdarts.report.charts import Line, drawing_of_charts, line_chart
-from fastdarts.report.drawing import draw_cell
+from fastdarts.report.colours import BLUE, GREY, ORANGE
+from fastdarts.report.curves import mean_line
+from fastdarts.report.drawing import draw_cell, subscripted
+from fastdarts.report.findings import Finding, command, findings_block
 from fastdarts.report.markup import Html, element, joined
-from fastdarts.report.page import fact_tables, html_page, table_row
+from fastdarts.report.page import card, fact_tables, html_page, section, sortable_table
+from fastdarts.report.words import CARDS, CHARTS, SECTIONS
 from fastdarts.runs.stored import check, read_table
 from fastdarts.runs.writer import atomic_write
 from fastdarts.spaces.cells.robust import TINY
 
 STUDY, FIGURE = "study.json", "regret.svg"
-BLUE, ORANGE, GREY = "#2563eb", "#d97706", "#64748b"
+FOLLOWS = 0.3
+"""Kendall's tau from which on a one-shot ranking says something about the trained one; 0 is chance."""
+LATER = 0.5
+"""Points by which the regret at the end may be above the lowest on the way."""
 Found = dict[str, Any]
 
 
@@ -69,9 +75,10 @@ def write_study(folder: Path) -> Path:
     """
     found = _read(folder / STUDY)
     title = f"The tiny space on {found['settings']['dataset']}"
-    charts = [("Test regret of the architecture derived now, points", _regret(found))]
-    charts.append(("Validation error of the supernet, %", _errors(found)))
-    figure, page = drawing_of_charts(title, charts), html_page(f"{title}: fastdarts study", _body(found, title))
+    charts = [("Test regret of the architecture derived now, points", " points", _regret(found))]
+    charts.append(("Validation error of the supernet, %", " %", _errors(found)))
+    page = html_page(f"{title}: study · fastdarts", _body(found, title, folder))
+    figure = drawing_of_charts(title, charts)
     atomic_write(folder / FIGURE, figure.encode())
     atomic_write(folder / "report.html", page.encode())
     return folder / "report.html"
@@ -94,6 +101,7 @@ def _read(path: Path) -> Found:
             )
         if any(after <= before for before, after in pairwise(search["epochs"])):
             raise FastdartsError(f"{path} is damaged: the epochs of a search do not ascend: run the study again")
+        search["epochs"] = [epoch + 1 for epoch in search["epochs"]]  # as people count
     return found
 
 
@@ -140,23 +148,15 @@ def correlations(found: Found) -> list[float]:
 
 def _over_seeds(found: Found, key: str, name: str, colour: str) -> list[Line]:
     """A faint line per search and the mean of those that have the epoch, with their standard deviation."""
-    lines, at = [], defaultdict(list)
-    for search in found["searches"]:
-        points = list(zip(search["epochs"], search[key], strict=True))
-        lines.append(Line("", colour, points, faint=True))
-        for epoch, value in points:
-            at[epoch].append(value)
-    means = [(epoch, statistics.fmean(at[epoch])) for epoch in sorted(at)]
-    band = [(e, m - (s := statistics.stdev(at[e])), m + s) for e, m in means if len(at[e]) > 1]
-    if len(found["searches"]) == 1:
-        return [Line(name, colour, means)]
-    return [*lines, Line(f"{name}, mean ± std of {len(lines)} searches", colour, means, band=band)]
+    each = [list(zip(search["epochs"], search[key], strict=True)) for search in found["searches"]]
+    faint = [Line("", colour, line, faint=True) for line in each] if len(each) > 1 else []
+    return faint + mean_line(each, name, colour)
 
 
 def _regret(found: Found) -> list[Line]:
     ends = sorted({epoch for search in found["searches"] for epoch in search["epochs"]})
     ends = ends[:1] + ends[-1:]
-    chance = Line("an architecture at random", GREY, [(epoch, found["mean_regret"]) for epoch in ends])
+    chance = Line("an architecture at random", GREY, [(epoch, found["mean_regret"]) for epoch in ends], dashed=True)
     return [*_over_seeds(found, "regrets", "regret", ORANGE), chance]
 
 
@@ -164,11 +164,12 @@ def _errors(found: Found) -> list[Line]:
     return _over_seeds(found, "valid_errors", "validation error", BLUE)
 
 
-def _body(found: Found, title: str) -> Html:
+def _body(found: Found, title: str, folder: Path) -> Html:
     settings = found["settings"]
     about = f"{len(found['architectures'])} architectures, {settings['seeds']} trainings each, and "
     about += f"{settings['search_seeds']} searches by {settings['method']}"
     sections = {
+        "What this says": findings_block(_findings(found, folder)),
         "The search": element("div", _search_charts(found), class_="charts"),
         "All architectures": joined((element("div", _rank_charts(found), class_="charts"), _table(found))),
         "Best and worst": _drawings(found),
@@ -177,31 +178,89 @@ def _body(found: Found, title: str) -> Html:
     }
     header = element("header", element("h1", title), element("p", about))
     cards = element("div", *_cards(found), class_="cards")
-    sections = (element("section", element("h2", heading), content) for heading, content in sections.items())
-    return joined((header, cards, *sections), "\n")
+    found_sections = (section(heading, content, SECTIONS.get(heading, "")) for heading, content in sections.items())
+    return joined((header, cards, *found_sections), "\n")
+
+
+def _findings(found: Found, folder: Path) -> Iterator[Finding]:
+    """What the numbers of the study say."""
+    settings = found["settings"]
+    again = command("study", "tiny", "--resume", folder)
+    final, lowest = map(statistics.fmean, _regrets(found))
+    chance, taus = found["mean_regret"], correlations(found)
+    if final >= chance:
+        yield Finding(
+            "warning",
+            f"The searches are no better than chance: their regret is {final:.2f} points, and that of an architecture "
+            f"at random {chance:.2f}.",
+            "Search for another number of epochs or with another method, in a folder of its own.",
+            "The mean regret at the end is at least the mean over all architectures.",
+            command("study", "tiny", "--config", folder / "config.toml", "--run", "NEW", "--search-epochs", "100"),
+        )
+    if final - lowest >= LATER:
+        yield Finding(
+            "warning",
+            f"The searches went past their best: their regret was {lowest:.2f} points at its lowest, and is "
+            f"{final:.2f} at the end.",
+            "Stop earlier: the chart of the regret shows where.",
+            f"The mean regret at the end is at least {LATER:g} points above the mean of the lowest ones.",
+        )
+    if taus and statistics.fmean(taus) < FOLLOWS:
+        yield Finding(
+            "note",
+            f"The supernet ranks architectures hardly as training does (tau {statistics.fmean(taus):.2f}): its errors "
+            "do not tell which one is good.",
+            "Train more than one architecture from scratch before you choose.",
+            f"The mean of Kendall's tau is below {FOLLOWS:g}.",
+        )
+    if settings["seeds"] > 1 and found["seeds_tau"] is not None and found["seeds_tau"] < FOLLOWS:
+        yield Finding(
+            "note",
+            f"Two trainings of the same architectures rank them hardly alike (tau {found['seeds_tau']:.2f}): noise "
+            "hides the differences.",
+            "Train for more epochs, on more images, or with more seeds. What is done already is not done again.",
+            f"Kendall's tau between the seeds is below {FOLLOWS:g}.",
+            again,
+        )
 
 
 def _cards(found: Found) -> Iterator[Html]:
-    def card(label: str, value: str, note: str = "") -> Html:
-        return element("div", element("span", label), element("strong", value), element("small", note))
-
     for name, architecture in extremes(found).items():
         errors = spread(architecture["test_errors"])
-        yield card(f"{name.capitalize()} test error", f"{errors}\u00a0%", spelled(architecture))
+        label = f"{name.capitalize()} test error"
+        yield card(label, f"{errors} %", spelled(architecture), CARDS[label])
     final, lowest = _regrets(found)
-    yield card("Regret at the end", f"{spread(final)} points", f"an architecture at random: {found['mean_regret']:.2f}")
-    yield card("Lowest on the way", f"{spread(lowest)} points")
+    yield card(
+        "Regret at the end",
+        f"{spread(final)} points",
+        f"an architecture at random: {found['mean_regret']:.2f}",
+        CARDS["Regret at the end"],
+    )
+    yield card("Lowest on the way", f"{spread(lowest)} points", "", CARDS["Lowest on the way"])
     if taus := correlations(found):
-        yield card("One-shot ranking", f"τ = {spread(taus)}", "Kendall, one-shot against trained error")
+        yield card(
+            "One-shot ranking",
+            f"τ = {spread(taus)}",
+            "Kendall, one-shot against trained error",
+            CARDS["One-shot ranking"],
+        )
     if found["seeds_tau"] is not None:
-        yield card("Trained ranking", f"τ = {found['seeds_tau']:.2f}", "Kendall, one seed against another, mean")
+        yield card(
+            "Trained ranking",
+            f"τ = {found['seeds_tau']:.2f}",
+            "Kendall, one seed against another, mean",
+            CARDS["Trained ranking"],
+        )
     seconds = found["training_seconds"] + found["search_seconds"]
     yield card("Time", f"{seconds / 60:.1f} min", "of all processes together, validation included")
 
 
 def _search_charts(found: Found) -> Html:
-    regret = line_chart("Test regret of the architecture derived now", _regret(found), " points")
-    return joined((regret, line_chart("Validation error of the supernet", _errors(found), " %")))
+    charts = (
+        ("Test regret of the architecture derived now", _regret(found), " points"),
+        ("Validation error of the supernet", _errors(found), " %"),
+    )
+    return joined(line_chart(title, lines, unit, about=CHARTS[title]) for title, lines, unit in charts)
 
 
 def _rank_charts(found: Found) -> Html:
@@ -213,19 +272,28 @@ def _rank_charts(found: Found) -> Html:
         if a["test_error_std"] is not None
     ]
     shared = [(rank, statistics.fmean(a["one_shot_errors"])) for rank, a in enumerate(ranked, 1)]
-    name = "mean ± std" if band else "error"
-    chart = line_chart("Test error, trained from scratch", [Line(name, ORANGE, trained, band=band)], " %", "rank")
-    title = "One-shot error, with the weights of the supernets"
-    return joined((chart, line_chart(title, [Line("mean of the searches", BLUE, shared)], " %", "rank")))
+    charts = (
+        # dots, as neighbours in the ranking have nothing else in common
+        (
+            "Test error, trained from scratch",
+            Line("mean ± std" if band else "error", ORANGE, trained, band=band, loose=True),
+        ),
+        (
+            "One-shot error, with the weights of the supernets",
+            Line("mean of the searches", BLUE, shared, loose=True),
+        ),
+    )
+    return joined(line_chart(title, [line], " %", "rank", about=CHARTS[title]) for title, line in charts)
 
 
 def _table(found: Found) -> Html:
-    titles = [f"{title.capitalize()}, c_{{k-2}} + c_{{k-1}}" for title in TINY.kinds.values()]
-    rows = [table_row(["Rank", "Test error, %", "One-shot error, %", *titles], "th")]
-    for rank, a in enumerate(found["architectures"], 1):
-        cells = [" + ".join(operations) for operations in a["operations"]]
-        rows.append(table_row([rank, spread(a["test_errors"]), spread(a["one_shot_errors"]), *cells]))
-    return element("div", element("table", *rows, class_="candidates"), class_="wide")
+    head = subscripted("c_{k-2} + c_{k-1}")
+    titles = [f"{title.capitalize()}, {head}" for title in TINY.kinds.values()]
+    rows = [
+        (rank, spread(a["test_errors"]), spread(a["one_shot_errors"]), *map(" + ".join, a["operations"]))
+        for rank, a in enumerate(found["architectures"], 1)
+    ]
+    return sortable_table(["Rank", "Test error, %", "One-shot error, %", *titles], rows, "candidates")
 
 
 def _drawings(found: Found) -> Html:
@@ -240,7 +308,7 @@ def _drawings(found: Found) -> Html:
 def _searches(found: Found) -> Html:
     by_number = {a["number"]: (rank, a) for rank, a in enumerate(found["architectures"], 1)}
     heads = ["Search", "Regret, points", "Lowest on the way", "Rank", "One-shot τ", "Architecture at the end"]
-    rows = [table_row(heads, "th")]
+    rows = []
     for search in found["searches"]:
         rank, architecture = by_number[search["architecture"]]
         lowest = min(search["regrets"])
@@ -248,5 +316,5 @@ def _searches(found: Found) -> Html:
         tau = "" if search["one_shot_tau"] is None else f"{search['one_shot_tau']:.2f}"
         regret = f"{search['regret']:.2f}"
         lowest = f"{lowest:.2f} in epoch {when}"
-        rows.append(table_row([search["folder"], regret, lowest, rank, tau, spelled(architecture)]))
-    return element("div", element("table", *rows), class_="wide")
+        rows.append((search["folder"], regret, lowest, rank, tau, spelled(architecture)))
+    return sortable_table(heads, rows)

@@ -39,9 +39,10 @@ from fastdarts.study.config import StudyConfig, evaluation, key, prepare, search
 from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
-from fastdarts.tasks.images.data import ImageData, eval_transform, train_transform
+from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.settings import SearchConfig
 
 RESULT, ONE_SHOT = "result.json", "one-shot.json"
@@ -82,8 +83,8 @@ def _study(config: StudyConfig) -> dict[str, Any]:
         count = _processes(config, device)
         todo = sum(not task.done for task in tasks)
         progress.line(f"study {config.run}: {config.dataset}, {todo} of {len(tasks)} pieces to do, {count} at a time")
-        if note:
-            progress.line(note)
+        for text in filter(None, (data.found, note)):
+            progress.line(text)
         run_tasks(tasks, count, progress, f"go on with fastdarts study tiny --resume {config.run}")
         found = _summary(config, tasks) | {"environment": environment(device)}
         atomic_write(config.run / STUDY, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.registry import Method, find_method, load_plugin, methods
 from fastdarts.runs.kinds import (
     Batch,
@@ -294,12 +294,28 @@ class BilevelConfig(ArchSideEffects, AlphaConfig):
     """Epochs between two measurements of the largest eigenvalue, and one after the last epoch; 0 means never
     (DARTS: 0)."""
 
+    eigenvalue_stop: bool = False
+    """End of the search where the largest eigenvalue has risen fast, by the rule and the numbers of DARTS-ES. The epochs
+    since the rise are dropped. --eigenvalue-every 2 is published."""
+
+    has_own_stop: ClassVar[bool] = False
+    """Whether the method has a rule of its own that ends a search."""
     has_own_difference: ClassVar[bool] = False
     """Whether ``keep_kinks`` counts for a finite difference of the method's own too."""
 
     def check(self, space: Space) -> None:
-        """The settings of a strategy go with that strategy."""
+        """The settings of a strategy go with that strategy, and what ends a search is measured."""
         check_hypergradient(self)
+        if self.eigenvalue_stop and self.has_own_stop:
+            raise FastdartsError(
+                f"--eigenvalue-stop does not go with method {self.method}, which has a rule of its own that ends a "
+                "search: leave it out"
+            )
+        if self.eigenvalue_stop and not self.eigenvalue_every:
+            raise FastdartsError(
+                "--eigenvalue-stop decides by the eigenvalue, which is never measured: add --eigenvalue-every 2, as "
+                "published"
+            )
 
     def why_whole(self) -> str:
         """Strategies that differentiate twice need the graph of the whole batch."""
@@ -322,8 +338,9 @@ def _refuse_foreign(method: Method, settings: type[SearchConfig], name: str, val
     everywhere = {(m.name, t): _field(m.settings.of_task(t), name) for m in methods().values() for t in tasks()}
     fields = {where: field for where, field in everywhere.items() if field is not None}
     if not fields:
-        known = ", ".join(field.name for field in dataclasses.fields(settings))
-        raise FastdartsError(f"unknown setting {name!r}: expected some of {known}")
+        known = [field.name for field in dataclasses.fields(settings)]
+        like = did_you_mean(name, known)
+        raise FastdartsError(f"unknown setting {name!r}{like}: expected some of {', '.join(known)}")
     near = {(m, t): field for (m, t), field in fields.items() if t == task} or fields
     usual = [None, *(field.default for field in near.values())]
     recipes = [find_task(t).recipe[name] for t in tasks() if name in find_task(t).recipe]
@@ -385,7 +402,8 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
         own = {field.name for field in dataclasses.fields(task.evaluation)}
         values = {name: value for name, value in values.items() if name in own or name != "space"}
         if unknown := sorted(values.keys() - own):
-            raise FastdartsError(f"unknown setting {unknown[0]!r}: expected some of {', '.join(sorted(own))}")
+            like = did_you_mean(unknown[0], own)
+            raise FastdartsError(f"unknown setting {unknown[0]!r}{like}: expected some of {', '.join(sorted(own))}")
         return task.evaluation, values
 
 

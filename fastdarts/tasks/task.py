@@ -84,9 +84,11 @@ class Problem(ABC):
     Attributes:
         label: part of the default name of the run's folder.
         meter_type: a :class:`Meter`.
+        examples: how many training examples are in use, if ``--samples`` can lower that; None if there is no such flag.
     """
 
     label: str
+    examples: int | None = None
     meter_type: type[Any]
 
     @abstractmethod
@@ -96,6 +98,10 @@ class Problem(ABC):
     @abstractmethod
     def description(self) -> Row:
         """What environment.json says of the data."""
+
+    def introduction(self) -> str:
+        """What is said of the data before the search, in one line; "" if its name says all."""
+        return ""
 
     def check_batches(self, config: Any) -> None:  # noqa: B027 - may stay as it is
         """Raise :class:`FastdartsError` if the data makes no batches of that size."""

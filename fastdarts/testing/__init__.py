@@ -1,6 +1,6 @@
-"""Checks that any method, space, operation and kernel has to pass, one's own too.
+"""Checks that any method, space, operation and kernel has to pass, your own too.
 
-Each asserts everything that its docstring lists. In a test suite of your own::
+Each asserts everything that its docstring lists. In a test suite of your own:
 
     from fastdarts.testing import check_method
 

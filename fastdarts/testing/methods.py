@@ -58,30 +58,31 @@ def check_method(
 ) -> None:
     """Check a search by the method ``name``.
 
-    Asserted are:
+    It asserts:
 
-    - It leaves a whole run: rows of all epochs, a genotype of its space, and a report. The report draws the cells,
-      names the genotype, and shows every number of the last row.
-    - It gives the same bits again.
-    - Ended after a checkpoint and resumed, it gives the same bits. There is one such end for each kind of place where
-      a method saves, and ``kills`` at least: at the beginning, within an epoch, between two, where it goes back to an
-      earlier one, and before a decision.
-    - Its strengths are a function of the alphas and draw no random numbers.
-    - All that :func:`check_settings` asserts, and for every number above 1 in ``ranks`` what :func:`check_ranks` does.
+    - The search leaves a whole run: rows of all epochs, a genotype of its space, and a report. The report draws the
+      cells, names the genotype, and shows every number of the last row.
+    - The same search gives the same bits again.
+    - A search that is ended after a checkpoint and resumed gives the same bits. There is one such end for each kind of
+      place where a method saves, and ``kills`` at least. The places are at the beginning, within an epoch, between two
+      epochs, where the search goes back to an earlier epoch, and before a decision.
+    - The strengths are a function of the alphas and draw no random numbers.
+    - Everything that :func:`check_settings` asserts.
+    - For every number above 1 in ``ranks``, everything that :func:`check_ranks` asserts.
 
     Args:
-        name: the method, registered.
-        folder: an empty one, for the runs.
-        space: where to search.
-        kills: at how many checkpoints the search is ended and resumed.
-        ranks: how many ranks search. Several are processes of their own, which takes some seconds.
-        settings: what differs from a tiny search, see :data:`TINY` and :data:`TINY_TEXT`.
+        name: The method, registered.
+        folder: An empty one, for the runs.
+        space: Where to search.
+        kills: At how many checkpoints the search is ended and resumed.
+        ranks: How many ranks search. Several are processes of their own, which takes some seconds.
+        settings: What differs from a tiny search, see :data:`TINY` and :data:`TINY_TEXT`.
 
     Raises:
-        AssertionError: the method does not do one of these.
-        FastdartsError: there is no such method or space, or ``settings`` are refused.
+        AssertionError: The method does not do one of these.
+        FastdartsError: There is no such method or space, or ``settings`` are refused.
 
-    Example::
+    Example of a test:
 
         from fastdarts.testing import check_method
 
@@ -112,15 +113,17 @@ def check_method(
 def check_settings(name: str, **settings: Any) -> None:
     """Check what the method ``name`` refuses, with ``settings`` for all else.
 
-    Asserted is that each of these is refused with one sentence that names it: a setting that no method has, a number
-    below, above and at an open end of the range of each setting, and a space whose supernets lack something that the
-    method ``needs``.
+    It asserts that each of these is refused with one sentence that names it:
+
+    - a setting that no method has;
+    - a number below, above and at an open end of the range of each setting;
+    - a space whose supernets lack something that the method ``needs``.
 
     Raises:
-        AssertionError: something is not refused, or not in one sentence.
-        FastdartsError: there is no such method, or ``settings`` are refused.
+        AssertionError: Something is not refused, or not in one sentence.
+        FastdartsError: There is no such method, or ``settings`` are refused.
 
-    Example::
+    Example of a test:
 
         from fastdarts.testing import check_settings
 

@@ -21,24 +21,24 @@ SIZES = ((3, 8, 8), (2, 6, 10), (2, 7, 5))
 def check_operation(name: str, channels: int = 8) -> None:
     """Check the candidate operation ``name`` of ``OPS``.
 
-    Asserted are, for both strides, with and without affine BatchNorms, in training and in evaluation:
+    It asserts, for both strides, with and without affine BatchNorms, in training and in evaluation:
 
     - The builder gives a module, a new one at each call, and the same weights from the same seed.
-    - The module gives finite maps [N, C, ceil(H / stride), ceil(W / stride)] of the type of its input, which it does
-      not overwrite.
+    - The module gives finite maps [N, C, ceil(H / stride), ceil(W / stride)] of the type of its input. It does not
+      overwrite its input.
     - The gradients of its input and of its weights are finite. Its BatchNorms have weights only if ``affine``.
     - A deep copy computes the same and shares no weights. So does a new module that loads its ``state_dict``.
-    - Inside a :class:`fastdarts.nn.mixed_op.MixedOp` it counts by its weight, fused or called, with either memory.
+    - Inside a :class:`fastdarts.nn.mixed_op.MixedOp` it counts by its weight, fused or not, with either memory.
 
     Args:
-        name: the operation, registered or put into ``OPS``.
-        channels: C of the modules, an even number.
+        name: The operation, registered or put into ``OPS``.
+        channels: Channels of the modules, an even number.
 
     Raises:
-        AssertionError: the operation does not do one of these.
-        FastdartsError: there is no such operation.
+        AssertionError: The operation does not do one of these.
+        FastdartsError: There is no such operation.
 
-    Example::
+    Example of a test:
 
         from fastdarts.testing import check_operation
 

@@ -46,27 +46,27 @@ class OpCase(Protocol):
 def check_op(name: str, cases: Sequence[OpCase] | None = None, device: str = "cpu") -> None:
     """Check the op of the folder ``kernels/<name>/`` on all of its cases.
 
-    Asserted are:
+    It asserts:
 
     - There is a contract with a docstring, and it defines ops.
     - In float64 its reference gives what eager modules give, outputs and gradients.
-    - Every implementation that runs on ``device`` gives in float32 what the reference gives in float64. It may be off
-      by twice as much as the reference in float32, or the eager modules if these are worse, and 4 units in the last
-      place more. In float64 a millionth of that is allowed.
+    - Every implementation that runs on ``device`` gives in float32 what the reference gives in float64. Its error may
+      be twice that of the reference in float32, or twice that of the eager modules if these are worse. It may be 4
+      units in the last place more. In float64 a millionth of that is allowed.
     - An implementation gives the same bits again.
-    - The fake of each op gives the shapes and dtypes of its results, and PyTorch's ``opcheck`` finds no fault.
-      Calls are seen as they are dispatched, so a build without kernels for ``device`` leaves this out.
+    - The fake of each op gives the shapes and dtypes of its results, and PyTorch's ``opcheck`` finds no fault. This
+      check sees calls as they are dispatched, so a build without kernels for ``device`` leaves it out.
 
     Args:
-        name: the folder.
-        cases: by default those of ``benchmarks/cases.py``, where the sources are at hand.
-        device: where the implementations run.
+        name: The folder.
+        cases: By default those of ``benchmarks/cases.py``, where the sources are at hand.
+        device: Where the implementations run.
 
     Raises:
-        AssertionError: the op does not do one of these; it says on which case.
-        FastdartsError: there are no cases.
+        AssertionError: The op does not do one of these. The error says on which case.
+        FastdartsError: There are no cases.
 
-    Example::
+    Example of a test:
 
         from fastdarts.testing import check_op
 

@@ -29,22 +29,22 @@ BATCH = 7
 def check_ranks(configs: Mapping[str, SearchConfig], folder: Path, count: int = 2, timeout: float = 900.0) -> None:
     """Search with each of these settings on ``count`` ranks, started by torchrun on the CPU.
 
-    Asserted are:
+    It asserts:
 
     - All ranks return the same result, bit for bit, and leave one folder with it.
     - With ``sync_bn`` two steps in double precision are those of one process: alphas, weights, momentum, statistics
       and losses, but for rounding (1e-10 of each number, or 1e-11). Methods that train no supernet have no such steps.
 
     Args:
-        configs: settings by name. A method, a space or an operation of one's own is in a file that ``plugin`` names.
-        folder: an empty one.
-        count: how many ranks.
-        timeout: seconds until the processes are ended.
+        configs: Settings by name. A method, a space or an operation of your own is in a file that ``plugin`` names.
+        folder: An empty one.
+        count: How many ranks.
+        timeout: Seconds until the processes are ended.
 
     Raises:
-        AssertionError: the ranks disagree, or do not end.
+        AssertionError: The ranks disagree, or do not end.
 
-    Example::
+    Example of a test:
 
         from fastdarts.tasks.settings import SearchConfig
         from fastdarts.testing import TINY, check_ranks

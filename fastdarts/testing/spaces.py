@@ -33,30 +33,30 @@ OPTIONS = {"partial": 2, "edge_normalisation": True, "stem": "imagenet"}
 def check_space(name: str, layers: int | None = None, channels: int = 4) -> None:
     """Check all of the space ``name`` that a search in it and an evaluation need.
 
-    Asserted are:
+    It asserts:
 
-    - It declares what every space declares, and takes its own published size.
-    - Of a space with decisions: samples follow from their generator alone. They survive encode and decode. A mutation
+    - The space declares what every space declares, and takes its own published size.
+    - If the space has decisions, samples follow from their generator alone. They survive encode and decode. A mutation
       changes one decision. Values out of range are refused. The size is the product of all decisions.
-    - A genotype is the same once it is written as JSON and read, or named by that JSON. It is refused with an unknown
-      operation. Its drawings, one of each kind of cell, name its operations.
-    - Of a space for images, a supernet has the same weights from the same seed, alphas for all candidates, and finite
-      gradients of both. It gives the same with all settings of memory, and takes all settings that the space says
-      it ``has``.
-    - The space makes of the strengths what its supernet derives, if the space has such a rule. Strengths of other
-      shapes are refused.
+    - A genotype is the same after it is written as JSON and read, or named by that JSON. A genotype with an unknown
+      operation is refused. The drawings, one of each kind of cell, name the operations.
+    - If the space is for images, a supernet has the same weights from the same seed, and alphas for all candidates.
+      Both have finite gradients. The supernet gives the same with all settings of memory. It takes all settings that
+      the space says it ``has``.
+    - If the space has a rule to derive a genotype from strengths, it gives what its supernet derives. Strengths of
+      other shapes are refused.
     - The networks of all variants of that genotype give logits, with finite gradients of all weights.
 
     Args:
-        name: the space, registered or put into ``SPACES``.
-        layers: cells of the networks; by default those of the space.
-        channels: channels of the first cells.
+        name: The space, registered or put into ``SPACES``.
+        layers: Cells of the networks, by default those of the space.
+        channels: Channels of the first cells.
 
     Raises:
-        AssertionError: the space does not do one of these.
-        FastdartsError: there is no such space.
+        AssertionError: The space does not do one of these.
+        FastdartsError: There is no such space.
 
-    Example::
+    Example of a test:
 
         from fastdarts.testing import check_space
 

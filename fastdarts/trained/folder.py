@@ -20,7 +20,7 @@ from fastdarts.registry import load_plugin
 from fastdarts.runs.stored import check, read_table
 from fastdarts.runs.writer import atomic_write
 from fastdarts.spaces import Architecture, ImageSpace, architecture
-from fastdarts.tasks.images.data import is_big
+from fastdarts.tasks.images.transforms import is_big
 
 MODEL = "model.json"
 WEIGHTS = "weights.safetensors"

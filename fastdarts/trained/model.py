@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
-from fastdarts.tasks.images.data import transform_of_any
+from fastdarts.tasks.images.transforms import transform_of_any
 from fastdarts.trained.find import find_model
 from fastdarts.trained.folder import REMEDY, Facts, read_model
 from fastdarts.trained.inputs import Asked, images_of
@@ -42,12 +42,13 @@ class Prediction:
 class Model(nn.Module):
     """A trained network with its classes and its preprocessing; :func:`load` makes it.
 
-    ``forward(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. It can be given to
-    ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy`` and ``pickle``, and can be used in half precision.
+    ``model(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. The model can be given to
+    ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy`` and ``pickle``. ``model.half()`` and ``model.bfloat16()``
+    work, too.
 
     Attributes:
-        facts: see :class:`fastdarts.trained.folder.Facts`.
-        network: the network as the evaluation trains it, without an auxiliary head.
+        facts: What is known of the network, see :class:`fastdarts.trained.folder.Facts`.
+        network: The network as the evaluation trains it, without an auxiliary head.
     """
 
     def __init__(self, facts: Facts, network: nn.Module):
@@ -63,7 +64,22 @@ class Model(nn.Module):
         return self.facts.classes
 
     def preprocess(self, images: Any) -> Tensor:
-        """The normalised images [N, C, H, W], float32 on the CPU, of whatever :meth:`predict` takes."""
+        """Make of images what the network takes.
+
+        Args:
+            images: Whatever :meth:`predict` takes.
+
+        Returns:
+            The normalised images [N, C, H, W], float32 on the CPU.
+
+        Raises:
+            FastdartsError: An image cannot be read. The sentence names it.
+
+        Examples:
+            >>> import fastdarts, torch
+            >>> fastdarts.load("runs/trained").preprocess(torch.rand(1, 16, 16)).shape
+            torch.Size([1, 1, 8, 8])
+        """
         return torch.stack([*self._normalised(images_of(images, self.facts.mode))])
 
     def _normalised(self, images: list[Asked]) -> Iterator[Tensor]:
@@ -73,20 +89,26 @@ class Model(nn.Module):
 
     @torch.inference_mode()
     def predict(self, images: Any, *, top: int | None = None, batch_size: int = 64) -> list[Prediction]:
-        """Say what is on images: a :class:`Prediction` for each, in their order.
+        """Say what is on images.
+
+        Images of any size are resized and cropped as the evaluation does it.
 
         Args:
-            images: one of these or any number of them. A path, a folder (the images in it, at any depth) or a pattern
+            images: One of these, or any number of them. A path, a folder (the images in it, at any depth) or a pattern
                 such as "photos/*.jpg". A Pillow image. An array [H, W], [H, W, C] or [N, H, W, C]. A tensor [C, H, W]
                 or [N, C, H, W]. Arrays and tensors are uint8 from 0 to 255, or floating point from 0 to 1.
-            top: classes to name for each image, by default 3 or all there are.
-            batch_size: images that go through the network together.
+            top: Classes to name for each image, by default 3 or all there are.
+            batch_size: Images that go through the network together.
 
-        Images of any size are resized and cropped as the evaluation does it. Raises
-        :class:`fastdarts.errors.FastdartsError`, naming the image, for one that cannot be read.
+        Returns:
+            A :class:`Prediction` for each image, in their order.
 
-        >>> fastdarts.load("runs/digits").predict("five.png", top=1)  # doctest: +SKIP
-        [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
+        Raises:
+            FastdartsError: An image cannot be read. The sentence names it.
+
+        Examples:
+            >>> fastdarts.load("runs/trained").predict("five.png", top=1)  # doctest: +SKIP
+            [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
         """
         known = len(self.classes)
         top = min(TOP, known) if top is None else top
@@ -112,16 +134,24 @@ class Model(nn.Module):
 
 
 def load(path: str | Path, *, seed: int | None = None) -> Model:
-    """The trained network of a run, on the CPU and in evaluation mode.
+    """Load the trained network of a run, on the CPU and in evaluation mode.
 
     Args:
-        path: the folder of an evaluation, the folder of a model in it, or a safetensors file of ``fastdarts export``.
-        seed: which network of an evaluation with several seeds. By default it is the one with the lowest validation
-            error, or that of the first seed if the run has no validation images.
+        path: The folder of an evaluation, the folder of a model in it, or a safetensors file of ``fastdarts export``.
+        seed: Which network of an evaluation with several seeds. By default it is the one with the lowest validation
+            error. Without validation images it is that of the first seed.
 
-    Raises :class:`fastdarts.errors.FastdartsError` with what to do if there is no model, or if a file is damaged.
+    Returns:
+        The network, ready to predict.
 
-    >>> fastdarts.load("runs/digits").predict("photos/", top=1)  # doctest: +SKIP
+    Raises:
+        FastdartsError: There is no model, or a file is damaged. The sentence says what to do.
+
+    Examples:
+        >>> import fastdarts
+        >>> model = fastdarts.load("runs/trained")
+        >>> model.classes[:3]
+        ('0', '1', '2')
     """
     place = find_model(path, seed)
     facts, weights = read_model(place)

@@ -38,11 +38,12 @@ doffset and dgain are what this part adds.
 
 `exact`: products of float32 are not rounded to TF32; of half precision, and on the CPU, it changes nothing.
 
-`note` writes down the kinks: what the ReLUs and the max pool decided. Given as `kinks` to another call they are kept,
-so that its function has no kinks: a ReLU lets pass what it let pass, max_pool takes from where its maximum was. uint8,
-empty where there is nothing to decide, one bit per channel of a pixel (bit i of byte j: channel 8j + i): [N, H, W,
-⌈C/8⌉] of the state; the place 0 to 8 in its window, [N, H', W', C], of every maximum; then for every sep_conv
-[N, H', W', ⌈C'/8⌉] of its middle.
+`note` writes down the kinks: what the ReLUs and the max pool decided. Another call that gets them as `kinks` repeats
+these decisions, so that its function is smooth. They are uint8 tensors, empty where there is nothing to decide:
+
+- of the state, [N, H, W, ⌈C/8⌉]: one bit per channel of a pixel (bit i of byte j: channel 8j + i);
+- of every maximum, [N, H', W', C]: its place 0 to 8 in the window;
+- of the middle of every sep_conv, [N, H', W', ⌈C'/8⌉]: bits as above.
 """
 
 from collections.abc import Sequence

@@ -17,8 +17,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from fastdarts.bench import batch, recurrent, run
-from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, StepCase
+from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, InferenceCase, StepCase
 from fastdarts.bench.check import Wrong, check
+from fastdarts.bench.forecast import APART, CALLS, USUAL_SHARES, Forecast, format_duration
 from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
 from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
@@ -137,6 +138,33 @@ def test_a_step_with_a_wrong_edge_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(MixedOp, "forward", lambda op, x, w: right(op, x, w) + (op._ops[0].stride == 2) * 1e-4)
     with pytest.raises(Wrong, match=r"out of MixedOp C8 8×8 N2 stride 2 is off by"):
         check(STEP)
+
+
+def test_inference_is_timed_once_its_logits_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = InferenceCase(4, 3, batch=2, size=8)
+    check(case)
+    eager, ours = (case.work(side, torch.float64).run()["logits"] for side in (EAGER, OURS))
+    assert not eager.requires_grad and torch.allclose(eager, ours, rtol=1e-9)
+    right = run.check.__globals__["_ours"]
+    monkeypatch.setitem(run.check.__globals__, "_ours", lambda *a: {"logits": right(*a)["logits"] + 1e-3})
+    with pytest.raises(Wrong, match="logits of inference C4 3 cells N2 is off"):
+        check(case)
+
+
+def test_a_batch_that_is_given_times_no_case_twice() -> None:
+    cases = run._cases("inference", (2,), ("float32",))
+    assert [(case.channels, case.layers, case.batch) for case in cases] == [(16, 5, 2), (36, 8, 2)]
+
+
+def test_what_is_left_is_corrected_by_what_is_done() -> None:
+    small, large = EdgeCase(4, 8, batch=2), EdgeCase(4, 8, batch=20000)
+    turn = sum(large.flops() / 1e9 / 100 / share for share in USUAL_SHARES)
+    forecast = Forecast([small, large], 5.0, False, 100.0)
+    expected = APART + turn + CALLS * turn
+    assert CALLS * turn > 5 and forecast.left == pytest.approx(APART + 5 + expected, rel=1e-2)
+    assert forecast.after(small, 2 * (APART + 5)) == pytest.approx(2 * expected, rel=1e-2)
+    assert forecast.after(large, 1.0) == 0
+    assert [format_duration(s) for s in (40, 420, 9000)] == ["40 s", "7 min", "2.5 h"]
 
 
 def test_sides_take_turns_and_short_ones_begin_with_a_call_that_is_not_timed() -> None:

@@ -18,6 +18,7 @@ from fastdarts.cli.arguments import check, parameters, read
 from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.entry import main
 from fastdarts.cli.flags import by
+from fastdarts.cli.info import verdict
 from fastdarts.cli.search import Search
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
@@ -103,7 +104,22 @@ def test_info_names_every_implementation_and_why(tmp_path):
     assert all(r["reason"] for r in rows.values())
     assert facts["environment"]["torch"] == torch.__version__.partition("+")[0]
     text = succeeds("info", cwd=tmp_path).stdout
+    assert text.splitlines()[0] == facts["verdict"] and facts["verdict"].startswith(("READY", "SLOW"))
     assert all(f"{row['op']} " in text and row["reason"] in text for row in rows.values())
+
+
+def test_the_verdict_of_info_says_what_would_be_faster():
+    row = {"op": "mixed_op", "device": "cuda", "available": True, "reason": "Triton"}
+    native = {"loaded": True, "reason": "", "isa": "avx2"}
+    facts = {"environment": {"threads": 4}, "native": native, "implementations": [row]}
+    assert verdict(facts, "") == (
+        "READY: searches run on the CPU, 4 threads, by compiled kernels for avx2. No GPU was found."
+    )
+    assert verdict(facts, "H200") == "READY: searches run on the GPU H200, with kernels for all 1 operations."
+    lacking = facts | {"implementations": [row, {**row, "op": "flat", "available": False, "reason": "no CUDA_HOME"}]}
+    assert "1 operations have no kernel for it, such as flat (no CUDA_HOME)" in verdict(lacking, "H200")
+    slow = verdict(facts | {"native": {"loaded": False, "reason": "it was not built", "isa": ""}}, "")
+    assert slow.startswith("SLOW: ") and "(it was not built)" in slow
 
 
 @pytest.mark.parametrize(
@@ -144,10 +160,10 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),
         (["bench", "--json", "nowhere/bench.json"], ["--json", "nowhere", "exists"]),
-        (["serch"], ["unknown command 'serch'", "similar is search", "search, project, derive"]),
+        (["serch"], ["unknown command 'serch'", "did you mean search?", "search, project, derive"]),
         ([], ["no command", "search, project"]),
         (["--epochs", "3", "search"], ["unknown command '--epochs'"]),
-        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, random", "similar is darts"]),
+        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, random", "did you mean darts?"]),
         (["search", "--epochs", "three"], ["--epochs is 'three'", "a whole number"]),
         (["search", "--epochs", "9" * 5000], ["--epochs is '999", "...'", "a whole number"]),
         (["search", "--epochs=1.5"], ["--epochs is '1.5'", "a whole number"]),
@@ -155,7 +171,7 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--epochs"], ["--epochs has no value", "a whole number"]),
         (["search", "--run", "--epochs", "3"], ["--run has no value", "a file or a folder"]),
         (["search", "--epcohs", "3"], ["unknown flag --epcohs", "--epochs"]),
-        (["search", "--epoch", "3"], ["unknown flag --epoch:", "--epochs"]),
+        (["search", "--epoch", "3"], ["unknown flag --epoch (did you mean --epochs?)"]),
         (["search", "-e", "3"], ["unknown flag -e"]),
         (["search", "--unrolled=yes"], ["--unrolled got a value", "--no-unrolled"]),
         (["search", "--edge-normalisation", "maybe"], ["--edge-normalisation is 'maybe'", "True or False"]),
@@ -169,10 +185,17 @@ def test_info_names_every_implementation_and_why(tmp_path):
             ["--hidden is for text, not for images: leave it out"],
         ),
         (["evaluate", "--space", "rnn", "--channels", "8"], ["--channels is for images, not for text: leave it out"]),
-        (["search", "darts", "--space=rnn", "--tau-start=3"], ["--tau-start goes with --method gdas: leave it out"]),
+        (["search", "darts", "--space=rnn", "--tau-start=3"], ["--tau-start goes with --method gdas, snas: leave"]),
         (["search", "--hiden", "5"], ["unknown flag --hiden", "--hidden"]),
         (["search", "--space", "rnn", "--chanels", "8"], ["unknown flag --chanels", "--channels"]),
         (["search", "three"], ["--method is 'three'", "expected one of"]),
+        (["search", "PC_DARTS"], ["--method is 'PC_DARTS' (did you mean pc-darts?)"]),
+        (["search", "--dataset", "cifar-10"], ["--dataset is 'cifar-10' (did you mean cifar10?)"]),
+        (["search", "--space", "nasbench"], ["unknown space 'nasbench' (did you mean nasbench201?)"]),
+        (["search", "--config", "typo.toml"], ["unknown setting 'epoch' (did you mean epochs?)"]),
+        (["evaluate", "--config", "typo.toml"], ["unknown setting 'epoch' (did you mean epochs?)"]),
+        (["study", "--config", "typo.toml"], ["unknown setting 'epoch' (did you mean epochs?)"]),
+        (["completion", "fish"], ["shell is 'fish'", "bash, zsh"]),
         (["report"], ["folder is missing"]),
         (["report", "a", "b"], ["'b'"]),
         (["study", "huge"], ["space is 'huge'", "tiny"]),
@@ -180,7 +203,6 @@ def test_info_names_every_implementation_and_why(tmp_path):
         (["search", "--config", ""], ["--config is ''"]),
         (["search", "--resume="], ["--resume is ''"]),
         (["search", "--config", "bogus.toml"], ["--method is 'bogus'", "pc-darts"]),
-        (["--tyro-print-completion", "powershell"], ["bash, zsh"]),
         (["search", "--run", "a\udcffb"], ["'a\\udcffb'", "UTF-8"]),
         (["search", "--device", "cpu\nx\x1b[2J"], ["--device cpu\\nx\\x1b[2J cannot be used"]),
         (["search", "--arch-learning-rate", "1e39"], ["--arch-learning-rate is 1e+39", "at most 1e+30"]),
@@ -198,6 +220,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     (tmp_path / "notes.txt").write_text("not a checkpoint, not TOML", encoding="utf-8")
     (tmp_path / "resume.toml").write_text('resume = "taken"', encoding="utf-8")
     (tmp_path / "bogus.toml").write_text('method = "bogus"', encoding="utf-8")
+    (tmp_path / "typo.toml").write_text("epoch = 3", encoding="utf-8")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))

@@ -6,7 +6,9 @@ from typing import get_type_hints
 
 import pytest
 
+from fastdarts.cli import help
 from fastdarts.cli.commands import COMMANDS, find_command
+from fastdarts.cli.entry import main
 from fastdarts.cli.flags import BySettings, texts_of
 from fastdarts.registry import methods
 from fastdarts.study.config import StudyConfig
@@ -58,3 +60,70 @@ def test_dots_in_the_middle_end_no_sentence():
         "store keeps.",
         "No?",
     ]
+
+
+def printed(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0 and err == ""
+    return out
+
+
+def flags_in(page):
+    return re.findall(r"^  (--\S+)", page, re.M)
+
+
+@pytest.mark.parametrize(("command", "most"), [("search", 14), ("evaluate", 14), ("study", 10)])
+def test_a_short_help_has_what_most_people_need_and_names_the_rest(capsys, monkeypatch, command, most):
+    monkeypatch.setenv("COLUMNS", "100")
+    short, full = printed(capsys, command, "--help"), printed(capsys, command, "--help-all")
+    assert 8 <= len(flags_in(short)) <= most < len(flags_in(full)) // 2
+    assert set(flags_in(short)) < set(flags_in(full))
+    assert f"`fastdarts {command} --help-all` lists all {len(flags_in(full))} flags." in short
+    assert max(map(len, short.splitlines())) <= 100 and len(short.splitlines()) < 60
+
+
+def test_the_groups_come_in_order_and_hold_what_their_titles_say(capsys):
+    page = printed(capsys, "search", "gdas", "--help-all")
+    titles = re.findall(r"^(\w.*):$", page, re.M)
+    assert titles == [
+        "data", "network", "search", "method gdas", "run", "speed and memory", "diagnostics", "examples",
+    ]  # fmt: skip
+    groups = dict(zip(titles, re.split(r"^\w.*:$", page, flags=re.M)[1:], strict=True))
+    assert "--tau-start X" in groups["method gdas"] and "--max-memory" in groups["speed and memory"]
+    assert "--gap-every" in groups["diagnostics"] and "--train-portion" in groups["data"]
+
+
+def test_defaults_are_those_that_a_run_uses(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "t.toml").write_text("layers = 5\nunrolled = true", encoding="utf-8")
+    flags = ["--config", str(tmp_path / "t.toml"), "--channels", "32"]
+    page = " ".join(printed(capsys, "search", "--help-all", "darts", *flags).split())
+    assert "Images per step, of all ranks together. [64]" in page  # the published one, which is left out
+    assert "Images per step, of all ranks together (DARTS" not in page
+    page = " ".join(printed(capsys, "search", *flags, "--help-all").split())
+    assert "--layers N Cells; in nasbench201 residual blocks count too. [5]" in page and "unrolled. [on]" in page
+    page = " ".join(printed(capsys, "search", "pc-darts", "--help").split())
+    assert "Images per step, of all ranks together. [256]" in page
+    page = " ".join(printed(capsys, "evaluate", "--help").split())
+    assert "Passes over the training images. [600]" in page
+
+
+def test_every_setting_that_is_named_in_a_group_exists():
+    known = {name for kind in kinds().values() for name in texts_of(kind)}
+    named = [name for names in (*help.GROUPS.values(), *help.SHORT.values()) for name in names.split()]
+    assert set(named) <= known
+    assert len(" ".join(help.GROUPS.values()).split()) == len(set(" ".join(help.GROUPS.values()).split()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_page_with_all_its_flags(capsys, command):
+    page = printed(capsys, command, "--help-all")
+    assert page.startswith(f"usage: fastdarts {command}") and page.count("\n") > 5
+
+
+def test_a_flag_that_stands_in_a_class_of_its_own_is_explained_and_has_its_default():
+    study = {entry.name: entry for entry in help.entries(find_command("study"), None)}
+    assert study["epochs"].text == texts_of(StudyConfig)["epochs"] and study["epochs"].value == str(StudyConfig.epochs)
+    assert all(entry.text for entry in study.values())

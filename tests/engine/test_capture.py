@@ -54,6 +54,9 @@ class Steps:
     def epoch(self, number: int, steps: int = STEPS) -> None:
         step = self.step
         step.recipe.relaxation.start_epoch(number, EPOCHS)
+        step.recipe.stages.start_epoch(step.model, number)
+        if step.recipe.perturbation is not None:
+            step.recipe.perturbation.start_epoch(number, EPOCHS)
         step.model.drop_path_prob = self.drop_path * number / EPOCHS
         meter = Meter()
         for i in range(steps):
@@ -93,6 +96,14 @@ ALWAYS = EPOCHS * (STEPS - SMALLER) - ORDINARY  # replays, if nothing changes bu
         ({"method": "pc-darts", "warmup": 1}, 2, 2 * ALWAYS - (STEPS - SMALLER)),
         ({"method": "joint"}, 1, ALWAYS),
         ({"method": "fair-darts"}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),  # its penalty is given the epoch
+        # what these have of the epoch is a number of the host
+        ({"method": "sdarts-rs"}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),
+        ({"method": "sdarts-adv", "attack_steps": 2}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),
+        ({"method": "darts-minus"}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),
+        ({"method": "beta-darts"}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),
+        ({"method": "snas"}, EPOCHS, ALWAYS - (EPOCHS - 1)),
+        ({"method": "sharp-darts", "learning_rate_warmup": 0, "space": "darts"}, 2, 2 * ALWAYS),
+        ({"method": "dr-nas", "partial": 2, "progressive": False, "warmup": 0}, 2, 2 * ALWAYS),
         ({"drop_path_prob": 0.3}, 2 * EPOCHS, 2 * (ALWAYS - (EPOCHS - 1))),
         ({"memory": "checkpoint", "arch_side_effects": False}, 2, 2 * ALWAYS),
         ({"accumulate": 2, "precision": "bf16"}, 2, 2 * ALWAYS),
@@ -267,6 +278,14 @@ def test_candidates_that_are_drawn_are_refused_once():
     assert said(method="gdas") == [
         "training steps run without CUDA graphs: Gumbel draws other candidates in every step"
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [("oles", "weights may be frozen after any step"), ("ista-nas", "Sparse draws other candidates in every step")],
+)
+def test_what_changes_on_the_host_is_refused_once(method, reason):
+    assert said(method=method) == [f"training steps run without CUDA graphs: {reason}"]
 
 
 def test_random_numbers_that_are_drawn_again_are_refused():

@@ -101,9 +101,9 @@ def test_the_command_line_takes_settings(tmp_path, monkeypatch, capsys):
         (
             "fair-darts",
             {"parse": "dart"},
-            "--parse is 'dart': expected one of threshold-sparse, threshold-edge, darts$",
+            "--parse is 'dart' \\(did you mean darts\\?\\): expected one of threshold-sparse, threshold-edge, darts$",
         ),
-        ("fair-darts", {"treshold": 0.5}, "unknown setting 'treshold': expected some of "),
+        ("fair-darts", {"treshold": 0.5}, "unknown setting 'treshold' .did you mean threshold.*: expected some of "),
         ("darts", {"threshold": 0.5}, "--threshold is 0.5 but goes with --method fair-darts: method darts does not"),
         ("fair-darts", {"nodes": 2}, "got the setting nodes, which follows from the alphas: leave it out$"),
         ("fair-darts", {"method": "darts"}, "got the setting method, which is named already: leave it out$"),
@@ -185,7 +185,7 @@ def test_what_holds_no_alphas_is_one_sentence(tmp_path, name, content, words):
         ("darts", "nasbench201", (6, 4), r"expected 1 tensors \[E, K\]"),
         ("random", "tiny", (2, 3), "trains no supernet"),
         ("darts-pt", "tiny", (2, 3), "decides by more than the strengths"),
-        ("drats", "tiny", (2, 3), "similar is darts"),
+        ("drats", "tiny", (2, 3), "did you mean darts?"),
         ("darts", "tini", (2, 3), "unknown space"),
     ],
 )

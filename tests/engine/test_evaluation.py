@@ -12,8 +12,9 @@ from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.training import Training
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import parse_architecture
-from fastdarts.tasks.images.data import eval_transform, load_data
+from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import measure
+from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.images import photo, sentence

@@ -28,7 +28,8 @@ from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.spaces.cells.reading import parse_genotype
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import load_data, train_transform
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.transforms import train_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 
@@ -296,7 +297,7 @@ def test_sigterm_saves_at_the_step_and_exits_0(tmp_path, workers):
     time.sleep(0.2)  # beyond the first save, far from the 26th step
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and f"terminated; go on with --resume {run}" in errors, errors
+    assert process.returncode == 0 and f"terminated; go on with: fastdarts search --resume {run}" in errors, errors
     state = load_checkpoint(run / "checkpoint.pt", "search")
     assert (state["epoch"], state["step"]) > (0, 0) and not (run / "result.json").exists()
     whole = SearchConfig(**TINY | {"batch_size": 8}, workers=workers, checkpoint_minutes=60)

@@ -178,6 +178,7 @@ def test_compiles_ahead_of_time_within_the_recorded_resources() -> None:
     record = recorded(RECORD, version(), "python -m tests.support.cuda_resources")
     assert found.keys() == record.keys() and {name.split()[-1] for name in found} == {f"sm_{a}" for a in ARCHITECTURES}
     issued = recorded(INSTRUCTIONS, f"cuda {version()}", "python -m tests.support.cuda_resources")
+    assert instructions_of(found).keys() == issued.keys()
     assert not more_instructions(instructions_of(found), issued)
     for name, used in found.items():
         allowed = record[name]

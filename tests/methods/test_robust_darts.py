@@ -224,7 +224,7 @@ def test_a_step_with_shared_weights_moves_the_drawn_cell_only():
     [
         (
             {"method": "random-ws", "unrolled": True},
-            "--unrolled goes with --method darts, darts-ada, ",
+            "--unrolled goes with --method beta-darts, darts, darts-ada, ",
         ),
         ({"method": "joint", "eigenvalue_every": 1}, "--eigenvalue-every is 1 but goes with .*method joint does not"),
         ({"method": "darts-es", "eigenvalue_every": 0}, "method darts-es decides by the eigenvalue"),

@@ -13,7 +13,8 @@ from fastdarts.genotypes import PRIMITIVES, Genotype
 from fastdarts.model import NetworkCIFAR
 from fastdarts.model_search import Network
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import load_data, train_transform
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.transforms import train_transform
 
 
 def test_a_public_style_search_script_runs():

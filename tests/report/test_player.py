@@ -10,7 +10,7 @@ import pytest
 
 from fastdarts.report.markup import Html
 from fastdarts.report.page import html_page
-from fastdarts.report.player import SCRIPT
+from fastdarts.report.scripts import SCRIPT
 from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2
 from tests.support.reports import page_of, search, search_row
 
@@ -26,16 +26,16 @@ def eigenvalues(run):
 def test_the_eigenvalue_stands_beside_the_cells_of_the_last_epoch(tmp_path):
     page = page_of(eigenvalues(tmp_path))
     frames = [attrs for tag, attrs in page.tags if tag == "div" and "data-epoch" in attrs]
-    assert [(frame["data-epoch"], "hidden" in frame) for frame in frames] == [("0", True), ("3", False)]
+    assert [(frame["data-epoch"], "hidden" in frame) for frame in frames] == [("1", True), ("4", False)]
     assert ["hidden" in controls for controls in page.having("div", "controls")] == [True]  # a script shows them
-    assert "Epoch 5: eigenvalue 0.5 (epoch 5), these cells since epoch 3" in page.text
+    assert "Epoch 6: eigenvalue 0.5 (epoch 6), these cells since epoch 4" in page.text
     chart = page.chart("Largest eigenvalue of the alphas' Hessian")
     (marker,) = [shape for shape in chart if shape.get("class") == "marker"]
-    place = float(marker.get("data-start")) + 5 * float(marker.get("data-step"))
+    place = float(marker.get("data-start")) + 6 * float(marker.get("data-step"))
     points = [float(circle.get("cx")) for circle in chart.iter() if circle.tag.endswith("circle")]
     assert place == pytest.approx(points[2], abs=0.06)
     assert marker.get("transform") == f"translate({points[2]:.1f} 0)"
-    assert float(marker.get("data-start")) + 3 * float(marker.get("data-step")) == pytest.approx(points[1], abs=0.06)
+    assert float(marker.get("data-start")) + 4 * float(marker.get("data-step")) == pytest.approx(points[1], abs=0.06)
     drawn = [svg for svg in page.charts if (svg.findtext("{*}title") or "") == "normal cell"]
     skips = [sum(text.text == "skip_connect" for text in svg.findall(".//{*}text")) for svg in drawn]
     assert skips == [sum(op == "skip_connect" for op, _ in g.normal) for g in (DARTS_V1, DARTS_V2)]
@@ -49,21 +49,21 @@ def test_a_search_that_ended_by_going_back_shows_the_epoch_of_its_result(tmp_pat
         json.dumps(json.loads((run / "result.json").read_text(encoding="utf-8")) | went_back), encoding="utf-8"
     )
     page = page_of(run)
-    assert "Valid error60 %lowest 40 % in epoch 5" in page.text  # 65 - 5 * epoch
+    assert "Valid error60 %lowest 40 % in epoch 6" in page.text  # 65 - 5 * epoch
     assert "Mean entropy1.97 / 1.95" in page.text and "Genotypeno changes" in page.text
-    assert "Epoch 1: eigenvalue 0.1 (epoch 1), these cells since epoch 0" in page.text
+    assert "Epoch 2: eigenvalue 0.1 (epoch 2), these cells since epoch 1" in page.text
     frames = [attrs for tag, attrs in page.tags if tag == "div" and "data-epoch" in attrs]
-    assert [(frame["data-epoch"], "hidden" in frame) for frame in frames] == [("0", False), ("3", True)]
+    assert [(frame["data-epoch"], "hidden" in frame) for frame in frames] == [("1", False), ("4", True)]
     (slider,) = [attrs for tag, attrs in page.tags if tag == "input"]
-    assert (slider["min"], slider["value"], slider["max"]) == ("0", "1", "5")
+    assert (slider["min"], slider["value"], slider["max"]) == ("1", "2", "6")
     (marker,) = [shape for shape in page.chart("Largest eigenvalue of the alphas' Hessian") if shape.get("data-start")]
-    place = float(marker.get("data-start")) + float(marker.get("data-step"))
+    place = float(marker.get("data-start")) + 2 * float(marker.get("data-step"))
     assert marker.get("transform") == f"translate({place:.1f} 0)"
 
 
 def test_one_measurement_is_enough(tmp_path):
     page = page_of(search(tmp_path, [search_row(0, eigenvalue=0.25)]))
-    assert "Epoch 0: eigenvalue 0.25 (epoch 0), these cells since epoch 0" in page.text
+    assert "Epoch 1: eigenvalue 0.25 (epoch 1), these cells since epoch 1" in page.text
     assert "nan" not in page.html.split("</style>")[1].split("<script>")[0]
 
 

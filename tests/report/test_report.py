@@ -65,11 +65,11 @@ def test_a_search(tmp_path):
     page = page_of(search(tmp_path / "my run", rows))
     assert "my run" in page.text and "finished" in page.text and "unfinished" not in page.text
     for expected in (
-        "Valid error40 %lowest 40 % in epoch 5",
+        "Valid error40 %lowest 40 % in epoch 6",
         "Discretisation gap7.50 pointsdiscretised error 47.50 %",
         "Skip connections2 + 3",
         "1.57 / 1.55",
-        "1 changethe last in epoch 2",
+        "1 changethe last in epoch 3",
         "Time3.0 min30 s per epoch",
         str(DARTS_V2),  # to copy
         "unrolledTrue",
@@ -113,21 +113,22 @@ def extent(svg):
 
 def test_every_edge_has_its_weights_and_its_history(tmp_path):
     page = page_of(search(tmp_path, [search_row(0, DARTS_V1), *(search_row(e) for e in range(1, 6))]))
-    small = [svg for svg in page.charts if svg.get("viewBox") == "0 0 190 76"]
+    small = [svg for svg in page.charts if svg.get("viewBox") == "0 0 190 90"]
     assert len(small) == 2 * EDGES
     assert all(len([p for p in svg if p.get("class") == "line"]) == NAMES for svg in small)
     kept = len({(i // 2, source) for cell in (DARTS_V2.normal, DARTS_V2.reduce) for i, (_, source) in enumerate(cell)})
     assert len(page.having("div", "kept")) == 16 >= kept
     for node in range(4):
-        for state in ["c_{k-2}", "c_{k-1}", "0", "1", "2"][: node + 2]:
+        for state in ["cₖ₋₂", "cₖ₋₁", "0", "1", "2"][: node + 2]:
             assert f"{state} → {node}" in page.text
     lows, highs = zip(*(extent(svg) for svg in small), strict=True)
-    assert max(lows) - min(highs) == pytest.approx(76 - 8)  # the ranges are those of all edges of a cell
+    assert max(lows) - min(highs) == pytest.approx(72 - 8)  # the ranges are those of all edges of a cell
     assert f"weights {weights(0, 0, 0):.4g} to {weights(5, 13, 7):.4g}" in page.text
     assert all(page.text.count(name) >= 2 for name in PRIMITIVES)  # in both legends
-    # DARTS_V1 and V2 differ in the last node of the normal cell: sep_conv_3x3 from c_{k-2} becomes a skip
-    assert "c_{k-2} → 3: sep_conv_3x3, epoch 0<" in page.html
-    assert "c_{k-2} → 3: skip_connect, epoch 1 to 5<" in page.html
+    # DARTS_V1 and V2 differ in the last node of the normal cell: sep_conv_3x3 from the first input becomes a skip
+    assert "cₖ₋₂ → 3: sep_conv_3x3, epoch 1<" in page.html
+    assert "cₖ₋₂ → 3: skip_connect, epoch 2 to 6<" in page.html
+    assert "c_{k" not in page.text
 
 
 def test_an_unfinished_search_says_so(tmp_path):
@@ -162,7 +163,7 @@ def test_only_metrics_are_needed(tmp_path):
 
 def test_an_evaluation_of_several_seeds(tmp_path):
     page = page_of(evaluation(tmp_path, seeds=2, epochs=5))
-    assert "Test error2.75 ± 0.09 %seeds: 2.66, 2.84" in page.text
+    assert "Test error2.75 ± 0.09 %errors of the 2 seeds: 2.66, 2.84 %" in page.text
     assert "3.35 M" in page.text and "528 M" in page.text
     assert str(DARTS_V1) in page.text
     # test errors 10, 9, .. 6 and 11, 10, .. 7: the mean ends at 6.5 and the band is the mean ± 0.707
@@ -206,10 +207,10 @@ def test_an_unfinished_evaluation(tmp_path):
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_random_search_ranks_its_candidates(tmp_path, finished):
     page = page_of(random_search(tmp_path, finished=finished))
-    assert "Best valid error20 %of 3 candidates number 1; worst 30 %" in page.text
+    assert "Best valid error20 %candidate 1 of 3; the worst has 30 %" in page.text
     table = page.text[page.text.index("Candidates") :]
     assert table.index("20 %") < table.index("25 %") < table.index("30 %")
-    assert "skip_connect(c_{k-2}) + sep_conv_3x3(c_{k-1})" in table  # node 1 of DARTS_V1
+    assert "skip_connect(cₖ₋₂) + sep_conv_3x3(cₖ₋₁)" in table  # node 1 of DARTS_V1
     assert "valid, candidate 1 20 %" in page.text
     assert str(DARTS_V1) in page.text  # the best one's, also before the run has chosen
 
@@ -223,7 +224,7 @@ def test_text_from_files_cannot_become_markup(tmp_path):
     page = page_of(search(run, [search_row(0)], dataset=attack, primitives=[*PRIMITIVES[:-1], attack]))
     assert attack in page.text  # shown as it is
     assert "<script>alert(2)" in page.text
-    assert "<script" not in page.html
+    assert page.html.count("<script") == 1  # that of the page
 
 
 @pytest.mark.parametrize(
@@ -234,12 +235,12 @@ def test_text_from_files_cannot_become_markup(tmp_path):
         (
             "metrics.jsonl",
             '{"epoch": 0, "weights_reduce": [[1], 2]}\n',
-            "weights_reduce of epoch 0 is not a table",
+            "number 1 of its weights_reduce is not a table",
         ),
         (
             "metrics.jsonl",
             '{"epoch": 0, "weights_normal": [["x"]]}\n',
-            "weights_normal of epoch 0 is not a table",
+            "number 1 of its weights_normal is not a table",
         ),
         ("metrics.jsonl", '{"epoch": 0, "genotype": {"normal": []}}\n', "damaged genotype"),
         ("config.toml", "epochs = ", r"config\.toml cannot be read"),
@@ -279,7 +280,7 @@ def test_damaged_files_are_named_in_one_sentence(tmp_path, name, content, compla
 
 def test_weights_that_change_their_shape_are_refused(tmp_path):
     search(tmp_path, [search_row(0), search_row(1, weights_normal=[[0.5]])])
-    with pytest.raises(FastdartsError, match="weights_normal of epoch 1 is not a table of numbers shaped like"):
+    with pytest.raises(FastdartsError, match="number 2 of its weights_normal is not a table of numbers shaped like"):
         write_report(tmp_path)
 
 
@@ -302,7 +303,7 @@ def test_markup_is_a_type_and_everything_else_is_text():
     assert element("p", bold) == f"<p>{bold}</p>"
     assert element("p", "see " + bold) == f"<p>see {xml_text(bold)}</p>"  # what other means have touched is text
     assert element("br") == "<br>" and element("path", d="M0 0") == '<path d="M0 0"/>'
-    assert "<script>" not in html_page("<script>", "<script>")  # a body that is no markup
+    assert html_page("<script>", "<script>").count("<script") == 1  # that of the page: a body that is no markup
 
 
 # ---- charts -----------------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def test_axes_hold_the_data_and_have_a_few_round_ticks(values):
     assert numbers[0] <= min(values) and max(values) <= numbers[-1]
     for circle in svg.iter("circle"):  # within the picture, and the right value by the ticks around
         y = float(circle.get("cy"))
-        assert 0 <= y <= 230
+        assert 0 <= y <= 200
         scale = (heights[-1] - heights[0]) / (numbers[-1] - numbers[0])
         value = numbers[0] + (y + 3.5 - heights[0]) / scale
         assert min(abs(value - v) for v in values) <= 0.01 * (numbers[-1] - numbers[0])
@@ -359,7 +360,9 @@ def test_the_weights_of_normalised_edges_stand_below_those_of_their_candidates(t
     assert "weight of the edge" not in plain.text and page.text.count("weight of the edge 0.3") == 2 * 5
     assert page.text.count("weight of the edge 0.480") == 2  # the last epoch's, of both cells
     rows[1]["edge_weights_normal"] = [0.5]
-    with pytest.raises(FastdartsError, match="edge_weights_normal of epoch 1 is not a table of numbers shaped like"):
+    with pytest.raises(
+        FastdartsError, match="number 2 of its edge_weights_normal is not a table of numbers shaped like"
+    ):
         write_report(search(tmp_path / "c", rows))
 
 
@@ -367,7 +370,7 @@ def test_a_long_line_is_thinned_but_keeps_its_end():
     points = [(x, x % 7) for x in range(100_000)]
     chart = line_chart("x", [Line("a", "#123456", points)])
     assert len(chart) < 10_000
-    assert ET.fromstring(chart).find("svg").findall("circle")[-1].get("cx") == "448.0"
+    assert ET.fromstring(chart).find("svg").findall("circle")[-1].get("cx") == "348.0"
 
 
 def test_a_chart_without_points_is_left_out():

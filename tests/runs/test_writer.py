@@ -307,7 +307,7 @@ def test_progress_in_a_pipe_is_plain_lines():
     assert process.returncode == 0
     lines = text.splitlines()
     assert len(lines) == 2 * (5 + 1)
-    assert re.fullmatch(r"epoch 0  1/5  train loss 2  lr 0\.025  0:00 left", lines[0])
+    assert re.fullmatch(r"epoch 0  1/5  train loss 2  lr 0\.025  0:00 left, done at \d\d:\d\d", lines[0])
     assert lines[5] == "epoch 0 done [100 %]"
     assert not re.search(r"[^\x20-\x7e\n]", text)  # no colours, no carriage returns, no bars
 
@@ -347,4 +347,7 @@ def test_progress_times_left(capsys):
         progress.start("epoch 3", 10)
         progress.age(3600)
         progress.advance(5)
-    assert capsys.readouterr().err == "epoch 3  5/10  1:00:00 left\n"
+        progress.advance(1, left=7260)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("epoch 3  5/10  1:00:00 left, done at ")  # of this stretch, as nothing else is known
+    assert lines[1].startswith("epoch 3  6/10  2:01:00 left, done at ")  # of the whole run

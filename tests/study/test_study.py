@@ -29,9 +29,10 @@ from fastdarts.study.config import StudyConfig, evaluation, key, prepare, search
 from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
 from fastdarts.tasks.images.batches import Batches, Kept
-from fastdarts.tasks.images.data import eval_transform, load_data, train_transform
+from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.settings import DataConfig
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.settings import EvaluateConfig
 from tests.support.reports import Page
 
@@ -198,7 +199,7 @@ def test_trainings_and_searches_have_the_settings_of_the_study(tmp_path):
     given = {
         "device": "cpu", "threads": 2, "graphs": "off", "checkpoint_minutes": 1.0, "dataset": "digits",
         "data": Path("x"), "image_size": 4, "samples": 9, "batch_size": 5, "workers": 3, "precision": "bf16",
-        "test_portion": 0.3,
+        "test_portion": 0.3, "split_seed": 4,
         "plugin": (str(tmp_path / "nothing.py"),),
     }  # fmt: skip
     assert {field.name for field in fields(DataConfig)} == given.keys() | {"run", "resume", "sync_bn"}

@@ -29,9 +29,10 @@ from fastdarts.policies.gap import discretisation_gap
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.spaces import find_space, parse_architecture
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import eval_transform, load_data
+from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter, measure
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.testing.ranks import batch, own
 from fastdarts.testing.ranks import trained as two_steps

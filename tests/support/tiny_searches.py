@@ -6,10 +6,14 @@ from fastdarts.registry import methods
 ALONE = [name for name, method in methods().items() if {"supernet", "genotypes"}.isdisjoint(vars(method.settings()))]
 SETTINGS = {
     "darts-ada": {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0},
+    "dr-nas": {"partial": 4, "next_partial": 2, "next_candidates": 2, "warmup": 0},
+    "oles": {"freeze_window": 2, "freeze_below": 0.5},
+    "i-darts": {"weight_steps": 2},
     "lambda-darts": {"layers": 4},
     "p-darts": {"epochs": 3, "warmup": 0, "layers": 3, "added_layers": (0, 1, 1), "kept_candidates": (3, 2)},
     "sgas": {"space": "s3", "nodes": 1, "epochs": 4, "decide_from": 0, "decide_every": 1, "batch_growth": 4},
     "pc-darts": {"warmup": 1},
+    "sharp-darts": {"learning_rate_warmup": 1},
     "random": {"candidates": 2, "epochs": 1},
     "random-ws": {"candidates": 3},
 }

@@ -16,7 +16,8 @@ import fastdarts
 from fastdarts.engine.evaluation import evaluate, recipe
 from fastdarts.engine.training import Job, Training
 from fastdarts.spaces import parse_architecture
-from fastdarts.tasks.images.data import eval_transform, load_data
+from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.language.settings import TextEvaluateConfig
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.trained.folder import read_model

@@ -23,6 +23,10 @@ using torch::stable::Tensor;
 using cuda::Affine, cuda::Call, cuda::Plan, cuda::Stage, cuda::Tiling;
 
 inline void check(cudaError_t error) {
+  if (error != cudaSuccess) cudaGetLastError();  // clears it: torch would report it again
+  STD_TORCH_CHECK(error != cuda::kTooMuchShared,
+                  "mixed_op has too many channels for its CUDA kernels: a block needs more shared memory than this GPU "
+                  "has. Search with fewer channels, or set FASTDARTS_GPU=triton.");
   STD_TORCH_CHECK(error == cudaSuccess, "a kernel of mixed_op was not started: ", cudaGetErrorString(error));
 }
 

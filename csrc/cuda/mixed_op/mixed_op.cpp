@@ -33,8 +33,8 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   std::vector<void*> outs;
   for (const Tensor& t : base) bases.push_back(job.take(t, four));
   for (Tensor& t : out) outs.push_back(const_cast<void*>(job.take(t, four)));
-  Tensor mean = training ? torch::stable::empty_like(gain) : torch::stable::clone(*running_mean);
-  Tensor var = training ? torch::stable::empty_like(gain) : torch::stable::clone(*running_var);
+  Tensor mean = training ? torch::stable::empty_like(gain) : torch::stable::clone(dense(*running_mean));
+  Tensor var = training ? torch::stable::empty_like(gain) : torch::stable::clone(dense(*running_var));
   job.affine.mean = mean.const_data_ptr<float>();
   job.affine.var = var.const_data_ptr<float>();
   // where other processes have the rest of the batch

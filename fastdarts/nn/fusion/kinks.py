@@ -48,14 +48,16 @@ class Unkeepable(FastdartsError):
 class Kinks(TorchFunctionMode):
     """Decisions of a pass, in the order in which they were made, and the random state before it.
 
-    ``with kinks.note():`` around the forward pass notes them; ``with kinks.keep():`` around another one, of the same
-    network on inputs of the same shape, makes ReLUs let pass what they let pass and max pools take from where they
-    took, and draws the same random numbers. Backward passes need neither. Fused or called makes no difference, but
-    both passes must be the same in this.
+    ``with kinks.note():`` around a forward pass notes its decisions. ``with kinks.keep():`` goes around another forward
+    pass, of the same network on inputs of the same shape. Inside, ReLUs and max pools repeat the decisions that were
+    noted, and the same random numbers are drawn. Backward passes need neither. This works fused and unfused, but not
+    when one pass is fused and the other is not.
 
-    Both are computed in the types of the weights, whatever torch.autocast says. Raises :class:`FastdartsError` for a
-    pass that decides otherwise than the noted one, and :class:`Unkeepable` for a function that is known to have kinks
-    of another kind and is given what requires a gradient.
+    Both passes are computed in the types of the weights, whatever torch.autocast says.
+
+    Raises:
+        FastdartsError: A pass makes other decisions than the noted one.
+        Unkeepable: A function that is known to have kinks of another kind is given what requires a gradient.
     """
 
     def __init__(self) -> None:

@@ -154,19 +154,21 @@ class Statistics:
         used = [bn for bn in norms if bn is not None]
         if not used or not all(bn.training and bn.track_running_stats for bn in used):
             return None
+        momentum = used[0].momentum
+        if momentum is None or any(bn.momentum != momentum for bn in used):
+            return None
+        if (known := cls.known(norms)) is not None:
+            known.momentum = momentum  # which another plan may have found to be another one
+            return known
         buffers = [bn._buffers[name] for bn in used for name in STATISTICS]
         first = buffers[0]
-        if (known := cls.known(norms)) is not None:
-            return known
         alike = (
-            len({bn.momentum for bn in used}) == 1
-            and used[0].momentum is not None
-            and len({id(b) for b in buffers}) == len(buffers)
+            len({id(b) for b in buffers}) == len(buffers)
             and all(type(b) is Tensor and b.device == first.device and not b.is_shared() for b in buffers)
             and all(b.shape == first.shape and b.dtype is first.dtype for b in buffers if b.dim())
             and all(b.untyped_storage().data_ptr() not in _storages for b in buffers)
         )
-        return cls(norms, used[0].momentum) if alike else None
+        return cls(norms, momentum) if alike else None
 
     def serves(self, norms: Sequence[nn.BatchNorm2d | None]) -> bool:
         """Whether these are the statistics of these layers, a row for each."""

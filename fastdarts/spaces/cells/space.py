@@ -36,7 +36,7 @@ class CellSpace(ImageSpace):
     layers: int = 8
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
-    has = SETTINGS | {"cell weights", "fixing", "candidates per edge"}
+    has = SETTINGS | {"cell weights", "fixing", "candidates per edge", "auxiliary candidates", "priced candidates"}
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:

@@ -53,20 +53,39 @@ STEMS = ("cifar", "imagenet")
 
 
 class Cell(nn.Module):
-    r"""A cell of the supernet: node_i = sum over j < i of MixedOp_{j,i}(node_j), output = concat of the last nodes.
+    """A cell of the supernet: ``node_i = Σ_{j<i} MixedOp_{j,i}(node_j)``, of which the last nodes are concatenated.
 
-    Source: DARTS, section 2.1. ``steps`` nodes give E = sum_{i<steps} (i + 2) edges; edge row = offset(i) + j,
-    strides are 2 exactly on the edges from the two inputs of a reduction cell. ``multiplier`` states are concatenated.
-    Where there is a kernel, all edges that leave a state are one op, which adds to the nodes they lead to. ``memory``
-    and ``partial`` are those of :class:`MixedOp`; ``mixed_op`` is a subclass of it, or a function
-    ``(C, stride, primitives, **options)`` that gives one, and makes the edges. ``primitives`` may be a dict of those of
-    both kinds of cells, see :class:`Network`.
+    ``steps`` nodes give ``E = Σ_{i<steps} (i + 2)`` edges, in the order of their targets and then of their sources. The
+    edges from the two inputs of a reduction cell have stride 2, all others have stride 1. Where there is a kernel, all
+    edges that leave a state are one op, which adds to the nodes they lead to.
 
-    ``forward(s0, s1, weights, weights2, drop_prob)``: the outputs of the two previous cells, the mixing weights [E, K],
-    a tensor or a list of rows, and, with edge normalisation (PC-DARTS, section 3.3), the weights of the edges [E], else
-    None; returns [N, multiplier * C, H', W']. Candidates of weight 0 are left out as in :class:`MixedOp`. In training,
-    the output of every edge is dropped per sample with probability ``drop_prob`` (Zela et al. 2020, "Understanding and
-    Robustifying DARTS"); a number in the place of weights2 is ``drop_prob``, as in the code of that paper.
+    Candidates of weight 0 are left out as in :class:`MixedOp`.
+
+    Args:
+        steps: Intermediate nodes.
+        multiplier: How many states, the last ones, are concatenated.
+        C_prev_prev: Channels of the output of the cell before the previous one.
+        C_prev: Channels of the output of the previous cell.
+        C: Channels of each node.
+        reduction: Whether the cell halves height and width.
+        reduction_prev: Whether the previous cell does.
+        primitives: Candidates of every edge, or a dict of those of both kinds of cells, see :class:`Network`.
+        memory: See :class:`MixedOp`.
+        partial: See :class:`MixedOp`.
+        mixed_op: A subclass of :class:`MixedOp`, or a function ``(C, stride, primitives, **options)`` that gives one.
+            It makes the edges.
+
+    Raises:
+        FastdartsError: An argument is out of its range.
+
+    Source: Liu et al. 2019 (DARTS), section 2.1.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts import Cell
+        >>> cell, x = Cell(4, 4, 16, 16, 8, False, False), torch.randn(2, 16, 8, 8)
+        >>> cell(x, x, torch.zeros(14, 8).softmax(-1)).shape
+        torch.Size([2, 32, 8, 8])
     """
 
     memory = "store"  # of modules that were pickled without
@@ -124,6 +143,23 @@ class Cell(nn.Module):
         weights2: Tensor | float | None = None,
         drop_prob: float = 0.0,
     ) -> Tensor:
+        """Compute the cell.
+
+        Args:
+            s0: The output of the cell before the previous one.
+            s1: The output of the previous cell.
+            weights: [E, K], the mixing weights, a tensor or a list of rows.
+            weights2: [E], the weights of the edges under edge normalisation (PC-DARTS, section 3.3), else None. A
+                number is taken as ``drop_prob``, as in the code of RobustDARTS.
+            drop_prob: In training, the probability with which the output of an edge is dropped, for each sample (Zela
+                et al. 2020, "Understanding and Robustifying DARTS").
+
+        Returns:
+            [N, multiplier * C, H', W'].
+
+        Raises:
+            FastdartsError: A shape does not fit, or ``drop_prob`` is no probability.
+        """
         if isinstance(weights2, Real):
             weights2, drop_prob = None, weights2
         if weights2 is not None and (not is_dense(weights2) or weights2.shape != (len(self._ops),)):
@@ -325,33 +361,55 @@ def _primitives_by_position(init: Callable[..., None]) -> Callable[..., None]:
 
 
 class Network(Supernet):
-    r"""The search network: a stem, ``layers`` cells (reductions at layers//3 and 2*layers//3), pooling, a classifier.
+    r"""The search network: a stem, ``layers`` cells, pooling and a classifier.
 
-    DARTS, section 3.1.1. ``alphas_normal`` and ``alphas_reduce`` [E, K] start at 1e-3 * N(0, 1), are shared by all
-    cells of their kind, and are plain tensors: not in ``parameters()`` nor ``state_dict()``, yet they follow
-    ``.to()`` and ``.cuda()``. Mixing weights are ``softmax(alpha)`` over the candidates.
+    The cells at layers//3 and 2*layers//3 are reductions: they double the channels and halve height and width. All
+    cells of a kind share the alphas ``alphas_normal`` or ``alphas_reduce`` [E, K], for E edges of K candidates. Mixing
+    weights are ``softmax(alpha)`` over the candidates.
+
+    Alphas start at 1e-3 * N(0, 1). They are plain tensors: not in ``parameters()`` nor ``state_dict()``. Yet they
+    follow ``.to()`` and ``.cuda()``.
 
     PC-DARTS is ``partial=4, edge_normalisation=True`` (CIFAR) or ``partial=2, edge_normalisation=True,
-    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], alike in all of that; the
-    weight of an edge is their softmax over the edges that enter its node.
+    stem="imagenet"``. Edge normalisation adds ``betas_normal`` and ``betas_reduce`` [E], which are kept like the
+    alphas. The weight of an edge is the softmax of the betas over the edges that enter its node.
 
     Args:
-        C: channels of the first cells (doubled at each reduction); the stem has ``stem_multiplier * C``.
-        num_classes, layers, criterion: outputs, number of cells, loss ``criterion(logits, target)``.
-        steps, multiplier: intermediate nodes of a cell, and how many of them are concatenated.
-        drop_path_prob: see :class:`fastdarts.nn.supernet.Supernet`.
-        in_channels: channels of the images.
-        primitives: candidates of every edge (names in ``OPS``), or one list per edge; or a dict of those of both kinds,
-            ``primitives_normal`` and ``primitives_reduct``. May come by position, before ``steps``, as in the code of
-            RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
-        primitives_reduce: the same for reduction cells; the default is ``primitives``.
-        memory, partial: see :class:`MixedOp`; memory="checkpoint" keeps only the outputs of the cells.
-        mixed_op: see :class:`Cell`.
-        edge_normalisation: weight the edges of a node by betas.
-        stem: "cifar", or "imagenet", which divides height and width by 8 and starts with a cell after a reduction.
+        C: Channels of the first cells. The stem has ``stem_multiplier * C``.
+        num_classes: Outputs.
+        layers: Number of cells.
+        criterion: Loss ``criterion(logits, target)``.
+        steps: Intermediate nodes of a cell.
+        multiplier: How many of them, the last ones, are concatenated.
+        stem_multiplier: Channels of the stem, in units of C.
+        drop_path_prob: Probability of drop path on every edge, see :class:`fastdarts.nn.supernet.Supernet`.
+        in_channels: Channels of the images.
+        primitives: Candidates of every edge (names in ``OPS``), or one list per edge. A dict of those of both kinds has
+            the keys ``primitives_normal`` and ``primitives_reduct``. It may come by position, before ``steps``, as in
+            the code of RobustDARTS and SmoothDARTS. The default is that of :class:`MixedOp`.
+        primitives_reduce: The same for reduction cells; the default is ``primitives``.
+        memory: See :class:`MixedOp`; "checkpoint" keeps only the outputs of the cells.
+        partial: See :class:`MixedOp`.
+        edge_normalisation: Weight the edges of a node by betas.
+        stem: "cifar", or "imagenet", which divides height and width by 8. The first cell then follows a reduction.
+        mixed_op: A subclass of :class:`MixedOp`, or a function ``(C, stride, primitives, **options)`` that gives one.
+            It makes the edges.
 
-    ``forward(input)``: [N, in_channels, H, W] with even H and W, returns logits [N, num_classes]. Raises
-    :class:`FastdartsError` on other shapes.
+    Raises:
+        FastdartsError: An argument is out of its range.
+
+    Source: Liu et al. 2019 (DARTS), section 3.1.1; Xu et al. 2020 (PC-DARTS), section 3.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts import Network
+        >>> model = Network(4, 10, 3, torch.nn.CrossEntropyLoss())
+        >>> model(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
+        >>> [tuple(alpha.shape) for alpha in model.arch_parameters()]
+        [(14, 8), (14, 8)]
+        >>> len(model.genotype().normal)  # two edges for each of four nodes
+        8
     """
 
     _partial, _edge_normalisation, _stem = 1, False, "cifar"  # of modules that were pickled without
@@ -492,6 +550,11 @@ class Network(Supernet):
         return s, s
 
     def forward(self, input: Tensor) -> Tensor:
+        """Compute the logits [N, num_classes] of images [N, in_channels, H, W].
+
+        Raises:
+            FastdartsError: ``input`` has another shape, or H or W is odd.
+        """
         edges = dict(zip(self.primitives, self.edge_weights(), strict=True))
         with one_pass():
             s0, s1 = self._begin(input)
@@ -544,9 +607,13 @@ class Network(Supernet):
         return twin
 
     def genotype(self) -> Genotype:
-        """The derived architecture: per node the two strongest edges, each with its strongest operation that is not
-        ``none``, judged on the mixing weights (DARTS, section 2.4), times those of the edges if these are
-        normalised."""
+        """Derive the architecture: for each node the two strongest edges, each with its strongest operation.
+
+        The strength of an operation is its mixing weight, times the weight of its edge if edges are normalised.
+        ``none`` is not an operation. An edge is as strong as its strongest operation.
+
+        Source: Liu et al. 2019 (DARTS), section 2.4.
+        """
         with torch.no_grad():
             normal, reduce = (
                 weights if edges is None else weights * edges[:, None]

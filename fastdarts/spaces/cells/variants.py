@@ -60,11 +60,15 @@ def masked(network: Supernet, input: Tensor, kind: str, changes: Sequence[Change
     """Logits of a :class:`fastdarts.spaces.cells.supernet.Network` with each of ``changes`` alone, in all cells of
     ``kind``.
 
-    Once are computed: all before the first cell of ``kind``; in it all that enters the node of the changed edge and the
-    nodes before it, but for that edge and those after it into the same node; and what leaves the first state of the
-    next cell, but for the changed edge. Random numbers must be drawn in the order of a plain pass: where a candidate
-    may draw, and with drop path, it is in the first cell what leaves the states before that of the changed edge, and
-    nothing in the next one.
+    Computed once are:
+
+    - everything before the first cell of ``kind``;
+    - in this cell, the nodes before the node that the changed edge leads into, and the sum of that node up to the edge;
+    - in the next cell, what leaves its first state, except the changed edge.
+
+    Random numbers must be drawn in the order of a plain pass. So less is computed once where a candidate may draw, and
+    with drop path. In the first cell it is what leaves the states before the source of the changed edge. In the next
+    cell it is nothing.
     """
     weights = dict(zip(network.primitives, network.mixing_weights(), strict=True))
     edges = dict(zip(network.primitives, network.edge_weights(), strict=True))

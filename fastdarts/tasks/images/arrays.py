@@ -55,8 +55,8 @@ def existing(name: str, path: Path | None, remedy: str) -> Path:
 def _digits(path: Path | None) -> Arrays:
     if path is not None:
         raise FastdartsError(
-            f"dataset digits is built in and reads nothing from {path}: add --dataset folder for a folder of images, "
-            "or leave the path out"
+            f"dataset digits is built in and reads nothing from {path}: type --dataset folder --data {path} for images "
+            "of your own, or leave the path out"
         )
     from sklearn.datasets import load_digits  # takes a second, so only when it is needed
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from fastdarts.endings import ENDING, follow_parent, is_asked_to_stop, leave_to_parent, signals_held
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank, world
+from fastdarts.tasks.images.transforms import Mixing
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
 Transform = Callable[[Tensor], Tensor]
@@ -43,11 +44,12 @@ def split(n: int, train_portion: float) -> tuple[range, range]:
 
 
 class Request(NamedTuple):
-    """What a batch is made of: its place in a pass, the seed, and what makes an image of a sample."""
+    """What a batch is made of: its place in a pass, the seed, what makes an image of a sample, and what mixes them."""
 
     key: Key
     seed: int
     transform: Transform
+    mix: Mixing | None = None
 
 
 class Workers:
@@ -144,7 +146,7 @@ def _work(number: int, request: Request) -> tuple[Tensor, Tensor]:
 
 def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
     """A whole batch."""
-    (number, indices), seed, transform = request
+    (number, indices), seed, transform, mix = request
     images, labels = [], []
     with torch.random.fork_rng(devices=[]):
         for index in indices.tolist():
@@ -153,7 +155,11 @@ def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
             image, label = dataset[index]
             images.append(transform(image))
             labels.append(label)
-    return torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+        x, y = torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+        if mix is not None:
+            torch.default_generator.manual_seed(seed_from(seed, number, "mix", int(indices[0])))
+            x, y = mix(x, y)
+    return x, y
 
 
 class Batches:
@@ -164,6 +170,8 @@ class Batches:
     one of (seed, p, index). So a batch has the same bits whatever came before it, and whether the processes of
     `workers` make it or this one. The global random state is left untouched; `transform` may draw from torch's CPU
     generator only. With fewer samples than `batch_size` a batch is all of them.
+
+    With `mix`, y is float32 [B, classes]: what is drawn follows from (seed, p) and the first sample of the batch.
 
     Of several ranks each gets its part of every batch: parts of neighbouring samples, in the order of the ranks, that
     differ by one sample at most. What is left over at the end of a pass joins the batch before it if it is less than
@@ -182,6 +190,7 @@ class Batches:
         *,
         workers: Workers = IN_THIS_PROCESS,
         smallest: int = 2,
+        mix: Mixing | None = None,
     ) -> None:
         if len(indices) == 0:
             raise FastdartsError("got no samples to make batches of: choose at least one")
@@ -192,7 +201,7 @@ class Batches:
         self.seed = seed
         self.transform = transform
         """What makes an image of a sample; may be replaced between passes."""
-        self._smallest = smallest
+        self._smallest, self._mix = smallest, mix
         self._dataset = dataset
         self._workers = workers
 
@@ -238,7 +247,7 @@ class Batches:
 
     def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
         keys = ((number, part.tensor_split(world())[rank()]) for number, part in keys)
-        return self._workers.load(self._dataset, (Request(key, self.seed, self.transform) for key in keys))
+        return self._workers.load(self._dataset, (Request(key, self.seed, self.transform, self._mix) for key in keys))
 
 
 class Kept(Batches):
@@ -262,6 +271,6 @@ class Kept(Batches):
         return iter(self._made[None])
 
 
-def seed_from(*numbers: int) -> int:
-    """A seed from several numbers. 32 bits: torch's CPU generator ignores the others."""
+def seed_from(*numbers: int | str) -> int:
+    """A seed from several numbers or words. 32 bits: torch's CPU generator ignores the others."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())

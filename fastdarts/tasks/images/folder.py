@@ -7,6 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from fastdarts.notices import notice
 from fastdarts.tasks.images.pictures import ENDINGS, shown
 
 LAYOUT = "one folder of images per class, or train/ and test/ (or val/) that hold these"
+TABLES = (".csv", ".tsv")
 
 Sample = tuple[str, int]  # a file and its label
 Classes = dict[str, list[str]]  # the files of each class, both in sorted order
@@ -64,7 +66,7 @@ def recognise(path: Path) -> Layout:
     others = sorted(set(here) - set(parts.values()))
     if not parts or (others and not any(_holds_folders_only(path / name) for name in parts.values())):
         if not here:
-            raise FastdartsError(f"{shown(path)} is no image folder: it holds no folders, but should hold {LAYOUT}")
+            raise FastdartsError(f"{shown(path)} is no image folder: {_without_folders(path)}")
         return Layout([path], None)
     if "train" not in parts or len(parts) == 1:
         found = ", ".join(f"{shown(name)}/" for name in parts.values())
@@ -89,6 +91,21 @@ def recognise(path: Path) -> Layout:
     return Layout([path / parts["train"]], path / (parts.get("test") or parts["val"]))
 
 
+def _without_folders(path: Path) -> str:
+    """What to do about ``path``, in which there are no folders."""
+    names = [entry.name for entry in _listed(path)]
+    tables = [name for name in names if name.lower().endswith(TABLES)]
+    if tables:
+        return f"it holds no folders, but {shown(tables[0])}; if that lists the images, give {shown(path / tables[0])}"
+    images = sum(name.lower().endswith(ENDINGS) for name in names)
+    if images:
+        return (
+            f"it holds {images} images and no folders, so put those of each class into a folder of its own, or give a "
+            "CSV file with the columns path and label"
+        )
+    return f"it holds no folders, but should hold {LAYOUT}"
+
+
 def _holds_folders_only(path: Path) -> bool:
     entries = _listed(path)
     images = (entry for entry in entries if entry.name.lower().endswith(ENDINGS) and not entry.is_dir())
@@ -99,8 +116,8 @@ def _parts(names: Sequence[str], path: Path) -> dict[str, str]:
     """Which of the folders ``names`` mean train, test and val."""
     found: dict[str, list[str]] = {}
     for name in names:
-        if match := _PART.fullmatch(name.lower()):
-            found.setdefault(match[1] or match[2], []).append(name)
+        if (part := part_named(name)) is not None:
+            found.setdefault(part, []).append(name)
     result = {}
     for part in ("train", "test", "val"):
         named = found.get(part, [])
@@ -112,6 +129,20 @@ def _parts(names: Sequence[str], path: Path) -> dict[str, str]:
         if named:
             result[part] = part if part in named else named[0]
     return result
+
+
+def part_named(name: str) -> str | None:
+    """Which of train, test and val ``name`` means; None if it is another name."""
+    match = _PART.fullmatch(name.lower())
+    return (match[1] or match[2]) if match else None
+
+
+def test_part(path: Path) -> str | None:
+    """The name of the folder in ``path`` that means test or, without one, val; None if there is neither."""
+    with suppress(FastdartsError):  # of a folder that nobody has named, what is wrong with it says nothing
+        parts = _parts(_folders(path), path)
+        return parts.get("test") or parts.get("val")
+    return None
 
 
 def class_folders(path: Path) -> Classes:
@@ -156,11 +187,11 @@ def class_folders(path: Path) -> Classes:
     return classes
 
 
-def hold_out(classes: Classes, portion: float, path: Path) -> tuple[Classes, Classes]:
+def hold_out(classes: Classes, portion: float, path: Path, seed: int = 0) -> tuple[Classes, Classes]:
     """Training and test images of every class: ``portion`` of its files, rounded, are for the test, at least one.
 
-    Hashes of their names below ``path`` decide which ones. So a file that is added moves one other at most, and a
-    smaller portion is a part of a larger one. Raises :class:`FastdartsError` for a class of one image.
+    Hashes of ``seed`` and their names below ``path`` decide which ones. So a file that is added moves one other at
+    most, and a smaller portion is a part of a larger one. Raises :class:`FastdartsError` for a class of one image.
     """
     train, test = {}, {}
     for name, files in classes.items():
@@ -169,7 +200,7 @@ def hold_out(classes: Classes, portion: float, path: Path) -> tuple[Classes, Cla
                 f"class {name!r} has one image, {shown(files[0])}: the test set is a share of every class, so add "
                 "images, or make a test set by train/ and test/"
             )
-        drawn = sorted(files, key=lambda file: _hash(file.removeprefix(str(path)).strip(os.sep)))
+        drawn = sorted(files, key=lambda file: _hash(file.removeprefix(str(path)).strip(os.sep), seed))
         held = set(drawn[: min(max(1, round(portion * len(files))), len(files) - 1)])
         train[name] = [file for file in files if file not in held]
         test[name] = [file for file in files if file in held]
@@ -181,8 +212,9 @@ def samples(classes: Classes) -> list[Sample]:
     return [(file, label) for label, files in enumerate(classes.values()) for file in files]
 
 
-def _hash(name: str) -> bytes:
+def _hash(name: str, seed: int) -> bytes:
     name = unicodedata.normalize("NFC", name.replace(os.sep, "/"))  # as systems differ
+    name = f"{seed}/{name}" if seed else name  # runs from before there were seeds keep their test images
     return hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=16).digest()
 
 

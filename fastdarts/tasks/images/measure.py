@@ -46,7 +46,8 @@ class Meter:
 
 
 def wrong(logits: Tensor, target: Tensor) -> Tensor:
-    """How many images are taken for another class, [1]."""
+    """How many images are taken for another class, [1]; where ``target`` has shares [N, classes], than the largest."""
+    target = target.argmax(1) if target.is_floating_point() else target
     return (logits.argmax(1) != target).sum().reshape(1)
 
 

@@ -179,31 +179,44 @@ _REMARKS = (
 )
 
 
-def read_headers(files: Sequence[str], agree: bool) -> tuple[bool, tuple[int, int]]:
-    """Whether all images are grey, and the (height, width) of the first; looks at `HEADERS` of them at most.
+def read_headers(files: Sequence[str]) -> tuple[bool, Counter[tuple[int, int]]]:
+    """Whether all images are grey, and how many have each (height, width); looks at `HEADERS` of them at most.
 
     What is converted is said by a :class:`fastdarts.notices.Notice`. Raises :class:`FastdartsError` for a file that
-    :func:`opened` refuses, and if sizes differ though they must ``agree``.
+    :func:`opened` refuses, and for one that ends too early.
     """
-    grey, first = True, None
+    grey, sizes = True, Counter()
     counts, examples = Counter(), {}
     for file in files[:: -(-len(files) // HEADERS)]:
         with opened(file) as picture:
             grey &= picture.grey
-            size = picture.size
+            sizes[picture.size] += 1
             for remark in _REMARKS:
                 if remark.applies(picture.image):
                     counts[remark] += 1
                     examples.setdefault(remark, file)
-        first = first or size
-        if agree and size != first:
-            raise FastdartsError(
-                f"images differ in size ({shown(files[0])} is {first[0]}x{first[1]}, {shown(file)} is "
-                f"{size[0]}x{size[1]}): give image_size to resize them"
-            )
+            if not _seems_whole(file, picture.image):
+                picture.image.load()  # which says what is wrong, if anything is
     for remark, count in counts.items():
         notice(f"images {remark.what} ({count}, such as {shown(examples[remark])})", remark.remedy)
-    return grey, first
+    return grey, sizes
+
+
+_LAST = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b"\x3b"}
+_SOON = 2**20  # pixels that are decoded in milliseconds, whatever the format
+
+
+def _seems_whole(file: str, image: Image.Image) -> bool:
+    """Whether ``file`` ends as its format does, or is too big to find out. A file that does not may be whole all the
+    same, with something behind it."""
+    length = os.path.getsize(file)
+    with open(file, "rb") as stream:
+        if image.format == "WEBP":
+            return int.from_bytes(stream.read(8)[4:], "little") + 8 <= length
+        if last := _LAST.get(image.format):
+            stream.seek(-min(len(last), length), os.SEEK_END)
+            return stream.read() == last
+    return image.width * image.height > _SOON
 
 
 @dataclass(frozen=True)

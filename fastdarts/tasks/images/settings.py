@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.checks import AUTO, parse_bytes
+from fastdarts.runs.checks import AUTO, parse_bytes, parse_count, parse_seconds
 from fastdarts.runs.kinds import (
     Batch,
     Count,
@@ -28,7 +28,10 @@ from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
-Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder"]
+Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "own"]
+TARGETS = ("parameters", "macs", "latency")
+"""What a network may cost; the settings are called target_parameters and so on."""
+Augmentation = Literal["standard", "none", "trivial", "rand"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,18 @@ class DataConfig(RunConfig):
     group: ClassVar[str] = "data"
 
     dataset: Dataset = "digits"
-    """Images to learn from. digits needs no download. folder means one folder of images per class, or train/ and test/
-    of these."""
+    """Images to learn from. digits needs no download. folder means images of your own: one folder per class, train/ and
+    test/ of these, or a CSV file of paths and labels. own means datasets that a script gives to fastdarts.search()."""
     data: Path | None = None
-    """Folder of the dataset: the torchvision root, the folder of the IDX files, or the image folder."""
+    """Folder of the dataset: the torchvision root, the folder of the IDX files, or that of your images. A CSV file that
+    lists images."""
     test_portion: float = 0.2
-    """Share of the images of every class that is the test set, where an image folder has none."""
+    """Share of the images of every class that is the test set, where images of your own have none."""
+    split_seed: Seed = 0
+    """Seed that decides which images these are. Runs that are compared need the same."""
     image_size: Width | None = None
-    """Pixels a side to which images are resized, an even number; by default they keep their size."""
+    """Pixels a side to which images are resized, an even number; by default they keep their size. Images of different
+    sizes are read at a size that is chosen and said."""
     samples: Count | None = None
     """Training images that are used, the first ones; by default all."""
     batch_size: Batch = 64
@@ -79,14 +86,17 @@ class ImageSearchConfig(DataConfig, SearchConfig):
 
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
-    channels: Width = 16
-    """Channels of the first cells."""
+    channels: Width | None = None
+    """Channels of the first cells (DARTS: 16)."""
     layers: Few | None = None
     """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
     train_portion: float | None = None
     """Share of the training images that trains the weights; the rest trains the alphas (DARTS: 0.5)."""
     cutout: Portion = 0.0
     """Side of a random square that is blanked in each training image, as a share of the image's (papers use 0.5)."""
+    augment: Augmentation = "standard"
+    """Augmentation of training images. standard crops and mirrors, as published. trivial and rand add TrivialAugment or
+    RandAugment of torchvision, and none changes nothing."""
     drop_path_prob: Portion = 0.0
     """Probability with which the output of each edge is dropped in the last epoch; it rises from 0. That of cutout then
     rises from 0 to 1 likewise (R-DARTS). Where single cells are trained, their operations are dropped instead."""
@@ -168,6 +178,7 @@ class ImageSupernetConfig(SupernetConfig):
 
 SEARCH_RECIPE: dict[str, Any] = {
     "batch_size": 64,
+    "channels": 16,
     "partial": 1,
     "edge_normalisation": False,
     "warmup": 0,
@@ -198,6 +209,13 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
     layers: Few | None = None
     """Cells (cifar 20, imagenet 14, nasbench201 17)."""
+    target_parameters: str | None = None
+    """Most parameters of the network, such as 500k. Channels and layers that are left out are chosen: those of the
+    largest network that fits."""
+    target_macs: str | None = None
+    """Most multiply-accumulates of an image, such as 50M; the same."""
+    target_latency: str | None = None
+    """Longest time of one image on this device, such as 5ms; the same."""
     learning_rate: Positive | None = None
     """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
@@ -222,6 +240,15 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     cutout: Portion | None = None
     """Side of a random square that is blanked in each training image, as a share of the image's (cifar 0.5; others
     0)."""
+    augment: Augmentation = "standard"
+    """Augmentation of training images. standard crops and mirrors, as published. trivial and rand add TrivialAugment or
+    RandAugment of torchvision, and none changes nothing."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup: each training image is blended with another, and so are their labels. 0 blends none; 0.2 is
+    usual."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix: a part of each training image comes from another. 0 is without; 1 is usual. With mixup, each
+    batch has one of both."""
     validation_portion: Portion = 0.0
     """Share of the training images, the last ones, that chooses the best epoch and trains nothing. The test images are
     then used once, with the weights of that epoch. With 0, as published, every epoch is tested and the last one
@@ -237,8 +264,19 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     task: ClassVar[str] = "images"
 
     def check_task(self) -> None:
-        """There are images of an even size on both sides."""
+        """There are images of an even size on both sides, and the alphas are some that can be drawn with."""
         check_images(self)
+        for name in ("mixup", "cutmix"):
+            if (alpha := getattr(self, name)) and not 0.01 <= alpha <= 100:
+                raise FastdartsError(f"--{name} is {alpha}: expected 0, or an alpha from 0.01 to 100")
+        for name in TARGETS:
+            if (text := getattr(self, f"target_{name}")) is not None:
+                (parse_seconds if name == "latency" else parse_count)(text, f"--target-{name}")
+                if self.channels and self.layers and self.resume is None:
+                    raise FastdartsError(
+                        f"--target-{name} is {text}, but --channels and --layers, or --pretrained, say how large the "
+                        "network is: leave one of them out"
+                    )
 
     def resolved(self, space: Space) -> ImageEvaluateConfig:
         """With every setting that was left out filled in from the recipe of the variant, by default that of the

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
-from fastdarts.tasks.images.data import ImageData, train_transform
+from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import (
@@ -24,6 +23,7 @@ from fastdarts.tasks.images.settings import (
     ImageSupernetConfig,
     network_options,
 )
+from fastdarts.tasks.images.transforms import eval_transform, train_transform
 from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.task import Batch, Learned, Metric, Problem, Row, Task, register_task
 
@@ -43,7 +43,7 @@ class ImageProblem(Problem):
     criterion: nn.Module = nn.CrossEntropyLoss()
 
     def __init__(self, data: ImageData, indices: range, config: ImageSearchConfig):
-        self.data, self.indices = data, indices
+        self.data, self.indices, self.examples = data, indices, len(indices)
         self.halves = split(len(indices), config.train_portion)
         self.label = f"{config.dataset}-{config.method}"
         self.workers = Workers(config.workers, data.train)
@@ -61,12 +61,20 @@ class ImageProblem(Problem):
         """How many numbers the network gives for an image."""
         return len(self.data.classes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        return self.data.size
+
     def facts(self) -> Mapping[str, Any]:
         return self.data.facts()
 
     def description(self) -> Row:
         shape = (self.data.channels, *self.data.size)
         return {"classes": len(self.data.classes), "images": len(self.indices), "image_shape": shape}
+
+    def introduction(self) -> str:
+        return self.data.found
 
     def check_batches(self, config: ImageSearchConfig) -> None:
         """Raise :class:`FastdartsError` if the batches of a half are too small for the ranks or the parts."""
@@ -93,8 +101,7 @@ class ImageProblem(Problem):
         self, config: ImageSupernetConfig, recipe: Any, size: int, epoch: int, epochs: int
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
-        augment = functools.partial(train_transform, self.data, round(config.cutout * min(self.data.size)))
-        transform = augment(cutout_prob=share)
+        transform = self.train_transform(config, share)
 
         def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
             smallest = smallest_batch(config.sync_bn, parts)
@@ -108,6 +115,15 @@ class ImageProblem(Problem):
         # As published, validation images are augmented like the others; the draws are the same in every epoch.
         valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
         return train, arch, valid
+
+    def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """What makes an image that is learned of a sample; cutout with the probability ``share``."""
+        length = round(config.cutout * min(self.data.size))
+        return train_transform(self.data, length, cutout_prob=share, augment=config.augment)
+
+    def eval_transform(self) -> Callable[[Tensor], Tensor]:
+        """What makes an image of a sample without chance."""
+        return eval_transform(self.data)
 
     def rate_share(self, config: ImageSearchConfig, epoch: int) -> float:
         return cosine(config, epoch) / config.learning_rate

@@ -149,7 +149,7 @@ def forward(
         if training:
             mean, var = torch.empty_like(gain), torch.empty_like(gain)
         else:
-            mean, var = running_mean.clone(), running_var.clone()
+            mean, var = (t.clone(memory_format=torch.contiguous_format) for t in (running_mean, running_var))
             if len(table.plain):
                 mean.index_fill_(0, table.plain, 0.0), var.index_fill_(0, table.plain, 1.0)
         z = at.maps(table.raws)

@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.cases import MIXED_OP_TEST_CASES, MixedOpCase
 from benchmarks.compare import deviations, deviations_of
 from fastdarts.bench.check import deviations_from
+from fastdarts.functional import Candidate
+from fastdarts.functional import mixed_op as functional_mixed_op
 from fastdarts.kernels import registry
 from tests.support.emulated import COMPILER, mixed_op
 from tests.support.paths import ROOT
@@ -70,6 +72,18 @@ def test_tf32_is_no_worse_than_twice_eager_in_tf32(case: MixedOpCase) -> None:
         found = deviations_of(ours, case, torch.float32)
     for deviation in found:
         assert not deviation.wrong, deviation
+
+
+def test_too_many_channels_for_a_block_are_refused_in_a_sentence() -> None:
+    """A block of the emulated device has 227 KiB of shared memory; the gradients of a stage take 80 bytes an output."""
+    x = torch.randn(1, 4, 2, 2, requires_grad=True)
+    weights = [torch.randn(3200, 4, 1, 1)]
+    candidates = [Candidate(0, "relu_conv", weights)]
+    result = functional_mixed_op(x, candidates, torch.ones(1, 3200), impl="cuda")
+    with pytest.raises(RuntimeError, match=r"too many channels .* FASTDARTS_GPU=triton"):
+        torch.autograd.grad(result.out[0].sum(), x)
+    small = functional_mixed_op(x, [Candidate(0, "relu_conv", [weights[0][:8]])], torch.ones(1, 8), impl="cuda")
+    assert torch.autograd.grad(small.out[0].sum(), x)[0].isfinite().all()  # the refusal leaves nothing behind
 
 
 def results(case: MixedOpCase, impl: str, dtype: torch.dtype, **kinks) -> tuple[dict[str, Tensor], list[Tensor]]:

@@ -317,6 +317,21 @@ def test_running_statistics_lie_together_and_stay_the_buffers_that_they_were() -
     assert all(bn.num_batches_tracked == 2 for bn in layers(model, nn.BatchNorm2d))
 
 
+@pytest.mark.parametrize("momentum", [0.7, None], ids=["another", "cumulative"])
+def test_momentum_is_that_of_now_though_several_plans_have_the_same_statistics(momentum: float | None) -> None:
+    planned, x, weights = edge(), torch.randn(3, 4, 6, 6), torch.full((len(CANDIDATES),), 0.2)
+    for memory in ("store", "recompute"):
+        planned.memory = memory
+        planned(x, weights)
+    fresh = edge()
+    fresh.load_state_dict(planned.state_dict())
+    for model in (planned, fresh):
+        set_all(nn.BatchNorm2d, momentum=momentum)(model)
+    for memory in ("store", "recompute"):
+        planned.memory = memory
+        same(planned, fresh, x, weights, passes=1)
+
+
 def test_statistics_shared_between_processes_stay_so() -> None:
     model, x, weights = edge().share_memory(), torch.randn(3, 4, 6, 6), torch.full((len(CANDIDATES),), 0.2)
     model(x, weights)

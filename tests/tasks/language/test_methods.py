@@ -22,7 +22,7 @@ from tests.support.paths import DATA
 
 KJV = DATA / "kjv"
 ADA = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0, "epochs": 3}
-SETTINGS = {"darts-es": ADA, "darts-ada": ADA}
+SETTINGS = {"i-darts": {"weight_steps": 2}, "snas": {"resource_weight": 0.0}, "darts-es": ADA, "darts-ada": ADA}
 ABLE = [name for name, method in methods().items() if not method.settings.lacking(RECURRENT)]
 
 
@@ -32,10 +32,11 @@ def small(method: str, **settings: object) -> SearchConfig:
 
 
 def test_which_methods_search_on_text():
-    assert ABLE == ["blank", "coordinate", "darts", "darts-ada", "darts-es", "fair-darts", "gdas", "joint"]
+    able = "beta-darts blank coordinate darts darts-ada darts-es darts-plus dr-nas fair-darts gdas i-darts joint"
+    assert " ".join(ABLE) == f"{able} sharp-darts snas"
 
 
-@pytest.mark.parametrize("name", [name for name in ABLE if name != "fair-darts"])
+@pytest.mark.parametrize("name", [name for name in ABLE if name not in ("darts-plus", "fair-darts")])
 def test_they_leave_whole_runs_and_go_on_after_every_kind_of_end(tmp_path, name):
     check_method(name, tmp_path, space="rnn", kills=3, data=KJV, **SETTINGS.get(name, {}))
 
@@ -46,6 +47,12 @@ def test_the_others_are_refused_by_what_they_need(name):
     need = settings.lacking(RECURRENT)[0]
     with pytest.raises(FastdartsError, match=f"--method {name} needs {need}, which searches in space rnn do not have"):
         validate(small(name))
+
+
+def test_darts_plus_needs_skip_connections_or_operations_with_weights():
+    for criterion, words in (("skips", "offers no skip_connect"), ("ranking", "no candidate of space rnn")):
+        with pytest.raises(FastdartsError, match=words):
+            validate(small("darts-plus", stop_by=criterion))
 
 
 def test_fair_darts_needs_a_space_without_none():

@@ -1,0 +1,149 @@
+"""Fills docs/benchmarks.md and the table of README.md from benchmarks/results: ``python -m benchmarks.page --write``.
+
+A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
+instruction set make one section of the page. Without ``--write`` the command fails where a page and the results differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_tables import table
+from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS
+from fastdarts.bench.measure import number
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+BEGIN, END = "<!-- {} -->", "<!-- end -->"
+# The rows of README's table: what stands there, and the case of the results.
+SHOWN = {
+    "mixed operation, 16 channels": "MixedOp C16 32×32 N64",
+    "mixed operation, 32 channels": "MixedOp C32 16×16 N64",
+    "mixed operation, 64 channels": "MixedOp C64 8×8 N64",
+    "search step, first order": "first-order step C16 8 cells N8",
+    "search step, second order": "second-order step C16 8 cells N8",
+    "training step of the found network": "training step C36 20 cells N8",
+    "inference of the found network": "inference C36 8 cells N8",
+}
+ISAS = {"avx512f": "AVX-512", "avx2": "AVX2", "baseline": "baseline"}
+
+Row = dict[str, Any]
+Machine = tuple[str, str]
+
+
+def read(folder: Path = RESULTS) -> dict[Machine, list[Row]]:
+    """Reports by processor and instruction set, in the order of their files' names."""
+    found: dict[Machine, list[Row]] = {}
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        facts = report["machine"]
+        found.setdefault((facts["cpu"], facts["isa"]), []).append(report)
+    return found
+
+
+def milliseconds(sides: Row, side: str) -> str:
+    return number(sides[side]["ms"]) if "ms" in sides.get(side, ()) else "–"
+
+
+def speed_up(sides: Row, peer: str) -> str:
+    return f"{sides[peer]['ms'] / sides[OURS]['ms']:.1f}×" if "ms" in sides.get(peer, ()) else "–"
+
+
+def cases_table(rows: Sequence[Row]) -> str:
+    """Milliseconds, speed-ups, shares of the peak and memory of every case."""
+    compiled = any(COMPILED in row.get("sides", ()) for row in rows)
+    peers = [EAGER, LAST, *[COMPILED] * compiled]
+    lines = []
+    for row in rows:
+        if "wrong" in row:
+            lines.append([row["case"], "not timed: " + row["wrong"], *[""] * (len(peers) + 3)])
+            continue
+        sides = row["sides"]
+        memory = [sides[side].get("peak_mib") for side in (EAGER, LAST, OURS)]
+        lines.append(
+            [
+                row["case"],
+                *(milliseconds(sides, side) for side in (*peers, OURS)),
+                " / ".join(speed_up(sides, peer) for peer in peers),
+                f"{sides[OURS]['sgemm_share']:.0%}",
+                f"{number(memory[0])} / {number(memory[1])} → {number(memory[2])}",
+            ]
+        )
+    heads = ["case", *(f"{peer}, ms" for peer in peers), "fastdarts, ms", "speed-up", "of torch.mm", "peak MiB"]
+    return table(heads, lines)
+
+
+def conditions(facts: Row) -> str:
+    """One line of what a table holds for."""
+    day = facts["started"][:10]
+    return (
+        f"`{facts['command']}`: {facts['threads']} thread{'s' * (facts['threads'] != 1)}, torch.mm at "
+        f"{facts['sgemm_gflops']:.0f} GFLOP/s, torch {facts['torch']}, {facts['compiler']}, {facts['malloc']} malloc, "
+        f"commit {facts['commit']}, {day}."
+    )
+
+
+def sections(reports: dict[Machine, list[Row]]) -> str:
+    """A section for every machine."""
+    parts = []
+    for (cpu, isa), found in reports.items():
+        parts.append(f"## {cpu}, {ISAS[isa]}")
+        for report in found:
+            parts += [cases_table(report["cases"]), conditions(report["machine"])]
+    return "\n\n".join(parts)
+
+
+def summary(reports: dict[Machine, list[Row]]) -> str:
+    """README's table: eager NCHW → fastdarts in ms and the speed-up over both memory formats, for each machine."""
+    machines = list(reports)
+    rows = []
+    for label, case in SHOWN.items():
+        line = [label]
+        for machine in machines:
+            known = {row["case"]: row for report in reports[machine] for row in report["cases"] if "sides" in row}
+            sides = known[case]["sides"] if case in known else None
+            line.append(
+                f"{milliseconds(sides, EAGER)} → {milliseconds(sides, OURS)} ms, "
+                f"{speed_up(sides, EAGER)} / {speed_up(sides, LAST)}"
+                if sides
+                else "–"
+            )
+        rows.append(line)
+    return table(["", *(f"{cpu}, {ISAS[isa]}" for cpu, isa in machines)], rows)
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """``text`` with every marked part renewed."""
+    for name, part in parts.items():
+        begin = BEGIN.format(name)
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(END)}", re.DOTALL)
+        text = pattern.sub(lambda _, begin=begin, part=part: f"{begin}\n\n{part}\n\n{END}", text)
+    return text
+
+
+def pages() -> Iterable[tuple[Path, str, str]]:
+    """Each page, as it is and as it should be."""
+    reports = read()
+    parts = {"benchmarks": sections(reports), "summary": summary(reports)}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        yield page, text, filled(text, parts)
+
+
+def main(arguments: Sequence[str]) -> int:
+    stale = [(page, wanted) for page, text, wanted in pages() if text != wanted]
+    for page, wanted in stale:
+        if "--write" in arguments:
+            page.write_text(wanted, encoding="utf-8")
+        print(f"{page.relative_to(ROOT)}: {'written' if '--write' in arguments else 'not what the results say'}")
+    return int(bool(stale) and "--write" not in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""``fastdarts.search`` and ``fastdarts.evaluate``: what the command line does, from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from fastdarts.engine.evaluation import evaluate as run_evaluation
+from fastdarts.engine.search import search as run_search
+from fastdarts.engine.seeds import search_seeds
+from fastdarts.errors import FastdartsError
+from fastdarts.runs.checkpoint import NAME
+from fastdarts.runs.loggers import Logger
+from fastdarts.runs.run import CONFIG, stored_config
+from fastdarts.runs.settings import RunConfig, from_dict, from_toml
+from fastdarts.runs.watch import Epoch, Watch
+from fastdarts.tasks.images.own import OwnProblem, as_dataset
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
+
+OnEpoch = Callable[[Epoch], object]
+Images = Dataset | DataLoader
+
+
+def search(
+    config: SearchConfig | str | Path | None = None,
+    *,
+    train: Images | None = None,
+    valid: Images | None = None,
+    classes: int | Sequence[str] | None = None,
+    seeds: int = 1,
+    on_epoch: OnEpoch | None = None,
+    loggers: Sequence[str | Logger] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Search for an architecture, as ``fastdarts search`` does, and leave the folder of the run.
+
+    Args:
+        config: settings made before, or a TOML file of settings; ``settings`` come on top.
+        train, valid: datasets of one's own: items (float tensor [C, H, W], label), all of one shape. ``train`` is for
+            the weights, ``valid`` for the alphas and measurements. A DataLoader gives its Dataset and its batch size.
+        classes: how many classes the labels have, or their names; by default they are found.
+        seeds: searches with seeds ``seed``, ``seed + 1``, ...
+        on_epoch: called after each epoch with a :class:`fastdarts.Epoch`. It may raise
+            :class:`fastdarts.StopSearch`: the search then ends as after its last epoch.
+        loggers: names ("tensorboard", "wandb", "mlflow") and objects, see :class:`fastdarts.runs.loggers.Logger`.
+        settings: flags of the command as keywords, such as ``method="pc-darts"`` and ``batch_size=64``.
+
+    Returns what result.json holds and ``run``, the folder; with several seeds ``{"run", "results"}``. With datasets of
+    one's own, the same call goes on with the run in the folder ``run``. Raises :class:`fastdarts.FastdartsError` for
+    settings or data that cannot be.
+
+    Example::
+
+        result = fastdarts.search(dataset="digits", epochs=3, on_epoch=lambda epoch: print(epoch.row["valid_error"]))
+    """
+    settings, objects = _with_loggers(settings, loggers)
+    watch = Watch(on_epoch, objects)
+    if train is None and valid is None:
+        made = _settings(config, settings, SearchConfig, "search")
+        if made.task == "images" and made.dataset == "own" and made.resume is not None:
+            raise FastdartsError(f"the run in {made.resume} is on datasets of your own: give train and valid again")
+        if seeds > 1:
+            _refuse_watch(watch)
+            return search_seeds(made, seeds)
+        return run_search(made, watch)
+    if train is None or valid is None:
+        raise FastdartsError("got one of train and valid: give both, one for the weights and one for the alphas")
+    if seeds > 1:
+        raise FastdartsError("got seeds beside train and valid: call search() with each seed and a folder of its own")
+    (train, found), (valid, _) = as_dataset(train, "train"), as_dataset(valid, "valid")
+    made = _settings(config, found | settings | {"dataset": "own"}, SearchConfig, "search")
+    if made.run is not None and _can_go_on(made.run):
+        made = dataclasses.replace(made, run=None, resume=made.run)
+    watch = dataclasses.replace(watch, how="go on by the same call of search()")
+    return run_search(made, watch, lambda resolved, space: OwnProblem(resolved, train, valid, classes))
+
+
+def evaluate(
+    config: EvaluateConfig | str | Path | None = None,
+    *,
+    on_epoch: OnEpoch | None = None,
+    loggers: Sequence[str | Logger] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train a genotype from scratch and test it, as ``fastdarts evaluate`` does. Arguments are as for :func:`search`.
+
+    ``on_epoch`` cannot end a training: an epoch of it is one of a fixed number.
+
+    Example::
+
+        result = fastdarts.evaluate(genotype="DARTS_V2", dataset="digits", epochs=10)
+    """
+    settings, objects = _with_loggers(settings, loggers)
+    return run_evaluation(_settings(config, settings, EvaluateConfig, "evaluate"), Watch(on_epoch, objects))
+
+
+def _with_loggers(
+    settings: dict[str, Any], loggers: Sequence[str | Logger] | None
+) -> tuple[dict[str, Any], tuple[Logger, ...]]:
+    """The settings with the names among ``loggers``, and the others."""
+    if loggers is None:
+        return settings, ()
+    named = tuple(one for one in loggers if isinstance(one, str))
+    return settings | {"loggers": named}, tuple(one for one in loggers if not isinstance(one, str))
+
+
+def _settings(
+    config: RunConfig | str | Path | None, settings: dict[str, Any], kind: type[RunConfig], command: str
+) -> Any:
+    values = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
+    if isinstance(config, RunConfig):
+        stored = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        return from_dict(_plain(stored) | values, kind, f"{command}()")
+    if config is not None:
+        return from_toml(Path(config), kind, **values)
+    if values.get("resume") is not None:
+        stored = dataclasses.asdict(stored_config(Path(values["resume"]).expanduser(), command, kind))
+        values = {name: value for name, value in _plain(stored).items() if name != "run"} | values
+    return from_dict(values, kind, f"{command}()")
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if value is not None}
+    return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
+
+
+def _can_go_on(folder: Path) -> bool:
+    return (folder / NAME).exists() or (folder / CONFIG).exists()
+
+
+def _refuse_watch(watch: Watch) -> None:
+    if watch.on_epoch is not None or watch.loggers:
+        raise FastdartsError(
+            "got seeds beside on_epoch or loggers that are objects: call search() with each seed, so that you know "
+            "whose epoch it is"
+        )

@@ -1,0 +1,108 @@
+"""DrNAS (Chen et al., "DrNAS: Dirichlet Neural Architecture Search", ICLR 2021)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastdarts.errors import FastdartsError
+from fastdarts.methods.common import bilevel, monitors
+from fastdarts.policies.bilevel import Bilevel
+from fastdarts.policies.penalties import DirichletKL
+from fastdarts.policies.relaxations import Dirichlet
+from fastdarts.policies.stages import WholeFacts
+from fastdarts.policies.widening import Widening
+from fastdarts.registry import register
+from fastdarts.runs.kinds import Few, NotNegative, Width
+from fastdarts.spaces import Space
+from fastdarts.tasks.schedule import cosine
+from fastdarts.tasks.settings import BilevelConfig
+
+
+@register("dr-nas", paper="Chen et al., ICLR 2021")
+class DrNAS(BilevelConfig):
+    """DrNAS: each step draws its mixing weights from Dirichlet distributions, whose parameters are learned."""
+
+    space: str = "darts-7"
+    """Space to search in; the published one has no candidate none."""
+    regulariser: Literal["decay", "kl"] = "decay"
+    """Term that holds the distributions near the uniform one. decay: the L2 on the alphas. kl: the divergence from it,
+    in place of the L2."""
+    kl_weight: NotNegative = 1e-3
+    """Weight of the divergence in the loss of the alphas."""
+    progressive: bool | None = None
+    """Two stages of as many epochs: in the second one edges have fewer candidates and each takes more channels (yes; in
+    nasbench201 no)."""
+    next_candidates: Few = 4
+    """Candidates that every edge keeps for the second stage."""
+    next_partial: Width = 4
+    """Number of channels of which only one enters the candidates in the second stage."""
+    published_rates: bool = False
+    """Learning rates of the second stage as in the public code, which begins it at the highest rate again."""
+
+    published = {
+        "cifar": {
+            "channels": 36,
+            "layers": 20,
+            "partial": 6,
+            "progressive": True,
+            "warmup": 10,
+            "learning_rate": 0.1,
+            "learning_rate_min": 0.0,
+            "arch_learning_rate": 6e-4,
+        },
+        "nasbench201": {
+            "channels": 16,
+            "layers": 17,
+            "partial": 1,
+            "progressive": False,
+            "warmup": 0,
+            "learning_rate": 0.025,
+            "learning_rate_min": 0.001,
+            "arch_learning_rate": 3e-4,
+        },
+    }
+
+    def check(self, space: Space) -> None:
+        """The second stage has fewer candidates and more channels than the first."""
+        super().check(space)
+        if not self.progressive:
+            return
+        if lacking := sorted({"partial", "candidates per edge"} - space.has):
+            raise FastdartsError(
+                f"--progressive needs {' and '.join(lacking)}, which space {space.name} does not have: use "
+                "--no-progressive"
+            )
+        if self.epochs % 2 or max(self.warmup, self.learning_rate_warmup) >= self.epochs // 2:
+            raise FastdartsError(
+                f"--epochs is {self.epochs}, --warmup {self.warmup} and --learning-rate-warmup "
+                f"{self.learning_rate_warmup}: expected two stages of equally many epochs, more than those of the "
+                "warm-up; or use --no-progressive"
+            )
+        if self.next_partial > self.partial or self.channels % self.next_partial:
+            raise FastdartsError(
+                f"--next-partial is {self.next_partial} with --partial {self.partial} and --channels {self.channels}: "
+                "expected a divisor of the channels that is at most --partial"
+            )
+        fewest = min(len(table[0]) for table in space.primitives(self.nodes).values())
+        if not 2 <= self.next_candidates <= fewest:
+            raise FastdartsError(
+                f"--next-candidates is {self.next_candidates} but edges of space {space.name} offer {fewest}: expected "
+                f"a number from 2 to {fewest}"
+            )
+
+    def build(self, space: Space) -> Bilevel:
+        policies: dict[str, Any] = {"relaxation": Dirichlet(self.seed)}
+        if self.progressive:
+            half = self.epochs // 2
+            partial = self.partial, self.next_partial
+            stages = Widening(space, self.nodes, half, partial, [self.next_candidates], self.seed)
+            rates = [cosine(self, epoch) for epoch in range(self.epochs)]
+            again = self.learning_rate / rates[half] if self.published_rates else 1.0
+            *measured, _ = monitors(self)
+            policies |= {"stages": stages, "monitors": (*measured, WholeFacts(stages))}
+            policies["learning_rates"] = [*rates[:half], *(again * rate for rate in rates[half:])]
+        plain = bilevel(self, space, **policies)
+        if self.regulariser == "kl":
+            plain.alphas = plain.alphas._replace(weight_decay=0.0)
+            plain.penalty = DirichletKL(self.kl_weight)
+        return plain

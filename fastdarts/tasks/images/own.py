@@ -1,0 +1,178 @@
+"""Searches on a Dataset or DataLoader of one's own: classes and sizes are found, and every item is checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+)
+
+from fastdarts.errors import FastdartsError
+from fastdarts.tasks.images.batches import Workers
+from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.settings import SEARCH_RECIPE, ImageSearchConfig
+from fastdarts.tasks.images.task import ImageProblem
+
+FOREIGN = {  # settings of images that fastdarts reads, and their defaults: those of one's own are what a script makes
+    "data": None, "samples": None, "image_size": None, "test_portion": ImageSearchConfig.test_portion, "split_seed": 0,
+    "cutout": 0.0, "augment": "standard", "train_portion": SEARCH_RECIPE["train_portion"],
+}  # fmt: skip
+_HOW = "as v2.ToImage() and v2.ToDtype(torch.float32, scale=True) make it"
+
+
+def as_dataset(given: Dataset | DataLoader, name: str) -> tuple[Dataset, dict[str, Any]]:
+    """The Dataset of ``given`` and what its DataLoader says of a run: ``batch_size`` and ``workers``.
+
+    A search shuffles by itself, so that it can go on from any step. Raises :class:`FastdartsError` for a DataLoader
+    that does more than that, and for anything else that has no length or no items.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(given, DataLoader):
+        own = type(given.sampler) not in (RandomSampler, SequentialSampler) if given.batch_sampler else True
+        if given.batch_size is None or own or given.collate_fn is not default_collate:
+            raise FastdartsError(
+                f"{name} is a DataLoader with a sampler or collate_fn of its own, but a search shuffles and collates "
+                "by itself: give its Dataset"
+            )
+        found, given = {"batch_size": given.batch_size, "workers": given.num_workers}, given.dataset
+    if not hasattr(given, "__len__") or not hasattr(given, "__getitem__"):
+        raise FastdartsError(
+            f"{name} is a {type(given).__name__} without a length or items by number: give a Dataset with __len__ and "
+            "__getitem__"
+        )
+    if not len(given):
+        raise FastdartsError(f"{name} has no items: expected one at least")
+    return given, found
+
+
+class Checked(Dataset):
+    """The items of ``images``, each an image [C, H, W] in floating point and a label below the number of classes.
+
+    Raises :class:`FastdartsError` at the first item that is none, or of another shape than ``shape``.
+    """
+
+    def __init__(self, images: Dataset, name: str, shape: tuple[int, ...] | None = None, classes: int | None = None):
+        self.images, self.name, self.shape, self.classes = images, name, shape, classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        at, item = f"item {index} of {self.name}", self.images[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise FastdartsError(f"{at} is a {type(item).__name__}: expected a pair of an image and a label")
+        image, label = item
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise FastdartsError(f"{at} has an image that is {what}: expected a float tensor [C, H, W], {_HOW}")
+        if self.shape is not None and tuple(image.shape) != self.shape:
+            raise FastdartsError(
+                f"{at} has the shape {tuple(image.shape)}, but item 0 of train {self.shape}: resize or crop all alike"
+            )
+        try:
+            number = int(label)
+        except (TypeError, ValueError):
+            raise FastdartsError(f"{at} has the label {label!r}: expected a whole number") from None
+        if number < 0 or (self.classes is not None and number >= self.classes):
+            expected = "0 or more" if self.classes is None else f"0 to {self.classes - 1}"
+            raise FastdartsError(f"{at} has the label {number}: expected {expected}; name all classes with classes=")
+        return image.float(), number
+
+
+def find_classes(train: Dataset, classes: int | Sequence[str] | None) -> tuple[str, ...]:
+    """The names of the classes: those given, ``train.classes``, or as many as its labels say.
+
+    Labels are looked up in ``targets`` or ``labels``, or else in all items.
+    """
+    if isinstance(classes, int):
+        return tuple(map(str, range(classes)))
+    if classes is None:
+        inner = train
+        while isinstance(inner, Subset):  # of random_split: the classes are those of the whole
+            inner = inner.dataset
+        classes = getattr(inner, "classes", None)
+    if classes is not None:
+        return tuple(map(str, classes))
+    labels = getattr(train, "targets", getattr(train, "labels", None))
+    if labels is None:
+        checked = Checked(train, "train")
+        labels = [checked[index][1] for index in range(len(checked))]
+    return tuple(map(str, range(int(max(map(int, labels))) + 1)))
+
+
+class OwnProblem(ImageProblem):
+    """``train`` for the weights, and ``valid`` for the alphas and measurements. Images stay as the datasets give them:
+    they are neither augmented nor normalised here."""
+
+    def __init__(
+        self,
+        config: ImageSearchConfig,
+        train: Dataset,
+        valid: Dataset,
+        classes: int | Sequence[str] | None = None,
+    ):
+        if set_too := [name for name, usual in FOREIGN.items() if getattr(config, name) not in (None, usual)]:
+            raise FastdartsError(
+                f"got {set_too[0]} beside train and valid: it is for the datasets that fastdarts reads, so leave it "
+                "out and change the images in your Dataset"
+            )
+        names = find_classes(train, classes)
+        if len(names) < 2:
+            raise FastdartsError(f"train has {len(names)} class: expected two or more; name all with classes=")
+        shape = tuple(Checked(train, "train")[0][0].shape)
+        parts = [Checked(part, name, shape, len(names)) for part, name in ((train, "train"), (valid, "valid"))]
+        for part in parts:
+            part[len(part) - 1]  # the first and the last item of both are looked at before the run begins
+        both = ConcatDataset(parts)
+        channels, height, width = shape
+        self.data = ImageData(
+            "own", both, parts[1], names, channels, (height, width), (0.0,) * channels, (1.0,) * channels, flip=False
+        )
+        self.indices, self.examples = range(len(both)), None
+        self.halves = range(len(train)), range(len(train), len(both))
+        self.label = f"own-{config.method}"
+        self.workers = Workers(config.workers, both)
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.data.facts(), "training images": len(self.halves[0]), "validation images": len(self.halves[1])}
+
+    def description(self) -> dict[str, Any]:
+        return {**super().description(), "images": len(self.halves[0]), "validation_images": len(self.halves[1])}
+
+    def check_resumed(self, state: Any, config: ImageSearchConfig) -> None:
+        """Raise :class:`FastdartsError` if the run began with other images, as far as their numbers and shapes say."""
+        if config.resume is None:
+            return
+        folder = config.resume if config.resume.is_dir() else config.resume.parent
+        try:
+            stored = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return  # stopped before it was written, or damaged, which others say
+        for name, value in self.description().items():
+            began = stored.get(name, value)
+            if json.loads(json.dumps(value)) != began:
+                raise FastdartsError(
+                    f"{name.replace('_', ' ')} is {value}, but the run in {folder} began with {began}: give the same "
+                    "datasets, or name a new folder with run="
+                )
+
+    def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Any:
+        return as_it_is
+
+    def eval_transform(self) -> Any:
+        return as_it_is
+
+
+def as_it_is(image: Tensor) -> Tensor:
+    """The image; a function of a module, as it travels to the processes that prepare images."""
+    return image
