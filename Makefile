@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.
 	@test -x $(BIN)/python || { echo "[1/3] making the environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "[2/3] installing $(TORCH): a download of up to some gigabytes, then minutes of unpacking"
 	@$(BIN)/python -m pip install $(QUIET) $(TORCH) "setuptools>=77" ninja
-	@echo "[3/3] compiling the kernels and installing the tools: about four minutes on two cores, longer with CUDA_HOME"
+	@echo "[3/3] compiling the kernels and installing the tools: about two minutes on two cores, longer with CUDA_HOME"
 	@$(BIN)/python -m pip install $(QUIET) --no-build-isolation --editable ".[dev]"
 	@touch $@
 	@$(BIN)/fastdarts info | head -n 1

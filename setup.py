@@ -21,6 +21,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 ARCHITECTURES = (80, 90, 100)  # A100 and what else is 8.x, H100, B200; PTX for what comes later
+MINUTES = 4  # that one processor of 2023 compiles what is for CPUs
 PACKAGES = {
     "fastdarts": "fastdarts",
     "fastdarts.bench": "fastdarts/bench",
@@ -154,8 +155,13 @@ def extension_arguments() -> dict:
 
     class BuildExtension(TorchBuild):
         def build_extensions(self) -> None:
+            jobs = int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count()
+            minutes = max(1, round(MINUTES / jobs))
+            longer = ", for the GPU longer" if toolkit else ""
+            print(f"fastdarts: compiling native kernels, {jobs} files at once: about {minutes} min{longer}.")
+            sys.stdout.flush()
             targets = [Path(self.build_temp, source).with_suffix(".cu.o") for source in cuda_sources]
-            with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count()) as pool:
+            with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(toolkit.compile, cuda_sources, targets) if toolkit else ())
             extension.extra_objects += map(str, targets)
             try:

@@ -11,8 +11,10 @@
 namespace fastdarts {
 
 // `kBytes` is the width of a register, `kTile` how many accumulators fit. `call` runs an inlined kernel, a function
-// object, as a function of that instruction set.
+// object, as a function of that instruction set. `Double` is the one that runs kernels of doubles where they are for
+// gradient checks only, so that fewer have to be compiled.
 struct Baseline {
+  using Double = Baseline;
   static constexpr std::string_view kName = "baseline";
   static constexpr int kBytes = 16, kTile = 8;
   static bool available() { return true; }
@@ -25,6 +27,7 @@ struct Baseline {
 
 #if defined(__x86_64__) && defined(__linux__)
 struct Avx2 {
+  using Double = Avx2;
   static constexpr std::string_view kName = "avx2";
   static constexpr int kBytes = 32, kTile = 8;
   static bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -36,6 +39,7 @@ struct Avx2 {
 };
 
 struct Avx512 {
+  using Double = Avx2;
   static constexpr std::string_view kName = "avx512f";
   static constexpr int kBytes = 64, kTile = 16;
   static bool available() {

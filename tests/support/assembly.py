@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -54,6 +55,8 @@ def why_not(extension: Path | None) -> str:
     """Why the kernels cannot be looked at; "" if they can."""
     if extension is None:
         return "no native kernels"
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "only the machine code of x86-64 is understood"
     return "" if shutil.which("objdump") else "objdump is not installed (binutils)"
 
 

@@ -22,13 +22,13 @@ struct RawCoefficients {
   std::vector<double> scale, shift, slope;
 };
 
-template <typename Isa, typename T, int B, int R, int Q>
-struct BackwardEngine : Engine<Isa, T, B, R, Q> {
-  using Base = Engine<Isa, T, B, R, Q>;
+template <typename Isa, typename T, int B>
+struct BackwardEngine : Engine<Isa, T, B> {
+  using Base = Engine<Isa, T, B>;
   using Base::Base;
   using Base::blocked, Base::entry, Base::fill, Base::first_pixel, Base::in_blocks, Base::middle, Base::out_blocks,
       Base::out_columns, Base::out_pitch, Base::out_plane, Base::out_rows, Base::pack_depthwise, Base::pack_pointwise,
-      Base::program, Base::stage_blocks, Base::strip_plane, Base::strips, Base::with_kernel;
+      Base::program, Base::stage_blocks, Base::strip_plane, Base::strips;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
 
@@ -149,14 +149,7 @@ struct BackwardEngine : Engine<Isa, T, B, R, Q> {
       }
     });
     if (!weights || s.groups) return;
-    with_kernel(s, [&]<int K, int D>() {
-      const auto run = [&]<int S>() {
-        Isa::call(DepthwiseWeights<Isa, T, B, K, S, D>{first_pixel(b.dt), out_pitch, out_plane, this->window(s, canvas),
-                                                       canvas.pitch, canvas.plane, in_blocks, out_rows, out_columns,
-                                                       b.sums + p.sums});
-      };
-      s.stride == 1 ? run.template operator()<1>() : run.template operator()<2>();
-    });
+    weigh(s, b.dt, canvas, b.sums + p.sums);
   }
 
   // Adds what a stage of the first pass sends back to the state, before the ReLU.
@@ -166,37 +159,7 @@ struct BackwardEngine : Engine<Isa, T, B, R, Q> {
       Isa::call(Scatter<T, B>{first_pixel(b.dt) + group * in_blocks * out_plane, out_pitch, out_plane, in_blocks,
                               out_rows, out_columns, dx.data + group * (dx.pitch + B), dx.pitch, dx.plane, s.stride});
     }
-    if (s.groups) return;
-    if (s.stride == 1) {
-      with_kernel(s, [&]<int K, int D>() {
-        Isa::call(DepthwiseData<T, B, R, Q, K, D, AddToBuffer<T, B, R, Q, 1>>{this->window(s, b.dt),
-                                                                              out_pitch,
-                                                                              out_plane,
-                                                                              in_blocks,
-                                                                              p.turned,
-                                                                              out_rows,
-                                                                              out_columns,
-                                                                              {dx.data, dx.pitch, dx.plane}});
-      });
-      return;
-    }
-    for (int64_t cy = 0; cy < 2; ++cy) {
-      for (int64_t cx = 0; cx < 2; ++cx) {
-        const std::vector<Tap>& taps = p.classes[cy][cx];
-        Isa::call(StridedData<T, B, R, Q, AddToBuffer<T, B, R, Q, 2>>{
-            b.dt.data,
-            out_pitch,
-            out_plane,
-            in_blocks,
-            taps.data(),
-            static_cast<int64_t>(taps.size()),
-            p.depthwise,
-            s.taps() * B,
-            (program.height - cy + 1) / 2,
-            (program.width - cx + 1) / 2,
-            {dx.data + cy * dx.pitch + cx * B, dx.pitch, dx.plane}});
-      }
-    }
+    if (!s.groups) spread(s, b.dt, p.turned, p.depthwise, p.classes, dx);
   }
 
   // Adds the chunks of the weight gradients into the first and unpacks it.
@@ -224,6 +187,24 @@ struct BackwardEngine : Engine<Isa, T, B, R, Q> {
       }
     });
   }
+
+  // What goes through windows backwards; windows_backward.h defines it. From the gradient of a stage's depthwise
+  // output: adds the gradient of its depthwise weight to `sums`.
+  void weigh(const Stage& s, const Canvas<T>& dt, const Canvas<T>& canvas, T* sums) const;
+  // Adds the gradient of what it reads, the state, to `dx`.
+  void spread(const Stage& s, const Canvas<T>& dt, const T* turned, const T* depthwise,
+              const std::vector<Tap> (&classes)[2][2], const Canvas<T>& dx) const;
+  // The gradient of what a second stage reads, through its ReLU, to `out`, with its sums; `canvas` holds that.
+  void through(const Stage& s, const Canvas<T>& dt, const T* turned, const Canvas<T>& canvas, T* out, T* sums) const;
 };
+
+#define FASTDARTS_BACKWARD_WINDOWS(prefix, Isa, T, B)                                                                \
+  prefix void BackwardEngine<Isa, T, B>::weigh(const Stage&, const Canvas<T>&, const Canvas<T>&, T*) const;          \
+  prefix void BackwardEngine<Isa, T, B>::spread(const Stage&, const Canvas<T>&, const T*, const T*,                  \
+                                                const std::vector<Tap>(&)[2][2], const Canvas<T>&) const;            \
+  prefix void BackwardEngine<Isa, T, B>::through(const Stage&, const Canvas<T>&, const T*, const Canvas<T>&, T*, T*) \
+      const;
+FASTDARTS_AVX512_ENGINES(FASTDARTS_BACKWARD_WINDOWS, extern template)
+FASTDARTS_OTHER_ENGINES(FASTDARTS_BACKWARD_WINDOWS, extern template)
 
 }  // namespace fastdarts

@@ -31,13 +31,14 @@ struct Canvas {  // a bordered private buffer
   int64_t pitch, plane;
 };
 
-// The best tile for a map: R rows × Q columns of blocks of B channels.
-template <typename Isa, typename T, int B, int R, int Q>
+// Feature maps in blocks of B channels.
+template <typename Isa, typename T, int B>
 struct Engine {
   const Program& program;
   const T* x;
   const std::vector<const T*>& weights;
   int64_t in_blocks, out_blocks, out_rows, out_columns, width;  // width: of the flat tables
+  int64_t tile_rows = 1, tile_columns = Isa::kTile;             // of windows: the best for the width of the map
   int64_t strip_rows, strip_columns, strip_plane;
   bool nontemporal;                            // whether maps are written by non-temporal stores
   int64_t pitch, plane, out_pitch, out_plane;  // of ReLU(state), of maps of the output's size
@@ -46,15 +47,29 @@ struct Engine {
     in_blocks = round_up(p.inputs, B) / B, out_blocks = round_up(p.outputs, B) / B;
     out_rows = p.out_rows(), out_columns = p.out_columns();
     width = p.outputs * std::max<int64_t>(1, kWidth / p.outputs);
+    for (; kTiles && tile_columns > 4 && out_columns <= tile_columns / 2; tile_columns /= 2) tile_rows *= 2;
     strip_columns = std::min(out_columns, kStrip);
-    strip_rows = round_up(std::max<int64_t>(1, kStrip / strip_columns), R);
-    strip_rows = strip_columns < out_columns ? 1 : std::min(strip_rows, round_up(out_rows, R));
-    strip_plane = (strip_rows * strip_columns + Q + 16) * B;
+    strip_rows = round_up(std::max<int64_t>(1, kStrip / strip_columns), tile_rows);
+    strip_rows = strip_columns < out_columns ? 1 : std::min(strip_rows, round_up(out_rows, tile_rows));
+    strip_plane = (strip_rows * strip_columns + tile_columns + 16) * B;
     nontemporal = p.outputs % B == 0 && p.samples * p.out_size() * p.raw * sizeof(T) >= kNonTemporal;
-    const int64_t r = round_up(out_rows, R), q = round_up(out_columns, Q), edge = 2 * p.border;
+    const int64_t r = round_up(out_rows, tile_rows), q = round_up(out_columns, tile_columns), edge = 2 * p.border;
     out_pitch = (q + edge) * B, out_plane = (r + edge) * out_pitch;
     pitch = std::max(p.width + edge, (q - 1) * p.stride + edge + 1) * B;
     plane = std::max(p.height + edge, (r - 1) * p.stride + edge + 1) * pitch;
+  }
+
+  // Whether windows have tiles of several rows, for narrow maps. Fewer channels than a register holds have one.
+  static constexpr bool kTiles = Isa::kTile == 16 && B * sizeof(T) == Isa::kBytes;
+  // f.operator()<rows, columns>() for the tile.
+  template <typename F>
+  void with_tile(const F& f) const {
+    constexpr int A = Isa::kTile;
+    if constexpr (kTiles) {
+      if (tile_rows == 2) return f.template operator()<2, A / 2>();
+      if (tile_rows == 4) return f.template operator()<4, A / 4>();
+    }
+    f.template operator()<1, A>();
   }
 
   // body(first row, first column, rows, columns) for every strip of a sample.
@@ -239,55 +254,48 @@ struct Engine {
     });
   }
 
-  // The input of the 1×1 convolution for a strip of pixels.
+  // The input of the 1×1 convolution for a strip of pixels; windows.h defines it.
   void fill(const Stage& s, const Canvas<T>& canvas, const T* depthwise, int64_t y, int64_t x, int64_t rows,
-            int64_t columns, T* strip, const T* ahead) const {
-    const T* from = window(s, canvas) + s.stride * (y * canvas.pitch + x * B);
-    for (int64_t group = 0; group < s.groups; ++group) {
-      Isa::call(Gather<T, B>{from + group * (canvas.pitch + B), canvas.pitch, canvas.plane, in_blocks, s.stride, rows,
-                             columns, strip + group * in_blocks * strip_plane, strip_plane});
-    }
-    if (s.groups) return;
-    with_kernel(s, [&]<int K, int D>() {
-      const auto run = [&]<int S>() {
-        Isa::call(Depthwise<T, B, R, Q, K, S, D>{from, canvas.pitch, canvas.plane, in_blocks, depthwise, rows, columns,
-                                                 strip, strip_plane, ahead});
-      };
-      s.stride == 1 ? run.template operator()<1>() : run.template operator()<2>();
-    });
-  }
+            int64_t columns, T* strip, const T* ahead) const;
 };
 
-// Runs Pass<Isa, T, B, R, Q>, an Engine, with the tile that suits the width of the map and the channels.
-template <template <typename, typename, int, int, int> typename Pass, typename T, typename... Arguments>
+// X(prefix, engine) for all engines that `specialised` runs. Windows take a third of the time to compile, and all
+// passes have the same ones: they are compiled once, in units of their own, beside those of the passes.
+#if defined(__x86_64__) && defined(__linux__)
+#define FASTDARTS_AVX512_ENGINES(X, prefix) \
+  X(prefix, Avx512, float, 4) X(prefix, Avx512, float, 8) X(prefix, Avx512, float, 16)
+#define FASTDARTS_OTHER_ENGINES(X, prefix) \
+  X(prefix, Avx2, float, 4)                \
+  X(prefix, Avx2, float, 8) X(prefix, Avx2, double, 4) X(prefix, Baseline, float, 4) X(prefix, Baseline, double, 2)
+#else
+#define FASTDARTS_AVX512_ENGINES(X, prefix)
+#define FASTDARTS_OTHER_ENGINES(X, prefix) X(prefix, Baseline, float, 4) X(prefix, Baseline, double, 2)
+#endif
+
+#define FASTDARTS_WINDOWS(prefix, Isa, T, B)                                                                        \
+  prefix void Engine<Isa, T, B>::fill(const Stage&, const Canvas<T>&, const T*, int64_t, int64_t, int64_t, int64_t, \
+                                      T*, const T*) const;
+FASTDARTS_AVX512_ENGINES(FASTDARTS_WINDOWS, extern template)
+FASTDARTS_OTHER_ENGINES(FASTDARTS_WINDOWS, extern template)
+
+// Runs Pass<Isa, T, B>, an Engine, with blocks that suit the channels.
+template <template <typename, typename, int> typename Pass, typename T, typename... Arguments>
 void specialised(const Program& program, const T* x, const std::vector<const T*>& weights,
                  const Arguments&... arguments) {
   with_isa([&](auto isa) {
-    using Isa = decltype(isa);
-    constexpr int B = Isa::kBytes / sizeof(T), A = Isa::kTile;
-    const auto run = [&]<int Width, int R, int Q>() {
-      Pass<Isa, T, Width, R, Q>{{program, x, weights}}.run(arguments...);
-    };
-    const int64_t channels = std::max(program.inputs, program.outputs), columns = program.out_columns();
-    if constexpr (sizeof(T) == 8) {  // for gradient checks: one tile will do
-      run.template operator()<B, 1, 8>();
-    } else if constexpr (A == 16) {
-      if (channels <= 4) {
-        run.template operator()<4, 1, A>();
-      } else if (channels <= 8) {
-        run.template operator()<8, 1, A>();
-      } else if (columns > 8) {
-        run.template operator()<B, 1, A>();
-      } else if (columns > 4) {
-        run.template operator()<B, 2, A / 2>();
-      } else {
-        run.template operator()<B, 4, A / 4>();
+    using Isa = std::conditional_t<sizeof(T) == 8, typename decltype(isa)::Double, decltype(isa)>;
+    constexpr int B = Isa::kBytes / sizeof(T);
+    const auto run = [&]<int Width>() { Pass<Isa, T, Width>{{program, x, weights}}.run(arguments...); };
+    const int64_t channels = std::max(program.inputs, program.outputs);
+    if constexpr (sizeof(T) == 4) {  // doubles are for gradient checks: one width will do
+      if constexpr (B > 4) {
+        if (channels <= 4) return run.template operator()<4>();
       }
-    } else if (B > 4 && channels <= 4) {
-      run.template operator()<4, 1, A>();
-    } else {
-      run.template operator()<B, 1, A>();
+      if constexpr (B > 8) {
+        if (channels <= 8) return run.template operator()<8>();
+      }
     }
+    run.template operator()<B>();
   });
 }
 

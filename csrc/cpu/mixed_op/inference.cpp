@@ -60,9 +60,9 @@ struct RectifiedToBuffer {
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const { (*this)(pixel, block, at(v)); }
 };
 
-template <typename Isa, typename T, int B, int R, int Q>
-struct Inference : Engine<Isa, T, B, R, Q> {
-  using Base = Engine<Isa, T, B, R, Q>;
+template <typename Isa, typename T, int B>
+struct Inference : Engine<Isa, T, B> {
+  using Base = Engine<Isa, T, B>;
   using Base::fill, Base::flat, Base::in_blocks, Base::load, Base::out_blocks, Base::out_columns, Base::out_pitch,
       Base::out_plane, Base::pools, Base::program, Base::stage_blocks, Base::stage_inputs, Base::strip_plane,
       Base::strips, Base::width;

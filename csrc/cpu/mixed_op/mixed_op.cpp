@@ -29,9 +29,9 @@ struct ForwardOperands {
   T* var;          // [rows, channels], unbiased; filled in if training
 };
 
-template <typename Isa, typename T, int B, int R, int Q>
-struct Forward : Engine<Isa, T, B, R, Q> {
-  using Base = Engine<Isa, T, B, R, Q>;
+template <typename Isa, typename T, int B>
+struct Forward : Engine<Isa, T, B> {
+  using Base = Engine<Isa, T, B>;
   using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
       Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::nontemporal, Base::pools, Base::program,
       Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;

@@ -18,9 +18,9 @@ template <typename T>
 void recompute(const Program& program, const T* x, const std::vector<const T*>& weights, Tables& tables,
                const std::vector<T*>& raw);
 
-template <typename Isa, typename T, int B, int R, int Q>
-struct Backward : BackwardEngine<Isa, T, B, R, Q> {
-  using Base = BackwardEngine<Isa, T, B, R, Q>;
+template <typename Isa, typename T, int B>
+struct Backward : BackwardEngine<Isa, T, B> {
+  using Base = BackwardEngine<Isa, T, B>;
   using Base::add_data, Base::buffers, Base::first_pixel, Base::flat, Base::in_blocks, Base::load, Base::out_blocks,
       Base::out_columns, Base::out_pitch, Base::out_plane, Base::out_rows, Base::pack, Base::pool_shape, Base::pools,
       Base::program, Base::reduce, Base::run_stage, Base::width, Base::x;
@@ -151,16 +151,7 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
           run_stage(to, p, b, canvas, to.grad[s.edge] + at, to.raw[s.z] + at, true, to.raw[next.z - 1] + then,
                     to.grad[next.edge] + then, to.raw[next.z] + then);
           std::fill(sums, sums + 2 * out_blocks * B, T(0));
-          const ThroughReLU<T, B, R, Q> sink{
-              first_pixel(canvas),  canvas.pitch, canvas.plane, out, out_rows, out_columns, C, sums,
-              sums + out_blocks * B};
-          const auto data = [&]<int K>() {
-            Isa::call(DepthwiseData<T, B, R, Q, K, 1, ThroughReLU<T, B, R, Q>>{
-                this->window(s, b.dt), out_pitch, out_plane, in_blocks, p.turned, out_rows, out_columns, sink});
-          };
-          s.kernel == 3   ? data.template operator()<3>()
-          : s.kernel == 5 ? data.template operator()<5>()
-                          : data.template operator()<7>();
+          this->through(s, b.dt, p.turned, canvas, out, sums);
           double* total = partial + (chunk * count + i) * 2 * C;
           if (means[i]) {
             const Stream<T> stream{z, nullptr, means[i]};
@@ -197,7 +188,8 @@ struct Backward : BackwardEngine<Isa, T, B, R, Q> {
     const Rest rest = pack_rest(to, memory, rows);
     this->samples([&](Own& own) {
       const Canvas<T> canvas = this->state_canvas(own);
-      const int64_t pitch = S * round_up(out_columns, Q) * B, plane = S * round_up(out_rows, R) * pitch;
+      const int64_t pitch = S * round_up(out_columns, this->tile_columns) * B;
+      const int64_t plane = S * round_up(out_rows, this->tile_rows) * pitch;
       const Canvas<T> dx{own.take<T>(to.dx ? in_blocks * plane : 0), pitch, plane};
       const Buffers b = buffers(own, count, weights, size, where);
       const bool other = to.dx && (program.skip || program.max_pool || program.avg_pool);

@@ -19,7 +19,7 @@ def found() -> dict[str, Found]:
         pytest.skip(reason)
     rows = assembly.survey(EXTENSION)
     if not rows:
-        pytest.skip("the extension has no symbols, or is for another processor")
+        pytest.skip("the extension has no symbols")
     return rows
 
 
@@ -38,7 +38,6 @@ def test_loops_are_no_worse_than_recorded(found: dict[str, Found]) -> None:
     assert found.keys() == bounds.keys(), ADVICE
     for name, kernel in found.items():
         bound = bounds[name]
-        assert kernel.versions == bound.versions, f"{name}: {ADVICE}"
         assert kernel.scalar <= bound.scalar, f"{name} has a new loop without vectors: {ADVICE}"
         assert kernel.spilled <= bound.spilled, f"{name} spills registers that it did not: {ADVICE}"
 
