@@ -193,12 +193,17 @@ def extension_arguments() -> dict:
             "-g0",
         ],
         language="c++",
+        py_limited_api=True,  # csrc/module.cpp keeps to it: one build for Python 3.11 and later
     )
     if toolkit:
         extension.define_macros.append(("FASTDARTS_CUDA", ",".join(map(str, toolkit.architectures))))
         extension.include_dirs.append(str(toolkit.home / "include"))
         extension.extra_link_args += [str(toolkit.runtime), "-Wl,--exclude-libs,libcudart_static.a", "-ldl", "-lrt"]
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": BuildExtension}}
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": BuildExtension},
+        "options": {"bdist_wheel": {"py_limited_api": "cp311"}},
+    }
 
 
 arguments = {}
