@@ -160,6 +160,9 @@ def extension_arguments() -> dict:
             longer = ", for the GPU longer" if toolkit else ""
             print(f"fastdarts: compiling native kernels, {jobs} files at once: about {minutes} min{longer}.")
             sys.stdout.flush()
+            for old in (ROOT / "fastdarts", Path(self.build_lib, "fastdarts")):
+                for stale in old.glob("_C.cpython-*.so"):  # of before the stable ABI: Python would prefer it
+                    stale.unlink()
             targets = [Path(self.build_temp, source).with_suffix(".cu.o") for source in cuda_sources]
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(toolkit.compile, cuda_sources, targets) if toolkit else ())
