@@ -1,4 +1,4 @@
-"""Fills docs/benchmarks.md and the table of README.md from benchmarks/results: ``python -m benchmarks.page --write``.
+"""Fills docs/benchmarks.md and README.md, with its figure, from benchmarks/results: python -m benchmarks.page --write.
 
 A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
 instruction set make one section of the page. Without ``--write`` the command fails where a page and the results differ.
@@ -16,9 +16,13 @@ from typing import Any
 from benchmarks.gpu_tables import table
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS
 from fastdarts.bench.measure import number
+from fastdarts.report.colours import BLUE, GREY, LABEL
+from fastdarts.report.drawing import draw_cell
+from fastdarts.spaces.cells.named import DARTS_V2
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+FIGURE = ROOT / "docs" / "step.svg"
 PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 BEGIN, END = "<!-- {} -->", "<!-- end -->"
 # The rows of README's table: what stands there, and the case of the results.
@@ -118,6 +122,34 @@ def summary(reports: dict[Machine, list[Row]]) -> str:
     return table(["", *(f"{cpu}, {ISAS[isa]}" for cpu, isa in machines)], rows)
 
 
+BARS = {EAGER: "public code", LAST: "public code, channels-last", OURS: "fastdarts"}
+INK, BAR, OWN = LABEL, GREY, BLUE  # read on light and on dark pages
+
+
+def figure(reports: dict[Machine, list[Row]], case: str = SHOWN["search step, first order"]) -> str:
+    """README's figure: the seconds of a search step of each side as bars, beside the normal cell of DARTS_V2."""
+    rows = {row["case"]: (machine, row["sides"]) for machine, found in reports.items() for report in found
+            for row in report["cases"] if "sides" in row}  # fmt: skip
+    (cpu, isa), sides = rows[case]
+    seconds = {label: sides[side]["ms"] / 1e3 for side, label in BARS.items()}
+    shapes = [f'<text x="0" y="16" font-weight="600">seconds for one search step ({ISAS[isa]})</text>']
+    for number_, (label, value) in enumerate(seconds.items()):
+        y, width = 34 + 46 * number_, max(2, 250 * value / max(seconds.values()))
+        colour = OWN if label == BARS[OURS] else BAR
+        shapes.append(f'<text x="0" y="{y + 10}">{label}</text>')
+        shapes.append(f'<rect x="0" y="{y + 16}" width="{width:.1f}" height="16" rx="3" fill="{colour}"/>')
+        shapes.append(f'<text x="{width + 8:.1f}" y="{y + 29}">{value:.2f}</text>')
+    cell = str(draw_cell(DARTS_V2.normal, DARTS_V2.normal_concat, "Normal cell"))
+    inner = re.sub(r"<svg ", '<svg x="340" y="0" ', cell, count=1)
+    width, height = (float(re.search(rf'{name}="([\d.]+)"', cell)[1]) for name in ("width", "height"))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {340 + width:.0f} {max(height, 180):.0f}" '
+        f'font-family="system-ui, sans-serif" font-size="13" fill="{INK}" role="img">'
+        f"<title>{case} on {cpu}: {', '.join(f'{label} {value:.2f} s' for label, value in seconds.items())}</title>"
+        f"{''.join(shapes)}{inner}</svg>\n"
+    )
+
+
 def filled(text: str, parts: dict[str, str]) -> str:
     """``text`` with every marked part renewed."""
     for name, part in parts.items():
@@ -130,6 +162,7 @@ def filled(text: str, parts: dict[str, str]) -> str:
 def pages() -> Iterable[tuple[Path, str, str]]:
     """Each page, as it is and as it should be."""
     reports = read()
+    yield FIGURE, FIGURE.read_text(encoding="utf-8") if FIGURE.exists() else "", figure(reports)
     parts = {"benchmarks": sections(reports), "summary": summary(reports)}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
