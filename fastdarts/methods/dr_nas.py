@@ -30,10 +30,10 @@ class DrNAS(BilevelConfig):
     kl_weight: NotNegative = 1e-3
     """Weight of the divergence in the loss of the alphas."""
     progressive: bool | None = None
-    """Two stages of as many epochs: in the second one edges have fewer candidates and each takes more channels (yes; in
-    nasbench201 no)."""
-    next_candidates: Few = 4
-    """Candidates that every edge keeps for the second stage."""
+    """Two stages of as many epochs: in the second one edges have fewer candidates and each takes more channels. Left
+    out, there are two where the space can have them, but for nasbench201."""
+    next_candidates: Few | None = None
+    """Candidates that every edge keeps for the second stage (4, or all where there are fewer)."""
     next_partial: Width = 4
     """Number of channels of which only one enters the candidates in the second stage."""
     published_rates: bool = False
@@ -44,7 +44,6 @@ class DrNAS(BilevelConfig):
             "channels": 36,
             "layers": 20,
             "partial": 6,
-            "progressive": True,
             "warmup": 10,
             "learning_rate": 0.1,
             "learning_rate_min": 0.0,
@@ -65,7 +64,7 @@ class DrNAS(BilevelConfig):
     def check(self, space: Space) -> None:
         """The second stage has fewer candidates and more channels than the first."""
         super().check(space)
-        if not self.progressive:
+        if not self._has_stages(space):
             return
         if lacking := sorted({"partial", "candidates per edge"} - space.has):
             raise FastdartsError(
@@ -83,19 +82,27 @@ class DrNAS(BilevelConfig):
                 f"--next-partial is {self.next_partial} with --partial {self.partial} and --channels {self.channels}: "
                 "expected a divisor of the channels that is at most --partial"
             )
-        fewest = min(len(table[0]) for table in space.primitives(self.nodes).values())
-        if not 2 <= self.next_candidates <= fewest:
+        fewest = self._fewest(space)
+        if self.next_candidates is not None and not 2 <= self.next_candidates <= fewest:
             raise FastdartsError(
                 f"--next-candidates is {self.next_candidates} but edges of space {space.name} offer {fewest}: expected "
                 f"a number from 2 to {fewest}"
             )
 
+    def _fewest(self, space: Space) -> int:
+        return min(len(row) for table in space.primitives(self.nodes).values() for row in table)
+
+    def _has_stages(self, space: Space) -> bool:
+        return {"partial", "candidates per edge"} <= space.has if self.progressive is None else self.progressive
+
     def build(self, space: Space) -> Bilevel:
         policies: dict[str, Any] = {"relaxation": Dirichlet(self.seed)}
-        if self.progressive:
+        if self._has_stages(space):
             half = self.epochs // 2
             partial = self.partial, self.next_partial
-            stages = Widening(space, self.nodes, half, partial, [self.next_candidates], self.seed)
+            stages = Widening(
+                space, self.nodes, half, partial, [self.next_candidates or min(4, self._fewest(space))], self.seed
+            )
             rates = [cosine(self, epoch) for epoch in range(self.epochs)]
             again = self.learning_rate / rates[half] if self.published_rates else 1.0
             *measured, _ = monitors(self)

@@ -99,7 +99,7 @@ def test_a_genotype_of_triples_shows_the_nodes_that_exist():
     d = describe_genotype(NAMED["FairDARTS_a"], 4, 3, 10, 16, 3)
     assert d["genotype"]["normal"][2] == ["max_pool_3x3", 0, 4] and d["cells"][0]["output"] == [12, 16, 16]
     assert "0, 2, 3 ── concat ──▶ c_{k}" in describe_text(d)
-    assert "node 2 = max_pool_3x3(c_{k-2})" in d["drawings"]["normal"]
+    assert "node 2 = max_pool_3x3(cₖ₋₂)" in d["drawings"]["normal"]
 
 
 def test_what_a_description_holds():
@@ -178,7 +178,7 @@ def test_drawings_of_the_supernet_show_every_candidate_of_every_edge():
         paths = list(svg.iter("{http://www.w3.org/2000/svg}path"))
         assert len(paths) == 14 * 3 + 4  # and four nodes lead to the output
         assert sum("stroke-dasharray" in path.attrib for path in paths) == dashed  # 8 edges have stride 2
-        assert {"c_{k-2}", "c_{k-1}", "0", "1", "2", "3", "c_{k}", *names} <= set(texts(svg))
+        assert {"cₖ₋₂", "cₖ₋₁", "0", "1", "2", "3", "cₖ", *names} <= set(texts(svg))
 
 
 def test_text_for_people(supernet):

@@ -35,6 +35,7 @@ def every(space, nodes):
 def test_the_sizes_of_the_spaces() -> None:
     """Per cell of 4 nodes C(2, 2) C(3, 2) C(4, 2) C(5, 2) = 180 sets of sources, and 8 operations."""
     cells = {"darts": 1_037_664_180, "darts-7": 1_037_664_180} | dict.fromkeys(("s1", "s2", "s3", "s4"), 180 * 2**8)
+    cells["sharp"] = 180 * 8**8  # nine candidates, without none
     assert {name: space.size(NODES[name]) for name, space in ALL.items()} == {
         **{name: size**2 for name, size in cells.items()},
         "tiny": 81,

@@ -165,7 +165,10 @@ class TestNasBench201:
             (EXAMPLE + "|", "is not a cell"),
             (EXAMPLE.replace("avg_pool_3x3", "max_pool_3x3"), "unknown operation 'max_pool_3x3'"),
             (json.dumps({"space": "nasbench201", "normal": []}), "needs the one field architecture"),
-            (json.dumps({"space": "nasbench301"}), "unknown space 'nasbench301': expected one of darts, "),
+            (
+                json.dumps({"space": "nasbench301"}),
+                "unknown space 'nasbench301' .did you mean nasbench201.*: expected one of darts, ",
+            ),
         ],
     )
     def test_bad_cells_are_one_sentence(self, text, words):

@@ -347,7 +347,7 @@ def test_derivation_keeps_the_strongest_edge_of_each_node():
 def test_the_drawing_shows_every_node_and_both_inputs():
     svg = draw_cell(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", RECURRENT_CELL)
     assert svg.count('class="op"') == 8 and svg.count('class="state"') == 2 + 9 + 1
-    assert "node 6 = sigmoid(5)" in svg and "h_{t} = mean(1, 2, 3, 4, 5, 6, 7, 8)" in svg
+    assert "node 6 = sigmoid(5)" in svg and "hₜ = mean(1, 2, 3, 4, 5, 6, 7, 8)" in svg
     text = cell_text(DARTS_V2.recurrent, DARTS_V2.concat, "Recurrent cell", RECURRENT_CELL)
     assert "─▶ 8" in text and "mean ──▶ h_{t}" in text
     with pytest.raises(FastdartsError, match="tanh from state 1"):

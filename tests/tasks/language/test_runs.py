@@ -93,7 +93,7 @@ def test_a_search_leaves_a_whole_run(tmp_path, settings):
     fields = dict(result["genotype"])
     assert fields.pop("space") == "rnn" and from_dict(fields) == derive_genotype(weights)
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert all(words in page for words in ("Valid perplexity", "Perplexity", "h_{t} = mean", "Recurrent cell"))
+    assert all(words in page for words in ("Valid perplexity", "Perplexity", "hₜ = mean", "Recurrent cell"))
     assert "Skip" not in page
     assert from_toml(run / "config.toml", SearchConfig).nodes == 2
 
