@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,10 +97,11 @@ def values_of(hint):
     """Values that a setting of this type can have."""
     if choices := choices_of(hint):
         return st.sampled_from(choices)
+    if of := next((get_args(part)[0] for part in (hint, *get_args(hint)) if get_origin(part) is tuple), None):
+        return st.lists(values_of(of), max_size=3).map(tuple)
     text = str(hint)
     for name, values in (
         ("bool", st.booleans()),
-        ("tuple", st.lists(st.text(max_size=5), max_size=3).map(tuple)),
         ("float", st.floats(allow_nan=False)),
         ("int", st.integers(-(2**63), 2**63 - 1)),
         ("Path", TEXT.map(Path)),

@@ -72,6 +72,7 @@ def test_the_player_plays(tmp_path):
     """In a browser, under the page's own policy."""
     page = page_of(eigenvalues(tmp_path))
     body = re.search("<body>(.*)<script>", page.html, re.DOTALL)[1]
+    body = re.sub('data-pause="[0-9]+"', 'data-pause="1000"', body)  # seconds until the page reloads itself
     driver = """
     const [button, slider] = document.querySelector(".controls").children, said = [];
     const say = () => said.push(document.querySelector(".now").textContent, document.querySelector(".controls").hidden,
