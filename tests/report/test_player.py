@@ -72,9 +72,8 @@ def test_the_player_plays(tmp_path):
     """In a browser, under the page's own policy."""
     page = page_of(eigenvalues(tmp_path))
     body = re.search("<body>(.*)<script>", page.html, re.DOTALL)[1]
-    body = re.sub('data-pause="[0-9]+"', 'data-pause="1000"', body)  # seconds until the page reloads itself
     driver = """
-    const [button, slider] = document.querySelector(".controls").children, said = [];
+    { const [button, slider] = document.querySelector(".controls").children, said = [];
     const say = () => said.push(document.querySelector(".now").textContent, document.querySelector(".controls").hidden,
       [...document.querySelectorAll(".player .drawings")].map(frame => frame.hidden ? "" : frame.dataset.epoch).join(),
       document.querySelector(".marker").getAttribute("transform"), button.getAttribute("aria-label"));
@@ -83,7 +82,7 @@ def test_the_player_plays(tmp_path):
     slider.value = 0; slider.dispatchEvent(new Event("input")); say();
     slider.value = 5; slider.dispatchEvent(new Event("input"));
     button.click(); say();
-    setTimeout(() => { say(); document.title = JSON.stringify(said); }, 5 * 400 + 200);
+    setTimeout(() => { say(); document.title = JSON.stringify(said); }, 5 * 400 + 200); }
     """
     (tmp_path / "driven.html").write_text(html_page("driven", Html(body), SCRIPT + driver), encoding="utf-8")
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
