@@ -78,9 +78,9 @@ def test_the_player_plays(tmp_path):
       [...document.querySelectorAll(".player .drawings")].map(frame => frame.hidden ? "" : frame.dataset.epoch).join(),
       document.querySelector(".marker").getAttribute("transform"), button.getAttribute("aria-label"));
     say();
-    slider.value = 2; slider.dispatchEvent(new Event("input")); say();
-    slider.value = 0; slider.dispatchEvent(new Event("input")); say();
-    slider.value = 5; slider.dispatchEvent(new Event("input"));
+    slider.value = 3; slider.dispatchEvent(new Event("input")); say();
+    slider.value = 1; slider.dispatchEvent(new Event("input")); say();
+    slider.value = 6; slider.dispatchEvent(new Event("input"));
     button.click(); say();
     setTimeout(() => { say(); document.title = JSON.stringify(said); }, 5 * 400 + 200); }
     """
@@ -90,12 +90,12 @@ def test_the_player_plays(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = json.loads(unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
     at = [said[k : k + 5] for k in range(0, len(said), 5)]
-    last = "Epoch 5: eigenvalue 0.5 (epoch 5), these cells since epoch 3"
+    last = "Epoch 6: eigenvalue 0.5 (epoch 6), these cells since epoch 4"
     assert [step[0] for step in at] == [
         last,
-        "Epoch 2: eigenvalue 0.1 (epoch 1), these cells since epoch 0",
-        "Epoch 0: no eigenvalue yet, these cells since epoch 0",
-        "Epoch 0: no eigenvalue yet, these cells since epoch 0",
+        "Epoch 3: eigenvalue 0.1 (epoch 2), these cells since epoch 1",
+        "Epoch 1: no eigenvalue yet, these cells since epoch 1",
+        "Epoch 1: no eigenvalue yet, these cells since epoch 1",
         last,
     ]
     assert not any(step[1] for step in at)
