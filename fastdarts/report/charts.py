@@ -51,13 +51,14 @@ def line_chart(
     lines: Sequence[Line],
     unit: str = "",
     axis: str = "epoch",
-    marker: float | None = None,
+    marker: tuple[float, float] | None = None,
     about: str = "",
     note: str = "",
 ) -> Html:
     """A figure: caption, legend with the last values, chart; empty if no line has a point.
 
-    marker: where along the axis a movable line stands; its place is data-start + data-step * position.
+    marker: the least position of a movable line along the axis, and where it stands; its place is data-start +
+        data-step * position.
     about: what the "?" of the chart explains. note: what stands at the end of the legend.
     """
     lines = [line for line in lines if line.points]
@@ -122,13 +123,13 @@ def _range(lines: Sequence[Line], unit: str) -> tuple[float, float, bool]:
 
 
 def _plot(
-    lines: Sequence[Line], axis: str, size: Size, unit: str = "", marker: float | None = None
+    lines: Sequence[Line], axis: str, size: Size, unit: str = "", marker: tuple[float, float] | None = None
 ) -> tuple[Html, str]:
     """Axes, bands, lines and marker, and the scale: x and y of the ends of both axes with their places. Every line has
     a point."""
     left, right, top, bottom = MARGINS
     width, height = size
-    xs = [x for line in lines for x, _ in line.points] + [marker] * (marker is not None)
+    xs = [x for line in lines for x, _ in line.points] + [*(marker or ())]
     low, high, counted = _range(lines, unit)
     x_ticks = _ticks(min(xs), max(xs), 8, whole=True)
     y_ticks = _ticks(low, high, 5, least=1.0 if counted else 0.0)
@@ -160,7 +161,7 @@ def _plot(
         shapes.append(_draw_line(line, points, dots=True))
     if marker is not None:
         start, step = at(0, y_low)[0], at(1, y_low)[0] - at(0, y_low)[0]
-        place = {"transform": f"translate({start + step * marker:.1f} 0)", "data_start": f"{start:.3f}"}
+        place = {"transform": f"translate({start + step * marker[1]:.1f} 0)", "data_start": f"{start:.3f}"}
         stroke = element("path", d=f"M0 {top}V{height - bottom}")
         shapes.append(element("g", stroke, class_="marker", **place, data_step=f"{step:.4f}"))
     return joined(shapes), _named_scale((x_low, x_high), (left, width - right), (y_low, y_high), (height - bottom, top))

@@ -27,7 +27,9 @@ def eigenvalue_player(
     """
     first = genotypes[0][0]
     since = max((epoch for epoch, _ in genotypes if epoch <= shown), default=first)
-    chart = line_chart(NAME, [Line("at the last measurement", colour, eigenvalues)], marker=shown, about=CHARTS[NAME])
+    chart = line_chart(
+        NAME, [Line("at the last measurement", colour, eigenvalues)], marker=(first, shown), about=CHARTS[NAME]
+    )
     frames = (
         element(
             "div",

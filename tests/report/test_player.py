@@ -101,5 +101,5 @@ def test_the_player_plays(tmp_path):
     assert not any(step[1] for step in at)
     assert [step[2] for step in at] == [",4", "1,", "1,", "1,", ",4"]
     places = [float(re.search(r"[\d.]+", step[3])[0]) for step in at]
-    assert places[0] == places[4] > places[1] > places[2] == places[3] >= 32
+    assert places[0] == places[4] > places[1] > places[2] == places[3] >= 44
     assert [step[4] for step in at] == ["Play", "Play", "Play", "Pause", "Play"]
