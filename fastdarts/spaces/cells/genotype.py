@@ -6,6 +6,8 @@ the last, state 1 that of the last cell, state j >= 2 is node j - 2.
 
 A cell may have any number of edges per node instead: its list then holds (primitive, source, target) triples. A node
 that no triple leads into does not exist, as in FairDARTS (Chu et al. 2020, arXiv:1911.12126); see :func:`cleaned`.
+Two forms of public code are read as such triples: those of FairDARTS, which name the target first, and the cells of
+SNAS (Xie et al. 2019, arXiv:1812.09926), which list a pair for every edge.
 """
 
 import operator
@@ -20,10 +22,6 @@ from fastdarts.nn.operations import OPS, is_operation
 from fastdarts.spaces.topology import Entry
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
-
-
-# fmt: on
-
 
 MOST_STATES = 1000  # of a cell of triples, whose numbers nothing else bounds
 
@@ -44,9 +42,9 @@ def whole(value: object) -> int | None:
         return None
 
 
-def _check_entries(cell: str, entries: object) -> list[Entry]:
+def _check_entries(cell: str, entries: object, concat: object) -> list[Entry]:
     """The pairs of two edges per node, or the triples of any number, node after node."""
-    listed = items(entries)
+    listed = _source_first(_of_every_edge(items(entries), concat))
     free = bool(listed) and any(len(items(given) or ()) == 3 for given in listed)
     if not listed or (len(listed) % 2 and not free):
         raise FastdartsError(
@@ -66,6 +64,34 @@ def _check_entries(cell: str, entries: object) -> list[Entry]:
             )
         checked.append((str(name), *(_check_ends if free else _check_source)(cell, position, entry)))
     return sorted(checked, key=itemgetter(2)) if free else checked
+
+
+def _of_every_edge(listed: Sequence[Any] | None, concat: object) -> Sequence[Any] | None:
+    """Triples, where the pairs are those of every edge of a cell whose last node is in ``concat``; else ``listed``.
+
+    The sources of a node may come in any order. No cell of two pairs per node has so many, but for one node.
+    """
+    pairs, output = [items(given) or () for given in listed or ()], items(concat) or ()
+    states = [whole(state) for state in output] if len(output) <= len(pairs) else []  # a range may be very long
+    nodes = max(states) - 1 if states and None not in states else 0
+    if nodes < 2 or len(pairs) != nodes * (nodes + 3) // 2 or any(len(pair) != 2 for pair in pairs):
+        return listed
+    targets = [target for target in range(2, nodes + 2) for _ in range(target)]
+    ends = [(target, whole(pair[1])) for target, pair in zip(targets, pairs, strict=True)]
+    if {*ends} != {(target, source) for target in targets for source in range(target)}:
+        return listed
+    return [(pair[0], source, target) for pair, (target, source) in zip(pairs, ends, strict=True)]
+
+
+def _source_first(listed: Sequence[Any] | None) -> Sequence[Any] | None:
+    """The triples with their source before their target, where all of them have it behind; else ``listed``."""
+    triples = [items(given) or () for given in listed or ()]
+    if not triples or any(len(triple) != 3 for triple in triples):
+        return listed
+    ends = [tuple(map(whole, triple[1:])) for triple in triples]
+    if any(None in pair or pair[0] <= pair[1] for pair in ends):
+        return listed
+    return [(triple[0], source, target) for triple, (target, source) in zip(triples, ends, strict=True)]
 
 
 def _check_source(cell: str, position: int, pair: Sequence[Any]) -> tuple[int]:
@@ -178,7 +204,7 @@ def from_dict(fields: dict[str, object]) -> Genotype:
             ", ".join(brief(str(name))[1:-1] for name in fields) if isinstance(fields, dict) else type(fields).__name__
         )
         raise FastdartsError(f"a genotype needs exactly the fields {', '.join(Genotype._fields)}, got {got or 'none'}")
-    normal, reduce = (_check_entries(cell, fields[cell]) for cell in ("normal", "reduce"))
+    normal, reduce = (_check_entries(cell, fields[cell], fields[f"{cell}_concat"]) for cell in ("normal", "reduce"))
     genotype = Genotype(
         normal=normal,
         normal_concat=_check_concat("normal", fields["normal_concat"], normal),
