@@ -7,6 +7,8 @@ from fastdarts.spaces.cells.genotype import Genotype
 # One line per node. Published lists of consecutive states are written as ranges, as `derive_genotype` does,
 # so that equal architectures compare equal.
 # fmt: off
+# NASNet and AmoebaNet are conversions by the authors of DARTS: other operations, outputs and networks than published.
+# The published cells are in fastdarts.spaces.cells.nasnet.
 NASNet = Genotype(
     normal=[
         ("sep_conv_5x5", 1), ("sep_conv_3x3", 0),
