@@ -35,6 +35,7 @@ PACKAGES = {
     "fastdarts.runs": "fastdarts/runs",
     "fastdarts.spaces": "fastdarts/spaces",
     "fastdarts.spaces.cells": "fastdarts/spaces/cells",
+    "fastdarts.spaces.chain": "fastdarts/spaces/chain",
     "fastdarts.spaces.recurrent": "fastdarts/spaces/recurrent",
     "fastdarts.study": "fastdarts/study",
     "fastdarts.methods": "fastdarts/methods",

@@ -262,8 +262,8 @@ def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
     return x.div(keep).mul_(mask.bernoulli_(keep, generator=own_generator(x.device)))
 
 
-def check_images(input: Tensor, in_channels: int) -> None:
-    """Raise :class:`FastdartsError` unless ``input`` is [N, in_channels, even H, even W]."""
+def check_images(input: Tensor, in_channels: int, *, even: bool = True) -> None:
+    """Raise :class:`FastdartsError` unless ``input`` is [N, in_channels, H, W], with even sides if ``even``."""
     if torch.jit.is_tracing():  # sizes are tensors there, and a check of them would be a warning
         return
     if input.dim() != 4 or input.shape[1] != in_channels:
@@ -271,7 +271,7 @@ def check_images(input: Tensor, in_channels: int) -> None:
             f"got an input of shape {tuple(input.shape)}: expected [N, {in_channels}, H, W]; "
             "build the network with in_channels equal to the channels of your images"
         )
-    if input.shape[2] % 2 or input.shape[3] % 2:
+    if even and (input.shape[2] % 2 or input.shape[3] % 2):
         raise FastdartsError(
             f"got images of {input.shape[2]}x{input.shape[3]} pixels: height and width must be even; resize or pad them"
         )

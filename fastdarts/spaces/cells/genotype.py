@@ -119,7 +119,8 @@ def _check_ends(cell: str, position: int, triple: Sequence[Any]) -> tuple[int, i
     return source, target
 
 
-def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequence[int]:
+def _check_concat(cell: str, concat: object, entries: Sequence[Entry], inputs: bool) -> Sequence[int]:
+    """The states of the output; ``inputs``: whether those of the cell may be among them."""
     listed, free = items(concat), len(entries[0]) == 3
     if not listed:
         raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {brief(concat)}")
@@ -127,7 +128,7 @@ def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequen
     end, states = MOST_STATES if free else nodes + 2, []
     for given in listed:
         state = whole(given)
-        if state in (0, 1) and cell == "reduce":
+        if state in (0, 1) and not inputs:
             raise FastdartsError(
                 f"reduce_concat holds {state}, an input of the cell, which is twice as large as its nodes: expected "
                 f"states 2 to {end - 1}"
@@ -135,7 +136,7 @@ def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequen
         if state is None or not 0 <= state < end:
             raise FastdartsError(
                 f"{cell}_concat holds {brief(given)}, but a cell of {'triples' if free else f'{nodes} nodes'} has "
-                f"states {2 if cell == 'reduce' else 0} to {end - 1}"
+                f"states {0 if inputs else 2} to {end - 1}"
             )
         states.append(state)
     if len(set(states)) != len(states):
@@ -193,10 +194,11 @@ def to_dict(genotype: Genotype) -> dict[str, list]:
     }
 
 
-def from_dict(fields: dict[str, object]) -> Genotype:
+def from_dict(fields: dict[str, object], *, reduces_inputs: bool = False) -> Genotype:
     """The genotype of `to_dict`'s fields, in canonical form: entries as tuples, triples by target, consecutive states
     as a range.
 
+    `reduces_inputs`: whether the output of a reduction cell may hold inputs, as in NASNet, where these are halved.
     Raises FastdartsError naming the offending field or entry and what is allowed there.
     """
     if not isinstance(fields, dict) or sorted(map(str, fields)) != sorted(Genotype._fields):
@@ -207,14 +209,15 @@ def from_dict(fields: dict[str, object]) -> Genotype:
     normal, reduce = (_check_entries(cell, fields[cell], fields[f"{cell}_concat"]) for cell in ("normal", "reduce"))
     genotype = Genotype(
         normal=normal,
-        normal_concat=_check_concat("normal", fields["normal_concat"], normal),
+        normal_concat=_check_concat("normal", fields["normal_concat"], normal, True),
         reduce=reduce,
-        reduce_concat=_check_concat("reduce", fields["reduce_concat"], reduce),
+        reduce_concat=_check_concat("reduce", fields["reduce_concat"], reduce, reduces_inputs),
     )
     cleaned(genotype)  # raises where no output is left
     return genotype
 
 
-def check_genotype(genotype: Genotype) -> Genotype:
+def check_genotype(genotype: Genotype, *, reduces_inputs: bool = False) -> Genotype:
     """`genotype` in canonical form; raises FastdartsError as `from_dict` does."""
-    return from_dict(genotype._asdict() if hasattr(genotype, "_asdict") else genotype)
+    fields = genotype._asdict() if hasattr(genotype, "_asdict") else genotype
+    return from_dict(fields, reduces_inputs=reduces_inputs)

@@ -38,7 +38,9 @@ def _cells(
     return Genotype(_entries(normal), normal_concat, _entries(reduce), reduce_concat)
 
 
-# Zoph et al. 2018, arXiv:1707.07012, and Real et al. 2019, arXiv:1802.01548, as the code of DARTS lists them.
+# Zoph et al. 2018, arXiv:1707.07012, and Real et al. 2019, arXiv:1802.01548, as the code of DARTS lists them. These are
+# conversions by its authors: other operations, outputs and networks than published. The published cells are in
+# fastdarts.spaces.cells.nasnet.
 NASNet = _cells(
     "sep5 1, sep3 0 | sep5 0, sep3 0 | avg 1, skip 0 | avg 0, avg 0 | sep3 1, skip 1",
     "sep5 1, sep7 0 | max 1, sep7 0 | avg 1, sep5 0 | skip 3, avg 2 | sep3 2, max 1",
