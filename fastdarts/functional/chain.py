@@ -14,22 +14,24 @@ from fastdarts.kernels.mixed_op.chain import Chain, Given, Link, chained
 class ChainPlan:
     """Planned calls that read and make the states of a cell, validated once.
 
-    calls: in their order, each as (the plan, the state that it reads, those that it makes or adds to); concat: the
-    states that are concatenated. The first ``inputs`` states are given. Calls that mix follow those that do not.
+    calls: in their order, each as (the plan, the state that it reads, those that it makes or adds to, the factors of
+    its last edges); concat: the states that are concatenated. The first ``inputs`` states are given. Calls that mix
+    follow those that do not, whose gains are then constants.
     """
 
     def __init__(
         self,
-        calls: Sequence[tuple[MixedOpPlan, int, Sequence[int]]],
+        calls: Sequence[tuple[MixedOpPlan, int, Sequence[int], Sequence[int]]],
         mixes: Sequence[bool],
         inputs: int,
         concat: Sequence[int],
     ):
         links, rows, edges = [], 0, 0
-        for (plan, source, targets), mixing in zip(calls, mixes, strict=True):
-            past = mixing and plan.inputs > plan.call.channels
-            links.append(Link(plan.call, source, tuple(targets), rows if mixing else None, edges if past else None))
-            rows += plan.rows * mixing
+        for (plan, source, targets, drops), mixing in zip(calls, mixes, strict=True):
+            past, counts = mixing and plan.inputs > plan.call.channels, mixing or not any(mixes)
+            places = rows if counts else None, edges if past else None
+            links.append(Link(plan.call, source, tuple(targets), *places, tuple(drops)))
+            rows += plan.rows * counts
             edges += plan.call.edges * mixing
         states = 1 + max(t for link in links for t in link.targets)
         self._plans = [plan for plan, *_ in calls]
@@ -60,16 +62,19 @@ class ChainPlan:
         inputs: Sequence[Tensor],
         weights: Sequence[Tensor],
         given: Sequence[Given],
-        rows: Tensor,
-        bypass: Tensor | None,
+        gains: Tensor,
+        offsets: Tensor | None = None,
+        bypass: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The output, and mean and var of every call, for what :meth:`fitting` gave.
 
-        rows: the mixing weights of all rows of calls that mix, 1 in the middle of a separable convolution; bypass: the
-        weights of what bypasses their candidates, of all edges in the order of the calls.
+        gains: of calls that mix [R], the mixing weights of all their rows, 1 in the middle of a separable convolution;
+        where no call mixes [R, C'], and offsets too. bypass: the weights of what bypasses the candidates, of all edges
+        in the order of the calls. factors: of each sample [D, N, 1, 1, 1], for what is dropped.
         """
         chain = self._chain if torch.is_grad_enabled() else self._passing
-        return chained(chain, given, rows, bypass, inputs, weights)
+        return chained(chain, given, gains, offsets, bypass, inputs, weights, factors)
 
     def _fit(self, inputs: Sequence[Tensor]) -> bool:
         """Whether every state has the channels that its readers want, and one size whoever makes it."""

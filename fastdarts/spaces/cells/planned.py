@@ -1,4 +1,7 @@
-"""A pass through a cell of the supernet, planned: all its calls in one chain, if every candidate is known."""
+"""A pass through a cell, planned: all its calls in one chain, if every candidate is known.
+
+Whatever leaves a state is one call, in a cell of the supernet and in that of a genotype.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from fastdarts.nn.fusion.chain import FusedChain, NoChain, Planned
 from fastdarts.nn.fusion.plan import Fused, keep, recall
 from fastdarts.nn.fusion.recognise import fused_on, watched
 from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import Identity
 from fastdarts.spaces.topology import Topology
 
 
@@ -46,13 +50,10 @@ def computing(edges: Sequence[nn.Module], computed: Sequence[tuple[int, ...] | N
 
 
 def _calls(cell: nn.Module, computed: Sequence[tuple[int, ...] | None], *widths: int) -> list[Planned]:
-    """The states are s1, s0, those of the cell's inputs, and its nodes. Nothing if a call is not known."""
-    calls, channels = [], cell.channels
-    for number, (module, width) in enumerate(zip((cell.preprocess0, cell.preprocess1), widths, strict=True)):
-        part = fused_on(module, width)
-        if part is None or part.kind == "skip" or part.norms[-1].num_features != channels:
-            return []
-        calls.append(Planned(Fused([(0, 0, part)], width, part.stride, "store", 1), 1 - number, [2 + number], False))
+    """The states are s0, s1, those of the cell's inputs, and its nodes. Nothing if a call is not known."""
+    calls, channels = _entering(cell, *widths), cell.channels
+    if not calls:
+        return []
     for source in range(cell._steps + 1):
         targets, rows = leaving(cell.topology, source)
         edges = [cell._ops[row] for row in rows]
@@ -66,6 +67,65 @@ def _calls(cell: nn.Module, computed: Sequence[tuple[int, ...] | None], *widths:
             return []
         fused = Fused(parts, channels, stride, cell.memory, partial)
         calls.append(Planned(fused, 2 + source, [4 + node for node in targets], True))
+    return calls
+
+
+def _entering(cell: nn.Module, *widths: int) -> list[Planned]:
+    """What makes states 2 and 3 of states 0 and 1, the outputs of the two cells before. Nothing if it is not known."""
+    calls = []
+    for number, (module, width) in enumerate(zip((cell.preprocess0, cell.preprocess1), widths, strict=True)):
+        part = fused_on(module, width)
+        if part is None or part.kind == "skip" or part.norms[-1].num_features != cell.channels:
+            return []
+        calls.append(Planned(Fused([(0, 0, part)], width, part.stride, "store", 1), number, [2 + number], False))
+    return calls
+
+
+def discrete_chain(cell: nn.Module, s0: Tensor, s1: Tensor, drops: bool) -> FusedChain | None:
+    """The calls of a :class:`fastdarts.spaces.cells.network.Cell` on s0 and s1, with drop path or without; None if some
+    are not known."""
+    if torch.compiler.is_compiling():
+        return None
+    key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.training, drops)
+    chain = recall(cell, key, s1)
+    if chain is None:
+        calls = _discrete_calls(cell, drops, s0.shape[1], s1.shape[1])
+        masks = sum(len(call.drops) for call in calls)
+        concat = [2 + place for place in cell._concat]
+        chain = FusedChain(calls, 2, concat, masks) if calls and FusedChain.takes(calls) else NoChain()
+        modules = [cell.preprocess0, cell.preprocess1, *cell._ops]
+        keep(cell, key, s1, chain, [cell._ops, *(m for module in modules for m in module.modules())])
+    return chain if isinstance(chain, FusedChain) else None
+
+
+def _discrete_calls(cell: nn.Module, drops: bool, *widths: int) -> list[Planned]:
+    """As of a cell of the supernet. What is dropped has an edge of its own, behind the others."""
+    calls, leaving, masks = _entering(cell, *widths), {}, 0
+    for target, edges in enumerate(cell._nodes, 2):
+        for number, source in edges:
+            dropped = drops and not isinstance(cell._ops[number], Identity)
+            leaving.setdefault(source, []).append((target, cell._ops[number], masks if dropped else None))
+            masks += dropped
+    made = set()
+    for source in sorted(leaving) if calls else ():
+        kept: dict[int, list[nn.Module]] = {}
+        for target, op, mask in leaving[source]:
+            if mask is None:
+                kept.setdefault(target, []).append(op)
+        targets = sorted(kept, key=lambda target: target not in made)  # first those that have a sum already
+        alone = [(target, op, mask) for target, op, mask in leaving[source] if mask is not None]
+        edges = [kept[target] for target in targets] + [[op] for _, op, _ in alone]
+        first = fused_on(edges[0][0], cell.channels)
+        if first is None:
+            return []
+        parts, unknown = parts_of([(ops, 0) for ops in edges], cell.channels, first.stride)
+        if unknown:
+            return []
+        targets += [target for target, _, _ in alone]
+        fused = Fused(parts, cell.channels, first.stride, "store", 1)
+        drops_of = [mask for _, _, mask in alone]
+        calls.append(Planned(fused, 2 + source, [2 + target for target in targets], False, drops_of))
+        made |= {*targets}
     return calls
 
 
