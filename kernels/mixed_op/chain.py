@@ -1,13 +1,16 @@
 """Calls of mixed_op one after another, on the states of a cell, as one node of the graph of autograd.
 
-A cell is a list of links. A link reads one state and adds to others. Whoever reads a state comes after all that add to
-it. Between the links nothing is left to autograd: a node costs as much time of the host as the launches of a link.
+A cell is a list of steps: links, which are calls, and pools. A step reads one state and adds to others. Whoever reads a
+state comes after all that add to it. Between the steps nothing is left to autograd: a node costs as much time of the
+host as the launches of a link.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.kernels.interleave import contract as interleave
@@ -48,13 +51,44 @@ class Link(NamedTuple):
         return self.targets[len(self.targets) - len(self.drops) :]
 
 
-class Chain(NamedTuple):
-    """Links in their order; the first `inputs` states are given, and those of `concat` make the output."""
+class Pool(NamedTuple):
+    """A 3×3 pool that nothing normalises, which torch computes: once for all states that it makes or adds to.
 
-    links: tuple[Link, ...]
+    What comes to a target is dropped by the factors of this number; kept if that is None.
+    """
+
+    kind: str  # max_pool or avg_pool
+    stride: int
+    source: int
+    targets: tuple[int, ...]
+    drops: tuple[int | None, ...]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Its output, and the places of the maxima."""
+        if self.kind == "max_pool":
+            return torch.ops.aten.max_pool2d_with_indices(x, [3, 3], [self.stride] * 2, [1, 1])
+        return F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False), None
+
+    def backward(self, grad: Tensor, x: Tensor, places: Tensor | None) -> Tensor:
+        """The gradient of x."""
+        sizes = [3, 3], [self.stride] * 2, [1, 1]
+        if places is None:
+            return torch.ops.aten.avg_pool2d_backward(grad, x, *sizes, False, False, None)
+        return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *sizes, [1, 1], False, places)
+
+
+class Chain(NamedTuple):
+    """Steps in their order; the first `inputs` states are given, and those of `concat` make the output."""
+
+    steps: tuple[Link | Pool, ...]
     inputs: int
     states: int
     concat: tuple[int, ...]
+
+    @property
+    def links(self) -> list[Link]:
+        """The calls of mixed_op."""
+        return [step for step in self.steps if type(step) is Link]
 
 
 class Given(NamedTuple):
@@ -72,9 +106,17 @@ class _Chain(torch.autograd.Function):
         states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
         weights, at, stored, reached = tensors[chain.inputs :], 0, [], []
         device, dtype = states[0].device.type, states[0].dtype
-        call, exact = chain.links[0].call, is_exact(dtype)
-        run = select(forward_op, call.impl, device, dtype)
-        for link, own in zip(chain.links, given, strict=True):
+        exact, links = is_exact(dtype), zip(chain.links, given, strict=True)
+        run = select(forward_op, chain.links[0].call.impl, device, dtype)
+        for step in chain.steps:
+            if type(step) is Pool:
+                made, places = step.forward(states[step.source])
+                for t, number in zip(step.targets, step.drops, strict=True):
+                    one = made if number is None else made * factors[number]
+                    states[t] = one if states[t] is None else states[t] + one
+                reached.append(places)
+                continue
+            link, own = next(links)
             call = link.call
             x = part = states[link.source]
             base = before = [states[t] for t in link.kept if states[t] is not None]
@@ -100,7 +142,7 @@ class _Chain(torch.autograd.Function):
             stored.append(len(z))
             reached += (None if part is x else part, mean, var, *z)
         ctx.chain, ctx.given, ctx.stored, ctx.exact, ctx.factors = chain, given, stored, exact, factors
-        read = {link.source for link in chain.links}
+        read = {step.source for step in chain.steps}
         kept = [x if number in read else None for number, x in enumerate(states)]
         ctx.save_for_backward(gains, offsets, beta, *kept, *weights, *reached)
         made = [states[i] for i in chain.concat]
@@ -118,11 +160,14 @@ class _Chain(torch.autograd.Function):
         need_weight, need_rows = any(need_weights), need_gains or need_offsets
         need += [False] * (chain.states - chain.inputs)  # by state
         passes = []
-        for link in chain.links:
-            on = need[link.source] or (need_weight and link.call.weights > 0) or (need_rows and link.first is not None)
-            passes.append(on or (need_beta and link.edge is not None))
-            for t in link.targets:
-                need[t] = need[t] or passes[-1]
+        for step in chain.steps:
+            on = need[step.source]
+            if type(step) is Link:
+                on = on or (need_weight and step.call.weights > 0) or (need_rows and step.first is not None)
+                on = on or (need_beta and step.edge is not None)
+            passes.append(on)
+            for t in step.targets:
+                need[t] = need[t] or on
         device, dtype = states[0].device.type, states[0].dtype
         run = select(backward_op, chain.links[0].call.impl, device, dtype)
         gradients: list[Tensor | None] = [None] * chain.states
@@ -131,7 +176,18 @@ class _Chain(torch.autograd.Function):
             gradients[t] = part
         of_gains, of_offsets, of_beta, of_weights = [], [], [], [None] * count
         end, at = len(reached), count
-        for link, own, stored, on in zip(*map(reversed, (chain.links, ctx.given, ctx.stored, passes)), strict=True):
+        links = zip(*map(reversed, (chain.links, ctx.given, ctx.stored)), strict=True)
+        for step, on in zip(reversed(chain.steps), reversed(passes), strict=True):
+            if type(step) is Pool:
+                end -= 1
+                if on:
+                    into = zip(step.targets, step.drops, strict=True)
+                    own = [gradients[t] if n is None else gradients[t] * ctx.factors[n] for t, n in into]
+                    dx = step.backward(functools.reduce(torch.add, own), states[step.source], reached[end])
+                    before = gradients[step.source]
+                    gradients[step.source] = dx if before is None else before.add_(dx)
+                continue
+            link, own, stored = next(links)
             call, x, need_x = link.call, states[link.source], need[link.source]
             part, mean, var, *z = reached[end - stored - 3 : end]
             end, at = end - stored - 3, at - call.weights
@@ -206,7 +262,16 @@ def _differentiable(
     gains, offsets, beta, *tensors = given
     states: list[Tensor | None] = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
     at = chain.inputs
-    for link, own in zip(chain.links, ctx.given, strict=True):
+    links = zip(chain.links, ctx.given, strict=True)
+    for step in chain.steps:
+        if type(step) is Pool:
+            x = states[step.source]
+            made = F.max_pool2d(x, 3, step.stride, 1) if step.kind == "max_pool" else step.forward(x)[0]
+            for t, number in zip(step.targets, step.drops, strict=True):
+                one = made if number is None else made * ctx.factors[number]
+                states[t] = one if states[t] is None else states[t] + one
+            continue
+        link, own = next(links)
         call = link.call
         gain, offset, past = own.gain, own.offset, None if link.edge is None else beta[link.edges]
         if link.first is not None:

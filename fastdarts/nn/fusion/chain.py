@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.functional import ChainPlan, Given, noise_seeds, world
+from fastdarts.functional import ChainPlan, Given, Pool, noise_seeds, world
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.plan import Constants, Fused, lasting, stacked, wide
 from fastdarts.nn.fusion.recognise import settled_things
@@ -51,10 +51,11 @@ class FusedChain:
     The first ``inputs`` states are given; calls that mix follow those that do not.
     """
 
-    def __init__(self, calls: Sequence[Planned], inputs: int, concat: Sequence[int], masks: int = 0):
+    def __init__(self, steps: Sequence[Planned | Pool], inputs: int, concat: Sequence[int], masks: int = 0):
+        calls = [step for step in steps if isinstance(step, Planned)]
         self.fused, self._masks = [call.fused for call in calls], masks
-        planned = [(call.fused.plan, call.source, call.targets, call.drops) for call in calls]
-        self.plan = ChainPlan(planned, [call.mixes for call in calls], inputs, concat)
+        planned = [s if isinstance(s, Pool) else (s.fused.plan, s.source, s.targets, s.drops) for s in steps]
+        self.plan = ChainPlan(planned, [isinstance(s, Planned) and s.mixes for s in steps], inputs, concat)
         self.mixing = [call.fused for call in calls if call.mixes]
         self.plain = [call.fused for call in calls if not call.mixes]
         self._norms = [] if self.mixing else [bn for fused in self.fused for bn in fused.norms]
@@ -64,8 +65,9 @@ class FusedChain:
         self._constants = Constants()
 
     @staticmethod
-    def takes(calls: Sequence[Planned]) -> bool:
+    def takes(steps: Sequence[Planned | Pool]) -> bool:
         """Whether these calls can be a chain."""
+        calls = [step for step in steps if isinstance(step, Planned)]
         mixes = any(call.mixes for call in calls)
         widths = {(call.fused.channels, call.fused.partial) for call in calls if call.mixes or not mixes}
         return len(widths) == 1 and not (mixes and any(call.fused.affine for call in calls))

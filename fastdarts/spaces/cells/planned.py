@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from fastdarts.functional import Pool
 from fastdarts.nn.fusion.call import parts_of, seen
 from fastdarts.nn.fusion.chain import FusedChain, NoChain, Planned
 from fastdarts.nn.fusion.plan import Fused, keep, recall
-from fastdarts.nn.fusion.recognise import fused_on, watched
+from fastdarts.nn.fusion.recognise import fused_on, plain_pool, watched
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity
 from fastdarts.spaces.topology import Topology
@@ -89,44 +91,73 @@ def discrete_chain(cell: nn.Module, s0: Tensor, s1: Tensor, drops: bool) -> Fuse
     key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.training, drops)
     chain = recall(cell, key, s1)
     if chain is None:
-        calls = _discrete_calls(cell, drops, s0.shape[1], s1.shape[1])
-        masks = sum(len(call.drops) for call in calls)
+        steps, masks = _discrete_steps(cell, drops, s0.shape[1], s1.shape[1])
         concat = [2 + place for place in cell._concat]
-        chain = FusedChain(calls, 2, concat, masks) if calls and FusedChain.takes(calls) else NoChain()
+        chain = FusedChain(steps, 2, concat, masks) if steps and FusedChain.takes(steps) else NoChain()
         modules = [cell.preprocess0, cell.preprocess1, *cell._ops]
         keep(cell, key, s1, chain, [cell._ops, *(m for module in modules for m in module.modules())])
     return chain if isinstance(chain, FusedChain) else None
 
 
-def _discrete_calls(cell: nn.Module, drops: bool, *widths: int) -> list[Planned]:
-    """As of a cell of the supernet. What is dropped has an edge of its own, behind the others."""
-    calls, leaving, masks = _entering(cell, *widths), {}, 0
-    for target, edges in enumerate(cell._nodes, 2):
+class _Leaving(NamedTuple):
+    """An operation of a derived cell, the state that it leads to, and the number of the mask that drops it."""
+
+    op: nn.Module
+    target: int
+    mask: int | None
+
+
+def _discrete_steps(cell: nn.Module, drops: bool, *widths: int) -> tuple[list[Planned | Pool], int]:
+    """As of a cell of the supernet, and how many masks drop path draws. Nothing if an operation is not known, or if
+    nothing reads an input of the cell: its layers then get no gradient."""
+    steps: list[Planned | Pool] = [*_entering(cell, *widths)]
+    leaving: dict[int, list[_Leaving]] = {}
+    masks = 0
+    for target, edges in enumerate(cell._nodes, len(widths)):
         for number, source in edges:
-            dropped = drops and not isinstance(cell._ops[number], Identity)
-            leaving.setdefault(source, []).append((target, cell._ops[number], masks if dropped else None))
+            op = cell._ops[number]
+            dropped = drops and not isinstance(op, Identity)
+            leaving.setdefault(source, []).append(_Leaving(op, target, masks if dropped else None))
             masks += dropped
-    made = set()
-    for source in sorted(leaving) if calls else ():
-        kept: dict[int, list[nn.Module]] = {}
-        for target, op, mask in leaving[source]:
-            if mask is None:
-                kept.setdefault(target, []).append(op)
-        targets = sorted(kept, key=lambda target: target not in made)  # first those that have a sum already
-        alone = [(target, op, mask) for target, op, mask in leaving[source] if mask is not None]
-        edges = [kept[target] for target in targets] + [[op] for _, op, _ in alone]
-        first = fused_on(edges[0][0], cell.channels)
-        if first is None:
-            return []
-        parts, unknown = parts_of([(ops, 0) for ops in edges], cell.channels, first.stride)
-        if unknown:
-            return []
-        targets += [target for target, _, _ in alone]
-        fused = Fused(parts, cell.channels, first.stride, "store", 1)
-        drops_of = [mask for _, _, mask in alone]
-        calls.append(Planned(fused, 2 + source, [2 + target for target in targets], False, drops_of))
-        made |= {*targets}
-    return calls
+    made: set[int] = set()
+    if not steps or not {0, 1} <= {*leaving, *cell._concat}:
+        return [], 0
+    for source in sorted(leaving):
+        own = [edge for edge in leaving[source] if plain_pool(edge.op) is None]
+        if own:
+            step = _discrete_call(cell.channels, source, own, made)
+            if step is None:
+                return [], 0
+            steps.append(step)
+        pools: dict[tuple[str, int], list[_Leaving]] = {}
+        for edge in leaving[source]:
+            if (pool := plain_pool(edge.op)) is not None:
+                pools.setdefault(pool, []).append(edge)
+        for pool, edges in pools.items():
+            steps.append(Pool(*pool, 2 + source, tuple(2 + e.target for e in edges), tuple(e.mask for e in edges)))
+        made |= {edge.target for edge in leaving[source]}
+    return steps, masks
+
+
+def _discrete_call(channels: int, source: int, leaving: Sequence[_Leaving], made: set[int]) -> Planned | None:
+    """What leaves a state. Edges to states that are ``made`` add to these and come first; what is dropped has an edge
+    of its own and comes last. None if it is not known."""
+    kept: dict[int, list[nn.Module]] = {}
+    for op, target, mask in leaving:
+        if mask is None:
+            kept.setdefault(target, []).append(op)
+    targets = sorted(kept, key=lambda target: target not in made)
+    alone = [edge for edge in leaving if edge.mask is not None]
+    edges = [kept[target] for target in targets] + [[edge.op] for edge in alone]
+    if any(fused_on(edge.op, channels) is None for edge in leaving):
+        return None
+    first = fused_on(edges[0][0], channels)
+    parts, unknown = parts_of([(ops, 0) for ops in edges], channels, first.stride)
+    if unknown:
+        return None
+    fused = Fused(parts, channels, first.stride, "store", 1)
+    targets += [edge.target for edge in alone]
+    return Planned(fused, 2 + source, [2 + target for target in targets], False, [edge.mask for edge in alone])
 
 
 @functools.cache
