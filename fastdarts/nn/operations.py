@@ -256,6 +256,16 @@ def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     return _dropped(x, x.new_empty([len(x)] + [1] * (x.dim() - 1)), drop_prob)
 
 
+def drop_path_factors(x: Tensor, count: int, drop_prob: float) -> Tensor:
+    """[count, N, 1, 1, 1]: what :func:`drop_path` multiplies the samples of ``count`` maps [N, ...] by. On a CPU the
+    random numbers are those of as many calls."""
+    keep, generator = 1.0 - drop_prob, own_generator(x.device)
+    factors = x.new_empty(count, len(x), 1, 1, 1)
+    for part in factors if x.device.type == "cpu" else [factors]:  # a launch each
+        part.bernoulli_(keep, generator=generator)
+    return factors.div_(keep)
+
+
 def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
     """``x`` scaled, and zero where ``mask``, which is drawn here, says so."""
     keep = 1.0 - drop_prob

@@ -210,6 +210,12 @@ def is_plain(bn: nn.BatchNorm2d) -> bool:
     )
 
 
+def plain_pool(op: nn.Module) -> tuple[str, int] | None:
+    """Kind and stride of a 3×3 pool that nothing normalises, and nobody watches; None for anything else."""
+    name = {nn.MaxPool2d: "max_pool", nn.AvgPool2d: "avg_pool"}.get(type(op))
+    return None if name is None or watched(op) or not _is_pool(op) else (name, op.stride)
+
+
 def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
     if (pool.kernel_size, pool.padding, pool.ceil_mode) != (3, 1, False):
         return False
