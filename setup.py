@@ -28,6 +28,7 @@ PACKAGES = {
     "fastdarts.cli": "fastdarts/cli",
     "fastdarts.compare": "fastdarts/compare",
     "fastdarts.engine": "fastdarts/engine",
+    "fastdarts.forks": "fastdarts/forks",
     "fastdarts.nn": "fastdarts/nn",
     "fastdarts.nn.fusion": "fastdarts/nn/fusion",
     "fastdarts.report": "fastdarts/report",
