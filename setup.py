@@ -41,6 +41,7 @@ PACKAGES = {
     "fastdarts.study": "fastdarts/study",
     "fastdarts.methods": "fastdarts/methods",
     "fastdarts.policies": "fastdarts/policies",
+    "fastdarts.policies.searchers": "fastdarts/policies/searchers",
     "fastdarts.tasks": "fastdarts/tasks",
     "fastdarts.tasks.images": "fastdarts/tasks/images",
     "fastdarts.tasks.language": "fastdarts/tasks/language",

@@ -14,9 +14,8 @@ from fastdarts.engine.evaluation import evaluate as run_evaluation
 from fastdarts.engine.search import search as run_search
 from fastdarts.engine.seeds import search_seeds
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.checkpoint import NAME
 from fastdarts.runs.loggers import Logger
-from fastdarts.runs.run import CONFIG, stored_config
+from fastdarts.runs.run import can_go_on, stored_config
 from fastdarts.runs.settings import RunConfig, from_dict, from_toml
 from fastdarts.runs.watch import Epoch, Watch
 from fastdarts.tasks.images.own import OwnProblem, as_dataset
@@ -84,7 +83,7 @@ def search(
         raise FastdartsError("got seeds beside train and valid: call search() with each seed and a folder of its own")
     (train, found), (valid, _) = as_dataset(train, "train"), as_dataset(valid, "valid")
     made = _settings(config, found | settings | {"dataset": "own"}, SearchConfig, "search")
-    if made.run is not None and _can_go_on(made.run):
+    if made.run is not None and can_go_on(made.run):
         made = dataclasses.replace(made, run=None, resume=made.run)
     watch = dataclasses.replace(watch, how="go on by the same call of search()")
     return run_search(made, watch, lambda resolved, space: OwnProblem(resolved, train, valid, classes))
@@ -151,10 +150,6 @@ def _settings(
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if value is not None}
     return {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in kept.items()}
-
-
-def _can_go_on(folder: Path) -> bool:
-    return (folder / NAME).exists() or (folder / CONFIG).exists()
 
 
 def _refuse_watch(watch: Watch) -> None:

@@ -27,6 +27,10 @@ def did_you_mean(got: object, known: Iterable[str]) -> str:
     return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 
+class OutOfMemory(FastdartsError):
+    """What was asked for needs more memory than the device has."""
+
+
 class NotFinite(FastdartsError):
     """The ``tensor`` named, a loss, a gradient or images, holds NaN or an infinity (``value``) on the ``batch`` named.
 

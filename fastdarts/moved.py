@@ -71,7 +71,6 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "pictures": ("tasks.images.pictures",),
     "player": ("report.player",),
     "projection": ("policies.projection", "engine.projecting"),
-    "random_search": ("engine.random_search",),
     "recorder": ("runs.writer",),
     "records": ("report.reader",),
     "relaxation": ("nn.relaxation",),

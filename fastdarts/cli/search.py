@@ -120,5 +120,9 @@ def _search(settings: SearchConfig) -> None:
         return
     print(f"genotype {json.dumps(result['genotype'])}")
     metric = find_task(settings.task).metric
-    print(f"{metric.said(result[metric.name])}  ({result['seconds']:.1f} s)")
+    if result.get("metric", metric.name) == metric.name:
+        said = metric.said(result[metric.name])
+    else:  # of a table
+        said = f"best {result['metric']} {result['best']:g} of {result['queries']} queries"
+    print(f"{said}  ({result['seconds']:.1f} s)")
     print(f"report {Path(result['run']) / 'report.html'}")

@@ -29,9 +29,12 @@ PROBLEM = (
     "space",
     "level",
     "vocabulary",
+    "evaluator",
+    "table",
+    "metric",
 )
 """Settings that say what is learned: between runs that differ here, errors say nothing."""
-BUDGET = ("epochs", "batch_size", "channels", "layers", "precision")
+BUDGET = ("epochs", "batch_size", "channels", "layers", "precision", "queries")
 """Settings that say how much is spent: runs that differ here are compared with care."""
 
 
@@ -91,8 +94,9 @@ class Compared:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it is a random search: candidates were drawn, and trained one by one."""
-        return "candidates" in self.records.result and "genotypes" not in self.records.config
+        """Whether it is a random search: what it looked at did not hang on what it had found."""
+        found = self.records.result
+        return found.get("baseline", "candidates" in found) is True and "genotypes" not in self.records.config
 
 
 class Collected(NamedTuple):

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastdarts.endings import is_no_memory
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, OutOfMemory
 from fastdarts.functional import working_memory
 from fastdarts.ranks import alone, world
 from fastdarts.runs.checks import AUTO, parse_bytes
@@ -210,7 +210,7 @@ def explaining(
             whole = estimated(own)
             fits = ranks * largest_batch(own, whole, estimated, free)
         found = f"use --batch-size {fits}, which is estimated to fit" if fits else f"lower {smaller}"
-        raise FastdartsError(
+        raise OutOfMemory(
             f"out of memory: a step on --batch-size {batch} takes an estimated {format_bytes(whole.peak)}, and "
             f"{format_bytes(free)} were free on {device}: {found}{spare and ', or use '}{spare}"
         ) from None

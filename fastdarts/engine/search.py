@@ -35,7 +35,7 @@ from fastdarts.ranks import (
     world,
 )
 from fastdarts.runs.checkpoint import NAME, load_checkpoint, loading, save_checkpoint
-from fastdarts.runs.run import Run
+from fastdarts.runs.run import Run, can_go_on
 from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Space, find_space
@@ -98,11 +98,12 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
         config = resolve(config.prepared())
         space = find_space(config.space)
         recipe = config.build(space)
-        problem = problem_of(config, space)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
+            problem = problem_of(config, space)
             check_network(config, problem, space)
         else:
+            problem = recipe.data(lambda: problem_of(config, space))
             recipe.check(problem)
         problem.check_batches(config)
         device = prepare_device(config)
@@ -112,6 +113,9 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
             if isinstance(config, BilevelConfig):
                 notes.append(check_kinks(config, device))
     agree(problem.facts())
+    if not trains_supernet and config.resume is None and config.run is not None:
+        begun = from_first(lambda: can_go_on(config.run))
+        config = dataclasses.replace(config, resume=config.run if begun else None)  # by the same command as before
     line = None
     if trains_supernet and config.max_memory is not None:  # else no estimate, which takes longer than a small epoch
         limit = from_first(lambda: measured_limit(config.max_memory, free_memory(device)))
@@ -128,7 +132,8 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
     with run, Progress() as progress, problem.opened(config, device):
         run.describe(device, primitives=space.primitives(config.nodes), **problem.description())
         progress.line(f"run {run.folder}")
-        for text in filter(None, (problem.introduction(), line, *notes)):
+        said = "" if trains_supernet else recipe.introduction()
+        for text in filter(None, (problem.introduction(), said, line, *notes)):
             progress.line(text)
         if trains_supernet:
             with explaining_memory(config, problem, device):

@@ -216,20 +216,8 @@ def training_memory(job: Job, recipe: Recipe, data: ImageData, device: torch.dev
     return estimate(work, device)
 
 
-def train_all(
-    jobs: Sequence[Job],
-    recipe: Recipe,
-    data: ImageData,
-    batches: Callable[[Job], tuple[Batches, Batches]],
-    prefix: str,
-    run: Run,
-    progress: Progress,
-    graphs: Graphs,
-    judge_last: bool = False,
-    final: Callable[[Job], Batches] | None = None,
-    look: Callable[[Job, nn.Module, Attended], None] | None = None,
-) -> list[float]:
-    """Train ``jobs`` one after another, recording a row per epoch and a checkpoint as often as the run asks.
+class Trainer:
+    """Trains one job after another, recording a row per epoch and a checkpoint as often as the run asks.
 
     Args:
         batches: gives a job's training batches and the batches it is judged on.
@@ -240,58 +228,81 @@ def train_all(
         final: gives the batches that a job is tested on, once and at its end, with the weights of its best epoch: the
             first one with the lowest error of those that were judged. These weights are kept.
         look: looks at the network of a job when it is trained. It gets what makes a measurement interruptible too.
+        enough: says of a row that its epoch is the last one of its job.
 
-    Returns the error in percent of each job: the one of ``final``, else that after its last epoch.
+    Attributes:
+        errors: the error in percent of each job that is done: the one of ``final``, else that after its last epoch;
+            None of one that failed.
     """
-    fresh = {"errors": [], "training": None}
-    with run.loading(fresh) as state:
-        if state is None:
-            state = fresh
-            run.save(state)  # from here on a run without a checkpoint has lost it
-        errors = [float(error) for error in state["errors"]]
-    for number, job in enumerate(jobs[len(errors) :], len(errors) + 1):
-        training = Training(job, recipe, data, graphs.device, graphs)
-        both = batches(job)
-        tested = None if final is None else final(job)
-        loop = _Epochs(job, training, errors, both, prefix, judge_last, tested, run, progress, look)
-        loop.later = (len(jobs) - number) * recipe.epochs
-        memory = partial(training_memory, job, recipe, data, graphs.device)
-        with explaining(both[0].batch_size, memory, graphs.device, "--channels or --layers"):
-            row = loop.train_from(state)
-        errors.append(row[f"{prefix}_error" if final is None else "test_error"])
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: ImageData,
+        batches: Callable[[Job], tuple[Batches, Batches]],
+        prefix: str,
+        run: Run,
+        progress: Progress,
+        graphs: Graphs,
+        judge_last: bool = False,
+        final: Callable[[Job], Batches] | None = None,
+        look: Callable[[Job, nn.Module, Attended], None] | None = None,
+        enough: Callable[[Row], bool] | None = None,
+    ):
+        self.recipe, self.data, self.batches, self.prefix, self.run = recipe, data, batches, prefix, run
+        self.progress, self.graphs, self.judge_last, self.final, self.look = progress, graphs, judge_last, final, look
+        self.enough = enough
+        fresh = {"errors": [], "training": None}
+        with run.loading(fresh) as state:
+            if state is None:
+                state = fresh
+                run.save(state)  # from here on a run without a checkpoint has lost it
+            self.errors = [None if error is None else float(error) for error in state["errors"]]
+        self._state = state
+
+    def train(self, job: Job, later: int = 0) -> None:
+        """Train a job, or what is left of it, keep its weights and add its error; ``later``: jobs that follow."""
+        training = Training(job, self.recipe, self.data, self.graphs.device, self.graphs)
+        loop = _Epochs(self, job, training)
+        loop.later = later * self.recipe.epochs
+        batch = loop.train_batches.batch_size
+        memory = partial(training_memory, job, self.recipe, self.data, self.graphs.device)
+        with explaining(batch, memory, self.graphs.device, "--channels or --layers"):
+            row = loop.train_from(self._state)
         if loop.best is not None:
             training.model.load_state_dict(loop.best["weights"])
-        run.write_weights(f"weights_{_mark(job, '_')}.pt", training.model)
-        state = {"errors": errors, "training": None}
-        run.save(state)
-    return errors
+        self.run.write_weights(weights_of(job), training.model)
+        self.done(row[f"{self.prefix}_error" if self.final is None else "test_error"])
+
+    def done(self, error: float | None) -> None:
+        """Add the error of the next job, None if it failed."""
+        self.errors.append(error)
+        self._state = {"errors": self.errors, "training": None}
+        self.run.save(self._state)
+
+
+def train_all(jobs: Sequence[Job], *settings: Any, **more: Any) -> list[float]:
+    """Train ``jobs`` one after another; returns the error in percent of each. All else is as for :class:`Trainer`."""
+    trainer = Trainer(*settings, **more)
+    for number, job in enumerate(jobs[len(trainer.errors) :], len(trainer.errors) + 1):
+        trainer.train(job, len(jobs) - number)
+    return trainer.errors
 
 
 class _Epochs(Loop):
-    """The epochs of one job; ``errors`` are those of the jobs before it."""
+    """The epochs of one job of a trainer."""
 
     meter_type = Meter
     saves_last = False
 
-    def __init__(
-        self,
-        job: Job,
-        training: Training,
-        errors: list[float],
-        batches: tuple[Batches, Batches],
-        prefix: str,
-        judge_last: bool,
-        final: Batches | None,
-        run: Run,
-        progress: Progress,
-        look: Callable[[Job, nn.Module, Attended], None] | None,
-    ):
-        super().__init__(run, progress, training.recipe.epochs)
-        self.look = look
-        self.job, self.training, self.errors, self.prefix, self.judge_last = job, training, errors, prefix, judge_last
-        self.train_batches, self.judge_batches = batches
+    def __init__(self, trainer: Trainer, job: Job, training: Training):
+        super().__init__(trainer.run, trainer.progress, training.recipe.epochs)
+        self.job, self.training = job, training
+        self.errors, self.prefix, self.judge_last = trainer.errors, trainer.prefix, trainer.judge_last
+        self.look, self.enough = trainer.look, trainer.enough
+        self.train_batches, self.judge_batches = trainer.batches(job)
         self.images = len(self.train_batches.indices)
-        self.final, self.best = final, None
+        self.final, self.best = None if trainer.final is None else trainer.final(job), None
 
     def train_from(self, state: dict[str, Any]) -> Row:
         """All epochs that are left after ``state``; returns the last row."""
@@ -369,7 +380,14 @@ class _Epochs(Loop):
 
     def after(self, row: Row) -> Next:
         next_rate(self.training.scheduler)
+        if self.enough is not None and self.enough(row):
+            return Next(self.epochs)
         return super().after(row)
+
+
+def weights_of(job: Job) -> str:
+    """The file of the weights that a job leaves."""
+    return f"weights_{_mark(job, '_')}.pt"
 
 
 def _mark(job: Job, separator: str) -> str:

@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
 
-from fastdarts.engine.random_search import RandomSearch
+from fastdarts.engine.blackbox import BlackBox, BlackBoxConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.evaluators import BestOfMany, PathError
 from fastdarts.policies.samplers import UniformPath
+from fastdarts.policies.searchers.base import Drawn
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Batch
-from fastdarts.spaces import Architecture, Space
-from fastdarts.tasks.settings import SearchConfig, SupernetConfig
+from fastdarts.spaces import Space
+from fastdarts.tasks.settings import SupernetConfig
 
 PAPER = "Li and Talwalkar, UAI 2019"
 
 
 @register("random", paper=PAPER)
-class Random(SearchConfig):
-    """Random search: random cells are trained one by one, and the best is kept."""
+class Random(BlackBoxConfig):
+    """Random search: random architectures are judged one by one, and the best is kept."""
 
     candidates: Batch | None = None
-    """Random cells to compare (8)."""
+    """Architectures to compare, which --queries says for all methods (8)."""
 
-    needs = frozenset({"training from scratch"})
     published = {"cifar": {"candidates": 8}}
 
-    def build(self, space: Space) -> RandomSearch:
+    def left_out(self, space: Space) -> dict[str, Any]:
+        found = super().left_out(space)
+        return found | {"queries": self.candidates or found.get("candidates", 8), "candidates": self.queries or 8}
+
+    def check(self, space: Space) -> None:
+        """Both names of the number of architectures say the same."""
+        super().check(space)
+        if self.candidates != self.queries:
+            raise FastdartsError(
+                f"--candidates is {self.candidates} and --queries {self.queries}, which mean the same: give one of them"
+            )
+
+    def build(self, space: Space) -> BlackBox:
         generator = torch.Generator().manual_seed(self.seed)
-        return RandomSearch([Architecture(space, space.sample(generator, self.nodes)) for _ in range(self.candidates)])
+        drawn = Drawn(space.sample(generator, self.nodes) for _ in itertools.count())
+        return BlackBox(self, space, drawn, drawn.decode)
 
 
 @register("random-ws", paper=PAPER)

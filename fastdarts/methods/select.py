@@ -5,25 +5,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
-from fastdarts.engine.random_search import RandomSearch
+from fastdarts.engine.blackbox import BlackBox, BlackBoxConfig
 from fastdarts.errors import FastdartsError
+from fastdarts.policies.searchers.base import Drawn
 from fastdarts.registry import register
 from fastdarts.spaces import Space, parse_architecture
 from fastdarts.tasks.settings import SearchConfig
 
 
 @register("select", paper="Zela et al., ICLR 2020")
-class Select(SearchConfig):
+class Select(BlackBoxConfig):
     """R-DARTS: the genotypes of several searches are trained for a while, and the best is kept (section 5.3)."""
 
     genotypes: tuple[str, ...] = ()
     """Genotypes to compare, two or more of one space: folders of searches, or whatever evaluate takes."""
 
-    needs = frozenset({"training from scratch"})
-
     def check(self, space: Space) -> None:
         """Two genotypes or more, of one space."""
+        super().check(space)
         if len(self.genotypes) < 2:
             raise FastdartsError(
                 f"--genotypes names {len(self.genotypes)} with method {self.method}: expected two or more"
@@ -45,7 +46,11 @@ class Select(SearchConfig):
         if len(names) > 1:
             raise FastdartsError(f"--genotypes are of the spaces {', '.join(names)}: compare those of one space")
         texts = tuple(json.dumps(architecture.to_dict()) for architecture in read)
-        return dataclasses.replace(self, genotypes=texts, space=names[0])
+        return dataclasses.replace(super().prepared(), genotypes=texts, space=names[0])
 
-    def build(self, space: Space) -> RandomSearch:
-        return RandomSearch([parse_architecture(text) for text in self.genotypes])
+    def left_out(self, space: Space) -> dict[str, Any]:
+        return super().left_out(space) | {"queries": len(self.genotypes)}
+
+    def build(self, space: Space) -> BlackBox:
+        given = Drawn(parse_architecture(text).genotype for text in self.genotypes)
+        return BlackBox(self, space, given, given.decode)

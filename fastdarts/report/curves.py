@@ -8,6 +8,7 @@ from itertools import accumulate
 from fastdarts.report.charts import Line, Points, line_chart
 from fastdarts.report.colours import BLUE, GREEN, GREY, ORANGE, VIOLET
 from fastdarts.report.markup import EMPTY, Html, element, joined
+from fastdarts.report.queries import SHOWN, is_queries
 from fastdarts.report.reader import Records, points
 from fastdarts.report.words import CHARTS
 from fastdarts.runs.stored import is_number
@@ -63,7 +64,7 @@ def curves(run: Records) -> Html:
     keys = dict.fromkeys(key for _, _, *named in wanted for key, _ in named)
     others = dict.fromkeys(key for row in run.rows for key in row if is_number(row[key]) and key not in keys)
     for key in others:  # what a monitor of a plug-in measures
-        if key not in ("epoch", "seconds", "eigenvalue", run.parts):
+        if key not in ("epoch", "seconds", "eigenvalue", run.parts, *SHOWN * is_queries(run)):
             charts.append(line_chart(key.replace("_", " ").capitalize(), _lines(run, key, key, BLUE)))
     strange = [key for key in keys if any(row.get(key) is not None and not is_number(row[key]) for row in run.rows)]
     text = f"Left out, as some values in {METRICS} are no usable numbers: {', '.join(strange)}."

@@ -3,6 +3,7 @@
 CARDS = {
     "Valid error": "Share of the validation images that the supernet takes for another class, after the last epoch.",
     "Best valid error": "The lowest of the validation errors of the candidates, each trained from scratch.",
+    "Best metric": "The metric of the best architecture that was asked for.",
     "Test error": "Share of the test images that the trained network takes for another class; mean over the seeds.",
     "Test error so far": "Share of the test images that the network takes for another class, after the last epoch.",
     "Valid perplexity": "How unsure the model is about the next word: e to the power of its mean loss. Less is better.",
@@ -44,6 +45,10 @@ CHARTS = {
     "Its relative error": "Distance between the two products, relative to the exact one.",
     "Learning rate": "Step size of the weights.",
     "L2 on the weights": "How strongly the weights are pulled towards 0.",
+    "Best so far over queries": "How good each architecture was, in the order in which the search asked for them, and "
+    "the best until then.",
+    "Pareto front": "How good each architecture was and what it costs. The line joins those that no other one beats in "
+    "both.",
     "Drop path": "Probability with which a path of a cell is left out of a step.",
     "Largest eigenvalue of the alphas' Hessian": "How sharply the validation loss bends around the alphas. Where it "
     "rises, derived networks generalise worse (Zela et al., 2020).",
@@ -58,6 +63,7 @@ SECTIONS = {
     "What this says": "Rules look at the numbers of this run; each says what it compares, and what to do next.",
     "Cells": "The derived architecture. A box is an operation, a square a state of the cell.",
     "Curves": "Values stand under the mouse; with the keyboard, move to a chart and use the arrow keys.",
+    "Queries": "The architectures that the search asked for, and how good each was.",
     "Candidates": "All candidates that were trained, best first. A click on a title sorts.",
     "Decisions": "What was kept at each decision, and by which numbers.",
     "Test images": "What the finished network takes the test images for.",

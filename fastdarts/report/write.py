@@ -12,6 +12,8 @@ from fastdarts.report.findings import findings, findings_block
 from fastdarts.report.markup import EMPTY, Html, element, joined
 from fastdarts.report.mixing import mixing
 from fastdarts.report.page import card, fact_tables, html_page, section
+from fastdarts.report.queries import best_so_far, is_queries, queries
+from fastdarts.report.queries import title as title_of_metric
 from fastdarts.report.reader import Records, last, points, read_records
 from fastdarts.report.tested import read_tested, tested_section
 from fastdarts.report.words import CARDS, SECTIONS
@@ -47,11 +49,13 @@ def _kind(run: Records) -> str:
 
 def _body(run: Records) -> Html:
     about = [_kind(run)]
-    about += [run.config.get("method"), run.config.get("dataset"), run.environment.get("started")]
+    learned_from = "table" if "table" in run.config else "dataset"
+    about += [run.config.get("method"), run.config.get(learned_from), run.environment.get("started")]
     colours = candidate_colours(operations(run))
     sections = {
         "Cells": cells(run, colours),
         "Curves": curves(run),
+        "Queries": queries(run),
         "Test images": tested_section(read_tested(run.folder)) if run.is_evaluation else EMPTY,
         "Candidates": candidates(run),
         "Decisions": decisions(run),
@@ -76,6 +80,8 @@ def _status(run: Records) -> Html:
     if run.rows:
         part, rows = list(run.trainings().items())[-1]
         done = f"{len(rows)} of {run.config.get('epochs', '?')} epochs"
+        if is_queries(run):
+            done = f"{len(rows)} of {run.config.get('queries', '?')} queries"
         done = f"{run.parts} {part}, {done}" if run.parts else done
     return element("span", f"unfinished: {done}", class_="badge")
 
@@ -120,7 +126,8 @@ def _cards(run: Records) -> Iterator[Html]:
         yield one("Multiply-adds", amount(size["macs"]), "for one image", exact=f"{size['macs']:,}")
     if times := points(run.rows, "seconds"):
         seconds = sum(value for _, value in times)
-        yield one("Time", _duration(seconds), f"{_duration(seconds / len(times))} per epoch")
+        each = "query" if is_queries(run) else "epoch"
+        yield one("Time", _duration(seconds), f"{_duration(seconds / len(times))} per {each}")
 
 
 def _kinds(run: Records, separator: str) -> str:
@@ -151,6 +158,11 @@ def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
         (best, sample), (worst, _) = ranking[0], ranking[-1]
         note = f"candidate {sample} of {len(ranking)}; the worst has {number(worst)} %"
         yield "Best valid error", f"{number(best)} %", note
+        return
+    if is_queries(run):
+        if best := best_so_far(run):
+            query = next(query for query, metric in best if metric == best[-1][1])
+            yield "Best metric", number(best[-1][1]), f"{title_of_metric(run)} of query {query} of {len(run.rows)}"
         return
     name, title, unit = find_task(run.space.task).metric
     if found := points(run.rows, name):

@@ -46,6 +46,11 @@ T = TypeVar("T")
 CONFIG = "config.toml"
 
 
+def can_go_on(folder: Path) -> bool:
+    """Whether ``folder`` is that of a run that was begun."""
+    return (folder / NAME).exists() or (folder / CONFIG).exists()
+
+
 def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
     """The settings of the run that ``resume`` (its folder or checkpoint) belongs to."""
     return _stored(resume, kind, config_type)[0]
@@ -235,12 +240,13 @@ class Run:
         self.recorder.write_json("usage.json", {"peak_memory": peak_memory(self._device)})
         self.recorder.write_json("result.json", result)
 
-    def record(self, row: Mapping[str, Any], epochs: int) -> bool:
-        """Record the row of an epoch, of so many; whether ``on_epoch`` has asked for an end.
+    def record(self, row: Mapping[str, Any], epochs: int, sync: bool = True) -> bool:
+        """Record the row of an epoch, of so many; whether ``on_epoch`` has asked for an end. ``sync``: wait until it is
+        on the disk.
 
         What it raises but :class:`StopSearch` ends the run; the last checkpoint stays.
         """
-        self.recorder.epoch(row)
+        self.recorder.epoch(row, sync)
         return self._watch.on_epoch is not None and ranks.from_first(lambda: self._asks_to_stop(row, epochs))
 
     def _asks_to_stop(self, row: Mapping[str, Any], epochs: int) -> bool:

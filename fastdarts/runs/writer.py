@@ -129,20 +129,27 @@ class Recorder:
         self._loggers, self._settings = Guarded(make_loggers(loggers)), settings or {}
         self._loggers.begin(run, self._settings, read_metrics(run))
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
+    def epoch(self, row: Mapping[str, Any], sync: bool = True) -> None:
         """Append `row` (numbers, lists, tensors, None) to metrics.jsonl and give it to the loggers.
 
-        The line is on disk on return. Raises FastdartsError when a number is not finite.
+        With `sync` the line, and all before it, are on disk on return. Raises FastdartsError when a number is not
+        finite.
         """
         with _naming(self.run / METRICS):
             self._file.write(_line(row).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            if sync:
+                self._sync()
         self._loggers.log(row)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def position(self, rows: int | None = None) -> int:
         """Bytes of metrics.jsonl up to the end of row number `rows`, counted from 1, or of the last one: what a
         checkpoint stores to resume from."""
+        with _naming(self.run / METRICS):
+            self._sync()
         if rows is None:
             return os.fstat(self._file.fileno()).st_size
         with open(self.run / METRICS, "rb") as file:
@@ -179,7 +186,7 @@ class NullWriter(Recorder):
     def __init__(self, run: Path) -> None:
         self.run = run
 
-    def epoch(self, row: Mapping[str, Any]) -> None:
+    def epoch(self, row: Mapping[str, Any], sync: bool = True) -> None:
         _line(row)
 
     def position(self, rows: int | None = None) -> int:

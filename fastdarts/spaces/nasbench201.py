@@ -38,6 +38,11 @@ CELL = Topology(NODES - 1, inputs=("c_{k-1}",), kept=None, multiplier=1, first=1
 TABLE: Table = (tuple(OPS),) * len(CELL.edges)
 
 
+_SOURCES = [edge.source for edge in CELL.edges]
+_FORM = "+".join("|" + "|".join(f"{{}}~{_SOURCES[row]}" for row in CELL.into(target)) + "|" for target in CELL.targets)
+_PLACES = re.compile(r"\|([^|~+]+)~(\d)(?=\|)")
+
+
 class Structure(NamedTuple):
     """A cell: its operations in the order of the edges 1<-0, 2<-0, 2<-1, 3<-0, 3<-1, 3<-2; ``str`` gives the string by
     which the benchmark knows it."""
@@ -45,16 +50,14 @@ class Structure(NamedTuple):
     operations: tuple[str, ...]
 
     def __str__(self) -> str:
-        named = [f"{op}~{edge.source}" for op, edge in zip(self.operations, CELL.edges, strict=True)]
-        nodes = ("|".join(named[row] for row in CELL.into(target)) for target in CELL.targets)
-        return "+".join(f"|{node}|" for node in nodes)
+        return _FORM.format(*self.operations)
 
 
 def parse_structure(text: str) -> Structure:
     """The cell of the benchmark's string ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``; raises :class:`FastdartsError`."""
-    found = re.findall(r"\|([^|~+]+)~(\d)(?=\|)", text)
+    found = _PLACES.findall(text)
     structure = Structure(tuple(op for op, _ in found))
-    if [int(source) for _, source in found] != [edge.source for edge in CELL.edges] or str(structure) != text.strip():
+    if [int(source) for _, source in found] != _SOURCES or str(structure) != text.strip():
         raise FastdartsError(
             f"{text[:80]!r} is not a cell of NAS-Bench-201: expected |op~0|+|op~0|op~1|+|op~0|op~1|op~2|"
         )
@@ -379,6 +382,10 @@ class NasBench201(ImageSpace):
     def from_text(self, text: str) -> Structure | None:
         """The benchmark's string."""
         return parse_structure(text) if text.startswith("|") else None
+
+    def text(self, genotype: Structure) -> str:
+        """The benchmark's string."""
+        return str(check_structure(genotype))
 
     def cells(self, genotype: Structure) -> Cells:
         """The one cell; its output is its last state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,17 @@ class Decision(NamedTuple):
 
     name: str
     size: int
+
+
+def mutated(indices: Sequence[int], sizes: Sequence[int], generator: torch.Generator) -> list[int]:
+    """``indices`` with another value of one decision that has several, both drawn uniformly; ``sizes``: how many values
+    each decision has."""
+    open_ones = [number for number, size in enumerate(sizes) if size > 1]
+    number = open_ones[int(torch.randint(len(open_ones), (), generator=generator))]
+    value = int(torch.randint(sizes[number] - 1, (), generator=generator))
+    changed = [*indices]
+    changed[number] = value + (value >= changed[number])
+    return changed
 
 
 class Space(ABC):
@@ -111,20 +123,16 @@ class Space(ABC):
         Raises :class:`FastdartsError` for a genotype of another number of nodes, or a space of one architecture.
         """
         indices, decisions = self.encode(genotype), self.decisions(nodes)
-        open_ones = [number for number, decision in enumerate(decisions) if decision.size > 1]
         if len(indices) != len(decisions):
             raise FastdartsError(
                 f"the genotype has {len(indices)} decisions, but space {self.name} with {nodes} nodes has "
                 f"{len(decisions)}: give the number of nodes of the genotype"
             )
-        if not open_ones:
+        if all(decision.size == 1 for decision in decisions):
             raise FastdartsError(
                 f"space {self.name} with {nodes} nodes has one architecture only: choose another space to mutate in"
             )
-        number = open_ones[int(torch.randint(len(open_ones), (), generator=generator))]
-        value = int(torch.randint(decisions[number].size - 1, (), generator=generator))
-        indices[number] = value + (value >= indices[number])
-        return self.decode(indices, nodes)
+        return self.decode(mutated(indices, [decision.size for decision in decisions], generator), nodes)
 
     def check_values(self, indices: Sequence[int], nodes: int) -> None:
         """Raise :class:`FastdartsError` unless there is one value for each decision, in its range."""
@@ -175,6 +183,10 @@ class Space(ABC):
     def from_text(self, text: str) -> Any | None:
         """The genotype that ``text`` spells in a form of the space's own; None if it is none."""
         return None
+
+    def text(self, genotype: Any) -> str:
+        """``genotype`` in one line, as histories and tables name it: by default what genotype.json holds."""
+        return json.dumps(self.to_dict(genotype))
 
 
 class ImageSpace(Space):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any, ClassVar, get_origin, get_type_hints
 
 Field = tuple[Any, Any]
@@ -44,8 +43,9 @@ def composed(method: type[Any], parts: tuple[type[Any], ...], task: str) -> type
     return made
 
 
-def _declared(owner: type[Any]) -> Iterator[tuple[str, Field]]:
+@functools.cache  # the same few classes are part of the settings of every method
+def _declared(owner: type[Any]) -> tuple[tuple[str, Field], ...]:
     """What a class itself annotates."""
     hints = get_type_hints(owner, include_extras=True)
-    for name in vars(owner).get("__annotations__", ()):
-        yield name, (hints[name], vars(owner).get(name, dataclasses.MISSING))
+    named = vars(owner).get("__annotations__", ())
+    return tuple((name, (hints[name], vars(owner).get(name, dataclasses.MISSING))) for name in named)

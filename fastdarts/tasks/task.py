@@ -78,18 +78,14 @@ class Learned(NamedTuple):
     outputs: Tensor | None
 
 
-class Problem(ABC):
-    """A task with the data of one search.
+class Data(ABC):
+    """The data of one search, as far as every search has some.
 
     Attributes:
         label: part of the default name of the run's folder.
-        meter_type: a :class:`Meter`.
-        examples: how many training examples are in use, if ``--samples`` can lower that; None if there is no such flag.
     """
 
     label: str
-    examples: int | None = None
-    meter_type: type[Any]
 
     @abstractmethod
     def facts(self) -> Mapping[str, Any]:
@@ -106,17 +102,42 @@ class Problem(ABC):
     def check_batches(self, config: Any) -> None:  # noqa: B027 - may stay as it is
         """Raise :class:`FastdartsError` if the data makes no batches of that size."""
 
-    def check_network(self, config: Any, space: Space) -> Supernet:
-        """A supernet without content; raises :class:`FastdartsError` if it does not fit the data."""
-        with torch.device("meta"), torch.no_grad():
-            return self.network(config, space)
-
     def check_resumed(self, state: Mapping[str, Any] | None, config: Any) -> None:  # noqa: B027
         """Raise :class:`FastdartsError` if a run goes on from ``state`` with other data than it began with."""
 
     def opened(self, config: Any, device: torch.device) -> AbstractContextManager[Any]:
         """Inside, batches can be made, for a model on ``device``."""
         return nullcontext()
+
+
+class NoData(Data):
+    """What a search has that looks at no data."""
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def facts(self) -> Mapping[str, Any]:
+        return {}
+
+    def description(self) -> Row:
+        return {}
+
+
+class Problem(Data):
+    """A task with the data of one search.
+
+    Attributes:
+        meter_type: a :class:`Meter`.
+        examples: how many training examples are in use, if ``--samples`` can lower that; None if there is no such flag.
+    """
+
+    examples: int | None = None
+    meter_type: type[Any]
+
+    def check_network(self, config: Any, space: Space) -> Supernet:
+        """A supernet without content; raises :class:`FastdartsError` if it does not fit the data."""
+        with torch.device("meta"), torch.no_grad():
+            return self.network(config, space)
 
     @abstractmethod
     def network(self, config: Any, space: Space) -> Supernet:
@@ -163,10 +184,10 @@ class Problem(ABC):
         """Where the streams are, if that does not follow from the number of the step."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
 
-    def start_epoch(self) -> None:  # noqa: B027
+    def start_epoch(self) -> None:
         """Bring the streams to the beginning of an epoch."""
 
 

@@ -15,5 +15,11 @@ SETTINGS = {
     "pc-darts": {"warmup": 1},
     "sharp-darts": {"learning_rate_warmup": 1},
     "random": {"candidates": 2, "epochs": 1},
+    "evolution": {"queries": 3, "epochs": 1, "population": 1, "tournament": 1},
+    "reinforce": {"queries": 2, "epochs": 1},
+    "nas-rl": {"queries": 3, "epochs": 1, "policy_batch": 2},
+    "ppo": {"queries": 3, "epochs": 1, "policy_batch": 2},
+    "nsga2": {"queries": 3, "epochs": 1, "population": 2},
+    "tpe": {"queries": 3, "epochs": 1, "random_queries": 2},
     "random-ws": {"candidates": 3},
 }

@@ -1,0 +1,204 @@
+"""Search without gradients: a searcher proposes architectures, an evaluator says how good each is, and so on."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from fastdarts.engine.children import train_children
+from fastdarts.engine.history import History
+from fastdarts.engine.judges import Judge, costs_of, judge_of
+from fastdarts.engine.queries import query
+from fastdarts.errors import FastdartsError
+from fastdarts.policies.searchers.base import Choice, Searcher
+from fastdarts.policies.searchers.objective import Objective
+from fastdarts.runs.checks import parse_count
+from fastdarts.runs.kinds import Count, Epochs, Few
+from fastdarts.runs.run import Run
+from fastdarts.runs.settings import RunConfig
+from fastdarts.runs.writer import Progress
+from fastdarts.spaces import Space
+from fastdarts.spaces.tabular import Direction
+from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.task import Data, NoData, find_task
+
+Evaluator = Literal["training", "table", "supernet", "parameters", "macs"]
+
+
+@dataclass(frozen=True)
+class BlackBoxConfig(SearchConfig):
+    """Settings of the methods that ask for architectures and are told how good they are."""
+
+    group: ClassVar[str] = "black-box search"
+
+    queries: Count | None = None
+    """Architectures to evaluate (1000)."""
+    evaluator: Evaluator | None = None
+    """Measure of how good an architecture is. training: its network is trained from scratch. table: --table says it.
+    supernet: the weights of --shared-weights judge it. parameters and macs: the larger, the better. Left out, it
+    follows from --table and --shared-weights; without both it is training."""
+    table: Path | None = None
+    """CSV or JSON file with a metric for each architecture, such as those of NAS-Bench-201."""
+    metric: str | None = None
+    """Column of the table; by default the first one with numbers."""
+    direction: Direction | None = None
+    """Sense of that column. By default less of an error, a loss, a perplexity or a latency is better, and more of
+    anything else."""
+    shared_weights: Path | None = None
+    """Folder of a search whose supernet judges the architectures."""
+    rungs: tuple[Epochs, ...] = ()
+    """Epochs after which a training ends early, unless its error is among the best of those that came so far."""
+    reduction: Few = 3
+    """Number of trainings at a rung of which one goes on (successive halving)."""
+    cost: Literal["parameters", "macs"] | None = None
+    """Cost of the networks that is counted; method nsga2 lowers it, and the report shows the Pareto front."""
+    target: str | None = None
+    """Cost to aim at, such as 500k: the reward is multiplied by (cost / target)^-0.07, as in MnasNet."""
+    max_parameters: str | None = None
+    """Most parameters of a network, such as 500k; a larger one counts as failed."""
+    max_macs: str | None = None
+    """Most multiply-accumulates of an image, such as 50M; a network with more counts as failed."""
+
+    @property
+    def judged_by(self) -> Evaluator:
+        """The evaluator that is meant."""
+        if self.evaluator is not None:
+            return self.evaluator
+        return "table" if self.table else "supernet" if self.shared_weights else "training"
+
+    def left_out(self, space: Space) -> dict[str, Any]:
+        return {"queries": 1000, **super().left_out(space)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("table", "shared_weights"):
+            if isinstance(path := getattr(self, name), Path):  # what it is else is said when the settings are checked
+                object.__setattr__(self, name, Path(os.path.abspath(path)))
+
+    def prepared(self) -> BlackBoxConfig:
+        """What trains nothing has no curves for TensorBoard, which takes seconds to load."""
+        silent = self.judged_by != "training" and self.loggers == RunConfig.loggers
+        return replace(self, loggers=()) if silent else self
+
+    def check(self, space: Space) -> None:
+        """There is what the evaluator needs, and nothing that it does not use."""
+        by = self.judged_by
+        for name, wanted in (("table", "table"), ("shared_weights", "supernet")):
+            flag, given = f"--{name.replace('_', '-')}", getattr(self, name) is not None
+            if given != (by == wanted):
+                said = (
+                    f"{flag} is given but the evaluator is {by}: leave one of them out"
+                    if given
+                    else (f"--evaluator is {by}, which needs {flag}: give it")
+                )
+                raise FastdartsError(said)
+        for name in ("metric", "direction"):
+            if getattr(self, name) is not None and by != "table":
+                raise FastdartsError(f"--{name} is {getattr(self, name)} but there is no --table: leave it out")
+        if by == "training" and (lacking := {"training from scratch"} - find_task(space.task).has):
+            raise FastdartsError(
+                f"--method {self.method} needs {lacking.pop()}, which searches in space {space.name} do not have: give "
+                "a --table, or choose another space"
+            )
+        if self.rungs and by != "training":
+            raise FastdartsError(f"--rungs end trainings early, but the evaluator is {by}: leave it out")
+        ascending = all(before < after for before, after in pairwise((*self.rungs, self.epochs)))
+        if not ascending:
+            raise FastdartsError(
+                f"--rungs is {' '.join(map(str, self.rungs))}: expected ascending epochs below --epochs {self.epochs}"
+            )
+        if self.target is not None and self.cost is None:
+            raise FastdartsError(f"--target is {self.target} but no cost is counted: add --cost")
+        for name in ("target", "max_parameters", "max_macs"):
+            self._amount(name)
+        if self.needs_network and space.task != "images":
+            raise FastdartsError(f"costs are those of networks for images: space {space.name} has others")
+
+    @property
+    def needs_network(self) -> bool:
+        """Whether networks are counted, whose size depends on the images."""
+        wanted = self.cost, self.max_parameters, self.max_macs
+        return self.judged_by in ("parameters", "macs") or any(value is not None for value in wanted)
+
+    def _amount(self, name: str) -> float | None:
+        text = getattr(self, name)
+        return None if text is None else parse_count(text, f"--{name.replace('_', '-')}")
+
+    def limits(self) -> dict[str, float]:
+        """The most that a network may cost, by kind of cost."""
+        found = {name: self._amount(f"max_{name}") for name in ("parameters", "macs")}
+        return {name: most for name, most in found.items() if most is not None}
+
+    def objective(self, judge: Judge | None) -> Objective:
+        """How the metric of the evaluator becomes a reward; without a judge it is the error of trained networks."""
+        target = self._amount("target")
+        if judge is None:
+            return Objective("valid_error", "minimize", 100.0, target)
+        return judge.objective(self.direction, target)
+
+    @abstractmethod
+    def searcher(self, sizes: tuple[int, ...]) -> Searcher:
+        """What proposes values of decisions that have so many; ``self`` is resolved."""
+
+    def build(self, space: Space) -> BlackBox:
+        sizes = tuple(decision.size for decision in space.decisions(self.nodes))
+        return BlackBox(self, space, self.searcher(sizes), lambda choice: space.decode(choice, self.nodes))
+
+
+class BlackBox:
+    """A searcher and what judges its proposals.
+
+    decode: gives the genotype of a choice of the searcher.
+    """
+
+    def __init__(self, config: BlackBoxConfig, space: Space, searcher: Searcher, decode: Callable[[Choice], Any]):
+        self.config, self.space, self.searcher, self.decode = config, space, searcher, decode
+
+    def data(self, problem: Callable[[], Data]) -> Data:
+        """The data of the search: none where nothing is trained and no network is counted."""
+        config = self.config
+        if config.judged_by == "table" and not config.needs_network:
+            return NoData(f"{config.space}-{config.method}")
+        return problem()
+
+    def check(self, problem: Data) -> None:
+        """Raise :class:`FastdartsError` for what cannot be judged: data that is no set of classes, a bad file."""
+        plain = isinstance(problem, ImageProblem) and problem.criterion is ImageProblem.criterion
+        if self.config.judged_by == "training" and not plain:
+            raise FastdartsError(
+                "networks are trained from scratch on images with cross-entropy only, and not for this task: "
+                "choose a method that trains a supernet"
+            )
+        self.costs = costs_of(self.config, self.space, problem)
+        self.judge = judge_of(self.config, self.space, self.costs)
+
+    def introduction(self) -> str:
+        """What is said of the search before it, in one line."""
+        return "" if self.judge is None else self.judge.introduction()
+
+    def run(
+        self, config: BlackBoxConfig, problem: Data, device: torch.device, run: Run, progress: Progress
+    ) -> dict[str, Any]:
+        """Ask, evaluate and tell until all queries are made; returns the best architecture and the history."""
+        history = History(config.objective(self.judge), self.space, self.searcher, self.decode, self.costs)
+        if self.judge is None:
+            train_children(history, config, problem, run, progress, device)
+            done = config.epochs
+        else:
+            query(history, self.judge, config.queries, run, progress, device)
+            done = len(history.entries)
+        found = history.outcome(run) | {"epochs": done}
+        if self.judge is None and not history.learns:  # as earlier versions name the history of random search
+            found["candidates"] = [
+                {"genotype": asked.architecture.to_dict(), "valid_error": entry.metric}
+                for asked, entry in history.entries
+            ]
+        return found

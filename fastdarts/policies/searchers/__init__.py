@@ -1,0 +1,1 @@
+"""Searchers: what proposes architectures and learns from how good they were, without gradients through them."""
