@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, Named]] = {
         "compare": Named("compare", "Compare", "Put runs beside each other: methods times seeds, with intervals."),
         "report": Named("report", "Report", "Write the report of a run or of a study anew."),
         "describe": Named("describe", "Describe", "Say how large a network is, and draw its cells."),
+        "scale": Named("scale", "Scale", "Scale a network by a number, and say what that costs (EfficientNet)."),
         "methods": Named("listing", "Methods", "List the methods, or the settings of one."),
         "spaces": Named("listing", "Spaces", "List the search spaces."),
         "info": Named("info", "Info", "Say what runs on this machine, and why."),

@@ -61,9 +61,10 @@ class Describe:
         from fastdarts.registry import find_method
         from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
-        from fastdarts.spaces import find_image_space, parse_architecture
+        from fastdarts.spaces import find_image_space
         from fastdarts.spaces.published import find_network
-        from fastdarts.tasks.images.settings import RECIPES, network_options
+        from fastdarts.tasks.images.published import network_of_genotype
+        from fastdarts.tasks.images.settings import network_options
         from fastdarts.tasks.settings import SupernetConfig, resolve
 
         given = self.supernet or self.space is not None, self.genotype is not None, self.network is not None
@@ -85,17 +86,12 @@ class Describe:
             validate(settings)
             settings = resolve(settings)
             published = (settings.channels, settings.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
-        elif self.network is not None:
-            found = find_network(self.network)
+        else:
+            named = self.network is not None
+            found = find_network(self.network) if named else network_of_genotype(self.genotype, self.variant)
             space, genotype = found.architecture
             variant = space.check_variant(self.variant or found.variant)
             published = (found.channels, found.layers, found.classes, found.image_size)
-        else:
-            space, genotype = parse_architecture(self.genotype)
-            variant = space.check_variant(self.variant)
-            images = (10, 32) if variant in ("cifar", "nasbench201") else (1000, 224)
-            recipe = RECIPES[variant] | dict(space.recipe(variant, genotype))
-            published = (recipe["channels"], recipe["layers"], *images)
         asked = (self.channels, self.layers, self.classes, self.image_size)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
         if self.memory and not whole:

@@ -67,6 +67,7 @@ class Architect:
         grad_clip: As of :class:`fastdarts.policies.hypergradients.Descent`; by default the look ahead clips nothing.
         accumulate: Parts that a batch is passed in, see :meth:`fastdarts.policies.hypergradients.Passes.differentiate`.
         penalty: Gives a term of the loss of the alphas that depends on them alone.
+        cost: Makes the loss of the alphas of this loss, a scalar, and of what their network is expected to cost.
         alpha_clip: The largest norm of the gradient of the alphas, 0 for any.
 
     Source: Liu et al. 2019 (DARTS), equations 7 and 8 and the public code.
@@ -95,6 +96,7 @@ class Architect:
         grad_clip: float | None = None,
         accumulate: int = 1,
         penalty: Callable[[], Tensor] | None = None,
+        cost: Callable[[Tensor], Tensor] | None = None,
         alpha_clip: float = 0.0,
     ):
         self.network_momentum = args.momentum
@@ -105,6 +107,7 @@ class Architect:
         self.grad_clip = grad_clip
         self.accumulate = accumulate
         self.penalty = penalty
+        self.cost = cost
         self.alpha_clip = alpha_clip
         self._alphas = list(model.arch_parameters())
         self.optimizer = Adam(
@@ -175,7 +178,7 @@ class Architect:
         self.optimizer.step(sound=sound)
 
     def _checked(self, loss: Tensor, readings: Readings) -> Tensor:
-        loss = loss + self._penalise()
+        loss = self._weigh(loss + self._penalise())
         gradients = [a.grad for a in self.model.arch_parameters() if a.grad is not None]
         readings.add(torch.stack([g.sum() for g in gradients]).sum(), self._check_gradients)
         return loss
@@ -184,15 +187,35 @@ class Architect:
         if self.alpha_clip:
             nn.utils.clip_grad_norm_(self.model.arch_parameters(), self.alpha_clip)
 
-    def follow_along(self, summed: Callable[[list[Tensor]], list[Tensor]], sound: Tensor) -> Tensor:
-        """Update the alphas, where ``sound``, by the gradients that they have from a loss of the weights, which
-        ``summed`` adds up over the ranks, and by that of the penalty; return the penalty, on the device."""
+    def follow_along(self, loss: Tensor, summed: Callable[[list[Tensor]], list[Tensor]], sound: Tensor) -> Tensor:
+        """Update the alphas, where ``sound``, by the gradients that they have from ``loss``, which is that of the
+        weights too. ``summed`` adds these up over the ranks. Penalty and cost are added; return what they add to the
+        loss, on the device."""
         alphas = [alpha for alpha in self.model.arch_parameters() if alpha.grad is not None]
         for alpha, gradient in zip(alphas, summed([alpha.grad for alpha in alphas]), strict=True):
             alpha.grad = gradient
         penalty = self._penalise()
+        if self.cost is not None:
+            penalty = self._weigh(loss + penalty) - loss
         self.update(sound)
         return penalty if isinstance(penalty, Tensor) else sound.new_zeros((), dtype=torch.float64)
+
+    def _weigh(self, loss: Tensor) -> Tensor:
+        """Turn the gradients of the alphas, which are those of ``loss``, into those of the loss with the cost; return
+        this loss."""
+        if self.cost is None:
+            return loss
+        alphas = [alpha for alpha in self.model.arch_parameters() if alpha.requires_grad]
+        leaf = loss.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            total = self.cost(leaf)
+        factor, *gradients = torch.autograd.grad(total, [leaf, *alphas], allow_unused=True)
+        for alpha, gradient in zip(alphas, gradients, strict=True):
+            if alpha.grad is not None:
+                alpha.grad = alpha.grad * factor
+            if gradient is not None:
+                alpha.grad = gradient if alpha.grad is None else alpha.grad + gradient
+        return total.detach()
 
     def _penalise(self) -> Tensor | float:
         """Add the gradient of the penalty to that of the alphas; return the penalty."""

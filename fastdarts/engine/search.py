@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fastdarts.engine.capture import Graphs
+from fastdarts.engine.costs import LATENCIES, with_cost
 from fastdarts.engine.device import check_cores, check_kinks, check_precision, check_workers, prepare_device
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.loop import Loop
@@ -97,7 +98,7 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
         validate(config)
         config = resolve(config.prepared())
         space = find_space(config.space)
-        recipe = config.build(space)
+        recipe = with_cost(config.build(space), config)
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             problem = problem_of(config, space)
@@ -137,7 +138,8 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
             progress.line(text)
         if trains_supernet:
             with explaining_memory(config, problem, device):
-                outcome = Searching(config, config.build(space), problem, device, run, progress).result()
+                recipe = with_cost(config.build(space), config)
+                outcome = Searching(config, recipe, problem, device, run, progress).result()
         else:
             outcome = recipe.run(config, problem, device, run, progress)
         seconds = sum(row["seconds"] for row in run.rows())
@@ -270,6 +272,8 @@ class Searching(Loop):
         found, error = recipe.selection.finish(self, recipe.stopper.final_row(run.rows()))
         write_genotype(run, found)
         result = {"genotype": found.to_dict(), self.metric.name: error, "epochs": len(run.rows())}
+        if recipe.cost is not None:
+            result |= recipe.cost.facts(found.genotype)
         return result | recipe.stopper.events() | recipe.selection.events()
 
     def _stage_at(self, epoch: int) -> int:
@@ -285,6 +289,8 @@ class Searching(Loop):
         self._stage = number
         self.supernet = SearchStep(self.config, self.problem, self.device, self.recipe, number, self._graphs)
         self._open_streams()
+        if (cost := self.recipe.cost) is not None and cost.table is not None:
+            self.write_text(LATENCIES, cost.table.to_text())
 
     def _build(self) -> None:
         """The supernet as it is at the beginning, or where the last checkpoint was made."""

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.engine.architect import Architect
 from fastdarts.engine.capture import Captured, Graphs, hooked, taken_from_host
+from fastdarts.engine.costs import setting_of
 from fastdarts.engine.training import autocast, statistics_of
 from fastdarts.errors import NotFinite
 from fastdarts.nn.finite import Readings, check_step, finite
@@ -80,6 +81,8 @@ class SearchStep:
         give([*self.model.parameters(), *self.model.buffers(), *self.model.arch_parameters()])
         if recipe.penalty is not None:
             recipe.penalty.attach(self.model, getattr(problem, "size", (0, 0)))
+        if recipe.cost is not None:
+            recipe.cost.attach(self.model, setting_of(config, problem, self.space, device))
         self._statistics = [] if config.sync_bn else statistics_of(self.model)
         self.optimizer = SGD(
             self.model.parameters(),
@@ -126,8 +129,13 @@ class SearchStep:
             config.grad_clip if find_task(config.task).clips_look_ahead else None,
             accumulate=config.accumulate,
             penalty=None if penalty is None else lambda: penalty.loss(self.model.alpha_tables(), self.epoch),
+            cost=None if recipe.cost is None else self._with_cost,
             alpha_clip=alphas.grad_clip,
         )
+
+    def _with_cost(self, loss: Tensor) -> Tensor:
+        """The loss of the alphas in which the expected cost counts."""
+        return self.recipe.cost.total(loss, self.model.mixing_weights())
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
@@ -252,7 +260,7 @@ class SearchStep:
         checked = torch.stack([value, self.optimizer.norm().double()])
         sound = self._settle(checked)
         self.optimizer.step(sound=sound)
-        penalty = self.architect.follow_along(summed, sound) if self._with_alphas else self._doubt.new_zeros(())
+        penalty = self.architect.follow_along(value, summed, sound) if self._with_alphas else self._doubt.new_zeros(())
         average(self._statistics)
         logits = torch.cat(outputs) if outputs else None
         counted = None if logits is None else self.problem.counted(logits, y)
@@ -307,6 +315,7 @@ class SearchStep:
                 recipe.relaxation,
                 recipe.hypergradient,
                 recipe.penalty,
+                recipe.cost,
                 recipe.stages,
                 self.architect,
                 recipe.perturbation,

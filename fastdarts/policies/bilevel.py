@@ -14,6 +14,7 @@ from fastdarts.nn.relaxation import SOFTMAX, Relaxation
 from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.alignment import Alignment
 from fastdarts.policies.base import Monitor, Policy, Search, Selection, Stopper
+from fastdarts.policies.expected_cost import ExpectedCost
 from fastdarts.policies.hypergradients import FirstOrder, Strategy
 from fastdarts.policies.selection import Strongest
 from fastdarts.spaces import Space
@@ -135,6 +136,7 @@ class Bilevel:
         weight_steps: how many steps the weights take for each one of the alphas.
         warmup: epochs of every stage in which only the weights learn.
         penalty: what is added to the loss of the alphas.
+        cost: what the derived network costs, which counts in that loss.
         alignment: what is added to the gradient of the weights.
         perturbation: what changes the mixing weights with which the weights learn.
         path: what the weights learn from in place of the mixture.
@@ -155,6 +157,7 @@ class Bilevel:
     weight_steps: int = 1
     warmup: int = 0
     penalty: Penalty | None = None
+    cost: ExpectedCost | None = None
     alignment: Alignment | None = None
     perturbation: Perturbation | None = None
     path: SinglePath | None = None
@@ -169,6 +172,7 @@ class Bilevel:
             "relaxation": self.relaxation,
             "stages": self.stages,
             "penalty": self.penalty,
+            "cost": self.cost,
             "stopper": self.stopper,
             "selection": self.selection,
         }

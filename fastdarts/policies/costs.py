@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fastdarts.nn.candidates import build_candidate
-from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.relaxation import Relaxation
 from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.bilevel import Penalty
+from fastdarts.policies.expected_cost import places
 
 Cost = tuple[float, float, float]
 """Parameters, multiplications, and numbers that are read or written, for one image."""
@@ -35,7 +35,7 @@ def cost(op: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
             weights = module.weight.numel()
             work = weights // module.out_channels * output.numel()
         else:
-            weights, work = 0, 9 * output.numel()
+            weights, work = 0, module.kernel_size**2 * output.numel()
         for place, amount in enumerate((weights, work, inputs[0].numel() + output.numel() + weights)):
             total[place] += amount
 
@@ -77,23 +77,13 @@ class ResourceCost(Penalty):
     def attach(self, model: Supernet, size: tuple[int, int]) -> None:
         """Look up the costs of all candidates, for images of this size."""
         found: dict[str, list[list[list[Cost]]]] = {kind: [] for kind in model.primitives}
-        kinds = iter(model.cell_kinds())
-        size = tuple(side // 8 for side in size) if getattr(model, "_stem", "cifar") == "imagenet" else size
-        for block in model.cells:
-            edges = [module for module in block.modules() if isinstance(module, MixedOp)]
-            after = tuple(-(-side // 2) for side in size) if block.reduction else size
-            if edges:
-                kind = next(kinds)
-                found[kind].append(
-                    [
-                        [
-                            _cost_of(name, edge.channels // edge.k, edge.stride, size if edge.stride == 2 else after)
-                            for name in names
-                        ]
-                        for edge, names in zip(edges, model.primitives[kind], strict=True)
-                    ]
-                )
-            size = after
+        for kind, edges in places(model, size):
+            found[kind].append(
+                [
+                    [_cost_of(name, edge.channels // edge.k, edge.stride, maps) for name in names]
+                    for (edge, maps), names in zip(edges, model.primitives[kind], strict=True)
+                ]
+            )
         alphas = model.alpha_tables()
         self._tables = [
             torch.tensor(cells, dtype=alpha.dtype).to(alpha.device)

@@ -301,7 +301,6 @@ class Progress:
 def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
     """What a run runs on, for environment.json: versions, machine, `device`, command line, start."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
     return {
         **{package: _version(package) for package in ("fastdarts", "torch", "torchvision", "triton", "numpy")},
         "python": platform.python_version(),
@@ -309,10 +308,15 @@ def environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "device": f"{device} ({name})",
+        "device": f"{device} ({processor(device)})",
         "command": shlex.join(sys.argv),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def processor(device: torch.device) -> str:
+    """The name of the processor or the GPU that ``device`` is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_model()
 
 
 def versions() -> dict[str, str | None]:

@@ -348,6 +348,14 @@ class NasBench201(ImageSpace):
             raise FastdartsError("networks of space nasbench201 have no auxiliary head: use --no-auxiliary")
         return Network(channels, classes, layers, genotype, in_channels=in_channels)
 
+    def scaled(
+        self, genotype: Structure, channels: int, layers: int, width: float, depth: float
+    ) -> tuple[Structure, int, int]:
+        """The same, with as many cells more in each of the three stages."""
+        cells = (layers - 2) // 3
+        genotype, channels, cells = super().scaled(genotype, channels, cells, width, depth)
+        return genotype, channels, 3 * cells + 2
+
     def candidate(self, name: str, C: int, stride: int) -> nn.Module:
         """One of the benchmark's operations."""
         return OPS[name](C, stride, True)

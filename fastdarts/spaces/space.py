@@ -227,6 +227,11 @@ class ImageSpace(Space):
         """An operation as it is in a network of the space: [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
         return OPS[name](C, stride, True)
 
+    def scaled(self, genotype: Any, channels: int, layers: int, width: float, depth: float) -> tuple[Any, int, int]:
+        """The genotype, channels and layers of a network ``width`` times as wide and ``depth`` times as deep: the next
+        even number of channels, and no less than so many layers."""
+        return genotype, max(2, 2 * round(channels * width / 2)), math.ceil(round(layers * depth, 9))
+
     def recipe(self, variant: str, genotype: Any) -> Mapping[str, Any]:
         """Published settings of this network of ``genotype`` that differ from those of the variant, such as the sizes
         that a genotype holds itself."""

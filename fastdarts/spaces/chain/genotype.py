@@ -131,7 +131,7 @@ def rounded(channels: float) -> int:
 
 def scaled(chain: Chain, width: float = 1.0, depth: float = 1.0) -> Chain:
     r"""``chain`` with :func:`rounded` ``width`` times the channels and :math:`\lceil depth \cdot r \rceil` layers of
-    each block (EfficientNet, Tan and Le 2019).
+    each stage (EfficientNet, Tan and Le 2019). A stage is the blocks of one width; its last block gets more layers.
 
     >>> from fastdarts.spaces.chain.published import EFFICIENTNET
     >>> scaled(EFFICIENTNET, width=1.1, depth=1.2).head
@@ -141,11 +141,20 @@ def scaled(chain: Chain, width: float = 1.0, depth: float = 1.0) -> Chain:
     def wider(channels: int) -> int:
         return channels if width == 1 else rounded(channels * width)
 
-    def changed(block: Block | None) -> Block | None:
+    blocks = list(chain.blocks)
+    stages: list[list[int]] = []
+    for place, block in enumerate(blocks):
         if block is None:
-            return None
-        layers = math.ceil(round(depth * block.repeats, 9))
-        return block._replace(channels=wider(block.channels), repeats=layers)
-
-    blocks = tuple(map(changed, chain.blocks))
-    return chain._replace(stem=wider(chain.stem), blocks=blocks, head=wider(chain.head))
+            continue
+        before = blocks[stages[-1][-1]] if stages else None
+        if before is None or block.stride > 1 or block.channels != before.channels:
+            stages.append([])
+        stages[-1].append(place)
+    for places in stages:
+        left = max(1, math.ceil(round(depth * sum(blocks[place].repeats for place in places), 9)))
+        for place in places:
+            block = blocks[place]
+            repeats = left if place == places[-1] else min(block.repeats, left)
+            left -= repeats
+            blocks[place] = block._replace(repeats=repeats, channels=wider(block.channels)) if repeats else None
+    return chain._replace(stem=wider(chain.stem), blocks=tuple(blocks), head=wider(chain.head))

@@ -12,7 +12,7 @@ import torch.nn as nn
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
-from fastdarts.spaces.chain.genotype import ZERO, Block, Chain, check_chain, from_dict, to_dict
+from fastdarts.spaces.chain.genotype import ZERO, Block, Chain, check_chain, from_dict, scaled, to_dict
 from fastdarts.spaces.chain.network import ChainNetwork
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Table
 from fastdarts.spaces.topology import Edge, Topology
@@ -122,6 +122,11 @@ class ChainSpace(ImageSpace):
         """The sizes that the genotype holds."""
         chain = check_chain(genotype)
         return {"channels": chain.stem, "layers": len(chain.blocks)}
+
+    def scaled(self, genotype: Chain, channels: int, layers: int, width: float, depth: float) -> tuple[Chain, int, int]:
+        """See :func:`fastdarts.spaces.chain.genotype.scaled`; the genotype holds its sizes itself."""
+        chain = scaled(check_chain(genotype), width * channels / genotype.stem, depth)
+        return chain, chain.stem, len(chain.blocks)
 
     def network(
         self,

@@ -13,6 +13,7 @@ from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.batches import Batches, Workers, split
+from fastdarts.tasks.images.cost import ImageCostConfig
 from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.measure import Meter, measure, wrong
 from fastdarts.tasks.images.prepare import prepare_data
@@ -152,7 +153,7 @@ class Images(Task):
 
     name, title = "images", "images"
     metric = Metric("valid_error", "valid error", " %")
-    settings = (ImageSupernetConfig, ImageSearchConfig)
+    settings = (ImageCostConfig, ImageSupernetConfig, ImageSearchConfig)
     evaluation = ImageEvaluateConfig
     recipe = SEARCH_RECIPE
     has = frozenset({"ranks", "training from scratch", "class logits"})

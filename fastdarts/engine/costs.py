@@ -1,0 +1,68 @@
+"""Costs of networks: what a search counts, and what one network has of each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdarts.engine.memory import estimate
+from fastdarts.policies.bilevel import Bilevel
+from fastdarts.policies.expected_cost import CostMonitor, ExpectedCost, Setting, linear_loss, log_loss
+from fastdarts.policies.latency import Priced, measure, read_table
+from fastdarts.report.describe import macs
+from fastdarts.spaces.cells.network import count_parameters
+from fastdarts.tasks.settings import SupernetConfig
+from fastdarts.tasks.task import Problem
+
+LATENCIES = "latency.json"
+"""The table in the folder of a run."""
+
+
+def with_cost(recipe: Bilevel, config: SupernetConfig) -> Bilevel:
+    """``recipe`` with the cost that ``config`` names, which is resolved; raises :class:`FastdartsError` for a table
+    that cannot be read."""
+    if getattr(config, "cost", None) is None:
+        return recipe
+    weight = config.cost_weight
+    combine: Callable[[Tensor, Tensor, float], Tensor]
+    if config.cost_loss == "log":
+        combine = functools.partial(log_loss, weight=weight or 0.2, exponent=config.cost_exponent)
+    else:
+        combine = functools.partial(linear_loss, weight=weight or 0.1)
+    table = None if config.cost_table is None else read_table(config.cost_table)
+    cost = ExpectedCost(config.cost, config.wanted(), combine, table)
+    return replace(recipe, cost=cost, monitors=(*recipe.monitors, CostMonitor(cost)))
+
+
+def setting_of(config: SupernetConfig, problem: Problem, space: Any, device: torch.device) -> Setting:
+    """The network that a search would derive, as large as its supernet."""
+    variant = space.check_variant("imagenet" if getattr(config, "stem", "cifar") == "imagenet" else None)
+    sizes = config.channels, config.layers, config.nodes, problem.outputs
+    shape = (problem.data.channels, *problem.size)
+    return Setting(space, variant, *sizes, shape, device)
+
+
+def network_costs(build: Callable[[], nn.Module], shape: tuple[int, int, int], device: torch.device) -> dict[str, Any]:
+    """What one image [C, H, W] = ``shape`` costs in the network that ``build()`` makes, evaluating.
+
+    ``parameters`` are counted without an auxiliary head, and so are ``macs``. ``memory`` is the peak of its tensors in
+    bytes, estimated. ``latency`` is in milliseconds, measured on ``device``.
+    """
+
+    def work() -> None:
+        with torch.inference_mode():
+            build().eval()(torch.zeros(1, *shape))
+
+    with torch.random.fork_rng(devices=[]):
+        network = build()
+    return {
+        "parameters": count_parameters(network),
+        "macs": macs(network, shape),
+        "memory": estimate(work, device).peak,
+        "latency": measure([Priced(network, (1, *shape), candidate=False)], device)[0],
+    }
