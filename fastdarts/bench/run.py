@@ -195,9 +195,9 @@ def _cases(
     return [case for case in cases if _chosen(case, chosen) and (not traffic or counter.counts(case))]
 
 
-def _chosen(case: object, texts: Sequence[str]) -> bool:
-    """Whether the name of a case holds one of these texts; all do if there are none."""
-    return not texts or any(text in str(case) for text in texts)
+def _chosen(case: object, words: Sequence[str]) -> bool:
+    """Whether the name of a case has one of these words; all are chosen if there are none."""
+    return not words or not {*words}.isdisjoint(str(case).split())
 
 
 def _flat(seconds: float, device: str) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class Bench:
     """Images per call, one or several numbers. By default 64; of pc-darts, partial and rnn 256; of inference 1 to 64.
     Those of step, nasbench201 and evaluation are 8; published are 64 and 96."""
     cases: tuple[str, ...] = ()
-    """Parts of names, one or several: only cases whose name has one of them are timed, such as gdas or C16."""
+    """Words, one or several: only cases whose name has one of them are timed, such as gdas or C16."""
     precision: tuple[Literal["float32", "bf16"], ...] = ("float32",)
     """Types of the feature maps, one or both."""
     seconds: float = 5.0
