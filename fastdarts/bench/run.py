@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastdarts.bench import host as host_counts
-from fastdarts.bench import recurrent
+from fastdarts.bench import methods, recurrent
 from fastdarts.bench import traffic as counter
 from fastdarts.bench.batch import STEP, measure_batch, print_batch
 from fastdarts.bench.cases import (
@@ -65,6 +65,7 @@ def bench(
     device: str = "cpu",
     threads: int | None = None,
     batch: Sequence[int] = (),
+    cases: Sequence[str] = (),
     seconds: float = 5.0,
     precision: Sequence[str] = ("float32",),
     compile: bool = False,
@@ -89,6 +90,11 @@ def bench(
     if "rnn" in suite:
         flags = {"--device cuda": device == "cuda", "--compile": compile, "--traffic": traffic}
         _validate_recurrent([flag for flag, given in flags.items() if given], batch)
+    if "methods" in suite and (device != "cpu" or batch or compile or traffic):
+        raise FastdartsError(
+            "--suite methods has its own batch and times two sides on a CPU: leave --device, --batch, --compile and "
+            "--traffic out"
+        )
     if "bf16" in precision and (others := [name for name in suite if name not in SUITES]):
         raise FastdartsError(f"--precision is bf16, but --suite {others[0]} has its own: leave one of them out")
     if host:
@@ -103,7 +109,7 @@ def bench(
         host_counts.count(suite, implementation, seconds, json)
         return
     if warm:
-        warm_up([case for name in suite for case in _cases(name, batch, precision)], device, threads)
+        warm_up([case for name in suite for case in _cases(name, batch, precision, cases)], device, threads)
         return
     if threads is not None:
         torch.set_num_threads(threads)
@@ -111,7 +117,7 @@ def bench(
     forecast = None
     if not traffic:
         report["machine"] = machine(not default_malloc and pin_malloc(), device)
-        timed = [case for name in suite for case in _cases(name, batch, precision)]
+        timed = [case for name in suite for case in _cases(name, batch, precision, cases)]
         if timed and device == "cpu":
             forecast = Forecast(timed, seconds, compile, report["machine"]["sgemm_gflops"])
             print(f"{len(timed)} cases, about {format_duration(forecast.left)}", file=sys.stderr)
@@ -130,6 +136,11 @@ def bench(
                 for row in _recurrent(seconds, batch):
                     report["rnn"].append(row)
                     save()
+            if name == "methods":
+                report["methods"] = []
+                for row in _methods(seconds, cases):
+                    report["methods"].append(row)
+                    save()
             if name == "batch" and not traffic:
                 report["batch"] = []
                 try:
@@ -138,7 +149,7 @@ def bench(
                         save()
                 except Wrong as error:
                     report["cases"].append({"suite": name, "case": str(STEP), "wrong": str(error)})
-            for case in _cases(name, batch, precision, traffic):
+            for case in _cases(name, batch, precision, cases, traffic):
                 print(f"{name}: {case} ...", file=sys.stderr)
                 begun = time.perf_counter()
                 try:
@@ -157,7 +168,7 @@ def bench(
                 if forecast is not None and (left := forecast.after(case, time.perf_counter() - begun)):
                     print(f"  about {format_duration(left)} left", file=sys.stderr)
     finally:  # whoever has waited enough gets what there is
-        if report["cases"] or not {"flat", "rnn", "batch"} & report.keys():
+        if report["cases"] or not {"flat", "rnn", "batch", "methods"} & report.keys():
             (counter.print_report if traffic else print_report)(report)
         if report.get("batch"):
             print_batch(report["batch"], report["machine"])
@@ -165,18 +176,28 @@ def bench(
             print_flat(report["flat"], report["machine"])
         if "rnn" in report:
             recurrent.print_recurrent(report["rnn"], report["machine"])
-    if wrong := [row for row in [*report["cases"], *report.get("rnn", ())] if "wrong" in row]:
+        if "methods" in report:
+            methods.print_methods(report["methods"], report["machine"])
+    measured = [*report["cases"], *report.get("rnn", ()), *report.get("methods", ())]
+    if wrong := [row for row in measured if "wrong" in row]:
         raise FastdartsError(f"{len(wrong)} cases were not timed, the first because {wrong[0]['wrong']}")
 
 
-def _cases(name: str, batch: Sequence[int], precision: Sequence[str], traffic: bool = False) -> list[Case]:
+def _cases(
+    name: str, batch: Sequence[int], precision: Sequence[str], chosen: Sequence[str], traffic: bool = False
+) -> list[Case]:
     cases = dict.fromkeys(  # with --batch, cases that differ in their batch alone are one
         replace(case, batch=n, precision=kind)
         for case in SUITES.get(name, ())
         for n in batch or (case.batch,)
         for kind in precision
     )
-    return [case for case in cases if not traffic or counter.counts(case)]
+    return [case for case in cases if _chosen(case, chosen) and (not traffic or counter.counts(case))]
+
+
+def _chosen(case: object, words: Sequence[str]) -> bool:
+    """Whether the name of a case has one of these words; all are chosen if there are none."""
+    return not words or not {*words}.isdisjoint(str(case).split())
 
 
 def _flat(seconds: float, device: str) -> list[dict[str, Any]]:
@@ -195,6 +216,18 @@ def _recurrent(seconds: float, batch: Sequence[int]) -> Iterator[dict[str, Any]]
             row = recurrent.measure(case, seconds)
         except Wrong as error:
             row = {"case": str(case), "wrong": str(error)}
+        yield row
+        give_back()
+
+
+def _methods(seconds: float, chosen: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for case in (case for case in methods.cases() if _chosen(case, chosen)):
+        print(f"methods: {case} ...", file=sys.stderr)
+        try:
+            row = methods.measure(case, seconds)
+        except Wrong as error:
+            row = {"case": str(case), "method": case.method, "wrong": str(error)}
+        print(f"  {_said(row)}", file=sys.stderr)
         yield row
         give_back()
 

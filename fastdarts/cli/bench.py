@@ -20,6 +20,7 @@ Suite = Literal[
     "flat",
     "batch",
     "rnn",
+    "methods",
 ]
 
 
@@ -31,7 +32,8 @@ class Bench:
     """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
     of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201.
     evaluation: a training step of a derived network. inference: its logits. flat: flat updates. batch: the largest
-    batch of a step that fits into a budget of memory. rnn: the recurrent cell and steps of its search."""
+    batch of a step that fits into a budget of memory. rnn: the recurrent cell and steps of its search. methods: a step
+    of every method, beside that of DARTS and beside plain modules."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Device: on a GPU, mixed operations are also replayed as CUDA graphs."""
     threads: Count | None = None
@@ -39,6 +41,8 @@ class Bench:
     batch: tuple[int, ...] = ()
     """Images per call, one or several numbers. By default 64; of pc-darts, partial and rnn 256; of inference 1 to 64.
     Those of step, nasbench201 and evaluation are 8; published are 64 and 96."""
+    cases: tuple[str, ...] = ()
+    """Words, one or several: only cases whose name has one of them are timed, such as gdas or C16."""
     precision: tuple[Literal["float32", "bf16"], ...] = ("float32",)
     """Types of the feature maps, one or both."""
     seconds: float = 5.0

@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.functional import Pool
-from fastdarts.nn.fusion.call import parts_of, seen
+from fastdarts.nn.fusion.call import is_none, parts_of, seen
 from fastdarts.nn.fusion.chain import FusedChain, NoChain, Planned
 from fastdarts.nn.fusion.plan import Fused, keep, recall
 from fastdarts.nn.fusion.recognise import fused_on, plain_pool, watched
@@ -28,6 +28,8 @@ def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor, weights: Tensor) -> FusedC
     if torch.compiler.is_compiling():
         return None
     computed = computed_of(cell._ops, weights, range(len(cell._ops)))
+    if any(own is not None and _nothing(edge, own) for edge, own in zip(cell._ops, computed, strict=True)):
+        return None  # known without a plan, which would be a new one in every step that draws its candidates
     key: Hashable = ("chain", s0.shape[1], s1.shape[1], cell.memory, cell.training, computed)
     chain = recall(cell, key, s1)
     if chain is None:
@@ -43,6 +45,11 @@ def computed_of(edges: Sequence[nn.Module], weights: Tensor, rows: Sequence[int]
     """Of the edges of these rows the only candidates that are computed with these weights [E, K], None for all."""
     table = seen(weights)
     return tuple(edges[row].computed(None if table is None else table[row]) for row in rows)
+
+
+def _nothing(edge: nn.Module, computed: tuple[int, ...]) -> bool:
+    """Whether an edge that computes these candidates only gives 0."""
+    return all(is_none(edge._ops[k]) for k in computed)
 
 
 def computing(edges: Sequence[nn.Module], computed: Sequence[tuple[int, ...] | None]) -> list[nn.Module]:
