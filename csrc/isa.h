@@ -12,9 +12,12 @@ namespace fastdarts {
 
 // `kBytes` is the width of a register, `kTile` how many accumulators fit. `call` runs an inlined kernel, a function
 // object, as a function of that instruction set. `Double` is the one that runs kernels of doubles where they are for
-// gradient checks only, so that fewer have to be compiled.
+// gradient checks only, so that fewer have to be compiled. `Single` is the one that runs those of float32. `kDots` says
+// that products of bfloat16 run on units of the processor.
 struct Baseline {
   using Double = Baseline;
+  using Single = Baseline;
+  static constexpr bool kDots = false;
   static constexpr std::string_view kName = "baseline";
   static constexpr int kBytes = 16, kTile = 8;
   static bool available() { return true; }
@@ -28,6 +31,8 @@ struct Baseline {
 #if defined(__x86_64__) && defined(__linux__)
 struct Avx2 {
   using Double = Avx2;
+  using Single = Avx2;
+  static constexpr bool kDots = false;
   static constexpr std::string_view kName = "avx2";
   static constexpr int kBytes = 32, kTile = 8;
   static bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
@@ -40,6 +45,8 @@ struct Avx2 {
 
 struct Avx512 {
   using Double = Avx2;
+  using Single = Avx512;
+  static constexpr bool kDots = false;
   static constexpr std::string_view kName = "avx512f";
   static constexpr int kBytes = 64, kTile = 16;
   static bool available() {
@@ -52,12 +59,28 @@ struct Avx512 {
     own();
   }
 };
+
+struct Avx512Bf16 {  // for maps of bfloat16
+  using Double = Avx2;
+  using Single = Avx512;
+  static constexpr bool kDots = true;
+  static constexpr std::string_view kName = "avx512bf16";
+  static constexpr int kBytes = 64, kTile = 16;
+  static bool available() { return Avx512::available() && __builtin_cpu_supports("avx512bf16"); }
+  template <typename Kernel>
+  __attribute__((noinline, target("avx512f,avx512vl,avx512dq,avx512bw,avx512bf16,fma"))) static void call(
+      const Kernel& kernel) {
+    const Kernel own = kernel;  // in registers, as no store can be to it: the members are not read again in the loops
+    own();
+  }
+};
 #endif
 
 // body(instruction set) for all that are compiled, the best first.
 template <typename Body>
 void each_isa(const Body& body) {
 #if defined(__x86_64__) && defined(__linux__)
+  body(Avx512Bf16{});
   body(Avx512{});
   body(Avx2{});
 #endif
@@ -88,12 +111,19 @@ inline bool set_isa(std::string_view name) {
   return found;
 }
 
-// body(the chosen instruction set).
+// body(the chosen instruction set), as kernels of float32 know it.
 template <typename Body>
 void with_isa(const Body& body) {
   each_isa([&](auto isa) {
-    if (isa.kName == chosen_isa()) body(isa);
+    if (isa.kName == chosen_isa()) body(typename decltype(isa)::Single{});
   });
+}
+
+// Whether the chosen one has units for products of bfloat16.
+inline bool chosen_has_dots() {
+  bool dots = false;
+  each_isa([&](auto isa) { dots |= isa.kDots && isa.kName == chosen_isa(); });
+  return dots;
 }
 
 }  // namespace fastdarts

@@ -111,7 +111,7 @@ class Op:
     `triton` says where the Triton launcher lives below this package (".module:function"), of an op that has one. `gpu`
     names its GPU kernels, the best first.
     `narrow(dtype, *results)` rounds what the native kernel gives in float32 to half precision, of an op that takes
-    that: see `in_float32`.
+    that: see `in_float32`. The kernel itself takes the types in `halves`.
     """
 
     name: str
@@ -121,6 +121,7 @@ class Op:
     gpu: tuple[str, ...]
     dtypes: dict[str, tuple[torch.dtype, ...]]
     narrow: Callable | None
+    halves: tuple[torch.dtype, ...]
 
     @property
     def implementations(self) -> tuple[str, ...]:
@@ -183,6 +184,7 @@ def define(
     triton: str = "",
     gpu_dtypes: tuple[torch.dtype, ...] = DTYPES["triton"],
     narrow: Callable | None = None,
+    halves: tuple[torch.dtype, ...] = (),
 ) -> Op:
     """Registers `fastdarts::<schema>`: the reference for every device, GPU kernels for CUDA, shapes for tracing.
 
@@ -200,7 +202,7 @@ def define(
     }
     dispatch = getattr(torch.ops.fastdarts, name).default
     gpu = (gpu,) if isinstance(gpu, str) else gpu
-    op = _OPS[name] = Op(name, reference, dispatch, triton, gpu, dtypes, narrow)
+    op = _OPS[name] = Op(name, reference, dispatch, triton, gpu, dtypes, narrow, halves)
     if triton and not NO_TRITON and ("cuda" not in gpu or MISSING["cuda"]):
         LIBRARY.impl(name, op.launch, "CUDA")
     return op
@@ -252,7 +254,7 @@ def select(
         raise RuntimeError(f"{op.name} cannot run as {impl!r}: {reason}.")
     if impl == "reference":
         return op.reference
-    if impl == "native" and dtype in HALF:
+    if impl == "native" and dtype in HALF and dtype not in op.halves:
         return functools.partial(op.in_float32, dtype)
     if impl == "cuda" and device == "cpu":
         return getattr(getattr(torch.ops, CPU_CUDA[-1]), op.name).default

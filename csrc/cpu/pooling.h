@@ -2,7 +2,7 @@
 // real pixels only. A row is a flat array: at stride 1, a step of one pixel is a step of `channels` elements.
 #pragma once
 
-#include "cpu/vectors.h"
+#include "cpu/maps.h"
 
 namespace fastdarts {
 
@@ -39,37 +39,36 @@ FASTDARTS_INLINE V larger(const V& a, const V& b) {
   return fast ? (b > a ? b : a) : ((b > a) | (b != b) ? b : a);
 }
 
-template <typename T, int B>
+template <int B>
 struct Elements {
-  FASTDARTS_VECTORS
-
-  // body(read, write) for vectors, then single elements, of [0, size).
+  // body(read, write) for vectors, then single elements, of [0, size). Both take maps of any type.
   template <typename Body>
   static FASTDARTS_INLINE void each(int64_t size, const Body& body) {
     int64_t i = 0;
     for (; i + B <= size; i += B) {
-      body([&](const T* p) __attribute__((always_inline)) { return static_cast<V>(loose(p + i)); },
-           [&](T* p, const V& v) __attribute__((always_inline)) { loose(p + i) = v; });
+      body([&]<typename M>(const M* p) __attribute__((always_inline)) { return Map<M, B>::read(p + i); },
+           [&]<typename M>(M* p, const auto& v) __attribute__((always_inline)) { Map<M, B>::write(p + i, v); });
     }
     for (; i < size; ++i) {
-      body([&](const T* p) __attribute__((always_inline)) { return p[i]; },
-           [&](T* p, T v) __attribute__((always_inline)) { p[i] = v; });
+      body([&]<typename M>(const M* p) __attribute__((always_inline)) { return value(p[i]); },
+           [&]<typename M>(M* p, Wide<M> v) __attribute__((always_inline)) { p[i] = stored<M>(v); });
     }
   }
 };
 
-template <typename T, int B>
+template <typename M, int B>
 struct Pooling {
-  FASTDARTS_VECTORS
+  using T = Wide<M>;
+  using V = typename Map<M, B>::V;
   PoolShape shape;
-  const T* x;
-  T *max, *avg;      // [rows, columns, channels]; null where not wanted
+  const M* x;
+  M *max, *avg;      // [rows, columns, channels]; null where not wanted
   T *maxima, *sums;  // over the rows of a window, per input column: scratch of one input row each
 
   // Maxima and sums over `Rows` rows, the first at a, for every input column.
   template <int Rows, bool fast>
-  FASTDARTS_INLINE void down(const T* a, int64_t length) const {
-    Elements<T, B>::each(length, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
+  FASTDARTS_INLINE void down(const M* a, int64_t length) const {
+    Elements<B>::each(length, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
       auto top = read(a), sum = top;
       unroll<Rows - 1>(EACH(r) {
         const auto next = read(a + (r + 1) * length);
@@ -85,7 +84,7 @@ struct Pooling {
   template <int Columns, bool fast>
   FASTDARTS_INLINE void across(int64_t from, int64_t to, int64_t size, T scale) const {
     const int64_t C = shape.channels;
-    Elements<T, B>::each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
+    Elements<B>::each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
       auto top = read(maxima + from), sum = read(sums + from);
       unroll<Columns - 1>(EACH(c) {
         top = larger<fast>(top, read(maxima + from + (c + 1) * C));
@@ -103,7 +102,7 @@ struct Pooling {
       const int64_t top = y * shape.stride - 1 < 0 ? 0 : y * shape.stride - 1;
       const int64_t bottom = y * shape.stride + 2 < shape.height ? y * shape.stride + 2 : shape.height;
       const int64_t rows = bottom - top;
-      const T* a = x + top * length;
+      const M* a = x + top * length;
       rows == 3 ? down<3, fast>(a, length) : rows == 2 ? down<2, fast>(a, length) : down<1, fast>(a, length);
       shape.windows([&](int64_t o, int64_t run, int64_t from, int64_t n) __attribute__((always_inline)) {
         const int64_t to = (y * shape.columns + o) * C;
@@ -119,9 +118,9 @@ struct Pooling {
     const int64_t size = shape.height * shape.width * shape.channels;
     V totals[4] = {};  // NaN if an element is, or if infinities of both signs meet; then the slow way is right as well
     int64_t i = 0;
-    for (; i + 4 * B <= size; i += 4 * B) unroll<4>(EACH(j) { totals[j] += loose(x + i + j * B); });
+    for (; i + 4 * B <= size; i += 4 * B) unroll<4>(EACH(j) { totals[j] += Map<M, B>::read(x + i + j * B); });
     T sum = 0;
-    for (; i < size; ++i) sum += x[i];
+    for (; i < size; ++i) sum += value(x[i]);
     for (int j = 0; j < B; ++j) sum += totals[0][j] + totals[1][j] + totals[2][j] + totals[3][j];
     sum != sum ? run<false>() : run<true>();
   }
@@ -129,11 +128,11 @@ struct Pooling {
 
 // Notes where in its window each maximum lies, the first in reading order. With `keep`: takes what lies at the noted
 // place instead.
-template <typename T, bool keep>
+template <typename M, bool keep>
 struct MaxPlaces {
   PoolShape shape;
-  const T* x;
-  T* max;
+  const M* x;
+  M* max;
   uint8_t* places;  // [rows, columns, channels]: the row of the window times 3 plus its column
 
   FASTDARTS_INLINE void operator()() const {
@@ -144,16 +143,18 @@ struct MaxPlaces {
         if (iy < 0 || iy >= shape.height) continue;
         for (int kx = 2; kx >= 0; --kx) {
           shape.columns_of(kx, [&](int64_t o, int64_t from, int64_t run) __attribute__((always_inline)) {
-            const T* p = x + (iy * shape.width + from) * C;
-            T* m = max + (y * shape.columns + o) * C;
+            const M* p = x + (iy * shape.width + from) * C;
+            M* m = max + (y * shape.columns + o) * C;
             uint8_t* k = places + (y * shape.columns + o) * C;
             const uint8_t place = static_cast<uint8_t>(3 * ky + kx);
 #pragma omp simd
             for (int64_t i = 0; i < run * C; ++i) {
-              if constexpr (keep) {
+              if constexpr (keep && kHalf<M>) {
+                m[i].bits = k[i] == place ? p[i].bits : m[i].bits;
+              } else if constexpr (keep) {
                 m[i] = k[i] == place ? p[i] : m[i];
               } else {
-                k[i] = p[i] < m[i] ? k[i] : place;
+                k[i] = value(p[i]) < value(m[i]) ? k[i] : place;
               }
             }
           });
@@ -166,10 +167,11 @@ struct MaxPlaces {
 // dx += the gradients of both kinds of pooling. If `places` is given, the gradient of a maximum goes to the noted
 // place. Else it goes to the first pixel of the window, in reading order, that has the maximum. Vectors are written
 // out: of a plain loop GCC made branches on AVX2, 6.5 times slower.
-template <typename T, int B>
+template <typename M, int B>
 struct PoolingBackward {
+  using T = Wide<M>;
   PoolShape shape;
-  const T *x, *max;  // max: the maxima; null, like dmax and davg, where not wanted
+  const M *x, *max;  // max: the maxima; null, like dmax and davg, where not wanted
   T *dmax, *davg;    // [rows, columns, channels], overwritten
   T* dx;
   const uint8_t* places;  // of the maxima, as in MaxPlaces; or null
@@ -181,8 +183,8 @@ struct PoolingBackward {
 
   // With `average`, u is the gradient of the average. A gradient that found its maximum becomes 0.
   template <bool average>
-  static FASTDARTS_INLINE void add_at_maximum(const T* p, const T* m, T* d, const T* u, T* to, int64_t size) {
-    Elements<T, B>::each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
+  static FASTDARTS_INLINE void add_at_maximum(const M* p, const M* m, T* d, const T* u, T* to, int64_t size) {
+    Elements<B>::each(size, [&](const auto& read, const auto& write) __attribute__((always_inline)) {
       const auto pixel = read(p), maximum = read(m), gradient = read(d), so_far = read(to);
       const decltype(gradient) zero{};
       const auto here = pixel < maximum ? zero : gradient;  // NaN is no less than anything
@@ -195,8 +197,8 @@ struct PoolingBackward {
     });
   }
   static FASTDARTS_INLINE void add(const T* u, T* to, int64_t size) {
-    Elements<T, B>::each(size, [&](const auto& read, const auto& write)
-                                   __attribute__((always_inline)) { write(to, read(to) + read(u)); });
+    Elements<B>::each(size, [&](const auto& read, const auto& write)
+                                __attribute__((always_inline)) { write(to, read(to) + read(u)); });
   }
 
   FASTDARTS_INLINE void operator()() const {
@@ -217,7 +219,8 @@ struct PoolingBackward {
         for (int64_t kx = 0; kx < 3; ++kx) {
           shape.columns_of(kx, [&](int64_t o, int64_t from, int64_t run) __attribute__((always_inline)) {
             const int64_t pixel = (iy * shape.width + from) * C;
-            const T *p = x + pixel, *m = at(max, o), *u = at(davg, o);
+            const M *p = x + pixel, *m = at(max, o);
+            const T* u = at(davg, o);
             T *d = at(dmax, o), *to = dx + pixel;
             const int64_t size = run * C;
             if (m && !places) {

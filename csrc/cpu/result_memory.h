@@ -29,10 +29,10 @@ inline Tensor result_like(const Tensor& t) {
                               : cached_result(bytes, t.sizes(), t.strides(), t.scalar_type());
 }
 
-// Uninitialised, [N, C, H, W] in channels-last order, float32 or float64.
+// Uninitialised, [N, C, H, W] in channels-last order, float32, float64 or bfloat16.
 inline Tensor channels_last_result(const std::vector<int64_t>& size, ScalarType type) {
   const int64_t width = size[3] * size[1], plane = size[2] * width;
-  const int64_t bytes = size[0] * plane * (type == ScalarType::Double ? 8 : 4);
+  const int64_t bytes = size[0] * plane * (type == ScalarType::Double ? 8 : type == ScalarType::BFloat16 ? 2 : 4);
   if (bytes < kLargeResult) {
     return torch::stable::empty(size, type, std::nullopt, torch::headeronly::DeviceType::CPU, std::nullopt,
                                 torch::headeronly::MemoryFormat::ChannelsLast);

@@ -39,7 +39,7 @@ class Arena {
   template <typename T>
   T* zeros(int64_t count) {
     T* data = take<T>(count);
-    std::fill(data, data + count, T(0));
+    std::fill(data, data + count, T{});
     return data;
   }
 

@@ -9,10 +9,13 @@ import torch
 from fastdarts import ranks
 from fastdarts.engine.capture import Graphs
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import why_no_kinks, why_plain
+from fastdarts.functional import native, why_no_kinks, why_plain
 from fastdarts.runs.settings import RunConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.waiting import busy_elsewhere, cores
+
+BFLOAT16 = "avx512bf16"
+"""The instruction set of CPUs with units for products of bfloat16."""
 
 
 def prepare_device(config: RunConfig) -> torch.device:
@@ -63,8 +66,11 @@ def check_precision(config: SearchConfig | EvaluateConfig, device: torch.device)
         return ""
     if reason := why_plain(device, torch.bfloat16):
         return f"precision {config.precision} runs in plain PyTorch, several times slower: {reason}"
-    if device.type == "cpu":
-        return f"precision {config.precision} on the CPU is storage: it takes less memory than float32, and more time"
+    if device.type == "cpu" and native()["isa"] != BFLOAT16:
+        return (
+            f"precision {config.precision} on a CPU without units for it is storage: it takes less memory than "
+            "float32, and hardly less time"
+        )
     return ""
 
 

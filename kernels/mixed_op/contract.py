@@ -253,6 +253,7 @@ forward_op = define(
     triton=".mixed_op.triton.launchers:forward",
     gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, out, z, *others: (rounded(out, dtype), rounded(z, dtype), *others),
+    halves=(torch.bfloat16,),
 )
 backward_op = define(
     "mixed_op_backward(Tensor[] grad, Tensor x, Tensor gain, Tensor? offset, Tensor[] weights, Tensor? seeds,"
@@ -265,6 +266,7 @@ backward_op = define(
     triton=".mixed_op.triton.launchers:backward",
     gpu_dtypes=GPU_DTYPES,
     narrow=lambda dtype, dx, dgain, doffset, dweights: (dx.to(dtype), dgain, doffset, rounded(dweights, dtype)),
+    halves=(torch.bfloat16,),
 )
 MIXED_OP_IMPLEMENTATIONS = forward_op.implementations
 register()

@@ -10,9 +10,9 @@ from tests.support.paths import ROOT
 
 _C = pytest.importorskip("fastdarts._C", reason="no native kernels: fastdarts was built without them")
 
-COMPILED = ("avx512f", "avx2", "baseline")
+COMPILED = ("avx512bf16", "avx512f", "avx2", "baseline")
 # Every kind, both strides, all kernels; C = 1 to 64 and maps of 1 to 141 columns, which choose among all tiles.
-RULES = "test_no_worse_than_twice_eager or test_recomputing or test_nan_passes"
+RULES = "test_no_worse_than_twice_eager or test_bfloat16 or test_recomputing or test_nan_passes"
 CASES = f"test_leftovers or test_every_size or test_tanh_and_sigmoid or native and ({RULES})"
 
 

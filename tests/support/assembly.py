@@ -20,13 +20,17 @@ from tests.support.paths import ROOT
 
 RECORD = ROOT / "tests" / "data" / "assembly.json"
 FOLDER = ROOT / "csrc" / "cpu" / "mixed_op"
-REGISTERS = {"Baseline": "%xmm", "Avx2": "%ymm", "Avx512": "%zmm"}
+REGISTERS = {"Baseline": "%xmm", "Avx2": "%ymm", "Avx512": "%zmm", "Avx512Bf16": "%zmm"}
 """Of the width of each instruction set in csrc/isa.h."""
-_KERNEL = re.compile(r"^_ZN9fastdarts\d+(Baseline|Avx2|Avx512)4callINS_\d+([A-Za-z]+)I(?:S0_)?f")
-"""Of float32; S0_ stands for the instruction set."""
+_CALL = r"^_ZN9fastdarts\d+{}4callINS_\d+([A-Za-z]+)I{}"
+_KERNELS = (
+    re.compile(_CALL.format("(Baseline|Avx2|Avx512)", "(?:S0_)?f")),
+    re.compile(_CALL.format("(Avx512Bf16)", "")),
+)
+"""Of maps of float32; S0_ stands for the instruction set. All that is for units for bfloat16 is for such maps."""
 _START = re.compile(r"^[0-9a-f]+ <(\S+)>:$")
 _STEP = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
-_PACKED = re.compile(r"^v?(add|sub|mul|div|min|max|cmp\w*|and|andn|or|xor|blend\w*|fn?m(add|sub)\d+)p[sd]$")
+_PACKED = re.compile(r"^v?(add|sub|mul|div|min|max|cmp\w*|and|andn|or|xor|blend\w*|fn?m(add|sub)\d+|dpbf16)p[sd]$")
 _WHOLE = re.compile(rf"{_PACKED.pattern}|^v?movn?([au]p[sd]|tps|dq[au]\d*)$")
 _SCALAR = re.compile(r"^v?(add|sub|mul|div|min|max|u?comi|fn?m(add|sub)\d+)s[sd]$")
 
@@ -107,7 +111,7 @@ def _functions(listing: Iterable[str]) -> Iterator[tuple[str, str, list[Step]]]:
         if start := _START.match(line):
             if kernel:
                 yield *kernel.groups(), steps
-            kernel, steps = _KERNEL.match(start[1]), []
+            kernel, steps = next((found for known in _KERNELS if (found := known.match(start[1]))), None), []
         elif kernel and (step := _STEP.match(line)):
             steps.append(Step(int(step[1], 16), step[2], step[3]))
     if kernel:

@@ -10,68 +10,69 @@ namespace fastdarts {
 
 // A pointwise product goes, with an offset for each channel, to NHWC rows of a tensor: as it is, or added to what is
 // there.
-template <typename T, int B, bool adds>
+template <typename M, int B, bool adds>
 struct AddToTensor {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
   static constexpr bool kWrites = true;
-  T* data;
+  M* data;
   int64_t channels;
   const T* offset;  // [blocks, B]
 
   FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    T* o = data + pixel * channels + block * B;
+    M* o = data + pixel * channels + block * B;
     const V sum = v + at(offset + block * B);
-    if constexpr (adds) {
-      loose(o) += sum;
-    } else {
-      loose(o) = sum;
-    }
+    Map<M, B>::write(o, adds ? Map<M, B>::read(o) + sum : sum);
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
-    T* o = data + pixel * channels + block * B;
+    M* o = data + pixel * channels + block * B;
     const int64_t count = channels - block * B < B ? channels - block * B : B;
     const V sum = at(v) + at(offset + block * B);
-    if constexpr (adds) {
-      alignas(64) T before[B] = {};
-      for (int64_t i = 0; i < count; ++i) before[i] = o[i];
-      store_first(o, at(before) + sum, count);
-    } else {
-      store_first(o, sum, count);
-    }
+    Map<M, B>::write_first(o, adds ? Map<M, B>::read_first(o, count) + sum : sum, count);
   }
 };
 
 // ... or, through a ReLU, to the bordered buffer that a second stage reads.
-template <typename T, int B>
+template <typename E, int B>
 struct RectifiedToBuffer {
+  using T = Wide<E>;
   FASTDARTS_VECTORS
   static constexpr bool kWrites = false;
-  T* data;
-  int64_t plane;
-  const int64_t* where;  // offset of every pixel
-  const T* offset;       // [blocks, B], zero in the padding
+  ToBuffer<E, B> buffer;
+  const T* offset;  // [blocks, B], zero in the padding
 
+  FASTDARTS_INLINE V rectified(int64_t block, const V& v) const {
+    const V sum = v + at(offset + block * B);
+    return sum < T(0) ? V{} : sum;  // NaN passes, as in PyTorch
+  }
   FASTDARTS_INLINE bool whole(int64_t) const { return true; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    const V sum = v + at(offset + block * B);
-    at(data + block * plane + where[pixel]) = sum < T(0) ? V{} : sum;  // NaN passes, as in PyTorch
+    buffer(pixel, block, rectified(block, v));
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const { (*this)(pixel, block, at(v)); }
+  template <int J>
+  FASTDARTS_INLINE void tile(int64_t pixel, int64_t block, const V (&v)[J]) const {
+    V all[J];
+    unroll<J>(EACH(j) { all[j] = rectified(block, v[j]); });
+    buffer.template tile<J>(pixel, block, all);
+  }
 };
 
-template <typename Isa, typename T, int B>
+template <typename Isa, typename T, int B, typename M>
 struct Inference : Engine<Isa, T, B> {
   using Base = Engine<Isa, T, B>;
   using Base::fill, Base::flat, Base::in_blocks, Base::load, Base::out_blocks, Base::out_columns, Base::out_pitch,
       Base::out_plane, Base::pools, Base::program, Base::stage_blocks, Base::stage_inputs, Base::strip_plane,
       Base::strips, Base::width;
+  using typename Base::E;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
 
   struct Packed {
     const Stage& stage;
-    const T *depthwise, *pointwise, *offset;
+    const E *depthwise, *pointwise;
+    const T* offset;
     const Stage* then;  // the second stage that reads it, or null
     int64_t place;      // of that one among the second stages
     bool begins;        // whether it is the first term of its edge
@@ -88,37 +89,37 @@ struct Inference : Engine<Isa, T, B> {
     const int64_t* where;
   };
 
-  void run(const InferenceOperands<T>& to) const {
+  void run(const InferenceOperands<M>& to) const {
     const Plan plan = this->plan(to, Memory::fresh());
     this->samples([&](Own& own) {
-      const Canvas<T> canvas = this->state_canvas(own);
-      const Canvas<T> middle = this->out_canvas(own, program.second.empty() ? 0 : out_blocks);
-      T* strip = own.zeros<T>(std::max(in_blocks * program.groups(), out_blocks) * strip_plane);
-      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
-      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      const Canvas<E> canvas = this->state_canvas(own, this->dilated(program.first));
+      const Canvas<E> middle = this->out_canvas(own, program.second.empty() ? 0 : out_blocks);
+      Entry<E>* strip = own.zeros<Entry<E>>(std::max(in_blocks * program.groups(), out_blocks) * strip_plane);
+      M* max = program.max_pool ? own.take<M>(program.out_size()) : nullptr;
+      M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      T* noises = own.take<T>(program.seeds.size() * program.out_size());
+      M* noises = own.take<M>(program.seeds.size() * program.out_size());
       return [=, this, &to, &plan](int64_t, int64_t n) {
         const int64_t at = n * program.out_size();
-        if (max || avg) pools(n, max, avg, scratch);
+        if (max || avg) pools(to.x, n, max, avg, scratch);
         for (int64_t e = 0; e < program.edges; ++e) start(to, plan, e, n, max, avg, noises);
-        if (!this->direct(program.first)) load(n, canvas);
+        if (!this->direct(program.first)) load(to.x, n, canvas);
         for (const Packed& p : plan.first) {
-          T* out = to.out[p.stage.edge] + at;
+          M* out = to.out[p.stage.edge] + at;
           if (!p.then) {
-            finish(p, n, canvas, strip, out);
+            finish(to.x, p, n, canvas, strip, out);
             continue;
           }
-          stage(p, n, canvas, strip, [&](int64_t first) {
-            return RectifiedToBuffer<T, B>{middle.data, out_plane, plan.where + first, p.offset};
+          stage(to.x, p, n, canvas, strip, [&](int64_t first) {
+            return RectifiedToBuffer<E, B>{{middle.data, out_plane, plan.where + first}, p.offset};
           });
-          finish(plan.second[p.place], n, middle, strip, out);
+          finish(to.x, plan.second[p.place], n, middle, strip, out);
         }
       };
     });
   }
 
-  Plan plan(const InferenceOperands<T>& to, Memory& memory) const {
+  Plan plan(const InferenceOperands<M>& to, Memory& memory) const {
     const Tables& t = to.tables;
     const int64_t C = program.outputs;
     Plan plan;
@@ -162,16 +163,11 @@ struct Inference : Engine<Isa, T, B> {
     return plan;
   }
 
-  // The 1×1 weight times the scale of each output, [output block][input][B].
-  const T* folded(Memory& memory, const Tables& t, const Stage& s) const {
-    T* packed = this->pack_pointwise(memory, s, false);
-    const int64_t inputs = stage_inputs(s);
-    for (int64_t o = 0; o < program.outputs; ++o) {
-      const double scale = t.scale(s.row * program.outputs + o);
-      T* w = packed + o / B * inputs * B + o % B;
-      for (int64_t i = 0; i < inputs; ++i) w[i * B] = static_cast<T>(w[i * B] * scale);
-    }
-    return packed;
+  // The 1×1 weight times the scale of each output.
+  const E* folded(Memory& memory, const Tables& t, const Stage& s) const {
+    std::vector<double> scales;
+    for (int64_t o = 0; o < program.outputs; ++o) scales.push_back(t.scale(s.row * program.outputs + o));
+    return this->pack_pointwise(memory, s, false, scales);
   }
   // What is left of the normalisation, offset − scale · mean.
   const T* offset(Memory& memory, const Tables& t, int64_t row) const {
@@ -179,57 +175,62 @@ struct Inference : Engine<Isa, T, B> {
   }
 
   // What no stage gives: edge e of sample n, where it begins with that.
-  void start(const InferenceOperands<T>& to, const Plan& plan, int64_t e, int64_t n, const T* max, const T* avg,
-             T* noises) const {
+  void start(const InferenceOperands<M>& to, const Plan& plan, int64_t e, int64_t n, const M* max, const M* avg,
+             M* noises) const {
     if (!plan.start[e]) return;
     const int64_t at = n * program.out_size();
-    std::vector<Stream<T>> streams;
+    std::vector<Stream<M>> streams;
     if (e < std::ssize(to.base)) streams.push_back({to.base[e] + at, plan.one, plan.zero});
     for (const Term& term : plan.terms) {
       if (term.final.edge != e) continue;
-      streams.push_back({this->term(term.final, n, nullptr, max, avg, noises), term.scale, term.mean});
+      streams.push_back(
+          {this->template term<M>(to.x, term.final, n, nullptr, max, avg, noises), term.scale, term.mean});
     }
-    Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
+    Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
                                                       plan.start[e], width, program.out_size(), to.out[e] + at});
   }
 
   // A stage of sample n; store(first pixel) takes what it gives.
   template <typename Make>
-  void stage(const Packed& p, int64_t n, const Canvas<T>& canvas, T* strip, const Make& store) const {
-    strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
+  void stage(const M* x, const Packed& p, int64_t n, const Canvas<E>& canvas, Entry<E>* strip,
+             const Make& store) const {
+    strips([&](int64_t y, int64_t x0, int64_t rows, int64_t columns) {
       if (this->direct(p.stage)) {
-        this->load_strip(n, y, x, rows, columns, strip);
+        this->load_strip(x, n, y, x0, rows, columns, strip);
       } else {
-        fill(p.stage, canvas, p.depthwise, y, x, rows, columns, strip, nullptr);
+        fill(p.stage, canvas, p.depthwise, y, x0, rows, columns, strip, nullptr);
       }
-      const auto to = store(y * out_columns + x);
-      Isa::call(Pointwise<Isa, T, B, std::remove_const_t<decltype(to)>>{strip,
-                                                                        strip_plane,
-                                                                        stage_inputs(p.stage),
-                                                                        p.pointwise,
-                                                                        out_blocks,
-                                                                        rows * columns,
-                                                                        to,
-                                                                        {nullptr, nullptr, nullptr},
-                                                                        {nullptr, nullptr}});
+      const auto to = store(y * out_columns + x0);
+      Isa::call(Pointwise<Isa, E, B, std::remove_const_t<decltype(to)>, M>{strip,
+                                                                           strip_plane,
+                                                                           stage_inputs(p.stage),
+                                                                           p.pointwise,
+                                                                           out_blocks,
+                                                                           rows * columns,
+                                                                           to,
+                                                                           {nullptr, nullptr, nullptr},
+                                                                           {nullptr, nullptr}});
     });
   }
   // One whose output is a term of its edge.
-  void finish(const Packed& p, int64_t n, const Canvas<T>& canvas, T* strip, T* out) const {
+  void finish(const M* x, const Packed& p, int64_t n, const Canvas<E>& canvas, Entry<E>* strip, M* out) const {
     const int64_t C = program.outputs;
     if (p.begins) {
-      stage(p, n, canvas, strip, [&](int64_t first) { return AddToTensor<T, B, false>{out + first * C, C, p.offset}; });
+      stage(x, p, n, canvas, strip,
+            [&](int64_t first) { return AddToTensor<M, B, false>{out + first * C, C, p.offset}; });
     } else {
-      stage(p, n, canvas, strip, [&](int64_t first) { return AddToTensor<T, B, true>{out + first * C, C, p.offset}; });
+      stage(x, p, n, canvas, strip,
+            [&](int64_t first) { return AddToTensor<M, B, true>{out + first * C, C, p.offset}; });
     }
   }
 };
 
-template <typename T>
-void infer(const Program& program, const T* x, const std::vector<const T*>& weights, const InferenceOperands<T>& to) {
-  specialised<Inference, T>(program, x, weights, to);
+template <typename M>
+void infer(const Program& program, const std::vector<const Wide<M>*>& weights, const InferenceOperands<M>& to) {
+  specialised<Inference, M>(program, weights, to);
 }
-template void infer(const Program&, const float*, const std::vector<const float*>&, const InferenceOperands<float>&);
-template void infer(const Program&, const double*, const std::vector<const double*>&, const InferenceOperands<double>&);
+#define FASTDARTS_INFER(M) \
+  template void infer(const Program&, const std::vector<const Wide<M>*>&, const InferenceOperands<M>&);
+FASTDARTS_MAPS(FASTDARTS_INFER)
 
 }  // namespace fastdarts

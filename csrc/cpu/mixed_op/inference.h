@@ -7,14 +7,15 @@
 
 namespace fastdarts {
 
-template <typename T>
+template <typename M>
 struct InferenceOperands {
-  std::vector<const T*> base;
-  std::vector<T*> out;
+  const M* x;
+  std::vector<const M*> base;
+  std::vector<M*> out;
   const Tables& tables;  // with mean and rstd
 };
 
-template <typename T>
-void infer(const Program& program, const T* x, const std::vector<const T*>& weights, const InferenceOperands<T>& to);
+template <typename M>
+void infer(const Program& program, const std::vector<const Wide<M>*>& weights, const InferenceOperands<M>& to);
 
 }  // namespace fastdarts

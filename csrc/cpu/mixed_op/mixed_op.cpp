@@ -19,28 +19,30 @@
 
 namespace fastdarts {
 
-template <typename T>
+template <typename M>
 struct ForwardOperands {
-  std::vector<const T*> base;
-  std::vector<T*> raw, out;  // no out: only raw is wanted
+  const M* x;
+  std::vector<const M*> base;
+  std::vector<M*> raw, out;  // no out: only raw is wanted
   bool training;
   double eps;
   Tables& tables;  // mean and rstd are filled in if training, as is
-  T* var;          // [rows, channels], unbiased; filled in if training
+  Wide<M>* var;    // [rows, channels], unbiased; filled in if training
 };
 
-template <typename Isa, typename T, int B>
+template <typename Isa, typename T, int B, typename M>
 struct Forward : Engine<Isa, T, B> {
   using Base = Engine<Isa, T, B>;
   using Base::blocked, Base::fill, Base::flat, Base::in_blocks, Base::load, Base::middle, Base::out_blocks,
       Base::out_columns, Base::pack_depthwise, Base::pack_pointwise, Base::nontemporal, Base::pools, Base::program,
-      Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width, Base::x;
+      Base::stage_blocks, Base::stage_inputs, Base::strip_plane, Base::strips, Base::width;
+  using typename Base::E;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
 
   struct Packed {
     const Stage& stage;
-    const T *depthwise, *pointwise;
+    const E *depthwise, *pointwise;
     typename Base::Middle middle;
   };
 
@@ -53,7 +55,7 @@ struct Forward : Engine<Isa, T, B> {
     return result;
   }
 
-  void run(const ForwardOperands<T>& to) const {
+  void run(const ForwardOperands<M>& to) const {
     Memory& memory = Memory::fresh();
     double* partial =
         to.training ? memory.zeros<double>(program.chunks() * program.rows * 3 * program.outputs) : nullptr;
@@ -73,22 +75,22 @@ struct Forward : Engine<Isa, T, B> {
 
   // One sample of one stage. `total` null: no moments; `shifted`: whether its shift is known already; `ahead`: what the
   // next one will read, if nobody else fetches it.
-  void run_stage(const Packed& p, int64_t n, const Canvas<T>& canvas, T* z, T* strip, T* sums, double* total,
-                 bool shifted, const T* ahead) const {
+  void run_stage(const M* x, const Packed& p, int64_t n, const Canvas<E>& canvas, M* z, Entry<E>* strip, T* sums,
+                 double* total, bool shifted, const M* ahead) const {
     const Stage& s = p.stage;
     const int64_t size = out_blocks * B;
     T* shift = sums + 2 * size;
     if (total && shifted) std::copy(total, total + program.outputs, shift);
-    strips([&](int64_t y, int64_t x, int64_t rows, int64_t columns) {
-      const int64_t at = (y * out_columns + x) * program.outputs;
-      T* to = z + at;
+    strips([&](int64_t y, int64_t x0, int64_t rows, int64_t columns) {
+      const int64_t at = (y * out_columns + x0) * program.outputs;
+      M* to = z + at;
       if (this->direct(s)) {
-        this->load_strip(n, y, x, rows, columns, strip);
+        this->load_strip(x, n, y, x0, rows, columns, strip);
       } else {
-        fill(s, canvas, p.depthwise, y, x, rows, columns, strip, ahead ? ahead + at : nullptr);
+        fill(s, canvas, p.depthwise, y, x0, rows, columns, strip, this->lines(ahead ? ahead + at : nullptr));
       }
       const auto product = [&](int64_t pixels, const Moments<T>& moments) {
-        Isa::call(Pointwise<Isa, T, B, ToTensor<T, B>>{
+        Isa::call(Pointwise<Isa, E, B, ToTensor<M, B>, M>{
             strip,
             strip_plane,
             stage_inputs(s),
@@ -104,7 +106,7 @@ struct Forward : Engine<Isa, T, B> {
         const int64_t few = std::min<int64_t>(16, rows * columns);
         product(few, {nullptr, nullptr, nullptr});
         for (int64_t c = 0; c < program.outputs; ++c) {
-          for (int64_t i = 0; i < few; ++i) total[c] += to[i * program.outputs + c];
+          for (int64_t i = 0; i < few; ++i) total[c] += value(to[i * program.outputs + c]);
           shift[c] = static_cast<T>(total[c] / static_cast<double>(few));
           total[c] = shift[c];
         }
@@ -118,28 +120,28 @@ struct Forward : Engine<Isa, T, B> {
     });
   }
 
-  void first_pass(const ForwardOperands<T>& to, const std::vector<Packed>& stages, double* partial) const {
+  void first_pass(const ForwardOperands<M>& to, const std::vector<Packed>& stages, double* partial) const {
     const bool pooled = partial && (program.max_pool || program.avg_pool);
     if (stages.empty() && !pooled) return;
     this->samples([&](Own& own) {
-      const Canvas<T> canvas = this->state_canvas(own);
-      T* strip = own.zeros<T>(in_blocks * program.groups() * strip_plane);
+      const Canvas<E> canvas = this->state_canvas(own, this->dilated(program.first));
+      Entry<E>* strip = own.zeros<Entry<E>>(in_blocks * program.groups() * strip_plane);
       T* sums = own.zeros<T>(3 * out_blocks * B);
-      T* pool[2] = {program.max_pool && pooled ? own.take<T>(program.out_size()) : nullptr,
-                    program.avg_pool && pooled ? own.take<T>(program.out_size()) : nullptr};
+      M* pool[2] = {program.max_pool && pooled ? own.take<M>(program.out_size()) : nullptr,
+                    program.avg_pool && pooled ? own.take<M>(program.out_size()) : nullptr};
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       T* shift = own.take<T>(2 * width);
       double* flat_sums = own.take<double>(4 * width);
       return [=, this, &to, &stages](int64_t chunk, int64_t n) {
         const bool first = n == program.chunk(chunk);
-        if (!this->direct(program.first)) load(n, canvas);
+        if (!this->direct(program.first)) load(to.x, n, canvas);
         for (const Packed& p : stages) {
-          run_stage(p, n, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
+          run_stage(to.x, p, n, canvas, to.raw[p.stage.z] + n * program.out_size(), strip, sums,
                     moments(partial, chunk, p.stage.row), !first,
-                    &p == &stages[0] ? x + (n + 1) * program.in_size() : nullptr);
+                    &p == &stages[0] ? to.x + (n + 1) * program.in_size() : nullptr);
         }
         if (!pooled) return;
-        pools(n, pool[0], pool[1], scratch);
+        pools(to.x, n, pool[0], pool[1], scratch);
         for (int64_t i = 0; i < 2; ++i) {
           if (!pool[i]) continue;
           const Kind kind = i ? kAvgPool : kMaxPool;
@@ -154,23 +156,23 @@ struct Forward : Engine<Isa, T, B> {
   }
 
   // `sums`: two tables, folded into `total` after the chunk's last sample.
-  void pool_moments(const T* data, double* total, T* shift, double* sums, bool first, bool last) const {
+  void pool_moments(const M* data, double* total, T* shift, double* sums, bool first, bool last) const {
     const int64_t C = program.outputs;
     if (first) {
-      std::copy(data, data + C, total);
-      for (int64_t j = 0; j < width; j += C) std::copy(data, data + C, shift + j);
+      for (int64_t c = 0; c < C; ++c) total[c] = value(data[c]);
+      for (int64_t j = 0; j < width; ++j) shift[j] = value(data[j % C]);
       std::fill(sums, sums + 2 * width, 0.0);
     }
-    Isa::call(FlatMoments<T>{data, shift, width, program.out_size(), sums, sums + width});
+    Isa::call(FlatMoments<M>{data, shift, width, program.out_size(), sums, sums + width});
     for (int64_t j = 0; j < 2 * width && last; j += C) {
       for (int64_t c = 0; c < C; ++c) total[(1 + j / width) * C + c] += sums[j + c];
     }
   }
 
-  void second_pass(const ForwardOperands<T>& to, const std::vector<Packed>& stages, double* partial) const {
+  void second_pass(const ForwardOperands<M>& to, const std::vector<Packed>& stages, double* partial) const {
     this->samples([&](Own& own) {
-      const Canvas<T> canvas = this->out_canvas(own, out_blocks);
-      T* strip = own.zeros<T>(in_blocks * strip_plane);
+      const Canvas<E> canvas = this->out_canvas(own, out_blocks);
+      Entry<E>* strip = own.zeros<Entry<E>>(in_blocks * strip_plane);
       T* sums = own.zeros<T>(3 * out_blocks * B);
       return [=, this, &to, &stages](int64_t chunk, int64_t n) {
         const bool first = n == program.chunk(chunk);
@@ -178,7 +180,8 @@ struct Forward : Engine<Isa, T, B> {
           const int64_t at = n * program.out_size();
           const bool last = &p == &stages.back();
           load(n, p.stage, to.raw[p.stage.z - 1] + at, p.middle, canvas);
-          run_stage(p, n, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row), !first,
+          run_stage(to.x, p, n, canvas, to.raw[p.stage.z] + at, strip, sums, moments(partial, chunk, p.stage.row),
+                    !first,
                     to.raw[(last ? stages.front() : *(&p + 1)).stage.z - 1] + at + (last ? program.out_size() : 0));
         }
       };
@@ -186,7 +189,7 @@ struct Forward : Engine<Isa, T, B> {
   }
 
   // Fills the tables' mean and the squares from the chunks: of the second halves, or of all other rows.
-  void merge(const ForwardOperands<T>& to, double* partial, bool second) const {
+  void merge(const ForwardOperands<M>& to, double* partial, bool second) const {
     std::vector<int64_t> from(program.rows, -1);  // the row that has the moments
     for (const Stage& s : second ? program.second : program.first) from[s.row] = s.row;
     int64_t pool[3] = {-1, -1, -1};
@@ -231,8 +234,8 @@ struct Forward : Engine<Isa, T, B> {
     }
   }
 
-  void sums(const ForwardOperands<T>& to, Memory& memory) const {
-    std::vector<Stream<T>> terms;
+  void sums(const ForwardOperands<M>& to, Memory& memory) const {
+    std::vector<Stream<M>> terms;
     std::vector<T*> start(program.edges);
     const Tables& t = to.tables;
     for (const Final& f : program.finals) {
@@ -251,24 +254,24 @@ struct Forward : Engine<Isa, T, B> {
     const T* one = flat(memory, 0, [](int64_t) { return 1; });
     const T* zero = flat(memory, 0, [](int64_t) { return 0; });
     this->samples([&](Own& own) {
-      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
-      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      M* max = program.max_pool ? own.take<M>(program.out_size()) : nullptr;
+      M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      T* noises = own.take<T>(program.seeds.size() * program.out_size());
+      M* noises = own.take<M>(program.seeds.size() * program.out_size());
       return [=, this, &to, &terms, &start](int64_t, int64_t n) {
-        if (max || avg) pools(n, max, avg, scratch);
+        if (max || avg) pools(to.x, n, max, avg, scratch);
         const int64_t at = n * program.out_size();
-        std::vector<Stream<T>> streams;
+        std::vector<Stream<M>> streams;
         for (int64_t e = 0; e < program.edges; ++e) {
           streams.clear();
           if (e < std::ssize(to.base)) streams.push_back({to.base[e] + at, one, zero});
           for (size_t i = 0; i < terms.size(); ++i) {
             const Final& f = program.finals[i];
             if (f.edge != e) continue;
-            const T* data = this->term(f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, noises);
+            const M* data = this->term(to.x, f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, noises);
             streams.push_back({data, terms[i].scale, terms[i].mean});
           }
-          Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
+          Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
                                                             start[e], width, program.out_size(), to.out[e] + at});
         }
       };
@@ -276,15 +279,15 @@ struct Forward : Engine<Isa, T, B> {
   }
 };
 
-template <typename T>
-void recompute(const Program& program, const T* x, const std::vector<const T*>& weights, Tables& tables,
-               const std::vector<T*>& raw) {
-  specialised<Forward, T>(program, x, weights, ForwardOperands<T>{{}, raw, {}, false, 0.0, tables, nullptr});
+template <typename M>
+void recompute(const Program& program, const M* x, const std::vector<const Wide<M>*>& weights, Tables& tables,
+               const std::vector<M*>& raw) {
+  specialised<Forward, M>(program, weights, ForwardOperands<M>{x, {}, raw, {}, false, 0.0, tables, nullptr});
 }
-template void recompute(const Program&, const float*, const std::vector<const float*>&, Tables&,
-                        const std::vector<float*>&);
-template void recompute(const Program&, const double*, const std::vector<const double*>&, Tables&,
-                        const std::vector<double*>&);
+#define FASTDARTS_RECOMPUTE(M)                                                                   \
+  template void recompute(const Program&, const M*, const std::vector<const Wide<M>*>&, Tables&, \
+                          const std::vector<M*>&);
+FASTDARTS_MAPS(FASTDARTS_RECOMPUTE)
 
 std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector<Tensor>> mixed_op(
     Tensor x, std::vector<Tensor> base, Tensor gain, std::optional<Tensor> offset, std::vector<Tensor> weights,
@@ -293,15 +296,14 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
     std::vector<Tensor> kinks, bool note, bool /*exact: always*/) {
   Program program(x, weights, seeds, candidates, gain.size(1), edges, stride);
   program.images = images;
-  std::vector<Tensor> others = weights;
-  others.push_back(gain);
+  std::vector<Tensor> tables_given{gain};
   for (const std::optional<Tensor>& t : {offset, running_mean, running_var}) {
     if (!t) continue;
-    others.push_back(*t);
+    tables_given.push_back(*t);
     STD_TORCH_CHECK(t->dim() == 2 && t->size(0) == program.rows && t->size(1) == program.outputs,
                     "expected tables of as many rows and channels as gain");
   }
-  check(program, x, base, others);
+  check(program, x, base, weights, tables_given);
   STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "expected both running statistics or none");
   STD_TORCH_CHECK(std::ssize(base) <= edges, "got ", base.size(), " bases for ", edges, " edges");
   const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
@@ -316,21 +318,23 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   }
   STD_TORCH_CHECK(!note || kinks.empty(), "expected kinks to be kept or noted, not both");
   program.set_kinks(note ? noted : kinks, !note);
-  const auto run = [&]<typename T>() {
+  const auto run = [&]<typename M>() {
+    using T = Wide<M>;
     Tables t = tables<T>(program, gain, offset);
     T* v = var.mutable_data_ptr<T>();
     std::fill(v, v + program.rows * program.outputs, T(1));
     if (running_mean) take_statistics<T>(program, *running_mean, *running_var, 1.0, eps, t, v);
-    const std::vector<const T*> w = addresses<T>(std::as_const(weights)), b = addresses<T>(std::as_const(base));
+    const Weights<M> w(weights);
+    const std::vector<const M*> b = addresses<M>(std::as_const(base));
     if (inference) {
-      infer<T>(program, x.const_data_ptr<T>(), w, {b, addresses<T>(out), t});
+      infer<M>(program, w.data, {address<M>(x), b, addresses<M>(out), t});
     } else {
-      const ForwardOperands<T> operands{b, addresses<T>(z), addresses<T>(out), !running_mean, eps, t, v};
-      specialised<Forward, T>(program, x.const_data_ptr<T>(), w, operands);
+      const ForwardOperands<M> operands{address<M>(x), b, addresses<M>(z), addresses<M>(out), !running_mean, eps, t, v};
+      specialised<Forward, M>(program, w.data, operands);
     }
     std::copy(t.mean.begin(), t.mean.end(), mean.mutable_data_ptr<T>());
   };
-  x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
+  with_map_type(x, run);
   if (!store) z.clear();
   return {out, z, mean, var, noted};
 }

@@ -14,21 +14,21 @@
 
 namespace fastdarts {
 
-template <typename T>
-void recompute(const Program& program, const T* x, const std::vector<const T*>& weights, Tables& tables,
-               const std::vector<T*>& raw);
+template <typename M>
+void recompute(const Program& program, const M* x, const std::vector<const Wide<M>*>& weights, Tables& tables,
+               const std::vector<M*>& raw);
 
-template <typename Isa, typename T, int B>
+template <typename Isa, typename T, int B, typename M>
 struct Backward : BackwardEngine<Isa, T, B> {
   using Base = BackwardEngine<Isa, T, B>;
   using Base::add_data, Base::buffers, Base::first_pixel, Base::flat, Base::in_blocks, Base::load, Base::out_blocks,
       Base::out_columns, Base::out_pitch, Base::out_plane, Base::out_rows, Base::pack, Base::pool_shape, Base::pools,
-      Base::program, Base::reduce, Base::run_stage, Base::width, Base::x;
-  using typename Base::Buffers, typename Base::Packed;
+      Base::program, Base::reduce, Base::run_stage, Base::width;
+  using typename Base::Buffers, typename Base::E, typename Base::Packed;
   using Memory = Arena<Scratch::kCall>;
   using Own = Arena<Scratch::kWorker>;
 
-  void run(const BackwardOperands<T>& to) const {
+  void run(const BackwardOperands<M>& to) const {
     Memory& memory = Memory::fresh();
     std::vector<RawCoefficients> rows(program.rows);
     sums(to, memory, rows);
@@ -43,7 +43,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
 
   // From Σ g and Σ g (z − mean) of a row: the gradients of its gain and offset, the coefficients of dL/dz. These want
   // the sums over all processes, which lie `others` behind those of this one.
-  RawCoefficients coefficients(const BackwardOperands<T>& to, int64_t row, const double* first, const double* second,
+  RawCoefficients coefficients(const BackwardOperands<M>& to, int64_t row, const double* first, const double* second,
                                int64_t others) const {
     RawCoefficients result;
     const Tables& t = to.tables;
@@ -71,7 +71,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
   }
 
   // One pass over everything that the edges add up.
-  void sums(const BackwardOperands<T>& to, Memory& memory, std::vector<RawCoefficients>& rows) const {
+  void sums(const BackwardOperands<M>& to, Memory& memory, std::vector<RawCoefficients>& rows) const {
     const int64_t C = program.outputs, finals = program.finals.size(), size = (program.edges + finals) * C;
     double* partial = memory.zeros<double>(program.chunks() * size);
     std::vector<const T*> means;
@@ -79,25 +79,25 @@ struct Backward : BackwardEngine<Isa, T, B> {
       means.push_back(flat(memory, f.row, [&](int64_t i) { return to.tables.mean[i]; }));
     }
     this->samples([&](Own& own) {
-      T* max = program.max_pool ? own.take<T>(program.out_size()) : nullptr;
-      T* avg = program.avg_pool ? own.take<T>(program.out_size()) : nullptr;
+      M* max = program.max_pool ? own.take<M>(program.out_size()) : nullptr;
+      M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       T* table = own.take<T>(2 * width);
-      T* noises = own.take<T>(program.seeds.size() * program.out_size());
+      M* noises = own.take<M>(program.seeds.size() * program.out_size());
       return [=, this, &to, &means](int64_t chunk, int64_t n) {
-        if (max || avg) pools(n, max, avg, scratch);
+        if (max || avg) pools(to.x, n, max, avg, scratch);
         const int64_t at = n * program.out_size();
-        std::vector<Stream<T>> streams;
+        std::vector<Stream<M>> streams;
         double* result = partial + chunk * size;
         for (int64_t e = 0, i = 0; e < program.edges; ++e) {
           streams.clear();
           for (; i < finals && program.finals[i].edge == e; ++i) {
             const Final& f = program.finals[i];
-            const T* raw = f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z] + at;
-            streams.push_back({this->term(f, n, raw, max, avg, noises), nullptr, means[i]});
+            const M* raw = f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z] + at;
+            streams.push_back({this->term(to.x, f, n, raw, max, avg, noises), nullptr, means[i]});
           }
           const int64_t count = streams.size();
-          Isa::call(GradientSums<T, Isa::kBytes / sizeof(T)>{to.grad[e] + at, streams.data(), count, C, width,
+          Isa::call(GradientSums<M, Isa::kBytes / sizeof(T)>{to.grad[e] + at, streams.data(), count, C, width,
                                                              program.out_size(), table, result});
           result += (1 + count) * C;
         }
@@ -116,7 +116,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
     }
   }
 
-  void second_pass(const BackwardOperands<T>& to, Memory& memory, const int64_t* where,
+  void second_pass(const BackwardOperands<M>& to, Memory& memory, const int64_t* where,
                    std::vector<RawCoefficients>& rows) const {
     const int64_t C = program.outputs, count = program.second.size();
     if (!count) return;
@@ -133,8 +133,8 @@ struct Backward : BackwardEngine<Isa, T, B> {
       if (!direct) means[i] = flat(memory, row, [&](int64_t j) { return to.tables.mean[j]; });
     }
     this->samples([&](Own& own) {
-      const Canvas<T> canvas = this->out_canvas(own, out_blocks);
-      const Buffers b = buffers(own, count, weights, size, where);
+      const Canvas<E> canvas = this->out_canvas(own, out_blocks);
+      const Buffers b = buffers(own, count, false, weights, size, where);
       T* sums = own.take<T>(2 * out_blocks * B);
       T* table = own.take<T>(2 * width);
       return [=, this, &to, &stages, &means](int64_t chunk, int64_t n) {
@@ -143,8 +143,8 @@ struct Backward : BackwardEngine<Isa, T, B> {
         for (int64_t i = 0; i < count; ++i) {
           const Packed& p = stages[i];
           const Stage& s = p.stage;
-          const T* z = to.raw[s.z - 1] + at;
-          T* out = to.middle[i] + at;
+          const M* z = to.raw[s.z - 1] + at;
+          M* out = to.middle[i] + at;
           load(n, s, z, p.middle, canvas);
           const Stage& next = stages[(i + 1) % count].stage;
           const int64_t then = at + (i + 1 < count ? 0 : program.out_size());
@@ -154,9 +154,9 @@ struct Backward : BackwardEngine<Isa, T, B> {
           this->through(s, b.dt, p.turned, canvas, out, sums);
           double* total = partial + (chunk * count + i) * 2 * C;
           if (means[i]) {
-            const Stream<T> stream{z, nullptr, means[i]};
+            const Stream<M> stream{z, nullptr, means[i]};
             Isa::call(
-                GradientSums<T, Isa::kBytes / sizeof(T)>{out, &stream, 1, C, width, program.out_size(), table, total});
+                GradientSums<M, Isa::kBytes / sizeof(T)>{out, &stream, 1, C, width, program.out_size(), table, total});
           } else {
             for (int64_t k = 0; k < 2; ++k) Isa::call(AddTo<T>{sums + k * out_blocks * B, total + k * C, C, false});
           }
@@ -179,7 +179,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
     reduce(to, stages, weights, size);
   }
 
-  void first_pass(const BackwardOperands<T>& to, Memory& memory, const int64_t* where,
+  void first_pass(const BackwardOperands<M>& to, Memory& memory, const int64_t* where,
                   const std::vector<RawCoefficients>& rows) const {
     int64_t size;
     const std::vector<Packed> stages = pack(to, memory, program.first, rows, size);
@@ -187,41 +187,44 @@ struct Backward : BackwardEngine<Isa, T, B> {
     double* weights = memory.take<double>(program.chunks() * size);
     const Rest rest = pack_rest(to, memory, rows);
     this->samples([&](Own& own) {
-      const Canvas<T> canvas = this->state_canvas(own);
+      const bool far = this->dilated(program.first);
+      const Canvas<E> canvas = this->state_canvas(own, far || S == 2);
       const int64_t pitch = S * round_up(out_columns, this->tile_columns) * B;
       const int64_t plane = S * round_up(out_rows, this->tile_rows) * pitch;
       const Canvas<T> dx{own.take<T>(to.dx ? in_blocks * plane : 0), pitch, plane};
-      const Buffers b = buffers(own, count, weights, size, where);
+      const Buffers b = buffers(own, count, far && S == 1, weights, size, where);
       const bool other = to.dx && (program.skip || program.max_pool || program.avg_pool);
       T* sum = other ? own.take<T>(program.in_size()) : nullptr;
-      T* pool[4];
-      for (T*& p : pool) p = own.take<T>(other ? program.out_size() : 0);
+      M* pool[2];
+      T* of_pool[2];
+      for (M*& p : pool) p = own.take<M>(other ? program.out_size() : 0);
+      for (T*& p : of_pool) p = own.take<T>(other ? program.out_size() : 0);
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       return [=, this, &to, &stages, &rest](int64_t chunk, int64_t n) {
         const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
         if (n == program.chunk(chunk)) b.begin(chunk);
-        if (count) load(n, canvas);
+        if (count) load(to.x, n, canvas);
         if (to.dx) std::memset(dx.data, 0, sizeof(T) * in_blocks * plane);
         for (int64_t i = 0; i < count; ++i) {
           const Packed& p = stages[i];
           const Stage& next = stages[(i + 1) % count].stage;
           const int64_t then = at + (i + 1 < count ? 0 : program.out_size());
           run_stage(to, p, b, canvas, gradient(to, p.stage) + at, to.raw[p.stage.z] + at, to.dx,
-                    i ? nullptr : x + (n + 1) * program.in_size(), gradient(to, next) + then, to.raw[next.z] + then);
+                    i ? nullptr : to.x + (n + 1) * program.in_size(), gradient(to, next) + then, to.raw[next.z] + then);
           b.done(p, i, chunk, program.pixels(), n == last);
           if (to.dx) add_data(p, b, dx);
         }
         if (!to.dx) return;
-        if (other) add_rest(to, rest, n, sum, pool, scratch);
-        Isa::call(Finish<T, B>{first_pixel(canvas), canvas.pitch, canvas.plane, dx.data, pitch, plane, sum,
-                               program.height, program.width, program.inputs, to.dx + n * program.in_size()});
+        if (other) add_rest(to, rest, n, sum, pool, of_pool, scratch);
+        Isa::call(Finish<M, E, B>{first_pixel(canvas), canvas.pitch, canvas.plane, dx.data, pitch, plane, sum,
+                                  program.height, program.width, program.inputs, to.dx + n * program.in_size()});
       };
     });
     reduce(to, stages, weights, size);
   }
 
   // Of a stage's output normalised, or of that of the second stage which reads it.
-  const T* gradient(const BackwardOperands<T>& to, const Stage& s) const {
+  const M* gradient(const BackwardOperands<M>& to, const Stage& s) const {
     for (size_t i = 0; i < program.second.size(); ++i) {
       if (program.second[i].source == s.row) return to.middle[i];
     }
@@ -238,7 +241,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
     const T* zero;
   };
 
-  Rest pack_rest(const BackwardOperands<T>& to, Memory& memory, const std::vector<RawCoefficients>& rows) const {
+  Rest pack_rest(const BackwardOperands<M>& to, Memory& memory, const std::vector<RawCoefficients>& rows) const {
     Rest result;
     result.zero = flat(memory, 0, [](int64_t) { return 0; });
     for (int64_t kind : {kSkip, kMaxPool, kAvgPool}) {
@@ -260,19 +263,19 @@ struct Backward : BackwardEngine<Isa, T, B> {
     return result;
   }
 
-  void add_rest(const BackwardOperands<T>& to, const Rest& rest, int64_t n, T* sum, T* const (&pool)[4],
-                T* scratch) const {
-    T* max = program.max_pool ? pool[0] : nullptr;
-    T* avg = program.avg_pool ? pool[1] : nullptr;
-    if (max || avg) pools(n, max, avg, scratch);
-    const auto add_up = [&](Kind kind, const T* own, T* out) {
-      std::vector<Stream<T>> streams;
+  void add_rest(const BackwardOperands<M>& to, const Rest& rest, int64_t n, T* sum, M* const (&pool)[2],
+                T* const (&of_pool)[2], T* scratch) const {
+    M* max = program.max_pool ? pool[0] : nullptr;
+    M* avg = program.avg_pool ? pool[1] : nullptr;
+    if (max || avg) pools(to.x, n, max, avg, scratch);
+    const auto add_up = [&](Kind kind, const M* own, T* out) {
+      std::vector<Stream<M>> streams;
       for (const auto& term : rest.terms[kind]) {
-        const T* data = term.edge < 0 ? own : to.grad[term.edge] + n * program.out_size();
+        const M* data = term.edge < 0 ? own : to.grad[term.edge] + n * program.out_size();
         streams.push_back({data, term.scale, term.mean});
       }
-      Isa::call(WeightedSum<T, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()), rest.zero,
-                                                        width, program.out_size(), out});
+      Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T), T>{streams.data(), static_cast<int64_t>(streams.size()),
+                                                           rest.zero, width, program.out_size(), out});
     };
     if (program.skip) {
       add_up(kSkip, nullptr, sum);
@@ -280,11 +283,34 @@ struct Backward : BackwardEngine<Isa, T, B> {
       std::memset(sum, 0, sizeof(T) * program.in_size());
     }
     if (!max && !avg) return;
-    if (max) add_up(kMaxPool, max, pool[2]);
-    if (avg) add_up(kAvgPool, avg, pool[3]);
-    Isa::call(PoolingBackward<T, Isa::kBytes / sizeof(T)>{pool_shape(), x + n * program.in_size(), max,
-                                                          max ? pool[2] : nullptr, avg ? pool[3] : nullptr, sum,
+    if (max) add_up(kMaxPool, max, of_pool[0]);
+    if (avg) add_up(kAvgPool, avg, of_pool[1]);
+    Isa::call(PoolingBackward<M, Isa::kBytes / sizeof(T)>{pool_shape(), to.x + n * program.in_size(), max,
+                                                          max ? of_pool[0] : nullptr, avg ? of_pool[1] : nullptr, sum,
                                                           this->places(n)});
+  }
+};
+
+// Where gradients of weights go: to the tensors, or to arrays that are rounded to them at the end.
+template <typename M>
+struct WeightGradients {
+  std::vector<Tensor>& tensors;
+  std::vector<std::vector<Wide<M>>> wide;
+  std::vector<Wide<M>*> data;
+
+  explicit WeightGradients(std::vector<Tensor>& tensors) : tensors(tensors) {
+    for (Tensor& t : tensors) {
+      if constexpr (kHalf<M>) {
+        data.push_back(wide.emplace_back(t.numel()).data());
+      } else {
+        data.push_back(address<M>(t));
+      }
+    }
+  }
+  void round() const {
+    for (size_t i = 0; i < wide.size(); ++i) {
+      std::transform(wide[i].begin(), wide[i].end(), address<M>(tensors[i]), stored<M>);
+    }
   }
 };
 
@@ -296,11 +322,10 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   Program program(x, weights, seeds, candidates, gain.size(1), grad.size(), stride);
   program.images = images;
   program.set_kinks(kinks, true);
-  std::vector<Tensor> others = weights, outputs = grad;
-  others.insert(others.end(), {gain, mean, var});
-  if (offset) others.push_back(*offset);
+  std::vector<Tensor> tables_given{gain, mean, var}, outputs = grad;
+  if (offset) tables_given.push_back(*offset);
   outputs.insert(outputs.end(), z.begin(), z.end());
-  check(program, x, outputs, others);
+  check(program, x, outputs, weights, tables_given);
   const bool again = z.empty();
   const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
   for (int64_t i = 0; i < program.raw && again; ++i) z.push_back(map());
@@ -314,27 +339,31 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   const std::vector<int64_t> shape{program.rows, program.outputs};
   Tensor dgain = torch::stable::new_empty(gain, shape);
   Tensor doffset = torch::stable::new_empty(gain, offset ? shape : std::vector<int64_t>{0});
-  const auto run = [&]<typename T>() {
+  const auto run = [&]<typename M>() {
+    using T = Wide<M>;
     Tables t = tables<T>(program, gain, offset);
     const double count = program.count();
     take_statistics<T>(program, mean, var, training ? (count - 1) / count : 1.0, eps, t);
-    const std::vector<const T*> w = addresses<T>(std::as_const(weights));
-    if (again) recompute<T>(program, x.const_data_ptr<T>(), w, t, addresses<T>(z));
+    const Weights<M> w(weights);
+    if (again) recompute<M>(program, address<M>(x), w.data, t, addresses<M>(z));
     std::vector<double> g(t.gain.size()), o(t.gain.size());
-    const BackwardOperands<T> operands{addresses<T>(std::as_const(grad)),
-                                       addresses<T>(std::as_const(z)),
+    WeightGradients<M> of_weights(dweights);
+    const BackwardOperands<M> operands{address<M>(x),
+                                       addresses<M>(std::as_const(grad)),
+                                       addresses<M>(std::as_const(z)),
                                        t,
                                        training,
-                                       addresses<T>(middle),
-                                       need_x ? dx.mutable_data_ptr<T>() : nullptr,
-                                       addresses<T>(dweights),
+                                       addresses<M>(middle),
+                                       need_x ? address<M>(dx) : nullptr,
+                                       of_weights.data,
                                        g.data(),
                                        o.data()};
-    specialised<Backward, T>(program, x.const_data_ptr<T>(), w, operands);
+    specialised<Backward, M>(program, w.data, operands);
+    of_weights.round();
     std::copy(g.begin(), g.end(), dgain.mutable_data_ptr<T>());
     if (offset) std::copy(o.begin(), o.end(), doffset.mutable_data_ptr<T>());
   };
-  x.scalar_type() == ScalarType::Double ? run.template operator()<double>() : run.template operator()<float>();
+  with_map_type(x, run);
   return {dx, dgain, doffset, dweights};
 }
 

@@ -5,17 +5,18 @@
 #include <cmath>
 #include <cstdint>
 
-#include "isa.h"
+#include "cpu/maps.h"
 
 namespace fastdarts {
 
 // out[j] = number first + j of the seed.
-template <typename T>
+template <typename M>
 struct StandardNormal {
+  using T = Wide<M>;
   static constexpr int kCounters = 32;
   uint64_t seed;
   int64_t first, size;
-  T* out;
+  M* out;
 
   FASTDARTS_INLINE void operator()() const {
     for (int64_t counter = first / 4; counter * 4 < first + size; counter += kCounters) {
@@ -23,7 +24,7 @@ struct StandardNormal {
       numbers(static_cast<uint64_t>(counter), block);
       const int64_t at = counter * 4, begin = at < first ? first - at : 0;
       const int64_t end = at + kCounters * 4 < first + size ? kCounters * 4 : first + size - at;
-      for (int64_t j = begin; j < end; ++j) out[at + j - first] = block[j];
+      for (int64_t j = begin; j < end; ++j) out[at + j - first] = stored<M>(block[j]);
     }
   }
 

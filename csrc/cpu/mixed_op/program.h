@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/maps.h"
 #include "cpu/mixed_op/kinks.h"
 #include "cpu/result_memory.h"
 #include "cpu/vectors.h"
@@ -45,7 +46,8 @@ struct Final {  // one term of an edge's sum
 struct Program {
   int64_t samples, inputs, outputs, height, width, stride, edges;
   int64_t images = 0;  // of the whole batch, where other processes have the rest of it; else 0
-  int64_t rows = 0, raw = 0, weights = 0, border = 0;
+  int64_t rows = 0, raw = 0, weights = 0;
+  int64_t border = 1;  // of private buffers: a pair (pairs.h) may lie before the first pixel
   std::vector<uint64_t> seeds;
   bool max_pool = false, avg_pool = false, skip = false;
   std::vector<Stage> first, second;
@@ -222,29 +224,74 @@ inline bool channels_last(const Tensor& t) {
 }
 
 inline void check(const Program& program, const Tensor& x, const std::vector<Tensor>& outputs,
-                  const std::vector<Tensor>& others) {
+                  const std::vector<Tensor>& weights, const std::vector<Tensor>& tables) {
   STD_TORCH_CHECK(channels_last(x), "expected a channels-last input");
   for (const Tensor& t : outputs) {
     STD_TORCH_CHECK(t.dim() == 4 && channels_last(t), "expected channels-last tensors of 4 dimensions");
     STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "tensors differ in dtype");
     CHECK_SIZE("number of elements", t.numel(), program.samples * program.out_size());
   }
-  for (const Tensor& t : others) STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "tensors differ in dtype");
+  for (const Tensor& t : weights) STD_TORCH_CHECK(t.scalar_type() == x.scalar_type(), "weights differ in dtype");
+  const ScalarType wide = x.scalar_type() == ScalarType::BFloat16 ? ScalarType::Float : x.scalar_type();
+  for (const Tensor& t : tables) STD_TORCH_CHECK(t.scalar_type() == wide, "tables differ in dtype");
 }
 
-template <typename T>
-std::vector<T*> addresses(std::vector<Tensor>& tensors) {
-  std::vector<T*> result;
-  for (Tensor& t : tensors) result.push_back(t.mutable_data_ptr<T>());
+// X(M) for all types of maps.
+#define FASTDARTS_MAPS(X) X(double) X(float) X(BFloat16<false>) X(BFloat16<true>)
+
+// run.operator()<M>() for the type of the map x.
+template <typename Run>
+void with_map_type(const Tensor& x, const Run& run) {
+  switch (x.scalar_type()) {
+    case ScalarType::Double:
+      return run.template operator()<double>();
+    case ScalarType::Float:
+      return run.template operator()<float>();
+    case ScalarType::BFloat16:
+      return chosen_has_dots() ? run.template operator()<BFloat16<true>>() : run.template operator()<BFloat16<false>>();
+    default:
+      STD_TORCH_CHECK(false, "expected float32, float64 or bfloat16");
+  }
+}
+
+template <typename M>
+M* address(const Tensor& t) {
+  return static_cast<M*>(t.data_ptr());
+}
+
+template <typename M>
+std::vector<M*> addresses(std::vector<Tensor>& tensors) {
+  std::vector<M*> result;
+  for (Tensor& t : tensors) result.push_back(address<M>(t));
   return result;
 }
 
-template <typename T>
-std::vector<const T*> addresses(const std::vector<Tensor>& tensors) {
-  std::vector<const T*> result;
-  for (const Tensor& t : tensors) result.push_back(t.const_data_ptr<T>());
+template <typename M>
+std::vector<const M*> addresses(const std::vector<Tensor>& tensors) {
+  std::vector<const M*> result;
+  for (const Tensor& t : tensors) result.push_back(address<M>(t));
   return result;
 }
+
+// Weights as the kernels compute with them: copies, if they are stored as maps of half precision are.
+template <typename M>
+struct Weights {
+  std::vector<std::vector<Wide<M>>> copies;
+  std::vector<const Wide<M>*> data;
+
+  explicit Weights(const std::vector<Tensor>& tensors) {
+    for (const Tensor& t : tensors) {
+      if constexpr (kHalf<M>) {
+        std::vector<float>& copy = copies.emplace_back(t.numel());
+        const M* from = address<M>(t);
+        for (size_t i = 0; i < copy.size(); ++i) copy[i] = value(from[i]);
+        data.push_back(copy.data());
+      } else {
+        data.push_back(address<M>(t));
+      }
+    }
+  }
+};
 
 inline Tensor new_map(const Tensor& x, int64_t channels, int64_t height, int64_t width) {
   return channels_last_result({x.size(0), channels, height, width}, x.scalar_type());

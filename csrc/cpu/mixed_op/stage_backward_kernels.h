@@ -6,29 +6,41 @@
 namespace fastdarts {
 
 // A strip of dL/dz = scale (grad − shift) + slope (z − mean), formed from NHWC pixels; never stored anywhere else.
-template <typename T, int B>
+template <typename M, int B, typename E>
 struct RawGradient {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
-  const T *grad, *z;  // [pixels, channels]
+  const M *grad, *z;  // [pixels, channels]
   int64_t pixels, channels;
   const T *scale, *shift, *slope, *mean;  // [blocks, B], zero in the padding
-  T* strip;
+  Entry<E>* strip;
   int64_t strip_plane;
 
+  FASTDARTS_INLINE V block(int64_t b, const V& g, const V& z) const {
+    return at(scale + b * B) * (g - at(shift + b * B)) + at(slope + b * B) * (z - at(mean + b * B));
+  }
+
   FASTDARTS_INLINE void operator()() const {
-    const int64_t whole = channels / B;
+    const int64_t whole = channels / B, tail = channels % B;
     for (int64_t i = 0; i < pixels; ++i) {
-      const T *g = grad + i * channels, *p = z + i * channels;
-      T* o = strip + i * B;
+      const M *g = grad + i * channels, *p = z + i * channels;
+      Entry<E>* o = strip + i * B;
       for (int64_t b = 0; b < whole; ++b) {
-        at(o + b * strip_plane) = at(scale + b * B) * (loose(g + b * B) - at(shift + b * B)) +
-                                  at(slope + b * B) * (loose(p + b * B) - at(mean + b * B));
+        const V v = block(b, Map<M, B>::read(g + b * B), Map<M, B>::read(p + b * B));
+        Map<Entry<E>, B>::write(o + b * strip_plane, v);
       }
-      if (channels % B) {
-        T* last = o + whole * strip_plane;
-        at(last) = V{};
-        for (int64_t c = whole * B; c < channels; ++c) {
-          last[c % B] = scale[c] * (g[c] - shift[c]) + slope[c] * (p[c] - mean[c]);
+      if (kPairs<E> && tail) {
+        const M *g_last = g + whole * B, *p_last = p + whole * B;
+        const V v = block(whole, Map<M, B>::read_first(g_last, tail), Map<M, B>::read_first(p_last, tail));
+        Map<Entry<E>, B>::write(o + whole * strip_plane, v);
+      }
+      if constexpr (!kPairs<E>) {
+        if (tail) {
+          T* last = o + whole * strip_plane;
+          at(last) = V{};
+          for (int64_t c = whole * B; c < channels; ++c) {
+            last[c % B] = scale[c] * (value(g[c]) - shift[c]) + slope[c] * (value(p[c]) - mean[c]);
+          }
         }
       }
     }
@@ -50,24 +62,25 @@ struct AddToBuffer {
 
 // ... or goes through the ReLU of the middle BatchNorm to NHWC, with the sums Σ d and Σ d·y, y the ReLU's output. What
 // it stopped is 0 there; what passed is not, but may be negative where kinks are kept.
-template <typename T, int B, int R, int Q>
+template <typename M, typename E, int B, int R, int Q>
 struct ThroughReLU {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
-  const T* relu;  // its first pixel
+  const E* relu;  // its first pixel
   int64_t pitch, plane;
-  T* out;
+  M* out;
   int64_t rows, columns, channels;
   T *first, *second;  // [blocks, B]
 
   FASTDARTS_INLINE void operator()(int64_t b, int64_t y, int64_t x, const V (&acc)[R * Q]) const {
-    const T* m = relu + b * plane + y * pitch + x * B;
-    T* o = out + (y * columns + x) * channels + b * B;
+    const E* m = relu + b * plane + y * pitch + x * B;
+    M* o = out + (y * columns + x) * channels + b * B;
     V sum = at(first + b * B), product = at(second + b * B);
     if ((b + 1) * B <= channels && y + R <= rows && x + Q <= columns) {
       unroll<R * Q>(EACH(i) {
-        const V& v = at(m + i / Q * pitch + i % Q * B);
+        const V v = Cell<E, B>::first(m + i / Q * pitch + i % Q * B);
         const V d = v == T(0) ? V{} : acc[i];
-        loose(o + (i / Q * columns + i % Q) * channels) = d;
+        Map<M, B>::write(o + (i / Q * columns + i % Q) * channels, d);
         sum += d;
         product += d * v;
       });
@@ -76,10 +89,11 @@ struct ThroughReLU {
       unroll<R * Q>(EACH(i) { at(kept + i * B) = acc[i]; });
       for (int64_t r = 0; r < R && y + r < rows; ++r) {
         for (int64_t q = 0; q < Q && x + q < columns; ++q) {
-          const V& v = at(m + r * pitch + q * B);
+          const V v = Cell<E, B>::first(m + r * pitch + q * B);
           alignas(64) T d[B];
           at(d) = v == T(0) ? V{} : at(kept + (r * Q + q) * B);
-          for (int64_t i = 0; i < B && b * B + i < channels; ++i) o[(r * columns + q) * channels + i] = d[i];
+          M* to = o + (r * columns + q) * channels;
+          for (int64_t i = 0; i < B && b * B + i < channels; ++i) to[i] = stored<M>(d[i]);
           sum += at(d);
           product += at(d) * v;
         }
@@ -91,12 +105,13 @@ struct ThroughReLU {
 };
 
 // The gradient of the input of a depthwise convolution of stride 1: the weights are turned by half a circle.
-template <typename T, int B, int R, int Q, int K, int D, typename Sink>
+template <typename E, int B, int R, int Q, int K, int D, typename Sink>
 struct DepthwiseData {
-  FASTDARTS_VECTORS
-  const T* source;  // gradient of the depthwise output, bordered: the first pixel's window
+  using Own = Window<E, B, R, Q, K, 1, D>;
+  using V = typename Own::V;
+  const E* source;  // gradient of the depthwise output, bordered: the first pixel's window
   int64_t pitch, plane, blocks;
-  const T* weight;  // [block][K·K turned][B]
+  const E* weight;  // [block][kWeights, turned][B]
   int64_t rows, columns;
   Sink sink;
 
@@ -106,7 +121,7 @@ struct DepthwiseData {
         for (int64_t x = 0; x < columns; x += Q) {
           V acc[R * Q];
           unroll<R * Q>(EACH(i) { acc[i] = V{}; });
-          Window<T, B, R, Q, K, 1, D>::run(source + b * plane + y * pitch + x * B, pitch, weight + b * K * K * B, acc);
+          Own::run(source + b * plane + y * pitch + x * B, pitch, weight + b * Own::kWeights * B, acc);
           sink(b, y, x, acc);
         }
       }
@@ -115,18 +130,19 @@ struct DepthwiseData {
 };
 
 struct Tap {
-  int64_t source, weight;  // offsets of one kernel element in its source plane and its weight block
+  int64_t source, weight;  // offsets of one kernel element (of a pair of them) in its source plane and its weight block
 };
 
 // The same for one of the S × S classes of input pixels that a strided convolution treats alike.
-template <typename T, int B, int R, int Q, typename Sink>
+template <typename E, int B, int R, int Q, typename Sink>
 struct StridedData {
+  using T = Wide<E>;
   FASTDARTS_VECTORS
-  const T* source;
+  const E* source;
   int64_t pitch, plane, blocks;
   const Tap* taps;
   int64_t count;
-  const T* weight;  // [block][kernel elements][B]
+  const E* weight;  // [block][kernel elements][B]
   int64_t weight_plane, rows, columns;
   Sink sink;
 
@@ -137,9 +153,9 @@ struct StridedData {
           V acc[R * Q];
           unroll<R * Q>(EACH(i) { acc[i] = V{}; });
           for (int64_t k = 0; k < count; ++k) {
-            const V w = at(weight + b * weight_plane + taps[k].weight);
-            const T* p = source + b * plane + taps[k].source + y * pitch + x * B;
-            unroll<R * Q>(EACH(i) { acc[i] += w * at(p + i / Q * pitch + i % Q * B); });
+            const auto w = Cell<E, B>::weights(weight + b * weight_plane + taps[k].weight);
+            const E* p = source + b * plane + taps[k].source + y * pitch + x * B;
+            unroll<R * Q>(EACH(i) { acc[i] = Cell<E, B>::add(acc[i], w, p + i / Q * pitch + i % Q * B); });
           }
           sink(b, y, x, acc);
         }
@@ -149,10 +165,11 @@ struct StridedData {
 };
 
 // Adds pixels to every S-th pixel of a buffer: what Gather took.
-template <typename T, int B>
+template <typename E, int B>
 struct Scatter {
+  using T = Wide<E>;
   FASTDARTS_VECTORS
-  const T* source;
+  const E* source;
   int64_t pitch, plane, blocks, rows, columns;
   T* target;
   int64_t target_pitch, target_plane, stride;
@@ -160,42 +177,51 @@ struct Scatter {
   FASTDARTS_INLINE void operator()() const {
     for (int64_t b = 0; b < blocks; ++b) {
       for (int64_t y = 0; y < rows; ++y) {
-        const T* p = source + b * plane + y * pitch;
+        const E* p = source + b * plane + y * pitch;
         T* o = target + b * target_plane + y * stride * target_pitch;
-        for (int64_t x = 0; x < columns; ++x) at(o + x * stride * B) += at(p + x * B);
+        for (int64_t x = 0; x < columns; ++x) at(o + x * stride * B) += Cell<E, B>::first(p + x * B);
       }
     }
   }
 };
 
 // dx = (ReLU(x) ≠ 0) · buffer + rest, to NHWC.
-template <typename T, int B>
+template <typename M, typename E, int B>
 struct Finish {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
-  const T* relu;  // its first pixel
+  const E* relu;  // its first pixel
   int64_t pitch, plane;
   const T* buffer;
   int64_t buffer_pitch, buffer_plane;
   const T* rest;  // [rows, columns, channels] or null
   int64_t rows, columns, channels;
-  T* dx;
+  M* dx;
 
   FASTDARTS_INLINE void operator()() const {
-    const int64_t whole = channels / B;
+    const int64_t whole = channels / B, tail = channels % B;
     for (int64_t y = 0; y < rows; ++y) {
       for (int64_t x = 0; x < columns; ++x) {
-        const T *m = relu + y * pitch + x * B, *p = buffer + y * buffer_pitch + x * B;
+        const E* m = relu + y * pitch + x * B;
+        const T* p = buffer + y * buffer_pitch + x * B;
         const int64_t at_pixel = (y * columns + x) * channels;
-        T* o = dx + at_pixel;
+        M* o = dx + at_pixel;
         const T* r = rest ? rest + at_pixel : nullptr;
         for (int64_t b = 0; b < whole; ++b) {
-          V v = at(m + b * plane) == T(0) ? V{} : at(p + b * buffer_plane);
+          V v = Cell<E, B>::first(m + b * plane) == T(0) ? V{} : at(p + b * buffer_plane);
           if (r) v += loose(r + b * B);
-          loose(o + b * B) = v;
+          Map<M, B>::write(o + b * B, v);
         }
-        for (int64_t c = whole * B; c < channels; ++c) {
-          const T v = m[whole * plane + c % B] == T(0) ? T(0) : p[whole * buffer_plane + c % B];
-          o[c] = r ? v + r[c] : v;
+        if constexpr (kPairs<E>) {
+          if (!tail) continue;
+          V v = Cell<E, B>::first(m + whole * plane) == T(0) ? V{} : at(p + whole * buffer_plane);
+          if (r) v += Map<T, B>::read_first(r + whole * B, tail);
+          Map<M, B>::write_first(o + whole * B, v, tail);
+        } else {
+          for (int64_t c = whole * B; c < channels; ++c) {
+            const T v = m[whole * plane + c % B] == T(0) ? T(0) : p[whole * buffer_plane + c % B];
+            o[c] = stored<M>(r ? v + r[c] : v);
+          }
         }
       }
     }
@@ -203,25 +229,26 @@ struct Finish {
 };
 
 // sums[o][i] += Σ_pixels grad[pixel][o] · strip[pixel][i].
-template <typename Isa, typename T, int B>
+template <typename Isa, typename E, int B>
 struct PointwiseWeights {
+  using T = Wide<E>;
   FASTDARTS_VECTORS
-  const T *grad, *strip;
-  int64_t strip_plane, pixels, outputs, blocks;  // blocks of inputs; both strips have the same planes
-  T* sums;                                       // [outputs padded][inputs padded]
+  static constexpr int kPixels = kPairs<E> ? 2 : 1;  // that an element is for
+  const E *grad, *strip;                             // as strips are, or of pairs of pixels
+  int64_t strip_plane, pixels, outputs, blocks;      // blocks of inputs; both strips have the same planes
+  T* sums;                                           // [outputs padded][inputs padded]
 
   template <int N>
   FASTDARTS_INLINE void of(int64_t first, int64_t block) const {
     constexpr int J = Isa::kTile / N < B ? Isa::kTile / N : B;
-    const T *g = grad + first / B * strip_plane + first % B, *t = strip + block * strip_plane;
+    const E *g = grad + first / B * strip_plane + first % B, *t = strip + block * strip_plane;
     V acc[J * N];
     unroll<J * N>(EACH(i) { acc[i] = V{}; });
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-      V v[N];
-      unroll<N>(EACH(n) { v[n] = at(t + n * strip_plane + pixel * B); });
+    for (int64_t i = 0; i * kPixels < pixels; ++i) {
+      decltype(Cell<E, B>::weights(t)) v[N];
+      unroll<N>(EACH(n) { v[n] = Cell<E, B>::weights(t + n * strip_plane + i * B); });
       unroll<J>(EACH(j) {
-        const T s = g[pixel * B + j];
-        unroll<N>(EACH(n) { acc[j * N + n] += v[n] * s; });
+        unroll<N>(EACH(n) { acc[j * N + n] = Cell<E, B>::add_all(acc[j * N + n], v[n], g + i * B + j); });
       });
     }
     T* out = sums + (first * blocks + block) * B;
@@ -242,12 +269,14 @@ struct PointwiseWeights {
 };
 
 // sums[block][ky·K + kx] += Σ_pixels grad · ReLU(x) at the tap; dilation D, stride S.
-template <typename Isa, typename T, int B, int K, int S, int D>
+template <typename Isa, typename E, int B, int K, int S, int D>
 struct DepthwiseWeights {
+  using T = Wide<E>;
   FASTDARTS_VECTORS
-  const T* grad;  // first pixel of the bordered gradient
+  static constexpr int kPixels = kPairs<E> ? 2 : 1;  // at a time
+  const E* grad;                                     // first pixel of the bordered gradient
   int64_t grad_pitch, grad_plane;
-  const T* source;  // the first pixel's window
+  const E* source;  // the first pixel's window; with pairs, those of pixels that are S apart
   int64_t pitch, plane, blocks, rows, columns;
   T* sums;  // [block][K·K][B]
 
@@ -257,12 +286,12 @@ struct DepthwiseWeights {
     unroll<G * K>(EACH(i) { acc[i] = V{}; });
     const int64_t width = columns, step = pitch;
     for (int64_t y = begin; y < end; ++y) {
-      const T* g = grad + block * grad_plane + y * grad_pitch;
-      const T* p = source + block * plane + (y * S + ky * D) * step;
-      for (int64_t x = 0; x < width; ++x, g += B, p += S * B) {
+      const E* g = grad + block * grad_plane + y * grad_pitch;
+      const E* p = source + block * plane + (y * S + ky * D) * step;
+      for (int64_t x = 0; x < width; x += kPixels, g += kPixels * B, p += kPixels * S * B) {
         asm volatile("" ::: "memory");  // else GCC carries loads over to the next pixel and spills accumulators
-        const V v = at(g);
-        unroll<G * K>(EACH(i) { acc[i] += v * at(p + i / K * D * step + i % K * D * B); });
+        const auto v = Cell<E, B>::weights(g);
+        unroll<G * K>(EACH(i) { acc[i] = Cell<E, B>::add(acc[i], v, p + i / K * D * step + i % K * D * B); });
       }
     }
     T* out = sums + (block * K + ky) * K * B;

@@ -7,30 +7,32 @@
 #include <cstdint>
 #include <vector>
 
-#include "cpu/vectors.h"
+#include "cpu/maps.h"
 
 namespace fastdarts {
 
 template <typename T>
 constexpr int64_t kAhead = 2048 / sizeof(T);  // elements that are prefetched before they are read
 
-template <typename T>
+template <typename M>
 struct Stream {  // contributes scale · (data − mean)
-  const T *data, *scale, *mean;
+  const M* data;
+  const Wide<M>*scale, *mean;
 };
 
 // out = start + Σ_k scale_k (data_k − mean_k). The mean is taken off first: safe for |mean| >> std.
-template <typename T, int B>
+template <typename M, int B, typename Out = M>
 struct WeightedSum {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
-  const Stream<T>* streams;
+  const Stream<M>* streams;
   int64_t count;
   const T* start;  // a table
   int64_t width, size;
-  T* out;
+  Out* out;
 
   template <int N>
-  FASTDARTS_INLINE void add(const Stream<T>* streams, int64_t at, int64_t length, const T* from) const {
+  FASTDARTS_INLINE void add(const Stream<M>* streams, int64_t at, int64_t length, const T* from) const {
     T* o = out + at;
     const T *p[N], *s[N], *m[N];
     unroll<N>(EACH(k) { p[k] = streams[k].data + at, s[k] = streams[k].scale, m[k] = streams[k].mean; });
@@ -50,24 +52,55 @@ struct WeightedSum {
     }
   }
 
+  // Of maps that are stored in another type: all streams at once, so that the sum is rounded once.
+  template <int N>  // vectors at a time: a line of a stream
+  FASTDARTS_INLINE int64_t all(int64_t at, int64_t j, int64_t length) const {
+    for (; j + N * B <= length; j += N * B) {
+      V sum[N];
+      unroll<N>(EACH(i) { sum[i] = loose(start + j + i * B); });
+      for (int64_t k = 0; k < count; ++k) {
+        const Stream<M> s = streams[k];
+        prefetch<1>(s.data + at + j + kAhead<M>);
+        unroll<N>(EACH(i) {
+          const int64_t here = j + i * B;
+          sum[i] += loose(s.scale + here) * (Map<M, B>::read(s.data + at + here) - loose(s.mean + here));
+        });
+      }
+      unroll<N>(EACH(i) { Map<Out, B>::write(out + at + j + i * B, sum[i]); });
+    }
+    return j;
+  }
+
   FASTDARTS_INLINE void operator()() const {
     for (int64_t at = 0; at < size; at += width) {
       const int64_t length = width < size - at ? width : size - at;
-      const T* from = start;
-      int64_t k = 0;
-      for (; k + 4 <= count; k += 4, from = out + at) add<4>(streams + k, at, length, from);
-      for (; k + 2 <= count; k += 2, from = out + at) add<2>(streams + k, at, length, from);
-      for (; k < count; ++k, from = out + at) add<1>(streams + k, at, length, from);
+      if constexpr (kHalf<M>) {
+        int64_t j = all<1>(at, all<2>(at, 0, length), length);
+        for (; j < length; ++j) {
+          T sum = start[j];
+          for (int64_t k = 0; k < count; ++k) {
+            sum += streams[k].scale[j] * (value(streams[k].data[at + j]) - streams[k].mean[j]);
+          }
+          out[at + j] = stored<Out>(sum);
+        }
+      } else {
+        const T* from = start;
+        int64_t k = 0;
+        for (; k + 4 <= count; k += 4, from = out + at) add<4>(streams + k, at, length, from);
+        for (; k + 2 <= count; k += 2, from = out + at) add<2>(streams + k, at, length, from);
+        for (; k < count; ++k, from = out + at) add<1>(streams + k, at, length, from);
+      }
     }
   }
 };
 
 // sums[0] += Σ grad, sums[1 + k] += Σ grad (data_k − mean_k), per channel. Chains of float32 are a few elements long.
-template <typename T, int B>
+template <typename M, int B>
 struct GradientSums {
+  using T = Wide<M>;
   FASTDARTS_VECTORS
-  const T* grad;
-  const Stream<T>* streams;
+  const M* grad;
+  const Stream<M>* streams;
   int64_t count, channels, width, size;
   T* table;      // of two times `width`, scratch
   double* sums;  // [1 + count, channels]
@@ -80,28 +113,29 @@ struct GradientSums {
   }
 
   template <int N>  // streams at a time; none: the gradient itself
-  FASTDARTS_INLINE void add(const Stream<T>* streams, int64_t first, int64_t last) const {
+  FASTDARTS_INLINE void add(const Stream<M>* streams, int64_t first, int64_t last) const {
     constexpr int kTables = N ? N : 1;
     for (int64_t j = 0; j < kTables * width; ++j) table[j] = T(0);
     for (int64_t at = first; at < last; at += width) {
       const int64_t length = width < last - at ? width : last - at;
-      const T *g = grad + at, *p[kTables], *m[kTables];
+      const M *g = grad + at, *p[kTables];
+      const T* m[kTables];
       unroll<N>(EACH(k) { p[k] = streams[k].data + at, m[k] = streams[k].mean; });
       int64_t j = 0;
       for (; j + B <= length; j += B) {
-        const V v = loose(g + j);
+        const V v = Map<M, B>::read(g + j);
         if constexpr (N == 0) {
-          prefetch<1>(g + j + kAhead<T>);
+          prefetch<1>(g + j + kAhead<M>);
           loose(table + j) += v;
         }
         unroll<N>(EACH(k) {
-          prefetch<1>(p[k] + j + kAhead<T>);
-          loose(table + k * width + j) += v * (loose(p[k] + j) - loose(m[k] + j));
+          prefetch<1>(p[k] + j + kAhead<M>);
+          loose(table + k * width + j) += v * (Map<M, B>::read(p[k] + j) - loose(m[k] + j));
         });
       }
       for (; j < length; ++j) {
-        if constexpr (N == 0) table[j] += g[j];
-        unroll<N>(EACH(k) { table[k * width + j] += g[j] * (p[k][j] - m[k][j]); });
+        if constexpr (N == 0) table[j] += value(g[j]);
+        unroll<N>(EACH(k) { table[k * width + j] += value(g[j]) * (value(p[k][j]) - m[k][j]); });
       }
     }
   }
@@ -127,20 +161,20 @@ struct GradientSums {
 };
 
 // first += Σ d, second += Σ d² per table entry, d = data − shift.
-template <typename T>
+template <typename M>
 struct FlatMoments {
-  const T* data;
-  const T* shift;  // a table
+  const M* data;
+  const Wide<M>* shift;  // a table
   int64_t width, size;
   double *first, *second;  // tables
 
   FASTDARTS_INLINE void operator()() const {
     for (int64_t at = 0; at < size; at += width) {
       const int64_t length = width < size - at ? width : size - at;
-      const T* p = data + at;
+      const M* p = data + at;
 #pragma omp simd
       for (int64_t j = 0; j < length; ++j) {
-        const double d = p[j] - shift[j];
+        const double d = value(p[j]) - shift[j];
         first[j] += d;
         second[j] += d * d;
       }

@@ -4,5 +4,6 @@
 namespace fastdarts {
 
 FASTDARTS_OTHER_ENGINES(FASTDARTS_BACKWARD_WINDOWS, template)
+FASTDARTS_OTHER_HALF(template)
 
 }  // namespace fastdarts

@@ -4,5 +4,6 @@
 namespace fastdarts {
 
 FASTDARTS_AVX512_ENGINES(FASTDARTS_BACKWARD_WINDOWS, template)
+FASTDARTS_AVX512_HALF(template)
 
 }  // namespace fastdarts

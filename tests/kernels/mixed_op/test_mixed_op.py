@@ -6,6 +6,7 @@ from torch import library
 
 from benchmarks.cases import LAST, MIXED_OP_TEST_CASES, SEARCHED, MixedOpCase
 from benchmarks.compare import deviations
+from fastdarts.bench.check import deviations_from
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import Candidate, mixed_op
 from fastdarts.kernels import registry
@@ -29,6 +30,15 @@ def test_no_worse_than_twice_eager(case: MixedOpCase, impl: str) -> None:
         assert double.ours <= single.allowed * 2**-20, double  # a float32 step inside would cost a factor of 2^29
 
 
+def named(case: MixedOpCase, impl: str, dtype: torch.dtype, **kinks) -> tuple[dict[str, torch.Tensor], list]:
+    tensors, grads = case.inputs(dtype)
+    out, mean, var, noted = case.ours(tensors, impl, **kinks)
+    gradients = torch.autograd.grad(out, [*tensors.values()], grads, materialize_grads=True)
+    found = {f"grad_{name}": gradient for name, gradient in zip(tensors, gradients, strict=True)}
+    found |= {"mean": mean, "var": var} | {f"out{e}": t for e, t in enumerate(out)}
+    return {name: t.detach().double() for name, t in found.items()}, noted
+
+
 def results(case: MixedOpCase, impl: str | None, memory: str = "store", dtype=torch.float32) -> list[torch.Tensor]:
     tensors, grads = case.inputs(dtype)
     out, mean, var, _ = case.ours(tensors, impl, memory)
@@ -40,6 +50,13 @@ def results(case: MixedOpCase, impl: str | None, memory: str = "store", dtype=to
 def test_recomputing_gives_the_same_bits_as_storing(case: MixedOpCase, impl: str) -> None:
     pairs = zip(results(case, impl), results(case, impl, "recompute"), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@needs_native
+@pytest.mark.parametrize("case", MIXED_OP_TEST_CASES[::5], ids=lambda case: case.id)
+def test_bfloat16_gives_the_same_bits_when_it_computes_again(case: MixedOpCase) -> None:
+    stored, again = (results(case, "native", memory, torch.bfloat16) for memory in ("store", "recompute"))
+    assert all(torch.equal(a, b) for a, b in zip(stored, again, strict=True))
 
 
 LEFTOVERS = [  # 1 to 20 samples, rows and columns, every kernel, channels for every tile
@@ -59,6 +76,16 @@ def test_leftovers_of_samples_rows_columns_and_channels(case: MixedOpCase) -> No
         for ours, same, exact in zip(stored, again, truth, strict=True):
             assert torch.equal(ours, same)
             assert (ours - exact).abs().max() <= tolerance * max(1, exact.abs().max())
+
+
+@needs_native
+@pytest.mark.parametrize("case", [*(c for c in MIXED_OP_TEST_CASES if c.partial == 1), *LEFTOVERS], ids=lambda case: case.id)
+def test_bfloat16_is_no_worse_than_twice_the_reference(case: MixedOpCase) -> None:
+    """All take the side of every kink that the truth takes: a value on the other side has another gradient."""
+    truth, kinks = named(case, "reference", torch.float64, note=True)
+    ours, eager = (named(case, impl, torch.bfloat16, kinks=kinks)[0] for impl in ("native", "reference"))
+    for deviation in deviations_from(truth, ours, eager, torch.finfo(torch.bfloat16).eps):
+        assert not deviation.wrong, deviation
 
 
 ALL_KINDS = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "dil_conv_3x3")
@@ -106,21 +133,23 @@ def test_hessian_vector_products_are_those_of_eager_modules(case: MixedOpCase, i
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_same_bits_every_time_and_the_same_numbers_for_every_number_of_threads(stride: int) -> None:
+def test_same_bits_every_time_and_the_same_numbers_for_every_number_of_threads(stride: int, dtype: torch.dtype) -> None:
     case = MixedOpCase("threads", (13, 12, 17, 18), (ALL_KINDS, ("dil_conv_5x5",)), stride, base=True)
     before = torch.get_num_threads()
     try:
         runs = []
         for threads in (1, 1, 2, 2):
             torch.set_num_threads(threads)
-            runs.append(results(case, "native"))
+            runs.append(results(case, "native", dtype=dtype))
     finally:
         torch.set_num_threads(before)
     for one, other in (runs[:2], runs[2:]):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     for one, other in zip(runs[0], runs[2], strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+        rounding = torch.finfo(dtype).eps / torch.finfo(torch.float32).eps
+        torch.testing.assert_close(one, other, rtol=min(1e-2, 1e-4 * rounding), atol=1e-5 * one.abs().max().item())
 
 
 def arguments(case: MixedOpCase, dtype=torch.float32, store: bool = True) -> tuple[dict, tuple, tuple]:
@@ -216,7 +245,21 @@ def test_nan_passes(kind: str, impl: str) -> None:
     torch.testing.assert_close(ours[1:], truth[1:], equal_nan=True)
 
 
-def test_half_precision_runs_the_reference() -> None:
+@needs_native
+@pytest.mark.parametrize("kind", ["skip_connect", "max_pool_3x3", "sep_conv_3x3", "dil_conv_3x3", "relu_conv_1x1"])
+def test_nan_passes_in_bfloat16(kind: str) -> None:
+    """To the same places: no product is with a pixel beyond its window."""
+    case = MixedOpCase("nan", (2, 3, 7, 9), ((kind,),), training=False)
+    tensors, _ = case.inputs(torch.bfloat16)
+    with torch.no_grad():
+        tensors["x"][0, 1, 3, 4] = float("nan")
+        ours = case.ours(tensors, "native").out[0]
+        truth = case.eager({name: t.double() for name, t in tensors.items()}).out[0]
+    assert truth.isnan().any() and not truth.isnan().all()
+    assert torch.equal(ours.isnan(), truth.isnan())
+
+
+def test_half_precision_keeps_its_type() -> None:
     case = MixedOpCase("half", (4, 4, 6, 6))
     out = case.ours(case.inputs(torch.bfloat16)[0]).out[0]
     assert out.dtype is torch.bfloat16
