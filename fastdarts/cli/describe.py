@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_type_hints
 
 import torch
 
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.kinds import Few, Width
+from fastdarts.spaces.published import Published
 from fastdarts.tasks.settings import SearchConfig
 
 
@@ -49,6 +51,10 @@ class Describe:
     """Estimate of what a first-order step of the supernet takes, for every value of the search's --memory."""
     batch: Width = 64
     """Images per step of the estimate."""
+    measure: bool = False
+    """Memory and latency of one image in the genotype's network, on this device."""
+    cost_table: Path | None = None
+    """Latencies of the layers of a chain, in the key format of ProxylessNAS: JSON or YAML. Their sum is printed."""
     json: bool = False
     """JSON instead of text."""
 
@@ -96,6 +102,8 @@ class Describe:
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
         if self.memory and not whole:
             raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
+        if whole and (self.measure or self.cost_table is not None):
+            raise FastdartsError("--measure and --cost-table are for networks: use them with --genotype or --network")
         if whole:
             options = network_options(resolve(settings))
             facts = describe_supernet(*shape, self.in_channels, space, **options)
@@ -108,9 +116,38 @@ class Describe:
         else:
             facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
             facts["input_size"] = [self.in_channels, *facts["image_size"]]
+            facts |= self._costs(found._replace(variant=variant), *shape)
             if self.network is not None:
                 facts = {"name": self.network} | facts
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
+
+    def _costs(self, found: Published, channels: int, layers: int, classes: int, side: int) -> dict[str, float]:
+        """``memory_bytes`` and ``latency_ms`` on this device, and ``table_latency_ms`` of the table."""
+        from fastdarts.engine.costs import network_costs
+        from fastdarts.policies.latency import chain_keys, read_table
+        from fastdarts.spaces.chain.genotype import Chain, scaled
+
+        (space, genotype), costs = found.architecture, {}
+        if self.measure:
+            sizes = channels, classes, layers, False
+            options = {"in_channels": self.in_channels}
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            shape = (self.in_channels, side, side)
+            measured = network_costs(
+                lambda: space.network(found.variant, *sizes, genotype, **options), shape, device, ("memory", "latency")
+            )
+            costs |= {"memory_bytes": measured["memory"], "latency_ms": measured["latency"]}
+        if self.cost_table is not None:
+            if not isinstance(genotype, Chain):
+                raise FastdartsError(
+                    f"--cost-table is for chains, but the genotype is of space {space.name}: leave it out"
+                )
+            chain = scaled(genotype, channels / genotype.stem)._replace(stem=channels)
+            table = read_table(self.cost_table)
+            costs["table_latency_ms"] = sum(
+                table[key] for key in chain_keys(chain, (side, side), self.in_channels, classes)
+            )
+        return costs
 
     def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
         from fastdarts.engine.memory import MODES

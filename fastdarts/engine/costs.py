@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,11 +47,19 @@ def setting_of(config: SupernetConfig, problem: Problem, space: Any, device: tor
     return Setting(space, variant, *sizes, shape, device)
 
 
-def network_costs(build: Callable[[], nn.Module], shape: tuple[int, int, int], device: torch.device) -> dict[str, Any]:
-    """What one image [C, H, W] = ``shape`` costs in the network that ``build()`` makes, evaluating.
+def network_costs(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int, int],
+    device: torch.device,
+    names: Sequence[str] = ("parameters", "macs", "memory", "latency"),
+) -> dict[str, float]:
+    """What one image [C, H, W] = ``shape`` costs in the network that ``build()`` makes, evaluating, by ``names``.
 
     ``parameters`` are counted without an auxiliary head, and so are ``macs``. ``memory`` is the peak of its tensors in
     bytes, estimated. ``latency`` is in milliseconds, measured on ``device``.
+
+    >>> network_costs(lambda: nn.Conv2d(3, 8, 3), (3, 8, 8), torch.device("cpu"), ("parameters", "macs"))
+    {'parameters': 224, 'macs': 7776}
     """
 
     def work() -> None:
@@ -60,9 +68,10 @@ def network_costs(build: Callable[[], nn.Module], shape: tuple[int, int, int], d
 
     with torch.random.fork_rng(devices=[]):
         network = build()
-    return {
-        "parameters": count_parameters(network),
-        "macs": macs(network, shape),
-        "memory": estimate(work, device).peak,
-        "latency": measure([Priced(network, (1, *shape), candidate=False)], device)[0],
+    costs: dict[str, Callable[[], float]] = {
+        "parameters": lambda: count_parameters(network),
+        "macs": lambda: macs(network, shape),
+        "memory": lambda: estimate(work, device).peak,
+        "latency": lambda: measure([Priced(network, (1, *shape), candidate=False)], device)[0],
     }
+    return {name: costs[name]() for name in names}

@@ -137,7 +137,7 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
-        if min(config.batch_size, smallest) == 1:
+        if min(config.batch_size, len(learned)) == 1:
             _check_single(network, shape)
         if start is not None:
             sizes = *sizes[:3], config.auxiliary

@@ -134,6 +134,10 @@ def describe_text(description: dict[str, Any]) -> str:
     ]
     for memory, peak in d.get("memory", {}).items():
         lines.append(f"memory of a first-order step, batch {d['batch']}, {memory}: {peak / 2**20:,.0f} MiB (estimated)")
+    if "latency_ms" in d:
+        lines.append(f"one image on this device: {d['latency_ms']:.3g} ms, {d['memory_bytes'] / 2**20:,.1f} MiB")
+    if "table_latency_ms" in d:
+        lines.append(f"latency by the table: {d['table_latency_ms']:.3f} ms")
     if d.get("auxiliary_parameters"):
         lines.append(f"auxiliary head, not counted above: {d['auxiliary_parameters']:,} parameters")
     lines += _stages_text(d["stages"]) if "stages" in d else []

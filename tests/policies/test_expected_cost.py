@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastdarts.cli.entry import main
+from fastdarts.engine.costs import network_costs
 from fastdarts.engine.search import search
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import OPS
@@ -258,3 +260,30 @@ def test_a_resumed_step_has_the_prices_of_the_first():
 def test_costs_that_make_no_sense_are_refused(settings, words):
     with pytest.raises(FastdartsError, match=words):
         search(SearchConfig(**TINY | settings))
+
+
+def test_the_costs_of_one_network():
+    found = network_costs(lambda: torch.nn.Conv2d(3, 8, 3), (3, 8, 8), CPU)
+    assert (found["parameters"], found["macs"]) == (8 * 27 + 8, 36 * 8 * 27)
+    assert found["memory"] == 4 * (8 * 27 + 8 + 3 * 64 + 8 * 36) and found["latency"] > 0
+
+
+def test_describe_measures_a_network_and_reads_a_table(tmp_path, capsys):
+    size = ("--image-size", "32", "--channels", "8")
+    main(["describe", "--network", "mnasnet-a1", "--measure", *size, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["latency_ms"] > 0 and found["memory_bytes"] > 4 * found["parameters"]
+    keys = chain_keys(PROXYLESS_MOBILE, (64, 64), 3, 1000)
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps({key: {"mean": 0.5} for key in keys}), encoding="utf-8")
+    table = ("--image-size", "64", "--cost-table", str(path))
+    main(["describe", "--network", "proxyless-mobile", *table])
+    assert "latency by the table: 11.500 ms\n" in capsys.readouterr().out
+    for arguments, words in (
+        (["--network", "proxyless-cpu", *table], "has no key Conv-input:64x64x3-output:32x32x40: add it"),
+        (["--network", "enas-micro", *table], "--cost-table is for chains, but the genotype is of space enas"),
+        (["--supernet", "--measure"], "--measure and --cost-table are for networks"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["describe", *arguments])
+        assert words in capsys.readouterr().err
