@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastdarts.api import evaluate, search
     from fastdarts.engine.architect import Architect
     from fastdarts.errors import FastdartsError
+    from fastdarts.forks.accelerate import accelerate
     from fastdarts.nn.mixed_op import MixedOp
     from fastdarts.nn.operations import OPS, PRIMITIVES
     from fastdarts.policies.stopping import early_stopping
@@ -43,6 +44,7 @@ __all__ = [
     "NetworkCIFAR",
     "NetworkImageNet",
     "StopSearch",
+    "accelerate",
     "early_stopping",
     "evaluate",
     "load",
@@ -62,6 +64,7 @@ _MODULES = {
     "NetworkCIFAR": "spaces.cells.network",
     "NetworkImageNet": "spaces.cells.network",
     "StopSearch": "runs.watch",
+    "accelerate": "forks.accelerate",
     "early_stopping": "policies.stopping",
     "evaluate": "api",
     "load": "trained.model",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastdarts import Architect, Cell, MixedOp, Network, api, load
+from fastdarts import Architect, Cell, MixedOp, Network, accelerate, api, load
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.functional import mixed_op, mixed_sum, recurrent
@@ -27,7 +27,7 @@ def run(thing: Callable[..., Any]) -> None:
     assert not said, "".join(said)
 
 
-@pytest.mark.parametrize("thing", [Architect, Cell, MixedOp, Network, mixed_op, mixed_sum, recurrent])
+@pytest.mark.parametrize("thing", [Architect, Cell, MixedOp, Network, accelerate, mixed_op, mixed_sum, recurrent])
 def test_examples(thing: Callable[..., Any]) -> None:
     with torch.random.fork_rng(devices=()):
         run(thing)

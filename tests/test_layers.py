@@ -89,7 +89,7 @@ FLOORS = [  # of fastdarts; a module imports what is of its own floor or of one 
     {"functional"},
     {"endings", "notices", "ranks", "registry"},
     {"nn"},
-    {"spaces"},
+    {"forks", "spaces"},
     {"runs"},
     {"tasks"},
     {"trained"},

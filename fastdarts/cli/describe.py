@@ -20,6 +20,10 @@ class Describe:
     genotype: str | None = None
     """Genotype: a name (DARTS_V2), a genotype.json, inline JSON, a printed Genotype(...), or the string of
     NAS-Bench-201."""
+    network: str | None = None
+    """Published network instead of a genotype, with its sizes: nasnet-a-large, nasnet-a-mobile, nasnet-a-cifar,
+    amoebanet-a to amoebanet-d, enas-micro, proxyless-mobile, proxyless-cpu, proxyless-gpu, mnasnet-a1, mnasnet-b1,
+    efficientnet-b0 to efficientnet-b7."""
     supernet: bool = False
     """Search network of DARTS instead of a genotype."""
     space: str | None = None
@@ -28,16 +32,17 @@ class Describe:
     """Method whose search network is described; that of pc-darts has partial channels."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """Beginning of the search network."""
-    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
+    variant: Literal["cifar", "imagenet", "imagenet-large", "nasbench201", "mbconv"] | None = None
     """Stem and head of the genotype's network."""
     channels: Width | None = None
-    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16)."""
+    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16), or of the stem of a
+    chain."""
     layers: Few | None = None
     """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
     classes: Width | None = None
-    """Classes (cifar 10, imagenet 1000)."""
+    """Classes (cifar 10, imagenet and mbconv 1000)."""
     image_size: Width | None = None
-    """Pixels a side of the images (cifar 32, imagenet 224)."""
+    """Pixels a side of the images (cifar 32, imagenet and mbconv 224)."""
     in_channels: Width = 3
     """Channels of the images."""
     memory: bool = False
@@ -57,16 +62,21 @@ class Describe:
         from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
         from fastdarts.spaces import find_image_space, parse_architecture
+        from fastdarts.spaces.published import find_network
         from fastdarts.tasks.images.settings import RECIPES, network_options
         from fastdarts.tasks.settings import SupernetConfig, resolve
 
-        if (self.supernet or self.space is not None) == (self.genotype is not None):
-            raise FastdartsError("describe needs either --genotype or --supernet or --space: give one of them")
+        given = self.supernet or self.space is not None, self.genotype is not None, self.network is not None
+        if sum(given) != 1:
+            raise FastdartsError(
+                "describe needs one of --genotype, --network, --supernet and --space: give one of them"
+            )
         for name, hint in get_type_hints(Describe, include_extras=True).items():
             check_setting(name, getattr(self, name), hint)
-        if self.genotype is not None and (self.method, self.stem) != ("darts", "cifar"):
+        whole = self.genotype is None and self.network is None
+        if not whole and (self.method, self.stem) != ("darts", "cifar"):
             raise FastdartsError("--method and --stem go with --supernet or --space: a genotype has neither")
-        if self.genotype is None:
+        if whole:
             named = {} if self.space is None else {"space": self.space}
             if not issubclass(find_method(self.method).settings, SupernetConfig):
                 raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
@@ -75,16 +85,22 @@ class Describe:
             validate(settings)
             settings = resolve(settings)
             published = (settings.channels, settings.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+        elif self.network is not None:
+            found = find_network(self.network)
+            space, genotype = found.architecture
+            variant = space.check_variant(self.variant or found.variant)
+            published = (found.channels, found.layers, found.classes, found.image_size)
         else:
             space, genotype = parse_architecture(self.genotype)
             variant = space.check_variant(self.variant)
-            images = (1000, 224) if variant == "imagenet" else (10, 32)
-            published = (RECIPES[variant]["channels"], RECIPES[variant]["layers"], *images)
+            images = (10, 32) if variant in ("cifar", "nasbench201") else (1000, 224)
+            recipe = RECIPES[variant] | dict(space.recipe(variant, genotype))
+            published = (recipe["channels"], recipe["layers"], *images)
         asked = (self.channels, self.layers, self.classes, self.image_size)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
-        if self.memory and self.genotype is not None:
+        if self.memory and not whole:
             raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
-        if self.genotype is None:
+        if whole:
             options = network_options(resolve(settings))
             facts = describe_supernet(*shape, self.in_channels, space, **options)
             stages = resolve(replace(settings, layers=shape[1])).build(space).stages.all()
@@ -95,6 +111,9 @@ class Describe:
                 facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
         else:
             facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
+            facts["input_size"] = [self.in_channels, *facts["image_size"]]
+            if self.network is not None:
+                facts = {"name": self.network} | facts
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
 
     def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:

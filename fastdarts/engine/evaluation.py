@@ -19,7 +19,7 @@ from fastdarts.engine.device import check_cores, check_precision, check_workers,
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.language_evaluation import evaluate_text
 from fastdarts.engine.loop import Row
-from fastdarts.engine.models import Start, as_pretrained, write_models
+from fastdarts.engine.models import Start, as_pretrained, as_published, write_models
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.sizing import choose_size, targets_of
 from fastdarts.engine.tested import keep_tested
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
             refuse(f"an evaluation on {task.title}")
         with fail_together():
             if isinstance(config, ImageEvaluateConfig):
-                config = as_pretrained(config)
+                config = as_pretrained(as_published(config))
             validate(config)
             _check_space(config)
         return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config, watch)
@@ -118,7 +118,7 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
             config = _as_begun(config)
         fixed = {"channels": config.channels, "layers": config.layers}
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
-        config = replace(config.resolved(space), genotype=json.dumps(architecture.to_dict()))
+        config = replace(config.resolved(space, genotype), genotype=json.dumps(architecture.to_dict()))
         data, indices = prepare_data(config)
         if config.auxiliary and min(config.batch_size, len(indices)) == 1:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
@@ -137,6 +137,8 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     with torch.device("meta"):
         sizes = config.channels, len(data.classes), config.layers, False
         network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
+        if min(config.batch_size, smallest) == 1:
+            _check_single(network, shape)
         if start is not None:
             sizes = *sizes[:3], config.auxiliary
             whole = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
@@ -145,7 +147,7 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
     weights = {} if start is None else start.weights
     seeds = range(config.seed, config.seed + config.seeds)
     jobs = [Job(architecture, seed, {"seed": seed}, weights) for seed in seeds]
-    jitter, length = config.variant == "imagenet", round(config.cutout * min(data.size))
+    jitter, length = config.variant.startswith("imagenet"), round(config.cutout * min(data.size))
     augment = train_transform(data, length, jitter=jitter, augment=config.augment)
     mixes = config.mixup or config.cutmix
     mix = Mixing(config.mixup, config.cutmix, len(data.classes)) if mixes else None
@@ -196,6 +198,19 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
         }
         finish(run, result)
     return result | {"run": str(run.folder)}
+
+
+def _check_single(network: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Raise :class:`FastdartsError` if the last maps of ``network`` are single numbers, so that a batch of one image
+    has no statistics."""
+    try:
+        with torch.no_grad():
+            network(torch.empty(1, *shape))
+    except ValueError as error:
+        raise FastdartsError(
+            f"images of {shape[1]}x{shape[2]} pixels end as one pixel in this network, and a batch of one has no "
+            "statistics: use --batch-size 2 or more, or --image-size"
+        ) from error
 
 
 def _as_begun(config: ImageEvaluateConfig) -> ImageEvaluateConfig:

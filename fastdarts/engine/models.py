@@ -17,6 +17,7 @@ from fastdarts.runs.checkpoint import find_checkpoint
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import atomic_write, versions
 from fastdarts.spaces import Architecture
+from fastdarts.spaces.published import find_network
 from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
 from fastdarts.trained.find import model_folder
@@ -27,6 +28,22 @@ KEPT = "pretrained.safetensors"
 """The copy of pretrained weights in the folder of a run, which goes on from there if their file is gone."""
 BUILT_BY = ("genotype", "variant", "channels", "layers")
 """The settings that decide which network is built."""
+
+
+def as_published(config: ImageEvaluateConfig) -> ImageEvaluateConfig:
+    """``config`` with the genotype and the sizes of the published network ``config.network``, where the settings do not
+    say others.
+
+    Raises :class:`FastdartsError` for an unknown network, or a genotype beside it.
+    """
+    if config.network is None:
+        return config
+    published = find_network(config.network)
+    if config.genotype:
+        raise FastdartsError(f"--network {config.network} is a genotype with its sizes: leave --genotype out")
+    genotype = json.dumps(published.architecture.to_dict())
+    sizes = {name: getattr(published, name) for name in BUILT_BY if name != "genotype" and not getattr(config, name)}
+    return replace(config, network=None, genotype=genotype, **sizes)
 
 
 def as_pretrained(config: ImageEvaluateConfig) -> ImageEvaluateConfig:

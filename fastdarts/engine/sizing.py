@@ -18,7 +18,7 @@ from fastdarts.runs.checks import parse_count, parse_seconds
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.cells.network import count_parameters
 from fastdarts.tasks.images.data import ImageData
-from fastdarts.tasks.images.settings import RECIPES, TARGETS, ImageEvaluateConfig
+from fastdarts.tasks.images.settings import TARGETS, ImageEvaluateConfig
 from fastdarts.trained.folder import Facts
 from fastdarts.trained.model import Model
 
@@ -95,7 +95,8 @@ def choose_size(
         return max(cost(channels, layers)[name] / most for name, most in targets.items())
 
     depth, width = fixed["layers"], fixed["channels"]
-    depths = [depth] if depth else [*_depths(RECIPES[config.variant]["layers"])]
+    depth = depth or (config.layers if architecture.space.fixed_depth else None)
+    depths = [depth] if depth else [*_depths(config.layers)]
     least = width or (STEP if depth else WIDE)
     layers = next((number for number in depths if share(least, number) <= 1), None)
     if layers is None and not width and share(least := STEP, depths[-1]) <= 1:

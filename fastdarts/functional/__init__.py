@@ -1,7 +1,7 @@
 """The one door to the kernels: arguments are validated here, once, and the implementation is chosen."""
 
 from fastdarts.functional.arguments import in_format
-from fastdarts.functional.chain import ChainPlan, Given
+from fastdarts.functional.chain import ChainPlan, Given, Pool
 from fastdarts.functional.flat import flat_hypergradient, flat_norm, flat_perturb, flat_rates, flat_sgd, flat_unroll
 from fastdarts.functional.mixed_op import (
     MEMORY,
@@ -53,6 +53,7 @@ __all__ = [
     "MixedOpPlan",
     "MixedOpResult",
     "MixedSum",
+    "Pool",
     "Recurrent",
     "Run",
     "add_up",

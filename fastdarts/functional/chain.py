@@ -8,35 +8,41 @@ from torch import Tensor
 from fastdarts.functional.arguments import in_format
 from fastdarts.functional.autocast import autocast_dtype, cast
 from fastdarts.functional.mixed_op import MixedOpPlan
-from fastdarts.kernels.mixed_op.chain import Chain, Given, Link, chained
+from fastdarts.kernels.mixed_op.chain import Chain, Given, Link, Pool, chained
 
 
 class ChainPlan:
     """Planned calls that read and make the states of a cell, validated once.
 
-    calls: in their order, each as (the plan, the state that it reads, those that it makes or adds to); concat: the
-    states that are concatenated. The first ``inputs`` states are given. Calls that mix follow those that do not.
+    calls: in their order, each a :class:`Pool` or (the plan, the state that it reads, those that it makes or adds to,
+    the factors of its last edges); concat: the states that are concatenated. The first ``inputs`` states are given.
+    Calls that mix follow those that do not, whose gains are then constants.
     """
 
     def __init__(
         self,
-        calls: Sequence[tuple[MixedOpPlan, int, Sequence[int]]],
+        calls: Sequence[tuple[MixedOpPlan, int, Sequence[int], Sequence[int]] | Pool],
         mixes: Sequence[bool],
         inputs: int,
         concat: Sequence[int],
     ):
-        links, rows, edges = [], 0, 0
-        for (plan, source, targets), mixing in zip(calls, mixes, strict=True):
-            past = mixing and plan.inputs > plan.call.channels
-            links.append(Link(plan.call, source, tuple(targets), rows if mixing else None, edges if past else None))
-            rows += plan.rows * mixing
+        steps, rows, edges = [], 0, 0
+        for step, mixing in zip(calls, mixes, strict=True):
+            if isinstance(step, Pool):
+                steps.append(step)
+                continue
+            plan, source, targets, drops = step
+            past, counts = mixing and plan.inputs > plan.call.channels, mixing or not any(mixes)
+            places = rows if counts else None, edges if past else None
+            steps.append(Link(plan.call, source, tuple(targets), *places, tuple(drops)))
+            rows += plan.rows * counts
             edges += plan.call.edges * mixing
-        states = 1 + max(t for link in links for t in link.targets)
-        self._plans = [plan for plan, *_ in calls]
+        states = 1 + max(t for step in steps for t in step.targets)
+        self._plans = [step[0] for step in calls if not isinstance(step, Pool)]
         self._shapes = [shape for plan in self._plans for shape in plan.shapes]
-        self._chain = Chain(tuple(links), inputs, states, tuple(concat))
-        passing = tuple(link._replace(call=link.call.without_gradients()) for link in links)
-        self._passing = self._chain._replace(links=passing)  # where nothing is kept for backward
+        self._chain = Chain(tuple(steps), inputs, states, tuple(concat))
+        passing = (s if isinstance(s, Pool) else s._replace(call=s.call.without_gradients()) for s in steps)
+        self._passing = self._chain._replace(steps=tuple(passing))  # where nothing is kept for backward
 
     def fitting(
         self, inputs: Sequence[Tensor], weights: Sequence[Tensor], known: bool = False
@@ -60,31 +66,36 @@ class ChainPlan:
         inputs: Sequence[Tensor],
         weights: Sequence[Tensor],
         given: Sequence[Given],
-        rows: Tensor,
-        bypass: Tensor | None,
+        gains: Tensor,
+        offsets: Tensor | None = None,
+        bypass: Tensor | None = None,
+        factors: Tensor | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """The output, and mean and var of every call, for what :meth:`fitting` gave.
 
-        rows: the mixing weights of all rows of calls that mix, 1 in the middle of a separable convolution; bypass: the
-        weights of what bypasses their candidates, of all edges in the order of the calls.
+        gains: of calls that mix [R], the mixing weights of all their rows, 1 in the middle of a separable convolution;
+        where no call mixes [R, C'], and offsets too. bypass: the weights of what bypasses the candidates, of all edges
+        in the order of the calls. factors: of each sample [D, N, 1, 1, 1], for what is dropped.
         """
         chain = self._chain if torch.is_grad_enabled() else self._passing
-        return chained(chain, given, rows, bypass, inputs, weights)
+        return chained(chain, given, gains, offsets, bypass, inputs, weights, factors)
 
     def _fit(self, inputs: Sequence[Tensor]) -> bool:
         """Whether every state has the channels that its readers want, and one size whoever makes it."""
         sizes: list[tuple[int, int, int, int] | None] = [tuple(t.shape) for t in inputs]
         sizes += [None] * (self._chain.states - len(sizes))
-        for link, plan in zip(self._chain.links, self._plans, strict=True):
-            (n, channels, height, width), stride = sizes[link.source], plan.call.stride
-            past = link.edge is not None
+        plans = iter(self._plans)
+        for step in self._chain.steps:
+            plan = None if isinstance(step, Pool) else next(plans)
+            (n, channels, height, width), stride = sizes[step.source], step.stride if plan is None else plan.call.stride
+            past = plan is not None and step.edge is not None
             if past and stride == 2 and (height % 2 or width % 2):
                 return False
-            outputs = channels if past else plan.call.channels
+            outputs = channels if past or plan is None else plan.call.channels
             made = n, outputs, (height - 1) // stride + 1, (width - 1) // stride + 1
-            if channels != plan.inputs or made[0] * made[2] * made[3] == 1:
+            if plan is not None and (channels != plan.inputs or made[0] * made[2] * made[3] == 1):
                 return False
-            for t in link.targets:
+            for t in step.targets:
                 if sizes[t] not in (None, made):
                     return False
                 sizes[t] = made

@@ -85,7 +85,7 @@ def mixed_op(
             weight. A middle row has the BatchNorm weight alone. C' may differ from C only where all candidates are
             "factorized_reduce", "dil_conv" or "relu_conv".
         offset: None or [R, C'], the same of the BatchNorm biases.
-        base: Nothing, or one [N, C', H', W'] per edge, to which its candidates are added.
+        base: Of the first edges, of none or of all of them one [N, C', H', W'] each, to which its candidates are added.
         edges: Number of edges.
         stride: 1 or 2; H' = ⌈H/stride⌉.
         seeds: None, or int64 [number of "noise" candidates], in their order. The same seed is the same noise.
@@ -171,8 +171,8 @@ def mixed_op(
         raise FastdartsError("running must be None or a pair of tensors (mean, var).")
     if not isinstance(base, Sequence):
         raise FastdartsError(f"base must be a sequence of tensors, got {type(base).__name__}.")
-    if len(base) not in (0, edges):
-        raise FastdartsError(f"base must hold nothing or one tensor per edge, got {len(base)} for {edges} edges.")
+    if len(base) > edges or (bypass is not None and len(base) not in (0, edges)):
+        raise FastdartsError(f"base must hold at most one tensor per edge, got {len(base)} for {edges} edges.")
     tables = {"gain": gain, "offset": offset} | dict(
         zip(("running mean", "running var"), running or (None, None), strict=True)
     )

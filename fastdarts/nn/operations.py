@@ -256,14 +256,24 @@ def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     return _dropped(x, x.new_empty([len(x)] + [1] * (x.dim() - 1)), drop_prob)
 
 
+def drop_path_factors(x: Tensor, count: int, drop_prob: float) -> Tensor:
+    """[count, N, 1, 1, 1]: what :func:`drop_path` multiplies the samples of ``count`` maps [N, ...] by. On a CPU the
+    random numbers are those of as many calls."""
+    keep, generator = 1.0 - drop_prob, own_generator(x.device)
+    factors = x.new_empty(count, len(x), 1, 1, 1)
+    for part in factors if x.device.type == "cpu" else [factors]:  # a launch each
+        part.bernoulli_(keep, generator=generator)
+    return factors.div_(keep)
+
+
 def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
     """``x`` scaled, and zero where ``mask``, which is drawn here, says so."""
     keep = 1.0 - drop_prob
     return x.div(keep).mul_(mask.bernoulli_(keep, generator=own_generator(x.device)))
 
 
-def check_images(input: Tensor, in_channels: int) -> None:
-    """Raise :class:`FastdartsError` unless ``input`` is [N, in_channels, even H, even W]."""
+def check_images(input: Tensor, in_channels: int, *, even: bool = True) -> None:
+    """Raise :class:`FastdartsError` unless ``input`` is [N, in_channels, H, W], with even sides if ``even``."""
     if torch.jit.is_tracing():  # sizes are tensors there, and a check of them would be a warning
         return
     if input.dim() != 4 or input.shape[1] != in_channels:
@@ -271,7 +281,7 @@ def check_images(input: Tensor, in_channels: int) -> None:
             f"got an input of shape {tuple(input.shape)}: expected [N, {in_channels}, H, W]; "
             "build the network with in_channels equal to the channels of your images"
         )
-    if input.shape[2] % 2 or input.shape[3] % 2:
+    if even and (input.shape[2] % 2 or input.shape[3] % 2):
         raise FastdartsError(
             f"got images of {input.shape[2]}x{input.shape[3]} pixels: height and width must be even; resize or pad them"
         )

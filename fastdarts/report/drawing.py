@@ -6,6 +6,7 @@ that edges never run through a box and boxes never overlap, whatever the cell.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby, pairwise
@@ -22,6 +23,7 @@ _FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', mono
 _LETTER = 7.3  # width of a 12 px monospace letter
 _GUTTER = 52  # between columns: the room in which edges bend
 _GAP = 12  # between boxes of a column
+_PORT = 14  # between edges that enter the same box
 _MARGIN = 10
 _HEADING = 34
 _MANY = 500  # boxes beyond which swaps of neighbours would take longer than anyone waits
@@ -148,7 +150,10 @@ def _layout(
     for edge in edges:
         depth[edge.target] = max(depth.get(edge.target, 0), 1 + depth[edge.source])
     # Column 0 holds the inputs, 2d the nodes of depth d, 2d - 1 the operations that lead to them.
-    states = {i: _Box("state", cell.name(i), 2 * d, 34 if d else 58, 34) for i, d in depth.items()}
+    fan = Counter(edge.target for edge in edges)
+    states = {
+        i: _Box("state", cell.name(i), 2 * d, 34 if d else 58, max(34, _PORT * fan[i] - 8)) for i, d in depth.items()
+    }
     pill = 22 + _LETTER * max(len(edge.op) for edge in edges)
     boxes, routes = list(states.values()), []
 
@@ -171,7 +176,7 @@ def _layout(
         boxes.append(box)
         connect(states[source], box, colour, arrow=False)
         connect(box, target, colour, arrow=True)
-    output = _Box("state", cell.output, 2 * max(depth.values()) + 1, 46, max(34, 14 * len(concat) + 6))
+    output = _Box("state", cell.output, 2 * max(depth.values()) + 1, 46, max(34, _PORT * len(concat) + 6))
     for state in concat:
         connect(states[state], output, EDGE, arrow=True)
     boxes.append(output)
@@ -270,7 +275,7 @@ def _stack(column: list[_Box], wanted: list[float]) -> None:
 def _port(box: _Box, other: _Box) -> float:
     """Where the edge from `other` enters `box`: the edges of a box enter one below the other."""
     above = sum((o.y, o.x) < (other.y, other.x) for o in box.inputs)
-    return box.y + 14 * (above - (len(box.inputs) - 1) / 2)
+    return box.y + _PORT * (above - (len(box.inputs) - 1) / 2)
 
 
 def _draw_route(route: _Route) -> Html:

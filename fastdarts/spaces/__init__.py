@@ -10,10 +10,12 @@ from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
 from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
+from fastdarts.spaces.cells.nasnet import AMOEBANET, ENAS, NASNET
 from fastdarts.spaces.cells.reading import read_fields
 from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
 from fastdarts.spaces.cells.sharp import SHARP
 from fastdarts.spaces.cells.space import CellSpace
+from fastdarts.spaces.chain.space import MBCONV, MBCONV_TINY, MNASNET
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent.space import RECURRENT
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Space, Table
@@ -39,7 +41,10 @@ __all__ = [
 ]
 
 S = TypeVar("S", bound=Space)
-BUILT_IN = (DARTS, DARTS_7, S1, S2, S3, S4, TINY, SHARP, NASBENCH201, RECURRENT)
+BUILT_IN = (
+    *(DARTS, DARTS_7, S1, S2, S3, S4, TINY, SHARP, NASBENCH201),
+    *(NASNET, AMOEBANET, ENAS, MBCONV, MBCONV_TINY, MNASNET, RECURRENT),
+)
 SPACES: dict[str, Space] = {space.name: space for space in BUILT_IN}
 _SPACES = Registry("space", SPACES, lambda name, thing: register_space(thing))
 
@@ -100,7 +105,9 @@ def register_space(space: S) -> S:
             raise FastdartsError(f"{at} has {name} {value!r}: expected {expected}")
     tables, edges = space.primitives(space.nodes), len(space.topology(space.nodes).edges)
     rows = {kind: [len(row) for row in table] for kind, table in tables.items()}
-    if [*rows] != [*space.kinds] or any(len(found) != edges or len({*found}) != 1 for found in rows.values()):
+    free = isinstance(space, ImageSpace) and not space.has_supernet
+    fits = all(len(found) == edges and (free or len({*found}) == 1) for found in rows.values())
+    if [*rows] != [*space.kinds] or not fits:
         raise FastdartsError(
             f"{at} has tables of candidates for {rows}: expected {edges} rows of one length for each of "
             f"{', '.join(space.kinds)}"

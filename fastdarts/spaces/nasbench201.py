@@ -348,6 +348,10 @@ class NasBench201(ImageSpace):
             raise FastdartsError("networks of space nasbench201 have no auxiliary head: use --no-auxiliary")
         return Network(channels, classes, layers, genotype, in_channels=in_channels)
 
+    def candidate(self, name: str, C: int, stride: int) -> nn.Module:
+        """One of the benchmark's operations."""
+        return OPS[name](C, stride, True)
+
     def decisions(self, nodes: int) -> tuple[Decision, ...]:
         """Of each edge its operation; `none` is one of them."""
         edges = self.topology(nodes).edges

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.moved import names
+from fastdarts.nn.operations import OPS
 from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.topology import DARTS_CELL, Entry, Topology
 
@@ -194,11 +195,17 @@ class ImageSpace(Space):
     Attributes:
         variants: the evaluation networks, recipes in ``fastdarts.tasks.images.settings.RECIPES``; the first is the
             default.
+        fixed_depth: whether a genotype says how many layers its network has, in :meth:`recipe`.
     """
 
     variants: tuple[str, ...]
+    fixed_depth: bool = False
 
-    @abstractmethod
+    @property
+    def has_supernet(self) -> bool:
+        """Whether it has a supernet; without one it is searched by its decisions only."""
+        return type(self).supernet is not ImageSpace.supernet
+
     def supernet(
         self,
         channels: int,
@@ -212,6 +219,18 @@ class ImageSpace(Space):
         **options: Any,
     ) -> Supernet:
         """A fresh supernet; it draws from the default generator only. ``options`` are among those of the space."""
+        raise FastdartsError(
+            f"space {self.name} has no supernet: use a method that trains its networks from scratch, such as random"
+        )
+
+    def candidate(self, name: str, C: int, stride: int) -> nn.Module:
+        """An operation as it is in a network of the space: [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
+        return OPS[name](C, stride, True)
+
+    def recipe(self, variant: str, genotype: Any) -> Mapping[str, Any]:
+        """Published settings of this network of ``genotype`` that differ from those of the variant, such as the sizes
+        that a genotype holds itself."""
+        return {}
 
     @abstractmethod
     def network(

@@ -40,16 +40,16 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
       changes one decision. Values out of range are refused. The size is the product of all decisions.
     - A genotype is the same after it is written as JSON and read, or named by that JSON. A genotype with an unknown
       operation is refused. The drawings, one of each kind of cell, name the operations.
-    - If the space is for images, a supernet has the same weights from the same seed, and alphas for all candidates.
+    - If the space has a supernet, it has the same weights from the same seed, and alphas for all candidates.
       Both have finite gradients. The supernet gives the same with all settings of memory. It takes all settings that
       the space says it ``has``.
     - If the space has a rule to derive a genotype from strengths, it gives what its supernet derives. Strengths of
       other shapes are refused.
-    - The networks of all variants of that genotype give logits, with finite gradients of all weights.
+    - The networks of all variants of that genotype, or of a sample, give logits, with finite gradients of all weights.
 
     Args:
         name: The space, registered or put into ``SPACES``.
-        layers: Cells of the networks, by default those of the space.
+        layers: Cells of the networks, by default those of the space. Networks of a fixed depth have their own.
         channels: Channels of the first cells.
 
     Raises:
@@ -72,7 +72,11 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
             _check_decisions(space)
         if not isinstance(space, ImageSpace):
             return
-        derived = _check_supernet(space, layers, channels)
+        if space.has_supernet:
+            derived = _check_supernet(space, layers, channels)
+        else:
+            _check_no_supernet(space, layers, channels)
+            derived = space.sample(torch.Generator().manual_seed(0), space.nodes)
         _check_written(space, derived)
         for variant in space.variants:
             _check_network(space, variant, layers, channels, derived)
@@ -136,6 +140,12 @@ def _supernet(space: Space, layers: int, channels: int, memory: str = "store", *
     ).double()
 
 
+def _check_no_supernet(space: ImageSpace, layers: int, channels: int) -> None:
+    sizes = channels, 10, layers, nn.CrossEntropyLoss(), space.nodes
+    check_refused(f"a supernet of {space.name}", lambda: space.supernet(*sizes, in_channels=3, memory="store"))
+    assert not space.has, f"space {space.name} has no supernet, but says that its supernets have {sorted(space.has)}"
+
+
 def _images(side: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, 3, side, side, dtype=torch.float64, generator=generator), torch.tensor([0, 1])
@@ -179,6 +189,7 @@ def _check_supernet(space: Space, layers: int, channels: int) -> Any:
 
 def _check_network(space: Space, variant: str, layers: int, channels: int, genotype: Any) -> None:
     at, (x, y) = f"the network {variant} of space {space.name}", _images(32)
+    layers = space.recipe(variant, genotype)["layers"] if space.fixed_depth else layers
     network = space.network(variant, channels, 10, layers, False, genotype, in_channels=3).double()
     if hasattr(network, "drop_path_prob"):
         network.drop_path_prob = 0.0

@@ -62,7 +62,7 @@ class _MixedOp(torch.autograd.Function):
         if beta is not None:
             out = bypassing(interleave.forward_op, call, device, dtype)(x, out, base, beta, call.stride)
         ctx.call, ctx.kinks, ctx.places, ctx.exact = call, kinks, places, exact
-        ctx.training, ctx.has_base = running_mean is None, len(base) > 0
+        ctx.training, ctx.bases = running_mean is None, len(base)
         saved = x, None if beta is None else part, beta, mixing, gain, offset, seeds, mean, var
         ctx.save_for_backward(*saved, *weights, *z)
         ctx.size = out[0].shape
@@ -107,7 +107,7 @@ class _MixedOp(torch.autograd.Function):
             _gathered(dgain, places, mixing) if need_gain else None,
             doffset if need_offset else None,
             dbeta if need_beta else None,
-            *(grad if ctx.has_base else ()),
+            *grad[: ctx.bases],
             *(dweights if all(need_weights) and need_weight else _wanted(dweights, need_weights)),
         )
 

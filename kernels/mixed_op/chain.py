@@ -1,13 +1,16 @@
 """Calls of mixed_op one after another, on the states of a cell, as one node of the graph of autograd.
 
-A cell is a list of links. A link reads one state and adds to others. Whoever reads a state comes after all that add to
-it. Between the links nothing is left to autograd: a node costs as much time of the host as the launches of a link.
+A cell is a list of steps: links, which are calls, and pools. A step reads one state and adds to others. Whoever reads a
+state comes after all that add to it. Between the steps nothing is left to autograd: a node costs as much time of the
+host as the launches of a link.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdarts.kernels.interleave import contract as interleave
@@ -20,8 +23,9 @@ from fastdarts.kernels.registry import select
 class Link(NamedTuple):
     """One call: the state that it reads, and the states that it makes or adds to.
 
-    `first` is the place of its first row among the mixing weights of all rows; None if nothing weighs it. `edge` is
-    that of its first edge among the weights of what bypasses the candidates; None if nothing does.
+    `first` is the place of its first row among the gains of all rows; None if its gains are constants. `edge` is that
+    of its first edge among the weights of what bypasses the candidates; None if nothing does. Its last edges are
+    dropped per sample: `drops` are their places among the factors.
     """
 
     call: Call
@@ -29,48 +33,99 @@ class Link(NamedTuple):
     targets: tuple[int, ...]
     first: int | None
     edge: int | None
+    drops: tuple[int, ...] = ()
 
     @property
     def edges(self) -> slice:
         """Its weights of what bypasses."""
         return slice(self.edge, self.edge + self.call.edges)
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The states that it makes or adds to without dropping anything."""
+        return self.targets[: len(self.targets) - len(self.drops)]
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """The others."""
+        return self.targets[len(self.targets) - len(self.drops) :]
+
+
+class Pool(NamedTuple):
+    """A 3×3 pool that nothing normalises, which torch computes: once for all states that it makes or adds to.
+
+    What comes to a target is dropped by the factors of this number; kept if that is None.
+    """
+
+    kind: str  # max_pool or avg_pool
+    stride: int
+    source: int
+    targets: tuple[int, ...]
+    drops: tuple[int | None, ...]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Its output, and the places of the maxima."""
+        if self.kind == "max_pool":
+            return torch.ops.aten.max_pool2d_with_indices(x, [3, 3], [self.stride] * 2, [1, 1])
+        return F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False), None
+
+    def backward(self, grad: Tensor, x: Tensor, places: Tensor | None) -> Tensor:
+        """The gradient of x."""
+        sizes = [3, 3], [self.stride] * 2, [1, 1]
+        if places is None:
+            return torch.ops.aten.avg_pool2d_backward(grad, x, *sizes, False, False, None)
+        return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *sizes, [1, 1], False, places)
+
 
 class Chain(NamedTuple):
-    """Links in their order; the first `inputs` states are given, and those of `concat` make the output."""
+    """Steps in their order; the first `inputs` states are given, and those of `concat` make the output."""
 
-    links: tuple[Link, ...]
+    steps: tuple[Link | Pool, ...]
     inputs: int
     states: int
     concat: tuple[int, ...]
 
+    @property
+    def links(self) -> list[Link]:
+        """The calls of mixed_op."""
+        return [step for step in self.steps if type(step) is Link]
+
 
 class Given(NamedTuple):
-    """What every link is given beside states and weights: gain [R, C'], seeds, running statistics."""
+    """What every link is given beside states and weights: gain and offset [R, C'], seeds, running statistics."""
 
     gain: Tensor
+    offset: Tensor | None
     seeds: Tensor | None
     running: tuple[Tensor, Tensor] | None
 
 
 class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, chain, given, found, rows, beta, *tensors):
+    def forward(ctx, chain, given, found, factors, gains, offsets, beta, *tensors):
         states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
         weights, at, stored, reached = tensors[chain.inputs :], 0, [], []
         device, dtype = states[0].device.type, states[0].dtype
-        call, exact = chain.links[0].call, is_exact(dtype)
-        run = select(forward_op, call.impl, device, dtype)
-        for link, own in zip(chain.links, given, strict=True):
-            call, targets = link.call, link.targets
+        exact, links = is_exact(dtype), zip(chain.links, given, strict=True)
+        run = select(forward_op, chain.links[0].call.impl, device, dtype)
+        for step in chain.steps:
+            if type(step) is Pool:
+                made, places = step.forward(states[step.source])
+                for t, number in zip(step.targets, step.drops, strict=True):
+                    one = made if number is None else made * factors[number]
+                    states[t] = one if states[t] is None else states[t] + one
+                reached.append(places)
+                continue
+            link, own = next(links)
+            call = link.call
             x = part = states[link.source]
-            base = before = [] if states[targets[0]] is None else [states[t] for t in targets]
+            base = before = [states[t] for t in link.kept if states[t] is not None]
             if link.edge is not None:
                 part, base = head(x, call).contiguous(memory_format=LAST), []
             mean, var = own.running or (None, None)
             out, z, mean, var, _ = run(
-                part, base, own.gain, None, weights[at : at + call.weights], own.seeds, call.candidates, call.edges,
-                call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
+                part, base, own.gain, own.offset, weights[at : at + call.weights], own.seeds, call.candidates,
+                call.edges, call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
             )  # fmt: skip
             z = z if call.store else []
             if link.edge is not None:
@@ -78,44 +133,61 @@ class _Chain(torch.autograd.Function):
                     x, out, before, beta[link.edges], call.stride
                 )
             at += call.weights
-            for t, made in zip(targets, out, strict=True):
+            for t, made in zip(link.kept, out, strict=False):
                 states[t] = made
+            for t, number, made in zip(link.dropped, link.drops, out[len(link.kept) :], strict=True):
+                made.mul_(factors[number])
+                states[t] = made if states[t] is None else made.add_(states[t])
             found.append((mean, var))
             stored.append(len(z))
             reached += (None if part is x else part, mean, var, *z)
-        ctx.chain, ctx.given, ctx.stored, ctx.exact = chain, given, stored, exact
-        read = {link.source for link in chain.links}
+        ctx.chain, ctx.given, ctx.stored, ctx.exact, ctx.factors = chain, given, stored, exact, factors
+        read = {step.source for step in chain.steps}
         kept = [x if number in read else None for number, x in enumerate(states)]
-        ctx.save_for_backward(rows, beta, *kept, *weights, *reached)
+        ctx.save_for_backward(gains, offsets, beta, *kept, *weights, *reached)
         made = [states[i] for i in chain.concat]
         return made[0].view_as(made[0]) if len(made) == 1 else torch.cat(made, 1)
 
     @staticmethod
     def backward(ctx, grad):
-        chain, (rows, beta, *saved) = ctx.chain, ctx.saved_tensors
+        chain, (gains, offsets, beta, *saved) = ctx.chain, ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            return None, None, None, *_differentiable(ctx, rows, beta, saved, grad)
+            return *(None,) * 4, *_differentiable(ctx, gains, offsets, beta, saved, grad)
         states, saved = saved[: chain.states], saved[chain.states :]
         count = sum(link.call.weights for link in chain.links)
         weights, reached = saved[:count], saved[count:]
-        (need_rows, need_beta), need, need_weights = _needs(ctx, (rows, beta), count)
-        need_weight = any(need_weights)
+        (need_gains, need_offsets, need_beta), need, need_weights = _needs(ctx, (gains, offsets, beta), count)
+        need_weight, need_rows = any(need_weights), need_gains or need_offsets
         need += [False] * (chain.states - chain.inputs)  # by state
         passes = []
-        for link in chain.links:
-            on = need[link.source] or (need_weight and link.call.weights > 0) or (need_rows and link.first is not None)
-            passes.append(on or (need_beta and link.edge is not None))
-            for t in link.targets:
-                need[t] = need[t] or passes[-1]
+        for step in chain.steps:
+            on = need[step.source]
+            if type(step) is Link:
+                on = on or (need_weight and step.call.weights > 0) or (need_rows and step.first is not None)
+                on = on or (need_beta and step.edge is not None)
+            passes.append(on)
+            for t in step.targets:
+                need[t] = need[t] or on
         device, dtype = states[0].device.type, states[0].dtype
         run = select(backward_op, chain.links[0].call.impl, device, dtype)
         gradients: list[Tensor | None] = [None] * chain.states
         parts = _apart(grad, len(chain.concat))
         for t, part in zip(chain.concat, parts, strict=True):
             gradients[t] = part
-        of_rows, of_beta, of_weights = [], [], [None] * count
+        of_gains, of_offsets, of_beta, of_weights = [], [], [], [None] * count
         end, at = len(reached), count
-        for link, own, stored, on in zip(*map(reversed, (chain.links, ctx.given, ctx.stored, passes)), strict=True):
+        links = zip(*map(reversed, (chain.links, ctx.given, ctx.stored)), strict=True)
+        for step, on in zip(reversed(chain.steps), reversed(passes), strict=True):
+            if type(step) is Pool:
+                end -= 1
+                if on:
+                    into = zip(step.targets, step.drops, strict=True)
+                    own = [gradients[t] if n is None else gradients[t] * ctx.factors[n] for t, n in into]
+                    dx = step.backward(functools.reduce(torch.add, own), states[step.source], reached[end])
+                    before = gradients[step.source]
+                    gradients[step.source] = dx if before is None else before.add_(dx)
+                continue
+            link, own, stored = next(links)
             call, x, need_x = link.call, states[link.source], need[link.source]
             part, mean, var, *z = reached[end - stored - 3 : end]
             end, at = end - stored - 3, at - call.weights
@@ -124,14 +196,15 @@ class _Chain(torch.autograd.Function):
             for t in link.targets:
                 if gradients[t] is None:
                     gradients[t] = torch.zeros_like(parts[0])
-            maps, own_weights = [gradients[t] for t in link.targets], weights[at : at + call.weights]
+            maps, own_weights = [gradients[t] for t in link.kept], weights[at : at + call.weights]
+            maps += [gradients[t] * ctx.factors[number] for t, number in zip(link.dropped, link.drops, strict=True)]
             if link.edge is not None:
                 split = bypassing(interleave.backward_op, call, device, dtype)
                 partial = x.shape[1] // call.channels
                 maps, dx, dbeta = split(maps, x, beta[link.edges], partial, call.stride, need_x, need_beta)
                 of_beta.append(dbeta)
-            dpart, dgain, _, dweights = run(
-                maps, x if part is None else part, own.gain, None, own_weights, own.seeds, call.candidates,
+            dpart, dgain, doffset, dweights = run(
+                maps, x if part is None else part, own.gain, own.offset, own_weights, own.seeds, call.candidates,
                 call.stride, z, mean, var, own.running is None, call.eps, 0, need_x, need_weight, (), ctx.exact,
             )  # fmt: skip
             if need_x:
@@ -142,19 +215,22 @@ class _Chain(torch.autograd.Function):
                 before = gradients[link.source]
                 gradients[link.source] = dx if before is None else before.add_(dx)
             if need_rows and link.first is not None:
-                of_rows.append(dgain)
+                of_gains.append(dgain)
+                of_offsets.append(doffset)
             if dweights:
                 of_weights[at : at + call.weights] = dweights
         of_weights = [g if want else None for g, want in zip(of_weights, ctx.needs_input_grad[-count:], strict=True)]
-        drows = torch.cat(of_rows[::-1]).sum(1) if of_rows else None
+        dgains = torch.cat(of_gains[::-1]) if need_gains and of_gains else None
+        dgains = dgains.sum(1) if dgains is not None and gains.dim() == 1 else dgains
+        doffsets = torch.cat(of_offsets[::-1]) if need_offsets and of_offsets else None
         dbeta = torch.cat(of_beta[::-1]) if need_beta and of_beta else None
         of_inputs = [g if want else None for g, want in zip(gradients[: chain.inputs], need, strict=False)]
-        return None, None, None, drows, dbeta, *of_inputs, *of_weights
+        return *(None,) * 4, dgains, doffsets, dbeta, *of_inputs, *of_weights
 
 
 def _needs(ctx, tables: Sequence[Tensor | None], count: int) -> tuple[list[bool], list[bool], list[bool]]:
     """Which of the tables, the given states and the `count` weights this backward pass is for."""
-    wanted = ctx.needs_input_grad[3:]
+    wanted = ctx.needs_input_grad[4:]
     missing = [number for number, table in enumerate(tables) if table is None]
     runs = will_run(ctx, len(wanted) - len(missing))
     for number in missing:  # the graph knows tensors only
@@ -172,26 +248,45 @@ def _apart(grad: Tensor, count: int) -> list[Tensor]:
 
 
 def _differentiable(
-    ctx, rows: Tensor | None, beta: Tensor | None, saved: Sequence[Tensor], grad: Tensor
+    ctx,
+    gains: Tensor | None,
+    offsets: Tensor | None,
+    beta: Tensor | None,
+    saved: Sequence[Tensor],
+    grad: Tensor,
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own: the calls are made again, each as a node of the graph."""
     chain, count = ctx.chain, sum(link.call.weights for link in ctx.chain.links)
-    given = [rows, beta, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
+    given = [gains, offsets, beta, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
     given = [None if t is None else t.view_as(t) if t.requires_grad else t for t in given]  # where differentiation ends
-    rows, beta, *tensors = given
+    gains, offsets, beta, *tensors = given
     states: list[Tensor | None] = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
     at = chain.inputs
-    for link, own in zip(chain.links, ctx.given, strict=True):
-        call, targets = link.call, link.targets
-        gain, past = own.gain, None if link.edge is None else beta[link.edges]
+    links = zip(chain.links, ctx.given, strict=True)
+    for step in chain.steps:
+        if type(step) is Pool:
+            x = states[step.source]
+            made = F.max_pool2d(x, 3, step.stride, 1) if step.kind == "max_pool" else step.forward(x)[0]
+            for t, number in zip(step.targets, step.drops, strict=True):
+                one = made if number is None else made * ctx.factors[number]
+                states[t] = one if states[t] is None else states[t] + one
+            continue
+        link, own = next(links)
+        call = link.call
+        gain, offset, past = own.gain, own.offset, None if link.edge is None else beta[link.edges]
         if link.first is not None:
-            gain = rows[link.first : link.first + len(gain), None].expand(-1, call.channels)
-        base = [] if states[targets[0]] is None else [states[t] for t in targets]
+            rows = slice(link.first, link.first + len(gain))
+            gain = gains[rows] if gains.dim() == 2 else gains[rows, None].expand(-1, call.channels)
+            offset = None if offsets is None else offsets[rows]
+        base = [states[t] for t in link.kept if states[t] is not None]
         own_weights = tensors[at : at + call.weights]
-        out, *_ = mixed_op(call, states[link.source], base, gain, None, own_weights, own.seeds, own.running, past)
+        out, *_ = mixed_op(call, states[link.source], base, gain, offset, own_weights, own.seeds, own.running, past)
         at += call.weights
-        for t, made in zip(targets, out, strict=True):
+        for t, made in zip(link.kept, out, strict=False):
             states[t] = made
+        for t, number, made in zip(link.dropped, link.drops, out[len(link.kept) :], strict=True):
+            made = made * ctx.factors[number]
+            states[t] = made if states[t] is None else states[t] + made
     out = torch.cat([states[i] for i in chain.concat], 1)
     wanted = [t for t in given if t is not None and t.requires_grad]
     found = torch.autograd.grad(out, wanted, grad, create_graph=True, allow_unused=True)
@@ -202,16 +297,20 @@ def _differentiable(
 def chained(
     chain: Chain,
     given: Sequence[Given],
-    rows: Tensor | None,
+    gains: Tensor | None,
+    offsets: Tensor | None,
     beta: Tensor | None,
     inputs: Sequence[Tensor],
     weights: Sequence[Tensor],
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """The output of a chain, and mean and var of every link.
 
-    `inputs` are channels-last and weights contiguous. `rows` [R] are the mixing weights of all rows that are weighed,
-    1 in the middle of a separable convolution; gain of such links holds them for every channel, without a graph.
-    `beta` are the weights of what bypasses the candidates, of all edges in the order of the links.
+    `inputs` are channels-last and weights contiguous. `gains` are those of all rows that are not constant, and given
+    holds them, and their offsets, without a graph: either [R] mixing weights, 1 in the middle of a separable
+    convolution, and no offsets; or the weights of BatchNorms [R, C'], and their biases as offsets [R, C']. `beta` are
+    the weights of what bypasses the candidates, of all edges in the order of the links. `factors` [D, N, 1, 1, 1]
+    multiply the samples of what is dropped.
     """
     found: list[tuple[Tensor, Tensor]] = []
-    return _Chain.apply(chain, given, found, rows, beta, *inputs, *weights), found
+    return _Chain.apply(chain, given, found, factors, gains, offsets, beta, *inputs, *weights), found

@@ -4,7 +4,7 @@ Every candidate has one row of the tables `gain` and `offset`, a separable convo
 its final one. With z_r the raw output of row r, μ_r and σ²_r its batch statistics per channel (or the running ones),
 M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = z for skip and noise, which nothing normalises):
 
-    out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)
+    out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)     (base: of the first edges)
     the second half of a separable convolution reads max(0, gain_m ẑ_m + offset_m), m its middle row
 
     doffset_r = Σ g     dgain_r = Σ g ẑ_r     per channel, g the gradient of out_e (of what the second half reads)
@@ -115,7 +115,7 @@ def _forward(
     exact: bool = True,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
-    out, z, means, variances, weights = list(base) or [None] * edges, [], [], [], iter(weights)
+    out, z, means, variances, weights = [*base, *[None] * (edges - len(base))], [], [], [], iter(weights)
     noises = iter(() if seeds is None else seeds.unbind())
     size = (len(x), *((side - 1) // stride + 1 for side in x.shape[2:]), gain.shape[1])
     for at in range(0, len(candidates), 4):

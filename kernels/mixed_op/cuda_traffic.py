@@ -240,7 +240,7 @@ class CudaCall(Tasks):
     def run_rows(self, kernel: str, rows: int) -> tuple[Run]:
         return (self.run(kernel, rows * ceil(self.outputs, TOTALS_CHANNELS), TOTAL_WARPS, {}),)
 
-    def mix(self, base: bool) -> Task:
+    def mix(self, bases: int) -> Task:
         strips, finals = self.strips(), len(self.finals)
         noises = sum(kind == NOISE for _, _, kind, _ in self.finals)
         threads = STRIP_WARPS * WARP
@@ -255,7 +255,7 @@ class CudaCall(Tasks):
         planes = 2 * bool(self.pools) + bool(noises)
         fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
         run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
-        task = super().mix(base)
+        task = super().mix(bases)
         for row in self.plain:
             task.writes.update(self.tables(row, "mean", "var"))
         return task._replace(windows=self.pooling(), runs=(run,))
@@ -388,10 +388,10 @@ class CudaCall(Tasks):
 
     # calls
 
-    def forward(self, base: bool) -> Schedule:
+    def forward(self, bases: int) -> Schedule:
         """The launches of a forward pass; every launch takes the statistics of its rows itself."""
         first, second = self.stages(0, self.training)
-        mix = ("mix", [(2 if self.training else 1, self.mix(base))])
+        mix = ("mix", [(2 if self.training else 1, self.mix(bases))])
         if not self.training:
             return [first, second, mix]
         counters = Task({}, {("moments", "counters"): 4 * self.outputs * (self.finals[-1][1] + 1)})

@@ -43,8 +43,8 @@ class Tasks(Call, ABC):
         written = [self.tables(row, "mean", "var") for row in [*rows, *plain]]
         return Task(union(map(self.moments, rows)), union(written))
 
-    def mix(self, base: bool) -> Task:
-        reads = [self.map("base", e) for e in range(self.edges)] if base else []
+    def mix(self, bases: int) -> Task:
+        reads = [self.map("base", e) for e in range(bases)]
         for _, row, kind, own in self.finals:
             reads.append(self.values(row, kind, own))
             reads.append(self.tables(row, "gain", "offset", *(() if row in self.plain else ("mean", "var"))))
@@ -125,7 +125,7 @@ class Tasks(Call, ABC):
 
     # the launches that all kernels have in common
 
-    def forward(self, base: bool) -> Schedule:
+    def forward(self, bases: int) -> Schedule:
         """The launches of a forward pass; pieces are ready at the end of a phase, between two barriers."""
         training = self.training
         rows, second, *_ = self.rows()
@@ -134,7 +134,7 @@ class Tasks(Call, ABC):
             schedule.insert(1, ("pool_moments", [(0, self.pool_moments())] * bool(self.pools)))
             schedule.insert(2, ("statistics", [(0, self.statistics(rows, self.plain))]))
             schedule.append(("statistics", [(1, self.statistics(second))] * bool(second)))
-        return [*schedule, ("mix", [(2 if training else 1, self.mix(base))])]
+        return [*schedule, ("mix", [(2 if training else 1, self.mix(bases))])]
 
     def stages(self, phase: int, moments: bool) -> Schedule:
         """The raw outputs; by running statistics, singles can wait for what reads them."""

@@ -13,7 +13,7 @@ def forward(
 ) -> Traffic:
     """Of the op `mixed_op` on these arguments, which need hold no data."""
     call = kernels(x, gain, offset, candidates, stride, running_mean is None)
-    return traffic_of(call.forward(bool(base)), x.itemsize)
+    return traffic_of(call.forward(len(base)), x.itemsize)
 
 
 def backward(

@@ -150,7 +150,11 @@ def test_all_edges_of_a_cell_are_not_taken_for_a_larger_cell(nodes) -> None:
     two = [("skip_connect", source) for _ in range(nodes) for source in range(2)]
     kept = Genotype(two, range(2, nodes + 2), two, range(2, nodes + 2))
     assert check_genotype(kept) == kept
+    targets = [node + 2 for node in range(nodes) for _ in range(node + 2)]
+    triples = [(*pair, target) for pair, target in zip(every, targets, strict=True)]
+    assert check_genotype(kept._replace(reduce=every)) == kept._replace(reduce=triples)
+    twice = [*every[:-1], every[-2]]  # not every edge
     with pytest.raises(FastdartsError, match=f"{len(every)} pairs, that is {len(every) // 2} nodes, but .* the last"):
-        check_genotype(kept._replace(reduce=every))
+        check_genotype(kept._replace(reduce=twice))
     larger = range(2, len(every) // 2 + 2)  # what names later states is a cell of so many nodes
     assert check_genotype(kept._replace(reduce=every, reduce_concat=larger)).reduce_concat == larger

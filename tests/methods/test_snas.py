@@ -1,5 +1,6 @@
 """SNAS: the numbers of its public code, what cells cost, and what is derived."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
@@ -17,8 +19,10 @@ from fastdarts.policies.relaxations import Concrete
 from fastdarts.policies.selection import EveryEdge
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, find_space
+from fastdarts.spaces.cells.genotype import Genotype
+from fastdarts.spaces.cells.network import NetworkCIFAR
 from fastdarts.tasks.images.task import ImageProblem
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from tests.support.probes import entries, probe_alphas
 
 TINY = {"method": "snas", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}
@@ -141,3 +145,18 @@ def test_a_search_leaves_cells_of_any_number_of_edges(tmp_path):
     found = search(SearchConfig(**TINY, nodes=2, samples=32, epochs=1, gap_every=0, run=tmp_path / "run"))
     (row,) = read_metrics(tmp_path / "run")
     assert row["genotype"] == found["genotype"] and all(len(entry) == 3 for entry in found["genotype"]["normal"])
+
+
+def test_a_cell_that_lists_a_pair_for_every_edge_is_evaluated(tmp_path):
+    cell = [("sep_conv_3x3", 1), ("none", 0), ("none", 2), ("skip_connect", 0), ("none", 1)]
+    text = repr(Genotype(cell, range(2, 4), cell, range(2, 4)))
+    size = {"channels": 4, "layers": 3, "samples": 32, "epochs": 1, "auxiliary": False, "threads": 1, "device": "cpu"}
+    tested = evaluate(EvaluateConfig(**size, genotype=text, batch_size=16, run=tmp_path / "run"))
+    pairs = [("sep_conv_3x3", 1), ("none", 0), ("skip_connect", 0), ("none", 1)]
+    with torch.device("meta"):
+        expected = NetworkCIFAR(4, 10, 3, False, Genotype(pairs, range(2, 4), pairs, range(2, 4)), in_channels=1)
+    assert tested["parameters"] == sum(p.numel() for p in expected.parameters())
+    stored = json.loads((tmp_path / "run" / "genotype.json").read_text(encoding="utf-8"))
+    assert stored["normal"] == [
+        [op, source, target] for (op, source), target in zip(cell, (2, 2, 3, 3, 3), strict=True)
+    ]

@@ -34,6 +34,21 @@ def test_published_costs(name):
     assert found == PUBLISHED[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("PDARTS", 532.17),
+        ("DrNAS_cifar10", 635.14),
+        ("SDARTS_RS", 562.39),
+        ("SGAS_Cri1_3", 601.65),
+        ("SGAS_Cri2_3", 631.68),
+        ("ISTA_twostage", 515.23),
+    ],
+)
+def test_macs_of_other_published_networks(name, expected):
+    assert round(describe_genotype(NAMED[name], 36, 20, 10, 32, 3)["macs"] / 1e6, 2) == expected
+
+
 # index, type, channels, output, parameters, MACs of each cell: 16 channels, 8 layers, 10 classes, 32x32
 SUPERNET = [
     (0, "normal", 16, [64, 32, 32], 45_888, 46_989_312),
@@ -100,6 +115,20 @@ def test_a_genotype_of_triples_shows_the_nodes_that_exist():
     assert d["genotype"]["normal"][2] == ["max_pool_3x3", 0, 4] and d["cells"][0]["output"] == [12, 16, 16]
     assert "0, 2, 3 ── concat ──▶ c_{k}" in describe_text(d)
     assert "node 2 = max_pool_3x3(cₖ₋₂)" in d["drawings"]["normal"]
+
+
+def test_a_cell_of_all_edges_costs_what_its_operations_do():
+    """SNAS_mild as the code of SNAS lists it: the edges that the cell of pairs leaves out are there, as none."""
+    pairs, all_edges = NAMED["SNAS_mild"], {}
+    for kind in ("normal", "reduce"):
+        chosen = {(position // 2 + 2, source): op for position, (op, source) in enumerate(getattr(pairs, kind))}
+        ends = [(target, source) for target in range(2, 6) for source in reversed(range(target))]
+        all_edges[kind] = [(chosen.get(end, "none"), end[1]) for end in ends]
+    whole, kept = (describe_genotype(g, 36, 20, 10, 32, 3) for g in (pairs._replace(**all_edges), pairs))
+    assert [len(cell) for cell in all_edges.values()] == [14, 14]
+    assert (whole["parameters"], whole["macs"]) == (2_661_382, kept["macs"])
+    assert whole["drawings"]["normal"].count('class="op"') == 14
+    assert describe_text(whole).count(" ── none ") == 12
 
 
 def test_what_a_description_holds():

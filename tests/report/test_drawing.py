@@ -28,11 +28,25 @@ def random_cell(seed):
     return edges, draw.sample(range(2, steps + 2), draw.randint(1, steps))
 
 
+def random_free_cell(seed):
+    """Any number of operations per node, several from one source, and a random output."""
+    draw = random.Random(1000 + seed)
+    steps = draw.randint(1, 5)
+    ops = [*CANDIDATES, "none", "x"]
+    targets = sorted([*range(2, steps + 2), *(draw.randrange(2, steps + 2) for _ in range(draw.randrange(10)))])
+    edges = [(draw.choice(ops), draw.randrange(target), target) for target in targets]
+    return edges, draw.sample(range(2, steps + 2), draw.randint(1, steps))
+
+
 CELLS = {
     f"{name}-{kind}": (getattr(cleaned(genotype), kind), getattr(cleaned(genotype), f"{kind}_concat"))
     for name, genotype in NAMED.items()
     for kind in ("normal", "reduce")
-} | {f"random-{seed}": random_cell(seed) for seed in range(30)}
+} | {
+    f"{name}-{seed}": make(seed)
+    for name, make in (("random", random_cell), ("free", random_free_cell))
+    for seed in range(30)
+}
 every_cell = pytest.mark.parametrize(("edges", "concat"), CELLS.values(), ids=CELLS.keys())
 
 

@@ -62,7 +62,7 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
     types |= {"which": "*i8", "seeds": "*i64"}
     ours = types | {"z": (pointer,) * RAWS} | dict.fromkeys(("weights", "dweights"), (pointer,) * CONVOLUTIONS)
     ours |= dict.fromkeys(("base", "out", "grad"), (pointer,) * EDGES) | {"middle": (pointer,) * 4}
-    flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "HAS_BASE": True}
+    flags = {"STRIDE": 1, "EPS": 1e-5, "TRAINING": True, "HAS_OFFSET": False, "BASES": EDGES}
     flags |= dict.fromkeys(("MOMENTS", "WEIGHTS", "TOTALS", "POOLS", "SKIPS"), True)
     flags |= {"MAX": mix.MAX.value, "BLOCK": 256, "BLOCK_T": 64}
     flags |= {"PRECISION": "tf32" if dtype == "fp32" else "ieee", "DOT": TYPES[dtype], "BLOCK_P": 64}

@@ -18,8 +18,8 @@ def note_calls(monkeypatch: pytest.MonkeyPatch, what: Callable[[Fused], Any]) ->
         noted.append(what(self))
         return call(self, *args, **options)
 
-    def noting_all(self: FusedChain, *args: Any) -> Tensor | None:
-        out = chained(self, *args)
+    def noting_all(self: FusedChain, *args: Any, **options: Any) -> Tensor | None:
+        out = chained(self, *args, **options)
         noted.extend(map(what, self.fused if out is not None else ()))
         return out
 

@@ -1,4 +1,4 @@
-"""Writes docs/methods.md and docs/commands.md from the registry and from the help texts: --write replaces them.
+"""Writes docs/methods.md, docs/commands.md and the matrix in README, as --write asks, from registry and help texts.
 
 python -m tests.support.reference_pages [--write]
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import filled
 from fastdarts.cli.commands import GROUPS, find_command
 from fastdarts.cli.flags import by
 from fastdarts.cli.help import entries
@@ -68,6 +69,29 @@ def methods_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def matrix() -> str:
+    """Methods × spaces × tasks: methods that search in the same spaces share a row, spaces with the same methods a
+    column."""
+    methods = {method["name"]: set(method["spaces"]) for method in all_methods() if method["spaces"]}
+    columns: dict[frozenset[str], list[str]] = {}
+    tasks = {space["name"]: space["task"] for space in all_spaces()}
+    for space in tasks:
+        columns.setdefault(frozenset(name for name, able in methods.items() if space in able), []).append(space)
+    rows: dict[tuple[bool, ...], list[str]] = {}
+    for name in methods:
+        rows.setdefault(tuple(name in able for able in columns), []).append(f"`{name}`")
+    titles = [f"{', '.join(spaces)} ({tasks[spaces[0]]})" for spaces in columns.values()]
+    ordered = sorted(rows.items(), key=lambda row: (-sum(row[0]), row[1]))
+    return table(
+        ["methods", *titles], [[", ".join(names), *("✓" if able else "–" for able in row)] for row, names in ordered]
+    )
+
+
+def readme() -> str:
+    """README with its matrix as it should be."""
+    return filled((ROOT / "README.md").read_text(encoding="utf-8"), {"matrix": matrix()})
+
+
 def flag_row(flag: str, setting: dict[str, Any]) -> list[str]:
     return [f"`--{flag.replace('_', '-')}`", shown(setting["default"]), cell(setting["help"])]
 
@@ -114,6 +138,7 @@ def flags(name: str) -> list[str]:
 pages: dict[Path, Callable[[], str]] = {
     ROOT / "docs" / "methods.md": methods_page,
     ROOT / "docs" / "commands.md": commands_page,
+    ROOT / "README.md": readme,
 }
 """What should stand in each page."""
 

@@ -125,7 +125,7 @@ struct Inference : Engine<Isa, T, B> {
     plan.one = flat(memory, 0, [](int64_t) { return 1; });
     plan.zero = flat(memory, 0, [](int64_t) { return 0; });
     std::vector<bool> begun(program.edges);
-    for (int64_t e = 0; e < program.edges; ++e) begun[e] = !to.base.empty();
+    for (int64_t e = 0; e < program.edges; ++e) begun[e] = e < std::ssize(to.base);
     for (const Final& f : program.finals) {
       if (f.z >= 0 && f.kind != kNoise) continue;  // a stage's
       begun[f.edge] = true;
@@ -184,7 +184,7 @@ struct Inference : Engine<Isa, T, B> {
     if (!plan.start[e]) return;
     const int64_t at = n * program.out_size();
     std::vector<Stream<T>> streams;
-    if (!to.base.empty()) streams.push_back({to.base[e] + at, plan.one, plan.zero});
+    if (e < std::ssize(to.base)) streams.push_back({to.base[e] + at, plan.one, plan.zero});
     for (const Term& term : plan.terms) {
       if (term.final.edge != e) continue;
       streams.push_back({this->term(term.final, n, nullptr, max, avg, noises), term.scale, term.mean});

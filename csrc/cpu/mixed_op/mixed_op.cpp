@@ -261,7 +261,7 @@ struct Forward : Engine<Isa, T, B> {
         std::vector<Stream<T>> streams;
         for (int64_t e = 0; e < program.edges; ++e) {
           streams.clear();
-          if (!to.base.empty()) streams.push_back({to.base[e] + at, one, zero});
+          if (e < std::ssize(to.base)) streams.push_back({to.base[e] + at, one, zero});
           for (size_t i = 0; i < terms.size(); ++i) {
             const Final& f = program.finals[i];
             if (f.edge != e) continue;
@@ -303,7 +303,7 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   }
   check(program, x, base, others);
   STD_TORCH_CHECK(running_mean.has_value() == running_var.has_value(), "expected both running statistics or none");
-  if (!base.empty()) CHECK_SIZE("number of bases", static_cast<int64_t>(base.size()), edges);
+  STD_TORCH_CHECK(std::ssize(base) <= edges, "got ", base.size(), " bases for ", edges, " edges");
   const auto map = [&] { return new_map(x, program.outputs, program.out_rows(), program.out_columns()); };
   std::vector<Tensor> out, z;
   for (int64_t e = 0; e < edges; ++e) out.push_back(map());

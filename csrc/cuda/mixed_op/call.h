@@ -172,8 +172,8 @@ cudaError_t note_places(const Call&, const void* x, uint8_t* places);
 cudaError_t pool_moments(const Call&, const Operands&, const Final* finals, int count, const Tiling&,
                          const Statistics&);
 
-// out_e = base_e + Σ over its finals of (gain ẑ + offset), for all edges. `finals` are sorted by edge. base is empty or
-// has one map for every edge. Rows that nothing normalises get mean 0 and var 1.
+// out_e = base_e + Σ over its finals of (gain ẑ + offset), for all edges. `finals` are sorted by edge. base has maps
+// of the first edges, the others have none. Rows that nothing normalises get mean 0 and var 1.
 cudaError_t mix(const Call&, const Affine&, const Operands&, const Final* finals, int count,
                 const std::vector<const void*>& base, const std::vector<void*>& out, float* mean, float* var);
 

@@ -156,7 +156,7 @@ cudaError_t mix(const Call& call, const Affine& affine, const Operands& operands
   };
   int next = 0;
   for (int e = 0; e < static_cast<int>(out.size()); ++e) {
-    const void* before = base.empty() ? nullptr : base[e];
+    const void* before = e < static_cast<int>(base.size()) ? base[e] : nullptr;
     do {  // an edge with more rows than a launch takes goes on upon what it has
       if (arguments.edge_count == kMaxTensors || arguments.count == kMaxTensors) {
         if (const cudaError_t error = run()) return error;

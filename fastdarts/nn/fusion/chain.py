@@ -11,20 +11,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.functional import ChainPlan, Given, noise_seeds, world
+from fastdarts.functional import ChainPlan, Given, Pool, noise_seeds, world
 from fastdarts.nn.fusion.kinks import active
-from fastdarts.nn.fusion.plan import Constants, Fused, lasting, wide
+from fastdarts.nn.fusion.plan import Constants, Fused, lasting, stacked, wide
 from fastdarts.nn.fusion.recognise import settled_things
 from fastdarts.nn.fusion.tracking import Statistics, moving_together, track
+from fastdarts.nn.operations import drop_path_factors
 
 
 class Planned(NamedTuple):
-    """A call in a cell: the state that it reads, those that it makes or adds to, and whether it mixes candidates."""
+    """A call in a cell: the state that it reads, those that it makes or adds to, and whether it mixes candidates.
+
+    ``drops``: its last edges are dropped per sample, each by the mask of this number.
+    """
 
     fused: Fused
     source: int
     targets: Sequence[int]
     mixes: bool
+    drops: Sequence[int] = ()
 
 
 class _Seen(NamedTuple):
@@ -40,28 +45,32 @@ class _Seen(NamedTuple):
 
 
 class FusedChain:
-    """The calls of a cell, of layers that are not affine. ``concat``: states that are its output.
+    """The calls of a cell. Either some of them mix, and no layer is affine; or none does. ``concat``: states that are
+    its output. ``masks``: how many masks are drawn for what is dropped.
 
     The first ``inputs`` states are given; calls that mix follow those that do not.
     """
 
-    def __init__(self, calls: Sequence[Planned], inputs: int, concat: Sequence[int]):
-        self.fused = [call.fused for call in calls]
-        self.plan = ChainPlan(
-            [(call.fused.plan, call.source, call.targets) for call in calls], [c.mixes for c in calls], inputs, concat
-        )
+    def __init__(self, steps: Sequence[Planned | Pool], inputs: int, concat: Sequence[int], masks: int = 0):
+        calls = [step for step in steps if isinstance(step, Planned)]
+        self.fused, self._masks = [call.fused for call in calls], masks
+        planned = [s if isinstance(s, Pool) else (s.fused.plan, s.source, s.targets, s.drops) for s in steps]
+        self.plan = ChainPlan(planned, [isinstance(s, Planned) and s.mixes for s in steps], inputs, concat)
         self.mixing = [call.fused for call in calls if call.mixes]
         self.plain = [call.fused for call in calls if not call.mixes]
-        self._rows = [len(fused.norms) for fused in self.mixing]
+        self._norms = [] if self.mixing else [bn for fused in self.fused for bn in fused.norms]
+        self._rows = [len(fused.norms) for fused in self.mixing or self.fused]
         self._places = tuple(place for fused in self.mixing for place in fused.places)
         self._convolutions = [held for fused in self.fused for held in fused.convolutions]
         self._constants = Constants()
 
     @staticmethod
-    def takes(calls: Sequence[Planned]) -> bool:
+    def takes(steps: Sequence[Planned | Pool]) -> bool:
         """Whether these calls can be a chain."""
-        widths = {(call.fused.channels, call.fused.partial) for call in calls if call.mixes}
-        return len(widths) == 1 and not any(call.fused.affine for call in calls)
+        calls = [step for step in steps if isinstance(step, Planned)]
+        mixes = any(call.mixes for call in calls)
+        widths = {(call.fused.channels, call.fused.partial) for call in calls if call.mixes or not mixes}
+        return len(widths) == 1 and not (mixes and any(call.fused.affine for call in calls))
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
@@ -76,7 +85,13 @@ class FusedChain:
         """One of how many channels the candidates take."""
         return self.mixing[0].partial
 
-    def __call__(self, inputs: Sequence[Tensor], mixing: Tensor, bypass: Tensor | None) -> Tensor | None:
+    def __call__(
+        self,
+        inputs: Sequence[Tensor],
+        mixing: Tensor | None = None,
+        bypass: Tensor | None = None,
+        drop_prob: float = 0.0,
+    ) -> Tensor | None:
         """The output; ``mixing`` [E, K] are the weights of the candidates, ``bypass`` those of what bypasses them, by
         edge in the order of the calls. None where the calls have to be made one by one."""
         if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
@@ -88,11 +103,16 @@ class FusedChain:
         if arguments is None:
             return None
         x = arguments[0][0]
-        rows, table = self._tables(x, mixing)
-        tables = [fused.ones(x) for fused in self.plain] + [*table.split(self._rows)]
+        if mixing is None:
+            gains, offsets = layers = [stacked(self._norms, name, x) for name in ("weight", "bias")]
+            tables = [*zip(*(table.detach().split(self._rows) for table in layers), strict=True)]
+        else:
+            (gains, table), offsets = self._tables(x, mixing), None
+            tables = [(gain, None) for gain in (*(f.ones(x) for f in self.plain), *table.split(self._rows))]
+        factors = drop_path_factors(x, self._masks, drop_prob) if self._masks else None
         given = [
-            Given(gain, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
-            for fused, gain in zip(self.fused, tables, strict=True)
+            Given(gain, offset, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
+            for fused, (gain, offset) in zip(self.fused, tables, strict=True)
         ]
         if known and seen.hold() and self.fused[0].tracks():
             statistics = seen.statistics
@@ -100,7 +120,8 @@ class FusedChain:
             statistics = [fused.statistics(x) for fused in self.fused]
             if settled is not None and lasting(x):
                 settled[id(self)] = _Seen(weights, statistics)
-        out, batches = self.plan(*arguments, given, rows, None if bypass is None else bypass.to(rows.dtype))
+        bypass = None if bypass is None else bypass.to(gains.dtype)
+        out, batches = self.plan(*arguments, given, gains, offsets, bypass, factors)
         for fused, running, (mean, var) in zip(self.fused, statistics, batches, strict=True):
             if fused.training:
                 track(fused.norms, mean, var) if running is None else running.track(mean, var)

@@ -149,14 +149,11 @@ class Fused:
 
     def _tables(self, x: Tensor, mixing: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """gain and offset, and the places of mixing weights if these are given for gain."""
-        dtype = wide(x)
         if not self.affine:
             if mixing is None:
                 return self.ones(x), None, None
             return mixing, None, self._constants.places(x, self.places, len(mixing))
-        scale, shift = (
-            self._stacked("_parameters", name, x, dtype, fill) for name, fill in (("weight", 1), ("bias", 0))
-        )
+        scale, shift = (stacked(self.norms, name, x) for name in ("weight", "bias"))
         if mixing is None:
             return scale, shift, None
         gain = self._spread(mixing, self._constants.places(x, self.places, len(mixing)))
@@ -178,7 +175,7 @@ class Fused:
         known = Statistics.known(self.norms) if len(self.norms) > 1 and lasting(x) else None
         if known is not None and known.mean.dtype is wide(x):
             return known.mean, known.var
-        mean, var = (self._stacked("_buffers", name, x, wide(x), 0) for name in STATISTICS[:2])
+        mean, var = (stacked(self.norms, name, x) for name in STATISTICS[:2])
         return mean, var
 
     def statistics(self, x: Tensor) -> Statistics | None:
@@ -193,13 +190,22 @@ class Fused:
             return self._flat
         return None
 
-    def _stacked(self, held: str, name: str, x: Tensor, dtype: torch.dtype, fill: float) -> Tensor:
-        """What the layers hold under this name, a row each; ``fill`` in rows of none."""
-        rows = [None if bn is None else getattr(bn, held)[name] for bn in self.norms]
-        if len(rows) == 1:
-            return rows[0].unsqueeze(0).to(dtype)
-        plain = x.new_full((self.channels,), fill, dtype=dtype) if any(row is None for row in rows) else None
-        return torch.stack([plain if row is None else row for row in rows]).to(dtype)
+
+_HELD = {"weight": ("_parameters", 1), "bias": ("_parameters", 0)} | dict.fromkeys(STATISTICS[:2], ("_buffers", 0))
+"""Where a BatchNorm has its tensors, and what stands in rows of none."""
+
+
+def stacked(norms: Sequence[nn.BatchNorm2d | None], name: str, x: Tensor) -> Tensor:
+    """What these layers hold under this name, a row each, as a table for ``x``."""
+    held, fill = _HELD[name]
+    rows = [None if bn is None else getattr(bn, held)[name] for bn in norms]
+    if len(rows) == 1 and rows[0] is not None:
+        return rows[0].unsqueeze(0).to(wide(x))
+    if any(row is None for row in rows):
+        width = next(bn.num_features for bn in norms if bn is not None)
+        plain = x.new_full((width,), fill, dtype=wide(x))
+        rows = [plain if row is None else row for row in rows]
+    return torch.stack(rows).to(wide(x))
 
 
 def lasting(x: Tensor) -> bool:

@@ -103,13 +103,13 @@ def _fused_on(op: nn.Module, channels: int) -> FusedCandidate | None:
         if not op.__dict__.keys().isdisjoint(READS[FACTORIZED]):
             return None  # its forward reads something else than the layers
         layers = [op._modules.get(name) for name in READS[FACTORIZED]]
-        name = "factorized_reduce" if _types(layers) == HALF else None
+        name = "factorized_reduce" if kinds_of(layers) == HALF else None
     else:
         inner = inner_of(op)
         if type(inner) is not nn.Sequential or watched(inner):
             return None
         layers = [*inner._modules.values()]
-        name = LAYERS.get(_types(layers))
+        name = LAYERS.get(kinds_of(layers))
     if name is None or watched(op):
         return None
     convs, norms = [], []
@@ -118,8 +118,8 @@ def _fused_on(op: nn.Module, channels: int) -> FusedCandidate | None:
         if watched(layer) or (kind is nn.ReLU and layer.inplace):
             return None
         if kind is nn.Conv2d:
-            if layer._parameters.keys() != PARAMETERS:
-                return None  # taken out, as by functional code
+            if layer._parameters.keys() != PARAMETERS or not _has_its_sizes(layer):
+                return None  # taken out, as by functional code, or widened
             convs.append(layer)
         elif kind in (nn.BatchNorm2d, SyncBatchNorm2d):
             if not is_plain(layer):
@@ -181,7 +181,7 @@ def watched(module: nn.Module) -> bool:
     )
 
 
-def _types(layers: Sequence[nn.Module]) -> tuple[type, ...]:
+def kinds_of(layers: Sequence[nn.Module]) -> tuple[type, ...]:
     types = tuple(map(type, layers))
     if SyncBatchNorm2d in types:
         return tuple(nn.BatchNorm2d if kind is SyncBatchNorm2d else kind for kind in types)
@@ -210,12 +210,24 @@ def is_plain(bn: nn.BatchNorm2d) -> bool:
     )
 
 
+def plain_pool(op: nn.Module) -> tuple[str, int] | None:
+    """Kind and stride of a 3×3 pool that nothing normalises, and nobody watches; None for anything else."""
+    name = {nn.MaxPool2d: "max_pool", nn.AvgPool2d: "avg_pool"}.get(type(op))
+    return None if name is None or watched(op) or not _is_pool(op) else (name, op.stride)
+
+
 def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
     if (pool.kernel_size, pool.padding, pool.ceil_mode) != (3, 1, False):
         return False
     if type(pool) is nn.MaxPool2d:
         return (pool.dilation, pool.return_indices) == (1, False)
     return (pool.count_include_pad, pool.divisor_override) == (False, None)
+
+
+def _has_its_sizes(conv: nn.Conv2d) -> bool:
+    """Whether the weight is as large as the layer says."""
+    size = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
+    return conv._parameters["weight"].shape == size
 
 
 def _is_pointwise(conv: nn.Conv2d, c_in: int, c_out: float, stride: int = 1) -> bool:

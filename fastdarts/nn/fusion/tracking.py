@@ -16,20 +16,32 @@ from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
 
+Place = tuple[int, int]
+"""A storage, and where in it a tensor begins."""
+
+
+def place(t: Tensor) -> Place:
+    """Where a buffer lies, whether it has memory of its own or is a row of a table."""
+    return t.untyped_storage()._cdata, t.storage_offset()
+
 
 class Moves:
     """Moves of running statistics, made in two calls whatever their number."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: set[Place] = set()
         self._counts: list[Tensor] = []
         self._running: list[Tensor] = []
         self._found: list[Tensor] = []
         self._momenta: list[float] = []
 
-    def add(self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None) -> None:
-        """Note that a running mean and variance move towards what was ``found``, and that their count grows by 1."""
-        places = {*map(id, buffers)}
+    def add(
+        self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None, places: set[Place]
+    ) -> None:
+        """Note that a running mean and variance move towards what was ``found``, and that their count grows by 1.
+
+        ``places`` says where the ``buffers`` of each layer lie: one call may not write to a place twice.
+        """
         if not self._seen.isdisjoint(places):  # a second move begins where the first one ends
             self.make()
         self._seen |= places
@@ -74,7 +86,7 @@ def moving_together() -> Iterator[None]:
 class _Still(Moves):
     """Moves that are not made."""
 
-    def add(self, buffers: Sequence[Tensor], found: Sequence[Tensor], momentum: float | None) -> None:
+    def add(self, *_: Any) -> None:
         """Forget it."""
 
 
@@ -108,7 +120,8 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     moves = Moves() if later is None else later
     for bn, *found in zip(norms, mean.unbind(0), var.unbind(0), strict=True):
         if bn is not None and bn.training and bn.track_running_stats:
-            moves.add([bn._buffers[name] for name in STATISTICS], found, bn.momentum)
+            buffers = [bn._buffers[name] for name in STATISTICS]
+            moves.add(buffers, found, bn.momentum, {*map(place, buffers)})
     if later is None:
         moves.make()
 
@@ -140,6 +153,7 @@ class Statistics:
                 buffer.data = row
             _storages[table.untyped_storage().data_ptr()] = self
         self._addresses, self._first = self._now(), self._norms[0]["running_mean"]
+        self._places = {place(held[name]) for held in self._norms for name in STATISTICS}
 
     @staticmethod
     def known(norms: Sequence[nn.BatchNorm2d | None]) -> Statistics | None:
@@ -196,7 +210,7 @@ class Statistics:
         """What :func:`track` does."""
         later = _together.get()
         moves = Moves() if later is None else later
-        moves.add((self.mean, self.var, self.count), (mean, var), self.momentum)
+        moves.add((self.mean, self.var, self.count), (mean, var), self.momentum, self._places)
         if later is None:
             moves.make()
 

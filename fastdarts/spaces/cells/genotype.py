@@ -6,6 +6,8 @@ the last, state 1 that of the last cell, state j >= 2 is node j - 2.
 
 A cell may have any number of edges per node instead: its list then holds (primitive, source, target) triples. A node
 that no triple leads into does not exist, as in FairDARTS (Chu et al. 2020, arXiv:1911.12126); see :func:`cleaned`.
+Two forms of public code are read as such triples: those of FairDARTS, which name the target first, and the cells of
+SNAS (Xie et al. 2019, arXiv:1812.09926), which list a pair for every edge.
 """
 
 import operator
@@ -20,10 +22,6 @@ from fastdarts.nn.operations import OPS, is_operation
 from fastdarts.spaces.topology import Entry
 
 Genotype = namedtuple("Genotype", "normal normal_concat reduce reduce_concat")
-
-
-# fmt: on
-
 
 MOST_STATES = 1000  # of a cell of triples, whose numbers nothing else bounds
 
@@ -44,9 +42,9 @@ def whole(value: object) -> int | None:
         return None
 
 
-def _check_entries(cell: str, entries: object) -> list[Entry]:
+def _check_entries(cell: str, entries: object, concat: object) -> list[Entry]:
     """The pairs of two edges per node, or the triples of any number, node after node."""
-    listed = items(entries)
+    listed = _source_first(_of_every_edge(items(entries), concat))
     free = bool(listed) and any(len(items(given) or ()) == 3 for given in listed)
     if not listed or (len(listed) % 2 and not free):
         raise FastdartsError(
@@ -66,6 +64,34 @@ def _check_entries(cell: str, entries: object) -> list[Entry]:
             )
         checked.append((str(name), *(_check_ends if free else _check_source)(cell, position, entry)))
     return sorted(checked, key=itemgetter(2)) if free else checked
+
+
+def _of_every_edge(listed: Sequence[Any] | None, concat: object) -> Sequence[Any] | None:
+    """Triples, where the pairs are those of every edge of a cell whose last node is in ``concat``; else ``listed``.
+
+    The sources of a node may come in any order. No cell of two pairs per node has so many, but for one node.
+    """
+    pairs, output = [items(given) or () for given in listed or ()], items(concat) or ()
+    states = [whole(state) for state in output] if len(output) <= len(pairs) else []  # a range may be very long
+    nodes = max(states) - 1 if states and None not in states else 0
+    if nodes < 2 or len(pairs) != nodes * (nodes + 3) // 2 or any(len(pair) != 2 for pair in pairs):
+        return listed
+    targets = [target for target in range(2, nodes + 2) for _ in range(target)]
+    ends = [(target, whole(pair[1])) for target, pair in zip(targets, pairs, strict=True)]
+    if {*ends} != {(target, source) for target in targets for source in range(target)}:
+        return listed
+    return [(pair[0], source, target) for pair, (target, source) in zip(pairs, ends, strict=True)]
+
+
+def _source_first(listed: Sequence[Any] | None) -> Sequence[Any] | None:
+    """The triples with their source before their target, where all of them have it behind; else ``listed``."""
+    triples = [items(given) or () for given in listed or ()]
+    if not triples or any(len(triple) != 3 for triple in triples):
+        return listed
+    ends = [tuple(map(whole, triple[1:])) for triple in triples]
+    if any(None in pair or pair[0] <= pair[1] for pair in ends):
+        return listed
+    return [(triple[0], source, target) for triple, (target, source) in zip(triples, ends, strict=True)]
 
 
 def _check_source(cell: str, position: int, pair: Sequence[Any]) -> tuple[int]:
@@ -93,7 +119,8 @@ def _check_ends(cell: str, position: int, triple: Sequence[Any]) -> tuple[int, i
     return source, target
 
 
-def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequence[int]:
+def _check_concat(cell: str, concat: object, entries: Sequence[Entry], inputs: bool) -> Sequence[int]:
+    """The states of the output; ``inputs``: whether those of the cell may be among them."""
     listed, free = items(concat), len(entries[0]) == 3
     if not listed:
         raise FastdartsError(f"{cell}_concat must list the states to concatenate, got {brief(concat)}")
@@ -101,7 +128,7 @@ def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequen
     end, states = MOST_STATES if free else nodes + 2, []
     for given in listed:
         state = whole(given)
-        if state in (0, 1) and cell == "reduce":
+        if state in (0, 1) and not inputs:
             raise FastdartsError(
                 f"reduce_concat holds {state}, an input of the cell, which is twice as large as its nodes: expected "
                 f"states 2 to {end - 1}"
@@ -109,7 +136,7 @@ def _check_concat(cell: str, concat: object, entries: Sequence[Entry]) -> Sequen
         if state is None or not 0 <= state < end:
             raise FastdartsError(
                 f"{cell}_concat holds {brief(given)}, but a cell of {'triples' if free else f'{nodes} nodes'} has "
-                f"states {2 if cell == 'reduce' else 0} to {end - 1}"
+                f"states {0 if inputs else 2} to {end - 1}"
             )
         states.append(state)
     if len(set(states)) != len(states):
@@ -167,10 +194,11 @@ def to_dict(genotype: Genotype) -> dict[str, list]:
     }
 
 
-def from_dict(fields: dict[str, object]) -> Genotype:
+def from_dict(fields: dict[str, object], *, reduces_inputs: bool = False) -> Genotype:
     """The genotype of `to_dict`'s fields, in canonical form: entries as tuples, triples by target, consecutive states
     as a range.
 
+    `reduces_inputs`: whether the output of a reduction cell may hold inputs, as in NASNet, where these are halved.
     Raises FastdartsError naming the offending field or entry and what is allowed there.
     """
     if not isinstance(fields, dict) or sorted(map(str, fields)) != sorted(Genotype._fields):
@@ -178,17 +206,18 @@ def from_dict(fields: dict[str, object]) -> Genotype:
             ", ".join(brief(str(name))[1:-1] for name in fields) if isinstance(fields, dict) else type(fields).__name__
         )
         raise FastdartsError(f"a genotype needs exactly the fields {', '.join(Genotype._fields)}, got {got or 'none'}")
-    normal, reduce = (_check_entries(cell, fields[cell]) for cell in ("normal", "reduce"))
+    normal, reduce = (_check_entries(cell, fields[cell], fields[f"{cell}_concat"]) for cell in ("normal", "reduce"))
     genotype = Genotype(
         normal=normal,
-        normal_concat=_check_concat("normal", fields["normal_concat"], normal),
+        normal_concat=_check_concat("normal", fields["normal_concat"], normal, True),
         reduce=reduce,
-        reduce_concat=_check_concat("reduce", fields["reduce_concat"], reduce),
+        reduce_concat=_check_concat("reduce", fields["reduce_concat"], reduce, reduces_inputs),
     )
     cleaned(genotype)  # raises where no output is left
     return genotype
 
 
-def check_genotype(genotype: Genotype) -> Genotype:
+def check_genotype(genotype: Genotype, *, reduces_inputs: bool = False) -> Genotype:
     """`genotype` in canonical form; raises FastdartsError as `from_dict` does."""
-    return from_dict(genotype._asdict() if hasattr(genotype, "_asdict") else genotype)
+    fields = genotype._asdict() if hasattr(genotype, "_asdict") else genotype
+    return from_dict(fields, reduces_inputs=reduces_inputs)

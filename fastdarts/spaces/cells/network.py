@@ -16,6 +16,7 @@ from fastdarts.nn.fusion.call import fuses, run
 from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.operations import OPS, FactorizedReduce, Identity, ReLUConvBN, check_images, drop_path, imagenet_stems
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned
+from fastdarts.spaces.cells.planned import discrete_chain
 from fastdarts.spaces.topology import DARTS_CELL
 
 
@@ -63,18 +64,23 @@ class Cell(nn.Module):
         self.multiplier = len(concat)
 
     def forward(self, s0: Tensor, s1: Tensor, drop_prob: float) -> Tensor:
+        drop_prob = drop_prob if self.training else 0.0
+        chain = discrete_chain(self, s0, s1, drop_prob > 0) if fuses(s0) and fuses(s1) else None
+        out = None if chain is None else chain([s0, s1], drop_prob=drop_prob)
+        out = self._one_by_one(s0, s1, drop_prob) if out is None else out
+        return out.contiguous() if s1.is_contiguous() else out
+
+    def _one_by_one(self, s0: Tensor, s1: Tensor, drop_prob: float) -> Tensor:
+        """The output, a call for each operation."""
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]
         for edges in self._nodes:
             incoming = []
             for number, source in edges:
                 op = self._ops[number]
                 out = run(op, states[source])
-                if self.training and drop_prob > 0 and not isinstance(op, Identity):
-                    out = drop_path(out, drop_prob)
-                incoming.append(out)
+                incoming.append(drop_path(out, drop_prob) if drop_prob > 0 and not isinstance(op, Identity) else out)
             states.append(functools.reduce(operator.add, incoming))
-        out = torch.cat([states[i] for i in self._concat], dim=1)
-        return out.contiguous() if s1.is_contiguous() else out
+        return torch.cat([states[i] for i in self._concat], dim=1)
 
 
 class _PoolTo2x2(nn.Module):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 from fastdarts.errors import FastdartsError
@@ -85,6 +86,11 @@ def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+def _alike(text: str, names: Iterable[str]) -> list[str]:
+    """The five names that are most like ``text``."""
+    return get_close_matches(text[:60], names, 5, cutoff=0)
+
+
 def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -> object:
     """The fields of the architecture that `text` names or spells, not checked yet: see `parse_genotype`.
 
@@ -99,8 +105,8 @@ def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -
         content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise FastdartsError(
-            f"{_shorten(text)} is not a genotype: give one of {', '.join(named)}, a readable JSON file, or"
-            " the JSON or Genotype(...) text itself"
+            f"{_shorten(text)} is not a genotype: give a name such as {', '.join(_alike(text, named))}, a readable JSON"
+            " file, or the JSON or Genotype(...) text itself"
         ) from error
     return _from_text(content.strip().removeprefix("\ufeff"), named, text if text.isprintable() else brief(text))
 

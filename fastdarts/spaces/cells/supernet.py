@@ -177,7 +177,7 @@ class Cell(nn.Module):
         drops = drop_prob and self.training
         chain = chain_of(self, s0, s1, weights) if fuses(s0) and fuses(s1) and self._is_plain() and not drops else None
         if chain is not None:
-            out = chain([s1, s0], *_mixing(chain.partial, s1, all_leaving(self.topology), weights, weights2))
+            out = chain([s0, s1], *_mixing(chain.partial, s1, all_leaving(self.topology), weights, weights2))
             if out is not None:
                 return out.contiguous() if s1.is_contiguous() else out
         states = [run(self.preprocess0, s0), run(self.preprocess1, s1)]

@@ -25,7 +25,7 @@ from fastdarts.runs.kinds import (
     Workers,
 )
 from fastdarts.runs.settings import RunConfig
-from fastdarts.spaces import Space
+from fastdarts.spaces import ImageSpace, Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "own"]
@@ -149,6 +149,11 @@ class ImageSupernetConfig(SupernetConfig):
     def check_task(self, space: Space) -> None:
         """The space has such a supernet, and a batch such parts."""
         super().check_task(space)
+        if not space.has_supernet:
+            raise FastdartsError(
+                f"--space is {space.name}, which has no supernet, but method {self.method} trains one: use a method "
+                "that trains networks from scratch, such as random"
+            )
         for name, value in network_options(self).items():
             if name not in space.has:
                 raise FastdartsError(
@@ -198,17 +203,22 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     """Train a genotype from scratch and test it. Settings left out are the published ones of the variant: CIFAR-10
     (DARTS, section 3.2) or ImageNet (section 3.3)."""
 
-    variant: Literal["cifar", "imagenet", "nasbench201"] | None = None
-    """Network and recipe: cifar (the default), or imagenet, which divides the image by 8 before the first cell. Cells
-    of the space nasbench201 have nasbench201, and only that."""
+    network: str | None = None
+    """Published network, such as efficientnet-b0: its genotype, variant, channels and layers; `fastdarts describe` has
+    the names."""
+    variant: Literal["cifar", "imagenet", "imagenet-large", "nasbench201", "mbconv"] | None = None
+    """Network and recipe: cifar (the default), or imagenet, which divides the image by 8 before the first cell.
+    NASNet's largest network is imagenet-large. Cells of nasbench201 have nasbench201, and chains have mbconv."""
     batch_size: Batch | None = None
-    """Images per step, of all ranks together (cifar 96, imagenet 128, nasbench201 256)."""
+    """Images per step, of all ranks together (cifar 96, imagenet 128, others 256)."""
     epochs: Epochs | None = None
-    """Passes over the training images (cifar 600, imagenet 250, nasbench201 200)."""
+    """Passes over the training images (cifar 600, imagenet 250, nasbench201 200, mbconv 300)."""
     channels: Width | None = None
-    """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16)."""
+    """Channels of the first cells (cifar 36, imagenet 48, nasbench201 16). Of a chain they are those of its stem, and
+    all of its layers become as much wider (mbconv: as in the genotype)."""
     layers: Few | None = None
-    """Cells (cifar 20, imagenet 14, nasbench201 17)."""
+    """Cells (cifar 20, imagenet 14, nasbench201 17). In nasnet, amoebanet and enas reduction cells come in addition. A
+    chain has as many blocks as its genotype."""
     target_parameters: str | None = None
     """Most parameters of the network, such as 500k. Channels and layers that are left out are chosen: those of the
     largest network that fits."""
@@ -217,26 +227,25 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     target_latency: str | None = None
     """Longest time of one image on this device, such as 5ms; the same."""
     learning_rate: Positive | None = None
-    """SGD learning rate at the start (cifar 0.025, imagenet and nasbench201 0.1)."""
+    """SGD learning rate at the start (cifar 0.025, mbconv 0.05, others 0.1)."""
     schedule: Literal["cosine", "exponential"] | None = None
-    """Course of the learning rate: along a cosine to 0 (cifar, nasbench201), or times gamma after each epoch
-    (imagenet)."""
+    """Course of the learning rate: along a cosine to 0, or times gamma after each epoch (imagenet)."""
     gamma: Factor = 0.97
     """Factor of the exponential schedule."""
     momentum: Portion = 0.9
     """SGD momentum."""
     weight_decay: NotNegative | None = None
-    """L2 on the weights (cifar 3e-4, imagenet 3e-5, nasbench201 5e-4)."""
+    """L2 on the weights (cifar 3e-4, imagenet 3e-5, nasbench201 5e-4, mbconv 4e-5)."""
     grad_clip: Positive = 5.0
     """Largest norm of the gradient."""
     auxiliary: bool = True
-    """Auxiliary head in training; networks of nasbench201 have none."""
+    """Auxiliary head in training; networks of nasbench201 and chains have none."""
     auxiliary_weight: NotNegative = 0.4
     """Weight of the loss of the auxiliary head."""
     drop_path_prob: Portion | None = None
     """Drop path probability; epoch e of E uses e/E of it (cifar 0.2, others 0)."""
     label_smoothing: Portion | None = None
-    """Share of the training target that is spread over all classes (imagenet 0.1, others 0)."""
+    """Share of the training target that is spread over all classes (imagenet and mbconv 0.1, others 0)."""
     cutout: Portion | None = None
     """Side of a random square that is blanked in each training image, as a share of the image's (cifar 0.5; others
     0)."""
@@ -274,20 +283,21 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
                 (parse_seconds if name == "latency" else parse_count)(text, f"--target-{name}")
                 if self.channels and self.layers and self.resume is None:
                     raise FastdartsError(
-                        f"--target-{name} is {text}, but --channels and --layers, or --pretrained, say how large the "
-                        "network is: leave one of them out"
+                        f"--target-{name} is {text}, but --channels and --layers, --network or --pretrained say how "
+                        "large the network is: leave one of them out"
                     )
 
-    def resolved(self, space: Space) -> ImageEvaluateConfig:
+    def resolved(self, space: ImageSpace, genotype: Any = None) -> ImageEvaluateConfig:
         """With every setting that was left out filled in from the recipe of the variant, by default that of the
-        genotype's ``space``.
+        genotype's ``space``. What the space says of a ``genotype`` counts before that.
 
         Raises :class:`FastdartsError` if that space has no such variant.
         """
         variant = space.check_variant(self.variant)
-        left_out = RECIPES[variant] | {"variant": variant}
+        own = {} if genotype is None else space.recipe(variant, genotype)
+        left_out = RECIPES[variant] | {"variant": variant} | dict(own)
         left_out = {k: v for k, v in left_out.items() if getattr(self, k) is None}
-        if variant == "nasbench201":
+        if variant in ("nasbench201", "mbconv"):
             left_out["auxiliary"] = False
         return dataclasses.replace(self, **left_out)
 
@@ -329,7 +339,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.0,
         "cutout": 0.0,
     },
+    "mbconv": {
+        "batch_size": 256,
+        "epochs": 300,
+        "learning_rate": 0.05,
+        "schedule": "cosine",
+        "weight_decay": 4e-5,
+        "drop_path_prob": 0.0,
+        "label_smoothing": 0.1,
+        "cutout": 0.0,
+    },
 }
+
+
+RECIPES["imagenet-large"] = RECIPES["imagenet"]
 
 
 def network_options(config: SupernetConfig) -> dict[str, Any]:

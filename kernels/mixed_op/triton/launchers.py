@@ -178,7 +178,7 @@ def forward(
             x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals if seeds is None else seeds,
             table.finals, table.starts, *at.sizes, at.outputs, at.P,
             STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, NOISES=table.noises > 0,
-            HAS_BASE=len(base) > 0, **flags, **at.tile["maps"],
+            BASES=len(base), **flags, **at.tile["maps"],
         )  # fmt: skip
     return out, z if store else [], mean, var, []
 

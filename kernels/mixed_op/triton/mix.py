@@ -81,10 +81,11 @@ def mix_kernel(
     x, z, base, out, gain, offset, mean, var, seeds, finals, starts,
     height, width, channels, out_height, out_width, outputs, P,
     STRIDE: tl.constexpr, POOLS: tl.constexpr, SKIPS: tl.constexpr, NOISES: tl.constexpr,
-    HAS_BASE: tl.constexpr, HAS_OFFSET: tl.constexpr, TRAINING: tl.constexpr, EPS: tl.constexpr,
+    BASES: tl.constexpr, HAS_OFFSET: tl.constexpr, TRAINING: tl.constexpr, EPS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """out_e = base_e + Σ over its rows of (gain (z − μ) / √(σ² + eps) + offset), one tile of all edges."""
+    """out_e = base_e + Σ over its rows of (gain (z − μ) / √(σ² + eps) + offset), one tile of all edges; the first ones
+    have a base."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     n, y, x_ = position(p, out_height, out_width)
@@ -93,7 +94,7 @@ def mix_kernel(
     b_max, b_avg, b_x = state_values(x, n, y, x_, c, height, width, channels, p < P, STRIDE, POOLS, SKIPS)
     for e in tl.static_range(len(out)):
         acc = tl.zeros([BLOCK_P, BLOCK_C], tl.float32)
-        if HAS_BASE:
+        if e < BASES:
             acc = tl.load(base[e] + o_z, mask=mask, other=0.0).to(tl.float32)
         for i in range(tl.load(starts + e), tl.load(starts + e + 1)):
             b_z, kind = final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES)

@@ -14,6 +14,7 @@ from fastdarts.spaces.cells.derive import derive_genotype, sample_genotype
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
 from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2, NAMED
 from fastdarts.spaces.cells.reading import parse_genotype
+from tests.support.probes import entries
 
 EDGES = (PRIMITIVES,) * 14
 NONE, MAX, AVG, SKIP, SEP3, SEP5, DIL3, DIL5 = range(8)
@@ -204,6 +205,26 @@ class TestTriples:
         assert found.normal == [("skip_connect", 1, 3), ("skip_connect", 1, 3), ("none", 3, 4), ("none", 0, 4)]
         assert found.normal_concat == [4, 1]
 
+    def test_those_of_the_public_code_of_fairdarts_name_the_target_first(self):
+        given = [("sep_conv_3x3", 2, 0), ("skip_connect", 5, 3), ("max_pool_3x3", 3, 1)]
+        expected = [("sep_conv_3x3", 0, 2), ("max_pool_3x3", 1, 3), ("skip_connect", 3, 5)]
+        found = check_genotype(DARTS_V2._replace(reduce=given))
+        assert found.reduce == expected and found == check_genotype(DARTS_V2._replace(reduce=expected))
+
+    def test_a_pair_for_every_edge_as_in_snas(self):
+        """The alphas sin(1.3 e + 2.1 k + 0.7) by the rule of its public code; sources come from strong to weak."""
+        text = "none1 d30 s50 max2 avg1 s52 none1 d30 d53 avg3 max0 d31 d54 none2"
+        found = check_genotype(DARTS_V2._replace(normal=entries(text)))
+        assert found.normal == entries(
+            "none(1>2) d3(0>2) s5(0>3) max(2>3) avg(1>3) s5(2>4) none(1>4) d3(0>4) d5(3>4) avg(3>5) max(0>5) d3(1>5) "
+            "d5(4>5) none(2>5)"
+        )
+        assert (found.normal_concat, found.reduce) == (range(2, 6), DARTS_V2.reduce) and cleaned(found) == found
+        assert parse_genotype(repr(DARTS_V2._replace(normal=entries(text)))) == found
+        for strange in (text.replace("d54", "d53"), text.replace("none1 d30", "none1 d31", 1), text + "s30"):
+            with pytest.raises(FastdartsError, match="normal"):
+                check_genotype(DARTS_V2._replace(normal=entries(strange)))
+
     def test_cells_of_pairs_keep_all(self):
         assert all(cleaned(g) == g for name, g in NAMED.items() if not name.startswith("FairDARTS"))
 
@@ -272,7 +293,7 @@ def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_n
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("DARTS_V3", "'DARTS_V3' is not a genotype: give one of NASNet, .*a readable JSON file"),
+        ("DARTS_V3", "'DARTS_V3' is not a genotype: give a name such as DARTS_V2, .*a readable JSON file"),
         ("no/such/file.json", "is not a genotype"),
         ("x" * 5000, r"'x{57}\.\.\.' is not a genotype"),
         ("nul\0byte", "is not a genotype"),
@@ -308,7 +329,11 @@ def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_n
         (broken(normal_concat=[2, 3, 4]), "normal lists 8 pairs, that is 4 nodes, but .* the last, state 5, which"),
         (broken(normal=[PAIR] * 14), "normal lists 14 pairs, that is 7 nodes, but .*state 8.* any number of edges"),
         (broken(normal=[TRIPLE, PAIR]), r"entry 1 of normal must be an \[operation, source, target\] entry as others"),
-        (broken(normal=[["none", 2, 0]]), r"from state 2 into state 0: expected \[operation, source, target\]"),
+        (
+            broken(normal=[TRIPLE, ["none", 3, 0]]),
+            r"from state 3 into state 0: expected \[operation, source, target\]",
+        ),
+        (broken(normal=[["none", 2, 2]]), "from state 2 into state 2"),
         (broken(normal=[["none", 0, 1]]), "from state 0 into state 1: expected .* a target from 2 to 999"),
         (broken(normal=[["none", 0, 10**9]]), "into state 1000000000: expected"),
         (broken(normal=[["none", 0.0, 2]]), "leads from state 0.0 into state 2"),

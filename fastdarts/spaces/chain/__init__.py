@@ -1,0 +1,1 @@
+"""Chains of blocks, each with one input: the spaces of ProxylessNAS, MnasNet and EfficientNet."""
