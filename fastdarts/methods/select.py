@@ -22,6 +22,8 @@ class Select(BlackBoxConfig):
     genotypes: tuple[str, ...] = ()
     """Genotypes to compare, two or more of one space: folders of searches, or whatever evaluate takes."""
 
+    needs = frozenset({"training from scratch"})
+
     def check(self, space: Space) -> None:
         """Two genotypes or more, of one space."""
         super().check(space)
