@@ -83,7 +83,8 @@ def accelerate(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Accelerat
 
     Args:
         model: The model, on the device where it will run.
-        example: An input of the model, or a tuple of its arguments. Two samples of it are used.
+        example: An input of the model, or a tuple of its arguments. Two samples of it are used
+            where that is possible.
 
     Returns:
         What was fused and what was not. ``print`` shows it again.
