@@ -11,11 +11,12 @@ import torch
 from fastdarts import Architect, Cell, MixedOp, Network, accelerate, api, load
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
-from fastdarts.functional import mixed_op, mixed_sum, recurrent
+from fastdarts.functional import mixed_op, mixed_sum, native, recurrent
 from fastdarts.trained.model import Model
 
 JOURNEY = [search, evaluate, load, Model.preprocess, api.search, api.evaluate]
 """These leave folders for one another."""
+FUSED = pytest.param(accelerate, marks=pytest.mark.skipif(not native()["loaded"], reason="it says what is fused"))
 
 
 def run(thing: Callable[..., Any]) -> None:
@@ -27,7 +28,7 @@ def run(thing: Callable[..., Any]) -> None:
     assert not said, "".join(said)
 
 
-@pytest.mark.parametrize("thing", [Architect, Cell, MixedOp, Network, accelerate, mixed_op, mixed_sum, recurrent])
+@pytest.mark.parametrize("thing", [Architect, Cell, MixedOp, Network, FUSED, mixed_op, mixed_sum, recurrent])
 def test_examples(thing: Callable[..., Any]) -> None:
     with torch.random.fork_rng(devices=()):
         run(thing)

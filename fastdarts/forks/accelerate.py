@@ -54,7 +54,7 @@ class Acceleration:
     left: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"fastdarts.accelerate: {len(self.fused)} modules are fused, {len(self.left)} are left as they were"]
+        lines = [f"fastdarts.accelerate: modules fused: {len(self.fused)}, left as they were: {len(self.left)}"]
         alike = Counter(
             (f.kind, tuple(f.candidates.values()), tuple(dict.fromkeys(f.called.values()))) for f in self.fused.values()
         )
@@ -83,7 +83,8 @@ def accelerate(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Accelerat
 
     Args:
         model: The model, on the device where it will run.
-        example: An input of the model, or a tuple of its arguments. Two samples of it are used.
+        example: An input of the model, or a tuple of its arguments. Two samples of it are used
+            where that is possible.
 
     Returns:
         What was fused and what was not. ``print`` shows it again.
@@ -106,7 +107,7 @@ def accelerate(model: nn.Module, example: Tensor | tuple[Any, ...]) -> Accelerat
         ...         return sum(w * op(x) for w, op in zip(weights, self.ops))
         >>> edge = Edge()
         >>> report = fastdarts.accelerate(edge, (torch.randn(4, 8, 8, 8), torch.ones(4) / 4))
-        fastdarts.accelerate: 1 modules are fused, 0 are left as they were
+        fastdarts.accelerate: modules fused: 1, left as they were: 0
           fused: 1 x Edge of sep_conv, sep_conv, dil_conv, dil_conv
     """
     if not isinstance(model, nn.Module):

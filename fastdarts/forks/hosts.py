@@ -144,7 +144,8 @@ class Pass:
         if (noted := _noted.get()) is not None:
             _, unknown = parts_of([(ops, 0)], x.shape[1], stride)
             apart = {k for _, others in unknown for k in others}  # normalised in another way than the others
-            noted.fused.append(tuple(".".join(call.names) for k, call in enumerate(calls) if k not in apart))
+            names = tuple(".".join(call.names) for k, call in enumerate(calls) if k not in apart)
+            noted.fused += [names] if names else []
         if any(call.owner is not owner for call in calls):
             owner = self.host
         weights = row([w for _, w in terms], x)

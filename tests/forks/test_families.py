@@ -182,7 +182,7 @@ def test_an_example_that_does_not_fit_raises_what_the_model_raises() -> None:
 def test_a_model_without_mixed_operations_is_left_alone(capsys) -> None:
     report = fastdarts.accelerate(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), torch.randn(2, 3, 4, 4))
     assert not report.fused and not report.left
-    assert capsys.readouterr().out == "fastdarts.accelerate: 0 modules are fused, 0 are left as they were\n"
+    assert capsys.readouterr().out == "fastdarts.accelerate: modules fused: 0, left as they were: 0\n"
 
 
 @fused

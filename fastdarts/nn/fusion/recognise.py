@@ -227,7 +227,8 @@ def _is_pool(pool: nn.MaxPool2d | nn.AvgPool2d) -> bool:
 def _has_its_sizes(conv: nn.Conv2d) -> bool:
     """Whether the weight is as large as the layer says."""
     size = conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size
-    return conv._parameters["weight"].shape == size
+    weight = conv._parameters["weight"]
+    return weight is not None and weight.shape == size
 
 
 def _is_pointwise(conv: nn.Conv2d, c_in: int, c_out: float, stride: int = 1) -> bool:
