@@ -96,8 +96,9 @@ def _about(made: list[Group], judged: str, collected: Collected) -> list[str]:
     notes = []
     if judged == "valid" and any(run.is_search for run in collected.runs):
         notes.append(
-            "Validation errors are those of the supernets, and of random search that of its best candidate. They say "
-            "little of the networks that are derived: evaluate the genotypes, and compare again with their folders."
+            "Validation errors are those of the supernets, and of searches without gradients that of the best "
+            "architecture. They say little of the networks that are derived: evaluate the genotypes, and compare again "
+            "with their folders."
         )
     if few := [group.name for group in made if len(group.runs) < 3]:
         notes.append(f"Fewer than three seeds, which is too few to tell methods apart: {', '.join(few)}.")

@@ -162,11 +162,11 @@ def test_less_may_be_better(tmp_path, table):
 
 def test_costs_make_a_front_and_a_limit(tmp_path, table):
     size = {"layers": 5, "channels": 4, "cost": "parameters", "samples": 32}
-    found = run(tmp_path / "run", table, method="nsga2", queries=24, population=6, max_parameters="16000", **size)
+    found = run(tmp_path / "run", table, method="nsga2", queries=24, population=6, max_parameters="9000", **size)
     large = [entry for entry in found["history"] if "failed" in entry]
-    assert large and all("parameters, more than 16000" in entry["failed"] for entry in large)
+    assert large and all("parameters, more than 9000" in entry["failed"] for entry in large)
     known = [(entry["metric"], entry["cost"]) for entry in found["history"] if "metric" in entry]
-    assert all(cost <= 16000 for _, cost in known)
+    assert all(cost <= 9000 for _, cost in known)
     entries = found["history"]
     front = [(entries[k]["metric"], entries[k]["cost"]) for k in found["front"]]
     assert front == sorted(front) and [cost for _, cost in front] == sorted(cost for _, cost in front)
