@@ -119,6 +119,6 @@ def _search(settings: SearchConfig) -> None:
     if ranks.rank():
         return
     print(f"genotype {json.dumps(result['genotype'])}")
-    metric = find_task(settings.task).metric
+    metric = find_task(settings.task).of(vars(settings)).metric
     print(f"{metric.said(result[metric.name])}  ({result['seconds']:.1f} s)")
     print(f"report {Path(result['run']) / 'report.html'}")

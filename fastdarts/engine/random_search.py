@@ -30,9 +30,9 @@ class RandomSearch:
 
     def check(self, problem: Problem) -> None:
         """Raise :class:`FastdartsError` for networks that are not trained as images are."""
-        if not isinstance(problem, ImageProblem) or problem.criterion is not ImageProblem.criterion:
+        if not isinstance(problem, ImageProblem) or not problem.learns_objective:
             raise FastdartsError(
-                "networks are trained from scratch on images with cross-entropy only, and not for this task: "
+                "networks are trained from scratch by the objective of a task on images, which this one does not use: "
                 "choose a method that trains a supernet"
             )
 
@@ -56,10 +56,11 @@ class RandomSearch:
             label_smoothing=0.0,
             **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
         )
-        data, halves = problem.data, problem.halves
+        data, halves, objective = problem.data, problem.halves, problem.objective
         augment = problem.train_transform(config)
 
         options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
+        options |= {"pair": objective.pair, "mix": objective.mix}
 
         def batches(job: Job) -> tuple[Batches, Batches]:
             return (
@@ -68,7 +69,7 @@ class RandomSearch:
             )
 
         graphs = Graphs(config.graphs, device, progress.line)
-        errors = train_all(jobs, recipe, data, batches, "valid", run, progress, graphs)
+        errors = train_all(jobs, recipe, objective, batches, "valid", run, progress, graphs)
         best = min(range(len(jobs)), key=errors.__getitem__)
         write_genotype(run, drawn[best])
         return {
