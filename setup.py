@@ -45,6 +45,8 @@ PACKAGES = {
     "fastdarts.tasks": "fastdarts/tasks",
     "fastdarts.tasks.images": "fastdarts/tasks/images",
     "fastdarts.tasks.language": "fastdarts/tasks/language",
+    "fastdarts.tasks.pretext": "fastdarts/tasks/pretext",
+    "fastdarts.tasks.targets": "fastdarts/tasks/targets",
     "fastdarts.testing": "fastdarts/testing",
     "fastdarts.trained": "fastdarts/trained",
     "fastdarts.functional": "fastdarts/functional",

@@ -43,9 +43,11 @@ def search(
     Args:
         config: Settings made before, or a TOML file of settings. ``settings`` come on top.
         train: A dataset of one's own for the weights. Its items are a float tensor [C, H, W] and a label, and all
-            images have one shape. A DataLoader gives its Dataset and its batch size.
+            images have one shape. Of task regression the second is a number or several, of multilabel a 0 or 1 for
+            each label. A DataLoader gives its Dataset and its batch size.
         valid: Another one, for the alphas and for measurements.
-        classes: How many classes the labels have, or their names. By default they are found.
+        classes: How many classes the labels have, or their names, or those of the targets. By default they are
+            found.
         seeds: How many searches there are, with seeds ``seed``, ``seed + 1``, ...
         on_epoch: What is called after each epoch with a :class:`fastdarts.Epoch`. It may raise
             :class:`fastdarts.StopSearch`: the search then ends as after its last epoch.
@@ -71,7 +73,7 @@ def search(
     watch = Watch(on_epoch, objects)
     if train is None and valid is None:
         made = _settings(config, settings, SearchConfig, "search")
-        if made.task == "images" and made.dataset == "own" and made.resume is not None:
+        if getattr(made, "dataset", "") == "own" and made.resume is not None:
             raise FastdartsError(f"the run in {made.resume} is on datasets of your own: give train and valid again")
         if seeds > 1:
             _refuse_watch(watch)

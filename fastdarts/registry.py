@@ -40,6 +40,7 @@ class Registry(Generic[T]):
         built_in: a package whose modules register the built-in things as they are imported.
         made_of: the class or function that a thing is made of, by default the thing itself.
         hyphen: what stands between the words of a name.
+        group: the entry-point group, where the plural of ``kind`` is no word.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Registry(Generic[T]):
         built_in: str = "",
         made_of: Callable[[T], object] = lambda thing: thing,
         hyphen: str = "-",
+        group: str = "",
     ):
-        self.kind, self.table, self.group = kind, table, f"fastdarts.{kind}s"
+        self.kind, self.table, self.group = kind, table, group or f"fastdarts.{kind}s"
         self._admit, self._built_in, self._made_of, self._hyphen = admit, built_in, made_of, hyphen
         self._loaded, self._loading = False, RLock()
         REGISTRIES.append(self)
@@ -131,6 +133,17 @@ def origin(thing: object) -> tuple[str, str] | None:
     if not hasattr(thing, "__qualname__"):
         return None
     return thing.__module__, thing.__qualname__
+
+
+def find_of_task(registry: Registry[T], flag: str, name: str, task: str) -> T:
+    """What ``registry`` has under "task/name"; raises :class:`FastdartsError` naming those that the task has."""
+    if not registry.knows(f"{task}/{name}"):
+        known = sorted(key.removeprefix(f"{task}/") for key in registry.table if key.startswith(f"{task}/"))
+        raise FastdartsError(
+            f"{flag} is {str(name)[:80]!r}{did_you_mean(name, known)}: expected one of {', '.join(known)}, or one that "
+            f"a --plugin registers for task {task}"
+        )
+    return registry.table[f"{task}/{name}"]
 
 
 class Method(NamedTuple):

@@ -49,8 +49,8 @@ def make_training(
     config = ImageEvaluateConfig(
         channels=channels, layers=layers, precision=precision, drop_path_prob=0.0, auxiliary=False
     )
-    data = ImageProblem.of_shape(10, 3, (size, size)).data
-    return Training(Job(Architecture(DARTS, DARTS_V2), seed), recipe(config.resolved(DARTS)), data, device, graphs)
+    objective, job = ImageProblem.of_shape(10, 3, (size, size)).objective, Job(Architecture(DARTS, DARTS_V2), seed)
+    return Training(job, recipe(config.resolved(DARTS)), objective, device, graphs)
 
 
 def public_step(training: Training, x: Tensor, y: Tensor) -> None:

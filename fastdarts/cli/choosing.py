@@ -17,9 +17,9 @@ from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.runs.checks import check_setting
 from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_toml
-from fastdarts.spaces import SPACES, space_named_in
+from fastdarts.spaces import SPACES, find_space, space_named_in
 from fastdarts.study.config import StudyConfig
-from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, task_of
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.tasks.task import find_task, tasks
 
 
@@ -118,6 +118,14 @@ def space_in(arguments: list[str], reading: Reading) -> str | None:
     return named if isinstance(named, str) else None
 
 
+def task_in(arguments: list[str], reading: Reading) -> str | None:
+    """The task that the flags of a search or an evaluation name; None if they name none."""
+    if arguments[:1] not in (["search"], ["evaluate"]):
+        return None
+    task = reading.value("--task")
+    return None if task is None else find_task(task).name
+
+
 def _is_pipe(path: str | Path) -> bool:
     """Whether ``path`` is a pipe, as <(...) of a shell: it can be read once, by whoever needs what is in it."""
     try:
@@ -126,14 +134,22 @@ def _is_pipe(path: str | Path) -> bool:
         return False
 
 
-def defaults(reading: Reading, command: str, kind: type[RunConfig], method: str | None, space: str | None) -> RunConfig:
+def defaults(
+    reading: Reading,
+    command: str,
+    kind: type[RunConfig],
+    method: str | None,
+    space: str | None,
+    task: str | None = None,
+) -> RunConfig:
     """What the flags of ``command`` default to: the settings file's, or those of the run to resume."""
     config, resume = reading.value("--config"), reading.value("--resume")
     if config is not None and resume is not None:
         raise FastdartsError("got both --config and --resume: a resumed run keeps its settings, so leave --config out")
     named = {} if method is None else {"method": method}
+    named |= {} if task is None else {"task": task}
     if command == "evaluate":
-        kind, _ = EvaluateConfig.of({"space": space})  # what the genotype says is not in the settings yet
+        kind, _ = EvaluateConfig.of({"space": space, "task": task})  # what the genotype says is not in the settings yet
     elif space is not None:
         named["space"] = space
     if resume is not None and kind is StudyConfig:
@@ -148,7 +164,9 @@ def defaults(reading: Reading, command: str, kind: type[RunConfig], method: str 
         found = kind(**named) if config is None else from_toml(Path(config), kind, **named)
     if method is not None and method != found.method:
         raise FastdartsError(f"--method is {method} but the run to resume is by {found.method}: leave it out")
-    if space is not None and task_of(space).name != getattr(found, "task", ""):
+    if task is not None and task != found.task:
+        raise FastdartsError(f"--task is {task} but the run to resume has task {found.task}: leave it out")
+    if space is not None and not find_task(found.task).fits(find_space(space)):
         title = find_task(found.task).title
         raise FastdartsError(f"--space is {space} but the run to resume is on {title}: leave it out")
     for name, hint in get_type_hints(type(found)).items():
@@ -167,7 +185,8 @@ def check_own(arguments: list[str], command: type[BySettings]) -> None:
     texts = {flag: f"goes with --method {', '.join(names)}" for flag, names in others.items() if flag not in own}
     for task in tasks().values():
         spaces = [space.name for space in SPACES.values() if space.task == task.name and arguments[0] == "search"]
-        where = f"{task.title} (--space {spaces[0]})" if spaces else task.title
+        how = f"--space {spaces[0]}" if spaces else f"--task {task.name}" if task.learns_from else ""
+        where = f"{task.title} ({how})" if how else task.title
         for part in filter(None, (*task.settings, task.evaluation)):
             for field in dataclasses.fields(part):
                 if (flag := "--" + field.name.replace("_", "-")) not in own:

@@ -22,6 +22,7 @@ from fastdarts.cli.choosing import (
     method_in,
     read_line,
     space_in,
+    task_in,
     with_flag,
 )
 from fastdarts.cli.commands import COMMANDS, answered, find_command
@@ -104,7 +105,7 @@ def _parse(arguments: list[str]) -> Any:
     kind, given, settings = find_command(name), {}, None
     method, space = method_in(arguments, reading), space_in(arguments, reading)
     if name in SETTINGS:
-        settings = defaults(reading, name, SETTINGS[name], method, space)
+        settings = defaults(reading, name, SETTINGS[name], method, space, task_in(arguments, reading))
         if plugins and name == "evaluate":  # the run of the genotype may have had some
             settings = replace(settings, plugin=plugins)
         if issubclass(kind, BySettings):

@@ -23,7 +23,7 @@ class Evaluate(BySettings):
         result = evaluate(settings)
         if ranks.rank():
             return
-        print(f"{find_task(settings.task).tested(result)}  ({result['seconds']:.1f} s)")
+        print(f"{find_task(settings.task).of(vars(settings)).tested(result)}  ({result['seconds']:.1f} s)")
         macs = f"  macs {result['macs']:,}" if "macs" in result else ""
         print(f"parameters {result['parameters']:,}{macs}")
         run = Path(result["run"])

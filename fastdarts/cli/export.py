@@ -43,7 +43,8 @@ class Export:
         pixels = "pixels / 255" if self.normalise else "(pixels / 255 - mean) / std"
         channels, height, width = facts.shape
         print(f"input   images [N, {channels}, {height}, {width}] float32, {pixels}, {facts.colours}")
-        print(f"output  logits [N, {len(facts.classes)}] float32")
+        names = f", {', '.join(facts.classes)}" if facts.kind == "numbers" else ""
+        print(f"output  {'numbers' if names else 'logits'} [N, {len(facts.classes)}] float32{names}")
         if not self.normalise:
             print(f"mean    {', '.join(f'{number:.6g}' for number in facts.mean)}")
             print(f"std     {', '.join(f'{number:.6g}' for number in facts.std)}")

@@ -17,12 +17,12 @@ from fastdarts.runs.checks import check_setting
 from fastdarts.runs.kinds import Batch, Seed, Width
 
 if TYPE_CHECKING:
-    from fastdarts.trained.model import Prediction
+    from fastdarts.trained.model import Numbers, Prediction
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Say what is on images, by the trained network of an evaluation."""
+    """Say what is on images, or numbers of them, by the trained network of an evaluation."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the evaluation or of its model, or a safetensors file of `fastdarts export`."""
@@ -64,8 +64,12 @@ class Predict:
             _print_table(found)
 
 
-def _write_csv(found: Sequence[Prediction]) -> None:
+def _write_csv(found: Sequence[Prediction] | Sequence[Numbers]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    if _has_numbers(found[0]):
+        writer.writerow(["image", *found[0].names])
+        writer.writerows([one.image, *(f"{value:.6g}" for value in one.values)] for one in found)
+        return
     places = range(1, len(found[0].classes) + 1)
     writer.writerow(["image", *(name for place in places for name in (f"class_{place}", f"probability_{place}"))])
     for one in found:
@@ -73,11 +77,18 @@ def _write_csv(found: Sequence[Prediction]) -> None:
         writer.writerow([one.image, *(value for name, share in pairs for value in (name, f"{share:.6g}"))])
 
 
-def _print_table(found: Sequence[Prediction]) -> None:
-    rows = [
-        [one.image, *(f"{name} {share:.1%}" for name, share in zip(one.classes, one.probabilities, strict=True))]
-        for one in found
-    ]
+def _print_table(found: Sequence[Prediction] | Sequence[Numbers]) -> None:
+    rows = [[one.image, *_cells(one)] for one in found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _has_numbers(one: Prediction | Numbers) -> bool:
+    return hasattr(one, "values")
+
+
+def _cells(one: Prediction | Numbers) -> list[str]:
+    if _has_numbers(one):
+        return [f"{name} {value:.4g}" for name, value in zip(one.names, one.values, strict=True)]
+    return [f"{name} {share:.1%}" for name, share in zip(one.classes, one.probabilities, strict=True)]

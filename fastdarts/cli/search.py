@@ -119,7 +119,7 @@ def _search(settings: SearchConfig) -> None:
     if ranks.rank():
         return
     print(f"genotype {json.dumps(result['genotype'])}")
-    metric = find_task(settings.task).metric
+    metric = find_task(settings.task).of(vars(settings)).metric
     if result.get("metric", metric.name) == metric.name:
         said = metric.said(result[metric.name])
     else:  # of a table

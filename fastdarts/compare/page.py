@@ -14,7 +14,6 @@ from fastdarts.report.markup import EMPTY, Html, element, joined
 from fastdarts.report.page import html_page, table_row
 from fastdarts.report.reader import Records, Row, points
 from fastdarts.runs.writer import atomic_write
-from fastdarts.tasks.task import find_task
 
 COLOURS = (
     "#2563eb", "#d97706", "#15803d", "#8b3fe0", "#be123c", "#0891b2", "#4d7c0f", "#c026d3", "#854d0e", "#475569",
@@ -50,15 +49,16 @@ def _table(table: Sequence[Column]) -> Html:
 
 
 def _curves(found: Comparison) -> Html:
-    task = find_task(found.groups[0].runs[0].records.space.task)
+    task = found.groups[0].runs[0].records.task
     kinds = found.groups[0].runs[0].records.space.kinds
+    judged = task.metric.title.removeprefix("valid ")
     wanted = [
         (task.metric.name, task.metric.title.capitalize(), task.metric.unit, "search"),
         ("train_loss", "Training loss of the search", "", "search"),
         ("discretisation_gap", "Discretisation gap", " points", "search"),
         *((f"skip_{kind}", f"Skip connections, {title}", "", "search") for kind, title in kinds.items()),
         *((f"entropy_{kind}", f"Entropy of an edge, {title}", " nats", "search") for kind, title in kinds.items()),
-        ("test_error", "Test error of the evaluation", " %", "evaluation"),
+        ("test_error", f"Test {judged} of the evaluation", task.metric.unit, "evaluation"),
         ("train_loss", "Training loss of the evaluation", "", "evaluation"),
     ]
     charts = []

@@ -14,7 +14,6 @@ from fastdarts.report.reader import RESULT, Records, last, read_records
 from fastdarts.runs.stored import is_number, read_table
 from fastdarts.runs.writer import METRICS
 from fastdarts.tasks.settings import SearchConfig
-from fastdarts.tasks.task import find_task
 
 FREE = {*SearchConfig.free_on_resume, "seed", "seeds", "device", "threads", "genotype"} - {"plugin"}
 """Settings in which runs of one group may differ: where things are, what is computed on, and the seeds."""
@@ -27,6 +26,8 @@ PROBLEM = (
     "split_seed",
     "train_portion",
     "space",
+    "task",
+    "metric",
     "level",
     "vocabulary",
     "evaluator",
@@ -79,7 +80,7 @@ class Compared:
         tested, run = self.test_errors(), self.records
         size = next(iter(self.evaluations), None)
         size = {} if size is None else size.environment | size.result
-        metric = find_task(run.space.task).metric.name
+        metric = run.task.metric.name
         valid = run.result.get(metric, last(run.rows, metric)) if self.is_search else None
         usage = read_table(run.folder / "usage.json") or {} if self.is_search else {}
         return {

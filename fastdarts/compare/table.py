@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from fastdarts.compare.read import Collected, Compared, collect, groups
 from fastdarts.compare.statistics import Difference, Mean, mean_of, paired
 from fastdarts.errors import FastdartsError, did_you_mean
-from fastdarts.tasks.task import find_task
 
 NUMBERS = ("test", "valid", "skips", "parameters", "macs", "seconds", "memory")
 
@@ -71,7 +70,8 @@ def compare(paths: Sequence[Path], baseline: str | None = None) -> Comparison:
         made.append(Group(name, runs, facts[name], means))
     base = next(group for group in made if group.name == chosen).by_seed(judged)
     made = [_with_difference(group, base if group.name != chosen else None, judged) for group in made]
-    metric = find_task(collected.runs[0].records.space.task).metric
+    first = collected.runs[0]
+    metric = (first.evaluations[0] if judged == "test" else first.records).task.metric
     notes = [*collected.notes, *_about(made, judged, collected)]
     title = metric.title.removeprefix("valid ")
     return Comparison(made, chosen, judged, title, metric.unit, notes)

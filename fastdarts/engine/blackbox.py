@@ -47,7 +47,7 @@ class BlackBoxConfig(SearchConfig):
     follows from --table and --shared-weights; without both it is training."""
     table: Path | None = None
     """CSV or JSON file with a metric for each architecture, such as those of NAS-Bench-201."""
-    metric: str | None = None
+    column: str | None = None
     """Column of the table; by default the first one with numbers."""
     direction: Direction | None = None
     """Sense of that column. By default less of an error, a loss, a perplexity or a latency is better, and more of
@@ -100,7 +100,7 @@ class BlackBoxConfig(SearchConfig):
                     else (f"--evaluator is {by}, which needs {flag}: give it")
                 )
                 raise FastdartsError(said)
-        for name in ("metric", "direction"):
+        for name in ("column", "direction"):
             if getattr(self, name) is not None and by != "table":
                 raise FastdartsError(f"--{name} is {getattr(self, name)} but there is no --table: leave it out")
         if by == "training" and (lacking := {"training from scratch"} - find_task(space.task).has):
@@ -171,10 +171,10 @@ class BlackBox:
 
     def check(self, problem: Data) -> None:
         """Raise :class:`FastdartsError` for what cannot be judged: data that is no set of classes, a bad file."""
-        plain = isinstance(problem, ImageProblem) and problem.criterion is ImageProblem.criterion
-        if self.config.judged_by == "training" and not plain:
+        learns = isinstance(problem, ImageProblem) and problem.learns_objective
+        if self.config.judged_by == "training" and not learns:
             raise FastdartsError(
-                "networks are trained from scratch on images with cross-entropy only, and not for this task: "
+                "networks are trained from scratch by the objective of a task on images, which this one does not use: "
                 "choose a method that trains a supernet"
             )
         self.costs = costs_of(self.config, self.space, problem)

@@ -58,9 +58,10 @@ def train_children(
     Each architecture learns from the first part of the images, and its error is that on the rest. One whose training
     fails has none: it is not finite, it does not fit into memory, or it cannot be computed.
     """
-    data, halves = problem.data, problem.halves
+    data, halves, objective = problem.data, problem.halves, problem.objective
     augment = problem.train_transform(config)
     options = {"workers": problem.workers, "smallest": smallest_batch(config.sync_bn)}
+    options |= {"pair": objective.pair, "mix": objective.mix}
 
     def batches(job: Job) -> tuple[Batches, Batches]:
         return (
@@ -71,7 +72,7 @@ def train_children(
     rungs = Rungs(config.rungs, config.reduction)
     graphs = Graphs(config.graphs, device, progress.line)
     recipe = recipe_of(config, history.space.variants[0])
-    trainer = Trainer(recipe, data, batches, "valid", run, progress, graphs, enough=rungs.enough)
+    trainer = Trainer(recipe, objective, batches, "valid", run, progress, graphs, enough=rungs.enough)
     failed = {}
     for row in run.rows():
         rungs.add(row)

@@ -33,9 +33,8 @@ from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
-from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
-from fastdarts.tasks.images.transforms import Mixing, eval_transform, train_transform
+from fastdarts.tasks.images.transforms import Mixing
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
 
@@ -101,8 +100,9 @@ def _check_space(config: EvaluateConfig) -> None:
     """Raise :class:`FastdartsError` for a genotype of a space whose networks are not trained as those of images or of
     space rnn."""
     space = space_named_in(config.genotype)
-    fits = space is None or (find_space(space).task == "images" if config.task == "images" else space == RECURRENT.name)
-    if not fits or config.task not in ("images", RECURRENT.task):
+    of_images = isinstance(config, ImageEvaluateConfig)
+    fits = space is None or (find_task(config.task).fits(find_space(space)) if of_images else space == RECURRENT.name)
+    if not fits or not (of_images or config.task == RECURRENT.task):
         raise FastdartsError(
             f"the genotype is of space {space}, whose networks cannot be trained from scratch: those of images and of "
             f"{RECURRENT.name} can"
@@ -119,7 +119,8 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
         fixed = {"channels": config.channels, "layers": config.layers}
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
         config = replace(config.resolved(space, genotype), genotype=json.dumps(architecture.to_dict()))
-        data, indices = prepare_data(config)
+        objective, indices = find_task(config.task).objective(config)
+        data = objective.data
         if config.auxiliary and min(config.batch_size, len(indices)) == 1:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")
         learned, judged = _split(indices, config.validation_portion)
@@ -129,40 +130,40 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
         device = prepare_device(config)
         notes = check_precision(config, device), check_workers(config, device), check_cores(device)
     agree(data.facts())
-    shape = (data.channels, *data.size)
+    shape = (objective.channels, *objective.size)
     sized = None
     if targets and not all(fixed.values()):
-        sized = from_first(lambda: choose_size(config, fixed, architecture, data, device))
+        sized = from_first(lambda: choose_size(config, fixed, architecture, objective, device))
         config = replace(config, channels=sized.channels, layers=sized.layers)
     with torch.device("meta"):
-        sizes = config.channels, len(data.classes), config.layers, False
-        network = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
+        sizes = config.variant, config.channels, config.layers
+        network = objective.network(space, *sizes, False, genotype)
         if min(config.batch_size, len(learned)) == 1:
             _check_single(network, shape)
         if start is not None:
-            sizes = *sizes[:3], config.auxiliary
-            whole = space.network(config.variant, *sizes, genotype, in_channels=data.channels)
-            start = start.for_network(whole, data.classes)
-    size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape)}
+            whole = objective.network(space, *sizes, config.auxiliary, genotype)
+            start = start.for_network(whole, objective)
+    size = {"parameters": sum(p.numel() for p in network.parameters()), "macs": macs(network, shape, objective.tiles)}
     weights = {} if start is None else start.weights
     seeds = range(config.seed, config.seed + config.seeds)
     jobs = [Job(architecture, seed, {"seed": seed}, weights) for seed in seeds]
     jitter, length = config.variant.startswith("imagenet"), round(config.cutout * min(data.size))
-    augment = train_transform(data, length, jitter=jitter, augment=config.augment)
+    augment = objective.train_transform(length, jitter=jitter, augment=config.augment)
     mixes = config.mixup or config.cutmix
-    mix = Mixing(config.mixup, config.cutmix, len(data.classes)) if mixes else None
+    mix = Mixing(config.mixup, config.cutmix, len(data.classes)) if mixes else objective.mix
 
     workers = Workers(config.workers, data.train, data.test)
-    options = {"workers": workers, "smallest": smallest_batch(config.sync_bn)}
+    options = {"workers": workers, "smallest": smallest_batch(config.sync_bn), "pair": objective.pair}
 
     def measured(images: Dataset, indices: range) -> Batches:
-        return Batches(images, indices, config.batch_size, eval_transform(data), 0, **options)
+        plain = objective.eval_transform()
+        return Batches(images, indices, config.batch_size, plain, 0, mix=objective.mix, **options)
 
     def tested(job: Job) -> Batches:
         return measured(data.test, range(len(data.test)))
 
     def look(job: Job, network: nn.Module, attended: Attended) -> None:
-        keep_tested(run, job.seed, network, attended(tested(job).in_order()), data)
+        keep_tested(run, job.seed, network, attended(tested(job).in_order()), objective)
 
     def batches(job: Job) -> tuple[Batches, Batches]:
         train = Batches(data.train, learned, config.batch_size, augment, job.seed, mix=mix, **options)
@@ -170,7 +171,7 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
         chosen = {} if sized is None else sized.facts()
-        run.describe(device, classes=len(data.classes), images=len(indices), image_shape=shape, **size, **chosen)
+        run.describe(device, images=len(indices), image_shape=shape, **objective.counts(), **size, **chosen)
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
         for text in filter(None, (data.found, sized and f"chosen: {sized.line()}", *notes)):
@@ -179,10 +180,12 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
             start.keep(run)
         graphs = Graphs(config.graphs, device, progress.line)
         prefix, final = ("valid", tested) if judged else ("test", None)
-        errors = train_all(jobs, recipe(config), data, batches, prefix, run, progress, graphs, final=final, look=look)
+        errors = train_all(
+            jobs, recipe(config), objective, batches, prefix, run, progress, graphs, final=final, look=look
+        )
         rows = run.rows()
         best = _best(rows, seeds) if judged else {}
-        write_models(run, config, data, architecture, errors, best)
+        write_models(run, config, objective, architecture, errors, best)
         seconds = sum(row["seconds"] for row in rows)
         result = {
             "kind": "evaluate",

@@ -59,7 +59,7 @@ class TableJudge(Judge):
     """The values of a user's file."""
 
     def __init__(self, config: Any, space: Space):
-        self.path, self.table = config.table, read_tabular(config.table, space, config.metric, config.nodes)
+        self.path, self.table = config.table, read_tabular(config.table, space, config.column, config.nodes)
         self.digest = self.table.digest
         self.size = space.size(config.nodes)
 

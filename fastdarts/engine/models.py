@@ -18,11 +18,11 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import atomic_write, versions
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.published import find_network
-from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
 from fastdarts.trained.find import model_folder
 from fastdarts.trained.folder import MODEL, Facts, write_model
-from fastdarts.trained.pretrained import fitting, read_start
+from fastdarts.trained.pretrained import fitting, for_colours, read_start
 
 KEPT = "pretrained.safetensors"
 """The copy of pretrained weights in the folder of a run, which goes on from there if their file is gone."""
@@ -76,15 +76,16 @@ class Start:
         if config.resume is not None and (kept := find_checkpoint(config.resume).parent / KEPT).is_file():
             return cls(load_file(kept), None, kept)
         facts, weights = read_start(config.pretrained)
-        return cls(weights, None if facts is None else facts.classes, config.pretrained)
+        return cls(weights, None if facts is None else facts.outputs_of(config.task), config.pretrained)
 
-    def for_network(self, network: nn.Module, classes: Sequence[str]) -> Start:
-        """The weights that ``network`` takes: those of the classifier only if the classes are the same.
+    def for_network(self, network: nn.Module, objective: Objective) -> Start:
+        """The weights that ``network`` takes: those of the classifier only if the outputs are the same. Those of a
+        network for grey images serve colours, too, of which they see the mean.
 
         Raises :class:`FastdartsError` if they are of another network.
         """
-        weights = fitting(self.weights, network, self.path)
-        if self.classes is not None and tuple(self.classes) != tuple(classes):
+        weights = fitting(for_colours(self.weights, network), network, self.path)
+        if self.classes is not None and tuple(self.classes) != tuple(objective.names):
             weights = {name: value for name, value in weights.items() if not name.startswith("classifier.")}
         return replace(self, weights=weights)
 
@@ -100,7 +101,7 @@ class Start:
 def write_models(
     run: Run,
     config: ImageEvaluateConfig,
-    data: ImageData,
+    objective: Objective,
     architecture: Architecture,
     errors: Sequence[float],
     best: Mapping[str, Sequence[float]],
@@ -121,7 +122,7 @@ def write_models(
             training=training,
             versions=versions(),
             **{name: getattr(config, name) for name in ("variant", "channels", "layers", "plugin")},
-            **{name: getattr(data, name) for name in ("classes", "size", "mean", "std")},
+            **objective.model_facts(),
         )
         file = run.folder / f"weights_seed_{seed}.pt"
         try:

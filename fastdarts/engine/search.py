@@ -173,7 +173,8 @@ class Searching(Loop):
         self.meter_type = problem.meter_type
         super().__init__(run, progress, sum(stage.epochs for stage in self.stages))
         self.config, self.recipe, self.problem, self.device = config, recipe, problem, device
-        self.task, self.metric = find_task(config.task), find_task(config.task).metric
+        self.task = find_task(config.task).of(vars(config))
+        self.metric = self.task.metric
         self.seed, self.nodes = config.seed, config.nodes
         self.images, self.smaller = problem.examples, self.task.smaller
         self._arch_loss = 0.0

@@ -17,7 +17,7 @@ from fastdarts.report.describe import macs
 from fastdarts.runs.checks import parse_count, parse_seconds
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.cells.network import count_parameters
-from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.settings import TARGETS, ImageEvaluateConfig
 from fastdarts.trained.folder import Facts
 from fastdarts.trained.model import Model
@@ -68,7 +68,7 @@ def choose_size(
     config: ImageEvaluateConfig,
     fixed: Mapping[str, int | None],
     architecture: Architecture,
-    data: ImageData,
+    objective: Objective,
     device: torch.device,
 ) -> Sized:
     """The largest network of the genotype that keeps all targets of ``config``, which is resolved.
@@ -82,14 +82,15 @@ def choose_size(
 
     Raises :class:`FastdartsError` if the smallest network is too large.
 
-    >>> choose_size(config, {"channels": None, "layers": None}, architecture, data, device).channels  # doctest: +SKIP
+    >>> free = {"channels": None, "layers": None}
+    >>> choose_size(config, free, architecture, objective, device).channels  # doctest: +SKIP
     24
     """
     targets = targets_of(config)
 
     @functools.cache
     def cost(channels: int, layers: int) -> dict[str, float]:
-        return _cost(channels, layers, targets, config.variant, architecture, data, device)
+        return _cost(channels, layers, targets, config.variant, architecture, objective, device)
 
     def share(channels: int, layers: int) -> float:
         return max(cost(channels, layers)[name] / most for name, most in targets.items())
@@ -138,24 +139,24 @@ def _cost(
     targets: Mapping[str, float],
     variant: str,
     architecture: Architecture,
-    data: ImageData,
+    objective: Objective,
     device: torch.device,
 ) -> dict[str, float]:
     """What a network costs, of what there are targets for."""
     space, genotype = architecture
-    sizes = variant, channels, len(data.classes), layers, False, genotype
-    shape = (data.channels, *data.size)
+    sizes = space, variant, channels, layers, False, genotype
+    shape = (objective.channels, *objective.size)
     with torch.device("meta"):
-        network = space.network(*sizes, in_channels=data.channels)
+        network = objective.network(*sizes)
     found: dict[str, float] = {}
     if "parameters" in targets:
         found["parameters"] = count_parameters(network)
     if "macs" in targets:
-        found["macs"] = macs(network, shape)
+        found["macs"] = macs(network, shape, objective.tiles)
     if "latency" in targets:
-        facts = Facts(architecture.to_dict(), variant, channels, layers, data.classes, data.size, data.mean, data.std)
+        facts = Facts(architecture.to_dict(), variant, channels, layers, **objective.model_facts())
         with torch.random.fork_rng(devices=[]):
-            network = space.network(*sizes, in_channels=data.channels)
+            network = objective.network(*sizes)
         found["latency"] = latency(Model(facts, network).to(device).eval(), shape, device)
     return found
 

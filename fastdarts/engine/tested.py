@@ -1,11 +1,12 @@
-"""What a trained network takes the test images for, kept for the report: counts by class, and the worst images."""
+"""What a trained network says of the test images, kept for the report: counts by class or label, numbers beside true
+ones, and the worst images."""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,40 +16,93 @@ from torch.utils.data import Dataset
 
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, rank, summed
-from fastdarts.report.tested import MOST_CLASSES, WORST, Tested, Worst, tested_file
+from fastdarts.report.tested import MOST_CLASSES, POINTS, WORST, Tested, Worst, tested_file
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import atomic_write
 from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.objective import Objective
 
 _SIDE = 64
 """Pixels of the longer side of a picture, at most."""
 
 
 def keep_tested(
-    run: Run, seed: int, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], data: ImageData
+    run: Run, seed: int, network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], objective: Objective
 ) -> None:
-    """Write what ``network`` takes the test images for, of ``batches``, which have all of them in order, each rank its
-    part. The network is left in training mode, and the random state as it was."""
+    """Write what ``network`` says of the test images, of ``batches``, which have all of them in order, each rank its
+    part. The network is left in training mode, and the random state as it was.
+
+    Of classes that is what images are taken for, of numbers and labels what is said of each. Of parts of images, and of
+    images that are learned from several times, nothing is kept.
+    """
+    if objective.kind == "parts" or objective.per_image > 1:
+        return
     device = next(network.parameters()).device
-    columns = torch.zeros(4, len(data.test), dtype=torch.float64)  # loss, probability, class, and what it was taken for
-    begin = 0
+    images, found = len(objective.data.test), _classes if objective.kind == "classes" else _targets
+    columns, begin = None, 0
     network.eval()
     with torch.no_grad(), same_random_numbers(device):
         for x, y in batches:
             parts = counts(len(y))
             x, y = x.to(device), y.to(device)
-            logits = network(x)
-            logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-            sure, found = logits.softmax(1).max(1)
-            seen = torch.stack([F.cross_entropy(logits, y, reduction="none"), sure, y, found])
+            outputs = network(x)
+            outputs = (outputs[0] if isinstance(outputs, tuple) else outputs).float()
+            seen = found(outputs, y, objective).double().cpu()
+            columns = torch.zeros(len(seen), images, dtype=torch.float64) if columns is None else columns
             start = begin + sum(parts[: rank()])
-            columns[:, start : start + len(y)] = seen.double().cpu()
+            columns[:, start : start + len(y)] = seen
             begin += sum(parts)
     network.train()
     (columns,) = summed([columns])
     if rank() == 0:
-        found = described(columns, data)
-        atomic_write(tested_file(run.folder, seed), (json.dumps(found, allow_nan=False) + "\n").encode())
+        classes = objective.kind == "classes"
+        kept = described(columns, objective.data) if classes else described_targets(columns, objective)
+        atomic_write(tested_file(run.folder, seed), (json.dumps(kept, allow_nan=False) + "\n").encode())
+
+
+def _classes(logits: Tensor, target: Tensor, objective: Objective) -> Tensor:
+    """Loss, probability, class, and what it was taken for [4, N]."""
+    sure, found = logits.softmax(1).max(1)
+    return torch.stack([F.cross_entropy(logits, target, reduction="none"), sure, target, found])
+
+
+def _targets(outputs: Tensor, target: Tensor, objective: Objective) -> Tensor:
+    """Loss, targets, and what was said [1 + 2 K, N]."""
+    losses = torch.stack([objective.criterion(*(t[k : k + 1] for t in (outputs, target))) for k in range(len(target))])
+    return torch.cat([losses[None], target.T, objective.answers(outputs).T])
+
+
+def described_targets(columns: Tensor, objective: Objective) -> Tested:
+    """The content of the file of numbers or labels, from the loss, the targets and what was said [1 + 2 K, images]."""
+    losses, (true, said) = columns[0], columns[1:].chunk(2)
+    names, data = objective.names, objective.data
+    worst = [
+        Worst(
+            index=k,
+            true=_said(names, true[:, k], objective.kind),
+            predicted=_said(names, said[:, k], objective.kind),
+            loss=round(losses[k].item(), 4),
+            picture=picture(data.test, k),
+        )
+        for k in losses.argsort(descending=True, stable=True)[:WORST].tolist()
+    ]
+    table = Tested(images=columns.shape[1], worst=worst, kind=objective.kind)
+    if objective.kind == "numbers":
+        spread = torch.linspace(0, columns.shape[1] - 1, min(POINTS, columns.shape[1])).long()
+        pairs = torch.stack([true, said], -1)[:, spread]
+        rows = [[[float(f"{value:.5g}") for value in pair] for pair in row] for row in pairs.tolist()]
+        kept = dict(zip(names, rows, strict=True))
+        return table | Tested(points=kept)
+    yes = said > 0.5
+    lines = [[t.sum().item(), y.sum().item(), (t.bool() & y).sum().item()] for t, y in zip(true, yes, strict=True)]
+    return table | Tested(labels={name: [*map(int, line)] for name, line in zip(names, lines, strict=True)})
+
+
+def _said(names: Sequence[str], values: Tensor, kind: str) -> str:
+    """Numbers or labels of an image in words."""
+    if kind == "numbers":
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, values.tolist(), strict=True))
+    return ", ".join(name for name, value in zip(names, values.tolist(), strict=True) if value > 0.5) or "none"
 
 
 def described(columns: Tensor, data: ImageData) -> Tested:

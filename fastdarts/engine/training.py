@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
@@ -28,8 +27,8 @@ from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Architecture
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.data import ImageData
-from fastdarts.tasks.images.measure import Meter, measure, wrong
+from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.objective import Objective
 
 Attended = Callable[[Iterable[Any]], Iterator[Any]]
 """What gives the batches of a measurement one after another, and saves where the run is stopped."""
@@ -94,12 +93,13 @@ class Job:
 class Training:
     """A genotype's network with its optimizer and schedule, and how far it is."""
 
-    def __init__(self, job: Job, recipe: Recipe, data: ImageData, device: torch.device, graphs: Graphs | None = None):
+    def __init__(
+        self, job: Job, recipe: Recipe, objective: Objective, device: torch.device, graphs: Graphs | None = None
+    ):
         torch.manual_seed(job.seed)
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device, self.objective = recipe, device, objective
         space, genotype = job.architecture
-        sizes = recipe.channels, len(data.classes), recipe.layers, recipe.auxiliary
-        model = space.network(recipe.variant, *sizes, genotype, in_channels=data.channels)
+        model = objective.network(space, recipe.variant, recipe.channels, recipe.layers, recipe.auxiliary, genotype)
         if is_fake(next(model.parameters())):  # made where they belong, and cannot move
             self.model = model
         else:
@@ -130,26 +130,26 @@ class Training:
         self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
 
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
-        """One SGD step on a batch of images [N, C, H, W] and labels [N], of this rank's part of it.
+        """One SGD step on a batch of images [N, C, H, W] and targets [N, ...], of this rank's part of it.
 
         Raises :class:`NotFinite`, before the weights move, if the loss or a gradient is not finite.
         """
         self.optimizer.prepare()
         (numbers,) = self._pass(self._key, x, y)
-        value, norm, *mistakes = (number.item() for number in numbers.cpu().unbind())
+        value, norm, *counted = (number.item() for number in numbers.cpu().unbind())
         check_step(value, norm, self.model, self.optimizer, epoch, step)
-        meter.add(value, mistakes, len(y))
+        meter.add(value, counted, len(y))
 
     def judge(self, x: Tensor, y: Tensor) -> list[float]:
-        """The mean loss and the number of mistakes on a batch, of the model in evaluation mode."""
+        """The mean loss and what is counted on a batch, of the model in evaluation mode."""
         (numbers,) = self._judged(self._judge_key, x, y)
         return numbers.tolist()
 
     def _infer(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
         with autocast(self.recipe.precision, self.device):  # here, as what it keeps must not outlive a recording
             logits, _ = self.model(x)
-            loss = F.cross_entropy(logits, y)
-        return (torch.cat([loss.double().reshape(1), wrong(logits, y).double()]),)
+            loss = self.objective.criterion(logits, y)
+        return (torch.cat([loss.double().reshape(1), self.objective.counted(logits, y).double()]),)
 
     def _judge_key(self) -> Hashable:
         """All that a measurement takes from the host: not the probability of drop path, another in every epoch."""
@@ -174,22 +174,20 @@ class Training:
         return self._seen, self.optimizer.buffers()
 
     def _train(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
-        """A step, all of it on the device; returns the loss, the norm of the gradients and the number of mistakes."""
+        """A step, all of it on the device; returns the loss, the norm of the gradients and what is counted."""
         recipe = self.recipe
         self.optimizer.zero_grad()
         with autocast(recipe.precision, self.device):
             logits, logits_aux = self.model(x)
-            loss, own = F.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing), share(len(y))
+            loss, own = self.objective.criterion(logits, y, recipe.label_smoothing), share(len(y))
             value = summed([weighed(loss, own).detach()])[0]
             if logits_aux is not None:
-                loss = loss + recipe.auxiliary_weight * F.cross_entropy(
-                    logits_aux, y, label_smoothing=recipe.label_smoothing
-                )
+                loss = loss + recipe.auxiliary_weight * self.objective.criterion(logits_aux, y, recipe.label_smoothing)
         weighed(loss, own).backward()
         checked = torch.stack([value.double(), self.optimizer.norm().double()])
         self.optimizer.step(sound=checked.isfinite().all())
         average(self._statistics)
-        return (torch.cat([checked, wrong(logits.detach(), y).double()]),)
+        return (torch.cat([checked, self.objective.counted(logits.detach(), y).double()]),)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, but for the random state."""
@@ -203,14 +201,13 @@ class Training:
         self._judged.forget()
 
 
-def training_memory(job: Job, recipe: Recipe, data: ImageData, device: torch.device, batch: int) -> Estimate:
+def training_memory(job: Job, recipe: Recipe, objective: Objective, device: torch.device, batch: int) -> Estimate:
     """What a step on so many images takes."""
 
     def work() -> Training:
-        training = Training(job, recipe, data, device)
+        training = Training(job, recipe, objective, device)
         training.begin_epoch(recipe.epochs - 1)
-        x, y = torch.empty(batch, data.channels, *data.size), torch.zeros(batch, dtype=torch.int64)
-        training.step(x, y, Meter(), 0, 0)
+        training.step(*objective.rehearsal(batch), objective.meter_type(), 0, 0)
         return training
 
     return estimate(work, device)
@@ -220,6 +217,7 @@ class Trainer:
     """Trains one job after another, recording a row per epoch and a checkpoint as often as the run asks.
 
     Args:
+        objective: what is learned of which images.
         batches: gives a job's training batches and the batches it is judged on.
         prefix: names the latter in the rows, "test" or "valid".
         run: open; goes on from its ``state``.
@@ -238,7 +236,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe,
-        data: ImageData,
+        objective: Objective,
         batches: Callable[[Job], tuple[Batches, Batches]],
         prefix: str,
         run: Run,
@@ -249,7 +247,7 @@ class Trainer:
         look: Callable[[Job, nn.Module, Attended], None] | None = None,
         enough: Callable[[Row], bool] | None = None,
     ):
-        self.recipe, self.data, self.batches, self.prefix, self.run = recipe, data, batches, prefix, run
+        self.recipe, self.objective, self.batches, self.prefix, self.run = recipe, objective, batches, prefix, run
         self.progress, self.graphs, self.judge_last, self.final, self.look = progress, graphs, judge_last, final, look
         self.enough = enough
         fresh = {"errors": [], "training": None}
@@ -262,11 +260,11 @@ class Trainer:
 
     def train(self, job: Job, later: int = 0) -> None:
         """Train a job, or what is left of it, keep its weights and add its error; ``later``: jobs that follow."""
-        training = Training(job, self.recipe, self.data, self.graphs.device, self.graphs)
+        training = Training(job, self.recipe, self.objective, self.graphs.device, self.graphs)
         loop = _Epochs(self, job, training)
         loop.later = later * self.recipe.epochs
         batch = loop.train_batches.batch_size
-        memory = partial(training_memory, job, self.recipe, self.data, self.graphs.device)
+        memory = partial(training_memory, job, self.recipe, self.objective, self.graphs.device)
         with explaining(batch, memory, self.graphs.device, "--channels or --layers"):
             row = loop.train_from(self._state)
         if loop.best is not None:
@@ -292,10 +290,10 @@ def train_all(jobs: Sequence[Job], *settings: Any, **more: Any) -> list[float]:
 class _Epochs(Loop):
     """The epochs of one job of a trainer."""
 
-    meter_type = Meter
     saves_last = False
 
     def __init__(self, trainer: Trainer, job: Job, training: Training):
+        self.meter_type = training.objective.meter_type
         super().__init__(trainer.run, trainer.progress, training.recipe.epochs)
         self.job, self.training = job, training
         self.errors, self.prefix, self.judge_last = trainer.errors, trainer.prefix, trainer.judge_last
@@ -341,7 +339,8 @@ class _Epochs(Loop):
         row = self.job.mark | {"epoch": self.epoch, "lr": rate} | self.meter.summary("train")
         if self.epoch + 1 == self.epochs or not self.judge_last:
             attended = self.interruptible(self.judge_batches.in_order())
-            row |= measure(training.model, attended, training.device, self.prefix, judge=training.judge)
+            meter = training.objective.meter_type()
+            row |= measure(training.model, attended, training.device, self.prefix, meter=meter, judge=training.judge)
         if self.final is not None:
             self._keep_best(row[f"{self.prefix}_error"])
             if self.epoch + 1 == self.epochs:
@@ -362,7 +361,9 @@ class _Epochs(Loop):
         model = copy.deepcopy(self.training.model)
         model.load_state_dict(self.best["weights"])
         with autocast(self.training.recipe.precision, self.training.device):
-            row = measure(model, self.interruptible(batches.in_order()), self.training.device, "test")
+            objective, attended = self.training.objective, self.interruptible(batches.in_order())
+            tested = attended, self.training.device, "test", objective.criterion, objective.meter_type()
+            row = measure(model, *tested)
         self._looked_at(model)
         return row
 
@@ -373,10 +374,11 @@ class _Epochs(Loop):
 
     def line(self, row: Row) -> str:
         errors = {name: row.get(f"{name}_error") for name in dict.fromkeys((self.prefix, "test"))}
-        judged = "".join(f"  {name} error {error:.2f} %" for name, error in errors.items() if error is not None)
+        said = self.training.objective.said
+        judged = "".join(f"  {name} {said(error)}" for name, error in errors.items() if error is not None)
         if self.best is not None and "test_error" in row:
             judged += f" (epoch {self.best['epoch'] + 1}, the best)"
-        return f"{self.title()}  train error {row['train_error']:.2f} %{judged}  {row['seconds']:.1f} s"
+        return f"{self.title()}  train {said(row['train_error'])}{judged}  {row['seconds']:.1f} s"
 
     def after(self, row: Row) -> Next:
         next_rate(self.training.scheduler)

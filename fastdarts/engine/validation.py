@@ -31,7 +31,9 @@ def _validate_search(config: SearchConfig) -> None:
         raise FastdartsError(f"--method is {config.method!r}: expected {type(config).method}, whose settings these are")
     space = find_space(config.space)
     task = find_task(config.task)
-    if space.task != task.name:
+    if config.task != type(config).task:
+        raise FastdartsError(f"--task is {config.task!r}: expected {type(config).task}, whose settings these are")
+    if not task.fits(space):
         raise FastdartsError(
             f"--space is {space.name}, which is for {find_task(space.task).title}, but the settings are of a search on "
             f"{task.title}: name the space when the settings are made"

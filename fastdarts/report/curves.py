@@ -13,7 +13,6 @@ from fastdarts.report.reader import Records, points
 from fastdarts.report.words import CHARTS
 from fastdarts.runs.stored import is_number
 from fastdarts.runs.writer import METRICS
-from fastdarts.tasks.task import find_task
 
 _NEAR = 0.6  # of guessing: a level far above all curves would only press them together
 _FAINT = 40  # trainings that are drawn one by one
@@ -30,7 +29,7 @@ def curves(run: Records) -> Html:
     # what is tested at the end only is judged on validation data before
     test = "test" if points(run.rows, "test_loss") and not points(run.rows, "valid_loss") else "valid"
     kinds = [(kind, title.removesuffix(" cell")) for kind, title in run.space.kinds.items()]
-    metric, title, unit = (text.removeprefix("valid") for text in find_task(run.space.task).metric)
+    metric, title, unit = (text.removeprefix("valid") for text in run.task.metric)
     headline = title.strip().capitalize()
     wanted = (
         ("Loss", "", ("train_loss", "train"), (f"{test}_loss", test), ("arch_loss", "alpha steps")),
@@ -84,7 +83,7 @@ def _levels(run: Records, lines: Sequence[Line], test: str) -> tuple[list[Line],
         if steps != [*judged.points]:
             found.append(Line("best so far", judged.colour, steps, dashed=True))
     chance = guessing(run)
-    if chance is not None and find_task(run.space.task).metric.name.endswith("_error"):
+    if chance is not None and run.task.metric.name.endswith("_error"):
         most = max(value for line in lines for _, value in line.points)
         ends = [judged.points[0][0], judged.points[-1][0]]
         if most >= _NEAR * chance:

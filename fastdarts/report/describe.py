@@ -17,12 +17,13 @@ from fastdarts.spaces.cells.network import count_parameters
 from fastdarts.spaces.space import SETTINGS
 
 
-def macs(module: nn.Module, size: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image of `size` [C, H, W], evaluating.
+def macs(module: nn.Module, size: tuple[int, int, int], tiles: int = 1) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image of `size` [C, H, W], or for one of so many
+    `tiles` of that size, evaluating.
 
     Counted by running a copy on the meta device: nothing is computed and `module` is not touched.
     """
-    return _trace(module, size)[0][""]
+    return _trace(module, size, tiles)[0][""]
 
 
 def describe_genotype(
@@ -189,7 +190,9 @@ def _on_meta(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors})
 
 
-def _trace(module: nn.Module, size: tuple[int, int, int]) -> tuple[dict[str, int], dict[str, list[int]]]:
+def _trace(
+    module: nn.Module, size: tuple[int, int, int], tiles: int = 1
+) -> tuple[dict[str, int], dict[str, list[int]]]:
     """MACs by submodule name, "" being all of `module`, and the output [C, H, W] of each of its `cells`."""
     module = _on_meta(module).eval()
     shapes: dict[str, list[int]] = {}
@@ -203,7 +206,7 @@ def _trace(module: nn.Module, size: tuple[int, int, int]) -> tuple[dict[str, int
     for index in range(len(getattr(module, "cells", ()))):
         note_shape(f"cells.{index}")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(torch.empty(1, *size, device="meta"))
+        module(torch.empty(tiles, *size, device="meta"))
     prefix = f"{type(module).__name__}."
     counts = {name.removeprefix(prefix): sum(f.values()) // 2 for name, f in counter.get_flop_counts().items()}
     return counts | {"": counter.get_total_flops() // 2}, shapes

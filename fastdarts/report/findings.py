@@ -260,7 +260,7 @@ def overfitted(run: Records) -> Finding | None:
     train = last(rows, "train_error")
     names = ("test_error", "valid_error") if run.is_evaluation else ("supernet_error_batch_stats", "valid_error")
     name, other = next(((name, error) for name in names if (error := last(rows, name)) is not None), ("", None))
-    if train is None or other is None or other - train < FAR:
+    if train is None or other is None or run.task.metric.unit != " %" or other - train < FAR:
         return None
     decay = run.number("weight_decay")
     what = "test" if name == "test_error" else "validation"

@@ -12,6 +12,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.runs.stored import check, is_number, read_table, sound
 from fastdarts.runs.writer import METRICS, read_metrics
 from fastdarts.spaces import DARTS, Architecture, Cells, Space, architecture, find_space
+from fastdarts.tasks.task import Task, find_task
 
 Row = dict[str, Any]
 RESULT = "result.json"
@@ -45,6 +46,7 @@ class _Decision(_Decided, total=False):
 
 class _Config(TypedDict, total=False):
     space: str
+    task: str
 
 
 class _Result(TypedDict, total=False):
@@ -104,6 +106,11 @@ class Records:
         if not events or "weight_decay" in events[-1]:  # none, or it went on from there with more L2
             return self.rows
         return [row for row in self.rows if row["epoch"] <= events[-1]["epoch"]]
+
+    @property
+    def task(self) -> Task:
+        """What was learned, with the metric of the run."""
+        return find_task(self.config.get("task") or self.space.task).of(self.config)
 
     @property
     def is_evaluation(self) -> bool:

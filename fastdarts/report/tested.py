@@ -19,6 +19,8 @@ MOST_CLASSES = 100
 """Of which there are a confusion matrix and errors class by class."""
 WORST = 24
 """Images of the highest loss that are kept, and shown."""
+POINTS = 400
+"""Test images of which true and predicted numbers are kept, and drawn."""
 _IN_NUMBERS = 20  # classes of a matrix in numbers; one of more is a picture
 _BYTES = 30_000  # of a picture, in letters of base64
 _PREFIX = "tested_seed_"
@@ -26,13 +28,17 @@ _PREFIX = "tested_seed_"
 _Index = Annotated[int, range(10**9)]
 
 
-class Worst(TypedDict):
-    """An image: its place in the test set, its class and what it was taken for, how surely, and itself as a PNG."""
+class _Sure(TypedDict, total=False):
+    probability: float
+
+
+class Worst(_Sure):
+    """An image: its place in the test set, its class and what it was taken for, how surely, and itself as a PNG. Of
+    numbers and labels, in words what is true and what was said."""
 
     index: _Index
     true: str
     predicted: str
-    probability: float
     loss: float
     picture: str
 
@@ -41,7 +47,14 @@ class Tested(TypedDict, total=False):
     """What one network takes the test images for.
 
     counts: images by class (rows) and by what they were taken for (columns), of at most ``MOST_CLASSES`` classes.
+    kind: "numbers" or "labels"; without it there are classes.
+    points: of each number up to ``POINTS`` pairs of what is true and what was said.
+    labels: of each label the images that have it, those of which it was said, and those of which it was said rightly.
     """
+
+    kind: str
+    points: dict[str, Annotated[list[Annotated[list[float], range(2, 3)]], range(10**4)]]
+    labels: dict[str, Annotated[list[_Index], range(3, 4)]]
 
     class_count: Annotated[int, range(1, 10**9)]
     images: Annotated[int, range(1, 10**9)]
@@ -71,7 +84,8 @@ def read_tested(run: Path) -> list[Tested]:
 
 def _check(table: dict[str, Any], path: Path) -> None:
     classes, counts = table.get("classes", []), table.get("counts", [])
-    if missing := {"class_count", "images", "worst"} - table.keys():
+    needed = {"images", "worst", {"numbers": "points", "labels": "labels"}.get(table.get("kind", ""), "class_count")}
+    if missing := needed - table.keys():
         raise FastdartsError(f"{path} is damaged (it has no {sorted(missing)[0]}): restore it or delete it")
     if any(len(row) != len(classes) for row in counts) or len(counts) != len(classes):
         raise FastdartsError(f"{path} is damaged (counts is not a table by class and class): restore it or delete it")
@@ -90,7 +104,51 @@ def tested_section(found: Sequence[Tested]) -> Html:
     """Confusion matrix, errors class by class and the worst images, of all seeds together."""
     if not found:
         return EMPTY
-    return joined((*_matrix(found), *_worst(found)))
+    parts = {"numbers": _numbers_beside, "labels": _labels}.get(found[0].get("kind", ""), _matrix)
+    return joined((*parts(found), *_worst(found)))
+
+
+def _numbers_beside(found: Sequence[Tested]) -> Iterator[Html]:
+    """A picture of each number, as it is said beside what is true."""
+    yield heading(
+        "h3", "Numbers said", "A point for each test image: to the right what is true, upwards what was said."
+    )
+    charts = []
+    for name in found[0]["points"]:
+        pairs = [tuple(pair) for table in found for pair in table["points"].get(name, [])]
+        charts.append(scatter(name, pairs))
+    yield element("div", *charts, class_="charts")
+
+
+def _labels(found: Sequence[Tested]) -> Iterator[Html]:
+    """How well each label was found."""
+    lines = []
+    for name in found[0]["labels"]:
+        have, said, right = (sum(table["labels"].get(name, [0, 0, 0])[k] for table in found) for k in range(3))
+        share = [f"{100 * right / of:.1f}" if of else "" for of in (said, have)]
+        score = f"{200 * right / (have + said):.1f}" if have + said else ""
+        lines.append((name, have, said, *share, score))
+    yield element("h3", "Labels")
+    titles = ("Label", "Images that have it", "Said of images", "Precision, %", "Recall, %", "F1, %")
+    yield sortable_table(titles, lines)
+
+
+def scatter(title: str, pairs: Sequence[tuple[float, float]]) -> Html:
+    """A square of points (true, said), with the line where both are the same."""
+    side, values = 260, [value for pair in pairs for value in pair]
+    low, high = min(values), max(values)
+    scale = side / ((high - low) or 1.0)
+    shapes = [
+        element("rect", class_="grid", x=0, y=0, width=side, height=side),
+        element("line", class_="grid", x1=0, y1=side, x2=side, y2=0),
+    ]
+    for true, said in pairs:
+        about = element("title", f"{number(said)}, true {number(true)}")
+        place = {"cx": f"{(true - low) * scale:.1f}", "cy": f"{side - (said - low) * scale:.1f}"}
+        shapes.append(element("circle", about, r=2.5, fill=BLUE, opacity="0.6", **place))
+    look = {"viewBox": f"-4 -4 {side + 8} {side + 8}", "role": "img", "aria_label": f"{title}, said and true"}
+    caption = f"{title}: from {number(low)} to {number(high)}"
+    return element("figure", element("svg", *shapes, **look), element("figcaption", caption))
 
 
 def _matrix(found: Sequence[Tested]) -> Iterator[Html]:
@@ -165,10 +223,11 @@ def _worst(found: Sequence[Tested]) -> Iterator[Html]:
     for seen in ranked[:WORST]:
         image = max(seen, key=lambda image: image["loss"])
         said = f"{image['true']}, taken for {image['predicted']}"
+        sure = f" ({100 * image['probability']:.0f} %)" if "probability" in image else ""
         picture = element("img", src=f"data:image/png;base64,{image['picture']}", alt=said)
         about = (
             "is ", element("b", image["true"]), ", said ", element("b", image["predicted"]),
-            f" ({100 * image['probability']:.0f} %)", element("br"), f"loss {number(image['loss'])}",
+            sure, element("br"), f"loss {number(image['loss'])}",
             f", image {image['index']}",
         )  # fmt: skip
         figures.append(element("figure", picture, element("figcaption", *about)))

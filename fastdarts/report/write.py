@@ -19,7 +19,6 @@ from fastdarts.report.tested import read_tested, tested_section
 from fastdarts.report.words import CARDS, SECTIONS
 from fastdarts.runs.stored import is_number
 from fastdarts.runs.writer import atomic_write
-from fastdarts.tasks.task import find_task
 
 _PAUSE, _PATIENCE = 20, 3600
 """Seconds between two looks of the page at a run at work, and without news after which it no longer looks, unless one
@@ -139,13 +138,16 @@ def _kinds(run: Records, separator: str) -> str:
 
 def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
     error, spread = run.result.get("test_error"), run.result.get("test_error_std")
+    _, title, unit = metric = run.task.metric
+    title = f"Test {title.removeprefix('valid ')}"
     if error is not None:
         each = run.result.get("test_errors", ())
-        errors = ", ".join(f"{value:.2f}" for value in each)
-        note = f"errors of the {len(each)} seeds: {errors} %" if len(each) > 1 else ""
-        yield "Test error", f"{error:.2f}" + (f" ± {spread:.2f}" if spread is not None else "") + " %", note
+        alone = [metric.number(value).removesuffix(unit) for value in each]
+        note = f"errors of the {len(each)} seeds: {', '.join(alone)}{unit}" if len(each) > 1 else ""
+        around = f" ± {metric.number(spread).removesuffix(unit)}" if spread is not None else ""
+        yield title, metric.number(error).removesuffix(unit) + around + unit, note
     elif (error := last(run.rows, "test_error")) is not None:
-        yield "Test error so far", f"{number(error)} %"
+        yield f"{title} so far", f"{number(error)}{unit}"
     elif perplexity := run.result.get("test_perplexity"):
         valid = run.result.get("valid_perplexity")
         yield "Test perplexity", number(perplexity), "" if valid is None else f"valid {number(valid)}"
@@ -154,17 +156,17 @@ def _test_error(run: Records) -> Iterator[tuple[str, ...]]:
 
 
 def _valid_error(run: Records) -> Iterator[tuple[str, ...]]:
+    name, title, unit = run.task.metric
     if run.parts and (ranking := run.ranking()):
         (best, sample), (worst, _) = ranking[0], ranking[-1]
-        note = f"candidate {sample} of {len(ranking)}; the worst has {number(worst)} %"
-        yield "Best valid error", f"{number(best)} %", note
+        note = f"candidate {sample} of {len(ranking)}; the worst has {number(worst)}{unit}"
+        yield f"Best {title}", f"{number(best)}{unit}", note
         return
     if is_queries(run):
         if best := best_so_far(run):
             query = next(query for query, metric in best if metric == best[-1][1])
             yield "Best metric", number(best[-1][1]), f"{title_of_metric(run)} of query {query} of {len(run.rows)}"
         return
-    name, title, unit = find_task(run.space.task).metric
     if found := points(run.rows, name):
         epoch, lowest = min(found, key=lambda point: point[1])
         ending = last(run.ending(), name)

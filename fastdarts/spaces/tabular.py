@@ -74,7 +74,7 @@ def read_tabular(path: Path, space: Space, metric: str | None = None, nodes: int
         raise FastdartsError(f"the table {path} has no numbers: expected an architecture and a number in each row")
     if metric is not None and metric not in columns:
         raise FastdartsError(
-            f"--metric is {metric!r}{did_you_mean(metric, columns)}: the table {path} has {', '.join(columns)}"
+            f"--column is {metric!r}{did_you_mean(metric, columns)}: the table {path} has {', '.join(columns)}"
         )
     name, values = metric or columns[0], {}
     for number, (named, row) in enumerate(rows, start=1):

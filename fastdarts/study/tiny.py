@@ -40,6 +40,7 @@ from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
 from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.images.transforms import eval_transform, train_transform
@@ -172,7 +173,8 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     with Run(settings, "study", "tiny") as run, Progress() as progress, workers:
         run.describe(device, classes=len(data.classes), images=len(indices), image_shape=(data.channels, *data.size))
         graphs = Graphs(settings.graphs, device, progress.line)
-        errors = train_all(jobs, recipe(settings), data, lambda _: both, "test", run, progress, graphs, judge_last=True)
+        of = jobs, recipe(settings), Objective(data)
+        errors = train_all(*of, lambda _: both, "test", run, progress, graphs, judge_last=True)
         seconds = sum(row["seconds"] for row in run.rows())
         run.recorder.write_json(RESULT, {"kind": "study", "test_errors": errors, "seconds": seconds})
 

@@ -12,7 +12,7 @@ Field = tuple[Any, Any]
 
 @functools.cache
 def composed(method: type[Any], parts: tuple[type[Any], ...], task: str) -> type[Any]:
-    """The settings of ``method`` with those of a task, whose name becomes the attribute ``task``.
+    """The settings of ``method`` with those of a task, whose name becomes the default of ``task``.
 
     ``parts`` are what the task adds. Each is derived from the class of settings that it ``extends``, which ``method``
     is derived from too. In the order of inheritance a part stands before that class, and behind all that is derived
@@ -31,13 +31,14 @@ def composed(method: type[Any], parts: tuple[type[Any], ...], task: str) -> type
         for name, field in _declared(owner):
             fields.setdefault(name, field)
     names = dict.fromkeys(name for owner in reversed(order) for name, _ in _declared(owner))
+    fields["task"] = (str, task)
     kept = ((name, *fields[name]) for name in names if get_origin(fields[name][0]) is not ClassVar)
     made = dataclasses.make_dataclass(
         method.__name__,
         [(name, hint, dataclasses.field(default=default)) for name, hint, default in kept],
         bases=(method, *parts),
         frozen=True,
-        namespace={"__doc__": method.__doc__, "__module__": method.__module__, "task": task},
+        namespace={"__doc__": method.__doc__, "__module__": method.__module__},
     )
     made.__qualname__ = method.__qualname__
     return made

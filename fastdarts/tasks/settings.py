@@ -60,7 +60,10 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     method: str = ""
     """Method of the search; `fastdarts methods` lists them."""
     space: str = "darts"
-    """Space to search in; `fastdarts spaces` lists them. It decides what is learned: images, or text (rnn)."""
+    """Space to search in; `fastdarts spaces` lists them. It decides what is learned from: images, or text (rnn)."""
+    task: str = ""
+    """Task that is learned (that of the space). Of images: images, which are classes, regression, multilabel, rotation,
+    jigsaw or colourisation."""
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     epochs: Epochs = 50
@@ -82,8 +85,6 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     seed: Seed = 2
     """Seed of the weights, the alphas, the order of the data and everything else that is drawn."""
 
-    task: ClassVar[str] = ""
-    """The task whose settings these are, see :mod:`fastdarts.tasks`; "" in a class of the settings of a method only."""
     needs: ClassVar[frozenset[str]] = frozenset()
     """What the supernets of a space, or the task, must have, see :class:`fastdarts.spaces.space.Space`."""
     projected_by: ClassVar[str] = ""
@@ -156,8 +157,8 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
 
     @classmethod
     def lacking(cls, space: Space) -> list[str]:
-        """What the method needs and neither ``space`` nor its task has."""
-        return sorted(cls.needs - space.has - find_task(space.task).has)
+        """What the method needs and neither ``space`` nor the task has."""
+        return sorted(cls.needs - space.has - find_task(cls.task or space.task).has)
 
     @classmethod
     def check_registered(cls) -> None:
@@ -180,7 +181,7 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """From a pickle of a version in which the settings of a method were those of images."""
-        object.__setattr__(self, "__class__", self.own().of_task(task_of(state.get("space")).name))
+        object.__setattr__(self, "__class__", self.own().of_task(task_of(state.get("space"), state.get("task")).name))
         vars(self).update(state)
 
     @classmethod
@@ -211,7 +212,7 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if not isinstance(space := values.get("space", DARTS.name), str):
             raise FastdartsError(f"space is {space!r}: expected the name of a space; `fastdarts spaces` lists them")
-        settings = method.settings.of_task(task_of(values.get("space", DARTS.name)).name)
+        settings = method.settings.of_task(task_of(values.get("space", DARTS.name), values.get("task")).name)
         own = {field.name for field in dataclasses.fields(settings)}
         for name in [name for name in values if name not in own]:
             _refuse_foreign(method, settings, name, values.pop(name), stored)
@@ -223,8 +224,14 @@ def _again(own: type[SearchConfig], task: str, values: dict[str, Any]) -> Search
     return own.of_task(task)(**values)
 
 
-def task_of(space: object) -> Task:
-    """The task of the space of this name; of images if there is no such space, which others say."""
+def task_of(space: object, named: object = None) -> Task:
+    """The task that is ``named``, or else that of the space of this name; of images if there is no such space, which
+    others say.
+
+    Raises :class:`FastdartsError` if there is no task of that name.
+    """
+    if named:
+        return find_task(str(named))
     try:
         return find_task(find_space(space if isinstance(space, str) else DARTS.name).task)
     except FastdartsError:
@@ -375,8 +382,9 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
     """Genotype: a name (DARTS_V2), a genotype.json, a search's folder, inline JSON, a printed Genotype(...), or the
     string of NAS-Bench-201."""
 
-    task: ClassVar[str] = ""
-    """The task that the network is trained for, see :mod:`fastdarts.tasks`."""
+    task: str = ""
+    """Task that is learned (that of the genotype's space). Of images: images, which are classes, regression,
+    multilabel, rotation, jigsaw or colourisation."""
 
     @classmethod
     def family(cls) -> type[EvaluateConfig]:
@@ -388,12 +396,12 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
-        """The settings for the task of ``space``, or else of the space of ``genotype``, among ``values``.
+        """The settings for ``task``, or else for that of ``space`` or of the space of ``genotype``, among ``values``.
 
         Raises :class:`FastdartsError` if that task has no evaluations.
         """
         space = values.get("space") or space_named_in(values.get("genotype", "")) or DARTS.name
-        task = task_of(space)
+        task = task_of(space, values.get("task"))
         if task.evaluation is None:
             raise FastdartsError(
                 f"the genotype is of space {space}, but task {task.name} ({task.title}) has no evaluations: use a "

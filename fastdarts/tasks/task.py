@@ -30,7 +30,11 @@ class Metric(NamedTuple):
 
     def said(self, value: float) -> str:
         """``value`` with title and unit."""
-        return f"{self.title} {value:.2f}{self.unit}"
+        return f"{self.title} {self.number(value)}"
+
+    def number(self, value: float) -> str:
+        """``value`` with its unit: four digits of it where it has none."""
+        return f"{value:.2f}{self.unit}" if self.unit else f"{value:.4g}"
 
 
 class Streams(Protocol):
@@ -198,6 +202,7 @@ class Task(ABC):
         name: what spaces call it.
         title: what it learns from, in words.
         metric: by which supernets are compared.
+        learns_from: the task in whose spaces it searches; "" for its own ones only.
         settings: classes of what its searches add to the settings of every search (``extends`` says to which), those
             derived most first.
         evaluation: the settings of its evaluations; None if derived networks cannot be trained from scratch.
@@ -217,9 +222,18 @@ class Task(ABC):
     evaluation: type[Any] | None = None
     recipe: Mapping[str, Any]
     betas: tuple[float, float] = (0.5, 0.999)
+    learns_from: str = ""
     smaller: str = "--channels or --layers"
     clips_look_ahead: bool = False
     has: frozenset[str] = frozenset()
+
+    def fits(self, space: Space) -> bool:
+        """Whether it can be learned in that space."""
+        return space.task in (self.name, self.learns_from)
+
+    def of(self, settings: Mapping[str, Any]) -> Task:
+        """The task with the metric of runs with these settings, as they or a stored run hold them."""
+        return self
 
     @abstractmethod
     def problem(self, config: Any, space: Space) -> Problem:
@@ -242,7 +256,7 @@ class Task(ABC):
 
 TASKS: dict[str, Task] = {}
 _TASKS = Registry("task", TASKS, lambda name, thing: register_task(thing), made_of=type)
-BUILT_IN = ("images", "language")
+BUILT_IN = ("images", "language", "targets", "pretext")
 
 
 def register_task(task: Task) -> Task:

@@ -14,6 +14,7 @@ from fastdarts.testing.ops import check_op
 from fastdarts.testing.outcomes import difference, outcome
 from fastdarts.testing.ranks import check_ranks
 from fastdarts.testing.spaces import check_space
+from fastdarts.testing.tasks import check_task
 
 __all__ = [
     "TINY",
@@ -23,6 +24,7 @@ __all__ = [
     "check_ranks",
     "check_settings",
     "check_space",
+    "check_task",
     "difference",
     "outcome",
 ]

@@ -49,7 +49,7 @@ def tiny(space: str) -> dict[str, Any]:
     return TINY_TEXT if find_space(space).task == "language" else TINY
 
 
-class _Killed(BaseException):
+class Killed(BaseException):
     """What ends a run right after one of its checkpoints."""
 
 
@@ -96,11 +96,11 @@ def check_method(
     whole = _check_whole(config, folder / "whole")
     again = _run(config, run=folder / "again")
     assert not (where := difference(again, whole)), f"{name} gives other bits the second time: {where}"
-    with _counted() as saves:
+    with counted() as saves:
         _run(config, run=folder / "counted")
-    for place in _places(saves, kills):
+    for place in places(saves, kills):
         ended, at = folder / f"ended-{place}", f"{name}, ended after checkpoint {place} of {len(saves)}"
-        with _counted(place), contextlib.suppress(_Killed):
+        with counted(place), contextlib.suppress(Killed):
             _run(config, run=ended)
         resumed = _run(config, **({"resume": ended} if ended.exists() else {"run": ended}))
         assert not (where := difference(resumed, whole)), f"{at} ({saves[place - 1]}): {where}"
@@ -253,7 +253,7 @@ def _run(config: SearchConfig, **place: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _counted(last: int | None = None) -> Iterator[list[str]]:
+def counted(last: int | None = None) -> Iterator[list[str]]:
     """Inside, the kinds of all checkpoints are noted, and number ``last`` ends the run."""
     real, saves, reached = runs.save_checkpoint, [], (-1, 0)
 
@@ -268,7 +268,7 @@ def _counted(last: int | None = None) -> Iterator[list[str]]:
         saves.append(f"{where}, by {frame.f_code.co_qualname}")
         reached = max(reached, place)
         if len(saves) == last:
-            raise _Killed
+            raise Killed
 
     runs.save_checkpoint = save
     try:
@@ -277,7 +277,7 @@ def _counted(last: int | None = None) -> Iterator[list[str]]:
         runs.save_checkpoint = real
 
 
-def _places(saves: Sequence[str], kills: int) -> list[int]:
+def places(saves: Sequence[str], kills: int) -> list[int]:
     """The first checkpoint of each kind, and others spread evenly over the run, ``kills`` in all or more."""
     first = {kind: place for place, kind in reversed([*enumerate(saves, 1)])}
     spread = range(1, len(saves) + 1, max(1, len(saves) // kills))

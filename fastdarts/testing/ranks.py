@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from fastdarts.engine.step import SearchStep
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.runs.settings import to_toml
 from fastdarts.spaces import find_space
-from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve
+from fastdarts.tasks.task import find_task
 from fastdarts.testing.outcomes import difference
 
 BATCH = 7
@@ -95,28 +96,45 @@ def batch(size: int, number: int) -> tuple[Tensor, Tensor]:
     return own(x), own(torch.randint(10, (size,), generator=generator))
 
 
+def _double(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """In double precision, but for classes."""
+    return tuple(t.double() if t.is_floating_point() else t for t in pair)
+
+
+def _counts(meter: Any) -> Iterator[float]:
+    """What a meter has counted, in an order that does not depend on who has counted what."""
+    for value in vars(meter).values():
+        yield from sorted(value) if isinstance(value, list) else [value]
+
+
 def trained(config: SupernetConfig, size: int = BATCH) -> dict[str, Tensor]:
     """Everything after two steps of a small supernet in double precision, on batches of ``size`` images, as in the last
     epoch; nothing of a method that trains none."""
-    recipe = resolve(config).build(find_space(config.space))
+    space = find_space(config.space)
+    recipe = resolve(config).build(space)
     if not isinstance(recipe, Bilevel):
         return {}
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        images = ImageProblem.of_shape(10, 1, (8, 8))
-        supernet, meter, losses = SearchStep(config, images, torch.device("cpu")), Meter(), []
+        plain = config.task == "images"
+        problem = ImageProblem.of_shape(10, 1, (8, 8)) if plain else find_task(config.task).problem(config, space)
+        supernet, meter, losses = SearchStep(config, problem, torch.device("cpu")), problem.meter_type(), []
         recipe, epoch = supernet.recipe, supernet.config.epochs - 1
         recipe.relaxation.start_epoch(epoch, config.epochs)
         supernet.model.drop_path_prob = config.drop_path_prob
         for step in range(2):
-            train, arch = batch(size, 2 * step), batch(size, 2 * step + 1)
+            if plain:
+                train, arch = batch(size, 2 * step), batch(size, 2 * step + 1)
+            else:
+                streams = problem.streams(supernet.config, recipe, size, epoch, config.epochs)
+                train, arch = (_double(stream.batch(step)) for stream in streams[:2])
             losses.append(supernet.step(train, None if recipe.order == "together" else arch, meter, epoch, step))
         state = supernet.state_dict()
         found = {f"model.{name}": value for name, value in state["model"].items()}
         found |= {f"alphas.{i}": alpha for i, alpha in enumerate(state["alphas"])}
         found |= {f"momentum.{i}": moment["momentum_buffer"] for i, moment in state["optimizer"]["state"].items()}
-        found |= {"losses": torch.tensor([*losses, meter.loss]), "counts": torch.tensor([meter.wrong, meter.count])}
+        found |= {"losses": torch.tensor([*losses, meter.loss]), "counts": torch.tensor(list(_counts(meter)))}
         return {name: value.detach().clone() for name, value in found.items()}
     finally:
         torch.set_default_dtype(default)

@@ -20,7 +20,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.runs.settings import expanded
 from fastdarts.runs.writer import atomic_write
 from fastdarts.trained.folder import KEY, single_file
-from fastdarts.trained.model import Model
+from fastdarts.trained.model import Model, check_asked
 
 TOLERANCE = 1e-4
 """Largest difference between logits of the file and of the model, as a share of the largest logit, at least of 1."""
@@ -35,14 +35,14 @@ class Plain(nn.Module):
 
     def __init__(self, model: Model, normalise: bool):
         super().__init__()
-        self.network, self.normalise = model.network, normalise
+        self.model, self.normalise = model, normalise
         facts, some = model.facts, next(model.parameters())
         for name, numbers in (("mean", facts.mean), ("std", facts.std)):
             self.register_buffer(name, some.new_tensor(numbers).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = (images - self.mean) / self.std if self.normalise else images
-        return self.network(x)[0]
+        return self.model(x)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def export(model: Model, format: str, output: str | Path, *, normalise: bool = F
         normalise: let the file normalise its input. It then takes pixels in 0..1, else images that are normalised.
 
     The files ``onnx`` and ``pt2`` take float images [N, C, H, W] for any N, of the size that the network was trained
-    on. They give logits [N, classes]. They hold operations of PyTorch or ONNX only, and run without fastdarts.
+    on. They give what the model gives, logits [N, classes] or numbers. They hold operations of PyTorch or ONNX only,
+    and run without fastdarts.
 
     Raises :class:`fastdarts.errors.FastdartsError` before any work if a package is missing, and without a file if the
     network cannot be exported or the file computes something else.
@@ -86,6 +87,7 @@ def export(model: Model, format: str, output: str | Path, *, normalise: bool = F
     >>> export(fastdarts.load("runs/digits"), "onnx", "digits.onnx", normalise=True)  # doctest: +SKIP
     """
     kind, output = check_export(format, output, normalise)
+    check_asked(model.facts)
     model = copy.deepcopy(model).cpu().eval()
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()  # running statistics share memory after training, which those of files cannot

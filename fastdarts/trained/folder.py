@@ -20,6 +20,7 @@ from fastdarts.registry import load_plugin
 from fastdarts.runs.stored import check, read_table
 from fastdarts.runs.writer import atomic_write
 from fastdarts.spaces import Architecture, ImageSpace, architecture
+from fastdarts.tasks.images.heads import LINEAR, fit_head
 from fastdarts.tasks.images.transforms import is_big
 
 MODEL = "model.json"
@@ -31,7 +32,14 @@ VERSION = 1
 REMEDY = "restore the file, or write it again with `fastdarts evaluate --resume RUN`"
 
 
-class _Stored(TypedDict):
+class _Outputs(TypedDict, total=False):
+    task: str
+    kind: str
+    head: str
+    scale: dict[str, list[float]]
+
+
+class _Stored(_Outputs):
     fastdarts: str
     version: int
     genotype: dict[str, Any]
@@ -59,6 +67,9 @@ class Facts:
     training: the images, the seed, the epochs and the errors, in words and numbers.
     versions: the packages that have trained it.
     plugin: Python files that its operations or its space need.
+    task, head: what it was trained for, and its head.
+    kind: what its outputs are: "classes", "numbers", "labels" or "parts" of an image.
+    scale: mean and std by which outputs become numbers in their own unit; empty for others.
     """
 
     genotype: Mapping[str, Any]
@@ -72,6 +83,14 @@ class Facts:
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     plugin: tuple[str, ...] = ()
+    task: str = "images"
+    kind: str = "classes"
+    head: str = LINEAR
+    scale: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def outputs_of(self, task: str) -> tuple[str, ...]:
+        """The names of the outputs, if they are those of this task."""
+        return self.classes if task == self.task else ()
 
     @property
     def mode(self) -> str:
@@ -105,7 +124,8 @@ class Facts:
         space, genotype = self.architecture()
         variant = space.check_variant(self.variant)
         outputs = len(self.classes) if classes is None else classes
-        return space.network(variant, self.channels, outputs, self.layers, False, genotype, in_channels=len(self.mean))
+        sizes = variant, self.channels, outputs, self.layers, False, genotype
+        return fit_head(space.network(*sizes, in_channels=len(self.mean)), self.head, outputs, self.size)
 
     def to_dict(self) -> dict[str, Any]:
         """What model.json holds, but for the digest of the weights."""
@@ -120,9 +140,7 @@ class Facts:
             "scale: pixels / 255",
             "normalise: (x - mean) / std, per channel",
         ]
-        return (
-            {KEY: "model", "version": VERSION, "task": "images"} | dataclasses.asdict(self) | {"preprocessing": steps}
-        )
+        return {KEY: "model", "version": VERSION} | dataclasses.asdict(self) | {"preprocessing": steps}
 
 
 def write_model(folder: Path, facts: Facts, weights: Mapping[str, Tensor]) -> None:
@@ -203,11 +221,14 @@ def _facts(table: Any, source: Path) -> Facts:
             f"{source} is of version {table.get('version')!r}: expected {VERSION}; use the fastdarts that wrote it"
         )
     check(table, _Stored, source, REMEDY)
-    named = {field.name: table[field.name] for field in dataclasses.fields(Facts)}
+    known = {field.name for field in dataclasses.fields(Facts)}
+    named = {name: value for name, value in table.items() if name in known}
     facts = Facts(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
     fits = len(facts.mean) == len(facts.std) in (1, 3) and len(facts.size) == 2 and facts.classes
+    scale = facts.scale.get("mean", ()), facts.scale.get("std", ())
+    fits = fits and (not facts.scale or [*map(len, scale)] == [len(facts.classes)] * 2)
     if not fits or min(facts.std) <= 0:
-        raise FastdartsError(f"{source} is damaged (its classes, size, mean or std make no sense): {REMEDY}")
+        raise FastdartsError(f"{source} is damaged (its classes, size, mean, std or scale make no sense): {REMEDY}")
     return facts
 
 

@@ -39,10 +39,25 @@ class Prediction:
         return self.classes[0]
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """What a network of task regression says of an image.
+
+    image: its path, or "image N".
+    names: what the numbers are.
+    values: the numbers, in the unit of the targets that it was trained with.
+    """
+
+    image: str
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+
+
 class Model(nn.Module):
     """A trained network with its classes and its preprocessing; :func:`load` makes it.
 
-    ``model(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. The model can be given to
+    ``model(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. A network of task regression
+    gives numbers in the unit of its targets. The model can be given to
     ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy`` and ``pickle``. ``model.half()`` and ``model.bfloat16()``
     work, too.
 
@@ -54,9 +69,16 @@ class Model(nn.Module):
     def __init__(self, facts: Facts, network: nn.Module):
         super().__init__()
         self.facts, self.network = facts, network
+        some = next(network.parameters())
+        for name in ("mean", "std") if facts.scale else ():
+            self.register_buffer(f"_{name}", some.new_tensor(facts.scale[name]), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
+        return self.finish(self.network(images)[0])
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """What the network gives, in the unit of the targets."""
+        return outputs * self._std + self._mean if self.facts.scale else outputs
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -88,7 +110,7 @@ class Model(nn.Module):
             yield transform(image.pixels())
 
     @torch.inference_mode()
-    def predict(self, images: Any, *, top: int | None = None, batch_size: int = 64) -> list[Prediction]:
+    def predict(self, images: Any, *, top: int | None = None, batch_size: int = 64) -> list[Prediction] | list[Numbers]:
         """Say what is on images.
 
         Images of any size are resized and cropped as the evaluation does it.
@@ -101,7 +123,8 @@ class Model(nn.Module):
             batch_size: Images that go through the network together.
 
         Returns:
-            A :class:`Prediction` for each image, in their order.
+            A :class:`Prediction` for each image, in their order. Labels of task multilabel each have a probability of
+                their own. Of task regression a :class:`Numbers` for each image.
 
         Raises:
             FastdartsError: An image cannot be read. The sentence names it.
@@ -110,7 +133,10 @@ class Model(nn.Module):
             >>> fastdarts.load("runs/trained").predict("five.png", top=1)  # doctest: +SKIP
             [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
         """
-        known = len(self.classes)
+        check_asked(self.facts)
+        known, kind = len(self.classes), self.facts.kind
+        if kind == "numbers" and top is not None:
+            raise FastdartsError(f"top is {top}, but the network gives numbers and names no classes: leave it out")
         top = min(TOP, known) if top is None else top
         if not 1 <= top <= known:
             raise FastdartsError(f"top is {top}: expected from 1 to {known}, the number of classes")
@@ -120,17 +146,32 @@ class Model(nn.Module):
         some, was_training = next(self.parameters()), self.training
         self.eval()
         try:
-            found: list[Prediction] = []
+            found: list[Any] = []
             for start in range(0, len(asked), batch_size):
                 part = asked[start : start + batch_size]
                 x = torch.stack([*self._normalised(part)]).to(some.device, some.dtype)
-                values, places = self(x).float().softmax(1).topk(top)
+                outputs = self(x).float()
+                if kind == "numbers":
+                    rows = zip(part, outputs.tolist(), strict=True)
+                    found += [Numbers(image.name, self.classes, tuple(row)) for image, row in rows]
+                    continue
+                shares = outputs.sigmoid() if kind == "labels" else outputs.softmax(1)
+                values, places = shares.topk(top)
                 for image, probabilities, order in zip(part, values.tolist(), places.tolist(), strict=True):
                     names = tuple(self.classes[place] for place in order)
                     found.append(Prediction(image.name, names, tuple(probabilities)))
         finally:
             self.train(was_training)
         return found
+
+
+def check_asked(facts: Facts) -> None:
+    """Raise :class:`FastdartsError` for a network that says nothing of whole images."""
+    if facts.kind == "parts":
+        raise FastdartsError(
+            f"the network was trained for task {facts.task}, which says nothing of an image: train it further by "
+            "`fastdarts evaluate --pretrained`, and use that network"
+        )
 
 
 def load(path: str | Path, *, seed: int | None = None) -> Model:

@@ -44,6 +44,21 @@ def read_start(path: str | Path) -> tuple[Facts | None, dict[str, Tensor]]:
     return None, {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
+def for_colours(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """``weights`` whose first convolution takes as many colours as that of ``network``, if it was for grey images.
+
+    Each of the colours gets the same share of a weight, so that the convolution sees their mean.
+    """
+    found = dict(weights)
+    first = next((name for name, m in network.named_modules() if isinstance(m, nn.Conv2d)), None)
+    name = f"{first}.weight"
+    if name in found and found[name].ndim == 4:
+        wanted = network.get_submodule(first).weight.shape
+        if found[name].shape[1] == 1 < wanted[1] and found[name].shape[0] == wanted[0]:
+            found[name] = (found[name] / wanted[1]).expand(-1, wanted[1], -1, -1).contiguous()
+    return found
+
+
 def fitting(weights: Mapping[str, Tensor], network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Those of ``weights`` that ``network`` takes: all but the heads, which are left out if their shapes differ.
 

@@ -296,7 +296,7 @@ def test_the_number_of_parameters_may_judge(tmp_path):
     [
         ({"evaluator": "table"}, "--evaluator is table, which needs --table: give it"),
         ({"table": "here.csv", "evaluator": "macs"}, "--table is given but the evaluator is macs"),
-        ({"metric": "accuracy"}, "--metric is accuracy but there is no --table"),
+        ({"column": "accuracy"}, "--column is accuracy but there is no --table"),
         ({"direction": "minimize"}, "--direction is minimize but there is no --table"),
         ({"table": "here.csv", "rungs": (1,)}, "--rungs end trainings early, but the evaluator is table"),
         ({"rungs": (3, 2)}, "--rungs is 3 2: expected ascending epochs below --epochs 50"),

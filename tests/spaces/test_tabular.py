@@ -64,7 +64,7 @@ def test_cells_of_other_spaces_are_found_in_any_order_of_their_sources(tmp_path)
     [
         (f"{FIRST}\n", None, "no two columns"),
         ("", None, "no two columns"),
-        (f"architecture,accuracy\n{FIRST},1\n", "acuracy", r"--metric is 'acuracy' \(did you mean accuracy\?\)"),
+        (f"architecture,accuracy\n{FIRST},1\n", "acuracy", r"--column is 'acuracy' \(did you mean accuracy\?\)"),
         ("architecture,accuracy\n|what~0|,1\n", None, "no architecture of space nasbench201 in entry 1"),
         ("architecture,accuracy\n/etc/passwd,1\n", None, "no architecture .* neither a form of the space, JSON"),
         ('{"a": ', None, "is no JSON"),

@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 from fastdarts.endings import ENDING, follow_parent, is_asked_to_stop, leave_to_parent, signals_held
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank, world
-from fastdarts.tasks.images.transforms import Mixing
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
 Transform = Callable[[Tensor], Tensor]
@@ -43,13 +42,21 @@ def split(n: int, train_portion: float) -> tuple[range, range]:
     return range(first), range(first, n)
 
 
+Pair = Callable[[Tensor, Any], tuple[Tensor, Any]]
+"""From an image and its target to what is learned of it."""
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The same of a whole batch."""
+
+
 class Request(NamedTuple):
-    """What a batch is made of: its place in a pass, the seed, what makes an image of a sample, and what mixes them."""
+    """What a batch is made of: its place in a pass, the seed, what makes an image of a sample, what makes an example of
+    an image and its target, and what mixes them."""
 
     key: Key
     seed: int
     transform: Transform
-    mix: Mixing | None = None
+    mix: Mix | None = None
+    pair: Pair | None = None
 
 
 class Workers:
@@ -146,16 +153,20 @@ def _work(number: int, request: Request) -> tuple[Tensor, Tensor]:
 
 def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
     """A whole batch."""
-    (number, indices), seed, transform, mix = request
+    (number, indices), seed, transform, mix, pair = request
     images, labels = [], []
     with torch.random.fork_rng(devices=[]):
         for index in indices.tolist():
             # Not torch.manual_seed, which would reseed the accelerators too.
             torch.default_generator.manual_seed(seed_from(seed, number, index))
             image, label = dataset[index]
-            images.append(transform(image))
+            image = transform(image)
+            if pair is not None:
+                image, label = pair(image, label)
+            images.append(image)
             labels.append(label)
-        x, y = torch.stack(images).contiguous(), torch.tensor(labels, dtype=torch.int64)
+        x = torch.stack(images).contiguous()
+        y = torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels, dtype=torch.int64)
         if mix is not None:
             torch.default_generator.manual_seed(seed_from(seed, number, "mix", int(indices[0])))
             x, y = mix(x, y)
@@ -164,14 +175,15 @@ def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
 
 class Batches:
     """Batches (x float32 [B, C, H, W], contiguous, and y int64 [B]) of the samples `indices` of `dataset`,
-    whose items are (uint8 tensor [C, H, W], int label).
+    whose items are (uint8 tensor [C, H, W], int label). Labels that are tensors are stacked, [B, ...].
 
     Stateless: the permutation of pass p is a function of (seed, p), and what `transform` draws for a sample
     one of (seed, p, index). So a batch has the same bits whatever came before it, and whether the processes of
     `workers` make it or this one. The global random state is left untouched; `transform` may draw from torch's CPU
     generator only. With fewer samples than `batch_size` a batch is all of them.
 
-    With `mix`, y is float32 [B, classes]: what is drawn follows from (seed, p) and the first sample of the batch.
+    `pair` makes an example of an image and its label; what it draws follows from (seed, p, index), too. `mix` changes
+    whole batches: what it draws follows from (seed, p) and the first sample of the batch.
 
     Of several ranks each gets its part of every batch: parts of neighbouring samples, in the order of the ranks, that
     differ by one sample at most. What is left over at the end of a pass joins the batch before it if it is less than
@@ -190,7 +202,8 @@ class Batches:
         *,
         workers: Workers = IN_THIS_PROCESS,
         smallest: int = 2,
-        mix: Mixing | None = None,
+        mix: Mix | None = None,
+        pair: Pair | None = None,
     ) -> None:
         if len(indices) == 0:
             raise FastdartsError("got no samples to make batches of: choose at least one")
@@ -201,7 +214,7 @@ class Batches:
         self.seed = seed
         self.transform = transform
         """What makes an image of a sample; may be replaced between passes."""
-        self._smallest, self._mix = smallest, mix
+        self._smallest, self._mix, self._pair = smallest, mix, pair
         self._dataset = dataset
         self._workers = workers
 
@@ -247,7 +260,8 @@ class Batches:
 
     def _load(self, keys: Iterator[Key]) -> Iterator[tuple[Tensor, Tensor]]:
         keys = ((number, part.tensor_split(world())[rank()]) for number, part in keys)
-        return self._workers.load(self._dataset, (Request(key, self.seed, self.transform, self._mix) for key in keys))
+        own = self._mix, self._pair
+        return self._workers.load(self._dataset, (Request(key, self.seed, self.transform, *own) for key in keys))
 
 
 class Kept(Batches):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,6 +129,14 @@ class _Images(Dataset):
         return self.images[index], int(self.labels[index])
 
 
+def labels_of(images: Dataset, indices: Sequence[int]) -> list[Any]:
+    """The labels of these images, without reading an image where the dataset lists them."""
+    if isinstance(images, folder.Files):
+        return [images.samples[index][1] for index in indices]
+    labels = getattr(images, "labels", None)
+    return [labels[index] if labels is not None else images[index][1] for index in indices]
+
+
 def _in_memory(name: str, stored: arrays.Arrays, image_size: int | None) -> ImageData:
     train, test = stored.train, stored.test
     for part, (images, labels) in (("training", train), ("test", test)):
@@ -169,16 +178,32 @@ def _folder(path: Path | None, image_size: int | None, portion: float, seed: int
             f"{shown(path)}: some classes have one training image ({len(alone)}, such as {shown(alone[0])})",
             "add images, as a search halves the training images and only one half has such a class",
         )
-    files = [file for files in (*train.values(), *test.values()) for file in files]
-    grey, sizes = read_headers(files)
+    ordered = _in_proportion(folder.samples(train))
+    return read_files(path, ordered, folder.samples(test), tuple(train), image_size, side, f"{len(train)} classes")
+
+
+def read_files(
+    path: Path,
+    train: Sequence[folder.Sample],
+    test: Sequence[folder.Sample],
+    names: tuple[str, ...],
+    image_size: int | None,
+    side: int,
+    what: str = "",
+) -> ImageData:
+    """The images of these files, whose sizes, colours and statistics are found.
+
+    ``names`` are those of the classes or targets, and ``what`` says in words how many there are. ``path`` is named in
+    sentences.
+    """
+    grey, sizes = read_headers([file for file, _ in (*train, *test)])
     native = next(iter(sizes))
     size = _chosen(sizes, side) if image_size is None else (image_size, image_size)
     big = is_big(size)
     resize = None if big or {*sizes} == {size} else vision.v2.Compose(resize_and_crop(size, size))
     decoder = Decoder("L" if grey else "RGB", resize, None if big else size)
-    ordered = _in_proportion(folder.samples(train))
-    images = folder.Files(ordered, decoder)
-    survey = Survey(tuple(train), lambda index: shown(ordered[index][0]))
+    images, test_images = folder.Files(train, decoder), folder.Files(test, decoder)
+    survey = Survey(names, lambda index: shown(train[index][0]))
     if big and not grey:
         mean, std = IMAGENET
         # Big photographs take long to decode: 16 of ImageNet's take 50 ms, two of 12 megapixels 0.3 s.
@@ -187,14 +212,14 @@ def _folder(path: Path | None, image_size: int | None, portion: float, seed: int
             pass
     else:
         mean, std = statistics(survey.along(images, sample(len(images))))
-    test_images = folder.Files(folder.samples(test), decoder)
-    copies = equal_files([file for file, _ in ordered], [file for file, _ in test_images.samples])
+    copies = equal_files([file for file, _ in train], [file for file, _ in test])
     survey.say(shown(path), None if big else test_images, copies)
     found = (
-        f"{shown(path)}: {len(train)} classes, {len(images)} training and {len(test_images)} test images, "
+        f"{shown(path)}: {what or ', '.join(map(shown, names[:5]))}{', ...' * (not what and len(names) > 5)}, "
+        f"{len(images)} training and {len(test_images)} test images, "
         f"{'grey' if grey else 'RGB'}, {_said(sizes, size, image_size)}"
     )
-    return ImageData("folder", images, test_images, tuple(train), len(mean), size, mean, std, flip=True, found=found)
+    return ImageData("folder", images, test_images, names, len(mean), size, mean, std, flip=True, found=found)
 
 
 def _chosen(sizes: Counter[tuple[int, int]], side: int) -> tuple[int, int]:

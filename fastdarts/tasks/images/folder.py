@@ -20,7 +20,7 @@ from fastdarts.tasks.images.pictures import ENDINGS, shown
 LAYOUT = "one folder of images per class, or train/ and test/ (or val/) that hold these"
 TABLES = (".csv", ".tsv")
 
-Sample = tuple[str, int]  # a file and its label
+Sample = tuple[str, Any]  # a file and its label or targets
 Classes = dict[str, list[str]]  # the files of each class, both in sorted order
 
 _PART = re.compile("(?:(train|test)(?:ing)?|(val)(?:id|idation)?)(?:[ _-]?(?:set|data|images))?")
@@ -210,6 +210,11 @@ def hold_out(classes: Classes, portion: float, path: Path, seed: int = 0) -> tup
 def samples(classes: Classes) -> list[Sample]:
     """The files of all ``classes``, labelled by the numbers of these."""
     return [(file, label) for label, files in enumerate(classes.values()) for file in files]
+
+
+def in_hash_order(files: Sequence[str], path: Path) -> list[str]:
+    """``files`` in an order that has nothing to do with what their names mean."""
+    return sorted(files, key=lambda file: _hash(file.removeprefix(str(path)).strip(os.sep), 0))
 
 
 def _hash(name: str, seed: int) -> bytes:

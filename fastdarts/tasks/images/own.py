@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import (
     ConcatDataset,
@@ -22,6 +23,7 @@ from fastdarts.tasks.images.batches import Workers
 from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.settings import SEARCH_RECIPE, ImageSearchConfig
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.task import find_task
 
 FOREIGN = {  # settings of images that fastdarts reads, and their defaults: those of one's own are what a script makes
     "data": None, "samples": None, "image_size": None, "test_portion": ImageSearchConfig.test_portion, "split_seed": 0,
@@ -58,16 +60,24 @@ def as_dataset(given: Dataset | DataLoader, name: str) -> tuple[Dataset, dict[st
 class Checked(Dataset):
     """The items of ``images``, each an image [C, H, W] in floating point and a label below the number of classes.
 
+    Where ``kind`` is not "classes" the label is a number or several, as float32 [classes]; of "labels" each is 0 or 1.
     Raises :class:`FastdartsError` at the first item that is none, or of another shape than ``shape``.
     """
 
-    def __init__(self, images: Dataset, name: str, shape: tuple[int, ...] | None = None, classes: int | None = None):
-        self.images, self.name, self.shape, self.classes = images, name, shape, classes
+    def __init__(
+        self,
+        images: Dataset,
+        name: str,
+        shape: tuple[int, ...] | None = None,
+        classes: int | None = None,
+        kind: str = "classes",
+    ):
+        self.images, self.name, self.shape, self.classes, self.kind = images, name, shape, classes, kind
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         at, item = f"item {index} of {self.name}", self.images[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise FastdartsError(f"{at} is a {type(item).__name__}: expected a pair of an image and a label")
@@ -79,6 +89,8 @@ class Checked(Dataset):
             raise FastdartsError(
                 f"{at} has the shape {tuple(image.shape)}, but item 0 of train {self.shape}: resize or crop all alike"
             )
+        if self.kind != "classes":
+            return image.float(), self._targets(at, label)
         try:
             number = int(label)
         except (TypeError, ValueError):
@@ -87,6 +99,29 @@ class Checked(Dataset):
             expected = "0 or more" if self.classes is None else f"0 to {self.classes - 1}"
             raise FastdartsError(f"{at} has the label {number}: expected {expected}; name all classes with classes=")
         return image.float(), number
+
+    def _targets(self, at: str, label: Any) -> Tensor:
+        binary = self.kind == "labels"
+        what = "1 for each label that the image has, else 0" if binary else "finite numbers"
+        try:
+            found = torch.as_tensor(label, dtype=torch.float32).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            raise FastdartsError(f"{at} has the target {str(label)[:80]!r}: expected {what}") from None
+        if self.classes is not None and len(found) != self.classes:
+            raise FastdartsError(f"{at} has {len(found)} targets, but item 0 of train {self.classes}: give all alike")
+        if not found.isfinite().all() or (binary and not ((found == 0) | (found == 1)).all()):
+            raise FastdartsError(f"{at} has the targets {found.tolist()[:5]}: expected {what}")
+        return found
+
+
+def find_targets(train: Dataset, names: int | Sequence[str] | None, kind: str) -> tuple[str, ...]:
+    """The names of numbers or labels: those given, or as many as the first item has."""
+    count = len(Checked(train, "train", kind=kind)[0][1])
+    if names is None or isinstance(names, int):
+        names = [f"{kind.removesuffix('s')} {k}" for k in range(count if names is None else names)]
+    if len(names) != count:
+        raise FastdartsError(f"classes names {len(names)} targets, but item 0 of train has {count}: name all of them")
+    return tuple(map(str, names))
 
 
 def find_classes(train: Dataset, classes: int | Sequence[str] | None) -> tuple[str, ...]:
@@ -126,11 +161,13 @@ class OwnProblem(ImageProblem):
                 f"got {set_too[0]} beside train and valid: it is for the datasets that fastdarts reads, so leave it "
                 "out and change the images in your Dataset"
             )
-        names = find_classes(train, classes)
-        if len(names) < 2:
+        task = find_task(config.task)
+        kind = task.objective_type.kind if task.objective_type.kind in ("numbers", "labels") else "classes"
+        names = find_classes(train, classes) if kind == "classes" else find_targets(train, classes, kind)
+        if len(names) < 2 and kind == "classes":
             raise FastdartsError(f"train has {len(names)} class: expected two or more; name all with classes=")
-        shape = tuple(Checked(train, "train")[0][0].shape)
-        parts = [Checked(part, name, shape, len(names)) for part, name in ((train, "train"), (valid, "valid"))]
+        shape = tuple(Checked(train, "train", kind=kind)[0][0].shape)
+        parts = [Checked(part, name, shape, len(names), kind) for part, name in ((train, "train"), (valid, "valid"))]
         for part in parts:
             part[len(part) - 1]  # the first and the last item of both are looked at before the run begins
         both = ConcatDataset(parts)
@@ -142,6 +179,7 @@ class OwnProblem(ImageProblem):
         self.halves = range(len(train)), range(len(train), len(both))
         self.label = f"own-{config.method}"
         self.workers = Workers(config.workers, both)
+        self.take(task.objective_type(self.data, self.halves[0], config))
 
     def facts(self) -> dict[str, Any]:
         return {**self.data.facts(), "training images": len(self.halves[0]), "validation images": len(self.halves[1])}

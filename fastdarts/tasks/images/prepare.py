@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 from fastdarts.errors import FastdartsError
@@ -13,15 +14,19 @@ from fastdarts.tasks.images.data import IMAGENET_SIDE, SIDE, ImageData, load_dat
 from fastdarts.tasks.images.settings import DataConfig
 
 
-def prepare_data(config: DataConfig) -> tuple[ImageData, range]:
-    """The images, and the indices of the training images in use.
+def prepare_data(config: DataConfig, load: Callable[..., ImageData] | None = None) -> tuple[ImageData, range]:
+    """The images, and the indices of the training images in use; ``load(config, side=...)`` reads others than those of
+    classes.
 
     Raises :class:`FastdartsError` on anything wrong with them, and if a run that goes on began with more, fewer or
     those of another size.
     """
     large = "imagenet" in (getattr(config, "stem", None), getattr(config, "variant", None))
     side = IMAGENET_SIDE if large else SIDE
-    data = load_data(config.dataset, config.data, config.image_size, config.test_portion, config.split_seed, side)
+    if load is None:
+        data = load_data(config.dataset, config.data, config.image_size, config.test_portion, config.split_seed, side)
+    else:
+        data = load(config, side=side)
     count = len(data.train) if config.samples is None else config.samples
     if count > len(data.train):
         raise FastdartsError(f"--samples is {count}: {config.dataset} has {len(data.train)} training images")

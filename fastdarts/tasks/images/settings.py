@@ -27,6 +27,7 @@ from fastdarts.runs.kinds import (
 from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import ImageSpace, Space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, SupernetConfig
+from fastdarts.tasks.task import find_task
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "cifar100", "svhn", "folder", "own"]
 TARGETS = ("parameters", "macs", "latency")
@@ -78,7 +79,26 @@ def check_images(config: DataConfig) -> None:
 
 
 @dataclass(frozen=True)
-class ImageSearchConfig(DataConfig, SearchConfig):
+class LearningConfig(RunConfig):
+    """What is learned of the images, and how it is judged."""
+
+    group: ClassVar[str] = "learning"
+
+    loss: str = "cross-entropy"
+    """Loss: cross-entropy or focal, or one of a plug-in."""
+    metric: str = "error"
+    """Number by which networks are judged: error, or one of a plug-in."""
+    head: str = "linear"
+    """Classifier on the mean of the last feature map: linear, hidden (with one hidden layer), or one of a plug-in."""
+    class_weights: str | None = None
+    """Weights of the classes in the loss: balanced, or numbers with commas between them. They are scaled so that their
+    mean over the training images is 1 (by default all are 1)."""
+    focal_gamma: NotNegative = 2.0
+    """Exponent of the focal loss; with 0 it is the cross-entropy."""
+
+
+@dataclass(frozen=True)
+class ImageSearchConfig(LearningConfig, DataConfig, SearchConfig):
     """What searches on images add to the settings of every search."""
 
     group: ClassVar[str] = "images"
@@ -105,7 +125,8 @@ class ImageSearchConfig(DataConfig, SearchConfig):
         """Those of the stem come before those of the space."""
         published = self.published.get(self.stem, self.published.get("cifar", {}))
         named = {"layers": space.layers, "nodes": space.nodes}
-        return SEARCH_RECIPE | named | dict(published) | dict(self.published.get(space.name, {}))
+        recipe = find_task(self.task).recipe
+        return {**recipe, **named, **published, **self.published.get(space.name, {})}
 
     def check_task(self, space: Space) -> None:
         """Both halves have images of an even size, and the rate falls."""
@@ -199,7 +220,7 @@ SEARCH_RECIPE: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class ImageEvaluateConfig(DataConfig, EvaluateConfig):
+class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Train a genotype from scratch and test it. Settings left out are the published ones of the variant: CIFAR-10
     (DARTS, section 3.2) or ImageNet (section 3.3)."""
 
@@ -270,7 +291,7 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
     seeds: Seeds = 1
     """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
 
-    task: ClassVar[str] = "images"
+    task: str = "images"
 
     def check_task(self) -> None:
         """There are images of an even size on both sides, and the alphas are some that can be drawn with."""
@@ -297,7 +318,7 @@ class ImageEvaluateConfig(DataConfig, EvaluateConfig):
         own = {} if genotype is None else space.recipe(variant, genotype)
         left_out = RECIPES[variant] | {"variant": variant} | dict(own)
         left_out = {k: v for k, v in left_out.items() if getattr(self, k) is None}
-        if variant in ("nasbench201", "mbconv"):
+        if variant in ("nasbench201", "mbconv") and self.auxiliary:
             left_out["auxiliary"] = False
         return dataclasses.replace(self, **left_out)
 

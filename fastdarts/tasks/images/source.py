@@ -35,7 +35,7 @@ def training_and_test(path: Path | None, portion: float, seed: int) -> tuple[Cla
         [root] = layout.train
         _say_neighbours(root)
         return folder.hold_out(folder.class_folders(root), portion, root, seed)
-    _check_unused(portion, seed, f"{shown(path)} has a test set, {layout.test.name}/")
+    check_unused(portion, seed, f"{shown(path)} has a test set, {layout.test.name}/")
     roots = [*layout.train, layout.test]
     *trains, test = map(folder.class_folders, roots)
     for root, part in zip(roots, [*trains, test], strict=True):
@@ -59,7 +59,7 @@ def _parts_of_table(parts: dict[str, Classes], path: Path, portion: float, seed:
             f"{shown(path)} lists train, test and val, and the images of val join those of train for training",
             "remove the lines of val to leave them out, as a search halves the training images itself",
         )
-    _check_unused(portion, seed, f"{shown(path)} has a test set")
+    check_unused(portion, seed, f"{shown(path)} has a test set")
     train = _joined(trains)
     _check_alike(train, test, "the training", f"the test images of {shown(path)}", "list both for every class")
     return train, test
@@ -77,7 +77,7 @@ def _check_alike(one: Classes, other: Classes, here: str, there: str, remedy: st
         raise FastdartsError(f"class {alone[0]!r} is in only one of {here} and {there}: {remedy}")
 
 
-def _check_unused(portion: float, seed: int, why: str) -> None:
+def check_unused(portion: float, seed: int, why: str) -> None:
     """Raise :class:`FastdartsError` if the settings of a test set that is held out are given where there is one."""
     for name, value in (("test_portion", portion), ("split_seed", seed)):
         if value != getattr(DataConfig, name):

@@ -75,7 +75,7 @@ class Survey:
         """The images at `indices`, looking at each."""
         for index in indices:
             image, label = images[index]
-            self.at(index, image, label)
+            self.at(index, image, label if isinstance(label, int) else 0)  # targets make no classes
             yield image
 
     def say(self, name: str, test: Dataset | None = None, copies: Sequence[tuple[str, str]] = ()) -> None:

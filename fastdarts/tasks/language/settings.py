@@ -160,7 +160,7 @@ class TextEvaluateConfig(TextConfig, EvaluateConfig):
     seed: Seed = 1267
     """Seed of the weights, the dropouts and the lengths of the segments."""
 
-    task: ClassVar[str] = "language"
+    task: str = "language"
 
     def check_task(self) -> None:
         """A segment has two time steps or more."""
