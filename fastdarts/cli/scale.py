@@ -29,11 +29,11 @@ class Scale:
     channels: Width | None = None
     """Channels of the network that is scaled, by default the published ones."""
     layers: Width | None = None
-    """Its layers, by default the published ones."""
+    """Layers, by default the published ones."""
     classes: Width | None = None
-    """Its classes, by default the published ones."""
+    """Classes, by default the published ones."""
     image_size: Width | None = None
-    """Pixels a side of its images, by default the published ones."""
+    """Pixels a side of the images, by default the published ones."""
     in_channels: Width = 3
     """Channels of the images."""
     json: bool = False

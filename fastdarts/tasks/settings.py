@@ -28,7 +28,7 @@ from fastdarts.runs.kinds import (
     Seed,
 )
 from fastdarts.runs.settings import RunConfig, expanded
-from fastdarts.spaces import DARTS, Space, find_space, space_named_in
+from fastdarts.spaces import DARTS, ImageSpace, Space, find_space, space_named_in
 from fastdarts.tasks.composition import composed
 from fastdarts.tasks.task import Task, find_task, tasks
 
@@ -243,6 +243,12 @@ class SupernetConfig(SearchConfig):
     """Settings of the methods that train a supernet."""
 
     group: ClassVar[str] = "supernet"
+
+    @classmethod
+    def lacking(cls, space: Space) -> list[str]:
+        """A supernet, where ``space`` has none, and what else the method needs."""
+        has = not isinstance(space, ImageSpace) or space.has_supernet
+        return ["a supernet"] * (not has) + super().lacking(space)
 
     def why_whole(self) -> str:
         """Why a batch cannot be passed in parts with these settings; "" if it can."""

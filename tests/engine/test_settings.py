@@ -75,12 +75,18 @@ PUBLISHED_RECIPES = {
         "batch_size": 256, "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "epochs": 200, "channels": 16,
         "layers": 17, "auxiliary": False, "cutout": 0, "drop_path_prob": 0, "label_smoothing": 0, "schedule": "cosine",
     },
+    "mbconv": {
+        "batch_size": 256, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 4e-5, "epochs": 300,
+        "auxiliary": False, "cutout": 0, "drop_path_prob": 0, "label_smoothing": 0.1, "schedule": "cosine",
+    },
 }  # fmt: skip
+PUBLISHED_RECIPES["imagenet-large"] = PUBLISHED_RECIPES["imagenet"]
+SPACE_OF = {"nasbench201": "nasbench201", "mbconv": "mbconv", "imagenet-large": "amoebanet"}
 
 
 @pytest.mark.parametrize(("variant", "published"), PUBLISHED_RECIPES.items())
 def test_evaluation_defaults_are_the_published_recipes(variant, published):
-    space = SPACES["nasbench201" if variant == "nasbench201" else "darts"]
+    space = SPACES[SPACE_OF.get(variant, "darts")]
     config = EvaluateConfig(genotype="DARTS", variant=variant).resolved(space)
     assert {name: getattr(config, name) for name in published} == published
     assert EvaluateConfig(genotype="DARTS", variant=variant, epochs=3).resolved(space).epochs == 3

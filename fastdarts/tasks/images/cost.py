@@ -29,9 +29,9 @@ class ImageCostConfig(AlphaConfig):
     """Loss of the alphas with a cost E and a target T, as in ProxylessNAS. log: a L (ln E / ln T)^b. linear:
     L + a (E - T) / T."""
     cost_weight: Positive | None = None
-    """The number a of these losses (log 0.2, linear 0.1)."""
+    """Number a of these losses (log 0.2, linear 0.1)."""
     cost_exponent: Positive = 0.3
-    """The exponent b of the loss log."""
+    """Exponent b of the loss log."""
     cost_table: Path | None = None
     """Latencies in the key format of ProxylessNAS, JSON or YAML, or the latency.json of another run. A table of this
     processor is measured further; in others a missing key is an error."""

@@ -170,11 +170,6 @@ class ImageSupernetConfig(SupernetConfig):
     def check_task(self, space: Space) -> None:
         """The space has such a supernet, and a batch such parts."""
         super().check_task(space)
-        if not space.has_supernet:
-            raise FastdartsError(
-                f"--space is {space.name}, which has no supernet, but method {self.method} trains one: use a method "
-                "that trains networks from scratch, such as random"
-            )
         for name, value in network_options(self).items():
             if name not in space.has:
                 raise FastdartsError(
