@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_tables import table
+from fastdarts.bench import methods
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS
 from fastdarts.bench.measure import number
 from fastdarts.report.colours import BLUE, GREY, LABEL
@@ -99,7 +100,20 @@ def sections(reports: dict[Machine, list[Row]]) -> str:
     for (cpu, isa), found in reports.items():
         parts.append(f"## {cpu}, {ISAS[isa]}")
         for report in found:
-            parts += [cases_table(report["cases"]), conditions(report["machine"])]
+            if report["cases"]:
+                parts += [cases_table(report["cases"]), conditions(report["machine"])]
+    return "\n\n".join(parts)
+
+
+def methods_table(reports: dict[Machine, list[Row]]) -> str:
+    """A table of the methods of every machine, whose rows may come from several runs."""
+    parts = []
+    for (cpu, isa), found in reports.items():
+        runs = [report for report in found if "methods" in report]
+        if runs:
+            rows = [methods.line(row) for report in runs for row in report["methods"]]
+            parts += [f"{cpu}, {ISAS[isa]}:", table(methods.HEADS, rows)]
+            parts += [conditions(report["machine"]) for report in runs]
     return "\n\n".join(parts)
 
 
@@ -163,7 +177,7 @@ def pages() -> Iterable[tuple[Path, str, str]]:
     """Each page, as it is and as it should be."""
     reports = read()
     yield FIGURE, FIGURE.read_text(encoding="utf-8") if FIGURE.exists() else "", figure(reports)
-    parts = {"benchmarks": sections(reports), "summary": summary(reports)}
+    parts = {"benchmarks": sections(reports), "methods": methods_table(reports), "summary": summary(reports)}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)

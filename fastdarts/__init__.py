@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from fastdarts.nn.operations import OPS, PRIMITIVES
     from fastdarts.policies.stopping import early_stopping
     from fastdarts.runs.watch import Epoch, StopSearch
+    from fastdarts.spaces.cells.cell import Cell
     from fastdarts.spaces.cells.genotype import Genotype
     from fastdarts.spaces.cells.network import NetworkCIFAR, NetworkImageNet
-    from fastdarts.spaces.cells.supernet import Cell, Network
+    from fastdarts.spaces.cells.supernet import Network
     from fastdarts.trained.model import load
 
 __version__ = "0.1.0"
@@ -55,7 +56,7 @@ _MODULES = {
     "OPS": "nn.operations",
     "PRIMITIVES": "nn.operations",
     "Architect": "engine.architect",
-    "Cell": "spaces.cells.supernet",
+    "Cell": "spaces.cells.cell",
     "Epoch": "runs.watch",
     "FastdartsError": "errors",
     "Genotype": "spaces.cells.genotype",

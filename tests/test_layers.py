@@ -146,6 +146,7 @@ def test_only_the_command_line_and_the_checks_of_ops_know_the_benchmarks() -> No
 
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
     "bench.cases": {"darts", "pc-darts"},  # what is timed
+    "bench.methods": {"darts", "dr-nas", "p-darts"},  # beside which is timed, and sizes
     "cli.bench": {"pc-darts"},  # a suite
     "cli.derive": {"darts"},  # the default
     "cli.describe": {"darts"},  # whose supernet is described by default

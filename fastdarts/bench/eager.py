@@ -14,7 +14,8 @@ from torch import Tensor
 from fastdarts.engine.architect import Architect
 from fastdarts.engine.step import SearchStep
 from fastdarts.nn.mixed_op import MixedOp
-from fastdarts.spaces.cells.supernet import Cell, Network
+from fastdarts.spaces.cells.cell import Cell
+from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.nasbench201 import NODES, SearchCell, SearchNetwork
 from fastdarts.tasks.images.measure import Meter
 

@@ -23,7 +23,8 @@ from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.policies.hypergradients import FirstOrder
 from fastdarts.registry import methods
 from fastdarts.spaces import find_space
-from fastdarts.spaces.cells.supernet import Cell, Network
+from fastdarts.spaces.cells.cell import Cell
+from fastdarts.spaces.cells.supernet import Network
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve

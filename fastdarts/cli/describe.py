@@ -106,10 +106,10 @@ class Describe:
             raise FastdartsError("--measure and --cost-table are for networks: use them with --genotype or --network")
         if whole:
             options = network_options(resolve(settings))
-            facts = describe_supernet(*shape, self.in_channels, space, **options)
-            stages = resolve(replace(settings, layers=shape[1])).build(space).stages.all()
-            if len(stages) > 1:
-                facts["stages"] = describe_stages(stages, *shape[:3], self.in_channels, **options)
+            stages = resolve(replace(settings, layers=shape[1])).build(space).stages
+            facts = describe_supernet(*shape, self.in_channels, space, stages, **options)
+            if len(stages.all()) > 1:
+                facts["stages"] = describe_stages(stages.all(), *shape[:3], self.in_channels, **options)
             if self.memory:
                 config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
                 facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}

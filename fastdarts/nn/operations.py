@@ -59,18 +59,34 @@ class DilConv(nn.Module):
 
 
 class SepConv(nn.Module):
-    """Separable convolution: (ReLU, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise strides."""
+    """Separable convolution: (ReLU, depthwise k x k, 1x1, BatchNorm) twice; the first depthwise strides.
 
-    def __init__(self, C_in: int, C_out: int, kernel_size: int, stride: int, padding: int, affine: bool = True):
+    ``C_mid`` channels are between the halves, by default ``C_in``; ``dilation`` is that of the first half (sharpDARTS,
+    Hundt et al. 2019, section 3). ``padding`` is what an undilated half needs.
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        C_out: int,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        affine: bool = True,
+        *,
+        dilation: int = 1,
+        C_mid: int | None = None,
+    ):
         super().__init__()
+        C_mid = C_in if C_mid is None else C_mid
         self.op = nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(C_in, C_in, kernel_size, stride, padding, groups=C_in, bias=False),
-            nn.Conv2d(C_in, C_in, 1, bias=False),
-            nn.BatchNorm2d(C_in, affine=affine),
+            nn.Conv2d(C_in, C_in, kernel_size, stride, padding * dilation, dilation, groups=C_in, bias=False),
+            nn.Conv2d(C_in, C_mid, 1, bias=False),
+            nn.BatchNorm2d(C_mid, affine=affine),
             nn.ReLU(),
-            nn.Conv2d(C_in, C_in, kernel_size, 1, padding, groups=C_in, bias=False),
-            nn.Conv2d(C_in, C_out, 1, bias=False),
+            nn.Conv2d(C_mid, C_mid, kernel_size, 1, padding, groups=C_mid, bias=False),
+            nn.Conv2d(C_mid, C_out, 1, bias=False),
             nn.BatchNorm2d(C_out, affine=affine),
         )
 

@@ -44,8 +44,8 @@ class Supernet(nn.Module):
 
     ``relaxation``: how alphas become mixing weights, softmax by default.
 
-    ``auxiliary_weight``: in all passes of the mixture, the weight of the candidate that :meth:`extend` has added; None
-    without one. An attribute to set between epochs.
+    ``auxiliary``, ``auxiliary_weight``: the candidate that :meth:`extend` has added, and its weight in all passes of
+    the mixture, an attribute to set between epochs; None without one.
 
     ``drop_path_prob``: in training, the probability with which the output of an edge is dropped, per sample; an
     attribute to set between epochs.
@@ -53,6 +53,7 @@ class Supernet(nn.Module):
 
     drop_path_prob = 0.0
     relaxation: Relaxation = SOFTMAX
+    auxiliary: Primitive | None = None
     auxiliary_weight: float | None = None
     _memory = "store"  # of modules that were pickled without
     primitives: dict[str, tuple[tuple[str, ...], ...]]
@@ -147,7 +148,7 @@ class Supernet(nn.Module):
         alpha and is never derived."""
         for edge in (edge for cells in self.mixed_ops().values() for edges in cells for edge in edges):
             edge.extend(primitive)
-        self.auxiliary_weight, self._auxiliary = weight, primitive
+        self.auxiliary_weight, self.auxiliary = weight, primitive
 
     def with_fixed_rows(self, weights: Sequence[Tensor]) -> Sequence[Tensor]:
         """``weights``, [E, K] per kind of cell, where rows that were fixed are what they were fixed to."""

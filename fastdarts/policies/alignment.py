@@ -23,7 +23,7 @@ from fastdarts.nn.fusion.kinks import Kinks
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics
 from fastdarts.nn.supernet import Supernet
-from fastdarts.policies.hypergradients import Batch, Gradients, Passes, filled, gradients_of, without_autocast
+from fastdarts.policies.passes import Batch, Gradients, Passes, filled, gradients_of, without_autocast
 from fastdarts.ranks import share as share_of
 from fastdarts.ranks import summed, weighed
 

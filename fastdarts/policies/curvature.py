@@ -18,7 +18,7 @@ from torch import Tensor
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.nn.fusion.chain import one_by_one
 from fastdarts.nn.fusion.kinks import Kinks
-from fastdarts.policies.hypergradients import Batch, Passes, filled, pull_back, without_autocast
+from fastdarts.policies.passes import Batch, Passes, filled, pull_back, without_autocast
 from fastdarts.ranks import share, summed, weighed
 
 

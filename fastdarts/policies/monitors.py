@@ -16,7 +16,7 @@ from fastdarts.policies.base import Batch, Monitor, Row, Search, Stepping
 from fastdarts.policies.curvature import Differences, hessian_eigenvalues
 from fastdarts.policies.curvature import Exact as Product
 from fastdarts.policies.gap import discretisation_gap
-from fastdarts.policies.hypergradients import Passes
+from fastdarts.policies.passes import Passes
 from fastdarts.spaces import Space
 
 ALIGNMENT_BATCHES = 10

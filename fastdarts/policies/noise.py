@@ -46,5 +46,23 @@ class Noise:
         return self._placed[kind] if self._placed else self._tables[kind].to(device)
 
 
+class Drawing:
+    """The part of a policy that draws :class:`Noise` for every step: its state is that of the noise."""
+
+    _noise: Noise
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the noise."""
+        return self._noise.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._noise.load_state_dict(state)
+
+    def draw(self, alphas: Sequence[Tensor]) -> None:
+        """New noise."""
+        self._noise.draw(alphas)
+
+
 def _place(tensor: Tensor) -> tuple[torch.device, torch.Size]:
     return tensor.device, tensor.shape

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdarts.policies.bilevel import Perturbation, TableLoss
-from fastdarts.policies.noise import Noise
+from fastdarts.policies.noise import Drawing, Noise
 
 
 def onto_shares(table: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ def uniform(alpha: Tensor, generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(alpha.shape, generator=generator, dtype=alpha.dtype, device="cpu") - 1
 
 
-class Growing(Perturbation):
+class Growing(Drawing, Perturbation):
     """What both perturbations share: noise, and an ε that grows by equal steps, from ``start`` in the first epoch
     towards ``end``, which would be that of the epoch after the last."""
 
@@ -37,22 +36,10 @@ class Growing(Perturbation):
         self._ends, self.epsilon = (start, end), start
         self._noise = Noise(seed, uniform)
 
-    def state_dict(self) -> dict[str, Any]:
-        """That of the noise."""
-        return self._noise.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._noise.load_state_dict(state)
-
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Set the ε of this epoch."""
         start, end = self._ends
         self.epsilon = start + (end - start) * epoch / epochs
-
-    def draw(self, alphas: Sequence[Tensor]) -> None:
-        """New noise."""
-        self._noise.draw(alphas)
 
     def perturbed(self, strengths: Sequence[Tensor], loss: TableLoss) -> list[Tensor]:
         """See :class:`fastdarts.policies.bilevel.Perturbation`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.nn.relaxation import Mixing, Relaxation
-from fastdarts.policies.noise import Noise
+from fastdarts.policies.noise import Drawing, Noise
 
 
 def gumbel(alpha: Tensor, generator: torch.Generator) -> Tensor:
@@ -23,7 +23,7 @@ def gumbel(alpha: Tensor, generator: torch.Generator) -> Tensor:
             return noise
 
 
-class Gumbel(Relaxation):
+class Gumbel(Drawing, Relaxation):
     r"""Weights that are drawn with Gumbel noise G (Maddison et al. 2017 and Jang et al. 2017), once per step and kind
     of cell: :math:`s = \mathrm{softmax}((\log \mathrm{softmax}(\alpha) + G) / \tau)`.
 
@@ -47,22 +47,10 @@ class Gumbel(Relaxation):
         self.draws_in_place = not hard
         self.tau = tau_start
 
-    def state_dict(self) -> dict[str, Any]:
-        """That of the noise."""
-        return self._noise.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._noise.load_state_dict(state)
-
     def start_epoch(self, epoch: int, epochs: int) -> None:
         """Set the temperature of this epoch."""
         start, end = self._ends
         self.tau = start + (end - start) * epoch / max(epochs - 1, 1)
-
-    def draw(self, alphas: Sequence[Tensor]) -> None:
-        """New noise."""
-        self._noise.draw(alphas)
 
     def strength(self, alpha: Tensor) -> Tensor:
         """softmax(alpha): the probability with which each candidate is drawn."""
@@ -146,7 +134,7 @@ def concentration(alpha: Tensor) -> Tensor:
     return F.elu(alpha) + 1
 
 
-class Dirichlet(Relaxation):
+class Dirichlet(Drawing, Relaxation):
     r"""Weights of DrNAS (Chen et al. 2021), drawn once per step and kind of cell from
     :math:`\mathrm{Dir}(\mathrm{elu}(\alpha) + 1)` for each edge, with their pathwise gradient.
 
@@ -158,19 +146,7 @@ class Dirichlet(Relaxation):
     twice_differentiable = False
 
     def __init__(self, seed: int):
-        self._samples = Noise(seed, _sample)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of the samples."""
-        return self._samples.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        self._samples.load_state_dict(state)
-
-    def draw(self, alphas: Sequence[Tensor]) -> None:
-        """New samples."""
-        self._samples.draw(alphas)
+        self._noise = Noise(seed, _sample)
 
     def strength(self, alpha: Tensor) -> Tensor:
         """softmax(alpha)."""
@@ -178,7 +154,7 @@ class Dirichlet(Relaxation):
 
     def mix(self, alpha: Tensor, kind: int) -> Mixing:
         """The drawn weights."""
-        return Mixing(_Pathwise.apply(concentration(alpha), self._samples.of(kind, alpha.device)))
+        return Mixing(_Pathwise.apply(concentration(alpha), self._noise.of(kind, alpha.device)))
 
     def noiseless(self, alpha: Tensor) -> Mixing:
         """Their mean."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastdarts.nn.candidates import name_of
 from fastdarts.nn.supernet import Supernet
-from fastdarts.policies.bilevel import Stage
+from fastdarts.policies.bilevel import Stage, Stages
 from fastdarts.report.drawing import cell_text, draw
 from fastdarts.report.supernet_drawing import draw_supernet_cell
 from fastdarts.spaces import DARTS, Architecture, Space, architecture
@@ -66,16 +67,22 @@ def describe_supernet(
     image_size: int | tuple[int, int],
     in_channels: int,
     space: Space = DARTS,
+    stages: Stages | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The cost and the drawings of the supernet of `space`, with these `options` of it, as JSON-ready data.
 
     Keys as in `describe_genotype`, with `space`, `partial` and `primitives` (of each edge, by kind of cell) instead of
-    `genotype` and no auxiliary head. Alphas and betas are not counted, as in the DARTS code. Raises FastdartsError for
-    an unknown primitive, a number of layers that the space has not, or an odd image size.
+    `genotype` and no auxiliary head. Alphas and betas are not counted, as in the DARTS code. `stages` are those of a
+    method. If they give each edge an auxiliary candidate, it is counted, and `auxiliary` names it. Raises
+    FastdartsError for an unknown primitive, a number of layers that the space has not, or an odd image size.
     """
     space.check(space.nodes, layers)
     network = _supernet(space, channels, layers, classes, in_channels, **options)
+    if stages is not None:
+        with torch.device("meta"):
+            stages.build(network)
+    added = {} if network.auxiliary_weight is None else {"auxiliary": name_of(network.auxiliary)}
     tables = space.primitives(space.nodes)
     return _describe(network, channels, layers, classes, image_size, in_channels) | {
         "space": space.name,
@@ -85,6 +92,7 @@ def describe_supernet(
             kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.cell, kind == "reduce")
             for kind, table in tables.items()
         },
+        **added,
     }
 
 
@@ -150,6 +158,8 @@ def describe_text(description: dict[str, Any]) -> str:
     lines += [row("", "others", "", "", *(f"{value:,}" for value in outside)), ""]
     if "primitives" in d:
         lines += _edges_text(d["primitives"])
+        if "auxiliary" in d:
+            lines.append(f"and {d['auxiliary']} once more, as an auxiliary candidate, which is never derived")
         if d["partial"] > 1:
             lines.append(f"on one of {d['partial']} channels; the others bypass the mixed operations")
     else:

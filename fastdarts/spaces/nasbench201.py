@@ -21,8 +21,8 @@ from fastdarts.nn.fusion.chain import one_pass
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import Identity, ReLUConvBN, Zero, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet, initial_alphas
+from fastdarts.spaces.cells.cell import leave
 from fastdarts.spaces.cells.network import outputs
-from fastdarts.spaces.cells.supernet import leave
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Table
 from fastdarts.spaces.topology import Topology
 

@@ -2,20 +2,17 @@
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fastdarts.engine.search import search
 from fastdarts.nn.candidates import build_candidate
-from fastdarts.nn.operations import SepConv
 from fastdarts.nn.relaxation import SOFTMAX
-from fastdarts.nn.sharp_operations import SharpSepConv
 from fastdarts.policies.relaxations import MaxW
 from fastdarts.policies.schedules import cosine_power
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import find_space
-from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.tasks.settings import SearchConfig, resolve
-from tests.support.probes import entries
 
 ALPHA = torch.tensor([[0.1, 0.5, -0.2, 0.3]], dtype=torch.float64)
 UPSTREAM = torch.tensor([[1, -2, 0.5, 3]], dtype=torch.float64)
@@ -85,22 +82,18 @@ def test_settings_left_out_are_the_published_ones():
     assert scalar.relaxation is SOFTMAX
 
 
-def test_its_separable_convolution_is_that_of_darts_where_halves_are_alike():
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_the_first_half_of_a_dilated_convolution_is_dilated(stride):
     torch.manual_seed(0)
-    ours, darts = SharpSepConv(4, 4, 3, 2), SepConv(4, 4, 3, 2, 1)
-    darts.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 4, 8, 8)
-    torch.testing.assert_close(ours(x), darts(x), rtol=0, atol=0)
+    op, x = build_candidate("dil_flood_conv_3x3", 4, stride), torch.randn(2, 4, 8, 8)
+    wide, narrow, again, last = (layer.weight for layer in op.op if isinstance(layer, nn.Conv2d))
+    half = F.conv2d(F.conv2d(x.relu(), wide, stride=stride, padding=2, dilation=2, groups=4), narrow)
+    half = F.batch_norm(half, None, None, training=True).relu()
+    expected = F.conv2d(F.conv2d(half, again, padding=1, groups=16), last)
+    torch.testing.assert_close(op(x), F.batch_norm(expected, None, None, training=True), rtol=1e-5, atol=1e-5)
 
 
-def test_counts_are_those_of_the_public_code():
-    genotype = Genotype(
-        entries("s31 s30 s30 s32 skip0 s31 skip0 s31"), range(2, 6),
-        entries("max0 skip1 skip2 avg0 skip2 avg0 skip2 skip3"), range(2, 6),
-    )  # fmt: skip
-    with torch.device("meta"):
-        network = find_space("darts").network("cifar", 36, 10, 20, False, genotype, in_channels=3)
-    assert sum(p.numel() for p in network.parameters()) == 3_555_622  # SHARPSEPCONV_DARTS
+def test_the_middle_of_a_convolution_is_as_wide_as_published():
     sizes = {"sharp_dil_conv_3x3": 4, "flood_conv_3x3": 16, "dil_flood_conv_3x3": 16, "choke_conv_3x3": 32}
     for name, middle in sizes.items():
         own = sum(p.numel() for p in build_candidate(name, 4, 1).parameters())

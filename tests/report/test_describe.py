@@ -231,3 +231,16 @@ def test_what_cannot_be_described():
         describe_supernet(4, 2, 10, 9, 3)
     with pytest.raises(FastdartsError, match="unknown primitive 'sep_conv_9x9'"):
         describe_supernet(4, 2, 10, 8, 3, CellSpace("broken", ["sep_conv_9x9"]))
+
+
+def test_the_auxiliary_candidates_of_a_method_are_counted(capsys):
+    """At stride 2 they are factorised reductions: C_in C_out weights, and no weights of a BatchNorm in a search."""
+    sizes = {}
+    for method in ("darts", "darts-minus"):
+        arguments = ["describe", "--supernet", "--method", method, "--channels", "4", "--layers", "3"]
+        main([*arguments, "--json"])
+        sizes[method] = json.loads(capsys.readouterr().out)["parameters"]
+    main(arguments)
+    assert "and skip_connect once more, as an auxiliary candidate" in capsys.readouterr().out
+    # both reduction cells have eight edges of stride 2, at 8 and 16 channels
+    assert sizes["darts-minus"] - sizes["darts"] == 8 * (8 * 8 + 16 * 16)

@@ -24,7 +24,7 @@ from fastdarts.spaces.topology import Topology
 
 
 def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor, weights: Tensor) -> FusedChain | None:
-    """The calls of a :class:`fastdarts.spaces.cells.supernet.Cell` on s1 and s0; None if some are not known."""
+    """The calls of a :class:`fastdarts.spaces.cells.cell.Cell` on s1 and s0; None if some are not known."""
     if torch.compiler.is_compiling():
         return None
     computed = computed_of(cell._ops, weights, range(len(cell._ops)))

@@ -19,7 +19,7 @@ from fastdarts.spaces.topology import Edge
 
 
 class Begun:
-    """A :class:`fastdarts.spaces.cells.supernet.Cell` in the middle of a pass: its first states have been passed on.
+    """A :class:`fastdarts.spaces.cells.cell.Cell` in the middle of a pass: its first states have been passed on.
 
     ``states``: those that are known; ``trail[j]``: the sums of all nodes before state j was passed on.
     """
