@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdarts.nn.operations import OPS, DilConv, Identity, ReLUConvBN, register_operation
-from fastdarts.nn.sharp_operations import SharpSepConv
+from fastdarts.nn.operations import OPS, DilConv, Identity, ReLUConvBN, SepConv, register_operation
 
 Size = tuple[int, int]
 
@@ -99,7 +98,7 @@ def _skip(C_in: int, C_out: int, stride: int, affine: bool) -> nn.Module:
 
 
 def _separable(kernel: int) -> Build:
-    return lambda C_in, C, stride, affine: SharpSepConv(C_in, C, kernel, stride, affine=affine)
+    return lambda C_in, C, stride, affine: SepConv(C_in, C, kernel, stride, kernel // 2, affine, C_mid=C)
 
 
 def _pool(make: Callable[[int], nn.Module]) -> Build:

@@ -100,53 +100,74 @@ class Given(NamedTuple):
     running: tuple[Tensor, Tensor] | None
 
 
+class _Pass(NamedTuple):
+    """What a pass through a chain made: all states; of every step what its backward reads, and of every link how many
+    raw outputs that are; mean and var of every link."""
+
+    states: list[Tensor]
+    reached: list[Tensor | None]
+    stored: list[int]
+    found: list[tuple[Tensor, Tensor]]
+
+    def output(self, chain: Chain) -> Tensor:
+        """The states that are concatenated."""
+        made = [self.states[i] for i in chain.concat]
+        return made[0].view_as(made[0]) if len(made) == 1 else torch.cat(made, 1)
+
+
+def _run(
+    chain: Chain, given: Sequence[Given], factors: Tensor | None, beta: Tensor | None, tensors: Sequence[Tensor]
+) -> _Pass:
+    states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
+    weights, at, stored, reached, found = tensors[chain.inputs :], 0, [], [], []
+    device, dtype = states[0].device.type, states[0].dtype
+    exact, links = is_exact(dtype), zip(chain.links, given, strict=True)
+    run = select(forward_op, chain.links[0].call.impl, device, dtype)
+    for step in chain.steps:
+        if type(step) is Pool:
+            made, places = step.forward(states[step.source])
+            for t, number in zip(step.targets, step.drops, strict=True):
+                one = made if number is None else made * factors[number]
+                states[t] = one if states[t] is None else states[t] + one
+            reached.append(places)
+            continue
+        link, own = next(links)
+        call = link.call
+        x = part = states[link.source]
+        base = before = [states[t] for t in link.kept if states[t] is not None]
+        if link.edge is not None:
+            part, base = head(x, call).contiguous(memory_format=LAST), []
+        mean, var = own.running or (None, None)
+        out, z, mean, var, _ = run(
+            part, base, own.gain, own.offset, weights[at : at + call.weights], own.seeds, call.candidates,
+            call.edges, call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
+        )  # fmt: skip
+        z = z if call.store else []
+        if link.edge is not None:
+            out = bypassing(interleave.forward_op, call, device, dtype)(x, out, before, beta[link.edges], call.stride)
+        at += call.weights
+        for t, made in zip(link.kept, out, strict=False):
+            states[t] = made
+        for t, number, made in zip(link.dropped, link.drops, out[len(link.kept) :], strict=True):
+            made.mul_(factors[number])
+            states[t] = made if states[t] is None else made.add_(states[t])
+        found.append((mean, var))
+        stored.append(len(z))
+        reached += (None if part is x else part, mean, var, *z)
+    return _Pass(states, reached, stored, found)
+
+
 class _Chain(torch.autograd.Function):
     @staticmethod
     def forward(ctx, chain, given, found, factors, gains, offsets, beta, *tensors):
-        states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
-        weights, at, stored, reached = tensors[chain.inputs :], 0, [], []
-        device, dtype = states[0].device.type, states[0].dtype
-        exact, links = is_exact(dtype), zip(chain.links, given, strict=True)
-        run = select(forward_op, chain.links[0].call.impl, device, dtype)
-        for step in chain.steps:
-            if type(step) is Pool:
-                made, places = step.forward(states[step.source])
-                for t, number in zip(step.targets, step.drops, strict=True):
-                    one = made if number is None else made * factors[number]
-                    states[t] = one if states[t] is None else states[t] + one
-                reached.append(places)
-                continue
-            link, own = next(links)
-            call = link.call
-            x = part = states[link.source]
-            base = before = [states[t] for t in link.kept if states[t] is not None]
-            if link.edge is not None:
-                part, base = head(x, call).contiguous(memory_format=LAST), []
-            mean, var = own.running or (None, None)
-            out, z, mean, var, _ = run(
-                part, base, own.gain, own.offset, weights[at : at + call.weights], own.seeds, call.candidates,
-                call.edges, call.stride, mean, var, call.eps, 0, call.gives_raw(mean), (), False, exact,
-            )  # fmt: skip
-            z = z if call.store else []
-            if link.edge is not None:
-                out = bypassing(interleave.forward_op, call, device, dtype)(
-                    x, out, before, beta[link.edges], call.stride
-                )
-            at += call.weights
-            for t, made in zip(link.kept, out, strict=False):
-                states[t] = made
-            for t, number, made in zip(link.dropped, link.drops, out[len(link.kept) :], strict=True):
-                made.mul_(factors[number])
-                states[t] = made if states[t] is None else made.add_(states[t])
-            found.append((mean, var))
-            stored.append(len(z))
-            reached += (None if part is x else part, mean, var, *z)
-        ctx.chain, ctx.given, ctx.stored, ctx.exact, ctx.factors = chain, given, stored, exact, factors
+        made = _run(chain, given, factors, beta, tensors)
+        found += made.found
+        ctx.chain, ctx.given, ctx.stored, ctx.factors = chain, given, made.stored, factors
+        ctx.exact = is_exact(tensors[0].dtype)
         read = {step.source for step in chain.steps}
-        kept = [x if number in read else None for number, x in enumerate(states)]
-        ctx.save_for_backward(gains, offsets, beta, *kept, *weights, *reached)
-        made = [states[i] for i in chain.concat]
-        return made[0].view_as(made[0]) if len(made) == 1 else torch.cat(made, 1)
+        kept = [x if number in read else None for number, x in enumerate(made.states)]
+        ctx.save_for_backward(gains, offsets, beta, *kept, *tensors[chain.inputs :], *made.reached)
+        return made.output(chain)
 
     @staticmethod
     def backward(ctx, grad):
@@ -312,5 +333,8 @@ def chained(
     the weights of what bypasses the candidates, of all edges in the order of the links. `factors` [D, N, 1, 1, 1]
     multiply the samples of what is dropped.
     """
+    if not torch.is_grad_enabled():
+        made = _run(chain, given, factors, beta, [*inputs, *weights])
+        return made.output(chain), made.found
     found: list[tuple[Tensor, Tensor]] = []
     return _Chain.apply(chain, given, found, factors, gains, offsets, beta, *inputs, *weights), found

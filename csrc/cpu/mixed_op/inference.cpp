@@ -8,28 +8,37 @@
 
 namespace fastdarts {
 
-// A pointwise product goes, with an offset for each channel, to NHWC rows of a tensor: as it is, or added to what is
-// there.
+// A pointwise product goes, with an offset for each channel, to NHWC rows of a tensor: as it is, or added to the same
+// rows of another tensor, which may be this one.
 template <typename M, int B, bool adds>
 struct AddToTensor {
   using T = Wide<M>;
   FASTDARTS_VECTORS
   static constexpr bool kWrites = true;
   M* data;
+  const M* before;  // null if it does not add
   int64_t channels;
   const T* offset;  // [blocks, B]
 
   FASTDARTS_INLINE bool whole(int64_t blocks) const { return blocks * B <= channels; }
   FASTDARTS_INLINE void operator()(int64_t pixel, int64_t block, const V& v) const {
-    M* o = data + pixel * channels + block * B;
+    const int64_t place = pixel * channels + block * B;
     const V sum = v + at(offset + block * B);
-    Map<M, B>::write(o, adds ? Map<M, B>::read(o) + sum : sum);
+    if constexpr (adds) {
+      Map<M, B>::write(data + place, Map<M, B>::read(before + place) + sum);
+    } else {
+      Map<M, B>::write(data + place, sum);
+    }
   }
   FASTDARTS_INLINE void part(int64_t pixel, int64_t block, const T* v) const {
-    M* o = data + pixel * channels + block * B;
+    const int64_t place = pixel * channels + block * B;
     const int64_t count = channels - block * B < B ? channels - block * B : B;
     const V sum = at(v) + at(offset + block * B);
-    Map<M, B>::write_first(o, adds ? Map<M, B>::read_first(o, count) + sum : sum, count);
+    if constexpr (adds) {
+      Map<M, B>::write_first(data + place, Map<M, B>::read_first(before + place, count) + sum, count);
+    } else {
+      Map<M, B>::write_first(data + place, sum, count);
+    }
   }
 };
 
@@ -75,7 +84,7 @@ struct Inference : Engine<Isa, T, B> {
     const T* offset;
     const Stage* then;  // the second stage that reads it, or null
     int64_t place;      // of that one among the second stages
-    bool begins;        // whether it is the first term of its edge
+    bool begins;        // whether it is the first term of its edge, but for the base
   };
   struct Term {  // of an edge, not by a stage
     const Final& final;
@@ -84,7 +93,7 @@ struct Inference : Engine<Isa, T, B> {
   struct Plan {
     std::vector<Packed> first, second;
     std::vector<Term> terms;
-    std::vector<const T*> start;  // per edge, a flat table: of edges that begin with what no stage gives
+    std::vector<const T*> start;  // per edge, a flat table: of edges that begin with what neither base nor stage gives
     const T *one, *zero;
     const int64_t* where;
   };
@@ -107,13 +116,13 @@ struct Inference : Engine<Isa, T, B> {
         for (const Packed& p : plan.first) {
           M* out = to.out[p.stage.edge] + at;
           if (!p.then) {
-            finish(to.x, p, n, canvas, strip, out);
+            finish(to, p, n, canvas, strip, out);
             continue;
           }
           stage(to.x, p, n, canvas, strip, [&](int64_t first) {
             return RectifiedToBuffer<E, B>{{middle.data, out_plane, plan.where + first}, p.offset};
           });
-          finish(to.x, plan.second[p.place], n, middle, strip, out);
+          finish(to, plan.second[p.place], n, middle, strip, out);
         }
       };
     });
@@ -126,7 +135,6 @@ struct Inference : Engine<Isa, T, B> {
     plan.one = flat(memory, 0, [](int64_t) { return 1; });
     plan.zero = flat(memory, 0, [](int64_t) { return 0; });
     std::vector<bool> begun(program.edges);
-    for (int64_t e = 0; e < program.edges; ++e) begun[e] = e < std::ssize(to.base);
     for (const Final& f : program.finals) {
       if (f.z >= 0 && f.kind != kNoise) continue;  // a stage's
       begun[f.edge] = true;
@@ -180,7 +188,7 @@ struct Inference : Engine<Isa, T, B> {
     if (!plan.start[e]) return;
     const int64_t at = n * program.out_size();
     std::vector<Stream<M>> streams;
-    if (e < std::ssize(to.base)) streams.push_back({to.base[e] + at, plan.one, plan.zero});
+    if (const M* base = this->base(to, e)) streams.push_back({base + at, plan.one, plan.zero});
     for (const Term& term : plan.terms) {
       if (term.final.edge != e) continue;
       streams.push_back(
@@ -213,15 +221,21 @@ struct Inference : Engine<Isa, T, B> {
     });
   }
   // One whose output is a term of its edge.
-  void finish(const M* x, const Packed& p, int64_t n, const Canvas<E>& canvas, Entry<E>* strip, M* out) const {
+  void finish(const InferenceOperands<M>& to, const Packed& p, int64_t n, const Canvas<E>& canvas, Entry<E>* strip,
+              M* out) const {
     const int64_t C = program.outputs;
-    if (p.begins) {
-      stage(x, p, n, canvas, strip,
-            [&](int64_t first) { return AddToTensor<M, B, false>{out + first * C, C, p.offset}; });
+    const M* base = p.begins ? this->base(to, p.stage.edge) : nullptr;
+    const M* before = !p.begins ? out : base ? base + n * program.out_size() : nullptr;
+    if (before) {
+      stage(to.x, p, n, canvas, strip,
+            [&](int64_t first) { return AddToTensor<M, B, true>{out + first * C, before + first * C, C, p.offset}; });
     } else {
-      stage(x, p, n, canvas, strip,
-            [&](int64_t first) { return AddToTensor<M, B, true>{out + first * C, C, p.offset}; });
+      stage(to.x, p, n, canvas, strip,
+            [&](int64_t first) { return AddToTensor<M, B, false>{out + first * C, nullptr, C, p.offset}; });
     }
+  }
+  static const M* base(const InferenceOperands<M>& to, int64_t edge) {
+    return edge < std::ssize(to.base) ? to.base[edge] : nullptr;
   }
 };
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdarts.functional import ChainPlan, Given, Pool, noise_seeds, world
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.plan import Constants, Fused, lasting, stacked, wide
-from fastdarts.nn.fusion.recognise import settled_things
+from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
 from fastdarts.nn.fusion.tracking import Statistics, moving_together, track
 from fastdarts.nn.operations import drop_path_factors
 
@@ -111,8 +111,8 @@ class FusedChain:
             tables = [(gain, None) for gain in (*(f.ones(x) for f in self.plain), *table.split(self._rows))]
         factors = drop_path_factors(x, self._masks, drop_prob) if self._masks else None
         given = [
-            Given(gain, offset, noise_seeds(fused.noises, x.device) if fused.noises else None, fused.running(x))
-            for fused, (gain, offset) in zip(self.fused, tables, strict=True)
+            Given(gain, offset, noise_seeds(fused.noises, x.device) if fused.noises else None, running)
+            for fused, (gain, offset), running in zip(self.fused, tables, self._running(x), strict=True)
         ]
         if known and seen.hold() and self.fused[0].tracks():
             statistics = seen.statistics
@@ -140,6 +140,13 @@ class FusedChain:
         if width not in tables:
             tables[width] = _wide(rows, width)
         return rows, tables[width]
+
+    def _running(self, x: Tensor) -> list[tuple[Tensor, Tensor] | None]:
+        """Mean and variance that normalise each call; None where those of the batch do."""
+        if not self._norms or any(fused.training and fused.normalises for fused in self.fused):
+            return [fused.running(x) for fused in self.fused]
+        means, variances = (stacked(self._norms, name, x).split(self._rows) for name in STATISTICS[:2])
+        return [*zip(means, variances, strict=True)]
 
     def _spread(self, x: Tensor, mixing: Tensor) -> Tensor:
         flat = mixing.to(wide(x)).flatten()

@@ -92,6 +92,11 @@ class Fused:
         nothing = [None] * len(self.convolutions)
         return parameters[1::2] == nothing and len(parameters) == 2 * len(nothing) and self._missing() == self._known
 
+    @property
+    def normalises(self) -> bool:
+        """Whether anything is normalised."""
+        return self._first is not None
+
     def tracks(self) -> bool:
         """Whether the first layer, and so all that are alike, moves its statistics."""
         return self._first is not None and self._first.training and self._first.track_running_stats

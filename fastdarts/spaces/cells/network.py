@@ -179,15 +179,20 @@ class _Network(nn.Module):
 
     def _classify(self, s0: Tensor, s1: Tensor) -> tuple[Tensor, Tensor | None]:
         logits_aux, same = None, s0 is s1
-        if fuses(s1):  # cells compute in channels-last
-            s1 = s1.contiguous(memory_format=torch.channels_last)
-            s0 = s1 if same else s0.contiguous(memory_format=torch.channels_last)
+        s1 = as_cells_compute(s1)
+        s0 = s1 if same else as_cells_compute(s0)
         with one_pass():
             for i, cell in enumerate(self.cells):
                 s0, s1 = s1, cell(s0, s1, self.drop_path_prob)
                 if i == 2 * self._layers // 3 and self._auxiliary and self.training:
                     logits_aux = self.auxiliary_head(s1)
         return outputs(self.classifier(self.global_pooling(s1).flatten(1)), logits_aux)
+
+
+def as_cells_compute(x: Tensor) -> Tensor:
+    """``x`` in channels-last where cells compute in that. Of images, whose channels are few, the copy costs little, and
+    PyTorch's own layers give channels-last too."""
+    return x.contiguous(memory_format=torch.channels_last) if fuses(x) else x
 
 
 def outputs(logits: Tensor, logits_aux: Tensor | None = None) -> tuple[Tensor, Tensor | None] | tuple[Tensor]:
@@ -226,7 +231,7 @@ class NetworkCIFAR(_Network):
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         check_images(input, self._in_channels)
-        s = self.stem(input)
+        s = self.stem(as_cells_compute(input))
         return self._classify(s, s)
 
 
@@ -256,7 +261,7 @@ class NetworkImageNet(_Network):
 
     def forward(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         check_images(input, self._in_channels)
-        s0 = self.stem0(input)
+        s0 = self.stem0(as_cells_compute(input))
         return self._classify(s0, self.stem1(s0))
 
 
