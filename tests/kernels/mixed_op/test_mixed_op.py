@@ -79,7 +79,9 @@ def test_leftovers_of_samples_rows_columns_and_channels(case: MixedOpCase) -> No
 
 
 @needs_native
-@pytest.mark.parametrize("case", [*(c for c in MIXED_OP_TEST_CASES if c.partial == 1), *LEFTOVERS], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [*(c for c in MIXED_OP_TEST_CASES if c.partial == 1), *LEFTOVERS], ids=lambda case: case.id
+)
 def test_bfloat16_is_no_worse_than_twice_the_reference(case: MixedOpCase) -> None:
     """All take the side of every kink that the truth takes: a value on the other side has another gradient."""
     truth, kinks = named(case, "reference", torch.float64, note=True)
