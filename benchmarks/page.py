@@ -1,7 +1,8 @@
 """Fills docs/benchmarks.md and README.md, with its figure, from benchmarks/results: python -m benchmarks.page --write.
 
 A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
-instruction set make one section of the page. Without ``--write`` the command fails where a page and the results differ.
+instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py).
+Without ``--write`` the command fails where a page and the results differ.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ SHOWN = {
     "training step of the found network": "training step C36 20 cells N8",
     "inference of the found network": "inference C36 8 cells N8",
 }
-ISAS = {"avx512f": "AVX-512", "avx2": "AVX2", "baseline": "baseline"}
+ISAS = {"avx512bf16": "AVX-512", "avx512f": "AVX-512", "avx2": "AVX2", "baseline": "baseline"}
 
 Row = dict[str, Any]
 Machine = tuple[str, str]
 
 
 def read(folder: Path = RESULTS) -> dict[Machine, list[Row]]:
-    """Reports by processor and instruction set, in the order of their files' names."""
+    """Reports by processor and instruction set of float32, in the order of their files' names."""
     found: dict[Machine, list[Row]] = {}
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         facts = report["machine"]
-        found.setdefault((facts["cpu"], facts["isa"]), []).append(report)
+        found.setdefault((facts["cpu"], ISAS[facts["isa"]]), []).append(report)
     return found
 
 
@@ -98,7 +99,7 @@ def sections(reports: dict[Machine, list[Row]]) -> str:
     """A section for every machine."""
     parts = []
     for (cpu, isa), found in reports.items():
-        parts.append(f"## {cpu}, {ISAS[isa]}")
+        parts.append(f"## {cpu}, {isa}")
         for report in found:
             if report["cases"]:
                 parts += [cases_table(report["cases"]), conditions(report["machine"])]
@@ -112,7 +113,7 @@ def methods_table(reports: dict[Machine, list[Row]]) -> str:
         runs = [report for report in found if "methods" in report]
         if runs:
             rows = [methods.line(row) for report in runs for row in report["methods"]]
-            parts += [f"{cpu}, {ISAS[isa]}:", table(methods.HEADS, rows)]
+            parts += [f"{cpu}, {isa}:", table(methods.HEADS, rows)]
             parts += [conditions(report["machine"]) for report in runs]
     return "\n\n".join(parts)
 
@@ -133,7 +134,22 @@ def summary(reports: dict[Machine, list[Row]]) -> str:
                 else "–"
             )
         rows.append(line)
-    return table(["", *(f"{cpu}, {ISAS[isa]}" for cpu, isa in machines)], rows)
+    return table(["", *(f"{cpu}, {isa}" for cpu, isa in machines)], rows)
+
+
+def shares(folder: Path = RESULTS / "shares") -> str:
+    """For every machine, the parts of whole steps."""
+    parts = []
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        facts, steps = report["machine"], report["steps"]
+        rows = [
+            [part, *(f"{step['parts'][part] / step['seconds']:.1%}" for step in steps)] for part in steps[0]["parts"]
+        ]
+        rows.append(["whole step, ms", *(number(step["seconds"] * 1e3) for step in steps)])
+        heads = [f"{facts['cpu']}, {ISAS[facts['isa']]}", *(step["case"] for step in steps)]
+        parts += [table(heads, rows), conditions(facts)]
+    return "\n\n".join(parts)
 
 
 BARS = {EAGER: "public code", LAST: "public code, channels-last", OURS: "fastdarts"}
@@ -146,7 +162,7 @@ def figure(reports: dict[Machine, list[Row]], case: str = SHOWN["search step, fi
             for row in report["cases"] if "sides" in row}  # fmt: skip
     (cpu, isa), sides = rows[case]
     seconds = {label: sides[side]["ms"] / 1e3 for side, label in BARS.items()}
-    shapes = [f'<text x="0" y="16" font-weight="600">seconds for one search step ({ISAS[isa]})</text>']
+    shapes = [f'<text x="0" y="16" font-weight="600">seconds for one search step ({isa})</text>']
     for number_, (label, value) in enumerate(seconds.items()):
         y, width = 34 + 46 * number_, max(2, 250 * value / max(seconds.values()))
         colour = OWN if label == BARS[OURS] else BAR
@@ -177,7 +193,10 @@ def pages() -> Iterable[tuple[Path, str, str]]:
     """Each page, as it is and as it should be."""
     reports = read()
     yield FIGURE, FIGURE.read_text(encoding="utf-8") if FIGURE.exists() else "", figure(reports)
-    parts = {"benchmarks": sections(reports), "methods": methods_table(reports), "summary": summary(reports)}
+    parts = {
+        "benchmarks": sections(reports), "methods": methods_table(reports), "summary": summary(reports),
+        "shares": shares(),
+    }  # fmt: skip
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.bench.eager import EagerStep, make_compiled, make_eager
+from fastdarts.bench.eager import EagerStep, SkippingMixedOp, make_compiled, make_eager
 from fastdarts.bench.evaluation import make_eager_network, make_inference, make_public, make_training, public_step
 from fastdarts.bench.measure import conv_flops
 from fastdarts.engine.capture import Graphs
@@ -44,7 +44,11 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class EdgeCase:
-    """One mixed operation, forward and backward: gradients of x, the mixing weights and all parameters."""
+    """One mixed operation, forward and backward: gradients of x, the mixing weights and all parameters.
+
+    With ``only`` the mixing weights are 1 for this candidate and 0 for the others, and want no gradient. The public
+    code then skips what has weight 0.
+    """
 
     channels: int
     size: int
@@ -54,9 +58,11 @@ class EdgeCase:
     partial: int = 1
     precision: str = "float32"
     seed: int = 0
+    only: str = ""
 
     def __str__(self) -> str:
         what = "MixedOp" if len(self.primitives) > 1 else self.primitives[0]
+        what += f" of {self.only} alone" if self.only else ""
         what += f" of 1/{self.partial}" if self.partial > 1 else ""
         stride = " stride 2" if self.stride == 2 else ""
         return f"{what} C{self.channels} {self.size}×{self.size} N{self.batch}{stride}{_named(self.precision)}"
@@ -72,8 +78,15 @@ class EdgeCase:
             torch.randn(self.batch, self.channels, size, size).to(device, maps, memory_format=form)
             for size in (self.size, self.size // self.stride)
         )
-        weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(device, dtype).requires_grad_()
-        wanted = {"x": x.requires_grad_(), "mixing weights": weights, **dict(op.named_parameters())}
+        if self.only:
+            place = self.primitives.index(self.only)
+            if side != OURS:
+                op.__class__ = SkippingMixedOp
+            weights = torch.eye(len(self.primitives), device=device, dtype=dtype)[place]
+            wanted = {"x": x.requires_grad_(), **dict(op._ops[place].named_parameters())}
+        else:
+            weights = torch.softmax(torch.randn(len(self.primitives)), 0).to(device, dtype).requires_grad_()
+            wanted = {"x": x.requires_grad_(), "mixing weights": weights, **dict(op.named_parameters())}
 
         def forward() -> Tensor:
             with autocast(self.precision, x.device):
@@ -325,6 +338,7 @@ SUITES: dict[str, list[Case]] = {
         for c, size in WIDTHS
     ],
     "mixed-op": [EdgeCase(c, size) for c, size in WIDTHS],
+    "masked": [EdgeCase(c, size, only=only) for only in ("sep_conv_3x3", "max_pool_3x3") for c, size in WIDTHS],
     "pc-darts": [EdgeCase(c // 4, size, batch=256) for c, size in WIDTHS],  # without what bypasses the candidates
     "step": [StepCase(unrolled) for unrolled in (False, True)],
     "partial": [

@@ -36,6 +36,13 @@ class EagerMixedOp(MixedOp):
         return channel_shuffle(torch.cat([mixed, past], dim=1), self.k)
 
 
+class SkippingMixedOp(EagerMixedOp):
+    """The published forward of the candidates whose weight is not 0."""
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        return sum(w * op(x) for w, op in zip(weights.tolist(), self._ops, strict=True) if w != 0)
+
+
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     """Channel g * (C / groups) + j of x comes to j * groups + g."""
     n, channels, height, width = x.shape

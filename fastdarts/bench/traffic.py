@@ -171,8 +171,8 @@ def _pretending() -> Iterator[None]:
 
 def counts(case: Case) -> bool:
     """Whether it can be counted: mixed operations and first-order steps. The second order copies its network, which
-    cannot be done without data."""
-    return isinstance(case, EdgeCase) or (isinstance(case, StepCase) and not case.unrolled)
+    cannot be done without data, nor can weights be 0."""
+    return (isinstance(case, EdgeCase) and not case.only) or (isinstance(case, StepCase) and not case.unrolled)
 
 
 def count(case: Case, side: str, kernels: str = "triton") -> dict[str, Count]:

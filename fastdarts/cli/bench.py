@@ -11,6 +11,7 @@ from fastdarts.runs.kinds import Count
 Suite = Literal[
     "ops",
     "mixed-op",
+    "masked",
     "pc-darts",
     "step",
     "partial",
@@ -29,8 +30,9 @@ class Bench:
     """Time fastdarts beside the public DARTS code on this machine, once their results agree; or count its traffic."""
 
     suite: tuple[Suite, ...] = ("mixed-op", "step")
-    """Cases to time. ops: single candidates. mixed-op: whole mixed operations. pc-darts: those of PC-DARTS. step: steps
-    of a search. partial: partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201.
+    """Cases to time. ops: single candidates. mixed-op: whole mixed operations. masked: those with all weight on one
+    candidate, beside public code that skips the others. pc-darts: those of PC-DARTS. step: steps of a search. partial:
+    partial mixed operations and a step of PC-DARTS. nasbench201: a step in NAS-Bench-201.
     evaluation: a training step of a derived network. inference: its logits. flat: flat updates. batch: the largest
     batch of a step that fits into a budget of memory. rnn: the recurrent cell and steps of its search. methods: a step
     of every method, beside that of DARTS and beside plain modules."""
