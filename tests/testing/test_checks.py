@@ -42,13 +42,13 @@ def test_every_method_passes(tmp_path, name):
 def test_a_method_is_killed_at_every_kind_of_place_where_it_saves(tmp_path, monkeypatch):
     """The search of DARTS-ADA goes back at the end of its epoch 2. Told to, it is searched by two ranks."""
     killed, ranks = [], []
-    real = methods_checks._places
+    real = methods_checks.places
 
     def places(saves, kills):
         killed.extend(saves[place - 1] for place in real(saves, kills))
         return []
 
-    monkeypatch.setattr("fastdarts.testing.methods._places", places)
+    monkeypatch.setattr("fastdarts.testing.methods.places", places)
     monkeypatch.setattr("fastdarts.testing.methods.check_ranks", lambda *arguments: ranks.append(arguments))
     monkeypatch.setattr(Eigenvalue, "measure", lambda _, search: {"eigenvalue": (1.0, 1.0, 2.0, 2.0)[search.epoch]})
     settings = SETTINGS["darts-ada"] | {"epochs": 4, "ada_max_weight_decay": 3e-3}

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from fastdarts.errors import FastdartsError
+from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.functional.arguments import brief
 from fastdarts.nn.operations import OPS, is_operation
 from fastdarts.spaces.topology import Entry
@@ -60,7 +60,8 @@ def _check_entries(cell: str, entries: object, concat: object) -> list[Entry]:
         name = entry[0]
         if not isinstance(name, str) or not is_operation(name):
             raise FastdartsError(
-                f"unknown operation {brief(name)} in entry {position} of {cell}: use one of {', '.join(OPS)}"
+                f"unknown operation {brief(name)}{did_you_mean(name, OPS)} in entry {position} of {cell}: use one that "
+                "`fastdarts spaces` lists, or one that a --plugin registers"
             )
         checked.append((str(name), *(_check_ends if free else _check_source)(cell, position, entry)))
     return sorted(checked, key=itemgetter(2)) if free else checked

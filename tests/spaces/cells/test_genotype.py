@@ -311,7 +311,7 @@ def test_of_the_log_of_a_search_the_last_genotype_is_taken_and_fields_may_have_n
         (broken(normal=[PAIR, "skip_connect"]), "entry 1 of normal must be an .* pair, got 'skip_connect'"),
         (
             broken(normal=[PAIR, ["noises", 0]]),
-            "unknown operation 'noises' in entry 1 of normal: use one of none, ",
+            "unknown operation 'noises' \\(did you mean noise\\?\\) in entry 1 of normal: use one that ",
         ),
         (broken(normal=[PAIR, [["none"], 0]]), r"unknown operation \['none'\]"),
         (
