@@ -72,6 +72,10 @@ def whole(**numbers: Any) -> list[int]:
     return found
 
 
+_ELSEWHERE = {"none", "identity"}
+"""Names that the activations of recurrent cells have too."""
+
+
 def default_primitives() -> Sequence[str]:
     """The list of fastdarts, for a caller that gives none.
 
@@ -90,7 +94,7 @@ def default_primitives() -> Sequence[str]:
         theirs = [*_candidates_in(names.get("PRIMITIVES"))]
         if theirs == list(PRIMITIVES):
             continue
-        if any(name in OPS and name != "none" for name in theirs):
+        if any(name in OPS and name not in _ELSEWHERE for name in theirs):
             raise FastdartsError(
                 f"got no primitives, but {prefix}PRIMITIVES of module {seen.get('__name__')} is another list than "
                 f"fastdarts.PRIMITIVES: pass primitives={prefix}PRIMITIVES, or primitives=fastdarts.PRIMITIVES"

@@ -184,7 +184,10 @@ def test_the_verdict_of_info_says_what_would_be_faster():
             ["evaluate", "--genotype", "DARTS_V2", "--hidden", "5"],
             ["--hidden is for text, not for images: leave it out"],
         ),
-        (["evaluate", "--space", "rnn", "--channels", "8"], ["--channels is for images (--task images), not for text: leave it out"]),
+        (
+            ["evaluate", "--space", "rnn", "--channels", "8"],
+            ["--channels is for images (--task images), not for text: leave it out"],
+        ),
         (["search", "darts", "--space=rnn", "--tau-start=3"], ["--tau-start goes with --method gdas, snas: leave"]),
         (["search", "--hiden", "5"], ["unknown flag --hiden", "--hidden"]),
         (["search", "--space", "rnn", "--chanels", "8"], ["unknown flag --chanels", "--channels"]),

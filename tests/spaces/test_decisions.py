@@ -33,13 +33,18 @@ def every(space, nodes):
 
 
 def test_the_sizes_of_the_spaces() -> None:
-    """Per cell of 4 nodes C(2, 2) C(3, 2) C(4, 2) C(5, 2) = 180 sets of sources, and 8 operations."""
+    """Per cell of 4 nodes C(2, 2) C(3, 2) C(4, 2) C(5, 2) = 180 sets of sources, and 8 operations. In cells of 5 nodes
+    that may read a state twice, (2 3 4 5 6)^2 pairs of sources, and 10 operations."""
     cells = {"darts": 1_037_664_180, "darts-7": 1_037_664_180} | dict.fromkeys(("s1", "s2", "s3", "s4"), 180 * 2**8)
     cells["sharp"] = 180 * 8**8  # nine candidates, without none
+    cells |= {name: 720**2 * count**10 for name, count in (("nasnet", 13), ("amoebanet", 8), ("enas", 5))}
     assert {name: space.size(NODES[name]) for name, space in ALL.items()} == {
         **{name: size**2 for name, size in cells.items()},
         "tiny": 81,
         "nasbench201": 15_625,
+        "mbconv": 6**6 * 7**15,
+        "mbconv-tiny": 6**3 * 7**3,
+        "mnasnet": 432**5 * 288**2,
         "rnn": 40_320 * 4**8,
     }
     assert SPACES["darts"].size(1) == 7**4

@@ -313,7 +313,7 @@ class TestDropPath:
 SMALL = {"epochs": 1, "channels": 4, "samples": 100, "batch_size": 32, "threads": 1, "device": "cpu"}
 
 
-@pytest.mark.parametrize("name", [name for name, space in SPACES.items() if space.task == "images"])
+@pytest.mark.parametrize("name", [n for n, space in SPACES.items() if space.task == "images" and space.has_supernet])
 def test_every_space_is_searched_drawn_reported_and_evaluated(tmp_path, name):
     space, run = SPACES[name], tmp_path / "run"
     layers = 5 if name == "nasbench201" else 3
@@ -333,9 +333,9 @@ def test_every_space_is_searched_drawn_reported_and_evaluated(tmp_path, name):
     assert tested["genotype"] == found["genotype"] and tested["parameters"] > 0
 
 
-@pytest.mark.parametrize("name", ["s4", "nasbench201"])
+@pytest.mark.parametrize("name", ["s4", "nasbench201", "nasnet", "mbconv-tiny"])
 def test_a_random_search_samples_the_space(tmp_path, name):
-    layers = 5 if name == "nasbench201" else 3
+    layers = {"nasbench201": 5, "mbconv-tiny": SPACES["mbconv-tiny"].layers}.get(name, 3)
     settings = {"method": "random", "candidates": 2, "space": name, "layers": layers}
     found = search(SearchConfig(**SMALL, **settings, run=tmp_path / "run"))
     assert found["genotype"] in [candidate["genotype"] for candidate in found["candidates"]]
