@@ -16,17 +16,17 @@ from fastdarts.policies.expected_cost import CostMonitor, ExpectedCost, Setting,
 from fastdarts.policies.latency import Priced, measure, read_table
 from fastdarts.report.describe import macs
 from fastdarts.spaces.cells.network import count_parameters
-from fastdarts.tasks.settings import SupernetConfig
+from fastdarts.tasks.settings import SearchConfig, SupernetConfig
 from fastdarts.tasks.task import Problem
 
 LATENCIES = "latency.json"
 """The table in the folder of a run."""
 
 
-def with_cost(recipe: Bilevel, config: SupernetConfig) -> Bilevel:
-    """``recipe`` with the cost that ``config`` names, which is resolved; raises :class:`FastdartsError` for a table
-    that cannot be read."""
-    if getattr(config, "cost", None) is None:
+def with_cost(recipe: Any, config: SearchConfig) -> Any:
+    """``recipe`` with the cost that ``config`` names for its alphas, if it has alphas; ``config`` is resolved. Raises
+    :class:`FastdartsError` for a table that cannot be read."""
+    if not isinstance(recipe, Bilevel) or getattr(config, "cost", None) is None:
         return recipe
     weight = config.cost_weight
     combine: Callable[[Tensor, Tensor, float], Tensor]
