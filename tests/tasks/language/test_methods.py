@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fastdarts.engine.blackbox import BlackBoxConfig
 from fastdarts.engine.search import search, step_memory
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.validation import validate
@@ -23,7 +24,10 @@ from tests.support.paths import DATA
 KJV = DATA / "kjv"
 ADA = {"eigenvalue_every": 1, "es_window": 1, "es_lag": 1, "es_start": 0, "epochs": 3}
 SETTINGS = {"i-darts": {"weight_steps": 2}, "snas": {"resource_weight": 0.0}, "darts-es": ADA, "darts-ada": ADA}
-ABLE = [name for name, method in methods().items() if not method.settings.lacking(RECURRENT)]
+FIT = {name: m.settings for name, m in methods().items() if not m.settings.lacking(RECURRENT)}
+ASKING = [name for name, settings in FIT.items() if issubclass(settings, BlackBoxConfig)]
+"""They search among cells for text in a table only."""
+ABLE = [name for name in FIT if name not in ASKING]
 
 
 def small(method: str, **settings: object) -> SearchConfig:
@@ -41,7 +45,15 @@ def test_they_leave_whole_runs_and_go_on_after_every_kind_of_end(tmp_path, name)
     check_method(name, tmp_path, space="rnn", kills=3, data=KJV, **SETTINGS.get(name, {}))
 
 
-@pytest.mark.parametrize("name", sorted(methods().keys() - {*ABLE}))
+@pytest.mark.parametrize("name", ASKING)
+def test_those_that_train_from_scratch_want_a_table(name):
+    with pytest.raises(
+        FastdartsError, match=f"--method {name} needs training from scratch.* do not have: give a --table"
+    ):
+        validate(small(name))
+
+
+@pytest.mark.parametrize("name", sorted(methods().keys() - {*ABLE, *ASKING}))
 def test_the_others_are_refused_by_what_they_need(name):
     settings = methods()[name].settings
     need = settings.lacking(RECURRENT)[0]
