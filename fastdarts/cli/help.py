@@ -20,7 +20,7 @@ from fastdarts.spaces import DARTS
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 GROUPS: dict[str, str] = {  # settings in the order in which people ask for them; what is not named here: see _group
-    "data": "dataset data level vocabulary image_size samples test_samples test_portion split_seed train_portion "
+    "data": "task dataset data level vocabulary image_size samples test_samples test_portion split_seed train_portion "
     "validation_portion augment cutout mixup cutmix label_smoothing",
     "network": "genotype space variant stem channels layers nodes hidden partial edge_normalisation auxiliary "
     "auxiliary_weight pretrained target_parameters target_macs target_latency",
@@ -31,7 +31,8 @@ GROUPS: dict[str, str] = {  # settings in the order in which people ask for them
     "diagnostics": "gap_every alignment_every eigenvalue_every product_error_every",
 }
 SHORT: dict[str, str] = {  # what most people need, by command
-    "search": "dataset data image_size hidden channels layers epochs batch_size seed seeds run resume device",
+    "search": "task dataset data image_size space hidden channels layers epochs batch_size seed seeds queries table "
+    "run resume device",
     "evaluate": "genotype dataset data image_size validation_portion hidden channels layers epochs batch_size seeds "
     "run resume device",
     "study": "dataset data method epochs seeds search_epochs search_seeds run processes",
