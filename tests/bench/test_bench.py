@@ -152,7 +152,7 @@ def test_inference_is_timed_once_its_logits_agree(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_batch_that_is_given_times_no_case_twice() -> None:
-    cases = run._cases("inference", (2,), ("float32",))
+    cases = run._cases("inference", (2,), ("float32",), ())
     assert [(case.channels, case.layers, case.batch) for case in cases] == [(16, 5, 2), (36, 8, 2)]
 
 
