@@ -18,6 +18,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.spaces import DARTS, Architecture
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 
@@ -128,7 +129,8 @@ def test_a_training_takes_more_with_the_batch():
     plain = {"variant": "cifar", "schedule": "cosine", "gamma": 1.0, "auxiliary": False, "auxiliary_weight": 0.0}
     settings = {name: getattr(config, name) for name in names if hasattr(config, name)} | {"label_smoothing": 0.0}
     recipe, job = Recipe(**plain | settings), Job(Architecture(DARTS, DARTS_V1), 0)
-    small, large = (training_memory(job, recipe, load_data("digits"), CPU, n) for n in (8, 32))
+    objective = Objective(load_data("digits"))
+    small, large = (training_memory(job, recipe, objective, CPU, n) for n in (8, 32))
     assert small.kept == large.kept  # weights, gradients, momentum and buffers
     assert 3 < (large.peak - large.kept) / (small.peak - small.kept) < 4.5
 

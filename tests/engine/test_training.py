@@ -15,6 +15,7 @@ from fastdarts.spaces import DARTS, Architecture
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.settings import RECIPES
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
@@ -29,7 +30,7 @@ COMMON = {
 def training(variant="cifar", **changes):
     published = {k: v for k, v in RECIPES[variant].items() if k in Recipe.__dataclass_fields__}
     recipe = Recipe(variant=variant, auxiliary=True, **(COMMON | published | {"channels": 4, "layers": 3} | changes))
-    return Training(Job(Architecture(DARTS, DARTS_V1), 0), recipe, load_data("digits"), CPU)
+    return Training(Job(Architecture(DARTS, DARTS_V1), 0), recipe, Objective(load_data("digits")), CPU)
 
 
 def learning_rates(owner, epochs):
@@ -177,9 +178,9 @@ def test_drop_path_rises_linearly_with_the_epoch():
 
 
 def test_a_seed_determines_the_initial_weights_and_another_changes_them():
-    data = load_data("digits")
+    objective = Objective(load_data("digits"))
     jobs = [Job(Architecture(DARTS, DARTS_V1), seed) for seed in (0, 0, 1)]
-    a, b, c = (Training(job, training().recipe, data, CPU).model.state_dict() for job in jobs)
+    a, b, c = (Training(job, training().recipe, objective, CPU).model.state_dict() for job in jobs)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not torch.equal(a["stem.0.weight"], c["stem.0.weight"])
 

@@ -31,6 +31,7 @@ from fastdarts.spaces import find_space, parse_architecture
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import Meter, measure
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
@@ -97,7 +98,7 @@ def evaluated() -> dict[str, Any]:
         config = replace(EVALUATED, variant="cifar", drop_path_prob=0.0, sync_bn=True).resolved(find_space("darts"))
         recipe = Recipe(variant="cifar", learning_rate_min=0.0, **{name: getattr(config, name) for name in names})
         data = ImageProblem.of_shape(10, 1, (8, 8)).data
-        training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, data, torch.device("cpu"))
+        training = Training(Job(parse_architecture("DARTS_V2"), 0), recipe, Objective(data), torch.device("cpu"))
         meter = Meter()
         training.begin_epoch(0)
         for step in range(2):

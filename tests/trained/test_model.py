@@ -17,6 +17,7 @@ from fastdarts.engine.evaluation import evaluate, recipe
 from fastdarts.engine.training import Job, Training
 from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.transforms import eval_transform
 from fastdarts.tasks.language.settings import TextEvaluateConfig
 from fastdarts.tasks.settings import EvaluateConfig
@@ -285,7 +286,7 @@ def test_a_training_begins_with_the_weights_of_its_job_and_draws_the_others(run)
     config = EvaluateConfig(**SMALL).resolved(facts.architecture().space)
     given = {"stem.0.weight": weights["stem.0.weight"]}
     jobs = Job(facts.architecture(), 5, start=given), Job(facts.architecture(), 5)
-    data = load_data("digits")
-    begun, fresh = (Training(job, recipe(config), data, torch.device("cpu")).model.state_dict() for job in jobs)
+    objective = Objective(load_data("digits"))
+    begun, fresh = (Training(job, recipe(config), objective, torch.device("cpu")).model.state_dict() for job in jobs)
     assert torch.equal(begun["stem.0.weight"], given["stem.0.weight"])
     assert all(torch.equal(begun[name], fresh[name]) for name in fresh if name != "stem.0.weight")

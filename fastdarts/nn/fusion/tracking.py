@@ -22,6 +22,8 @@ Place = tuple[int, int]
 
 def place(t: Tensor) -> Place:
     """Where a buffer lies, whether it has memory of its own or is a row of a table."""
+    if torch.compiler.is_compiling():  # which knows no addresses; no plan has made tables there
+        return id(t), 0
     return t.untyped_storage()._cdata, t.storage_offset()
 
 
