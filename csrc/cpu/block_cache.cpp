@@ -88,12 +88,10 @@ struct Cache {
     return data;
   }
 
-  // Unmaps cached blocks until `live` bytes and the rest of the cache stay within twice the recent peak. The maps of a
-  // network become half as large again and again. In inference, which keeps none, those of all sizes together take
-  // twice what the largest take.
+  // Unmaps cached blocks until `live` bytes and the rest of the cache stay within 3/2 of the recent peak.
   void make_room(size_t live) {
     const size_t peak = std::max({peaks[0], peaks[1], live});
-    trim(2 * peak - live);
+    trim(peak + peak / 2 - live);
   }
 
   void trim(size_t limit) {  // to at most `limit` cached bytes

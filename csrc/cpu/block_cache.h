@@ -2,7 +2,7 @@
 // returns large blocks to the system: every block from 32 MiB on, and many smaller ones. Fetching them anew costs a
 // page fault per 4 KiB, a third to half of mixed_sum's time on tensors of 32 MiB.
 //
-// The cache is bounded. Live and cached blocks together stay within twice the recent peak, the most bytes that were
+// The cache is bounded. Live and cached blocks together stay within 3/2 of the recent peak, the most bytes that were
 // live at once. Cached blocks give way, the longest unused first. "Recent" is the time in which 16 to 32 times the peak
 // was handed out, a few search steps. So the cache shrinks when the work does.
 #pragma once
