@@ -171,7 +171,9 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
 
     with Run(config, "evaluate", f"{config.dataset}-{config.variant}", watch) as run, Progress() as progress, workers:
         chosen = {} if sized is None else sized.facts()
-        run.describe(device, images=len(indices), image_shape=shape, **objective.counts(), **size, **chosen)
+        run.describe(
+            device, images=len(indices), image_shape=(data.channels, *data.size), **objective.counts(), **size, **chosen
+        )
         write_genotype(run, architecture)
         progress.line(f"run {run.folder}")
         for text in filter(None, (data.found, sized and f"chosen: {sized.line()}", *notes)):

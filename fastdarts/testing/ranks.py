@@ -118,7 +118,9 @@ def trained(config: SupernetConfig, size: int = BATCH) -> dict[str, Tensor]:
     torch.set_default_dtype(torch.float64)
     try:
         plain = config.task == "images"
-        problem = ImageProblem.of_shape(10, 1, (8, 8)) if plain else find_task(config.task).problem(resolve(config), space)
+        problem = (
+            ImageProblem.of_shape(10, 1, (8, 8)) if plain else find_task(config.task).problem(resolve(config), space)
+        )
         supernet, meter, losses = SearchStep(config, problem, torch.device("cpu")), problem.meter_type(), []
         recipe, epoch = supernet.recipe, supernet.config.epochs - 1
         recipe.relaxation.start_epoch(epoch, config.epochs)
