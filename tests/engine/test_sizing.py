@@ -18,6 +18,7 @@ from fastdarts.runs.checks import parse_count, parse_seconds
 from fastdarts.runs.run import stored_config
 from fastdarts.spaces import parse_architecture
 from fastdarts.tasks.images.data import load_data
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.images import sentence
@@ -44,7 +45,7 @@ def choose(genotype=GENOTYPE, channels=None, layers=None, **settings):
     architecture = parse_architecture(genotype)
     config = EvaluateConfig(genotype=genotype, channels=channels, layers=layers, **settings)
     fixed = {"channels": channels, "layers": layers}
-    return choose_size(config.resolved(architecture.space), fixed, architecture, load_data("digits"), CPU)
+    return choose_size(config.resolved(architecture.space), fixed, architecture, Objective(load_data("digits")), CPU)
 
 
 @pytest.mark.parametrize(
