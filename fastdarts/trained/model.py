@@ -69,9 +69,9 @@ class Model(nn.Module):
     def __init__(self, facts: Facts, network: nn.Module):
         super().__init__()
         self.facts, self.network = facts, network
-        some = next(network.parameters())
-        for name in ("mean", "std") if facts.scale else ():
-            self.register_buffer(f"_{name}", some.new_tensor(facts.scale[name]), persistent=False)
+        for name, numbers in facts.scale.items():
+            like = next(network.parameters())
+            self.register_buffer(f"_{name}", like.new_tensor(numbers), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.network(images)[0])
