@@ -12,7 +12,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.runs.stored import check, is_number, read_table, sound
 from fastdarts.runs.writer import METRICS, read_metrics
 from fastdarts.spaces import DARTS, Architecture, Cells, Space, architecture, find_space
-from fastdarts.tasks.task import Task, find_task
+from fastdarts.tasks.task import TASKS, Task, find_task
 
 Row = dict[str, Any]
 RESULT = "result.json"
@@ -109,8 +109,9 @@ class Records:
 
     @property
     def task(self) -> Task:
-        """What was learned, with the metric of the run."""
-        return find_task(self.config.get("task") or self.space.task).of(self.config)
+        """What was learned, with the metric of the run; that of the space where the task's plug-in is not loaded."""
+        named = self.config.get("task")
+        return find_task(named if named in TASKS else self.space.task).of(self.config)
 
     @property
     def is_evaluation(self) -> bool:

@@ -117,7 +117,7 @@ def test_what_is_written_is_read_again(data, kind):
     hints = hints_of(kind)
     # Another method is another class, and plug-ins are files that must exist.
     names = data.draw(
-        st.sets(st.sampled_from(sorted(hints.keys() - {"run", "resume", "method", "plugin"})), max_size=6)
+        st.sets(st.sampled_from(sorted(hints.keys() - {"run", "resume", "method", "plugin", "task"})), max_size=6)
     )
     config = kind(**{name: data.draw(values_of(hints[name]), name) for name in sorted(names)})
     with tempfile.TemporaryDirectory() as folder:
