@@ -43,7 +43,12 @@ def refused_or_loaded(path):
     return False
 
 
-@given(field=st.sampled_from(sorted([*(Facts.__dataclass_fields__.keys() - {"task", "kind", "head"}), "weights", "version", "fastdarts"])), value=HOSTILE)
+@given(
+    field=st.sampled_from(
+        sorted([*(Facts.__dataclass_fields__.keys() - {"task", "kind", "head"}), "weights", "version", "fastdarts"])
+    ),
+    value=HOSTILE,
+)
 def test_a_field_may_hold_anything(model, field, value):
     table = json.loads((model / "model.json").read_text(encoding="utf-8"))
     damaged = model.parent / "damaged"
