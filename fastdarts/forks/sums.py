@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, Protocol
@@ -54,14 +55,14 @@ class Scope(Protocol):
     def compute(self, terms: Sequence[Term], rest: Sequence[Any]) -> Tensor: ...
 
 
-class Waiting:
+class Waiting(ABC):
     """What is computed once somebody asks for its value, which every other use than a sum or a product does."""
 
     __array_ufunc__ = None  # numbers of NumPy leave products to this class
 
+    @abstractmethod
     def value(self) -> Tensor:
         """Computed, once."""
-        raise NotImplementedError
 
     @classmethod
     def __torch_function__(cls, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -29,6 +29,8 @@ ENDING = ".safetensors"
 KEY = "fastdarts"
 """What model.json is called in the header of a single file, and the field that says that a table is a model.json."""
 VERSION = 1
+KINDS = ("classes", "numbers", "labels", "parts")
+"""What the outputs of a network may be."""
 REMEDY = "restore the file, or write it again with `fastdarts evaluate --resume RUN`"
 
 
@@ -227,6 +229,8 @@ def _facts(table: Any, source: Path) -> Facts:
     fits = len(facts.mean) == len(facts.std) in (1, 3) and len(facts.size) == 2 and facts.classes
     scale = facts.scale.get("mean", ()), facts.scale.get("std", ())
     fits = fits and (not facts.scale or [*map(len, scale)] == [len(facts.classes)] * 2)
+    if facts.kind not in KINDS:
+        raise FastdartsError(f"{source} is damaged (kind is {facts.kind[:80]!r}, none of {', '.join(KINDS)}): {REMEDY}")
     if not fits or min(facts.std) <= 0:
         raise FastdartsError(f"{source} is damaged (its classes, size, mean, std or scale make no sense): {REMEDY}")
     return facts

@@ -1,6 +1,8 @@
-"""A recurrent controller that decides one thing after another, trained by REINFORCE (Zoph and Le, "Neural Architecture
-Search with Reinforcement Learning", ICLR 2017) or by PPO (Zoph et al., "Learning Transferable Architectures for
-Scalable Image Recognition", CVPR 2018; Schulman et al. 2017)."""
+"""A recurrent controller that decides one thing after another, trained by REINFORCE or by PPO.
+
+REINFORCE: Zoph and Le, "Neural Architecture Search with Reinforcement Learning", ICLR 2017. PPO: Zoph et al., "Learning
+Transferable Architectures for Scalable Image Recognition", CVPR 2018; Schulman et al. 2017.
+"""
 
 from __future__ import annotations
 
@@ -116,8 +118,11 @@ class _Controlled(Searcher):
 
 
 class NASRL(_Controlled):
-    r"""REINFORCE: after every ``batch`` architectures one step along the mean of
-    :math:`\sum_t \nabla \log p(a_t) \, (R - b)`, where R is the cube of the reward and b a moving average."""
+    r"""REINFORCE: after every ``batch`` architectures, one step along the mean of their gradients.
+
+    The gradient of one is :math:`\sum_t \nabla \log p(a_t) \, (R - b)`. R is the cube of its reward, and b a moving
+    average of R.
+    """
 
     def __init__(self, sizes: Sequence[int], seed: int, rate: float = 6e-4, batch: int = 8):
         super().__init__(sizes, seed, 35, 2, 0.08, rate, batch)

@@ -45,9 +45,10 @@ STACKS = {
 class NASNetCell(nn.Module):
     """A discrete cell: each node is the sum of two operations, the output the concatenation of chosen states.
 
-    `forward(s0, s1, drop_prob)` takes the output of the cell before the last [N, C_before, H0, W0], None if there is
-    none, and that of the last cell [N, C_now, H, W]. It returns [N, multiplier * C, H', W'], half as high and wide in a
-    reduction cell. In training every operation but a skip connection is dropped per sample with `drop_prob`.
+    `forward(s0, s1, drop_prob)` takes two outputs: s1 [N, C_now, H, W] of the last cell, and s0 [N, C_before, H0, W0]
+    of the cell before it. s0 is None if there is no such cell. The result is [N, multiplier * C, H', W'], half as high
+    and wide in a reduction cell. In training every operation but a skip connection is dropped per sample with
+    `drop_prob`.
 
     Args:
         larger: whether the first input is twice as high and wide as the second.

@@ -40,8 +40,10 @@ class Pretext(Objective):
 
 
 def rotations(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Images [N, C, S, S] as [4 N, C, S, S], each turned by 0, 90, 180 and 270 degrees counter-clockwise in turn, and
-    the number of its turns, int64 [4 N]."""
+    """Images [N, C, S, S] turned, [4 N, C, S, S], and how often each was turned by 90 degrees, int64 [4 N].
+
+    Each image comes four times in a row, turned counter-clockwise by 0, 90, 180 and 270 degrees.
+    """
     turned = torch.stack([torch.rot90(x, turns, (2, 3)) for turns in range(4)], 1)
     return turned.flatten(0, 1).contiguous(), torch.arange(4).repeat(len(x))
 
