@@ -69,7 +69,7 @@ def check_precision(config: SearchConfig | EvaluateConfig, device: torch.device)
     if device.type == "cpu" and native()["isa"] != BFLOAT16:
         return (
             f"precision {config.precision} on a CPU without units for it is storage: it takes less memory than "
-            "float32, and hardly less time"
+            "float32, and is not made to be faster"
         )
     return ""
 
