@@ -6,6 +6,7 @@ from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.named import *  # noqa: F403 - the names of forty genotypes
 from fastdarts.spaces.cells.named import NAMED
 
-__all__ = ["NAMED", "PRIMITIVES", "Genotype", *NAMED]
+__all__ = ["NAMED", "PRIMITIVES", "Genotype"]
+__all__.extend(NAMED)  # a call: the list itself may only hold strings for the tool that makes the site
 
 __getattr__ = names("genotypes")
