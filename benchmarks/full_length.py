@@ -183,11 +183,10 @@ def main() -> None:
         if not fnmatch.fnmatch(piece.name, args.only):
             continue
         if args.list:
-            print(
-                piece.name, "done" if piece.path.exists() else "to do" if is_due(piece) else "waits, or is not needed"
-            )
+            state = "done" if piece.path.exists() else "to do" if is_due(piece) else "waits, or is not needed"
+            print(f"{piece.name}: {state}")
             continue
-        with claimed(args.runs, piece) as mine, suppress(KeyboardInterrupt):
+        with claimed(args.runs, piece) as mine:
             if mine and is_due(piece):
                 work(piece, args.runs)
 
