@@ -12,8 +12,9 @@ import torch
 
 from fastdarts.bench.cases import Case
 from fastdarts.bench.check import Wrong
+from fastdarts.bench.machine import machine
 from fastdarts.bench.measure import pin_malloc
-from fastdarts.bench.run import machine, measure
+from fastdarts.bench.timing import measure
 from fastdarts.kernels import registry
 
 

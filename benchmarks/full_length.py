@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from fastdarts.bench.run import machine
+from fastdarts.bench.machine import machine
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search

@@ -27,10 +27,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastdarts.bench import batch as batches
-from fastdarts.bench import run as bench
 from fastdarts.bench.cases import EAGER, OURS, WIDTHS, Case, EdgeCase, EvaluationCase, StepCase
 from fastdarts.bench.check import Wrong, check
+from fastdarts.bench.machine import gpu, machine
 from fastdarts.bench.measure import MIB, give_back
+from fastdarts.bench.timing import measure
 from fastdarts.bench.warm import warm_up
 from fastdarts.engine.memory import free_memory
 from fastdarts.functional import implementations
@@ -110,7 +111,7 @@ def environment_part(plan: Plan, results: Results, _: argparse.Namespace) -> Non
     facts = {name: value for name, value in environment().items() if name not in ("command", "started")}
     facts |= {"machine": platform.platform(), "cores": os.cpu_count()}
     if plan.device == "cuda":
-        facts |= bench.gpu() | {"gpu_free_gib": (free_memory(torch.device("cuda")) or 0) / 2**30}
+        facts |= gpu() | {"gpu_free_gib": (free_memory(torch.device("cuda")) or 0) / 2**30}
     for name, command in (("nvcc", ["nvcc", "--version"]), ("ncu", ["ncu", "--version"])):
         facts[name] = _last_line(command)
     facts["implementations"] = [row._asdict() for row in implementations()]
@@ -152,7 +153,7 @@ def times_of(cases: Callable[[Plan], Sequence[Case]], compile: bool = False) -> 
     """A part that times these cases, all sides, or fastdarts alone."""
 
     def part(plan: Plan, results: Results, options: argparse.Namespace) -> None:
-        results.content["machine"] = bench.machine(False, plan.device)
+        results.content["machine"] = machine(False, plan.device)
         peak, known = results.content["machine"]["sgemm_gflops"], _checked(results.path, options.label)
         for case in cases(plan):
             wrong = known.get(str(replace(case, batch=2, precision="float32")))
@@ -160,7 +161,7 @@ def times_of(cases: Callable[[Plan], Sequence[Case]], compile: bool = False) -> 
             try:
                 if wrong:
                     raise Wrong(wrong)
-                row = bench.measure(
+                row = measure(
                     case, plan.seconds, compile, peak, plan.device, checked=wrong == "", peers=not options.alone
                 )
             except (Wrong, RuntimeError) as error:  # of too large a case, the next may fit

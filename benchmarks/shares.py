@@ -21,8 +21,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdarts.bench.cases import OURS, EvaluationCase, StepCase
+from fastdarts.bench.machine import machine
 from fastdarts.bench.measure import pin_malloc
-from fastdarts.bench.run import machine
 from fastdarts.kernels.mixed_op.contract import FACTORIZED_REDUCE, RELU_CONV
 
 CASES = StepCase(False), StepCase(True), EvaluationCase()

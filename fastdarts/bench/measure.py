@@ -229,3 +229,8 @@ def number(value: float | None) -> str:
     if value is None:
         return "failed"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error, with its kind."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

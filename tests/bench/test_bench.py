@@ -16,11 +16,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from fastdarts.bench import batch, recurrent, run
+from fastdarts.bench import batch, recurrent, run, timing
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS, SIDES, EdgeCase, InferenceCase, StepCase
 from fastdarts.bench.check import Wrong, check
 from fastdarts.bench.forecast import APART, CALLS, USUAL_SHARES, Forecast, format_duration
-from fastdarts.bench.measure import conv_flops, interleave, peak_memory, pin_malloc, saved_bytes
+from fastdarts.bench.measure import MIB, conv_flops, interleave, number, peak_memory, pin_malloc, saved_bytes
+from fastdarts.bench.table import print_report
 from fastdarts.bench.updates import FlatCase, Weights, cases, measure_flat, print_flat
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.mixed_op import MixedOp
@@ -51,7 +52,7 @@ def test_the_table_says_what_was_measured(tmp_path: Path) -> None:
         medians = [sorted(values["rounds_ms"])[1] for values in sides.values()]  # of three rounds
         assert medians == pytest.approx([values["ms"] for values in sides.values()])
         speed_ups = " / ".join(f"{peer / medians[2]:.1f}×" for peer in medians[:2])
-        assert cells[:5] == [row["case"], *map(run.number, medians), speed_ups]
+        assert cells[:5] == [row["case"], *map(number, medians), speed_ups]
         # Every branch of the public code keeps several maps of the size of x, and takes memory for them.
         for kind in ("saved_per_byte", "peak_mib"):
             assert sides[EAGER][kind] > sides[OURS][kind] > 0
@@ -97,10 +98,10 @@ def test_a_compiler_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys:
         return forward
 
     monkeypatch.setattr(torch, "compile", fail)
-    row = run.measure(EDGE, seconds=0, compile=True, sgemm_gflops=100.0)
+    row = timing.measure(EDGE, seconds=0, compile=True, sgemm_gflops=100.0)
     assert row["sides"][COMPILED] == {"failed": "RuntimeError: no compiler"}
     facts = dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts", "malloc", "compiler"), "x")
-    run.print_report({"machine": facts | {"sgemm_gflops": 100.0}, "cases": [row]})
+    print_report({"machine": facts | {"sgemm_gflops": 100.0}, "cases": [row]})
     printed = capsys.readouterr().out
     assert "| failed " in printed and f"{EDGE}, torch.compile: RuntimeError: no compiler" in printed
 
@@ -145,8 +146,8 @@ def test_inference_is_timed_once_its_logits_agree(monkeypatch: pytest.MonkeyPatc
     check(case)
     eager, ours = (case.work(side, torch.float64).run()["logits"] for side in (EAGER, OURS))
     assert not eager.requires_grad and torch.allclose(eager, ours, rtol=1e-9)
-    right = run.check.__globals__["_ours"]
-    monkeypatch.setitem(run.check.__globals__, "_ours", lambda *a: {"logits": right(*a)["logits"] + 1e-3})
+    right = timing.check.__globals__["_ours"]
+    monkeypatch.setitem(timing.check.__globals__, "_ours", lambda *a: {"logits": right(*a)["logits"] + 1e-3})
     with pytest.raises(Wrong, match="logits of inference C4 3 cells N2 is off"):
         check(case)
 
@@ -304,12 +305,12 @@ def test_the_largest_batch_of_a_step_is_one_that_a_process_fits(monkeypatch, cap
     monkeypatch.setattr(batch, "check", lambda *of: checked.append(of))
     monkeypatch.setattr(batch, "STEP", tiny)
     monkeypatch.setattr(batch, "ways", lambda _: [(OURS, OURS, tiny)])
-    [row] = batch.measure_batch([24 * run.MIB], 0.0, "cpu", True)
+    [row] = batch.measure_batch([24 * MIB], 0.0, "cpu", True)
     peaks = {int(n): taken for n, taken in row["peaks"].items()}
     assert checked == [(tiny, "cpu")]
-    assert peaks[row["batch"]] <= 24 * run.MIB < min(taken for n, taken in peaks.items() if n > row["batch"])
+    assert peaks[row["batch"]] <= 24 * MIB < min(taken for n, taken in peaks.items() if n > row["batch"])
     assert row["images_per_s"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
-    assert 0 < row["estimate"] < 24 * run.MIB
+    assert 0 < row["estimate"] < 24 * MIB
     batch.print_batch([row], dict.fromkeys(("cpu", "isa", "threads", "torch", "fastdarts"), "x"))
     assert "| largest batch in 24.0 MiB |" in capsys.readouterr().out
 

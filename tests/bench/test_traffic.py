@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastdarts.bench.cases import EAGER, LAST, OURS, REPLAYED, WIDTHS, EdgeCase, StepCase
 from fastdarts.bench.prediction import GPUS, LAUNCHED
-from fastdarts.bench.run import print_report
+from fastdarts.bench.table import print_report
 from fastdarts.bench.traffic import Count, Counter, count, size
 from fastdarts.nn.mixed_op import MixedOp
 from tests.support import gpu_page
