@@ -1,7 +1,8 @@
-"""Fills docs/benchmarks.md and README.md, with its figure, from benchmarks/results: python -m benchmarks.page --write.
+"""Fills docs/benchmarks.md, docs/results.md and README.md from benchmarks/results: python -m benchmarks.page --write.
 
 A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
-instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py).
+instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py),
+and pieces of searches in benchmarks/results/full_length (benchmarks/full_length.py).
 Without ``--write`` the command fails where a page and the results differ.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.full_length_page import FIGURES, figures, finished, section
 from benchmarks.gpu_tables import table
 from fastdarts.bench import methods
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS
@@ -25,7 +27,7 @@ from fastdarts.spaces.cells.named import DARTS_V2
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURE = ROOT / "docs" / "step.svg"
-PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+PAGES = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- {} -->", "<!-- end -->"
 # The rows of README's table: what stands there, and the case of the results.
 SHOWN = {
@@ -197,6 +199,11 @@ def pages() -> Iterable[tuple[Path, str, str]]:
         "benchmarks": sections(reports), "methods": methods_table(reports), "summary": summary(reports),
         "shares": shares(),
     }  # fmt: skip
+    searched = finished()
+    for space, drawing in figures(searched).items():
+        path = FIGURES / f"full-length-{space}.svg"
+        yield path, path.read_text(encoding="utf-8") if path.exists() else "", drawing
+    parts["full-length"] = section(searched)
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)
