@@ -45,7 +45,7 @@ def _body(found: Comparison, path: Path) -> Html:
 def _table(table: Sequence[Column]) -> Html:
     rows = zip(*(column.texts for column in table), strict=True)
     head = table_row([column.title for column in table], "th")
-    return element("div", element("table", head, *map(table_row, rows)), class_="wide")
+    return element("div", element("table", head, *map(table_row, rows)), class_="wide numbers")
 
 
 def _curves(found: Comparison) -> Html:

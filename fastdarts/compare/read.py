@@ -32,9 +32,12 @@ PROBLEM = (
     "vocabulary",
     "evaluator",
     "table",
-    "metric",
 )
 """Settings that say what is learned: between runs that differ here, errors say nothing."""
+CHOICE = ("space",)
+"""Among them those that the test does not depend on: searches in two spaces find networks for the same images."""
+MANY = 3
+"""Methods that are named one by one in a sentence, at most."""
 BUDGET = ("epochs", "batch_size", "channels", "layers", "precision", "queries")
 """Settings that say how much is spent: runs that differ here are compared with care."""
 
@@ -58,8 +61,9 @@ class Compared:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides its group, beside the method."""
-        return {name: value for name, value in self.records.config.items() if name not in FREE}
+        """What decides its group, beside the method. Of a supernet that is projected it is how it was searched."""
+        config = {name: value for name, value in self.records.config.items() if name not in FREE}
+        return config | ({"supernet": _searched(Path(config["supernet"]))} if config.get("supernet") else {})
 
     @property
     def method(self) -> str:
@@ -101,10 +105,22 @@ class Compared:
 
 
 class Collected(NamedTuple):
-    """The runs that can be compared, and what a reader should know about them, a sentence each."""
+    """The runs that can be compared, and what a reader should know about them, a sentence each.
+
+    judged: the number by which they are compared: "test" if all or at least two methods have it, else "valid".
+    """
 
     runs: list[Compared]
+    judged: str
     notes: list[str]
+
+
+def _searched(folder: Path) -> str:
+    """The method of the search in ``folder``, or the folder where that cannot be read."""
+    try:
+        return str(read_records(folder).config.get("method", folder))
+    except FastdartsError:
+        return str(folder)
 
 
 def _tested(run: Records) -> list[float]:
@@ -158,12 +174,18 @@ def collect(paths: Sequence[Path]) -> Collected:
         if not of_it:
             alone.append(Compared(evaluation, int(evaluation.config.get("seed", 0)), [evaluation]))
     notes += [note] * bool(note)
-    for found in (_twice(runs), _unlike([*runs, *alone], PROBLEM, "their errors cannot be compared"),
-                  _unlike(runs, BUDGET, "compare them with care"), _devices(runs)):  # fmt: skip
+    notes += filter(None, [_twice(runs)])
+    every = [*runs, *alone]
+    tested = {run.method for run in every if run.test_errors()}
+    judged = "test" if len(tested) > 1 or tested == {run.method for run in every} else "valid"
+    fixed = [name for name in PROBLEM if not (judged == "test" and name in CHOICE)]
+    cautious = (*BUDGET, *(name for name in PROBLEM if name not in fixed))
+    for found in (_unlike(every, fixed, "their errors cannot be compared"),
+                  _unlike(runs, cautious, "compare them with care"), _devices(runs)):  # fmt: skip
         notes += [found] * bool(found)
     if runs and not any(run.is_baseline for run in runs):
         notes.append("No random search is among the runs, which would show what a search is worth.")
-    return Collected([*runs, *alone], notes)
+    return Collected(every, judged, notes)
 
 
 def _genotype(run: Records) -> str:
@@ -207,11 +229,19 @@ def _unlike(runs: Sequence[Compared], names: Sequence[str], so: str) -> str:
             continue  # the same images wherever they lie
         by_value: dict[str, set[str]] = {}
         for run in runs:
-            by_value.setdefault(str(run.records.config.get(name, "left out")), set()).add(run.method)
+            if name in run.records.config or name not in BUDGET:  # what a method does not have is no budget of it
+                by_value.setdefault(str(run.records.config.get(name, "left out")), set()).add(run.method)
         if len(by_value) > 1:
-            shown = "; ".join(f"{value} ({', '.join(sorted(found))})" for value, found in by_value.items())
-            parts.append(f"{name} is {shown}")
+            parts.append(f"{name} is {_by_method(by_value)}")
     return f"The runs differ, so {so}: {', and '.join(parts)}." if parts else ""
+
+
+def _by_method(found: dict[str, set[str]]) -> str:
+    """Each value with its methods, the most common one for "all others" where those are many."""
+    most = max(found, key=lambda value: len(found[value]))
+    others = len(found[most]) > MANY
+    shown = [f"{value} ({', '.join(sorted(of))})" for value, of in found.items() if value != most or not others]
+    return "; ".join(shown + [f"{most} (all others)"] * others)
 
 
 def _devices(runs: Sequence[Compared]) -> str:

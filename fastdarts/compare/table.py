@@ -41,7 +41,7 @@ class Group:
 class Comparison:
     """Groups of runs, the first of them or the one that is named as the baseline.
 
-    judged: the number by which they are compared, "test" if all groups have it, else "valid".
+    judged: the number by which they are compared, "test" or "valid".
     unit: of errors: " %", or "" for perplexities.
     notes: what a reader should know, a sentence each.
     """
@@ -62,19 +62,23 @@ def compare(paths: Sequence[Path], baseline: str | None = None) -> Comparison:
     collected = collect(paths)
     named = groups(collected.runs)
     facts = {name: [run.facts() for run in runs] for name, runs in named.items()}
-    chosen = _baseline(baseline, named)
-    judged = "test" if all(any(f["test"] is not None for f in found) for found in facts.values()) else "valid"
+    judged = collected.judged
+    chosen = _baseline(baseline, {name: runs for name, runs in named.items() if _has(facts[name], judged)} or named)
     made = []
     for name, runs in named.items():
         means = {key: mean_of([f[key] for f in facts[name] if f[key] is not None]) for key in NUMBERS}
         made.append(Group(name, runs, facts[name], means))
     base = next(group for group in made if group.name == chosen).by_seed(judged)
     made = [_with_difference(group, base if group.name != chosen else None, judged) for group in made]
-    first = collected.runs[0]
-    metric = (first.evaluations[0] if judged == "test" else first.records).task.metric
+    evaluated = [one for run in collected.runs for one in run.evaluations]
+    metric = (evaluated[0] if judged == "test" else collected.runs[0].records).task.metric
     notes = [*collected.notes, *_about(made, judged, collected)]
     title = metric.title.removeprefix("valid ")
     return Comparison(made, chosen, judged, title, metric.unit, notes)
+
+
+def _has(facts: list[dict[str, Any]], number: str) -> bool:
+    return any(found[number] is not None for found in facts)
 
 
 def _with_difference(group: Group, base: dict[int, float] | None, judged: str) -> Group:
@@ -100,6 +104,8 @@ def _about(made: list[Group], judged: str, collected: Collected) -> list[str]:
             "architecture. They say little of the networks that are derived: evaluate the genotypes, and compare again "
             "with their folders."
         )
+    if judged == "test" and (without := [group.name for group in made if not group.means["test"]]):
+        notes.append(f"Not evaluated, and so not judged: {', '.join(without)}.")
     if few := [group.name for group in made if len(group.runs) < 3]:
         notes.append(f"Fewer than three seeds, which is too few to tell methods apart: {', '.join(few)}.")
     return notes
@@ -161,7 +167,7 @@ def _error(mean: Mean | None, unit: str) -> str:
 
 def _difference(found: Difference | None, unit: str) -> str:
     if found is None:
-        return "no common seed"
+        return "–"
     interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
     return f"{found.mean:+.2f}{interval}{unit} (n={found.n})"
 

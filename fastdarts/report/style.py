@@ -135,7 +135,7 @@ th[aria-sort=ascending] button::after { content: " \\25b4" }
 th[aria-sort=descending] button::after { content: " \\25be" }
 .tables td { overflow-wrap: anywhere }
 tr + tr, thead + tbody { border-top: 1px solid var(--rule) }
-.candidates td { white-space: nowrap }
+.candidates td, .numbers td + td { white-space: nowrap }
 td.most { font-weight: 600 }
 @media (max-width: 520px) {
   body { padding: 16px 10px 40px }

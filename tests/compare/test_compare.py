@@ -83,6 +83,45 @@ def test_unlike_runs_are_flagged(tmp_path, change, words):
     assert any(words in note for note in compare([tmp_path]).notes)
 
 
+def test_many_methods_that_are_alike_are_all_others(tmp_path):
+    for method in ("a", "b", "c", "d"):
+        write_search(tmp_path / method, method, 0, [10.0], genotype(), {})
+    write_search(tmp_path / "e", "e", 0, [10.0], genotype(), {}, epochs=50)
+    assert any(note.endswith("with care: epochs is 50 (e); 2 (all others).") for note in compare([tmp_path]).notes)
+
+
+def test_spaces_may_differ_where_networks_are_tested(tmp_path):
+    for name, method, space in (("a", "darts", "darts"), ("b", "gdas", "darts-7"), ("c", "random", "darts")):
+        write_search(tmp_path / name, method, 0, [10.0], genotype(NAMES[len(name) - 1]), {}, space=space)
+    write_evaluation(tmp_path / "e", genotype(NAMES[0]), [4.0])
+    assert any("compare them with care: space is darts" in note for note in compare([tmp_path]).notes)
+
+
+def test_a_method_that_was_not_evaluated_is_named_and_the_others_are_judged_by_the_test(tmp_path):
+    for method, name in zip(("blank", "darts", "gdas"), NAMES, strict=False):
+        write_search(tmp_path / method, method, 0, [10.0], genotype(name), {})
+    for name, error in ((NAMES[1], 4.0), (NAMES[2], 5.0)):
+        write_evaluation(tmp_path / f"e-{name}", genotype(name), [error])
+    found = compare([tmp_path])
+    blank, _, gdas = found.groups
+    assert (found.judged, found.baseline) == ("test", "darts") and blank.difference is None
+    assert gdas.difference.mean == 1.0 and "Not evaluated, and so not judged: blank." in found.notes
+    with pytest.raises(FastdartsError, match="--baseline is 'blank': expected one of darts, gdas"):
+        compare([tmp_path], "blank")
+
+
+def test_projections_of_the_searches_of_one_method_are_one_group(tmp_path):
+    for seed in (0, 1):
+        write_search(tmp_path / f"s{seed}", "darts", seed, [10.0], genotype(), {})
+        write_search(
+            tmp_path / f"p{seed}", "darts-pt", seed, [9.0], genotype(), {}, supernet=str(tmp_path / f"s{seed}")
+        )
+    write_search(tmp_path / "other", "gdas", 0, [10.0], genotype(), {})
+    write_search(tmp_path / "p", "darts-pt", 0, [8.0], genotype(), {}, supernet=str(tmp_path / "other"))
+    found = {group.name: len(group.runs) for group in compare([tmp_path]).groups}
+    assert found == {"darts": 2, "gdas": 1, "darts-pt (supernet darts)": 2, "darts-pt (supernet gdas)": 1}
+
+
 def test_unlike_runs_of_one_method_are_never_averaged(tmp_path):
     for seed, epochs in enumerate((2, 2, 50)):
         write_search(tmp_path / str(seed), "darts", seed, [10.0 + seed], genotype(), {}, epochs=epochs)
