@@ -88,7 +88,8 @@ def unfinished(run: Records) -> Finding | None:
 
 def few_epochs(run: Records) -> Finding | None:
     """The run is much shorter than published ones."""
-    epochs = _epochs(run)
+    asked = run.config.get("epochs")  # a search may have ended by a rule of its own before
+    epochs = asked if isinstance(asked, int) else _epochs(run)
     most, published = (FEW_TRAINING, 600) if run.is_evaluation else (FEW_SEARCH, 50)
     if run.space.task != "images" or run.parts == "sample" or _projection(run) or not 0 < epochs < most:
         return None
@@ -200,7 +201,8 @@ def many_skips(run: Records) -> Finding | None:
 def still_changing(run: Records) -> Finding | None:
     """The derived genotype has not come to rest."""
     rows = [row for row in run.ending() if "genotype" in row]
-    if run.parts or _projection(run) or run.result.get("decisions") or len(rows) <= LATE_EPOCHS:
+    ruled = run.result.get("decisions") or run.result.get("rollbacks")  # the result is not that of the last epoch
+    if run.parts or _projection(run) or ruled or len(rows) <= LATE_EPOCHS:
         return None
     window = max(LATE_EPOCHS, math.ceil(LATE * len(rows)))
     end = rows[-1]["epoch"]

@@ -62,7 +62,7 @@ code, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu 
 
 .drawings { display: flex; flex-wrap: wrap; gap: 12px }
 .drawings > div { flex: 1 1 auto; max-width: 100%; overflow-x: auto }
-.drawings svg { display: block; margin: auto; max-width: 100%; min-width: 600px; height: auto }
+.drawings svg { display: block; margin: auto; max-width: max(100%, 600px); height: auto }
 .drawings text.heading { fill: var(--soft) }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; margin-top: 12px; font-size: 12.5px }
 
@@ -97,7 +97,7 @@ i.patch { vertical-align: middle }
 .player { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 12px }
 .player { align-items: start }
 .player > * { min-width: 0 }
-.player .drawings svg { min-width: 420px }
+.player .drawings svg { max-width: max(100%, 420px) }
 .controls { display: flex; gap: 10px; align-items: center; margin-top: 12px }
 .controls[hidden], .drawings[hidden] { display: none }
 .controls input { flex: 1; min-width: 0 }

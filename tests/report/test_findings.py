@@ -51,6 +51,9 @@ def test_few_epochs(make, least):
     assert holds(rules.few_epochs, of(least - 1)) and not holds(rules.few_epochs, of(least))
     assert (least, make) in [(25, run), (100, evaluation)]
     assert not holds(rules.few_epochs, run(config={"epochs": 2, "supernet": "x"}))  # of a projection
+    stopped = DONE | {"epochs": 13, "rollbacks": [{"epoch": 10, "detected": 13}]}
+    assert not holds(rules.few_epochs, run([{}] * 13, result=stopped))  # 50 were asked for
+    assert not holds(rules.still_changing, run(changing(12, 13), result=stopped))
 
 
 @pytest.mark.parametrize(("error", "said"), [(81.0, True), (80.9, False)])  # of 10 classes: 0.9 * 90 %
