@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.report.reader import RESULT, Records, last, read_records
 from fastdarts.runs.stored import is_number, read_table
 from fastdarts.runs.writer import METRICS
@@ -131,7 +132,7 @@ def _tested(run: Records) -> list[float]:
 def _skips(run: Records) -> int | None:
     if not run.genotype or run.space.cell.made_of:  # no cell for images
         return None
-    return sum(op == "skip_connect" for edges, _ in run.cells(run.genotype).values() for op, *_ in edges)
+    return sum(op in SKIP_CONNECTIONS for edges, _ in run.cells(run.genotype).values() for op, *_ in edges)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.engine.memory import estimate
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.expected_cost import CostMonitor, ExpectedCost, Setting, linear_loss, log_loss
 from fastdarts.policies.latency import Priced, measure, read_table
@@ -25,9 +26,14 @@ LATENCIES = "latency.json"
 
 def with_cost(recipe: Any, config: SearchConfig) -> Any:
     """``recipe`` with the cost that ``config`` names for its alphas, if it has alphas; ``config`` is resolved. Raises
-    :class:`FastdartsError` for a table that cannot be read."""
+    :class:`FastdartsError` for a table that cannot be read, and where the alphas cannot learn from it."""
     if not isinstance(recipe, Bilevel) or getattr(config, "cost", None) is None:
         return recipe
+    if not recipe.relaxation.strength_learns:
+        raise FastdartsError(
+            f"--cost is {config.cost}, but the strengths of method {config.method} have no gradient in its alphas, so "
+            "that a cost would teach them nothing: leave it out"
+        )
     weight = config.cost_weight
     combine: Callable[[Tensor, Tensor, float], Tensor]
     if config.cost_loss == "log":

@@ -89,7 +89,7 @@ def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
         (isinstance(source, Projecting), "is a projection itself"),
         (partial > 1, f"lets channels bypass the candidates (--partial {partial})"),
         (edge_normalisation, "weights its edges by what no decision fixes (--edge-normalisation)"),
-        (not source.projected_by, "has no supernet whose mixture was trained for it"),
+        (not source.projected_by, "is not among those whose supernets are projected"),
     )
     if why := next((reason for holds, reason in reasons if holds), None):
         able = [name for name, method in methods().items() if method.settings.projected_by]

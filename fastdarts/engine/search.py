@@ -241,9 +241,8 @@ class Searching(Loop):
     def keep(self, epoch: int) -> None:
         if rank() == 0:
             self._kept(epoch).parent.mkdir(exist_ok=True)
-            save_checkpoint(
-                self._kept(epoch), "epoch", {"supernet": self.supernet.state_dict(), "data": self.problem.state_dict()}
-            )
+            state = {"supernet": self.supernet.state_dict(), "data": self.problem.state_dict()}
+            save_checkpoint(self._kept(epoch), "epoch", state | {"selection": self.recipe.selection.state_dict()})
 
     def forget(self, epoch: int) -> None:
         if rank() == 0:
@@ -256,6 +255,8 @@ class Searching(Loop):
             self.supernet.load_state_dict(state["supernet"])
             if state.get("data"):  # of a text; earlier versions kept none
                 self.problem.load_state_dict(state["data"])
+            if state.get("selection"):  # what was decided later is undone
+                self.recipe.selection.load_state_dict(state["selection"])
 
     def write_text(self, name: str, text: str) -> None:
         self.recording.recorder.write_text(name, text)

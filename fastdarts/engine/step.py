@@ -289,7 +289,7 @@ class SearchStep:
 
         with torch.no_grad():
             tables = perturbation.perturbed(
-                [table.detach() for table in model.mixing_weights()], torch.enable_grad()(loss)
+                [table.detach() for table in model.noiseless_weights()], torch.enable_grad()(loss)
             )
             # with a gradient, so that candidates whose weight has become 0 are computed and move their statistics
             tables = [table.requires_grad_() for table in model.with_fixed_rows(tables)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from fastdarts.errors import FastdartsError
@@ -58,6 +60,16 @@ def refuse_none(config: SupernetConfig, space: Space, why: str) -> None:
             f"--space is {config.space}, whose edges offer none, but method {config.method} {why}: choose a space "
             "without none, such as darts-7"
         )
+
+
+def refuse_idle(config: SupernetConfig, names: Sequence[str], wanted: str) -> None:
+    """Raise :class:`FastdartsError` if one of these settings is not left as it is, as it counts with ``wanted``
+    only."""
+    usual = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        if getattr(config, name) != usual[name]:
+            flag = name.replace("_", "-")
+            raise FastdartsError(f"--{flag} is {getattr(config, name)}, but counts with {wanted} only: leave it out")
 
 
 def monitors(config: SupernetConfig) -> tuple[Monitor, ...]:

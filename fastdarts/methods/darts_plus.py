@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.methods.common import bilevel
+from fastdarts.methods.common import bilevel, refuse_idle
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.policies.bilevel import Bilevel
-from fastdarts.policies.enough import WEIGHTLESS, ManySkips, SameRanking
+from fastdarts.policies.enough import ManySkips, SameRanking, learning
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Count, EpochsOrNone
 from fastdarts.spaces import Space
@@ -25,9 +26,9 @@ class DARTSPlus(BilevelConfig):
     stop_skips: Count = 2
     """Skip connections of the normal cell that end a search (skips)."""
     stop_from: EpochsOrNone = 0
-    """First epoch, counted from 0, after which they may end it (skips)."""
+    """First epoch, counted from 0, after which they may end it (skips). No epoch of a warm-up does."""
     stop_epochs: Count = 10
-    """Epochs for which the order must have been the same (ranking)."""
+    """Epochs for which the order must have been the same, those of a warm-up not among them (ranking)."""
 
     has_own_stop = True
     projected_by = "darts-pt"
@@ -35,18 +36,31 @@ class DARTSPlus(BilevelConfig):
     def check(self, space: Space) -> None:
         """There is something to count."""
         super().check(space)
+        if self.stop_by == "skips":
+            refuse_idle(self, ["stop_epochs"], "--stop-by ranking")
+        else:
+            refuse_idle(self, ["stop_skips", "stop_from"], "--stop-by skips")
         named = [{name for row in table for name in row} for table in space.primitives(self.nodes).values()]
-        if self.stop_by == "skips" and "skip_connect" not in named[0]:
+        if self.stop_by == "skips" and (space.cell.made_of or not named[0] & SKIP_CONNECTIONS):
             raise FastdartsError(
-                f"--stop-by is skips but space {space.name} offers no skip_connect: use --stop-by ranking, or another "
-                "space"
+                f"--stop-by is skips but space {space.name} offers no skip connection: use --stop-by ranking, or "
+                "another space"
             )
-        if self.stop_by == "ranking" and (space.cell.made_of or set().union(*named) <= WEIGHTLESS):
+        most = max(len(learning(row)) for table in space.primitives(self.nodes).values() for row in table)
+        if self.stop_by == "ranking" and (space.cell.made_of or most < 2):
             raise FastdartsError(
-                f"--stop-by is ranking but no candidate of space {space.name} has weights of its own: use another space"
+                f"--stop-by is ranking but no edge of space {space.name} offers two candidates with weights of their "
+                "own, whose order could change: use --stop-by skips, or another space"
+            )
+        if self.stop_by == "ranking" and self.warmup + self.stop_epochs > self.epochs:
+            raise FastdartsError(
+                f"--stop-epochs is {self.stop_epochs} after --warmup {self.warmup}, but the search has --epochs "
+                f"{self.epochs}: expected no more than it has"
             )
 
     def build(self, space: Space) -> Bilevel:
-        by_skips = self.stop_by == "skips"
-        stopper = ManySkips(self.stop_skips, self.stop_from) if by_skips else SameRanking(self.stop_epochs)
+        if self.stop_by == "skips":
+            stopper = ManySkips(self.stop_skips, max(self.stop_from, self.warmup))
+        else:
+            stopper = SameRanking(self.stop_epochs, self.warmup)
         return bilevel(self, space, stopper=stopper)

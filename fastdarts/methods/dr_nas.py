@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.methods.common import bilevel, monitors
+from fastdarts.methods.common import bilevel, monitors, refuse_idle
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.penalties import DirichletKL
 from fastdarts.policies.relaxations import Dirichlet
@@ -34,8 +34,8 @@ class DrNAS(BilevelConfig):
     out, there are two where the space can have them, but for nasbench201."""
     next_candidates: Few | None = None
     """Candidates that every edge keeps for the second stage (4, or all where there are fewer)."""
-    next_partial: Width = 4
-    """Number of channels of which only one enters the candidates in the second stage."""
+    next_partial: Width | None = None
+    """Number of channels of which only one enters the candidates in the second stage (4)."""
     published_rates: bool = False
     """Learning rates of the second stage as in the public code, which begins it at the highest rate again."""
 
@@ -48,6 +48,21 @@ class DrNAS(BilevelConfig):
             "learning_rate": 0.1,
             "learning_rate_min": 0.0,
             "arch_learning_rate": 6e-4,
+            "next_partial": 4,
+        },
+        "imagenet": {
+            "channels": 48,
+            "layers": 14,
+            "batch_size": 512,
+            "partial": 6,
+            "next_partial": 3,
+            "warmup": 10,
+            "learning_rate": 0.5,
+            "learning_rate_min": 0.0,
+            "learning_rate_warmup": 5,
+            "arch_learning_rate": 6e-3,
+            "arch_grad_clip": 5.0,
+            "train_portion": 0.8,  # published: 10 % and 2.5 % of each class
         },
         "nasbench201": {
             "channels": 16,
@@ -61,21 +76,29 @@ class DrNAS(BilevelConfig):
         },
     }
 
+    @classmethod
+    def refuses(cls, name: str) -> bool:
+        """What is drawn cannot be differentiated twice, so that no eigenvalue can end a search."""
+        return name == "eigenvalue_stop"
+
     def check(self, space: Space) -> None:
         """The second stage has fewer candidates and more channels than the first."""
         super().check(space)
+        if self.regulariser != "kl":
+            refuse_idle(self, ["kl_weight"], "--regulariser kl")
         if not self._has_stages(space):
+            refuse_idle(self, ["next_candidates", "published_rates"], "two stages")
             return
         if lacking := sorted({"partial", "candidates per edge"} - space.has):
             raise FastdartsError(
                 f"--progressive needs {' and '.join(lacking)}, which space {space.name} does not have: use "
-                "--no-progressive"
+                "--progressive False"
             )
         if self.epochs % 2 or max(self.warmup, self.learning_rate_warmup) >= self.epochs // 2:
             raise FastdartsError(
                 f"--epochs is {self.epochs}, --warmup {self.warmup} and --learning-rate-warmup "
                 f"{self.learning_rate_warmup}: expected two stages of equally many epochs, more than those of the "
-                "warm-up; or use --no-progressive"
+                "warm-up; or use --progressive False"
             )
         if self.next_partial > self.partial or self.channels % self.next_partial:
             raise FastdartsError(

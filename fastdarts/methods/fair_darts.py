@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fastdarts.methods.common import bilevel, refuse_none
+from fastdarts.errors import FastdartsError
+from fastdarts.methods.common import bilevel, refuse_idle, refuse_none
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel
 from fastdarts.policies.penalties import ZeroOne
 from fastdarts.policies.relaxations import Sigmoid
@@ -41,6 +42,18 @@ class FairDARTS(BilevelConfig):
         """A gate of `none` would mean nothing: the gates of an edge may all be open, or all closed."""
         super().check(space)
         refuse_none(self, space, "leaves an edge out by closing its gates")
+        if self.parse == "darts":
+            refuse_idle(self, ["threshold"], "the other values of --parse")
+        if self.parse != "darts" and "free edges" not in space.has:
+            raise FastdartsError(
+                f"--parse is {self.parse}, but a node of space {space.name} has two inputs, whatever their gates: use "
+                "--parse darts"
+            )
+        if self.parse != "darts" and self.edge_normalisation:
+            raise FastdartsError(
+                f"--edge-normalisation weights the edges, but --parse is {self.parse}, whose threshold is on the gates "
+                "alone: use --parse darts, or --edge-normalisation False"
+            )
 
     def build(self, space: Space) -> Bilevel:
         adam = AlphaOptimizer(self.arch_learning_rate, self.arch_weight_decay, self.arch_grad_clip, (0.9, 0.999))

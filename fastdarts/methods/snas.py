@@ -10,7 +10,7 @@ from fastdarts.policies.relaxations import Concrete
 from fastdarts.policies.selection import EveryEdge, Strongest
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Epochs, NotNegative, Positive
-from fastdarts.spaces import CellSpace, Space
+from fastdarts.spaces import Space
 from fastdarts.tasks.settings import AlphaConfig
 
 
@@ -50,5 +50,5 @@ class SNAS(AlphaConfig):
             order="together",
             held_out=False,
             penalty=costs,
-            selection=EveryEdge() if isinstance(space, CellSpace) else Strongest(),
+            selection=EveryEdge() if "free edges" in space.has else Strongest(),
         )

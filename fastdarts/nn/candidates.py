@@ -79,8 +79,8 @@ _ELSEWHERE = {"none", "identity"}
 def default_primitives() -> Sequence[str]:
     """The list of fastdarts, for a caller that gives none.
 
-    Raises :class:`FastdartsError` if the module that calls knows another list of candidates by the public name: its
-    code would train one candidate and read the alphas of another.
+    Raises :class:`FastdartsError` if the code that calls knows another list of candidates by the public name, or the
+    same candidates in another order by any name: it would train one candidate and read the alphas of another.
     """
     frame = sys._getframe(1)
     while _of_fastdarts(frame.f_globals.get("__name__")) and frame.f_back is not None:
@@ -98,6 +98,13 @@ def default_primitives() -> Sequence[str]:
             raise FastdartsError(
                 f"got no primitives, but {prefix}PRIMITIVES of module {seen.get('__name__')} is another list than "
                 f"fastdarts.PRIMITIVES: pass primitives={prefix}PRIMITIVES, or primitives=fastdarts.PRIMITIVES"
+            )
+    for name, value in (*seen.items(), *frame.f_locals.items()):
+        listed = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        if listed and sorted(value) == sorted(PRIMITIVES) and list(value) != list(PRIMITIVES):
+            raise FastdartsError(
+                f"got no primitives, but {name} of module {seen.get('__name__')} lists those of fastdarts in another "
+                f"order: pass primitives={name}, or primitives=fastdarts.PRIMITIVES"
             )
     return PRIMITIVES
 

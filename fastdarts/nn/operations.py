@@ -303,6 +303,9 @@ def check_images(input: Tensor, in_channels: int, *, even: bool = True) -> None:
         )
 
 
+SKIP_CONNECTIONS = frozenset({"skip_connect", "identity"})
+"""Names of the skip connection of cells for images; the second one is that of NASNet and AmoebaNet."""
+
 PRIMITIVES = [  # the order is the column order of alpha
     "none",
     "max_pool_3x3",

@@ -1,7 +1,8 @@
 r"""How alphas become mixing weights: the seam between a method and the supernet.
 
-What a pass multiplies by and how strong a candidate is are two questions. A pass may draw; strength never does, so that
-the same alphas always give the same genotype. More relaxations are in :mod:`fastdarts.policies.relaxations`.
+What a pass multiplies by and how strong a candidate is are two questions. A pass may draw, or scale; strength never
+draws, so that the same alphas always give the same genotype. More relaxations are in
+:mod:`fastdarts.policies.relaxations`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Relaxation(ABC):
         draws: whether passes in training draw, and so differ from :meth:`strength`.
         same_in_eval: whether passes in eval mode compute what those in training do; else they are :meth:`noiseless`.
         normalised: whether the strengths of an edge add up to 1.
+        strength_learns: whether the strengths have a gradient in the alphas, so that an expected cost can teach them.
         twice_differentiable: whether the mixing weights have second derivatives in the alphas.
         zeros_learn: whether the weights of candidates that are not computed, which are 0, are added to the output of
             their edge, and so have a gradient; supernets of NAS-Bench-201 do it.
@@ -43,6 +45,7 @@ class Relaxation(ABC):
     draws_in_place = False
     same_in_eval = False
     normalised = True
+    strength_learns = True
     twice_differentiable = True
     zeros_learn = False
 
@@ -66,13 +69,17 @@ class Relaxation(ABC):
     def strength(self, alpha: Tensor) -> Tensor:
         """How strong each candidate is: what genotypes, reports and measurements read."""
 
+    def weights(self, alpha: Tensor) -> Tensor:
+        """What a pass multiplies by, if it does not draw; by default the strength."""
+        return self.strength(alpha)
+
     def mix(self, alpha: Tensor, kind: int) -> Mixing:
         """What a pass in training computes, if it :attr:`draws`; ``kind`` is the number of the kind of cell."""
-        return Mixing(self.strength(alpha))
+        return Mixing(self.weights(alpha))
 
     def noiseless(self, alpha: Tensor) -> Mixing:
         """What a pass in eval mode computes, if passes in training draw."""
-        return Mixing(self.strength(alpha))
+        return Mixing(self.weights(alpha))
 
 
 class Softmax(Relaxation):

@@ -116,10 +116,14 @@ class Supernet(nn.Module):
         were fixed are what they were fixed to, and no gradient reaches their alphas."""
         return self.with_fixed_rows(tuple(map(self.relaxation.strength, self.alpha_tables())))
 
+    def noiseless_weights(self) -> tuple[Tensor, ...]:
+        """What a pass multiplies by if it does not draw, [E, K] per kind of cell; fixed rows as above."""
+        return self.with_fixed_rows(tuple(map(self.relaxation.weights, self.alpha_tables())))
+
     def _pass_weights(self) -> tuple[Tensor, ...]:
         """What a pass multiplies by, [E, K] per kind of cell; what it does not compute is switched off."""
         if not self.relaxation.draws:
-            return self._extended(self.mixing_weights())
+            return self._extended(self.noiseless_weights())
         drawn = self.training or self.relaxation.same_in_eval
         mixings = [
             self.relaxation.mix(alpha, kind) if drawn else self.relaxation.noiseless(alpha)
@@ -214,7 +218,7 @@ class Supernet(nn.Module):
         return [self._with_change(input, kind, change) for change in changes]
 
     def _with_change(self, input: Tensor, kind: str, change: Change) -> Tensor:
-        before, tables = self._fixed, [table.detach().clone() for table in self.mixing_weights()]
+        before, tables = self._fixed, [table.detach().clone() for table in self.noiseless_weights()]
         tables[list(self.primitives).index(kind)][change[0]] = change[1]
         try:
             self._fixed = tables

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.policies.selection import ByStrength
 from fastdarts.spaces import CellSpace, Table
 from fastdarts.spaces.cells.genotype import Genotype
@@ -30,7 +31,7 @@ class LimitSkips(ByStrength):
             rows = table.detach().cpu().double().tolist()
             kept = choose(cell, names, rows)
             while kind == "normal":
-                skips = [row for row, k in kept.items() if names[row][k] == "skip_connect" and rows[row][k] > 0]
+                skips = [row for row, k in kept.items() if names[row][k] in SKIP_CONNECTIONS and rows[row][k] > 0]
                 if len(skips) <= self.most:
                     break
                 weakest = min(skips, key=lambda row: (rows[row][kept[row]], row))

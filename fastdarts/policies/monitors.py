@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdarts.nn.fusion.kinks import Unkeepable
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.alignment import alignment
 from fastdarts.policies.base import Batch, Monitor, Row, Search, Stepping
@@ -131,7 +132,7 @@ def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, An
             shares = weights if model.relaxation.normalised else _shares(weights)
             facts[f"entropy_{kind}"] = -torch.xlogy(shares, shares).sum(1).mean().item()
             if not space.cell.made_of:
-                facts[f"skip_{kind}"] = sum(edge[0] == "skip_connect" for edge in edges)
+                facts[f"skip_{kind}"] = sum(edge[0] in SKIP_CONNECTIONS for edge in edges)
             facts[f"weights_{kind}"] = weights.tolist()
             if edge_weights is not None:
                 facts[f"edge_weights_{kind}"] = edge_weights.tolist()

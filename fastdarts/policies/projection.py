@@ -90,7 +90,7 @@ class Projection(Strongest):
             title = f"{search.space.kinds[kind]}, {what} {index}"
             cell = search.space.topology(search.nodes)
             names = model.primitives[kind][index] if what == "edge" else list(range(cell.targets[index]))
-            changes = changes_of(model.mixing_weights()[kinds.index(kind)].detach(), what, index)
+            changes = changes_of(model.noiseless_weights()[kinds.index(kind)].detach(), what, index)
             search.progress(title, len(search.valid))
             self._count(search, number, title, kind, changes)
             errors = [100 * wrong / self.tally["images"] for wrong in self.tally["wrong"].tolist()]

@@ -96,20 +96,24 @@ class MaxW(Relaxation):
     r"""Weights of sharpDARTS (Hundt et al. 2019): :math:`w_k = 1 - \max_j p_j + p_k` with
     :math:`p = \mathrm{softmax}(\alpha)`, so that the strongest candidate of an edge has weight 1.
 
+    Passes multiply by w. Genotypes read p, as published: by w all edges would be equally strong.
+
     Args:
         detached: whether the maximum is a constant of the gradient. The published gradient goes through it: then
             :math:`\partial L / \partial p_m = -\sum_{k \ne m} \partial L / \partial w_k` for the strongest one.
     """
 
-    normalised = False
-
     def __init__(self, *, detached: bool):
         self._detached = detached
 
     def strength(self, alpha: Tensor) -> Tensor:
+        """softmax(alpha)."""
+        return F.softmax(alpha, dim=-1)
+
+    def weights(self, alpha: Tensor) -> Tensor:
         """1 - max p + p."""
         p = alpha.softmax(-1)
-        strongest = p.amax(-1, keepdim=True)
+        strongest = p.gather(-1, p.argmax(-1, keepdim=True))
         return 1 - (strongest.detach() if self._detached else strongest) + p
 
 

@@ -76,7 +76,7 @@ class Sparse(Relaxation):
     """
 
     draws = same_in_eval = True
-    normalised = False
+    normalised = strength_learns = False
 
     def __init__(self, cell: Topology, seed: int):
         self._cell, self._seed = cell, seed

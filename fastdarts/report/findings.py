@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.report.charts import number
 from fastdarts.report.curves import guessing
 from fastdarts.report.markup import EMPTY, Html, element
@@ -182,7 +183,7 @@ def many_skips(run: Records) -> Finding | None:
     if not run.genotype or run.space.cell.made_of:
         return None
     entries = run.cells(run.genotype)[kind][0]
-    count = sum(entry[0] == "skip_connect" for entry in entries)
+    count = sum(entry[0] in SKIP_CONNECTIONS for entry in entries)
     if not entries or count < SKIPS * len(entries):
         return None
     says = f"{count} of the {len(entries)} operations of the {title} are skip connections"

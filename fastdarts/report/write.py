@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastdarts.nn.operations import SKIP_CONNECTIONS
 from fastdarts.report.charts import amount, number
 from fastdarts.report.colours import candidate_colours
 from fastdarts.report.curves import curves
@@ -106,7 +107,7 @@ def _cards(run: Records) -> Iterator[Html]:
         note = "" if error is None else f"discretised error {number(error)} %"
         yield one("Discretisation gap", f"{number(gaps[-1][1])} points", note)
     if run.genotype and not run.space.cell.made_of:  # a cell for images, which may skip
-        skips = [sum(op == "skip_connect" for op, *_ in edges) for edges, _ in run.cells(run.genotype).values()]
+        skips = [sum(op in SKIP_CONNECTIONS for op, *_ in edges) for edges, _ in run.cells(run.genotype).values()]
         yield one("Skip connections", " + ".join(map(str, skips)), _kinds(run, " + "))
     entropies = [value for kind in run.space.kinds if (value := last(rows, f"entropy_{kind}")) is not None]
     if entropies:

@@ -156,6 +156,11 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
         return composed(cls, parts, task)
 
     @classmethod
+    def refuses(cls, name: str) -> bool:
+        """Whether the method has the setting ``name`` from a family of methods, and refuses it."""
+        return False
+
+    @classmethod
     def lacking(cls, space: Space) -> list[str]:
         """What the method needs and neither ``space`` nor the task has."""
         return sorted(cls.needs - space.has - find_task(cls.task or space.task).has)
@@ -330,6 +335,11 @@ class BilevelConfig(ArchSideEffects, AlphaConfig):
                 "published"
             )
 
+    @classmethod
+    def refuses(cls, name: str) -> bool:
+        """Methods with a rule of their own refuse to be ended by another one."""
+        return name == "eigenvalue_stop" and cls.has_own_stop
+
     def why_whole(self) -> str:
         """Strategies that differentiate twice need the graph of the whole batch."""
         if hypergradient(self) in ("exact", "neumann"):
@@ -362,7 +372,7 @@ def _refuse_foreign(method: Method, settings: type[SearchConfig], name: str, val
         return
     flag = name.replace("_", "-")
     said = f"--{flag} is {value} but" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{flag}"
-    here = [m for m, t in fields if t == task]
+    here = [m for m, t in fields if t == task and not methods()[m].settings.of_task(t).refuses(name)]
     if here:
         raise FastdartsError(
             f"{said} goes with --method {', '.join(here)}: method {method.name} does not use it, so leave it out"

@@ -35,6 +35,7 @@ def test_partial_channels_and_edge_normalisation_go_with_every_relaxation(name):
     """Alphas, betas and weights move, and stay finite; the kernels compute no more than the channels that take part."""
     settings = SETTINGS.get(name, {}) | {"partial": 2, "edge_normalisation": True, "warmup": 0, "epochs": 2}
     settings |= {"weight_steps": 1} if name == "i-darts" else {}
+    settings |= {"parse": "darts"} if name == "fair-darts" else {}
     config = SearchConfig(method=name, space="tiny", **TINY | settings)
     supernet = SearchStep(config, ImageProblem.of_shape(10, 1, (8, 8)), torch.device("cpu"))
     model, recipe = supernet.model, supernet.recipe
@@ -75,6 +76,24 @@ def test_a_search_goes_back_when_the_eigenvalue_has_risen(tmp_path, monkeypatch)
     (event,) = found["rollbacks"]
     assert (event["epoch"], event["detected"]) == (4, 6)
     assert found["epochs"] == 7 and found["valid_error"] == read_metrics(tmp_path / "run")[4]["valid_error"]
+
+
+def test_going_back_undoes_the_decisions_of_sgas(tmp_path, monkeypatch):
+    rising = [1.0] * 4 + [100.0] * 10
+    monkeypatch.setattr(Eigenvalue, "measure", lambda _, search: {"eigenvalue": rising[search.epoch]})
+    monkeypatch.setattr("fastdarts.methods.common.Rollback", lambda every: Rollback(every, 1, 2, 1.3, 2))
+    small = TINY | {"nodes": 2, "decide_from": 0, "decide_every": 1, "batch_growth": 0}
+    found = search(
+        SearchConfig(method="sgas", samples=32, epochs=9, gap_every=0, eigenvalue_every=1, eigenvalue_stop=True,
+                     run=tmp_path / "run", **small)
+    )  # fmt: skip
+    (event,) = found["rollbacks"]
+    assert (event["epoch"], event["detected"]) == (2, 4)
+    assert [(one["epoch"], one["cell"]) for one in found["decisions"]] == [
+        (epoch, cell) for epoch in (0, 1) for cell in ("normal", "reduce")
+    ]
+    for one in found["decisions"]:  # what was decided is in the cell
+        assert one["keeps"][0] in [op for op, *_ in found["genotype"][one["cell"]]]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from fastdarts.engine.search import search
+from fastdarts.engine.validation import validate
+from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Next
 from fastdarts.policies.enough import ManySkips, SameRanking, ranking
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.settings import SearchConfig, resolve
 
 TINY = {"method": "darts-plus", "channels": 4, "layers": 3, "samples": 32, "device": "cpu", "threads": 1}
 NAMES = SPACES["darts"].primitives(4)["normal"]
@@ -62,8 +65,33 @@ def test_only_operations_that_learn_are_ranked():
     assert ranking([row], NAMES[:1]) == [[5, 7, 6, 4]]
 
 
+def test_epochs_of_a_warm_up_do_not_count():
+    stopper = SameRanking(2, begin=5)
+    ends = [epoch for epoch in range(9) if stopper.after(ranked([1, 2, 3, 4], epoch)) == Next(50)]
+    assert ends[0] == 6
+    space = SPACES["darts"]
+    for by in ("skips", "ranking"):
+        config = resolve(SearchConfig(method="darts-plus", stop_by=by, warmup=3))
+        assert config.build(space).stopper.begin == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"space": "s2", "stop_by": "ranking"}, "no edge of space s2 offers two candidates with weights"),
+        ({"space": "tiny", "stop_by": "ranking"}, "no edge of space tiny offers two candidates"),
+        ({"stop_by": "ranking", "stop_epochs": 51}, "--stop-epochs is 51 after --warmup 0"),
+        ({"stop_by": "ranking", "stop_skips": 3}, "--stop-skips is 3, but counts with --stop-by skips only"),
+        ({"stop_epochs": 5}, "--stop-epochs is 5, but counts with --stop-by ranking only"),
+    ],
+)
+def test_a_criterion_that_could_not_end_a_search_is_refused(settings, words):
+    with pytest.raises(FastdartsError, match=words):
+        validate(SearchConfig(method="darts-plus", **settings))
+
+
 def test_a_search_ends_early_and_says_when(tmp_path):
-    found = search(SearchConfig(**TINY, nodes=1, space="tiny", epochs=5, stop_by="ranking", stop_epochs=2,
+    found = search(SearchConfig(**TINY, nodes=1, epochs=5, stop_by="ranking", stop_epochs=2,
                                 gap_every=0, run=tmp_path / "run"))  # fmt: skip
     rows = read_metrics(tmp_path / "run")
     assert found["epochs"] == len(rows) == found["stopped"]["epoch"] + 1 < 5

@@ -121,6 +121,9 @@ def test_settings_left_out_are_the_published_ones():
     assert {len(row) for row in second.space.primitives(4)["normal"]} == {4}
     recipe = resolve(SearchConfig(method="dr-nas", regulariser="kl")).build(find_space("darts-7"))
     assert recipe.alphas.weight_decay == 0 and isinstance(recipe.penalty, DirichletKL)
+    config = resolve(SearchConfig(method="dr-nas", stem="imagenet"))
+    assert (config.channels, config.layers, config.partial, config.next_partial) == (48, 14, 6, 3)
+    assert (config.batch_size, config.learning_rate, config.arch_learning_rate) == (512, 0.5, 6e-3)
     config = resolve(SearchConfig(method="dr-nas", space="nasbench201"))
     assert (config.channels, config.layers, config.partial, config.progressive) == (16, 17, 1, False)
     assert config.learning_rate == 0.025 and len(config.build(find_space("nasbench201")).stages.all()) == 1
@@ -150,13 +153,15 @@ def test_candidates_are_kept_by_alpha():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"kl_weight": 0.5}, "--kl-weight is 0.5, but counts with --regulariser kl only"),
+        ({"progressive": False, "published_rates": True}, "--published-rates is True, but counts with two stages only"),
         ({"epochs": 51}, "--epochs is 51"),
         ({"epochs": 20}, "--warmup 10"),
         ({"next_partial": 8}, "--next-partial is 8"),
         ({"next_partial": 5}, "--next-partial is 5"),
         ({"next_candidates": 8}, "edges of space darts-7 offer 7"),
         ({"next_candidates": 1}, "expected a number from 2 to 7"),
-        ({"space": "nasbench201", "progressive": True}, "does not have: use --no-progressive"),
+        ({"space": "nasbench201", "progressive": True}, "does not have: use --progressive False"),
     ],
 )
 def test_stages_that_cannot_be_are_refused(settings, words):

@@ -116,6 +116,22 @@ def test_spaces_with_none_are_refused(space):
         validate(SearchConfig(method="fair-darts", space=space))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"space": "enas"}, "a node of space enas has two inputs, whatever their gates: use --parse darts"),
+        ({"space": "nasnet"}, "a node of space nasnet has two inputs"),
+        ({"edge_normalisation": True}, "whose threshold is on the gates alone"),
+        ({"parse": "darts", "threshold": 0.5}, "--threshold is 0.5, but counts with the other values of --parse only"),
+    ],
+)
+def test_a_threshold_needs_edges_that_may_be_left_out(settings, words):
+    with pytest.raises(FastdartsError, match=words):
+        validate(SearchConfig(method="fair-darts", **settings))
+    allowed = {name: value for name, value in settings.items() if name != "threshold"} | {"parse": "darts"}
+    validate(SearchConfig(method="fair-darts", **allowed))
+
+
 def test_gates_begin_at_a_half_and_the_penalty_moves_alphas_alone():
     images, seen = ImageProblem.of_shape(10, 1, (8, 8)), {}
     x, y = torch.randn(2, 8, 1, 8, 8), torch.randint(10, (2, 8))

@@ -17,7 +17,7 @@ from fastdarts.policies.stages import Progressive, dropout_rate
 from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.settings import from_toml, to_toml
 from fastdarts.runs.writer import read_metrics
-from fastdarts.spaces import DARTS, CellSpace
+from fastdarts.spaces import DARTS, CellSpace, find_space
 from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.topology import DARTS_CELL
 from fastdarts.tasks.images.task import ImageProblem
@@ -99,6 +99,16 @@ def test_the_genotypes_are_those_of_the_published_code(staged, most, normal) -> 
     genotype = LimitSkips(most).derive(stages.all()[2].space, 4, weights)
     found = [" ".join(f"{SHORT[op]}{source}" for op, source in pairs) for pairs in (genotype.normal, genotype.reduce)]
     assert found == [normal, "skip0 avg1 s50 s32 skip1 skip2 s32 skip4"]
+
+
+def test_the_skip_connections_of_nasnet_are_limited_too() -> None:
+    space = find_space("nasnet")
+    tables = [torch.full((len(rows), len(rows[0])), 0.05) for rows in space.primitives(5).values()]
+    for table, rows in zip(tables, space.primitives(5).values(), strict=True):
+        table[:, [row.index("identity") for row in rows]] = 0.5
+        table[:, -1] = 0.2
+    genotype = LimitSkips(2).derive(space, 5, tables)
+    assert [op for op, *_ in genotype.normal].count("identity") == 2
 
 
 def test_skip_connections_without_an_alternative_stay() -> None:

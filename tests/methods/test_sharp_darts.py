@@ -6,12 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.engine.search import search
+from fastdarts.engine.step import SearchStep
 from fastdarts.nn.candidates import build_candidate
 from fastdarts.nn.relaxation import SOFTMAX
 from fastdarts.policies.relaxations import MaxW
 from fastdarts.policies.schedules import cosine_power
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import find_space
+from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 ALPHA = torch.tensor([[0.1, 0.5, -0.2, 0.3]], dtype=torch.float64)
@@ -31,7 +33,7 @@ def near(found: Tensor, golden: list) -> None:
 )
 def test_weights_and_gradients_are_those_of_the_public_code(detached, gradient):
     alpha = ALPHA.clone().requires_grad_()
-    weights = MaxW(detached=detached).strength(alpha)
+    weights = MaxW(detached=detached).weights(alpha)
     near(weights, [[0.88957799, 1, 0.83138779, 0.93928622]])
     (found,) = torch.autograd.grad(weights, [alpha], UPSTREAM)
     near(found, gradient)
@@ -39,6 +41,19 @@ def test_weights_and_gradients_are_those_of_the_public_code(detached, gradient):
     largest = p[:, 1:2].detach() if detached else p[:, 1:2]
     (plain,) = torch.autograd.grad(1 - largest + p, [alpha], UPSTREAM)
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("weighting", ["max-w", "max-w-detached", "scalar"])
+def test_the_cell_is_that_of_darts_whatever_a_pass_multiplies_by(weighting):
+    space, generator = find_space("sharp"), torch.Generator().manual_seed(3)
+    config = SearchConfig(method="sharp-darts", weighting=weighting, channels=4, layers=3, device="cpu")
+    model = SearchStep(config, ImageProblem.of_shape(10, 1, (8, 8)), torch.device("cpu")).model
+    for alpha in model.arch_parameters():
+        alpha.data = torch.randn(alpha.shape, generator=generator)
+    expected = space.strongest([alpha.detach().softmax(-1) for alpha in model.arch_parameters()], 4)
+    assert model.genotype() == expected
+    strongest = torch.stack([table.detach().amax(1) for table in model.noiseless_weights()])
+    assert torch.allclose(strongest, torch.ones_like(strongest)) == (weighting != "scalar")
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,7 @@ def test_a_resumed_step_has_the_prices_of_the_first():
     ("settings", "words"),
     [
         ({"cost": "latency"}, "--cost is latency without a target: add one, such as --target 5ms or 500k"),
+        ({"method": "ista-nas", "cost": "macs", "target": "1M", "space": "darts-7"}, "ista-nas have no gradient"),
         ({"target": "5ms"}, "--target is 5ms without a cost: add --cost, or leave it out"),
         ({"cost": "latency", "target": "500k"}, "--target is '500k': expected a time with its unit"),
         ({"cost": "latency", "target": "1ms"}, "--target is 1ms, but the logarithm of the loss log needs more than 1"),

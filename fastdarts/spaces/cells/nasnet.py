@@ -32,7 +32,8 @@ class NASNetSpace(CellSpace):
     """
 
     cell = Topology(5)
-    has = CellSpace.has - {"priced candidates"}  # the maps of their networks are not those of the supernet
+    # The maps of their networks are not those of the supernet, and a node has two inputs.
+    has = CellSpace.has - {"priced candidates", "free edges"}
     variants = tuple(STACKS)
     published = {  # noqa: RUF012 - of the class
         "cifar": {"channels": 32, "layers": 18, "batch_size": 32, "weight_decay": 5e-4, "drop_path_prob": 0.4},

@@ -36,7 +36,9 @@ class CellSpace(ImageSpace):
     layers: int = 8
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
-    has = SETTINGS | {"cell weights", "fixing", "candidates per edge", "auxiliary candidates", "priced candidates"}
+    has = SETTINGS | {
+        "cell weights", "fixing", "candidates per edge", "auxiliary candidates", "priced candidates", "free edges"
+    }  # fmt: skip
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:

@@ -70,7 +70,7 @@ def masked(network: Supernet, input: Tensor, kind: str, changes: Sequence[Change
     with drop path. In the first cell it is what leaves the states before the source of the changed edge. In the next
     cell it is nothing.
     """
-    weights = dict(zip(network.primitives, network.mixing_weights(), strict=True))
+    weights = dict(zip(network.primitives, network.noiseless_weights(), strict=True))
     edges = dict(zip(network.primitives, network.edge_weights(), strict=True))
     drop_prob, cells = network.drop_path_prob, network.cells
     first = next((place for place, cell in enumerate(cells) if cell.kind == kind), len(cells))
