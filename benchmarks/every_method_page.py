@@ -44,7 +44,11 @@ def _line(name: str, rows: Sequence[Row], base: dict[int, float] | None) -> list
     gap = None if base is None else paired(_errors(rows), base)
     beside = "–" if gap is None else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
     shown = name.replace("(unrolled False)", "first order").replace("(unrolled True)", "second order")
-    sizes = f"{_mean(rows, 'parameters'):,.0f}", f"{_mean(rows, 'seconds'):.0f}", f"{_mean(rows, 'memory') / 2**20:,.0f}"
+    sizes = (
+        f"{_mean(rows, 'parameters'):,.0f}",
+        f"{_mean(rows, 'seconds'):.0f}",
+        f"{_mean(rows, 'memory') / 2**20:,.0f}",
+    )
     return [shown, str(found.n), error, beside, f"{_mean(rows, 'skips'):.1f}", *sizes]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.every_method_page import every_method
 from benchmarks.full_length_page import FIGURES, figures, finished, section
 from benchmarks.gpu_tables import table
 from fastdarts.bench import methods
@@ -203,7 +204,7 @@ def pages() -> Iterable[tuple[Path, str, str]]:
     for space, drawing in figures(searched).items():
         path = FIGURES / f"full-length-{space}.svg"
         yield path, path.read_text(encoding="utf-8") if path.exists() else "", drawing
-    parts["full-length"] = section(searched)
+    parts |= {"full-length": section(searched), "every-method": every_method()}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)
