@@ -440,10 +440,10 @@ class TestPrimitivesOfTheUsersOwn:
 
     def test_the_same_candidates_in_another_order_have_to_be_passed_by_whatever_name(self) -> None:
         turned = f"MY_OPS = {list(reversed(PRIMITIVES))!r}"
-        with pytest.raises(FastdartsError, match="but MY_OPS of module .* in another order: pass primitives=MY_OPS"):
+        with pytest.raises(FastdartsError, match=r"but MY_OPS of module .* in another order: pass primitives=MY_OPS"):
             module(FORK.format(imports=turned, passed="")).edge()
         inside = "def local():\n    " + turned + "\n    return MixedOp(4, 1)\n"
-        with pytest.raises(FastdartsError, match="but MY_OPS of module .* in another order"):
+        with pytest.raises(FastdartsError, match=r"but MY_OPS of module .* in another order"):
             module(FORK.format(imports="", passed="") + inside).local()
         built = module(FORK.format(imports=turned, passed=", primitives=MY_OPS")).edge()
         assert built.primitives == tuple(reversed(PRIMITIVES))
