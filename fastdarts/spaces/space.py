@@ -59,8 +59,8 @@ class Space(ABC):
             setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
             weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
             with other candidates on every edge. "auxiliary candidates": edges take one more candidate, without alpha.
-            "priced candidates": what each candidate costs on an image is known. "cells by node": the decisions about a
-            node are two sources and an operation on each, in every cell.
+            "priced candidates": what each candidate costs on an image is known. "two operations per node": a node adds
+            two operations, and a controller may choose the state that each reads.
         copies: how many sets of weights an edge of its supernets has, for as many operations of a single cell on it.
     """
 

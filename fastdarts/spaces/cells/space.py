@@ -42,7 +42,7 @@ class CellSpace(ImageSpace):
         "candidates per edge",
         "auxiliary candidates",
         "priced candidates",
-        "cells by node",
+        "two operations per node",
     }
     distinct_sources = True
     """Whether the two operations of a node read different states."""
