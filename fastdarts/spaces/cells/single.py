@@ -19,12 +19,8 @@ from fastdarts.nn.fusion.call import fuses, run
 from fastdarts.nn.nasnet_operations import BUILDERS, Reduce
 from fastdarts.nn.operations import ReLUConvBN, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet
-from fastdarts.ranks import own_generator
 from fastdarts.spaces.space import Table
 from fastdarts.spaces.topology import DARTS_CELL
-
-DROPOUT = 0.1
-"""Share of the numbers before the classifier that are dropped in training, as published."""
 
 
 def loose_ends(entries: Sequence[tuple[str, int]]) -> list[int]:
@@ -164,11 +160,4 @@ class SingleCells(Supernet):
                 s0, s1 = s1, self.reductions[str(place)](s1)
             drop_prob = self.drop_path_prob * (place + 1) / len(self.cells)
             s0, s1 = s1, cell(s0, s1, chosen[kind], drop_prob)
-        pooled = self.global_pooling(F.relu(s1)).flatten(1)
-        return self.classifier(_dropout(pooled) if self.training else pooled)
-
-
-def _dropout(x: Tensor) -> Tensor:
-    """``x`` with a share DROPOUT of its numbers 0 and the others scaled; of several ranks each draws its own."""
-    keep = 1 - DROPOUT
-    return x * torch.empty_like(x).bernoulli_(keep, generator=own_generator(x.device)) / keep
+        return self.classifier(self.global_pooling(F.relu(s1)).flatten(1))

@@ -93,7 +93,7 @@ def test_logits_move_the_chosen_cell_only_and_a_reduction_halves_maps():
     assert {"stem.0.weight", "classifier.weight", "reductions.1.conv_1.weight"} <= moved
 
 
-def test_dropout_and_drop_path_act_in_training_only():
+def test_drop_path_acts_in_training_only():
     model, x = supernet().eval(), torch.randn(4, 3, 8, 8)
     model.drop_path_prob = 0.9
     assert torch.equal(model.discrete(x, chosen()), model.discrete(x, chosen()))
