@@ -154,6 +154,7 @@ NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and wh
     "runs.run": {"random"},  # the states of generators in a checkpoint
     "spaces.cells.darts": {"darts"},  # the space
     "spaces.cells.nasnet": {"enas"},  # the space
+    "spaces.published": {"enas"},  # its networks
     "study.config": {"darts"},  # the default of a study
     "testing.tasks": {"darts"},  # the default
 }
