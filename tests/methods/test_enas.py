@@ -88,7 +88,8 @@ def test_what_it_finds_is_trained_from_scratch_and_its_rows_say_how_it_learned(t
     small = {name: TINY[name] for name in ("samples", "batch_size", "channels", "layers", "threads", "device")}
     genotype = str(tmp_path / "search" / "genotype.json")
     tested = evaluate(EvaluateConfig(**small, genotype=genotype, epochs=1, auxiliary=False, run=tmp_path / "evaluate"))
-    assert tested["genotype"] == found["genotype"] == json.loads((tmp_path / "search" / "genotype.json").read_text())
+    written = json.loads((tmp_path / "search" / "genotype.json").read_text(encoding="utf-8"))
+    assert tested["genotype"] == found["genotype"] == written
     assert 0 <= tested["test_error"] <= 100
 
 
