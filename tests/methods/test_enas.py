@@ -54,9 +54,12 @@ def test_two_ranks_agree_on_cells_of_the_supernet_of_darts(tmp_path):
     check_ranks({"enas": SearchConfig(**SMALL | {"space": "darts", "nodes": 1, "epochs": 1})}, tmp_path)
 
 
-@pytest.mark.parametrize("attended", [2, 5, 7, 15], ids=["error", "controller", "its second step", "last epoch"])
+@pytest.mark.parametrize("attended", [1, 3, 9, 15], ids=["error", "a step later", "second epoch", "last batch"])
 def test_sigterm_between_steps_of_the_controller_leaves_nothing_behind(tmp_path, monkeypatch, attended):
-    """Of 48 images 5 are held out, one batch: each epoch measures on one batch, and the controller takes four."""
+    """Of 48 images 5 are held out, one batch. An epoch measures on it, then the controller learns by two and two more.
+
+    The search ends where the next batch is asked for: after batch 3 the controller has made the first of its two steps.
+    """
     config = SearchConfig(**SMALL | {"space": "tiny", "nodes": 1, "epochs": 3, "checkpoint_minutes": 60})
     whole, real, seen = search(dataclasses.replace(config, run=tmp_path / "whole")), Run.interruptible, []
 
