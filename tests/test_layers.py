@@ -146,13 +146,15 @@ def test_only_the_command_line_and_the_checks_of_ops_know_the_benchmarks() -> No
 
 NAMED = {  # strings outside fastdarts/methods/ that are a method's name, and what they name there
     "bench.cases": {"darts", "pc-darts"},  # what is timed
-    "bench.methods": {"darts", "dr-nas", "p-darts"},  # beside which is timed, and sizes
+    "bench.methods": {"darts", "dr-nas", "enas", "p-darts"},  # beside which is timed, and sizes
     "cli.bench": {"pc-darts"},  # a suite
     "cli.derive": {"darts"},  # the default
     "cli.describe": {"darts"},  # whose supernet is described by default
     "tasks.settings": {"darts"},  # the default, of methods and of spaces
     "runs.run": {"random"},  # the states of generators in a checkpoint
     "spaces.cells.darts": {"darts"},  # the space
+    "spaces.cells.nasnet": {"enas"},  # the space
+    "spaces.published": {"enas"},  # its networks
     "study.config": {"darts"},  # the default of a study
     "testing.tasks": {"darts"},  # the default
 }

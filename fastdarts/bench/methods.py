@@ -34,6 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # one stage, in which skip connections drop elements
     "p-darts": {"added_layers": (0,), "kept_candidates": (), "skip_dropout": (0.4,), "epochs": 25},
     "dr-nas": {"partial": 4, "progressive": False},
+    "enas": {"space": "darts"},
 }
 """What is not the published setting here."""
 

@@ -87,8 +87,10 @@ class Describe:
             named = {} if self.space is None else {"space": self.space}
             if not issubclass(find_method(self.method).settings, SupernetConfig):
                 raise FastdartsError(f"--method is {self.method}, which has no search network: name another one")
-            space = find_image_space(named.get("space", SearchConfig.space))
+            if self.space is not None:
+                find_image_space(self.space)
             settings = SearchConfig(method=self.method, stem=self.stem, **named)
+            space = find_image_space(settings.space)  # that of the method, if none is named
             validate(settings)
             settings = resolve(settings)
             published = (settings.channels, settings.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
@@ -107,6 +109,11 @@ class Describe:
         if whole:
             options = network_options(resolve(settings))
             stages = resolve(replace(settings, layers=shape[1])).build(space).stages
+            if stages.all()[0].space.copies > 1:
+                raise FastdartsError(
+                    f"--method {self.method} trains single cells in space {space.name}, and there is no mixture to "
+                    "describe: name a space such as darts, or a genotype"
+                )
             facts = describe_supernet(*shape, self.in_channels, space, stages, **options)
             if len(stages.all()) > 1:
                 facts["stages"] = describe_stages(stages.all(), *shape[:3], self.in_channels, **options)

@@ -126,7 +126,7 @@ class SupernetJudge(Judge):
         self.batches = [(x.to(device), y.to(device)) for x, y in held_out.in_order()]
 
     def __call__(self, architecture: Architecture, text: str) -> float:
-        chosen = chosen_by(self.space, architecture.genotype, self.settings.nodes)
+        chosen = chosen_by(self.step.space, architecture.genotype, self.settings.nodes)
         logits = functools.partial(self.step.model.discrete, chosen=chosen)
         with batch_statistics(self.step.model), self.step.autocast():
             return shared_error(logits, self.batches, self.device)

@@ -102,7 +102,7 @@ def _search(config: SearchConfig, watch: Watch, problem_of: ProblemOf) -> dict[s
         trains_supernet = isinstance(recipe, Bilevel)
         if trains_supernet:
             problem = problem_of(config, space)
-            check_network(config, problem, space)
+            check_network(config, problem, recipe.stages.all()[0].space)
         else:
             problem = recipe.data(lambda: problem_of(config, space))
             recipe.check(problem)

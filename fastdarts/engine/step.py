@@ -152,7 +152,7 @@ class SearchStep:
         """What the weights learn from: the mixture, or the path that the method draws."""
         if self.recipe.path is None:
             return self.model(x)
-        return self.recipe.path.logits(self.model, x, torch.default_generator)
+        return self.recipe.path.logits(self.model, x)
 
     def step(
         self,

@@ -8,11 +8,12 @@ from typing import Any
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.relaxation import SOFTMAX
-from fastdarts.policies.base import Monitor
+from fastdarts.policies.base import Monitor, Selection
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Single
 from fastdarts.policies.hypergradients import Exact, FirstOrder, Neumann, Strategy, Unrolled
 from fastdarts.policies.monitors import Eigenvalue, Facts, Gap, LayerAlignment, ProductError, Validation
 from fastdarts.policies.rollback import Rollback
+from fastdarts.policies.samplers import DrawnPath
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import AlphaConfig, ArchSideEffects, BilevelConfig, SupernetConfig, hypergradient
 from fastdarts.tasks.task import find_task
@@ -50,6 +51,27 @@ def bilevel(config: SupernetConfig, space: Space, **policies: Any) -> Bilevel:
     if "stages" not in policies:
         shared["stages"] = Single(config.epochs, space)
     return Bilevel(**shared | policies)
+
+
+def single_path(
+    config: SupernetConfig, path: DrawnPath, selection: Selection, *monitors: Monitor, **policies: Any
+) -> Bilevel:
+    """A method whose weights learn from single cells of ``path``, and which has no alphas."""
+    shared = {"order": "together", "stages": Single(config.epochs, path.space)}
+    return bilevel(config, path.space, path=path, selection=selection, monitors=monitors, **shared | policies)
+
+
+def refuse_mixture(config: SupernetConfig, space: Space) -> None:
+    """Raise :class:`FastdartsError` for settings of a mixture of candidates, where single cells are trained."""
+    if config.drop_path_prob and space.single.copies == 1:
+        raise FastdartsError(
+            f"--drop-path-prob drops edges of a mixture, but method {config.method} trains single cells: leave it out"
+        )
+    if config.alignment_every:
+        raise FastdartsError(
+            f"--alignment-every is {config.alignment_every} but method {config.method} trains no mixture of candidates "
+            "whose cells could be compared: leave it out"
+        )
 
 
 def refuse_none(config: SupernetConfig, space: Space, why: str) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from fastdarts.engine.blackbox import BlackBox, BlackBoxConfig
 from fastdarts.errors import FastdartsError
-from fastdarts.methods.common import bilevel
+from fastdarts.methods.common import refuse_mixture, single_path
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.evaluators import BestOfMany, PathError
 from fastdarts.policies.samplers import UniformPath
@@ -61,22 +61,8 @@ class RandomSharing(SupernetConfig):
 
     def check(self, space: Space) -> None:
         """A single cell has no mixture to drop edges of, or to compare."""
-        if self.drop_path_prob:
-            raise FastdartsError(
-                "--drop-path-prob drops edges of a mixture, but method random-ws trains single cells: leave it out"
-            )
-        if self.alignment_every:
-            raise FastdartsError(
-                f"--alignment-every is {self.alignment_every} but method random-ws trains no mixture of candidates "
-                "whose cells could be compared: leave it out"
-            )
+        refuse_mixture(self, space)
 
     def build(self, space: Space) -> Bilevel:
-        return bilevel(
-            self,
-            space,
-            order="together",
-            path=UniformPath(space, self.nodes),
-            monitors=(PathError(),),
-            selection=BestOfMany(self.candidates),
-        )
+        path = UniformPath(space.single, self.nodes)
+        return single_path(self, path, BestOfMany(self.candidates, path), PathError(path))

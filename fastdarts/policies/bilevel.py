@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 from fastdarts.nn.relaxation import SOFTMAX, Relaxation
@@ -65,7 +64,7 @@ class SinglePath(Policy):
     """What the weights learn from in place of the mixture: one path through the supernet per step."""
 
     @abstractmethod
-    def logits(self, model: Supernet, x: Tensor, generator: torch.Generator) -> Tensor:
+    def logits(self, model: Supernet, x: Tensor) -> Tensor:
         """Those of one step."""
 
 

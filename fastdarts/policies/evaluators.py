@@ -12,7 +12,7 @@ from torch import Tensor
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.nn.statistics import batch_statistics
 from fastdarts.policies.base import Batch, Monitor, Row, Search, Selection
-from fastdarts.policies.samplers import chosen_by, random_logits
+from fastdarts.policies.samplers import DrawnPath
 from fastdarts.ranks import total
 from fastdarts.spaces import Architecture
 
@@ -32,51 +32,55 @@ def shared_error(logits: Callable[[Tensor], Tensor], batches: Iterable[Batch], d
 
 
 class PathError(Monitor):
-    """``valid_error`` in percent of random cells with the weights of the supernet.
+    """``valid_error`` in percent of drawn cells with the weights of the supernet.
 
-    Every batch passes through another cell; the cells are the same ones after every epoch.
+    Every batch passes through another cell, drawn with the same random numbers after every epoch.
     """
+
+    def __init__(self, path: DrawnPath):
+        super().__init__()
+        self.path = path
 
     def measure(self, search: Search) -> Row:
         model, generator = search.model, torch.Generator().manual_seed(0)
         with search.autocast(), batch_statistics(model):
             batches = search.interruptible(search.valid.in_order())
-            cells = functools.partial(random_logits, model, search.space, search.nodes, generator=generator)
+            cells = functools.partial(self.path.logits, model, generator=generator)
             return {"valid_error": shared_error(cells, batches, search.device)}
 
 
 class BestOfMany(Selection):
-    """The best of many random cells with the weights of the supernet.
+    """The best of many drawn cells with the weights of the supernet.
 
     All are ranked on the same ten batches, the best ten then on all images, with the same random numbers. BatchNorms
     use the statistics of the batch: the running ones belong to all cells together.
     """
 
-    def __init__(self, candidates: int):
-        self.candidates = candidates
+    def __init__(self, candidates: int, path: DrawnPath):
+        self.candidates, self.path = candidates, path
 
     def architecture(self, search: Search) -> None:
         """Known at the end only."""
 
     def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
         """The best cell and its error in percent."""
-        model, space, nodes, valid = search.model, search.space, search.nodes, search.valid
+        model, valid = search.model, search.valid
         generator = torch.Generator().manual_seed(search.seed)
-        drawn = [space.sample(generator, nodes, none=True) for _ in range(self.candidates)]
+        drawn = [self.path.draw(generator) for _ in range(self.candidates)]
         few = [(x.to(search.device), y.to(search.device)) for x, y in islice(valid.epoch(0), FIRST_BATCHES)]
 
         def error(k: int, batches: Iterable[Batch]) -> float:
-            cell = functools.partial(model.discrete, chosen=chosen_by(space, drawn[k], nodes))
+            cell = functools.partial(self.path.of, model, genotype=drawn[k])
             found = shared_error(cell, search.interruptible(batches, at_start=True), search.device)
             search.advance()
             return found
 
         with search.autocast(), batch_statistics(model):
-            search.progress("ranking random cells", self.candidates)
+            search.progress("ranking drawn cells", self.candidates)
             errors = [error(k, few) for k in range(self.candidates)]
             finalists = sorted(range(self.candidates), key=errors.__getitem__)[:FINALISTS]
             search.progress("ranking the best", len(finalists))
             for k in finalists:
                 errors[k] = error(k, valid.in_order())
         best = min(finalists, key=errors.__getitem__)
-        return Architecture(space, drawn[best]), errors[best]
+        return Architecture(search.space, drawn[best]), errors[best]

@@ -3,6 +3,7 @@ arXiv:1902.07638)."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -16,42 +17,58 @@ from fastdarts.spaces import Space
 
 
 def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
-    """What each edge of a supernet of ``space`` runs to be the network of ``genotype``.
+    """What each edge of a supernet of ``space`` runs to be the network of ``genotype``; where edges have copies, what
+    all run of the first copy, then of the next. The operations of a node take the copies in turn.
 
     Raises :class:`FastdartsError` for a genotype with an operation that its edge does not offer, or with two operations
     on one edge.
     """
     chosen, cell, cells = {}, space.topology(nodes), space.cells(genotype)
     for kind, table in space.primitives(nodes).items():
-        chosen[kind] = [None] * len(table)
-        for op, source, target in cell.place(cells[kind][0]):
+        chosen[kind] = [None] * (space.copies * len(table))
+        for number, (op, source, target) in enumerate(cell.place(cells[kind][0])):
             row, edge = cell.row(target, source), f"on the edge {cell.arrow(source, target)}"
+            place = row + number % space.copies * len(table)
             if op not in table[row]:
                 raise FastdartsError(
                     f"the {space.kinds[kind]} has {op} {edge}, which space {space.name} does not offer there: expected "
                     f"one of {', '.join(table[row])}"
                 )
-            if chosen[kind][row] is not None:
+            if chosen[kind][place] is not None:
                 raise FastdartsError(
                     f"the {space.kinds[kind]} has two operations {edge}: expected one, as an edge of a supernet runs "
                     "one at a time"
                 )
-            chosen[kind][row] = table[row].index(op)
+            chosen[kind][place] = table[row].index(op)
     return chosen
 
 
-def random_logits(model: Supernet, space: Space, nodes: int, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Logits of a cell drawn from ``generator``, `none` among its operations, with the weights of the supernet."""
-    with _disable_current_modes(), torch.device("cpu"):  # an estimate of memory would read 1 from whatever is drawn
-        genotype = space.sample(generator, nodes, none=True)
-    return model.discrete(x, chosen_by(space, genotype, nodes))
+class DrawnPath(SinglePath):
+    """Every step of the weights trains another drawn cell; parts of a batch, one each."""
 
-
-class UniformPath(SinglePath):
-    """Every step of the weights trains another random cell."""
+    generator = torch.default_generator
+    """What the steps draw from."""
 
     def __init__(self, space: Space, nodes: int):
         self.space, self.nodes = space, nodes
 
-    def logits(self, model: Supernet, x: Tensor, generator: torch.Generator) -> Tensor:
-        return random_logits(model, self.space, self.nodes, x, generator)
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> Any:
+        """A genotype of ``space``, drawn from ``generator`` (on the CPU) only."""
+
+    def logits(self, model: Supernet, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Those of a drawn cell with the weights of the supernet."""
+        with _disable_current_modes(), torch.device("cpu"):  # an estimate of memory would read 1 from what is drawn
+            genotype = self.draw(self.generator if generator is None else generator)
+        return self.of(model, x, genotype)
+
+    def of(self, model: Supernet, x: Tensor, genotype: Any) -> Tensor:
+        """Those of this one."""
+        return model.discrete(x, chosen_by(self.space, genotype, self.nodes))
+
+
+class UniformPath(DrawnPath):
+    """Cells that are all equally likely, `none` among their operations."""
+
+    def draw(self, generator: torch.Generator) -> Any:
+        return self.space.sample(generator, self.nodes, none=True)

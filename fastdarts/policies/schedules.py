@@ -6,6 +6,23 @@ import math
 from collections.abc import Sequence
 
 
+def restarts(highest: float, lowest: float, epochs: int, first: int, warmup: int = 0) -> Sequence[float]:
+    r"""Cosines that begin anew (Loshchilov and Hutter 2017): the rate of each epoch.
+
+    Epoch t of a period of T has :math:`l + (h - l) (1 + \cos(\pi t / T)) / 2`, with h the ``highest`` and l the
+    ``lowest`` rate. The ``first`` period has so many epochs, and each next one twice as many as the one before.
+
+    In the first ``warmup`` epochs the rate rises by equal steps instead.
+    """
+    found, begin, period = [], 0, first
+    for epoch in range(epochs):
+        if epoch == begin + period:
+            begin, period = epoch, 2 * period
+        rate = lowest + (highest - lowest) * (1 + math.cos(math.pi * (epoch - begin) / period)) / 2
+        found.append(highest * (epoch + 1) / warmup if epoch < warmup else rate)
+    return found
+
+
 def cosine_power(highest: float, lowest: float, epochs: int, power: float, warmup: int = 0) -> Sequence[float]:
     r"""Cosine power annealing of sharpDARTS (Hundt et al. 2019, section 3.3): the rate of each epoch.
 

@@ -59,7 +59,9 @@ class Space(ABC):
             setting of :class:`fastdarts.spaces.cells.supernet.Network`. "cell weights": each cell may have mixing
             weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
             with other candidates on every edge. "auxiliary candidates": edges take one more candidate, without alpha.
-            "priced candidates": what each candidate costs on an image is known.
+            "priced candidates": what each candidate costs on an image is known. "two operations per node": a node adds
+            two operations, and a controller may choose the state that each reads.
+        copies: how many sets of weights an edge of its supernets has, for as many operations of a single cell on it.
     """
 
     name: str
@@ -69,6 +71,12 @@ class Space(ABC):
     nodes: int
     layers: int
     has: frozenset[str] = frozenset()
+    copies: int = 1
+
+    @property
+    def single(self) -> Space:
+        """The same architectures, over a supernet that may run single ones only: itself, if its supernet runs all."""
+        return self
 
     def topology(self, nodes: int) -> Topology:
         """The states and edges of cells for which ``--nodes`` is ``nodes``."""

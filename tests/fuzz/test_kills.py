@@ -10,8 +10,8 @@ from hypothesis import settings
 from tests.support.paths import ROOT
 
 KINDS = [
-    "search", "random", "random-ws", "ada", "es", "gdas", "fair-darts", "sgas", "p-darts", "project", "evaluate",
-    "validated-evaluation", "recurrent-search", "recurrent-evaluation", "study",
+    "search", "random", "random-ws", "enas", "ada", "es", "gdas", "fair-darts", "sgas", "p-darts", "project",
+    "evaluate", "validated-evaluation", "recurrent-search", "recurrent-evaluation", "study",
 ]  # fmt: skip
 PLACES = 5 if settings.default.max_examples < 100 else 10**9
 """At how many places each run is killed: in `make fuzz` at all."""

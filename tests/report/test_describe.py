@@ -110,6 +110,21 @@ def test_a_search_of_one_stage_is_described_without_a_table_of_stages(method, ca
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(describe_supernet(4, 3, 10, 32, 3)))
 
 
+def test_the_space_of_a_method_is_described_if_none_is_named(capsys):
+    main(["describe", "--supernet", "--method", "sharp-darts", "--channels", "4", "--layers", "3", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads(json.dumps(describe_supernet(4, 3, 10, 32, 3, SPACES["sharp"])))
+
+
+@pytest.mark.parametrize(("method", "space"), [("enas", "enas"), ("random-ws", "nasnet")])
+def test_a_supernet_of_single_cells_has_no_mixture_to_describe(method, space, capsys):
+    with pytest.raises(SystemExit):
+        main(["describe", "--supernet", "--method", method, "--space", space])
+    assert f"--method {method} trains single cells in space {space}" in capsys.readouterr().err
+    main(["describe", "--supernet", "--method", method, "--space", "darts", "--layers", "3", "--json"])
+    assert json.loads(capsys.readouterr().out)["space"] == "darts"
+
+
 def test_a_genotype_of_triples_shows_the_nodes_that_exist():
     d = describe_genotype(NAMED["FairDARTS_a"], 4, 3, 10, 16, 3)
     assert d["genotype"]["normal"][2] == ["max_pool_3x3", 0, 4] and d["cells"][0]["output"] == [12, 16, 16]

@@ -45,6 +45,7 @@ RUNS: dict[str, tuple[Callable[[Any], Any], RunConfig]] = {
     "search": (search, SearchConfig(**SEARCH, checkpoint_minutes=0)),
     "random": (search, SearchConfig(**CELLS | {"method": "random", "candidates": 2, "epochs": 1})),
     "random-ws": (search, SearchConfig(**SEARCH | {"method": "random-ws", "candidates": 3, "epochs": 1})),
+    "enas": (search, SearchConfig(**SEARCH | {"method": "enas", "policy_steps": 2, "policy_batch": 1, "epochs": 1})),
     "ada": (search, SearchConfig(**SEARCH | ADA, ada_max_weight_decay=3e-3)),
     "es": (search, SearchConfig(**SEARCH | ADA | {"method": "darts-es"})),
     "gdas": (search, SearchConfig(**SEARCH | {"method": "gdas", "gap_every": 1}, checkpoint_minutes=0)),

@@ -22,4 +22,5 @@ SETTINGS = {
     "nsga2": {"queries": 3, "epochs": 1, "population": 2},
     "tpe": {"queries": 3, "epochs": 1, "random_queries": 2},
     "random-ws": {"candidates": 3},
+    "enas": {"candidates": 3, "policy_steps": 2, "policy_batch": 2},
 }

@@ -8,7 +8,7 @@ their networks have other sizes than published.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,10 @@ import torch.nn as nn
 
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.nasnet_operations import BUILDERS
+from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
 from fastdarts.spaces.cells.nasnet_network import STACKS, NASNetwork
+from fastdarts.spaces.cells.single import SingleCells, loose_ends
 from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.space import Cells, Decision
 from fastdarts.spaces.topology import Topology
@@ -29,17 +31,57 @@ class NASNetSpace(CellSpace):
 
     State 0 is the output of the cell before the last, state 1 that of the last cell. The public code has them the
     other way round.
+
+    alone: Whether the supernet runs single cells only, as that of ENAS does. The two operations of a node then have
+        weights of their own, so that both may read the same state.
     """
+
+    alone: bool = False
 
     cell = Topology(5)
     # The maps of their networks are not those of the supernet, and a node has two inputs.
     has = CellSpace.has - {"priced candidates", "free edges"}
+    distinct_sources = False
     variants = tuple(STACKS)
     published = {  # noqa: RUF012 - of the class
         "cifar": {"channels": 32, "layers": 18, "batch_size": 32, "weight_decay": 5e-4, "drop_path_prob": 0.4},
         "imagenet": {"channels": 44, "layers": 12},
         "imagenet-large": {"channels": 168, "layers": 18},
     }
+
+    @property
+    def single(self) -> NASNetSpace:
+        """With the supernet of ENAS."""
+        return replace(self, alone=True)
+
+    @property
+    def copies(self) -> int:
+        """One for each operation of a node, or one that mixes."""
+        return self.cell.kept if self.alone else 1
+
+    def supernet(
+        self,
+        channels: int,
+        classes: int,
+        layers: int,
+        criterion: nn.Module,
+        nodes: int,
+        *,
+        in_channels: int,
+        memory: str,
+        **options: Any,
+    ) -> Supernet:
+        """That of DARTS, or of single cells that of :class:`fastdarts.spaces.cells.single.SingleCells`."""
+        if not self.alone:
+            sizes = channels, classes, layers, criterion, nodes
+            return super().supernet(*sizes, in_channels=in_channels, memory=memory, **options)
+        for name, value in options.items():
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} is {value}, but the supernet of single cells of space {self.name} has no "
+                "such setting: leave it out"
+            )
+        table = self.primitives(nodes)
+        return SingleCells(channels, classes, layers, criterion, table, in_channels=in_channels)
 
     def network(
         self,
@@ -108,14 +150,18 @@ class NASNetSpace(CellSpace):
     def decode(self, indices: Sequence[int], nodes: int) -> Genotype:
         """The inverse of :meth:`encode`."""
         self.check_values(indices, nodes)
-        values, found = iter(indices), []
-        for table in self.primitives(nodes).values():
-            pairs = []
+        values, pairs = iter(indices), {}
+        for kind, table in self.primitives(nodes).items():
+            pairs[kind] = []
             for _ in range(nodes):
                 sources, ops = [next(values), next(values)], [next(values), next(values)]
-                pairs += [(table[0][op], source) for op, source in zip(ops, sources, strict=True)]
-            found += [pairs, loose_ends(pairs)]
-        return self._checked(Genotype(*found))
+                pairs[kind] += [(table[0][op], source) for op, source in zip(ops, sources, strict=True)]
+        return self.assembled(pairs)
+
+    def assembled(self, pairs: Mapping[str, Sequence[tuple[str, int]]]) -> Genotype:
+        """The nodes that no other reads make the output."""
+        normal, reduce = pairs["normal"], pairs["reduce"]
+        return self._checked(Genotype(normal, loose_ends(normal), reduce, loose_ends(reduce)))
 
     def fields(self, genotype: Genotype) -> dict[str, Any]:
         """See :func:`fastdarts.spaces.cells.genotype.to_dict`."""
@@ -141,12 +187,6 @@ class NASNetSpace(CellSpace):
                     f"source] pairs per node, with operations among {', '.join(BUILDERS)}"
                 )
         return genotype
-
-
-def loose_ends(entries: Sequence[tuple[str, int]]) -> list[int]:
-    """The nodes of a cell of [operation, source] pairs that no operation reads."""
-    read = {source for _, source in entries}
-    return [state for state in range(2, len(entries) // 2 + 2) if state not in read]
 
 
 SHORT = {

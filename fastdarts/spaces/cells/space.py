@@ -37,8 +37,16 @@ class CellSpace(ImageSpace):
 
     kinds = {"normal": "normal cell", "reduce": "reduction cell"}  # noqa: RUF012 - of the class
     has = SETTINGS | {
-        "cell weights", "fixing", "candidates per edge", "auxiliary candidates", "priced candidates", "free edges"
-    }  # fmt: skip
+        "cell weights",
+        "fixing",
+        "candidates per edge",
+        "auxiliary candidates",
+        "priced candidates",
+        "two operations per node",
+        "free edges",
+    }
+    distinct_sources = True
+    """Whether the two operations of a node read different states."""
     variants = tuple(NETWORKS)
 
     def __post_init__(self) -> None:
@@ -184,11 +192,16 @@ class CellSpace(ImageSpace):
     def decode(self, indices: Sequence[int], nodes: int) -> Genotype:
         """Sources are listed in ascending order."""
         self.check_values(indices, nodes)
-        values, cell = iter(indices), self.topology(nodes)
+        values = iter(indices)
         pairs: dict[str, list[tuple[str, int]]] = {kind: [] for kind in self.kinds}
         for kind, _, sources, names in self._choices(nodes):
             pairs[kind] += [(names[source][next(values)], source) for source in sources[next(values)]]
-        return Genotype(pairs["normal"], cell.outputs, pairs["reduce"], cell.outputs)
+        return self.assembled(pairs)
+
+    def assembled(self, pairs: Mapping[str, Sequence[tuple[str, int]]]) -> Genotype:
+        """The genotype of two [operation, source] pairs for each node, by kind of cell; all nodes make the output."""
+        outputs = self.topology(len(pairs["normal"]) // 2).outputs
+        return Genotype(pairs["normal"], outputs, pairs["reduce"], outputs)
 
     def keeping(self, chosen: Mapping[str, Mapping[int, str]], nodes: int) -> Genotype:
         """The genotype that keeps these rows of alpha, each with this operation, by kind of cell; sources ascending."""
