@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.fusion.call import run
 from fastdarts.nn.nasnet_operations import BUILDERS, Reduce
-from fastdarts.nn.operations import ReLUConvBN, check_images, drop_path
+from fastdarts.nn.operations import SKIP_CONNECTIONS, ReLUConvBN, check_images, drop_path
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.network import AuxiliaryHeadCIFAR, AuxiliaryHeadImageNet, outputs
 from fastdarts.spaces.topology import DARTS_CELL
@@ -83,7 +83,7 @@ class NASNetCell(nn.Module):
             BUILDERS[op](channels[source], C, 2 if reduction and source in inputs else 1, True)
             for op, source, _ in placed
         )
-        self._drops = [op not in ("identity", "skip_connect") for op, _, _ in placed]
+        self._drops = [op not in SKIP_CONNECTIONS for op, _, _ in placed]
         self._sources = [source for _, source, _ in placed]
         self._concat = [*concat]
         self._fitted = nn.ModuleDict(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.fusion.call import fuses, run
 from fastdarts.nn.nasnet_operations import BUILDERS, Reduce
-from fastdarts.nn.operations import ReLUConvBN, check_images, drop_path
+from fastdarts.nn.operations import SKIP_CONNECTIONS, ReLUConvBN, check_images, drop_path
 from fastdarts.nn.supernet import Chosen, Supernet
 from fastdarts.spaces.space import Table
 from fastdarts.spaces.topology import DARTS_CELL
@@ -55,7 +55,7 @@ class SingleCell(nn.Module):
             for _ in range(self._cell.kept)
             for names in table
         )
-        self._drops = [[name not in ("identity", "skip_connect") for name in names] for names in table]
+        self._drops = [[name not in SKIP_CONNECTIONS for name in names] for names in table]
         self.columns = nn.ModuleList(nn.Conv2d(C, C, 1, bias=False) for _ in self._cell.targets)
         self.bn = nn.BatchNorm2d(C)
 
