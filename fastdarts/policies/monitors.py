@@ -20,6 +20,8 @@ from fastdarts.policies.passes import Passes
 from fastdarts.spaces import Space
 
 ALIGNMENT_BATCHES = 10
+SKIPS = ("skip_connect", "zero")
+"""Operations that give their input; `zero` is that of chains."""
 
 
 class Validation(Monitor):
@@ -120,7 +122,7 @@ def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, An
     """What a row of metrics.jsonl says of a supernet and of the ``genotype`` that would be derived of it.
 
     ``weights``: the strengths of the candidates. ``entropy``: their mean entropy per edge in nats. ``edge_weights``:
-    those of normalised edges. ``skip``: the skip connections of the genotype, for images. Each name ends in the kind of
+    those of normalised edges. ``skip``: the skip connections of the genotype, for images; of a chain its empty places. Each name ends in the kind of
     cell.
     """
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
@@ -131,7 +133,7 @@ def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, An
             shares = weights if model.relaxation.normalised else _shares(weights)
             facts[f"entropy_{kind}"] = -torch.xlogy(shares, shares).sum(1).mean().item()
             if not space.cell.made_of:
-                facts[f"skip_{kind}"] = sum(edge[0] == "skip_connect" for edge in edges)
+                facts[f"skip_{kind}"] = sum(edge[0] in SKIPS for edge in edges)
             facts[f"weights_{kind}"] = weights.tolist()
             if edge_weights is not None:
                 facts[f"edge_weights_{kind}"] = edge_weights.tolist()

@@ -37,6 +37,9 @@ def cell_parts(
         return [Part(name, (height, width, C), (*after, C), {"stride": stride}, build)]
 
     return [
-        (kind, [[part(name, *edge) for name in names] for edge, names in zip(edges, model.primitives[kind], strict=True)])
+        (
+            kind,
+            [[part(name, *edge) for name in names] for edge, names in zip(edges, model.primitives[kind], strict=True)],
+        )
         for kind, edges in places(model, size)
     ]

@@ -13,10 +13,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.cells.candidates import edge_primitives
 from fastdarts.spaces.cells.derive import Primitives, derive_genotype, sample_genotype
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
-from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.cells.network import NETWORKS
 from fastdarts.spaces.cells.parts import cell_parts
 from fastdarts.spaces.cells.supernet import Network

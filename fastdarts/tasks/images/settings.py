@@ -107,7 +107,7 @@ class ImageSearchConfig(LearningConfig, DataConfig, SearchConfig):
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     channels: Width | None = None
-    """Channels of the first cells (DARTS: 16)."""
+    """Channels of the first cells (DARTS: 16); of chains those of the stem."""
     layers: Few | None = None
     """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
     train_portion: float | None = None
@@ -125,6 +125,7 @@ class ImageSearchConfig(LearningConfig, DataConfig, SearchConfig):
         """Those of the stem come before those of the space."""
         published = self.published.get(self.stem, self.published.get("cifar", {}))
         named = {"layers": space.layers, "nodes": space.nodes}
+        named |= {} if space.channels is None else {"channels": space.channels}
         recipe = find_task(self.task).recipe
         return {**recipe, **named, **published, **self.published.get(space.name, {})}
 
