@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel
@@ -99,7 +97,7 @@ class ProxylessNAS(AlphaConfig):
 
     def build(self, space: Space) -> Bilevel:
         tables = space.primitives(self.nodes).values()
-        nothing = [torch.tensor([[name == ZERO for name in row] for row in table], device="cpu") for table in tables]
+        nothing = [[[name == ZERO for name in row] for row in table] for table in tables]
         gates = BinaryGates(self.seed, nothing, pairs=self.gates == "two")
         reinforce = PolicyGradient(gates, self.networks, self.reward_exponent)
         return bilevel(

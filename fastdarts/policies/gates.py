@@ -40,14 +40,14 @@ class BinaryGates(Drawing, Relaxation):
 
     Args:
         seed: of the draws, which have a generator of their own: they are the same on all ranks and after a kill.
-        nothing: for each kind of cell which candidates compute nothing, truth values [E, K].
+        nothing: for each kind of cell which candidates compute nothing, a list of K truth values for each edge.
         pairs: whether only two candidates have gates.
     """
 
     draws = True
     twice_differentiable = False
 
-    def __init__(self, seed: int, nothing: Sequence[Tensor], *, pairs: bool = False):
+    def __init__(self, seed: int, nothing: Sequence[Sequence[Sequence[bool]]], *, pairs: bool = False):
         self._nothing, self._pairs = nothing, pairs
         self._noise = Noise(seed, self._drawn)
         self._before: list[Tensor] = []
@@ -84,7 +84,7 @@ class BinaryGates(Drawing, Relaxation):
         table = self._noise.of(kind, alpha.device)
         chosen = table.argmax(-1)
         shares = F.softmax(alpha.masked_fill(table == 0, -torch.inf), dim=-1)
-        nothing = self._nothing[kind].to(alpha.device).gather(1, chosen[:, None])
+        nothing = torch.tensor(self._nothing[kind], device=alpha.device).gather(1, chosen[:, None])
         return chosen, shares, ~nothing
 
     def mix(self, alpha: Tensor, kind: int) -> Mixing:

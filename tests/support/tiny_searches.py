@@ -22,4 +22,5 @@ SETTINGS = {
     "nsga2": {"queries": 3, "epochs": 1, "population": 2},
     "tpe": {"queries": 3, "epochs": 1, "random_queries": 2},
     "random-ws": {"candidates": 3},
+    "proxyless": {"space": "mbconv-tiny", "layers": 7, "warmup": 0, "weight_steps": 1, "train_portion": 0.5},
 }
