@@ -32,11 +32,11 @@ class SNAS(AlphaConfig):
     published = {"cifar": {"arch_grad_clip": 10.0}}
 
     def check(self, space: Space) -> None:
-        """Costs are known of candidates that compute maps."""
+        """What cells cost is known."""
         super().check(space)
-        if self.resource_weight and "priced candidates" not in space.has:
+        if self.resource_weight and not isinstance(space, CellSpace):
             raise FastdartsError(
-                f"--resource-weight is {self.resource_weight} but space {space.name} has no priced candidates: use "
+                f"--resource-weight is {self.resource_weight} but space {space.name} has no cells as in DARTS: use "
                 "--resource-weight 0"
             )
 

@@ -20,7 +20,7 @@ from fastdarts.spaces.chain.network import ChainNetwork
 from fastdarts.spaces.chain.parts import halved, last_parts, layer_part, stem_part
 from fastdarts.spaces.chain.supernet import ChainSupernet
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Part, Parts, Table
-from fastdarts.spaces.topology import Edge, Topology
+from fastdarts.spaces.topology import Edge, Entry, Topology
 
 
 class ChainTopology(Topology):
@@ -227,6 +227,11 @@ class MBConvSpace(ChainSpace):
         rows = zip(strengths[0].tolist(), self._places, strict=True)
         counts = ((row, len(self._options(place))) for row, place in rows)
         return self.decode([max(range(count), key=row.__getitem__) for row, count in counts], nodes)
+
+    def of_entries(self, cells: Mapping[str, Sequence[Entry]], nodes: int) -> Chain:
+        """The chain of one candidate for each place, by the names in :meth:`primitives`."""
+        rows = zip(self.topology(nodes).place(cells["chain"]), self.primitives(nodes)["chain"], strict=True)
+        return self.decode([row.index(placed.op) for placed, row in rows], nodes)
 
     def taken(self, genotype: Chain, nodes: int) -> dict[str, list[tuple[int, int]]]:
         """The value of each place."""
