@@ -106,9 +106,10 @@ class ExpectedCost(Policy):
     """The cost of the network that would be derived, expected over the strengths of candidates, in the loss of alphas.
 
     A candidate costs what it does by itself on its map. Of the edges into a node, as many are kept as the cell keeps,
-    all equally likely. What is not a candidate (stem, cells' inputs, classifier) is a constant. In a chain it is the
-    sum of its parts. In cells it is the cost of a network less that of its operations: of latencies the median over
-    five random networks.
+    all equally likely. What is not a candidate (stem, cells' inputs, classifier) is a constant: the cost of a network
+    less that of its operations. Of latencies it is the median over five random networks, so that it also holds what
+    operations take longer in a network than alone. In chains it is the sum of the other layers, unless latencies are
+    measured on this device.
 
     Args:
         kind: one of :data:`COSTS`.
@@ -137,9 +138,8 @@ class ExpectedCost(Policy):
         keys: dict[str, list[list[list[list[str] | None]]]] = {kind: [] for kind in model.primitives}
         for kind, edges in parts.cells:
             keys[kind].append([[None if own is None else _noted(own, builders) for own in edge] for edge in edges])
-        whole, rest = {}, _noted(parts.rest or (), builders)
-        if parts.rest is None:
-            whole = self._networks(builders)
+        rest = _noted(parts.rest or (), builders)
+        whole = self._networks(builders) if self._measures(setting.device) or parts.rest is None else {}
         costs = self._costs(builders, setting.device)
         self._raw = []
         for kind, names in model.primitives.items():
@@ -158,6 +158,10 @@ class ExpectedCost(Policy):
         self._fixed = sum(costs[key] for key in rest)
         if whole:
             self._fixed = statistics.median(costs[key] - self.predicted(genotype) for key, genotype in whole.items())
+
+    def _measures(self, device: torch.device) -> bool:
+        """Whether latencies are those of ``device``: then whole networks can be measured too."""
+        return self.kind == "latency" and (self.table is None or self.table.processor == _name(device))
 
     def _networks(self, builders: dict[str, Callable[[], Priced]]) -> dict[str, Any]:
         """Random genotypes by the keys of their networks, whose builders are noted."""
@@ -184,10 +188,9 @@ class ExpectedCost(Policy):
                 return {key: float(counted(make(), self.kind)) for key, make in builders.items()}
 
         def completed() -> LatencyTable:
-            name = f"{processor(device)}, {torch.get_num_threads()} threads"
-            table = LatencyTable({}, name) if self.table is None else self.table
+            table = LatencyTable({}, _name(device)) if self.table is None else self.table
             with torch.random.fork_rng(devices=[]):
-                table.complete(builders, device, name)
+                table.complete(builders, device, _name(device))
             return table
 
         self.table = from_first(completed)
@@ -219,6 +222,11 @@ class ExpectedCost(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             self.table = LatencyTable(state["latencies"], state["processor"])
+
+
+def _name(device: torch.device) -> str:
+    """What measures latencies here, in words."""
+    return f"{processor(device)}, {torch.get_num_threads()} threads"
 
 
 def _noted(parts: Sequence[Part], builders: dict[str, Callable[[], Priced]]) -> list[str]:

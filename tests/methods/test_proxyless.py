@@ -351,30 +351,56 @@ def test_the_other_gradients_do_what_every_method_must(tmp_path, gates):
     check_method("proxyless", tmp_path, "mbconv-tiny", kills=3, ranks=(1, 2) if gates == "reinforce" else (1,), **small)
 
 
-def test_a_search_counts_latencies_of_layers_and_its_network_is_trained(tmp_path):
-    cost = {"cost": "latency", "target": "0.2ms", "cost_loss": "linear"}
-    found = search(SearchConfig(**SMALL, **cost, dataset="digits", run=tmp_path / "run"))
-    table = read_table(tmp_path / "run" / "latency.json")
+def chain_of(found: dict, channels: int):
+    """The chain of a result, as wide as in a search with so many channels of the stem."""
     space = SPACES["mbconv-tiny"]
-    chain, frame = architecture(found["genotype"]).genotype, space._frame(4)
+    chain, frame = architecture(found["genotype"]).genotype, space._frame(channels)
     pairs = zip(chain.blocks, frame.blocks, strict=True)
     blocks = tuple(own and own._replace(channels=wide.channels) for own, wide in pairs)
-    sized = chain._replace(stem=4, head=frame.head, blocks=blocks)
-    keys = chain_keys(sized, (8, 8), 1, 10)
-    assert found["cost"]["predicted"] == pytest.approx(sum(table[key] for key in keys))
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert all(row["expected_latency"] > 0 for row in rows)
+    return chain._replace(stem=frame.stem, head=frame.head, blocks=blocks)
+
+
+LATENCY = {"cost": "latency", "target": "5ms", "dataset": "digits"}
+
+
+def test_latencies_are_measured_layer_by_layer_and_taken_up_again(tmp_path):
+    found = search(SearchConfig(**SMALL, **LATENCY, run=tmp_path / "run"))
+    path = tmp_path / "run" / "latency.json"
+    table = read_table(path)
+    whole = [key for key in table.values if key.startswith("network-")]
+    assert len(whole) == 5 and {*chain_keys(chain_of(found, 4), (8, 8), 1, 10)} <= table.values.keys()
+    assert found["cost"]["predicted"] > 0
+    again = search(SearchConfig(**SMALL, **LATENCY, cost_table=path, run=tmp_path / "again"))
+    assert again["cost"] == found["cost"] and again["genotype"] == found["genotype"]
+
+
+def test_with_a_published_table_a_chain_costs_what_its_layers_say_and_it_is_trained(tmp_path):
+    space, keys, generator = SPACES["mbconv-tiny"], set(), torch.Generator().manual_seed(0)
+    for number in range(6):  # all kernels and expansions, and every empty place
+        for chain in (space.decode([number] * 6, 6), space.decode([number, 6] * 3, 6)):
+            keys |= {*chain_keys(chain_of({"genotype": space.to_dict(chain)}, 4), (8, 8), 1, 10)}
+    numbers = torch.rand(len(keys), generator=generator, dtype=torch.float64).tolist()
+    values = {key: {"mean": number} for key, number in zip(sorted(keys), numbers, strict=True)}
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    found = search(SearchConfig(**SMALL, **LATENCY, cost_table=path, run=tmp_path / "run"))
+    layers = chain_keys(chain_of(found, 4), (8, 8), 1, 10)
+    assert found["cost"]["predicted"] == pytest.approx(sum(values[key]["mean"] for key in layers))
     short = {"dataset": "digits", "samples": 48, "epochs": 1, "batch_size": 16, "device": "cpu", "threads": 1}
     tested = evaluate(EvaluateConfig(genotype=str(tmp_path / "run"), **short, run=tmp_path / "tested"))
     assert tested["genotype"] == found["genotype"] and tested["parameters"] > 0
+    del values["Conv-input:8x8x1-output:8x8x4"]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(FastdartsError, match="has no key Conv-input:8x8x1-output:8x8x4: add it, or leave"):
+        search(SearchConfig(**SMALL, **LATENCY, cost_table=path, run=tmp_path / "lacking"))
 
 
 def test_a_cost_moves_the_alphas_of_every_way_to_learn(tmp_path):
-    strong = {"cost": "parameters", "target": "100", "arch_learning_rate": 0.2, "dataset": "digits", "epochs": 4}
-    for gates in ("full-v2", "two"):
+    strong = {"cost": "parameters", "target": "13k", "arch_learning_rate": 0.2, "dataset": "digits", "epochs": 4}
+    weight = {"cost_loss": "linear", "cost_weight": 1e3}
+    for gates, own in (("full-v2", weight), ("two", weight), ("reinforce", {"reward_exponent": 20.0})):
         run = tmp_path / gates
-        weight = {"cost_loss": "linear", "cost_weight": 1e3}
-        found = search(SearchConfig(**SMALL | strong | weight, gates=gates, run=run))
+        found = search(SearchConfig(**SMALL | strong | own, gates=gates, run=run))
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         first, *_, last = (json.loads(line)["expected_parameters"] for line in lines)
         assert last < first and found["cost"]["kind"] == "parameters"
