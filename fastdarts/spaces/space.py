@@ -243,12 +243,12 @@ class ImageSpace(Space):
         variants: the evaluation networks, recipes in ``fastdarts.tasks.images.settings.RECIPES``; the first is the
             default.
         fixed_depth: whether a genotype says how many layers its network has, in :meth:`recipe`.
-        channels: of the published supernet; None for those of DARTS.
+        channels: those of the stem, where the depth is fixed.
     """
 
     variants: tuple[str, ...]
     fixed_depth: bool = False
-    channels: int | None = None
+    channels: int
 
     @property
     def has_supernet(self) -> bool:

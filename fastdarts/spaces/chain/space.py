@@ -31,6 +31,10 @@ class ChainTopology(Topology):
         """One for each node."""
         return tuple(Edge(target, target - 1, False) for target in self.targets)
 
+    def _edges_before(self, state: int) -> int:
+        """One for each node before ``state``."""
+        return state - 1
+
     def row(self, target: int, source: int) -> int:
         """The place of the node, counted from 0; raises :class:`FastdartsError` if the chain has no such edge."""
         if target not in self.targets or source != target - 1:
