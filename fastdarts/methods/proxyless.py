@@ -21,8 +21,10 @@ from fastdarts.tasks.schedule import cosine
 from fastdarts.tasks.settings import AlphaConfig
 from fastdarts.tasks.task import find_task
 
-COST_SETTINGS = {"cost_loss": "log", "cost_weight": None, "cost_exponent": 0.3}
+IN_LOSS = {"cost_loss": "log", "cost_weight": None, "cost_exponent": 0.3}
 """What says how a cost counts in a loss, and what these settings are by default."""
+IN_REWARD = {"networks": 10, "reward_exponent": 0.1}
+"""The same of a reward."""
 
 
 @register("proxyless", paper="Cai et al., ICLR 2019")
@@ -46,9 +48,9 @@ class ProxylessNAS(AlphaConfig):
     """L2 on the alphas."""
     label_smoothing: Portion | None = None
     """Share of the target of the weights that is spread over all classes (tasks with classes 0.1, others 0)."""
-    networks: Few = 10
+    networks: Few = IN_REWARD["networks"]
     """Networks that are drawn in a step of the alphas (reinforce)."""
-    reward_exponent: NotNegative = 0.1
+    reward_exponent: NotNegative = IN_REWARD["reward_exponent"]
     """Exponent w of the reward with a cost E and a target T: accuracy × (T / E)^w (reinforce)."""
 
     needs = frozenset({"binary gates"})
@@ -79,20 +81,16 @@ class ProxylessNAS(AlphaConfig):
         classes = "class logits" in find_task(self.task).has
         if self.label_smoothing and not classes:
             raise FastdartsError(f"--label-smoothing is {self.label_smoothing}, but --task {self.task} has none: use 0")
-        if self.gates == "reinforce":
-            self._check_reward(classes)
-
-    def _check_reward(self, classes: bool) -> None:
-        """A reward has an accuracy, and a cost counts in it in one way."""
-        if not classes:
+        if self.gates == "reinforce" and not classes:
             raise FastdartsError(
                 f"--gates reinforce needs an accuracy, but --task {self.task} has no classes: use --gates full-v2"
             )
-        for name, usual in COST_SETTINGS.items():
+        unused, reason = (IN_LOSS, "a cost counts in the reward") if self.gates == "reinforce" else (IN_REWARD, "")
+        for name, usual in unused.items():
             if (value := getattr(self, name, usual)) != usual:
                 raise FastdartsError(
-                    f"--{name.replace('_', '-')} is {value}, but with --gates reinforce a cost counts in the reward: "
-                    "leave it out, and use --reward-exponent"
+                    f"--{name.replace('_', '-')} is {value}, but with --gates {self.gates} "
+                    f"{reason or 'nothing is rewarded'}: leave it out"
                 )
 
     def build(self, space: Space) -> Bilevel:

@@ -25,7 +25,7 @@ from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.tasks.task import find_task
-from fastdarts.testing import check_method
+from fastdarts.testing import TINY, check_method, check_ranks
 
 CPU = torch.device("cpu")
 X = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64).reshape(1, 1, 1, 3)
@@ -42,6 +42,7 @@ SMALL = {
     "method": "proxyless", "space": "mbconv-tiny", "channels": 4, "epochs": 3, "warmup": 0, "weight_steps": 1,
     "batch_size": 16, "samples": 48, "train_portion": 0.5, "device": "cpu", "threads": 1,
 }  # fmt: skip
+SHORT = {"layers": 7, "warmup": 0, "weight_steps": 1, "train_portion": 0.5}
 IMAGES = ImageProblem.of_shape(10, 1, (8, 8))
 
 
@@ -347,8 +348,19 @@ def test_memory_is_that_of_one_path():
 
 @pytest.mark.parametrize("gates", ["two", "reinforce"])
 def test_the_other_gradients_do_what_every_method_must(tmp_path, gates):
-    small = {"layers": 7, "warmup": 0, "weight_steps": 1, "train_portion": 0.5, "gates": gates, "networks": 2}
-    check_method("proxyless", tmp_path, "mbconv-tiny", kills=3, ranks=(1, 2) if gates == "reinforce" else (1,), **small)
+    networks = {"networks": 2} if gates == "reinforce" else {}
+    check_method("proxyless", tmp_path, "mbconv-tiny", kills=3, **SHORT, gates=gates, **networks)
+
+
+def test_two_ranks_draw_the_same_and_reward_the_same(tmp_path):
+    """With BatchNorm over both: backward then exchanges the statistics of candidates that were not drawn."""
+    small = {**TINY, "method": "proxyless", "space": "mbconv-tiny", **SHORT}
+    own = {
+        "full-v2": {"cost": "parameters", "target": "13k"},
+        "two": {},
+        "reinforce": {"cost": "macs", "target": "500k", "networks": 2},
+    }
+    check_ranks({gates: SearchConfig(**small, gates=gates, **more) for gates, more in own.items()}, tmp_path)
 
 
 def chain_of(found: dict, channels: int):
@@ -416,6 +428,7 @@ def test_a_cost_moves_the_alphas_of_every_way_to_learn(tmp_path):
         ({"warmup": 2}, "--warmup is 2 and --epochs 3, but the alphas begin to learn in the second epoch after"),
         ({"gates": "reinforce", "cost_weight": 0.3, "cost": "macs", "target": "1M"}, "--cost-weight is 0.3, but with"),
         ({"gates": "reinforce", "cost_loss": "linear"}, "--cost-loss is linear, but with --gates reinforce"),
+        ({"networks": 5}, "--networks is 5, but with --gates full-v2 nothing is rewarded: leave it out"),
         ({"learning_rate_min": 0.1, "learning_rate": 0.2}, "--learning-rate-min is 0.1, above --warmup-learning-rate"),
         ({"space": "mnasnet", "channels": None}, "needs a supernet, which searches in space mnasnet do not have"),
     ],

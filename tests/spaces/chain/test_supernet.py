@@ -6,11 +6,15 @@ import torch
 from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.policies.expected_cost import ExpectedCost, Setting, linear_loss
+from fastdarts.policies.latency import KEY, chain_keys, key_of
 from fastdarts.policies.relaxations import Gumbel
 from fastdarts.policies.samplers import chosen_by
 from fastdarts.policies.selection import StrongestPairs
 from fastdarts.report.describe import macs
 from fastdarts.spaces import SPACES
+from fastdarts.spaces.chain.genotype import parse_block
+from fastdarts.spaces.chain.parts import chain_parts, layer_part
+from fastdarts.spaces.chain.published import MNASNET_A1, PROXYLESS_CPU, PROXYLESS_MOBILE
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 SPACE = SPACES["mbconv-tiny"]
@@ -79,6 +83,32 @@ def test_what_is_counted_is_that_of_the_network(kind, channels):
         assert cost.predicted(chain) == real
         hot = torch.nn.functional.one_hot(torch.tensor(SPACE.encode(chain)), 7).float()
         assert cost.expected([hot]).item() == pytest.approx(real, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("chain", "parameters"), [(PROXYLESS_MOBILE, 4_080_512), (PROXYLESS_CPU, 4_361_648), (MNASNET_A1, 3_887_038)]
+)
+def test_layers_add_up_to_the_published_networks(chain, parameters):
+    with torch.device("meta"):
+        parts = chain_parts(chain, (224, 224), 3, 1000)
+        assert sum(p.numel() for part in parts for p in part.build().parameters()) == parameters
+        height, width, channels = parts[0].input
+        x = torch.empty(1, channels, height, width)
+        for part in parts:
+            assert [*x.shape[1:]] == [part.input[2], *part.input[:2]]
+            x = part.build().eval()(x)
+        assert [*x.shape] == [1, *parts[-1].output]
+
+
+def test_what_published_keys_do_not_say_is_a_fact_of_its_own():
+    keys = chain_keys(MNASNET_A1, (224, 224), 3, 1000)
+    assert keys[1] == ("expanded_conv-input:112x112x32-output:112x112x16-expand:1-kernel:3-stride:1-idskip:0-relu:1")
+    assert keys[5].endswith("-expand:3-kernel:5-stride:1-idskip:1-squeeze:250-relu:1")
+    dense = parse_block("conv_k5_s1_o8_poolskip")
+    part = layer_part(dense, 8, (6, 6), 1, "swish")
+    key = key_of(part.name, part.input, part.output, **part.facts)
+    assert key == "dense_conv-input:6x6x8-output:6x6x8-kernel:5-stride:1-idskip:1-pool:1-swish:1"
+    assert all(KEY.fullmatch(own) for own in (*keys, key))
 
 
 def test_pairs_of_places_and_candidates_make_a_chain():
