@@ -14,7 +14,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastdarts.nn.fusion.call import is_none, not_zero, seen
+from fastdarts.nn.fusion.call import not_zero, seen
+from fastdarts.nn.operations import Zero
 from fastdarts.nn.statistics import batch_statistics
 
 Gates = Sequence[tuple[int, ...]]
@@ -41,7 +42,7 @@ class _Gates(torch.autograd.Function):
         found = torch.zeros_like(weights)
         for k in ctx.gates:
             op = ctx.edge._ops[k]
-            if is_none(op):
+            if isinstance(op, Zero):
                 continue
             if (k,) != ctx.computed:
                 with batch_statistics(op):
@@ -104,12 +105,12 @@ class GatedOp(nn.Module):
             (chosen,) = computed
             out = self.only(x, chosen)
             return out + _Gates.apply(weights, x.detach(), out.detach(), self, gates)
-        outs = [weights[k] * self._ops[k](x) for k in computed if not is_none(self._ops[k])]
+        outs = [weights[k] * self._ops[k](x) for k in computed if not isinstance(self._ops[k], Zero)]
         return sum(outs[1:], outs[0]) if outs else self._nothing(x)
 
     def only(self, x: Tensor, k: int) -> Tensor:
         """The output of candidate ``k`` alone, with weight 1."""
-        return self._nothing(x) if is_none(self._ops[k]) else self._ops[k](x)
+        return self._nothing(x) if isinstance(self._ops[k], Zero) else self._ops[k](x)
 
     def _nothing(self, x: Tensor) -> Tensor:
         height, width = (-(-side // self.stride) for side in x.shape[2:])

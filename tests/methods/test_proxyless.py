@@ -253,8 +253,8 @@ def test_gates_know_what_all_candidates_would_have_given(gates, memory):
         (mine,) = torch.autograd.grad(model._loss(x, y), alpha)
         weights, chosen = model.relaxation.mix(*model.alpha_tables(), 0)
 
-        def dense(row: int, x: Tensor, weights: Tensor = weights, chosen: Tensor = chosen) -> Tensor:
-            place, k = model.places[row], int(chosen[row])
+        def dense(row: int, place: nn.Module, x: Tensor, weights: Tensor = weights, chosen: Tensor = chosen) -> Tensor:
+            k = int(chosen[row])
             ops = [(number, op) for number, op in enumerate(place.mixed._ops) if not isinstance(op, Zero)]
             outs = [weights[row, number] * (op(x) if number == k else op(x.detach()).detach()) for number, op in ops]
             return sum(outs) + x if place.residual else sum(outs)

@@ -30,6 +30,7 @@ class Place(nn.Module):
         super().__init__()
         block = next(filter(None, options))
         stride, C = block.stride, block.channels
+        self.reduction, self.channels = stride > 1, C
         self.residual = stride == 1 and C_in == C
         ops = [
             Zero(stride)
@@ -92,14 +93,14 @@ class ChainSupernet(Supernet):
         self._memory = "store" if memory == "store" else "checkpoint"
         activation = frame.activation
         self.stem = conv_layer(in_channels, frame.stem, 3, frame.stride, activation)
-        self.first = MBConv(
+        before = MBConv(
             *(frame.stem, first.channels, first.kernel, first.stride, first.expansion),
             *(first.squeeze, activation, first.skip),
         )
-        self.places, channels = nn.ModuleList(), first.channels
+        self.cells, channels = nn.ModuleList([before]), first.channels
         for names, row, block in zip(table, options, blocks, strict=True):
             sized = [None if own is None else own._replace(channels=block.channels, stride=block.stride) for own in row]
-            self.places.append(Place(sized, names, channels, activation))
+            self.cells.append(Place(sized, names, channels, activation))
             channels = block.channels
         self.head = conv_layer(channels, frame.head, 1, 1, activation)
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
@@ -112,6 +113,11 @@ class ChainSupernet(Supernet):
         self._arch_parameters = [self.alphas]
         self._lacking = torch.tensor([[name == "none" for name in row] for row in table], device="cpu")
 
+    @property
+    def places(self) -> list[Place]:
+        """All blocks but the first, which is fixed."""
+        return list(self.cells)[1:]
+
     def alpha_tables(self) -> Sequence[Tensor]:
         """The alphas, minus infinity where a place has no candidate."""
         (alpha,) = self.own_alphas()
@@ -121,21 +127,21 @@ class ChainSupernet(Supernet):
         (weights,) = self.cell_weights()
         gates = self.relaxation.gates(0) if self.training else None
 
-        def place(row: int, x: Tensor) -> Tensor:
+        def passed(row: int, place: Place, x: Tensor) -> Tensor:
             own = None if gates is None else gates[row]
-            return self._pass(self.places[row], x, weights[row], own, self.drop_path_prob)
+            return self._pass(place, x, weights[row], own, self.drop_path_prob)
 
-        return self._classify(input, place)
+        return self._classify(input, passed)
 
     def discrete(self, input: Tensor, chosen: Chosen) -> Tensor:
         """Logits with the same weights where each place runs one candidate, with weight 1."""
-        return self._classify(input, lambda row, x: self.places[row].discrete(x, chosen["chain"][row]))
+        return self._classify(input, lambda row, place, x: place.discrete(x, chosen["chain"][row]))
 
-    def _classify(self, input: Tensor, place: Callable[[int, Tensor], Tensor]) -> Tensor:
+    def _classify(self, input: Tensor, passed: Callable[[int, Place, Tensor], Tensor]) -> Tensor:
         check_images(input, self._in_channels, even=False)
-        x = self.first(self.stem(input))
-        for row in range(len(self.places)):
-            x = place(row, x)
+        x = self.cells[0](self.stem(input))
+        for row, place in enumerate(self.places):
+            x = passed(row, place, x)
         return self.classifier(self.dropout(self.global_pooling(self.head(x)).flatten(1)))
 
     def genotype(self) -> Chain:

@@ -63,7 +63,7 @@ def test_one_candidate_for_each_place_is_the_network_of_the_genotype():
     assert chosen == {"chain": [0, 6, 3, 2, 5, 6]}
     ops = [model.places[row].mixed._ops[k] for row, k in enumerate(chosen["chain"]) if k < 6]
     pairs = [(network.stem, model.stem), (network.head, model.head), (network.classifier, model.classifier)]
-    pairs += zip(network.cells, [model.first, *ops], strict=True)
+    pairs += zip(network.cells, [model.cells[0], *ops], strict=True)
     for own, shared in pairs:
         own.load_state_dict(shared.state_dict())
     x = torch.randn(2, 1, 8, 8)
