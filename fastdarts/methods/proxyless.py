@@ -85,13 +85,12 @@ class ProxylessNAS(AlphaConfig):
             raise FastdartsError(
                 f"--gates reinforce needs an accuracy, but --task {self.task} has no classes: use --gates full-v2"
             )
-        unused, reason = (IN_LOSS, "a cost counts in the reward") if self.gates == "reinforce" else (IN_REWARD, "")
+        rewarded = self.gates == "reinforce"
+        unused, reason = (IN_LOSS, "a cost counts in the reward") if rewarded else (IN_REWARD, "nothing is rewarded")
         for name, usual in unused.items():
             if (value := getattr(self, name, usual)) != usual:
-                raise FastdartsError(
-                    f"--{name.replace('_', '-')} is {value}, but with --gates {self.gates} "
-                    f"{reason or 'nothing is rewarded'}: leave it out"
-                )
+                flag = name.replace("_", "-")
+                raise FastdartsError(f"--{flag} is {value}, but with --gates {self.gates} {reason}: leave it out")
 
     def build(self, space: Space) -> Bilevel:
         tables = space.primitives(self.nodes).values()

@@ -325,6 +325,18 @@ def test_only_targets_of_the_weights_are_smoothed():
     torch.testing.assert_close(own.model._loss(x, y), nn.functional.cross_entropy(learned.outputs, y))
 
 
+def test_a_loss_of_its_own_is_not_smoothed():
+    class Own(ImageProblem):
+        criterion = nn.NLLLoss()
+
+    problem = Own.of_shape(10, 1, (8, 8))
+    with pytest.raises(
+        FastdartsError, match=r"--label-smoothing is 0\.1, but task images has a loss of its own: use 0"
+    ):
+        SearchStep(SearchConfig(**SMALL), problem, CPU)
+    SearchStep(SearchConfig(**SMALL, label_smoothing=0.0), problem, CPU)
+
+
 def test_images_of_the_alphas_are_not_augmented():
     config = resolve(SearchConfig(**SMALL, dataset="digits"))
     space = find_space(config.space)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdarts.errors import FastdartsError
 from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
@@ -103,6 +104,10 @@ class ImageProblem(Problem):
         return self.workers
 
     def network(self, config: ImageSupernetConfig, space: Space) -> Supernet:
+        if config.label_smoothing and not self.learns_objective:
+            raise FastdartsError(
+                f"--label-smoothing is {config.label_smoothing}, but task {config.task} has a loss of its own: use 0"
+            )
         sizes = config.channels, self.outputs, config.layers, self.criterion, config.nodes
         options = {"in_channels": self.objective.channels, "memory": config.memory} | network_options(config)
         return self.objective.fit(space.supernet(*sizes, **options))
