@@ -22,6 +22,7 @@ from fastdarts.engine.step import SearchStep
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.policies.hypergradients import FirstOrder
 from fastdarts.registry import methods
+from fastdarts.spaces import DARTS as CELLS
 from fastdarts.spaces import find_space
 from fastdarts.spaces.cells.cell import Cell
 from fastdarts.spaces.cells.supernet import Network
@@ -190,9 +191,10 @@ class MethodCase:
 
 
 def cases() -> list[MethodCase]:
-    """Every registered method that trains a supernet of its own, DARTS first, without those whose step is its own."""
+    """Every registered method that trains a supernet of cells, DARTS first, without those whose step is its own."""
     known = ((name, method.settings) for name, method in sorted(methods().items()))
-    own = (name for name, kind in known if issubclass(kind, SupernetConfig) and not issubclass(kind, Projecting))
+    trains = ((name, kind) for name, kind in known if issubclass(kind, SupernetConfig))
+    own = (name for name, kind in trains if not issubclass(kind, Projecting) and not kind.lacking(CELLS))
     found = [case for name in own if (case := MethodCase(name)).differs()]
     return [MethodCase("darts"), *found]
 

@@ -26,7 +26,6 @@ def recipe_of(config: Any, variant: str) -> Recipe:
         gamma=1.0,
         auxiliary=False,
         auxiliary_weight=0.0,
-        label_smoothing=0.0,
         **{name: getattr(config, name) for name in Recipe.__dataclass_fields__ if hasattr(config, name)},
     )
 

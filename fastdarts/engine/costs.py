@@ -14,6 +14,7 @@ from fastdarts.engine.memory import estimate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.policies.expected_cost import CostMonitor, ExpectedCost, Setting, linear_loss, log_loss
+from fastdarts.policies.gates import PolicyGradient
 from fastdarts.policies.latency import Priced, measure, read_table
 from fastdarts.report.describe import macs
 from fastdarts.spaces.cells.network import count_parameters
@@ -42,6 +43,8 @@ def with_cost(recipe: Any, config: SearchConfig) -> Any:
         combine = functools.partial(linear_loss, weight=weight or 0.1)
     table = None if config.cost_table is None else read_table(config.cost_table)
     cost = ExpectedCost(config.cost, config.wanted(), combine, table)
+    if isinstance(recipe.hypergradient, PolicyGradient):
+        recipe.hypergradient.cost = cost
     return replace(recipe, cost=cost, monitors=(*recipe.monitors, CostMonitor(cost)))
 
 

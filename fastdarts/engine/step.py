@@ -23,6 +23,7 @@ from fastdarts.nn.optim import SGD, Rates
 from fastdarts.nn.statistics import running_statistics
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.bilevel import AlphaOptimizer, Bilevel, Penalty
+from fastdarts.policies.gates import PolicyGradient
 from fastdarts.policies.hypergradients import FirstOrder, Passes, Unrolled, filled, gradients_of, microbatches
 from fastdarts.ranks import average, first_of, give, summed, weighed
 from fastdarts.spaces import find_space
@@ -73,7 +74,7 @@ class SearchStep:
         recipe.stages.build(model)
         model.relaxation = recipe.relaxation
         with torch.no_grad():
-            recipe.relaxation.initial(model.alpha_tables())
+            recipe.relaxation.initial(model.own_alphas())
         # fake parameters are made where they belong, and cannot move
         self.model = model if is_fake(next(model.parameters())) else model.to(device)
         if config.sync_bn:
@@ -120,6 +121,7 @@ class SearchStep:
 
     def _architect(self, alphas: AlphaOptimizer, penalty: Penalty | None) -> Architect:
         config, recipe = self.config, self.recipe
+        rewarded = isinstance(recipe.hypergradient, PolicyGradient)  # whose reward has the cost in it
         return Architect(
             self.model,
             ArchitectSettings(config.momentum, config.weight_decay, alphas.learning_rate, alphas.weight_decay),
@@ -129,13 +131,13 @@ class SearchStep:
             config.grad_clip if find_task(config.task).clips_look_ahead else None,
             accumulate=config.accumulate,
             penalty=None if penalty is None else lambda: penalty.loss(self.model.alpha_tables(), self.epoch),
-            cost=None if recipe.cost is None else self._with_cost,
+            cost=None if recipe.cost is None or rewarded else self._with_cost,
             alpha_clip=alphas.grad_clip,
         )
 
     def _with_cost(self, loss: Tensor) -> Tensor:
         """The loss of the alphas in which the expected cost counts."""
-        return self.recipe.cost.total(loss, self.model.mixing_weights())
+        return self.recipe.cost.total(loss, self.model.cost_weights())
 
     def set_weight_decay(self, weight_decay: float) -> None:
         """Change the L2 on the weights, for the optimizer and for the step that the architect unrolls."""
@@ -226,7 +228,13 @@ class SearchStep:
         readings.add(loss, lambda value: None)
         numbers = readings.numbers()
         self.architect.update(self._settle(numbers))
+        self._after_alphas()
         return (numbers,)
+
+    @torch.no_grad()
+    def _after_alphas(self) -> None:
+        """What the relaxation does once the alphas have moved."""
+        self.model.relaxation.after_step(self.model.own_alphas())
 
     def _differentiate(self, train: Batch, valid: Batch, readings: Readings) -> Tensor:
         rate = self.optimizer.param_groups[0]["lr"]
@@ -260,7 +268,10 @@ class SearchStep:
         checked = torch.stack([value, self.optimizer.norm().double()])
         sound = self._settle(checked)
         self.optimizer.step(sound=sound)
-        penalty = self.architect.follow_along(value, summed, sound) if self._with_alphas else self._doubt.new_zeros(())
+        penalty = self._doubt.new_zeros(())
+        if self._with_alphas:
+            penalty = self.architect.follow_along(value, summed, sound)
+            self._after_alphas()
         average(self._statistics)
         logits = torch.cat(outputs) if outputs else None
         counted = None if logits is None else self.problem.counted(logits, y)

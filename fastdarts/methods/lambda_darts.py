@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from fastdarts.errors import FastdartsError
 from fastdarts.methods.common import bilevel
 from fastdarts.policies.alignment import Alignment
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.registry import register
 from fastdarts.runs.kinds import NotNegative, Positive
 from fastdarts.spaces import Space
+from fastdarts.spaces.chain.space import ChainSpace
 from fastdarts.tasks.settings import BilevelConfig
 
 
@@ -29,6 +31,15 @@ class LambdaDARTS(BilevelConfig):
     needs = frozenset({"cell weights"})
     has_own_difference = True
     projected_by = "darts-pt"
+
+    def check(self, space: Space) -> None:
+        """There are cells to compare."""
+        super().check(space)
+        if isinstance(space, ChainSpace):
+            raise FastdartsError(
+                f"--method {self.method} compares cells, but a chain of space {space.name} is one cell: choose a space "
+                "of cells, such as darts"
+            )
 
     def why_whole(self) -> str:
         """The alignment of a part is another one."""

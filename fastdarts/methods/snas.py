@@ -32,12 +32,13 @@ class SNAS(AlphaConfig):
     published = {"cifar": {"arch_grad_clip": 10.0}}
 
     def check(self, space: Space) -> None:
-        """Costs are known of candidates that compute maps."""
+        """Costs are known of candidates that compute maps of cells."""
         super().check(space)
-        if self.resource_weight and "priced candidates" not in space.has:
+        priced = isinstance(space, CellSpace) and "priced candidates" in space.has
+        if self.resource_weight and not priced:
             raise FastdartsError(
-                f"--resource-weight is {self.resource_weight} but space {space.name} has no priced candidates: use "
-                "--resource-weight 0"
+                f"--resource-weight is {self.resource_weight} but space {space.name} has no cells with priced "
+                "candidates: use --resource-weight 0"
             )
 
     def build(self, space: Space) -> Bilevel:

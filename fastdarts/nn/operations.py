@@ -303,8 +303,8 @@ def check_images(input: Tensor, in_channels: int, *, even: bool = True) -> None:
         )
 
 
-SKIP_CONNECTIONS = frozenset({"skip_connect", "identity"})
-"""Names of the skip connection of cells for images; the second one is that of NASNet and AmoebaNet."""
+SKIP_CONNECTIONS = frozenset({"skip_connect", "identity", "zero"})
+"""Names of the operation that gives its input in networks of images: of DARTS, of NASNet, and of chains."""
 
 PRIMITIVES = [  # the order is the column order of alpha
     "none",

@@ -81,6 +81,18 @@ class Relaxation(ABC):
         """What a pass in eval mode computes, if passes in training draw."""
         return Mixing(self.weights(alpha))
 
+    def gates(self, kind: int) -> Sequence[tuple[int, ...]] | None:
+        """Of each edge the candidates whose binary gates have a gradient in training, beside the one that is computed,
+        see :class:`fastdarts.nn.gates.GatedOp`; None without such gates."""
+        return None
+
+    def shares(self, alpha: Tensor, kind: int) -> Tensor:
+        """The chance of each candidate, [E, K], by which the expected cost of a step of the alphas counts it."""
+        return self.strength(alpha)
+
+    def after_step(self, alphas: Sequence[Tensor]) -> None:
+        """Correct the alphas, in place, after a step of them that followed the last :meth:`draw`."""
+
 
 class Softmax(Relaxation):
     r"""DARTS (Liu et al. 2019, section 2.2): :math:`w_k = \exp\alpha_k / \sum_j \exp\alpha_j` on every edge."""

@@ -109,7 +109,16 @@ class Supernet(nn.Module):
 
     def alpha_tables(self) -> Sequence[Tensor]:
         """The alphas [E, K], one table per kind of cell."""
+        return self.own_alphas()
+
+    def own_alphas(self) -> list[Tensor]:
+        """The same tables as they are learned, for whoever changes them in place."""
         return self.arch_parameters()[: len(self.primitives)]
+
+    def cost_weights(self) -> tuple[Tensor, ...]:
+        """The chance of each candidate, [E, K] per kind of cell, by which a step of the alphas counts what it costs."""
+        shares = [self.relaxation.shares(alpha, kind) for kind, alpha in enumerate(self.alpha_tables())]
+        return self.with_fixed_rows(tuple(shares))
 
     def mixing_weights(self) -> tuple[Tensor, ...]:
         """How strong each candidate is, [E, K] per kind of cell: softmax(alpha), or what the relaxation says. Rows that

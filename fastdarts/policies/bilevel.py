@@ -129,6 +129,7 @@ class Bilevel:
         hypergradient: how the gradient of the alphas is found.
         order: which step comes first, or both together from one loss.
         held_out: whether the alphas learn from images that the weights never see; else both learn from all.
+        augmented: whether the images of the alphas and of measurements are augmented as those of the weights are.
         side_effects: whether passes for the alphas move running statistics and draw random numbers.
         nesterov: whether the momentum of the weights is that of Nesterov.
         learning_rates: of the weights, one for each epoch of all stages; None for the cosine of DARTS in each stage.
@@ -150,6 +151,7 @@ class Bilevel:
     hypergradient: Strategy = field(default_factory=FirstOrder)
     order: Literal["alphas first", "weights first", "together"] = "alphas first"
     held_out: bool = True
+    augmented: bool = True
     side_effects: bool = True
     nesterov: bool = False
     learning_rates: Sequence[float] | None = None
@@ -175,6 +177,7 @@ class Bilevel:
             "stopper": self.stopper,
             "selection": self.selection,
         }
-        named |= {"path": self.path, "start": self.start, "perturbation": self.perturbation}
+        own = self.hypergradient if isinstance(self.hypergradient, Policy) else None
+        named |= {"hypergradient": own, "path": self.path, "start": self.start, "perturbation": self.perturbation}
         named |= {f"monitor {number}": monitor for number, monitor in enumerate(self.monitors)}
         return {name: policy for name, policy in named.items() if policy is not None}

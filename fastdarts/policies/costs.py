@@ -15,7 +15,7 @@ from fastdarts.nn.candidates import build_candidate
 from fastdarts.nn.relaxation import Relaxation
 from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.bilevel import Penalty
-from fastdarts.policies.expected_cost import places
+from fastdarts.spaces.cells.parts import places
 
 Cost = tuple[float, float, float]
 """Parameters, multiplications, and numbers that are read or written, for one image."""

@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,13 +20,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastdarts.errors import FastdartsError
-from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.supernet import Supernet
 from fastdarts.policies.base import Monitor, Policy, Row, Search
 from fastdarts.policies.latency import LatencyTable, Priced, key_of
 from fastdarts.ranks import from_first
 from fastdarts.runs.writer import processor
 from fastdarts.spaces import ImageSpace
+from fastdarts.spaces.space import Part
 
 COSTS = ("parameters", "macs", "latency")
 """What a search may count: numbers of parameters and of multiply-accumulates, and milliseconds."""
@@ -84,18 +84,6 @@ def expected(weights: Sequence[Tensor], prices: Sequence[Tensor], fixed: float =
     return total
 
 
-def places(model: Supernet, size: tuple[int, int]) -> Iterator[tuple[str, list[tuple[MixedOp, tuple[int, int]]]]]:
-    """Of every cell of a supernet for images of this size: its kind, and its edges with the sides of their maps."""
-    kinds = iter(model.cell_kinds())
-    size = tuple(side // 8 for side in size) if getattr(model, "_stem", "cifar") == "imagenet" else size
-    for block in model.cells:
-        edges = [module for module in block.modules() if isinstance(module, MixedOp)]
-        after = tuple(-(-side // 2) for side in size) if block.reduction else size
-        if edges:
-            yield next(kinds), [(edge, size if edge.stride == 2 else after) for edge in edges]
-        size = after
-
-
 class Setting(NamedTuple):
     """The network of which a cost is expected: that of any genotype of ``space``, of these sizes."""
 
@@ -119,7 +107,9 @@ class ExpectedCost(Policy):
 
     A candidate costs what it does by itself on its map. Of the edges into a node, as many are kept as the cell keeps,
     all equally likely. What is not a candidate (stem, cells' inputs, classifier) is a constant: the cost of a network
-    less that of its operations. Of latencies it is the median over five random networks.
+    less that of its operations. Of latencies it is the median over five random networks, so that it also holds what
+    operations take longer in a network than alone. In chains it is the sum of the other layers, unless latencies are
+    measured on this device.
 
     Args:
         kind: one of :data:`COSTS`.
@@ -144,23 +134,19 @@ class ExpectedCost(Policy):
     def attach(self, model: Supernet, setting: Setting) -> None:
         """Find what all candidates of a fresh supernet cost, and the rest of the network."""
         self._setting, space = setting, setting.space
-        shape, keys, builders = setting.shape, {}, {}
-        for kind, edges in places(model, shape[1:]):
-            table = keys.setdefault(kind, [])
-            rows = zip(edges, model.primitives[kind], strict=True)
-            table.append([[self._key(name, edge, maps, builders) for name in names] for (edge, maps), names in rows])
-        generator, whole = torch.Generator().manual_seed(0), {}
-        for _ in range(SAMPLES if self.kind == "latency" else 1):
-            genotype = space.sample(generator, setting.nodes)
-            key = self._whole_key(genotype)
-            whole[key] = genotype
-            builders[key] = lambda genotype=genotype: Priced(setting.network(genotype), (1, *shape), candidate=False)
+        parts, builders = space.parts(model, setting.channels, setting.shape, setting.classes), {}
+        keys: dict[str, list[list[list[list[str] | None]]]] = {kind: [] for kind in model.primitives}
+        for kind, edges in parts.cells:
+            keys[kind].append([[None if own is None else _noted(own, builders) for own in edge] for edge in edges])
+        rest = _noted(parts.rest or (), builders)
+        whole = self._networks(builders) if self._measures(setting.device) or parts.rest is None else {}
         costs = self._costs(builders, setting.device)
         self._raw = []
         for kind, names in model.primitives.items():
             total = torch.zeros(len(names), len(names[0]), dtype=torch.float64)
-            for cell in keys.get(kind, ()):
-                total += torch.tensor([[costs.get(key, math.nan) for key in row] for row in cell], dtype=torch.float64)
+            for cell in keys[kind]:
+                rows = [[math.nan if own is None else sum(costs[key] for key in own) for own in row] for row in cell]
+                total += torch.tensor(rows, dtype=torch.float64)
             self._raw.append(total)
         cell = space.topology(setting.nodes)
         share = torch.tensor(
@@ -169,19 +155,25 @@ class ExpectedCost(Policy):
         self._prices = [
             (table * share[:, None]).to(alpha) for table, alpha in zip(self._raw, model.alpha_tables(), strict=True)
         ]
-        self._fixed = 0.0
-        self._fixed = statistics.median(costs[key] - self.predicted(genotype) for key, genotype in whole.items())
+        self._fixed = sum(costs[key] for key in rest)
+        if whole:
+            self._fixed = statistics.median(costs[key] - self.predicted(genotype) for key, genotype in whole.items())
 
-    def _key(self, name: str, edge: nn.Module, maps: tuple[int, int], builders: dict[str, Any]) -> str | None:
-        """The key of a candidate on an edge, whose builder is noted; None of `none`."""
-        if name == "none":
-            return None
-        (height, width), C, stride = maps, edge.channels, edge.stride
-        after = (-(-side // stride) for side in maps)
-        key = key_of(name, (height, width, C), (*after, C), stride=stride)
-        candidate = self._setting.space.candidate
-        builders[key] = lambda: Priced(candidate(name, C, stride), (1, C, height, width))
-        return key
+    def _measures(self, device: torch.device) -> bool:
+        """Whether latencies are those of ``device``: then whole networks can be measured too."""
+        return self.kind == "latency" and (self.table is None or self.table.processor == _name(device))
+
+    def _networks(self, builders: dict[str, Callable[[], Priced]]) -> dict[str, Any]:
+        """Random genotypes by the keys of their networks, whose builders are noted."""
+        setting, generator, whole = self._setting, torch.Generator().manual_seed(0), {}
+        for _ in range(SAMPLES if self.kind == "latency" else 1):
+            genotype = setting.space.sample(generator, setting.nodes)
+            key = self._whole_key(genotype)
+            whole[key] = genotype
+            builders[key] = lambda genotype=genotype: Priced(
+                setting.network(genotype), (1, *setting.shape), candidate=False
+            )
+        return whole
 
     def _whole_key(self, genotype: Any) -> str:
         setting = self._setting
@@ -196,10 +188,9 @@ class ExpectedCost(Policy):
                 return {key: float(counted(make(), self.kind)) for key, make in builders.items()}
 
         def completed() -> LatencyTable:
-            name = f"{processor(device)}, {torch.get_num_threads()} threads"
-            table = LatencyTable({}, name) if self.table is None else self.table
+            table = LatencyTable({}, _name(device)) if self.table is None else self.table
             with torch.random.fork_rng(devices=[]):
-                table.complete(builders, device, name)
+                table.complete(builders, device, _name(device))
             return table
 
         self.table = from_first(completed)
@@ -207,14 +198,10 @@ class ExpectedCost(Policy):
 
     def predicted(self, genotype: Any) -> float:
         """The cost of the network of a genotype, by its operations."""
-        setting, total = self._setting, self._fixed
-        cell = setting.space.topology(setting.nodes)
-        tables = setting.space.primitives(setting.nodes)
-        for (kind, names), costs in zip(tables.items(), self._raw, strict=True):
-            for op, source, target in cell.place(setting.space.cells(genotype)[kind][0]):
-                row = cell.row(target, source)
-                total += 0.0 if op == "none" else costs[row, names[row].index(op)].item()
-        return total
+        taken = self._setting.space.taken(genotype, self._setting.nodes)
+        pairs = zip(taken.values(), self._raw, strict=True)
+        costs = torch.stack([table[place] for places, table in pairs for place in places])
+        return self._fixed + costs.nansum().item()
 
     def expected(self, weights: Sequence[Tensor]) -> Tensor:
         """See :func:`expected`, with the strengths [E, K] of each kind of cell."""
@@ -235,6 +222,22 @@ class ExpectedCost(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state:
             self.table = LatencyTable(state["latencies"], state["processor"])
+
+
+def _name(device: torch.device) -> str:
+    """What measures latencies here, in words."""
+    return f"{processor(device)}, {torch.get_num_threads()} threads"
+
+
+def _noted(parts: Sequence[Part], builders: dict[str, Callable[[], Priced]]) -> list[str]:
+    """The keys of parts, whose builders are noted."""
+    keys = []
+    for part in parts:
+        keys.append(key_of(part.name, part.input, part.output, **part.facts))
+        height, width, channels = part.input
+        shape = 1, channels, height, width
+        builders[keys[-1]] = lambda part=part, shape=shape: Priced(part.build(), shape, part.of_cell)
+    return keys
 
 
 class CostMonitor(Monitor):

@@ -23,6 +23,7 @@ import torch.nn as nn
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.fusion.call import fuses, run
 from fastdarts.spaces.chain.genotype import Chain
+from fastdarts.spaces.chain.parts import chain_parts
 
 KEY = re.compile(r"[\w.]+-input:\d+(x\d+){0,2}-output:\d+(x\d+){0,2}(-[a-z]+:\d+)*")
 ROUNDS, SECONDS = 7, 0.004
@@ -175,19 +176,5 @@ def chain_keys(chain: Chain, size: tuple[int, int], in_channels: int, classes: i
     >>> chain_keys(PROXYLESS_MOBILE, (224, 224), 3, 1000)[1]
     'expanded_conv-input:112x112x32-output:112x112x16-expand:1-kernel:3-stride:1-idskip:0'
     """
-
-    def halved(size: tuple[int, ...], stride: int) -> tuple[int, ...]:
-        return tuple(-(-side // stride) for side in size)
-
-    now, C = halved(size, chain.stride), chain.stem
-    keys = [key_of("Conv", (*size, in_channels), (*now, C))]
-    for block in filter(None, chain.blocks):
-        for layer in range(block.repeats):
-            stride = 1 if layer else block.stride
-            skips = int(stride == 1 and block.channels == C and block.skip != "none")
-            after = halved(now, stride)
-            facts = {"expand": block.expansion, "kernel": block.kernel, "stride": stride, "idskip": skips}
-            keys.append(key_of("expanded_conv", (*now, C), (*after, block.channels), **facts))
-            now, C = after, block.channels
-    keys.append(key_of("Conv_1", (*now, C), (*now, chain.head)))
-    return [*keys, key_of("Logits", (*now, chain.head), (classes,))]
+    parts = chain_parts(chain, size, in_channels, classes)
+    return [key_of(part.name, part.input, part.output, **part.facts) for part in parts]

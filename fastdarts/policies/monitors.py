@@ -121,8 +121,8 @@ def supernet_facts(model: Supernet, space: Space, genotype: Any) -> dict[str, An
     """What a row of metrics.jsonl says of a supernet and of the ``genotype`` that would be derived of it.
 
     ``weights``: the strengths of the candidates. ``entropy``: their mean entropy per edge in nats. ``edge_weights``:
-    those of normalised edges. ``skip``: the skip connections of the genotype, for images. Each name ends in the kind of
-    cell.
+    those of normalised edges. ``skip``: the skip connections of the genotype, for images; of a chain its empty places.
+    Each name ends in the kind of cell.
     """
     facts: dict[str, Any] = {"genotype": space.to_dict(genotype)}
     cells = space.cells(genotype).items()

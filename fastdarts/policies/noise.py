@@ -41,8 +41,12 @@ class Noise:
         for place, table in zip(self._placed, self._tables, strict=True):
             place.copy_(table)
 
+    def table(self, kind: int) -> Tensor:
+        """The table of the kind of cell of this number, on the CPU."""
+        return self._tables[kind]
+
     def of(self, kind: int, device: torch.device) -> Tensor:
-        """The table of the kind of cell of this number, on ``device``."""
+        """The same on ``device``."""
         return self._placed[kind] if self._placed else self._tables[kind].to(device)
 
 

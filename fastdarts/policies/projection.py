@@ -31,9 +31,10 @@ def turns(space: Space, nodes: int, seed: int) -> list[Turn]:
     inputs follow, in random order.
     """
     generator, orders = torch.Generator().manual_seed(seed), []
+    cell = space.topology(nodes)
     for kind, table in space.primitives(nodes).items():
         order = [(kind, "edge", e) for e in torch.randperm(len(table), generator=generator).tolist()]
-        if space.cell.kept is not None:
+        if cell.kept is not None and len(cell.into(cell.targets[-1])) > cell.kept:
             order += [(kind, "node", 1 + n) for n in torch.randperm(nodes - 1, generator=generator).tolist()]
         orders.append(order)
     return [turn for step in zip(*orders, strict=True) for turn in step]
@@ -90,7 +91,11 @@ class Projection(Strongest):
             title = f"{search.space.kinds[kind]}, {what} {index}"
             cell = search.space.topology(search.nodes)
             names = model.primitives[kind][index] if what == "edge" else list(range(cell.targets[index]))
-            changes = changes_of(model.noiseless_weights()[kinds.index(kind)].detach(), what, index)
+            own, count = kinds.index(kind), len(names)
+            changes = changes_of(model.noiseless_weights()[own].detach(), what, index)
+            if what == "edge":  # what an edge does not offer is at the end of its row
+                offered = int(model.alpha_tables()[own][index].isfinite().sum())
+                names, changes = names[:offered], changes[:offered]
             search.progress(title, len(search.valid))
             self._count(search, number, title, kind, changes)
             errors = [100 * wrong / self.tally["images"] for wrong in self.tally["wrong"].tolist()]
@@ -100,9 +105,9 @@ class Projection(Strongest):
             best = sorted(range(len(harm)), key=harm.__getitem__, reverse=True)  # stable: the lower index first
             fixed = model.fixed
             if what == "edge":
-                fixed[kinds.index(kind)][index] = F.one_hot(torch.tensor(best[0]), len(names))
+                fixed[own][index] = F.one_hot(torch.tensor(best[0]), count)
             else:
-                fixed[kinds.index(kind)][[changes[k][0] for k in best[cell.kept :]]] = 0.0
+                fixed[own][[changes[k][0] for k in best[cell.kept :]]] = 0.0
             model.fix(fixed)
             chosen = [names[k] for k in (best[:1] if what == "edge" else sorted(best[: cell.kept]))]
             self.history.append(

@@ -23,23 +23,19 @@ def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
     Raises :class:`FastdartsError` for a genotype with an operation that its edge does not offer, or with two operations
     on one edge.
     """
-    chosen, cell, cells = {}, space.topology(nodes), space.cells(genotype)
-    for kind, table in space.primitives(nodes).items():
-        chosen[kind] = [None] * (space.copies * len(table))
-        for number, (op, source, target) in enumerate(cell.place(cells[kind][0])):
-            row, edge = cell.row(target, source), f"on the edge {cell.arrow(source, target)}"
-            place = row + number % space.copies * len(table)
-            if op not in table[row]:
-                raise FastdartsError(
-                    f"the {space.kinds[kind]} has {op} {edge}, which space {space.name} does not offer there: expected "
-                    f"one of {', '.join(table[row])}"
-                )
+    chosen: dict[str, list[int | None]] = {}
+    cell = space.topology(nodes)
+    for kind, taken in space.taken(genotype, nodes).items():
+        chosen[kind] = [None] * (space.copies * len(cell.edges))
+        for number, (row, column) in enumerate(taken):
+            place = row + number % space.copies * len(cell.edges)
             if chosen[kind][place] is not None:
+                edge = cell.edges[row]
                 raise FastdartsError(
-                    f"the {space.kinds[kind]} has two operations {edge}: expected one, as an edge of a supernet runs "
-                    "one at a time"
+                    f"the {space.kinds[kind]} has two operations on the edge {cell.arrow(edge.source, edge.target)}: "
+                    "expected one, as an edge of a supernet runs one at a time"
                 )
-            chosen[kind][place] = table[row].index(op)
+            chosen[kind][place] = column
     return chosen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,33 @@ class Decision(NamedTuple):
     size: int
 
 
+class Part(NamedTuple):
+    """A piece of a network that costs something by itself.
+
+    name: what tables of latencies call it. input, output: its maps [H, W, C]; [C] for numbers without places. facts:
+    what else its cost depends on. build: what makes it. of_cell: whether it is called as cells call candidates.
+    """
+
+    name: str
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    facts: Mapping[str, int]
+    build: Callable[[], nn.Module]
+    of_cell: bool = True
+
+
+class Parts(NamedTuple):
+    """What the networks that a supernet may become are made of.
+
+    cells: of every cell its kind, and for each of its edges the parts of each candidate, [] where that costs nothing;
+    None for what is no operation of a genotype. rest: what all networks have beside candidates; None if only whole
+    networks say what that costs.
+    """
+
+    cells: Sequence[tuple[str, Sequence[Sequence[Sequence[Part] | None]]]]
+    rest: Sequence[Part] | None
+
+
 def mutated(indices: Sequence[int], sizes: Sequence[int], generator: torch.Generator) -> list[int]:
     """``indices`` with another value of one decision that has several, both drawn uniformly; ``sizes``: how many values
     each decision has."""
@@ -60,7 +87,9 @@ class Space(ABC):
             weights of its own. "fixing": the weights of an edge may be fixed. "candidates per edge": they can be built
             with other candidates on every edge. "auxiliary candidates": edges take one more candidate, without alpha.
             "priced candidates": what each candidate costs on an image is known. "two operations per node": a node adds
-            two operations, and a controller may choose the state that each reads.
+            two operations, and a controller may choose the state that each reads. "free edges": a node may have any
+            number of inputs. "binary gates": an edge may compute one candidate, while the gradients of its gates know
+            the others.
         copies: how many sets of weights an edge of its supernets has, for as many operations of a single cell on it.
     """
 
@@ -100,6 +129,25 @@ class Space(ABC):
     @abstractmethod
     def cells(self, genotype: Any) -> Cells:
         """What the cells of ``genotype`` are made of."""
+
+    def taken(self, genotype: Any, nodes: int) -> dict[str, list[tuple[int, int]]]:
+        """The candidates that ``genotype`` is made of, as rows and columns of the alphas, by kind of cell.
+
+        Raises :class:`FastdartsError` for an operation that its edge does not offer.
+        """
+        cell, cells = self.topology(nodes), self.cells(genotype)
+        found: dict[str, list[tuple[int, int]]] = {}
+        for kind, table in self.primitives(nodes).items():
+            found[kind] = []
+            for op, source, target in cell.place(cells[kind][0]):
+                row = cell.row(target, source)
+                if op not in table[row]:
+                    raise FastdartsError(
+                        f"the {self.kinds[kind]} has {op} on the edge {cell.arrow(source, target)}, which space "
+                        f"{self.name} does not offer there: expected one of {', '.join(table[row])}"
+                    )
+                found[kind].append((row, table[row].index(op)))
+        return found
 
     def decisions(self, nodes: int) -> tuple[Decision, ...]:
         """The choices that make an architecture; every combination of their values is another one."""
@@ -204,10 +252,12 @@ class ImageSpace(Space):
         variants: the evaluation networks, recipes in ``fastdarts.tasks.images.settings.RECIPES``; the first is the
             default.
         fixed_depth: whether a genotype says how many layers its network has, in :meth:`recipe`.
+        channels: those of the stem, where the depth is fixed.
     """
 
     variants: tuple[str, ...]
     fixed_depth: bool = False
+    channels: int
 
     @property
     def has_supernet(self) -> bool:
@@ -234,6 +284,11 @@ class ImageSpace(Space):
     def candidate(self, name: str, C: int, stride: int) -> nn.Module:
         """An operation as it is in a network of the space: [N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]."""
         return OPS[name](C, stride, True)
+
+    def parts(self, model: Supernet, channels: int, shape: tuple[int, int, int], classes: int) -> Parts:
+        """What derived networks of so many ``channels`` are made of, for images [C, H, W] of this ``shape``; ``model``
+        is a supernet of the space."""
+        raise FastdartsError(f"space {self.name} has no priced candidates: leave --cost out, or choose another space")
 
     def scaled(self, genotype: Any, channels: int, layers: int, width: float, depth: float) -> tuple[Any, int, int]:
         """The genotype, channels and layers of a network ``width`` times as wide and ``depth`` times as deep: the next

@@ -98,6 +98,7 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     # What tasks may make settings of; of others, these values count.
     sync_bn: ClassVar[bool] = False
     precision: ClassVar[str] = "float32"
+    label_smoothing: ClassVar[float] = 0.0
     drop_path_prob: ClassVar[float] = 0.0
     memory: ClassVar[str] = "store"
     accumulate: ClassVar[int] = 1

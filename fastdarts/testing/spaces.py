@@ -65,7 +65,8 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
     """
     space = find_space(name)
     _check_declared(space)
-    layers = space.layers if layers is None else layers
+    fixed = layers is None or getattr(space, "fixed_depth", False)
+    layers = space.layers if fixed else layers
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         if type(space).decisions is not Space.decisions:

@@ -189,6 +189,7 @@ def test_nonsense_is_named(kind, settings, flag):
 
 
 PROJECTS = {"supernet": Path("searched"), "epochs": 81, "criterion": "loss"}
+ELSEWHERE = {"sgas": "s3", "p-darts": "darts-7", "proxyless": "mbconv-tiny"}
 NEEDED = {"darts-pt": PROJECTS, "blank-pt": PROJECTS, "select": {"genotypes": PAIR}}
 
 
@@ -199,7 +200,7 @@ def test_what_a_method_is_left_with_is_never_refused(method):
     validate(config)
     validate(resolve(config))
     if method != "select":  # which takes the space of its genotypes
-        validate(resolve(dataclasses.replace(config, space={"sgas": "s3", "p-darts": "darts-7"}.get(method, "s2"))))
+        validate(resolve(dataclasses.replace(config, space=ELSEWHERE.get(method, "s2"))))
     began = dataclasses.asdict(config) | {"lambda_strength": 1.0, "resume": "run"}
     stored = {name: str(value) if isinstance(value, Path) else value for name, value in began.items()}
     validate(from_dict(stored, SearchConfig, "here", stored=True))

@@ -136,7 +136,7 @@ def test_the_penalty_is_the_plain_formula():
 
 
 def test_costs_that_are_not_known_are_refused():
-    with pytest.raises(FastdartsError, match="no priced candidates: use --resource-weight 0"):
+    with pytest.raises(FastdartsError, match="no cells with priced candidates: use --resource-weight 0"):
         validate(SearchConfig(method="snas", space="rnn", data=Path("nowhere")))
     validate(SearchConfig(method="snas", space="nasbench201", resource_weight=0.0))
 

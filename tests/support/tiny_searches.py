@@ -23,4 +23,5 @@ SETTINGS = {
     "tpe": {"queries": 3, "epochs": 1, "random_queries": 2},
     "random-ws": {"candidates": 3},
     "enas": {"candidates": 3, "policy_steps": 2, "policy_batch": 2},
+    "proxyless": {"space": "mbconv-tiny", "layers": 7, "warmup": 0, "weight_steps": 1, "train_portion": 0.5},
 }

@@ -13,12 +13,14 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.cells.candidates import edge_primitives
 from fastdarts.spaces.cells.derive import Primitives, derive_genotype, sample_genotype
 from fastdarts.spaces.cells.genotype import Genotype, check_genotype, cleaned, from_dict, to_dict
 from fastdarts.spaces.cells.network import NETWORKS
+from fastdarts.spaces.cells.parts import cell_parts
 from fastdarts.spaces.cells.supernet import Network
-from fastdarts.spaces.space import SETTINGS, Cells, Decision, ImageSpace, Table
+from fastdarts.spaces.space import SETTINGS, Cells, Decision, ImageSpace, Parts, Table
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class CellSpace(ImageSpace):
     def primitives(self, nodes: int) -> dict[str, Table]:
         """The candidates of every edge of both cells."""
         return {kind: edge_primitives(table, nodes) for kind, table in self._tables.items()}
+
+    def parts(self, model: Supernet, channels: int, shape: tuple[int, int, int], classes: int) -> Parts:
+        """See :func:`fastdarts.spaces.cells.parts.cell_parts`; what cells have beside candidates is measured whole."""
+        return Parts(cell_parts(self, model, shape[1:]), None)
 
     def supernet(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,13 +10,17 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch.nn as nn
+from torch import Tensor
 
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
+from fastdarts.nn.supernet import Supernet
 from fastdarts.spaces.chain.genotype import ZERO, Block, Chain, check_chain, from_dict, scaled, to_dict
 from fastdarts.spaces.chain.network import ChainNetwork
-from fastdarts.spaces.space import Cells, Decision, ImageSpace, Table
-from fastdarts.spaces.topology import Edge, Topology
+from fastdarts.spaces.chain.parts import halved, last_parts, layer_part, stem_part
+from fastdarts.spaces.chain.supernet import ChainSupernet
+from fastdarts.spaces.space import Cells, Decision, ImageSpace, Part, Parts, Table
+from fastdarts.spaces.topology import Edge, Entry, Topology
 
 
 class ChainTopology(Topology):
@@ -25,6 +30,10 @@ class ChainTopology(Topology):
     def edges(self) -> tuple[Edge, ...]:
         """One for each node."""
         return tuple(Edge(target, target - 1, False) for target in self.targets)
+
+    def _edges_before(self, state: int) -> int:
+        """One for each node before ``state``."""
+        return state - 1
 
     def row(self, target: int, source: int) -> int:
         """The place of the node, counted from 0; raises :class:`FastdartsError` if the chain has no such edge."""
@@ -43,7 +52,7 @@ class ChainTopology(Topology):
 class ChainSpace(ImageSpace):
     """Chains of blocks. A subclass says which choices each block has, in :meth:`choices`, and what they make.
 
-    There is no supernet: the space is searched by its decisions.
+    There is no supernet, unless a subclass has one: the space is searched by its decisions.
     """
 
     kinds = {"chain": "chain"}  # noqa: RUF012 - of the class
@@ -156,14 +165,17 @@ class Stage(NamedTuple):
 class MBConvSpace(ChainSpace):
     """The chain of ProxylessNAS (Cai et al. 2019, section 4): kernel and expansion of each layer, or no layer.
 
-    The first layer of a stage cannot be left out. ``stem``, ``stride``, ``first``, ``head``: channels and stride of the
-    first convolution, channels of the first block, which is fixed, and of the last convolution.
+    The first layer of a stage cannot be left out: the last column of its row is `none`, which nobody draws. ``stem``,
+    ``stride``, ``first``, ``head``: channels and stride of the first convolution, channels of the first block, which is
+    fixed, and of the last convolution.
     """
+
+    has = frozenset({"cell weights", "fixing", "priced candidates", "binary gates"})
 
     CANDIDATES = tuple(itertools.product((3, 5, 7), (3, 6)))
 
     def __init__(self, name: str, stem: int, stride: int, first: int, stages: Sequence[Stage], head: int):
-        self.name, self._stem, self._stride, self._first, self._head = name, stem, stride, first, head
+        self.name, self.channels, self._stride, self._first, self._head = name, stem, stride, first, head
         self._places = [
             stage._replace(places=place, stride=1 if place else stage.stride)
             for stage in stages
@@ -179,8 +191,72 @@ class MBConvSpace(ChainSpace):
     def primitives(self, nodes: int) -> dict[str, Table]:
         """What each place may hold, without strides and widths."""
         self.topology(nodes)
-        rows = (self._options(place) for place in self._places)
-        return {"chain": tuple(tuple(ZERO if o is None else "mb_k{}_e{}".format(*o) for o in row) for row in rows)}
+        rows = (["mb_k{}_e{}".format(*size) for size in self.CANDIDATES] for _ in self._places)
+        ends = (ZERO if place.places else "none" for place in self._places)
+        return {"chain": tuple((*row, end) for row, end in zip(rows, ends, strict=True))}
+
+    def supernet(
+        self,
+        channels: int,
+        classes: int,
+        layers: int,
+        criterion: nn.Module,
+        nodes: int,
+        *,
+        in_channels: int,
+        memory: str,
+    ) -> ChainSupernet:
+        """:class:`ChainSupernet`."""
+        self.check(nodes, layers)
+        frame, table = self._frame(channels), self.primitives(nodes)["chain"]
+        derive = functools.partial(self.strongest, nodes=nodes)
+        options = {"in_channels": in_channels, "memory": memory}
+        return ChainSupernet(frame, self._blocks(), table, derive, classes, criterion, **options)
+
+    def _frame(self, channels: int) -> Chain:
+        """A chain of the space with so many channels of the stem, and all others in proportion."""
+        chain = self.decode([0] * self.nodes, self.nodes)
+        return scaled(chain, channels / chain.stem)._replace(stem=channels)
+
+    def _blocks(self) -> list[list[Block | None]]:
+        """What each place may hold, as wide as published."""
+        return [
+            [None if size is None else Block(*size, place.stride, place.channels) for size in self._options(place)]
+            for place in self._places
+        ]
+
+    def strongest(self, strengths: Sequence[Tensor], nodes: int) -> Chain:
+        """The strongest candidate of each place. Ties keep the lower index."""
+        self.check_strengths(strengths, nodes)
+        rows = zip(strengths[0].tolist(), self._places, strict=True)
+        counts = ((row, len(self._options(place))) for row, place in rows)
+        return self.decode([max(range(count), key=row.__getitem__) for row, count in counts], nodes)
+
+    def of_entries(self, cells: Mapping[str, Sequence[Entry]], nodes: int) -> Chain:
+        """The chain of one candidate for each place, by the names in :meth:`primitives`."""
+        rows = zip(self.topology(nodes).place(cells["chain"]), self.primitives(nodes)["chain"], strict=True)
+        return self.decode([row.index(placed.op) for placed, row in rows], nodes)
+
+    def taken(self, genotype: Chain, nodes: int) -> dict[str, list[tuple[int, int]]]:
+        """The value of each place."""
+        self.topology(nodes)
+        return {"chain": [*enumerate(self.encode(genotype))]}
+
+    def parts(self, model: Supernet, channels: int, shape: tuple[int, int, int], classes: int) -> Parts:
+        """All layers by themselves, as ProxylessNAS prices them."""
+        frame, (in_channels, *size) = self._frame(channels), shape
+        first, *blocks = frame.blocks
+        stem, now = stem_part(frame, tuple(size), in_channels), halved(tuple(size), frame.stride)
+        rest = [stem, layer_part(first, frame.stem, now, first.stride, frame.activation)]
+        C, edges = first.channels, []
+        for row, block in zip(self._blocks(), blocks, strict=True):
+            found: list[list[Part] | None] = []
+            for own in row:
+                sized = own and own._replace(channels=block.channels, stride=block.stride)
+                found.append([layer_part(sized, C, now, block.stride, frame.activation)] if sized else [])
+            edges.append(found + [None] * (len(self.CANDIDATES) + 1 - len(found)))
+            C, now = block.channels, halved(now, block.stride)
+        return Parts([("chain", edges)], [*rest, *last_parts(frame, C, now, classes)])
 
     def choices(self) -> list[tuple[Decision, tuple[Any, ...]]]:
         """One for each place."""
@@ -193,7 +269,7 @@ class MBConvSpace(ChainSpace):
             None if value is None else Block(*value, place.stride, place.channels)
             for value, place in zip(values, self._places, strict=True)
         ]
-        return Chain(self._stem, self._stride, (Block(3, 1, 1, self._first, skip="none"), *blocks), self._head)
+        return Chain(self.channels, self._stride, (Block(3, 1, 1, self._first, skip="none"), *blocks), self._head)
 
     def values(self, chain: Chain) -> list[Any]:
         """Kernel and expansion of each block, or None."""
@@ -209,6 +285,7 @@ class MnasNetSpace(ChainSpace):
     """
 
     name = "mnasnet"
+    channels = 32
     BASE = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
     """Channels, layers and stride of the blocks of MobileNetV2."""
     nodes = layers = len(BASE)
@@ -241,7 +318,7 @@ class MnasNetSpace(ChainSpace):
         for _, _, stride in self.BASE:
             expansion, kernel, squeeze, skip, channels, layers = itertools.islice(values, 6)
             blocks.append(Block(kernel, expansion, stride, channels, layers, squeeze, skip))
-        return Chain(32, 2, tuple(blocks), 1280, "relu", 0.2)
+        return Chain(self.channels, 2, tuple(blocks), 1280, "relu", 0.2)
 
     def values(self, chain: Chain) -> list[Any]:
         """What the blocks say, in the order of the choices."""

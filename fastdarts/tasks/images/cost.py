@@ -53,8 +53,8 @@ class ImageCostConfig(AlphaConfig):
             raise FastdartsError(f"--cost-table holds latencies, but --cost is {self.cost}: leave one of them out")
         if "priced candidates" not in space.has:
             raise FastdartsError(
-                f"--cost is {self.cost} but space {space.name} has no priced candidates: use a space of cells, such as "
-                "darts"
+                f"--cost is {self.cost} but space {space.name} has no priced candidates: use a space such as darts or "
+                "mbconv"
             )
         if self.cost_loss == "log" and self.wanted() <= 1:
             raise FastdartsError(

@@ -107,7 +107,7 @@ class ImageSearchConfig(LearningConfig, DataConfig, SearchConfig):
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     channels: Width | None = None
-    """Channels of the first cells (DARTS: 16)."""
+    """Channels of the first cells (DARTS: 16); of chains those of the stem."""
     layers: Few | None = None
     """Cells; in nasbench201 residual blocks count too (DARTS: 8)."""
     train_portion: float | None = None
@@ -122,11 +122,12 @@ class ImageSearchConfig(LearningConfig, DataConfig, SearchConfig):
     rises from 0 to 1 likewise (R-DARTS). Where single cells are trained, their operations are dropped instead."""
 
     def left_out(self, space: Space) -> dict[str, Any]:
-        """Those of the stem come before those of the space."""
+        """Those of the stem come before those of the space. A space of networks of its own size decides about that."""
         published = self.published.get(self.stem, self.published.get("cifar", {}))
         named = {"layers": space.layers, "nodes": space.nodes}
+        fixed = {"layers": space.layers, "channels": space.channels, "partial": 1} if space.fixed_depth else {}
         recipe = find_task(self.task).recipe
-        return {**recipe, **named, **published, **self.published.get(space.name, {})}
+        return {**recipe, **named, **published, **fixed, **self.published.get(space.name, {})}
 
     def check_task(self, space: Space) -> None:
         """Both halves have images of an even size, and the rate falls."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdarts.errors import FastdartsError
 from fastdarts.nn.supernet import Supernet
 from fastdarts.ranks import check_batch, smallest_batch
 from fastdarts.spaces import Space
@@ -103,6 +104,10 @@ class ImageProblem(Problem):
         return self.workers
 
     def network(self, config: ImageSupernetConfig, space: Space) -> Supernet:
+        if config.label_smoothing and not self.learns_objective:
+            raise FastdartsError(
+                f"--label-smoothing is {config.label_smoothing}, but task {config.task} has a loss of its own: use 0"
+            )
         sizes = config.channels, self.outputs, config.layers, self.criterion, config.nodes
         options = {"in_channels": self.objective.channels, "memory": config.memory} | network_options(config)
         return self.objective.fit(space.supernet(*sizes, **options))
@@ -120,18 +125,25 @@ class ImageProblem(Problem):
     ) -> tuple[Batches, Batches | None, Batches]:
         share = (epoch / max(epochs - 1, 1)) if config.drop_path_prob else 1.0
         transform = self.train_transform(config, share)
+        other = transform if recipe.augmented else self.eval_transform()
 
-        def batches(indices: range, seed: int, parts: int = config.accumulate, size: int = size) -> Batches:
+        def batches(
+            indices: range,
+            seed: int,
+            parts: int = config.accumulate,
+            size: int = size,
+            transform: Callable[[Tensor], Tensor] = other,
+        ) -> Batches:
             smallest = smallest_batch(config.sync_bn, parts)
             options = {"pair": self.objective.pair, "mix": self.objective.mix, "smallest": smallest}
             return Batches(self.data.train, indices, size, transform, seed, workers=self.workers, **options)
 
         whole = range(self.halves[1].stop)
-        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed)
+        train = batches(self.halves[0] if recipe.held_out else whole, 2 * config.seed, transform=transform)
         arch = None
         if recipe.order != "together":
             arch = batches(self.halves[1] if recipe.held_out else whole, 2 * config.seed + 1)
-        # As published, validation images are augmented like the others; the draws are the same in every epoch.
+        # As published for DARTS, validation images are augmented like the others, with the same draws in every epoch.
         valid = batches(self.halves[1], 2 * config.seed + 1, 1, -(-size // config.accumulate))
         return train, arch, valid
 
@@ -149,7 +161,10 @@ class ImageProblem(Problem):
 
     def learn(self, config: ImageSupernetConfig, model: Supernet, forward: Any, batch: Batch) -> Learned:
         logits = forward(batch[0])
-        loss = model._criterion(logits, batch[1])
+        if config.label_smoothing:
+            loss = self.objective.criterion(logits, batch[1], config.label_smoothing)
+        else:
+            loss = model._criterion(logits, batch[1])
         return Learned(loss, loss, logits)
 
     def counted(self, outputs: Tensor, target: Tensor) -> Tensor | None:
