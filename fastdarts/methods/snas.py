@@ -10,7 +10,7 @@ from fastdarts.policies.relaxations import Concrete
 from fastdarts.policies.selection import EveryEdge, Strongest
 from fastdarts.registry import register
 from fastdarts.runs.kinds import Epochs, NotNegative, Positive
-from fastdarts.spaces import Space
+from fastdarts.spaces import CellSpace, Space
 from fastdarts.tasks.settings import AlphaConfig
 
 
