@@ -173,7 +173,7 @@ def test_what_is_decided_no_longer_learns_and_the_rest_learns_as_before():
     model.fix(fixed)
     weights = [table.detach() for table in model.mixing_weights()]
     leaves = [table.clone().requires_grad_() for table in weights]
-    plain.mixing_weights = lambda: leaves
+    plain.noiseless_weights = lambda: leaves
     plain._loss(x, torch.arange(4)).backward()
     found = torch.autograd.grad(model._loss(x, torch.arange(4)), model.arch_parameters())
     for k, (alpha, p, row) in enumerate(zip(model.arch_parameters(), weights, (3, 5), strict=True)):

@@ -10,7 +10,7 @@ from fastdarts.policies.controlled import ControlledPath, operations_of
 from fastdarts.policies.samplers import chosen_by
 from fastdarts.policies.searchers import cell_controller
 from fastdarts.spaces import SPACES, CellSpace
-from tests.policies.searchers.test_cell_controller import GOLDEN
+from tests.support.enas import GOLDEN
 
 PUBLISHED = {"tanh_constant": 1.1, "op_reduce": 2.5, "temperature": 1.0, "rate": 0.0035, "weight": 1e-4, "decay": 0.99}
 

@@ -35,7 +35,7 @@ def test_variants_together_are_passes_one_at_a_time_bit_for_bit(name, statistics
                 for (row, weights), logits in zip(changes, found, strict=True):
                     masked = [table.clone() for table in tables]
                     masked[k][row] = weights
-                    whole.mixing_weights = lambda masked=masked: masked
+                    whole.noiseless_weights = lambda masked=masked: masked
                     torch.set_rng_state(state)
                     # noise of weight 0 would not be drawn, and all after it would be other noise
                     with whole.running(kind, row, weights) if name == "s4" else nullcontext():
@@ -71,7 +71,7 @@ def test_a_candidate_of_ones_own_may_draw_random_numbers(row):
         for (place, weights), logits in zip(changes, found, strict=True):
             masked = [table.clone() for table in tables]
             masked[0][place] = weights
-            whole.mixing_weights = lambda masked=masked: masked
+            whole.noiseless_weights = lambda masked=masked: masked
             torch.set_rng_state(state)
             with whole.running("normal", place, weights):  # which goes on drawing at weight 0
                 assert torch.equal(logits, whole(x))

@@ -8,10 +8,11 @@ import torch
 
 from fastdarts.policies.searchers import cell_controller
 from fastdarts.policies.searchers.cell_controller import CellController
+from tests.support.enas import GOLDEN
 
 OPERATIONS = ("sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3", "skip_connect")
 # Two nodes a cell: source, source, operation, operation. Normal cell, then reduction cell.
-GOLDEN = torch.tensor([[0, 1, 0, 4, 2, 1, 3, 1, 1, 1, 2, 0, 0, 2, 1, 0]])
+
 NORMAL, REDUCE = slice(0, 8), slice(8, 16)
 
 
