@@ -21,6 +21,7 @@ from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.isolation import isolated
+from fastdarts.engine.pool import Task, run_tasks
 from fastdarts.engine.search import check_network, search
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, train_all
@@ -36,7 +37,6 @@ from fastdarts.spaces import Architecture
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
-from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
 from fastdarts.tasks.images.data import ImageData

@@ -1,0 +1,114 @@
+"""Storages of Optuna, which hold the trials of a search or a sweep for processes on any number of machines."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastdarts.errors import FastdartsError
+from fastdarts.policies.searchers.optuna_samplers import import_optuna
+
+JOURNAL = "trials.journal"
+"""The file in the folder of a run that holds its trials, where no other storage is named."""
+
+
+class Journal:
+    """A journal file of Optuna that a kill in the middle of a write does not spoil.
+
+    Such a kill, or a full disk, leaves a part of a line. Optuna would write the next line behind it, and nobody could
+    read the file any more. So the part is cut off before a write.
+    """
+
+    def __init__(self, path: Path):
+        journal = import_optuna().storages.journal
+        self._path, self._lock = path, journal.JournalFileSymlinkLock(str(path))
+        self._file = journal.JournalFileBackend(str(path), lock_obj=self)
+
+    def acquire(self) -> bool:
+        """The lock of :attr:`_file`: it writes under that of :meth:`append_logs`."""
+        return True
+
+    def release(self) -> None:
+        """See :meth:`acquire`."""
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """The entries from this number on."""
+        return self._file.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries, and wait until they are on the disk."""
+        self._lock.acquire()
+        try:
+            _cut_part(self._path)
+            self._file.append_logs(logs)
+        finally:
+            self._lock.release()
+
+
+def _cut_part(path: Path) -> None:
+    """Remove what stands behind the last end of a line."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return
+        file.seek(size - 1)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def open_storage(name: str, create: bool = False) -> Any:
+    """The storage that ``name`` means: a file, or a URL of a database or of a gRPC server of Optuna.
+
+    create: make a file, or the tables of a database, that are missing. One process alone may do so, before others come.
+    Raises :class:`FastdartsError` if it cannot be opened.
+    """
+    storages = import_optuna().storages
+    scheme, separator, rest = name.partition("://")
+    with _naming(name):
+        if not separator:
+            path = Path(name).expanduser()
+            if not create and not path.is_file():
+                raise FastdartsError(f"there is no file {path}: name the --storage of the command that makes the study")
+            return storages.JournalStorage(Journal(path))
+        if scheme == "grpc":
+            host, _, port = rest.partition(":")
+            if not host or not port.isdecimal():
+                raise FastdartsError(f"--storage is {name}: expected grpc://HOST:PORT")
+            proxy = storages.GrpcStorageProxy(host=host, port=int(port))
+            proxy.wait_server_ready(timeout=30)
+            return proxy
+        return storages.get_storage(storages.RDBStorage(name, skip_table_creation=not create))
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FastdartsError:
+        raise
+    except Exception as error:  # of Optuna, of a database's driver, of gRPC: all have their own
+        raise _unusable(name, error) from error
+
+
+@contextmanager
+def working(name: str) -> Iterator[None]:
+    """Inside, an error of the storage of this name is one sentence."""
+    kinds = [import_optuna().exceptions.StorageInternalError]
+    if name.startswith("grpc://"):
+        kinds.append(importlib.import_module("grpc").RpcError)
+    try:
+        yield
+    except tuple(kinds) as error:
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> FastdartsError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    hidden = re.sub(r"://[^/@]*@", "://", name)  # a password
+    return FastdartsError(f"--storage {hidden} cannot be used ({said[:300]}): check its name, or start its server")
