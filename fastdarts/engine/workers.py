@@ -50,7 +50,7 @@ class Place:
         return replace(settings, **given)
 
 
-def work(storage: str, study: str, run: Path | None = None, place: Place = Place()) -> int:  # noqa: B008 - frozen
+def work(storage: str, study: str, run: Path | None = None, place: Place = Place()) -> int:
     """Take one trial of a search after another, until all have ended; returns how many have their result from here.
 
     Args:

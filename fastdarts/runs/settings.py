@@ -70,8 +70,8 @@ class RunConfig:
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
         {
-            "data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin", "loggers", "processes", "storage",
-            "study",
+            "data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin", "loggers", "processes",
+            "storage", "study",
         }
     )  # fmt: skip
     """What may differ between a run and the command that resumes it: where things lie and who works on them, and how

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdarts.engine import pool
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.writer import Progress
-from fastdarts.engine import pool
 from tests.support.paths import ROOT
 
 

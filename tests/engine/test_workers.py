@@ -1,0 +1,219 @@
+"""Searches by several workers: the same as by one process, with nothing lost or found twice, whoever is killed."""
+
+import re
+import sys
+
+import pytest
+
+import fastdarts
+from fastdarts.endings import Stop
+from fastdarts.engine import workers
+from fastdarts.engine.queue import DECIDED, Queue
+from fastdarts.engine.storage import open_storage
+from fastdarts.errors import FastdartsError
+from fastdarts.runs.writer import read_metrics
+from fastdarts.testing import TINY
+from tests.support.tables import NB201, accuracy, write_table
+
+optuna = pytest.importorskip("optuna", reason="needs the extra blackbox")
+SEARCHERS = ("random", "evolution", "reinforce", "nas-rl", "ppo", "nsga2", "tpe")
+FEW = {
+    "evolution": {"population": 5},
+    "ppo": {"policy_batch": 4},
+    "nsga2": {"population": 6},
+    "tpe": {"random_queries": 4},
+}
+SMALL = TINY | {"space": "tiny", "epochs": 1, "method": "evolution", "population": 2, "tournament": 2, "queries": 4}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return write_table(tmp_path_factory.mktemp("table") / "accuracy.csv")
+
+
+def settings(table, method, **more):
+    shared = {"space": "nasbench201", "queries": 20, "seed": 5, "device": "cpu", "threads": 1, "table": table}
+    return shared | {"method": method} | FEW.get(method, {}) | more
+
+
+def begun(folder, capsys, **more):
+    """Begin a search that leaves all to workers elsewhere; returns where they find it."""
+    with pytest.raises(SystemExit) as left:
+        fastdarts.search(**more, run=folder, processes=0)
+    assert left.value.code == 0
+    said = re.search(r"fastdarts worker --storage (\S+) --study (\S+), and", capsys.readouterr().err)
+    return said[1], said[2]
+
+
+def in_turns(storage, study, count):
+    """So many workers, one step of each after another, until all have nothing to do."""
+    team = [workers._Worker(Queue(open_storage(storage), study), None, workers.Place()) for _ in range(count)]
+    for one in team:
+        one._progress = fastdarts.runs.writer.Progress()
+        one._problem.opened(one._config, one._device).__enter__()
+    queue, stop, held = team[0]._queue, Stop(), []
+    while not queue.done():
+        for one in team:  # all take a trial and decide it before the first ends its own
+            if (trial := one._queue.take()) is not None:
+                one._asking.of(trial, stop)
+                held.append((one, one._queue._storage.get_trial(trial._trial_id)))
+        for one, trial in reversed(held):
+            assert one._do(trial, stop)
+        held.clear()
+
+
+@pytest.mark.parametrize("method", SEARCHERS)
+def test_one_worker_finds_what_the_search_alone_finds(tmp_path, table, method, capsys):
+    alone = fastdarts.search(**settings(table, method), run=tmp_path / "alone")
+    more = settings(table, method)
+    where = begun(tmp_path / "run", capsys, **more)
+    assert workers.work(*where) == 20
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
+    assert found["history"] == alone["history"] and found["genotype"] == alone["genotype"]
+    assert found["baseline"] == alone["baseline"] and found["best"] == alone["best"]
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in read_metrics(tmp_path / name)]
+        for name in ("alone", "run")
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == 20
+    assert "of 20" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("method", SEARCHERS)
+def test_workers_that_decide_in_turn_agree(tmp_path, table, method, capsys):
+    more = settings(table, method)
+    where = begun(tmp_path / "run", capsys, **more)
+    in_turns(*where, 3)
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
+    assert found["queries"] == len(found["history"]) == 20 and found["failed"] == 0
+    for entry in found["history"]:
+        assert entry["metric"] == pytest.approx(
+            accuracy(NB201.encode(NB201.from_text(entry["architecture"]))), abs=1e-6
+        )
+    trials = Queue(open_storage(where[0]), where[1]).all()
+    assert [trial.user_attrs[DECIDED]["query"] for trial in trials] == [*range(20)]
+    assert trials[5].user_attrs[DECIDED]["told"] == []  # the second of a round of three
+    assert trials[6].user_attrs[DECIDED]["told"] == [3, 4, 5]
+    if method == "random":  # which does not learn: the order changes nothing
+        assert found["history"] == fastdarts.search(**more, run=tmp_path / "alone")["history"]
+
+
+def test_trials_hold_decisions_by_name_for_the_dashboard(tmp_path, table, capsys):
+    more = settings(table, "random", queries=3)
+    storage, study = begun(tmp_path / "run", capsys, **more)
+    workers.work(storage, study)
+    loaded = optuna.load_study(study_name=study, storage=open_storage(storage))
+    assert loaded.direction.name == "MAXIMIZE" and loaded.best_value == max(trial.value for trial in loaded.trials)
+    for trial in loaded.trials:
+        choice = NB201.encode(NB201.from_text(trial.user_attrs[DECIDED]["architecture"]))
+        assert [*trial.params.values()] == choice and [*trial.params][0] == NB201.decisions(4)[0].name
+
+
+def test_processes_of_this_machine_find_the_same(tmp_path, table):
+    more = settings(table, "random")
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=2)
+    assert found["history"] == fastdarts.search(**more, run=tmp_path / "alone")["history"]
+    logs = [(tmp_path / "run" / f"worker_{n}.log").read_text(encoding="utf-8") for n in (0, 1)]
+    assert sum(log.count("accuracy") for log in logs) == 20
+
+
+def test_children_of_workers_are_those_of_the_search_alone(tmp_path, capsys):
+    alone = fastdarts.search(**SMALL, run=tmp_path / "alone")
+    where = begun(tmp_path / "run", capsys, **SMALL)
+    assert workers.work(*where) == 4
+    found = fastdarts.search(**SMALL, run=tmp_path / "run", processes=0)
+    assert found["history"] == alone["history"] and found["valid_error"] == alone["valid_error"]
+    names = [sorted(p.name for p in (tmp_path / n).glob("weights*")) for n in ("alone", "run")]
+    assert names[0] == names[1] and len(names[0]) == 1
+    for name in names[0]:
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert not (tmp_path / "run" / "trials").exists()
+    trial = Queue(open_storage(where[0]), where[1]).all()[0]
+    assert trial.intermediate_values == {1: found["history"][0]["metric"]}  # curves on the dashboard
+
+
+def test_rungs_look_at_the_trainings_of_all_workers(tmp_path, capsys):
+    more = SMALL | {"epochs": 3, "rungs": (1,), "reduction": 4}
+    alone = fastdarts.search(**more, run=tmp_path / "alone")
+    where = begun(tmp_path / "run", capsys, **more)
+    for _ in range(4):  # each trial by another worker
+        one = workers._Worker(Queue(open_storage(where[0]), where[1]), None, workers.Place())
+        one._progress, one._stop = fastdarts.runs.writer.Progress(), Stop()
+        with one._problem.opened(one._config, one._device):
+            assert one._do(one._queue.take(), Stop())
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
+    assert found["history"] == alone["history"]
+    assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [
+        r["epoch"] for r in read_metrics(tmp_path / "alone")
+    ]
+
+
+def test_what_fails_is_told_and_the_search_goes_on(tmp_path, table, capsys):
+    rows = table.read_text(encoding="utf-8").splitlines()
+    (part := tmp_path / "part.csv").write_text("\n".join(rows[:9000]), encoding="utf-8")
+    more = settings(part, "evolution", queries=30)
+    alone = fastdarts.search(**more, run=tmp_path / "alone")
+    workers.work(*begun(tmp_path / "run", capsys, **more))
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
+    assert found["history"] == alone["history"] and found["failed"] == alone["failed"] > 0
+
+
+def test_costs_are_a_second_objective_of_the_study(tmp_path, table, capsys):
+    more = settings(
+        table, "nsga2", layers=5, channels=4, cost="parameters", samples=32, queries=8, max_parameters="9000"
+    )
+    alone = fastdarts.search(**more, run=tmp_path / "alone")
+    where = begun(tmp_path / "run", capsys, **more)
+    workers.work(*where)
+    found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
+    assert found["history"] == alone["history"] and found["front"] == alone["front"]
+    loaded = optuna.load_study(study_name=where[1], storage=open_storage(where[0]))
+    assert [d.name for d in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]
+
+
+def test_what_does_not_fit_is_refused(tmp_path, table, capsys, monkeypatch):
+    more = settings(table, "evolution", queries=4)
+    with pytest.raises(FastdartsError, match="--storage is x but no worker uses it: add --processes"):
+        fastdarts.search(**more, storage="x")
+    with pytest.raises(FastdartsError, match="need to know the folder of the search: name it with --run"):
+        fastdarts.search(**more, processes=0)
+    storage, study = begun(tmp_path / "run", capsys, **more)
+    with pytest.raises(FastdartsError, match=r"another study run \(--seed is 6 but"):
+        fastdarts.search(**more | {"seed": 6}, run=tmp_path / "other", storage=storage, study=study, processes=0)
+    with pytest.raises(FastdartsError, match="--study is new but the run to resume is study run"):
+        fastdarts.search(**more, run=tmp_path / "run", study="new", processes=0)
+    with pytest.raises(FastdartsError, match="was begun with --processes: add it"):
+        fastdarts.search(**more, run=tmp_path / "run")
+    fastdarts.search(**more, run=tmp_path / "serial")
+    with pytest.raises(FastdartsError, match="was begun without --processes: leave it out"):
+        fastdarts.search(**more, run=tmp_path / "serial", processes=1)
+    table_then = table.read_bytes()
+    try:
+        table.write_bytes(table_then + b"\n")
+        with pytest.raises(FastdartsError, match="the digest of the table is .* here and .* where study run was made"):
+            workers.work(storage, study)
+    finally:
+        table.write_bytes(table_then)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(FastdartsError, match=r"pip install 'fastdarts\[blackbox\]'"):
+        fastdarts.search(**more, run=tmp_path / "without", processes=2)
+    with pytest.raises(FastdartsError, match=r"pip install 'fastdarts\[blackbox\]'"):
+        workers.work(storage, study)
+    assert fastdarts.search(**more, run=tmp_path / "alone")["queries"] == 4
+
+
+def test_another_version_of_a_searcher_is_noticed(tmp_path, table, capsys):
+    storage, study = begun(tmp_path / "run", capsys, **settings(table, "evolution", queries=6))
+    queue = Queue(open_storage(storage), study)
+    trial, other = queue.take(), NB201.decode([0] * 6, 4)
+    point = {
+        "query": 0,
+        "told": [],
+        "choice": [0] * 6,
+        "architecture": NB201.text(other),
+        "genotype": NB201.to_dict(other),
+    }
+    queue.decide(trial, point, {})
+    queue.finish(trial, [1.0], {"metric": 1.0, "rows": [], "seconds": 0.0})
+    with pytest.raises(FastdartsError, match="asks for another architecture than trial 0 of study run"):
+        workers.work(storage, study)
