@@ -5,23 +5,32 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.searchers.optuna_samplers import import_optuna
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
 JOURNAL = "trials.journal"
 """The file in the folder of a run that holds its trials, where no other storage is named."""
+_TRIES, _PAUSE = 20, 0.05
 
 
 class Journal:
-    """A journal file of Optuna that a kill in the middle of a write does not spoil.
+    """A journal file of Optuna whose writers may be killed at any moment.
 
-    Such a kill, or a full disk, leaves a part of a line. Optuna would write the next line behind it, and nobody could
-    read the file any more. So the part is cut off before a write.
+    Two things are added. A kill in the middle of a write, or a full disk, leaves a part of a line. Optuna would write
+    the next line behind it, and nobody could read the file any more. So blanks take the place of the part before a
+    write. And a kill leaves Optuna's lock, which others take away after 30 seconds. Were there several of them, one
+    could take away the lock of another. So they line up for a lock of the operating system first, where there is one.
     """
 
     def __init__(self, path: Path):
@@ -30,7 +39,7 @@ class Journal:
         self._file = journal.JournalFileBackend(str(path), lock_obj=self)
 
     def acquire(self) -> bool:
-        """The lock of :attr:`_file`: it writes under that of :meth:`append_logs`."""
+        """The lock of :attr:`_file`, which writes under those of :meth:`append_logs`."""
         return True
 
     def release(self) -> None:
@@ -38,28 +47,42 @@ class Journal:
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """The entries from this number on."""
+        for _ in range(_TRIES):
+            with suppress(ValueError):  # while it was read, a line has taken the place of a part of one
+                return [*self._file.read_logs(log_number_from)]
+            time.sleep(_PAUSE)
         return self._file.read_logs(log_number_from)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries, and wait until they are on the disk."""
+        with open(self._path, "r+b") as file, self._locked(file):
+            _blank_part(file)
+            self._file.append_logs(logs)
+
+    @contextmanager
+    def _locked(self, file: BinaryIO) -> Iterator[None]:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without such locks
+                fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
         self._lock.acquire()
         try:
-            _cut_part(self._path)
-            self._file.append_logs(logs)
+            yield
         finally:
-            self._lock.release()
+            with suppress(RuntimeError):  # of another machine, which took the lock away: all is written
+                self._lock.release()
 
 
-def _cut_part(path: Path) -> None:
-    """Remove what stands behind the last end of a line."""
-    with open(path, "r+b") as file:
-        size = file.seek(0, os.SEEK_END)
-        if not size:
-            return
-        file.seek(size - 1)
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+def _blank_part(file: BinaryIO) -> None:
+    """Write blanks over what stands behind the last end of a line. The file does not become shorter, or one who reads
+    it now could take the beginning of one line and the end of another for a line."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read() not in (b"", b"\n"):
+        file.seek(0)
+        begin = file.read().rfind(b"\n") + 1
+        file.seek(begin)
+        file.write(b" " * (size - begin))
+        file.flush()
 
 
 def open_storage(name: str, create: bool = False) -> Any:

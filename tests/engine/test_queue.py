@@ -1,6 +1,7 @@
 """Trials on storages of Optuna: taken once, taken over, ended once, whatever processes do and whenever they die."""
 
 import contextlib
+import json
 import subprocess
 import sys
 
@@ -168,7 +169,7 @@ def test_what_is_not_there_or_is_anothers_is_refused(storage, tmp_path):
     assert "secret" not in str(caught.value)
 
 
-def test_a_line_that_a_kill_has_torn_is_cut_off(tmp_path):
+def test_a_line_that_a_kill_has_torn_is_blanked(tmp_path):
     begin = made(str(tmp_path / "trials.journal"), 2)
     a, b = begin(), begin()
     a.take()
@@ -179,4 +180,19 @@ def test_a_line_that_a_kill_has_torn_is_cut_off(tmp_path):
     a.decide(trial, {"query": 1}, {})
     assert begin().trials()[1].user_attrs[DECIDED] == {"query": 1}
     lines = (tmp_path / "trials.journal").read_bytes().split(b"\n")
-    assert lines.pop() == b"" and all(line.startswith(b"{") and line.endswith(b"}") for line in lines)
+    assert lines.pop() == b"" and sum(line.startswith(b" ") for line in lines) == 1
+    assert all(json.loads(line) for line in lines)
+
+
+def test_a_reader_that_meets_a_line_at_the_place_of_a_torn_one_reads_again(tmp_path, monkeypatch):
+    begin = made(str(tmp_path / "trials.journal"), 1)
+    queue, waits = begin(), []
+    whole = (tmp_path / "trials.journal").read_bytes()
+    (tmp_path / "trials.journal").write_bytes(whole + b'{"op_code": 5{"op_code": 4}\n{}\n')
+
+    def sleep(_):
+        waits.append(1)
+        (tmp_path / "trials.journal").write_bytes(whole)
+
+    monkeypatch.setattr("fastdarts.engine.storage.time.sleep", sleep)
+    assert queue.take().number == 0 and waits == [1]

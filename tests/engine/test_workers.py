@@ -1,6 +1,9 @@
 """Searches by several workers: the same as by one process, with nothing lost or found twice, whoever is killed."""
 
+import json
+import os
 import re
+import subprocess
 import sys
 
 import pytest
@@ -11,9 +14,10 @@ from fastdarts.engine import workers
 from fastdarts.engine.queue import DECIDED, Queue
 from fastdarts.engine.storage import open_storage
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.writer import read_metrics
+from fastdarts.runs.writer import Progress, read_metrics
 from fastdarts.testing import TINY
-from tests.support.tables import NB201, accuracy, write_table
+from tests.support.paths import ROOT
+from tests.support.tables import TINY_SPACE, accuracy, accuracy_of, write_table
 
 optuna = pytest.importorskip("optuna", reason="needs the extra blackbox")
 SEARCHERS = ("random", "evolution", "reinforce", "nas-rl", "ppo", "nsga2", "tpe")
@@ -28,11 +32,17 @@ SMALL = TINY | {"space": "tiny", "epochs": 1, "method": "evolution", "population
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    return write_table(tmp_path_factory.mktemp("table") / "accuracy.csv")
+    return write_table(tmp_path_factory.mktemp("table") / "accuracy.csv", TINY_SPACE)
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch):
+    """What waits for the disk waits for nothing: an entry of a journal takes 9 ms else."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 def settings(table, method, **more):
-    shared = {"space": "nasbench201", "queries": 20, "seed": 5, "device": "cpu", "threads": 1, "table": table}
+    shared = {"space": "tiny", "queries": 20, "seed": 5, "device": "cpu", "threads": 1, "table": table}
     return shared | {"method": method} | FEW.get(method, {}) | more
 
 
@@ -49,7 +59,7 @@ def in_turns(storage, study, count):
     """So many workers, one step of each after another, until all have nothing to do."""
     team = [workers._Worker(Queue(open_storage(storage), study), None, workers.Place()) for _ in range(count)]
     for one in team:
-        one._progress = fastdarts.runs.writer.Progress()
+        one._progress = Progress()
         one._problem.opened(one._config, one._device).__enter__()
     queue, stop, held = team[0]._queue, Stop(), []
     while not queue.done():
@@ -87,9 +97,7 @@ def test_workers_that_decide_in_turn_agree(tmp_path, table, method, capsys):
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
     assert found["queries"] == len(found["history"]) == 20 and found["failed"] == 0
     for entry in found["history"]:
-        assert entry["metric"] == pytest.approx(
-            accuracy(NB201.encode(NB201.from_text(entry["architecture"]))), abs=1e-6
-        )
+        assert entry["metric"] == pytest.approx(accuracy_of(entry["architecture"], TINY_SPACE), abs=1e-6)
     trials = Queue(open_storage(where[0]), where[1]).all()
     assert [trial.user_attrs[DECIDED]["query"] for trial in trials] == [*range(20)]
     assert trials[5].user_attrs[DECIDED]["told"] == []  # the second of a round of three
@@ -105,8 +113,10 @@ def test_trials_hold_decisions_by_name_for_the_dashboard(tmp_path, table, capsys
     loaded = optuna.load_study(study_name=study, storage=open_storage(storage))
     assert loaded.direction.name == "MAXIMIZE" and loaded.best_value == max(trial.value for trial in loaded.trials)
     for trial in loaded.trials:
-        choice = NB201.encode(NB201.from_text(trial.user_attrs[DECIDED]["architecture"]))
-        assert [*trial.params.values()] == choice and [*trial.params][0] == NB201.decisions(4)[0].name
+        assert (
+            trial.value == pytest.approx(accuracy([*trial.params.values()]), abs=1e-6)
+            and next(iter(trial.params)) == TINY_SPACE.decisions(1)[0].name
+        )
 
 
 def test_processes_of_this_machine_find_the_same(tmp_path, table):
@@ -138,7 +148,7 @@ def test_rungs_look_at_the_trainings_of_all_workers(tmp_path, capsys):
     where = begun(tmp_path / "run", capsys, **more)
     for _ in range(4):  # each trial by another worker
         one = workers._Worker(Queue(open_storage(where[0]), where[1]), None, workers.Place())
-        one._progress, one._stop = fastdarts.runs.writer.Progress(), Stop()
+        one._progress = Progress()
         with one._problem.opened(one._config, one._device):
             assert one._do(one._queue.take(), Stop())
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
@@ -150,7 +160,7 @@ def test_rungs_look_at_the_trainings_of_all_workers(tmp_path, capsys):
 
 def test_what_fails_is_told_and_the_search_goes_on(tmp_path, table, capsys):
     rows = table.read_text(encoding="utf-8").splitlines()
-    (part := tmp_path / "part.csv").write_text("\n".join(rows[:9000]), encoding="utf-8")
+    (part := tmp_path / "part.csv").write_text("\n".join(rows[:60]), encoding="utf-8")
     more = settings(part, "evolution", queries=30)
     alone = fastdarts.search(**more, run=tmp_path / "alone")
     workers.work(*begun(tmp_path / "run", capsys, **more))
@@ -190,7 +200,7 @@ def test_what_does_not_fit_is_refused(tmp_path, table, capsys, monkeypatch):
     table_then = table.read_bytes()
     try:
         table.write_bytes(table_then + b"\n")
-        with pytest.raises(FastdartsError, match="the digest of the table is .* here and .* where study run was made"):
+        with pytest.raises(FastdartsError, match=r"the digest of the table is .* here and .* where study run was made"):
             workers.work(storage, study)
     finally:
         table.write_bytes(table_then)
@@ -205,15 +215,34 @@ def test_what_does_not_fit_is_refused(tmp_path, table, capsys, monkeypatch):
 def test_another_version_of_a_searcher_is_noticed(tmp_path, table, capsys):
     storage, study = begun(tmp_path / "run", capsys, **settings(table, "evolution", queries=6))
     queue = Queue(open_storage(storage), study)
-    trial, other = queue.take(), NB201.decode([0] * 6, 4)
-    point = {
-        "query": 0,
-        "told": [],
-        "choice": [0] * 6,
-        "architecture": NB201.text(other),
-        "genotype": NB201.to_dict(other),
-    }
+    trial, other = queue.take(), TINY_SPACE.decode([0] * 6, 1)
+    point = {"query": 0, "told": [], "choice": [0] * 6, "architecture": TINY_SPACE.text(other)}
+    point["genotype"] = TINY_SPACE.to_dict(other)
     queue.decide(trial, point, {})
     queue.finish(trial, [1.0], {"metric": 1.0, "rows": [], "seconds": 0.0})
     with pytest.raises(FastdartsError, match="asks for another architecture than trial 0 of study run"):
         workers.work(storage, study)
+
+
+@pytest.mark.parametrize("method", ["random", "evolution"])
+def test_no_trial_is_lost_or_found_twice_whoever_is_killed(tmp_path, table, method):
+    """Three workers at a time, of which nine are killed before, within and after writes to the journal."""
+    more = settings(table, method, queries=15)
+    (tmp_path / "settings.json").write_text(json.dumps(more, default=str), encoding="utf-8")
+    command = [sys.executable, "-m", "tests.support.killed_workers", str(tmp_path), "9"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "killed 9" in done.stdout, done.stdout
+    found = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    texts = [entry["architecture"] for entry in found["history"]]
+    for entry in found["history"]:
+        assert entry["metric"] == pytest.approx(accuracy_of(entry["architecture"], TINY_SPACE), abs=1e-6)
+    assert found["queries"] == len(texts) == 15 and found["failed"] == 0
+    trials = Queue(open_storage(str(tmp_path / "run" / "trials.journal")), "run").all()
+    decided = [trial for trial in trials if DECIDED in trial.user_attrs]
+    assert [trial.user_attrs[DECIDED]["query"] for trial in decided] == [*range(15)]
+    assert all(trial.state.name == ("COMPLETE" if trial in decided else "FAIL") for trial in trials)
+    if method == "random":
+        assert found["history"] == fastdarts.search(**more, run=tmp_path / "alone")["history"]
+    else:
+        assert len({*texts}) == 15  # it asks for nothing twice
