@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -13,6 +14,7 @@ from fastdarts.endings import Stop
 from fastdarts.engine import workers
 from fastdarts.engine.queue import DECIDED, Queue
 from fastdarts.engine.storage import open_storage
+from fastdarts.engine.training import Training
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.writer import Progress, read_metrics
 from fastdarts.testing import TINY
@@ -53,6 +55,12 @@ def begun(folder, capsys, **more):
     assert left.value.code == 0
     said = re.search(r"fastdarts worker --storage (\S+) --study (\S+), and", capsys.readouterr().err)
     return said[1], said[2]
+
+
+def steps_of(folder):
+    """The steps of an epoch of a training: the half of the images, in batches."""
+    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    return -(-int(config["samples"] * config["train_portion"]) // config["batch_size"])
 
 
 def in_turns(storage, study, count):
@@ -156,6 +164,31 @@ def test_rungs_look_at_the_trainings_of_all_workers(tmp_path, capsys):
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [
         r["epoch"] for r in read_metrics(tmp_path / "alone")
     ]
+
+
+def test_a_worker_goes_on_with_the_training_of_another_one(tmp_path, capsys, monkeypatch):
+    more = SMALL | {"epochs": 2, "checkpoint_minutes": 0, "queries": 2}
+    alone = fastdarts.search(**more, run=tmp_path / "alone")
+    where = begun(tmp_path / "run", capsys, **more)
+    real, count = Training.step, []
+
+    class Killed(BaseException):
+        pass
+
+    def step(*arguments):
+        count.append(1)
+        if len(count) == 4:
+            raise Killed
+        real(*arguments)
+
+    monkeypatch.setattr(Training, "step", step)
+    with pytest.raises(Killed):
+        workers.work(*where)
+    folder = tmp_path / "run" / "trials" / "0"
+    assert len(read_metrics(folder)) == 3 // steps_of(folder) and (folder / "checkpoint.pt").exists()
+    assert workers.work(*where) == 2
+    assert len(count) - 1 == 2 * 2 * steps_of(tmp_path / "alone")  # no step was made twice
+    assert fastdarts.search(**more, run=tmp_path / "run", processes=0)["history"] == alone["history"]
 
 
 def test_what_fails_is_told_and_the_search_goes_on(tmp_path, table, capsys):
