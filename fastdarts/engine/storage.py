@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,7 +104,9 @@ def open_storage(name: str, create: bool = False) -> Any:
             host, _, port = rest.partition(":")
             if not host or not port.isdecimal():
                 raise FastdartsError(f"--storage is {name}: expected grpc://HOST:PORT")
-            proxy = storages.GrpcStorageProxy(host=host, port=int(port))
+            with warnings.catch_warnings():  # which says that its interface may change
+                warnings.simplefilter("ignore", import_optuna().exceptions.ExperimentalWarning)
+                proxy = storages.GrpcStorageProxy(host=host, port=int(port))
             proxy.wait_server_ready(timeout=30)
             return proxy
         return storages.get_storage(storages.RDBStorage(name, skip_table_creation=not create))
