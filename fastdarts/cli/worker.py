@@ -32,7 +32,8 @@ class Worker:
 
     def run(self) -> None:
         """Work, and print how many trials have their result from here."""
-        from fastdarts.engine.workers import Place, work
+        from fastdarts.engine.workers import Place
+        from fastdarts.study.worker import work
 
         done = work(self.storage, self.study, self.run_folder, Place(self.device, self.threads, self.data))
         print(f"{done} trials have their result from here; study {self.study} has ended")

@@ -105,10 +105,10 @@ class Asking:
         self.history.tell(self._asked[trial.number], entry_of(trial))
         self._told.add(trial.number)
 
-    def _shown(self, asked: Asked) -> dict[str, tuple[int, int]]:
-        """The decisions by name, each with its value and how many there are; none in a space without decisions."""
+    def _shown(self, asked: Asked) -> dict[str, tuple[int, range]]:
+        """The decisions by name, each with its value and all values; none in a space without decisions."""
         space, genotype = asked.architecture
         with suppress(FastdartsError):
             pairs = zip(space.decisions(self._nodes), space.encode(genotype), strict=True)
-            return {decision.name: (value, decision.size) for decision, value in pairs}
+            return {decision.name: (value, range(decision.size)) for decision, value in pairs}
         return {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -17,7 +19,7 @@ from fastdarts.engine.queries import row_of
 from fastdarts.engine.queue import DECIDED, OUTCOME, Queue, create_study
 from fastdarts.engine.storage import JOURNAL, open_storage, working
 from fastdarts.engine.training import Job, weights_of
-from fastdarts.engine.workers import TRIALS, Place, check_alike, facts_of, work
+from fastdarts.engine.workers import TRIALS, Place, check_alike, facts_of, judge_trials
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import refuse
 from fastdarts.runs.run import Run, check_same
@@ -42,29 +44,47 @@ def follow(
         queue = _made(storage, study, method, config, problem, run, history)
         recording = _Recording(queue, config, run, progress, history)
         progress.start("queries", config.queries - len(history))
-        with Pool() as pool:
-            if not queue.done():
-                for number in range(config.processes):
-                    place = _place(config, number, device)
-                    log = run.folder / f"worker_{number}.log"
-                    pool.start(f"worker {number}", log, work, storage, study, run.folder, place)
-            here = bool(pool.running)
-            while not (recording.look() or queue.done()):
-                if not here:
-                    _leave(queue, recording, storage)
-                for one in pool.ended():
-                    if one.why:
-                        raise FastdartsError(f"{one.title}: {one.why}")
-                    if one.code:
-                        progress.line(f"{one.title} has ended with code {one.code}: others take up its trial")
-                if not pool.running and not queue.done():
-                    raise FastdartsError(
-                        f"all workers have ended before the search, see {run.folder}/worker_*.log: the same command "
-                        "goes on"
-                    )
-            recording.look()
-    recording.save()
+
+        def start(pool: Pool) -> None:
+            for number in range(config.processes):
+                place = place_of(config, number, config.processes, device)
+                log = run.folder / f"worker_{number}.log"
+                pool.start(f"worker {number}", log, judge_trials, storage, study, run.folder, place)
+
+        all_ended = supervise(queue, recording.look, start, progress, run.folder)
+        recording.save()
+    if not all_ended:
+        leave(f"{len(history)} of {config.queries} queries are recorded", storage, study)
     _keep_weights(run, history, progress)
+
+
+def supervise(
+    queue: Queue, look: Callable[[], bool], start: Callable[[Pool], None], progress: Progress, folder: Path
+) -> bool:
+    """Start workers unless all trials have ended, and wait for that; whether they have. Without a worker here nobody
+    waits.
+
+    look: is called again and again, and may ask for an end. start: starts workers, whose logs are in ``folder``.
+    """
+    with Pool() as pool:
+        if not queue.done():
+            start(pool)
+        here = bool(pool.running)
+        while not (stopped := look()) and not queue.done():
+            if not here:
+                return False
+            for one in pool.ended():
+                if one.why:
+                    raise FastdartsError(f"{one.title}: {one.why}")
+                if one.code:
+                    progress.line(f"{one.title} has ended with code {one.code}: others take up its trial")
+            if not pool.running and not queue.done():
+                raise FastdartsError(
+                    f"all workers have ended before their work, see {folder}/worker_*.log: the same command goes on"
+                )
+        if not stopped:
+            look()
+    return True
 
 
 def _made(storage: str, study: str, method: Any, config: Any, problem: Data, run: Run, history: History) -> Queue:
@@ -72,6 +92,7 @@ def _made(storage: str, study: str, method: Any, config: Any, problem: Data, run
     opened = open_storage(storage, create=True)
     settings = plain_values(replace(config, run=None, resume=None, processes=None, storage=None, study=None))
     facts = {
+        "kind": "search",
         "settings": {name: value for name, value in settings.items() if value is not None},
         "run": str(run.folder.resolve()),
         "alike": facts_of(method, problem),
@@ -89,22 +110,18 @@ def _made(storage: str, study: str, method: Any, config: Any, problem: Data, run
     return queue
 
 
-def _place(config: Any, number: int, device: torch.device) -> Place:
-    """Where the worker of this number works: each has its share of the cores, and of the GPUs."""
-    threads = config.threads or max(1, cores() // config.processes)
+def place_of(config: Any, number: int, count: int, device: torch.device) -> Place:
+    """Where the worker of this number, of so many here, works: each has its share of the cores, and of the GPUs."""
+    threads = config.threads or max(1, cores() // count)
     if device.type != "cuda" or device.index is not None:
         return Place(str(device), threads)
     return Place(f"cuda:{number % torch.cuda.device_count()}", threads)
 
 
-def _leave(queue: Queue, recording: _Recording, storage: str) -> NoReturn:
-    """End the command before all is found."""
-    recording.save()
-    ended, count = len(recording.history), queue.facts["trials"]
-    say(
-        f"{ended} of {count} queries are recorded; start workers by fastdarts worker --storage {storage} --study "
-        f"{queue.name}, and then the same command again"
-    )
+def leave(done: str, storage: str, study: str) -> NoReturn:
+    """End a command before all trials have ended, and say how to go on."""
+    worker = f"fastdarts worker --storage {storage} --study {study}"
+    say(f"{done}; start workers by {worker}, and then the same command again")
     raise SystemExit(0)
 
 

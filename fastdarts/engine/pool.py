@@ -36,7 +36,7 @@ class Task:
     @property
     def log(self) -> Path:
         """Where it prints."""
-        return self.result.parent.with_suffix(".log")
+        return self.result.parent.with_name(f"{self.result.parent.name}.log")
 
     def recorded(self) -> int:
         """Rows so far."""

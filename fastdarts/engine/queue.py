@@ -172,16 +172,20 @@ class Queue:
         if trial.state is self._states.RUNNING and self.is_lost(trial):
             self._take_over(trial)
 
-    def decide(self, trial: Any, point: Mapping[str, Any], shown: Mapping[str, tuple[int, int]]) -> None:
-        """Say what a trial is of. ``shown``: index and number of choices of each decision, for whoever looks at it.
+    def decide(self, trial: Any, point: Mapping[str, Any], shown: Mapping[str, tuple[int, Sequence[Any]]]) -> None:
+        """Say what a trial is of, and :meth:`show` it.
 
         Raises :class:`Lost` if another process believes that this one is gone.
         """
         self._set(trial, DECIDED, dict(point))
-        for name, (value, size) in shown.items():
-            kind = self._optuna.distributions.CategoricalDistribution([*range(size)])
+        self.show(trial, shown)
+
+    def show(self, trial: Any, shown: Mapping[str, tuple[int, Sequence[Any]]]) -> None:
+        """Note parameters for whoever looks at the trial: the number of a choice, and all choices."""
+        for name, (value, choices) in shown.items():
+            kind = self._optuna.distributions.CategoricalDistribution([*choices])
             with self._unless_ended():
-                self._storage.set_trial_param(trial._trial_id, name, kind.to_internal_repr(value), kind)
+                self._storage.set_trial_param(trial._trial_id, name, value, kind)
 
     def report(self, trial: Any, step: int, value: float) -> None:
         """Note a number on the way to the result; raises :class:`Lost` if there is a result."""

@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from fastdarts.engine.queue import Lost, Queue
 from fastdarts.engine.storage import open_storage, working
 from fastdarts.engine.training import Job, weights_of
 from fastdarts.errors import FastdartsError
-from fastdarts.ranks import refuse
+from fastdarts.runs.checks import check_fields
 from fastdarts.runs.run import InUse, Run, can_go_on
 from fastdarts.runs.settings import from_dict
 from fastdarts.runs.writer import Progress
@@ -50,30 +52,74 @@ class Place:
         return replace(settings, **given)
 
 
-def work(storage: str, study: str, run: Path | None = None, place: Place = Place()) -> int:
-    """Take one trial of a search after another, until all have ended; returns how many have their result from here.
+HERE = Place()
 
-    Args:
-        storage, study: where the trials are, see :func:`fastdarts.engine.storage.open_storage`.
-        run: the folder in which trainings lie; that of the search, if it is left out.
-        place: where this process works.
 
-    Raises:
-        FastdartsError: There is no such study, or something here is not as where the search was begun.
-        SystemExit: After SIGTERM. The training is saved, and another worker goes on with it.
-    """
-    refuse("the work of one process on a study")
+class Worker(ABC):
+    """A process that takes one trial of a study after another."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+
+    def work(self) -> int:
+        """Take trials until all have ended; returns how many have their result from here."""
+        done = 0
+        with stoppable() as stop, Progress() as self.progress, self.opened():
+            while not stop and (trial := self._next(stop)) is not None:
+                try:
+                    with self.queue.beating(trial):
+                        done += self.do(trial, stop)
+                except Lost:
+                    self.lost()
+                except (SystemExit, KeyboardInterrupt):
+                    if not stop:
+                        raise
+            if stop:
+                stop.leave(f"other workers go on with study {self.queue.name}")
+        return done
+
+    def _next(self, stop: Stop) -> Any | None:
+        """A trial to work on; None if all have ended, or ``stop`` asks for an end."""
+        while (trial := self.queue.take()) is None and not self.queue.done() and not stop:
+            time.sleep(_PAUSE)
+        return trial
+
+    def tell(self, trial: Any, values: Sequence[float] | None, outcome: Mapping[str, Any], said: str) -> bool:
+        """Give a trial its result, and say so; whether it had none before."""
+        own = self.queue.finish(trial, values, outcome)
+        self.progress.line(f"trial {trial.number}: {said}{'' if own else ', but another worker was first'}")
+        return own
+
+    def opened(self) -> AbstractContextManager[Any]:
+        """Inside, trials can be done."""
+        return nullcontext()
+
+    def lost(self) -> None:  # noqa: B027 - may stay as it is
+        """Another process has taken the trial at work."""
+
+    @abstractmethod
+    def do(self, trial: Any, stop: Stop) -> bool:
+        """Do a trial and tell its result; whether it had none before."""
+
+
+def judge_trials(storage: str, study: str, run: Path | None = None, place: Place = HERE) -> int:
+    """Judge architectures of a search until all trials have ended, see :func:`fastdarts.study.worker.work`."""
     with isolated(), working(storage):
-        return _Worker(Queue(open_storage(storage), study), run, place).work()
+        return SearchWorker(Queue(open_storage(storage), study), run, place).work()
 
 
-class _Worker:
-    """A process that judges the architectures of trials."""
+class SearchWorker(Worker):
+    """A worker that judges the architectures of a search.
+
+    run: the folder in which trainings lie; that of the search, if it is left out.
+    """
 
     def __init__(self, queue: Queue, run: Path | None, place: Place):
-        facts, self._queue = queue.facts, queue
+        super().__init__(queue)
+        facts = queue.facts
         stored = from_dict(facts["settings"], SearchConfig, f"study {queue.name}", stored=True)
         self._config = config = resolve(place.of(stored))
+        check_fields(config)
         self._space = find_space(config.space)
         method, task = config.build(self._space), find_task(config.task)
         self._problem = method.data(lambda: task.problem(config, self._space))
@@ -82,48 +128,32 @@ class _Worker:
         self._judge, self._costs = method.judge, method.costs
         self._folder = self._trials(Path(facts["run"]) if run is None else run, run is None)
         self._device = prepare_device(config)
-        self._asking = self._begin()
+        self.lost()
 
     def _trials(self, run: Path, stored: bool) -> Path:
         if self._judge is None and stored and not run.is_dir():
             raise FastdartsError(f"the folder of the search, {run}, is not on this machine: name one with --run")
         return run / TRIALS
 
-    def _begin(self) -> Asking:
+    def lost(self) -> None:
+        """Ask from the beginning: the searcher was asked for a trial that another process decides."""
         config, fresh = self._config, self._config.build(self._space)
         history = History(config.objective(self._judge), self._space, fresh.searcher, fresh.decode, self._costs)
-        return Asking(self._queue, history, config.nodes)
+        self.asking = Asking(self.queue, history, config.nodes)
 
-    def work(self) -> int:
-        """Take trials until all have ended."""
-        done = 0
-        with stoppable() as stop, Progress() as self._progress, self._problem.opened(self._config, self._device):
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The data and the judge are at hand."""
+        with self._problem.opened(self._config, self._device):
             if self._judge is not None:
                 self._judge.open(self._device)
-            while not stop and (trial := self._next(stop)) is not None:
-                try:
-                    with self._queue.beating(trial):
-                        done += self._do(trial, stop)
-                except Lost:
-                    self._asking = self._begin()
-                except (SystemExit, KeyboardInterrupt):
-                    if not stop:
-                        raise
-            if stop:
-                stop.leave(f"other workers go on with study {self._queue.name}")
-        return done
+            yield
 
-    def _next(self, stop: Stop) -> Any | None:
-        """A trial to work on; None if all have ended, or ``stop`` asks for an end."""
-        while (trial := self._queue.take()) is None and not self._queue.done() and not stop:
-            time.sleep(_PAUSE)
-        return trial
-
-    def _do(self, trial: Any, stop: Stop) -> bool:
-        """Judge the architecture of a trial; whether its result is from here."""
+    def do(self, trial: Any, stop: Stop) -> bool:
+        """Judge the architecture of a trial."""
         begin = time.monotonic()
-        asked = self._asking.of(trial, stop)
-        history, rows = self._asking.history, []
+        asked = self.asking.of(trial, stop)
+        history, rows = self.asking.history, []
         known = history.known(asked) if history.learns or self._judge is not None else None
         if known is not None:
             entry = known
@@ -136,9 +166,7 @@ class _Worker:
                 return False
         outcome = entry.facts() | {"seconds": time.monotonic() - begin, "rows": rows, "folder": str(self._folder)}
         values = None if entry.metric is None else [entry.metric, *([] if entry.cost is None else [entry.cost])]
-        own = self._queue.finish(trial, values, outcome)
-        said = entry.failed or f"{history.objective.name} {entry.metric:g}"
-        self._progress.line(f"trial {trial.number}: {said}{'' if own else ', which another worker has told'}")
+        own = self.tell(trial, values, outcome, entry.failed or f"{history.objective.name} {entry.metric:g}")
         if own:
             shutil.rmtree(self._folder / str(trial.number), ignore_errors=True)
         return own
@@ -149,10 +177,10 @@ class _Worker:
         folder.parent.mkdir(parents=True, exist_ok=True)
         begun = can_go_on(folder)
         where = {"run": None if begun else folder, "resume": folder if begun else None}
-        job = Job(asked.architecture, self._config.seed, {"sample": self._asking.query(trial)})
+        job = Job(asked.architecture, self._config.seed, {"sample": self.asking.query(trial)})
         with Run(replace(self._config, loggers=(), **where), "trial", self._problem.label) as run:
             enough = self._enough(trial)
-            trainer = trainer_of(self._config, self._space, self._problem, run, self._progress, self._device, enough)
+            trainer = trainer_of(self._config, self._space, self._problem, run, self.progress, self._device, enough)
             entry = Entry(trainer.errors[0], self._costs(asked.architecture)) if trainer.errors else None
             entry = entry or trained(self._costs, trainer, job)
             rows = run.rows()
@@ -166,10 +194,10 @@ class _Worker:
 
         def enough(row: dict[str, Any]) -> bool:
             epoch, error = row["epoch"] + 1, row["valid_error"]
-            self._queue.report(trial, epoch, error)
+            self.queue.report(trial, epoch, error)
             if epoch not in rungs:
                 return False
-            known = (other.intermediate_values for other in self._queue.trials())
+            known = (other.intermediate_values for other in self.queue.trials())
             errors = sorted(values[epoch] for values in known if epoch in values)
             return error > errors[max(1, len(errors) // share) - 1]
 

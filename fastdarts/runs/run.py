@@ -55,6 +55,18 @@ def can_go_on(folder: Path) -> bool:
     return (folder / NAME).exists() or (folder / CONFIG).exists()
 
 
+def place_in(folder: Path) -> dict[str, Path]:
+    """``resume`` or ``run``, whichever is right for ``folder``, which is emptied if a run died in its first moments."""
+    if can_go_on(folder):
+        return {"resume": folder}
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    return {"run": folder}
+
+
 def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
     """The settings of the run that ``resume`` (its folder or checkpoint) belongs to."""
     return _stored(resume, kind, config_type)[0]

@@ -46,11 +46,11 @@ def test_each_trial_is_taken_once_and_ends_once(storage):
     taken = [worker.take() for worker in (a, b, b, a)]
     assert [trial.number for trial in taken] == [0, 1, 2, 3] and a.take() is None and not a.done()
     for trial in taken:
-        a.decide(trial, {"query": trial.number}, {"decision": (1, 3)})
+        a.decide(trial, {"query": trial.number}, {"decision": (1, "abc")})
     assert a.finish(taken[0], [0.5], {"metric": 0.5}) and not b.finish(taken[0], [0.9], {"metric": 0.9})
     assert b.finish(taken[1], None, {"failed": "too large"})
     first, second, *_ = begin().trials()
-    assert first.values == [0.5] and first.user_attrs[OUTCOME] == {"metric": 0.5} and first.params == {"decision": 1}
+    assert first.values == [0.5] and first.user_attrs[OUTCOME] == {"metric": 0.5} and first.params == {"decision": "b"}
     assert second.state is STATE.FAIL and second.user_attrs[OUTCOME] == {"failed": "too large"}
     for trial in taken[2:]:
         a.finish(trial, [1.0], {})

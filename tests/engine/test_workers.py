@@ -65,18 +65,18 @@ def steps_of(folder):
 
 def in_turns(storage, study, count):
     """So many workers, one step of each after another, until all have nothing to do."""
-    team = [workers._Worker(Queue(open_storage(storage), study), None, workers.Place()) for _ in range(count)]
+    team = [workers.SearchWorker(Queue(open_storage(storage), study), None, workers.Place()) for _ in range(count)]
     for one in team:
-        one._progress = Progress()
+        one.progress = Progress()
         one._problem.opened(one._config, one._device).__enter__()
-    queue, stop, held = team[0]._queue, Stop(), []
+    queue, stop, held = team[0].queue, Stop(), []
     while not queue.done():
         for one in team:  # all take a trial and decide it before the first ends its own
-            if (trial := one._queue.take()) is not None:
-                one._asking.of(trial, stop)
-                held.append((one, one._queue._storage.get_trial(trial._trial_id)))
+            if (trial := one.queue.take()) is not None:
+                one.asking.of(trial, stop)
+                held.append((one, one.queue._storage.get_trial(trial._trial_id)))
         for one, trial in reversed(held):
-            assert one._do(trial, stop)
+            assert one.do(trial, stop)
         held.clear()
 
 
@@ -85,7 +85,7 @@ def test_one_worker_finds_what_the_search_alone_finds(tmp_path, table, method, c
     alone = fastdarts.search(**settings(table, method), run=tmp_path / "alone")
     more = settings(table, method)
     where = begun(tmp_path / "run", capsys, **more)
-    assert workers.work(*where) == 20
+    assert workers.judge_trials(*where) == 20
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
     assert found["history"] == alone["history"] and found["genotype"] == alone["genotype"]
     assert found["baseline"] == alone["baseline"] and found["best"] == alone["best"]
@@ -117,7 +117,7 @@ def test_workers_that_decide_in_turn_agree(tmp_path, table, method, capsys):
 def test_trials_hold_decisions_by_name_for_the_dashboard(tmp_path, table, capsys):
     more = settings(table, "random", queries=3)
     storage, study = begun(tmp_path / "run", capsys, **more)
-    workers.work(storage, study)
+    workers.judge_trials(storage, study)
     loaded = optuna.load_study(study_name=study, storage=open_storage(storage))
     assert loaded.direction.name == "MAXIMIZE" and loaded.best_value == max(trial.value for trial in loaded.trials)
     for trial in loaded.trials:
@@ -138,7 +138,7 @@ def test_processes_of_this_machine_find_the_same(tmp_path, table):
 def test_children_of_workers_are_those_of_the_search_alone(tmp_path, capsys):
     alone = fastdarts.search(**SMALL, run=tmp_path / "alone")
     where = begun(tmp_path / "run", capsys, **SMALL)
-    assert workers.work(*where) == 4
+    assert workers.judge_trials(*where) == 4
     found = fastdarts.search(**SMALL, run=tmp_path / "run", processes=0)
     assert found["history"] == alone["history"] and found["valid_error"] == alone["valid_error"]
     names = [sorted(p.name for p in (tmp_path / n).glob("weights*")) for n in ("alone", "run")]
@@ -155,10 +155,10 @@ def test_rungs_look_at_the_trainings_of_all_workers(tmp_path, capsys):
     alone = fastdarts.search(**more, run=tmp_path / "alone")
     where = begun(tmp_path / "run", capsys, **more)
     for _ in range(4):  # each trial by another worker
-        one = workers._Worker(Queue(open_storage(where[0]), where[1]), None, workers.Place())
-        one._progress = Progress()
+        one = workers.SearchWorker(Queue(open_storage(where[0]), where[1]), None, workers.Place())
+        one.progress = Progress()
         with one._problem.opened(one._config, one._device):
-            assert one._do(one._queue.take(), Stop())
+            assert one.do(one.queue.take(), Stop())
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
     assert found["history"] == alone["history"]
     assert [row["epoch"] for row in read_metrics(tmp_path / "run")] == [
@@ -183,10 +183,10 @@ def test_a_worker_goes_on_with_the_training_of_another_one(tmp_path, capsys, mon
 
     monkeypatch.setattr(Training, "step", step)
     with pytest.raises(Killed):
-        workers.work(*where)
+        workers.judge_trials(*where)
     folder = tmp_path / "run" / "trials" / "0"
     assert len(read_metrics(folder)) == 3 // steps_of(folder) and (folder / "checkpoint.pt").exists()
-    assert workers.work(*where) == 2
+    assert workers.judge_trials(*where) == 2
     assert len(count) - 1 == 2 * 2 * steps_of(tmp_path / "alone")  # no step was made twice
     assert fastdarts.search(**more, run=tmp_path / "run", processes=0)["history"] == alone["history"]
 
@@ -196,7 +196,7 @@ def test_what_fails_is_told_and_the_search_goes_on(tmp_path, table, capsys):
     (part := tmp_path / "part.csv").write_text("\n".join(rows[:60]), encoding="utf-8")
     more = settings(part, "evolution", queries=30)
     alone = fastdarts.search(**more, run=tmp_path / "alone")
-    workers.work(*begun(tmp_path / "run", capsys, **more))
+    workers.judge_trials(*begun(tmp_path / "run", capsys, **more))
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
     assert found["history"] == alone["history"] and found["failed"] == alone["failed"] > 0
 
@@ -207,7 +207,7 @@ def test_costs_are_a_second_objective_of_the_study(tmp_path, table, capsys):
     )
     alone = fastdarts.search(**more, run=tmp_path / "alone")
     where = begun(tmp_path / "run", capsys, **more)
-    workers.work(*where)
+    workers.judge_trials(*where)
     found = fastdarts.search(**more, run=tmp_path / "run", processes=0)
     assert found["history"] == alone["history"] and found["front"] == alone["front"]
     loaded = optuna.load_study(study_name=where[1], storage=open_storage(where[0]))
@@ -234,14 +234,14 @@ def test_what_does_not_fit_is_refused(tmp_path, table, capsys, monkeypatch):
     try:
         table.write_bytes(table_then + b"\n")
         with pytest.raises(FastdartsError, match=r"the digest of the table is .* here and .* where study run was made"):
-            workers.work(storage, study)
+            workers.judge_trials(storage, study)
     finally:
         table.write_bytes(table_then)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(FastdartsError, match=r"pip install 'fastdarts\[blackbox\]'"):
         fastdarts.search(**more, run=tmp_path / "without", processes=2)
     with pytest.raises(FastdartsError, match=r"pip install 'fastdarts\[blackbox\]'"):
-        workers.work(storage, study)
+        workers.judge_trials(storage, study)
     assert fastdarts.search(**more, run=tmp_path / "alone")["queries"] == 4
 
 
@@ -254,7 +254,7 @@ def test_another_version_of_a_searcher_is_noticed(tmp_path, table, capsys):
     queue.decide(trial, point, {})
     queue.finish(trial, [1.0], {"metric": 1.0, "rows": [], "seconds": 0.0})
     with pytest.raises(FastdartsError, match="asks for another architecture than trial 0 of study run"):
-        workers.work(storage, study)
+        workers.judge_trials(storage, study)
 
 
 @pytest.mark.parametrize("method", ["random", "evolution"])
