@@ -27,7 +27,7 @@ class Sweep:
     """Storage of Optuna that workers share: a file on a shared disk, postgresql://..., or grpc://HOST:PORT. Left out,
     the searches are those of this machine, or with --processes 0 in trials.journal in the folder."""
     study: str | None = None
-    """Name of the sweep in that storage (the name of the folder)."""
+    """Title of the sweep in that storage (the name of the folder)."""
 
     def run(self) -> None:
         """Sweep, and print what ``fastdarts compare`` prints of it."""

@@ -19,7 +19,7 @@ class Worker:
     storage: str
     """Storage of Optuna: a file on a shared disk, postgresql://..., or grpc://HOST:PORT."""
     study: str
-    """Name of the search or sweep in it."""
+    """Title of the search or sweep in it."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
     """Folder for the trainings of this worker (that of the search or sweep). On a shared disk, one worker goes on with
     what another one has begun."""

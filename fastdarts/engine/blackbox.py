@@ -75,7 +75,7 @@ class BlackBoxConfig(SearchConfig):
     """Storage of Optuna that workers share: a file on a shared disk, postgresql://..., or grpc://HOST:PORT
     (trials.journal in the run's folder)."""
     study: str | None = None
-    """Name of the search in that storage (the name of the run's folder)."""
+    """Title of the search in that storage (the name of the run's folder)."""
 
     @property
     def judged_by(self) -> Evaluator:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -61,12 +62,49 @@ def check_all_is_found(settings, storage):
     assert len(read_metrics(settings["run"])) == 12
 
 
-def test_a_file_on_a_shared_disk(tmp_path, settings):
-    storage = str(tmp_path / "shared.journal")
-    begin(settings, storage)
-    said = two_workers(storage)
-    assert sum(text.count("accuracy") for text in said) == 12 and all("study run has ended" in text for text in said)
-    check_all_is_found(settings, storage)
+BLOCK = re.compile(r"^```(bash|toml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def page(tmp_path):
+    """The blocks of the manual, on another shared disk, and a function that starts one where there is an srun."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in {"fastdarts": f'exec {sys.executable} -m fastdarts "$@"', "srun": 'exec "$@"'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    paths = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    text = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8").replace("/shared", str(tmp_path / "shared"))
+
+    def start(text):
+        return subprocess.Popen(["bash", "-ec", text], cwd=tmp_path, env=os.environ | paths)
+
+    return [text for _, text in BLOCK.findall(text)], start
+
+
+def test_the_commands_of_the_manual_run(tmp_path, page):
+    """Where it starts one worker, two work here."""
+    (one_machine, many, slurm, *_), start = page
+    assert start(one_machine).wait(200) == 0 and (tmp_path / "runs" / "evolution" / "report.html").exists()
+    first, worker, last = many.strip().splitlines()
+    assert start(first).wait(100) == 0 and worker in slurm and last == first
+    assert [job.wait(200) for job in [start(slurm), start(slurm)]] == [0, 0]
+    assert start(last).wait(100) == 0
+    found = json.loads((tmp_path / "shared" / "runs" / "evolution" / "result.json").read_text(encoding="utf-8"))
+    assert found["queries"] == 8 and "valid_error" in found
+
+
+def test_the_sweeps_of_the_manual_run(tmp_path, page):
+    (*_, toml, here, sweeps), start = page
+    (tmp_path / "sweep.toml").write_text(toml, encoding="utf-8")
+    assert start(here).wait(200) == 0
+    first, worker, last = sweeps.strip().splitlines()
+    assert start(first).wait(100) == 0
+    assert [job.wait(200) for job in [start(worker), start(worker)]] == [0, 0]
+    assert start(last).wait(100) == 0
+    found = [json.loads((tmp_path / at / "runs" / "sweep" / "sweep.json").read_text("utf-8")) for at in (".", "shared")]
+    assert [one["metric"] for one in found[0]["points"]] == [one["metric"] for one in found[1]["points"]]
+    assert len(found[0]["points"]) == 4 and (tmp_path / "shared" / "runs" / "sweep" / "compare.html").exists()
 
 
 def test_a_worker_that_is_terminated_leaves_its_trial(tmp_path, settings):
