@@ -96,7 +96,8 @@ def test_the_commands_of_the_manual_run(tmp_path, page):
 
 def test_the_sweeps_of_the_manual_run(tmp_path, page):
     (*_, toml, here, sweeps), start = page
-    (tmp_path / "sweep.toml").write_text(toml, encoding="utf-8")
+    assert toml == (ROOT / "examples" / "sweep.toml").read_text(encoding="utf-8")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     assert start(here).wait(200) == 0
     first, worker, last = sweeps.strip().splitlines()
     assert start(first).wait(100) == 0
