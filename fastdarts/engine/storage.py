@@ -36,7 +36,8 @@ class Journal:
 
     def __init__(self, path: Path):
         journal = import_optuna().storages.journal
-        self._path, self._lock = path, journal.JournalFileSymlinkLock(str(path))
+        lock = journal.JournalFileOpenLock if os.name == "nt" else journal.JournalFileSymlinkLock
+        self._path, self._lock = path, lock(str(path))
         self._file = journal.JournalFileBackend(str(path), lock_obj=self)
 
     def acquire(self) -> bool:

@@ -11,6 +11,7 @@ import tomli_w
 import fastdarts
 from fastdarts.cli.entry import main
 from fastdarts.errors import FastdartsError, NotFinite
+from fastdarts.runs.run import Run
 from fastdarts.study import sweep as sweeps
 from fastdarts.study.sweep import Sweep, read_points, sweep
 from fastdarts.study.worker import work
@@ -88,6 +89,31 @@ def test_searches_are_those_alone_here_and_by_workers(tmp_path, file, capsys, mo
     assert [one["metric"] for one in others] == [one["metric"] for one in found]
     with pytest.raises(FastdartsError, match="the storage has another study shared: choose another --study"):
         sweep(Sweep(changed(file, epochs=2), tmp_path / "other", 0, storage, "shared"))
+
+
+def test_a_worker_goes_on_with_the_search_of_another_one(tmp_path, file, monkeypatch, capsys):
+    pytest.importorskip("optuna", reason="needs the extra blackbox")
+    file = changed(file, epochs=2, sweep={"seed": [1]})
+    expected = sweep(Sweep(file, tmp_path / "here"))["points"][0]["metric"]
+    shared, real, rows = Sweep(file, tmp_path / "shared", 0), Run.record, []
+
+    class Killed(BaseException):
+        pass
+
+    def record(*arguments):
+        rows.append(arguments[1]["epoch"])
+        if len(rows) == 2:
+            raise Killed
+        return real(*arguments)
+
+    with pytest.raises(SystemExit):
+        sweep(shared)
+    storage = re.search(r"--storage (\S+)", capsys.readouterr().err)[1]
+    monkeypatch.setattr(Run, "record", record)
+    with pytest.raises(Killed):
+        work(storage, "shared")
+    assert work(storage, "shared") == 1 and rows == [0, 1, 1]
+    assert sweep(shared)["points"][0]["metric"] == expected
 
 
 def test_a_search_that_diverges_ends_alone(tmp_path, file, monkeypatch, capsys):

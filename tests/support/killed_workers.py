@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 
 import fastdarts
-from fastdarts.engine import queue, workers
+from fastdarts.engine import queue
 from fastdarts.engine.storage import JOURNAL, Journal
 from fastdarts.policies.searchers.optuna_samplers import import_optuna
+from fastdarts.study.worker import work
 from tests.support.kills import in_a_fork
 
 HOW = ("before", "torn", "written", "after")
@@ -59,7 +60,7 @@ def worker(storage: str, study: str, plan: tuple[int, str] | None, log: Path) ->
                 os.dup2(file.fileno(), 2)
             if plan is not None:
                 die_in_write(*plan)
-            workers.work(storage, study)
+            work(storage, study)
             code = 0
         except BaseException:
             traceback.print_exc()
