@@ -26,6 +26,8 @@ GROUPS: dict[str, dict[str, Named]] = {
         "search": Named("search", "Search", "Search for a cell and write its genotype and a report."),
         "project": Named("search", "Project", "Derive the genotype of a finished search by perturbation (DARTS-PT)."),
         "derive": Named("derive", "Derive", "Derive the genotype of alphas that you have."),
+        "sweep": Named("sweep", "Sweep", "Search by several methods and settings, and compare them."),
+        "worker": Named("worker", "Worker", "Take up trials of a search or a sweep, beside other workers."),
         "study": Named("study", "Study", "Train every architecture of a small space, and search in it."),
     },
     "train and use its network": {

@@ -27,7 +27,8 @@ GROUPS: dict[str, str] = {  # settings in the order in which people ask for them
     "search": "method epochs batch_size seed seeds",
     "method": "",
     "run": "run resume config checkpoint_minutes loggers plugin",
-    "speed and memory": "device threads processes workers graphs precision memory accumulate max_memory sync_bn",
+    "speed and memory": "device threads processes storage study workers graphs precision memory accumulate max_memory "
+    "sync_bn",
     "diagnostics": "gap_every alignment_every eigenvalue_every product_error_every",
 }
 SHORT: dict[str, str] = {  # what most people need, by command

@@ -13,14 +13,16 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from fastdarts.engine.children import train_children
+from fastdarts.engine.following import follow
 from fastdarts.engine.history import History
 from fastdarts.engine.judges import Judge, costs_of, judge_of
 from fastdarts.engine.queries import query
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.searchers.base import Choice, Searcher
 from fastdarts.policies.searchers.objective import Objective
+from fastdarts.policies.searchers.optuna_samplers import import_optuna
 from fastdarts.runs.checks import parse_count
-from fastdarts.runs.kinds import Count, Epochs, Few
+from fastdarts.runs.kinds import Count, Epochs, Few, Workers
 from fastdarts.runs.run import Run
 from fastdarts.runs.settings import RunConfig
 from fastdarts.runs.writer import Progress
@@ -66,6 +68,14 @@ class BlackBoxConfig(SearchConfig):
     """Most parameters of a network, such as 500k; a larger one counts as failed."""
     max_macs: str | None = None
     """Most multiply-accumulates of an image, such as 50M; a network with more counts as failed."""
+    processes: Workers | None = None
+    """Worker processes on this machine, each with an architecture of its own. 0 leaves all to `fastdarts worker`. Left
+    out, the search asks and judges by itself, one architecture after another."""
+    storage: str | None = None
+    """Storage of Optuna that workers share: a file on a shared disk, postgresql://..., or grpc://HOST:PORT
+    (trials.journal in the run's folder)."""
+    study: str | None = None
+    """Title of the search in that storage (the name of the run's folder)."""
 
     @property
     def judged_by(self) -> Evaluator:
@@ -119,8 +129,19 @@ class BlackBoxConfig(SearchConfig):
             raise FastdartsError(f"--target is {self.target} but no cost is counted: add --cost")
         for name in ("target", "max_parameters", "max_macs"):
             self._amount(name)
+        self._check_workers()
         if self.needs_network and space.task != "images":
             raise FastdartsError(f"costs are those of networks for images: space {space.name} has others")
+
+    def _check_workers(self) -> None:
+        if self.processes is None:
+            for name in ("storage", "study"):
+                if (given := getattr(self, name)) is not None:
+                    raise FastdartsError(f"--{name} is {given} but no worker uses it: add --processes, 0 for none here")
+            return
+        if self.run is None and self.resume is None and (self.storage or not self.processes):
+            raise FastdartsError("workers elsewhere need to know the folder of the search: name it with --run")
+        import_optuna()
 
     @property
     def needs_network(self) -> bool:
@@ -189,12 +210,21 @@ class BlackBox:
     ) -> dict[str, Any]:
         """Ask, evaluate and tell until all queries are made; returns the best architecture and the history."""
         history = History(config.objective(self.judge), self.space, self.searcher, self.decode, self.costs)
-        if self.judge is None:
+        shared = config.processes is not None
+        if run.state is not None and shared != ("study" in run.state):
+            raise FastdartsError(
+                f"the run to resume was begun {'without' if shared else 'with'} --processes: "
+                f"{'leave it out' if shared else 'add it'}"
+            )
+        if shared:
+            follow(self, config, problem, run, progress, device, history)
+            done = len(history) if self.judge else config.epochs
+        elif self.judge is None:
             train_children(history, config, problem, run, progress, device)
             done = config.epochs
         else:
             query(history, self.judge, config.queries, run, progress, device)
-            done = len(history.entries)
+            done = len(history)
         found = history.outcome(run) | {"epochs": done}
         if self.judge is None and not history.learns:  # as earlier versions name the history of random search
             found["candidates"] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,11 +10,13 @@ import torch
 from fastdarts.endings import is_no_memory
 from fastdarts.engine.capture import Graphs
 from fastdarts.engine.history import Asked, Entry, Failed, History
+from fastdarts.engine.loop import Row
 from fastdarts.engine.training import Job, Recipe, Trainer, weights_of
 from fastdarts.errors import NotFinite, OutOfMemory
 from fastdarts.ranks import rank, smallest_batch, world
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import Progress
+from fastdarts.spaces import Architecture, Space
 from fastdarts.tasks.images.batches import Batches
 from fastdarts.tasks.images.task import ImageProblem
 
@@ -49,13 +52,18 @@ class Rungs:
         return bool(errors) and row["valid_error"] > errors[max(1, len(errors) // self.reduction) - 1]
 
 
-def train_children(
-    history: History, config: Any, problem: ImageProblem, run: Run, progress: Progress, device: torch.device
-) -> None:
-    """Ask, train and tell until there are ``config.queries`` entries.
+def trainer_of(
+    config: Any,
+    space: Space,
+    problem: ImageProblem,
+    run: Run,
+    progress: Progress,
+    device: torch.device,
+    enough: Callable[[Row], bool],
+) -> Trainer:
+    """What trains the architectures of a search: on the first part of the images, and its error is that on the rest.
 
-    Each architecture learns from the first part of the images, and its error is that on the rest. One whose training
-    fails has none: it is not finite, it does not fit into memory, or it cannot be computed.
+    enough: says of a row that its epoch is the last one of its training.
     """
     data, halves, objective = problem.data, problem.halves, problem.objective
     augment = problem.train_transform(config)
@@ -68,10 +76,20 @@ def train_children(
             Batches(data.train, halves[1], config.batch_size, problem.eval_transform(), 0, **options),
         )
 
-    rungs = Rungs(config.rungs, config.reduction)
     graphs = Graphs(config.graphs, device, progress.line)
-    recipe = recipe_of(config, history.space.variants[0])
-    trainer = Trainer(recipe, objective, batches, "valid", run, progress, graphs, enough=rungs.enough)
+    recipe = recipe_of(config, space.variants[0])
+    return Trainer(recipe, objective, batches, "valid", run, progress, graphs, enough=enough)
+
+
+def train_children(
+    history: History, config: Any, problem: ImageProblem, run: Run, progress: Progress, device: torch.device
+) -> None:
+    """Ask, train and tell until there are ``config.queries`` entries.
+
+    One whose training fails has no error: it is not finite, it does not fit into memory, or it cannot be computed.
+    """
+    rungs = Rungs(config.rungs, config.reduction)
+    trainer = trainer_of(config, history.space, problem, run, progress, device, rungs.enough)
     failed = {}
     for row in run.rows():
         rungs.add(row)
@@ -85,7 +103,7 @@ def train_children(
             known = history.known(asked) if history.learns else None
             job = Job(asked.architecture, config.seed, {"sample": number})
             if known is None:
-                known = _trained(history, trainer, asked, job, config.queries - number - 1)
+                known = trained(history.costs, trainer, job, config.queries - number - 1)
             elif known.failed is None:
                 trainer.done(known.metric)
             if known.failed is not None:
@@ -99,10 +117,10 @@ def _cost(history: History, asked: Asked) -> float | None:
     return history.costs(asked.architecture)
 
 
-def _trained(history: History, trainer: Trainer, asked: Asked, job: Job, later: int) -> Entry:
-    """How good an architecture is once it is trained."""
+def trained(costs: Callable[[Architecture], float | None], trainer: Trainer, job: Job, later: int = 0) -> Entry:
+    """How good an architecture is once it is trained; ``later``: trainings that follow."""
     try:
-        cost = history.costs(asked.architecture)
+        cost = costs(job.architecture)
         trainer.train(job, later)
     except Failed as why:
         return Entry(None, failed=str(why))

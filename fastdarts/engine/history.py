@@ -85,12 +85,16 @@ class History:
 
     def tell(self, asked: Asked, entry: Entry) -> None:
         """Add an entry, and tell the searcher."""
+        self.searcher.tell(asked.choice, self.add(asked, entry), entry.cost)
+
+    def add(self, asked: Asked, entry: Entry) -> float | None:
+        """Add an entry; returns its reward."""
         reward = None if entry.metric is None else self.objective.reward(entry.metric, entry.cost)
         if reward is not None and reward > self._reward:
             self.best, self._reward = len(self.entries), reward
         self.entries.append((asked, entry))
         self._known.setdefault(asked.text, entry)
-        self.searcher.tell(asked.choice, reward, entry.cost)
+        return reward
 
     def best_metric(self) -> float | None:
         """The metric of the best entry so far."""

@@ -51,9 +51,9 @@ def query(history: History, judge: Judge, queries: int, run: Run, progress: Prog
     begun = time.monotonic()
     while len(history) < queries:
         asked = history.ask()
-        history.tell(asked, history.known(asked) or _judged(history, judge, asked))
+        history.tell(asked, history.known(asked) or judged(history, judge, asked))
         now = time.monotonic()
-        row = _row(history) | {"seconds": now - begun}
+        row = row_of(history) | {"seconds": now - begun}
         begun, sync = now, now - synced >= _SYNC
         synced = now if sync else synced
         stopped = run.record(row, queries, sync)
@@ -68,7 +68,7 @@ def query(history: History, judge: Judge, queries: int, run: Run, progress: Prog
     save()
 
 
-def _judged(history: History, judge: Judge, asked: Asked) -> Entry:
+def judged(history: History, judge: Judge, asked: Asked) -> Entry:
     """How good an architecture is, and what it costs."""
     try:
         cost = history.costs(asked.architecture)
@@ -80,7 +80,7 @@ def _judged(history: History, judge: Judge, asked: Asked) -> Entry:
         return Entry(None, cost, str(why))
 
 
-def _row(history: History) -> dict[str, Any]:
+def row_of(history: History) -> dict[str, Any]:
     """The row of the last entry: all that is known of it, and the best metric so far."""
     asked, entry = history.entries[-1]
     best = history.best_metric()

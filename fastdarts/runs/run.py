@@ -46,9 +46,25 @@ T = TypeVar("T")
 CONFIG = "config.toml"
 
 
+class InUse(FastdartsError):
+    """Another process works in the folder."""
+
+
 def can_go_on(folder: Path) -> bool:
     """Whether ``folder`` is that of a run that was begun."""
     return (folder / NAME).exists() or (folder / CONFIG).exists()
+
+
+def place_in(folder: Path) -> dict[str, Path]:
+    """``resume`` or ``run``, whichever is right for ``folder``, which is emptied if a run died in its first moments."""
+    if can_go_on(folder):
+        return {"resume": folder}
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    return {"run": folder}
 
 
 def stored_config(resume: Path, kind: str, config_type: type[C]) -> C:
@@ -309,7 +325,10 @@ def _check_free(folder: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of ``folder`` until this one leaves or dies (not on Windows: no such locks there)."""
+    """Keep other processes out of ``folder`` until this one leaves or dies (not on Windows: no such locks there).
+
+    Raises :class:`InUse` if one is there.
+    """
     if fcntl is None:
         yield
         return
@@ -318,7 +337,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FastdartsError(
+            raise InUse(
                 f"another process is working in {folder}: wait for it or stop it before you go on with the run"
             ) from None
         yield

@@ -69,9 +69,13 @@ class RunConfig:
         return cls.__mro__
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset(
-        {"data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin", "loggers"}
-    )
-    """What may differ between a run and the command that resumes it: where things lie, how often they are saved."""
+        {
+            "data", "workers", "graphs", "run", "resume", "checkpoint_minutes", "plugin", "loggers", "processes",
+            "storage", "study",
+        }
+    )  # fmt: skip
+    """What may differ between a run and the command that resumes it: where things lie and who works on them, and how
+    often they are saved."""
 
     def __post_init__(self) -> None:
         if isinstance(self.plugin, tuple):  # what it is else is said when the settings are checked

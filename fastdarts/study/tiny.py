@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.isolation import isolated
+from fastdarts.engine.pool import Task, run_tasks
 from fastdarts.engine.search import check_network, search
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Job, train_all
@@ -28,15 +28,14 @@ from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics
 from fastdarts.policies.samplers import chosen_by
 from fastdarts.ranks import refuse
-from fastdarts.runs.checkpoint import NAME, find_checkpoint, load_checkpoint, loading
-from fastdarts.runs.run import CONFIG, Run, alone_in
+from fastdarts.runs.checkpoint import find_checkpoint, load_checkpoint, loading
+from fastdarts.runs.run import CONFIG, Run, alone_in, place_in
 from fastdarts.runs.settings import from_toml, to_toml
 from fastdarts.runs.writer import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
-from fastdarts.study.pool import Task, run_tasks
 from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
 from fastdarts.tasks.images.data import ImageData
@@ -141,21 +140,9 @@ def operations(genotype: Genotype) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(op for op, _ in sorted(edges, key=lambda edge: edge[1])) for edges, _ in cells)
 
 
-def _place(folder: Path) -> dict[str, Path]:
-    """``resume`` or ``run``, whichever is right for ``folder``, which is emptied if a run died in its first moments."""
-    if (folder / CONFIG).exists() or (folder / NAME).exists():
-        return {"resume": folder}
-    for leftover in folder.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
-    return {"run": folder}
-
-
 def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     """Train and test every architecture with this seed; all see the same batches."""
-    settings = replace(evaluation(config, seed), **_place(folder))
+    settings = replace(evaluation(config, seed), **place_in(folder))
     data, indices = prepare_data(settings)
     device = prepare_device(settings)
     jobs = [Job(Architecture(TINY, g), seed, {"sample": i}) for i, g in enumerate(architectures())]
@@ -182,7 +169,7 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
 def search_once(config: StudyConfig, seed: int, folder: Path) -> None:
     """Search with this seed and leave one-shot.json: the error of every architecture with the supernet's weights."""
     settings = searching(config, seed)
-    search(replace(settings, **_place(folder)))
+    search(replace(settings, **place_in(folder)))
     found = one_shot_errors(settings, folder)
     atomic_write(folder / ONE_SHOT, (json.dumps({"valid_errors": found}) + "\n").encode())
 

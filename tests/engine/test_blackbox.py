@@ -17,25 +17,17 @@ from fastdarts.engine.children import Rungs
 from fastdarts.engine.training import Training
 from fastdarts.errors import FastdartsError, NotFinite, OutOfMemory
 from fastdarts.runs.writer import read_metrics
-from fastdarts.spaces import SPACES, find_space
+from fastdarts.spaces import find_space
 from fastdarts.testing import TINY
+from tests.support.tables import NB201, accuracy, write_table
 
-NB201 = SPACES["nasbench201"]
 SEARCHERS = ("random", "evolution", "reinforce", "nas-rl", "ppo", "nsga2", "tpe")
-
-
-def accuracy(choice):
-    """A whole table: the third value of every decision is best, and the last decision counts most."""
-    return 50 + 40 * (1 - sum(abs(index - 3) * place for place, index in enumerate(choice, 1)) / 63)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """All 15,625 architectures."""
-    path = tmp_path_factory.mktemp("table") / "accuracy.csv"
-    rows = [f"{NB201.text(NB201.decode(c, 4))},{accuracy(c):.6f}" for c in itertools.product(range(5), repeat=6)]
-    path.write_text("\n".join(["architecture,accuracy", *rows]), encoding="utf-8")
-    return path
+    return write_table(tmp_path_factory.mktemp("table") / "accuracy.csv")
 
 
 def run(folder, table, **settings):

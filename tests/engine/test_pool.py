@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fastdarts.engine import pool
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.writer import Progress
-from fastdarts.study import pool
 from tests.support.paths import ROOT
 
 
@@ -37,7 +37,7 @@ def test_pieces_run_side_by_side_and_one_that_fails_says_why(tmp_path):
 
 
 def test_pieces_end_with_the_process_that_began_them(tmp_path):
-    script = "import sys; from tests.study.test_pool import begin; begin(sys.argv[1])"
+    script = "import sys; from tests.engine.test_pool import begin; begin(sys.argv[1])"
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, -2), (signal.SIGKILL, -9)):
         folder = tmp_path / str(code)
         command = [sys.executable, "-c", script, str(folder)]
