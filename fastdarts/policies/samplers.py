@@ -21,8 +21,9 @@ def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
     Raises :class:`FastdartsError` for a genotype with an operation that its edge does not offer, or with two operations
     on one edge.
     """
-    chosen, cell, cells = {}, space.topology(nodes), space.cells(genotype)
+    chosen, cells = {}, space.cells(genotype)
     for kind, table in space.primitives(nodes).items():
+        cell = space.topology_of(kind, nodes)
         chosen[kind] = [None] * len(table)
         for op, source, target in cell.place(cells[kind][0]):
             row, edge = cell.row(target, source), f"on the edge {cell.arrow(source, target)}"

@@ -74,6 +74,14 @@ class Space(ABC):
         """The states and edges of cells for which ``--nodes`` is ``nodes``."""
         return self.cell.of(nodes)
 
+    def cell_of(self, kind: str) -> Topology:
+        """The states and edges of the published cell of this kind: ``cell``, where all kinds have the same."""
+        return self.cell
+
+    def topology_of(self, kind: str, nodes: int) -> Topology:
+        """The same of cells of this kind for which ``--nodes`` is ``nodes``: by default :meth:`topology`."""
+        return self.topology(nodes)
+
     @abstractmethod
     def fields(self, genotype: Any) -> dict[str, Any]:
         """``genotype`` as JSON-ready data."""
@@ -86,7 +94,7 @@ class Space(ABC):
         """The genotype of these operations by kind of cell, as :meth:`cells` gives them, all nodes in the output."""
         fields: dict[str, Any] = {}
         for kind, entries in cells.items():
-            fields |= {kind: entries, f"{kind}_concat": [*self.topology(nodes).outputs]}
+            fields |= {kind: entries, f"{kind}_concat": [*self.topology_of(kind, nodes).outputs]}
         return self.genotype(fields)
 
     @abstractmethod
@@ -196,10 +204,12 @@ class ImageSpace(Space):
         variants: the evaluation networks, recipes in ``fastdarts.tasks.images.settings.RECIPES``; the first is the
             default.
         fixed_depth: whether a genotype says how many layers its network has, in :meth:`recipe`.
+        example: outputs, pixels a side and channels of the images for which its networks are described.
     """
 
     variants: tuple[str, ...]
     fixed_depth: bool = False
+    example: tuple[int, int, int] = (10, 32, 3)
 
     @property
     def has_supernet(self) -> bool:

@@ -369,6 +369,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 RECIPES["imagenet-large"] = RECIPES["imagenet"]
+_DENSE = {
+    "batch_size": 4,
+    "epochs": 100,
+    "channels": 42,
+    "layers": 11,
+    "learning_rate": 1e-4,
+    "schedule": "cosine",
+    "weight_decay": 0.0,
+    "drop_path_prob": 0.0,
+    "label_smoothing": 0.0,
+    "cutout": 0.0,
+}
+RECIPES |= {f"autodispnet-{name}": _DENSE for name in ("c", "s", "css")}
+RECIPES |= {f"autodispnet-small-{name}": _DENSE | {"channels": 18} for name in ("c", "css")}
 
 
 def network_options(config: SupernetConfig) -> dict[str, Any]:
