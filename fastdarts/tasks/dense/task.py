@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fastdarts.tasks.dense import scores  # noqa: F401 - registers losses and metrics
-from fastdarts.tasks.dense.objectives import Disparity
+from fastdarts.tasks.dense.labels import load_labels
+from fastdarts.tasks.dense.objectives import Disparity, Segmentation
 from fastdarts.tasks.dense.pairs import load_pairs
 from fastdarts.tasks.dense.settings import (
     DENSE_RECIPE,
     DenseSupernetConfig,
     DisparityEvaluateConfig,
     DisparitySearchConfig,
+    SegmentationEvaluateConfig,
+    SegmentationSearchConfig,
 )
 from fastdarts.tasks.images.data import ImageData
 from fastdarts.tasks.images.prepare import prepare_data
@@ -31,4 +34,17 @@ class DisparityTask(ImageTask):
         return prepare_data(config, load_pairs)
 
 
+class SegmentationTask(ImageTask):
+    """The class of each pixel: cross-entropy at all scales, measured by the mean intersection over union."""
+
+    name, title, learns_from = "segmentation", "classes of pixels", "disparity"
+    metric = Metric("valid_error", "valid mean intersection over union error", " %")
+    settings = (DenseSupernetConfig, SegmentationSearchConfig)
+    evaluation, objective_type, recipe = SegmentationEvaluateConfig, Segmentation, DENSE_RECIPE
+
+    def load(self, config: Any) -> tuple[ImageData, range]:
+        return prepare_data(config, load_labels)
+
+
 register_task(DisparityTask())
+register_task(SegmentationTask())
