@@ -1,6 +1,7 @@
 """Disparity and segmentation: whole runs, losses and metrics against loops, layouts of data, and what is refused."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from fastdarts.engine.search import search
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.maps import pack, warped
 from fastdarts.notices import Notice
+from fastdarts.policies.curvature import hessian_eigenvalues
+from fastdarts.spaces import find_space
 from fastdarts.tasks.dense.crops import Augment, Normalise, Tiles
 from fastdarts.tasks.dense.labels import load_labels
 from fastdarts.tasks.dense.pairs import DEBIAN, load_pairs, read_pair, reduced
@@ -71,6 +74,20 @@ def test_early_stopping_measures_the_eigenvalue_of_three_kinds_of_cells(tmp_path
     }
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
     assert all(title in page for title in ("Normal cell", "Reduction cell", "Upsampling cell"))
+
+
+def test_the_eigenvalue_by_kept_kinks_is_that_of_exact_products():
+    """Of the alphas, which begin near 0, in double precision; nothing is said of kinks that cannot be kept."""
+    config = config_of("disparity", **DRAWN)
+    problem = find_task("disparity").problem(config, find_space("autodispnet"))
+    model = problem.network(config, find_space("autodispnet")).double()
+    joint = torch.stack([problem.objective.eval_transform()(problem.data.train[k][0]) for k in range(4)]).double()
+    batch = joint[:, :6].contiguous(), joint[:, 6:].contiguous()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = hessian_eigenvalues(model, *batch, radius=1e-2, keep_kinks=True).values[0]
+    exact = hessian_eigenvalues(model, *batch).values[0]
+    assert exact > 0 and found.item() == pytest.approx(exact.item(), rel=5e-3)
 
 
 # --- losses and metrics
