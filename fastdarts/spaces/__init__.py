@@ -109,8 +109,8 @@ def register_space(space: S) -> S:
     free = isinstance(space, ImageSpace) and not space.has_supernet
     fits = [*rows] == [*edges] and all(free or len({*found}) == 1 for found in rows.values())
     if not fits or [*map(len, rows.values())] != [*edges.values()]:
-        wanted = ", ".join(f"{kind} {count}" for kind, count in edges.items())
-        raise FastdartsError(f"{at} has tables of candidates for {rows}: expected rows of one length, {wanted}")
+        wanted = ", ".join(f"{count} rows of one length for {kind}" for kind, count in edges.items())
+        raise FastdartsError(f"{at} has tables of candidates for {rows}: expected {wanted}")
     _SPACES.add(space.name, space)
     return space
 

@@ -85,7 +85,7 @@ def check_maps(input: Tensor, in_channels: int, multiple: int) -> None:
 class Variant(NamedTuple):
     """A published network.
 
-    compares: whether it takes two views, and compares them.
+    compares: whether it compares two views, if it gets them.
     refinements: networks that take what the one before says of two views, and the difference that is left.
     stem: channels of the first convolution for each ``per`` of the finest cell.
     """
@@ -110,24 +110,21 @@ VARIANTS = {
 
 
 def frames_of(variant: Variant, in_channels: int, outputs: int, C: int, layers: int, nodes: int) -> list[Plan]:
-    """The plans of the networks that a variant stacks.
+    """The plans of the networks that a variant stacks; images of an odd number of channels are single ones, which no
+    network compares.
 
-    Raises :class:`FastdartsError` where two views are wanted and there are not as many channels, or where the networks
-    of a stack should say something else than a disparity.
+    Raises :class:`FastdartsError` where a stack should refine something else than the disparity of two views.
     """
-    if variant.compares and in_channels % 2:
+    pairs = in_channels % 2 == 0
+    if variant.refinements and (outputs != 1 or not pairs):
         raise FastdartsError(
-            f"got images of {in_channels} channels, but the network compares two views: expected those of the left "
-            "view and as many of the right one, or variant autodispnet-s for single images"
+            f"got {outputs} outputs for images of {in_channels} channels, but the networks of a stack refine the "
+            "disparity of two views: expected one output, and the channels of both views; or variant autodispnet-c"
         )
-    if variant.refinements and outputs != 1:
-        raise FastdartsError(
-            f"got {outputs} outputs, but the networks of a stack refine a disparity: expected one, or variant "
-            "autodispnet-c or autodispnet-s"
-        )
-    positive, sizes = variant.compares and outputs == 1, (outputs, C, layers, nodes, variant.width(C))
-    first = in_channels // 2 if variant.compares else in_channels
-    found = [plan(first, *sizes, compares=variant.compares, positive=positive)]
+    compares = variant.compares and pairs
+    positive, sizes = compares and outputs == 1, (outputs, C, layers, nodes, variant.width(C))
+    first = in_channels // 2 if compares else in_channels
+    found = [plan(first, *sizes, compares=compares, positive=positive)]
     own = 3 * in_channels // 2 + 1  # both views, the warped right one, the disparity
     found += [plan(own, *sizes, compares=False, positive=True)] * variant.refinements
     return found

@@ -71,8 +71,8 @@ class DenseSpace(ImageSpace):
     ) -> DenseSupernet:
         """See :class:`fastdarts.spaces.dense.supernet.DenseSupernet`; ``classes`` are the numbers said of a pixel.
         Images of an even number of channels are two views, which are compared."""
-        sizes, pairs = (channels, classes, layers, criterion, self.primitives(nodes), nodes, self), in_channels % 2 == 0
-        return DenseSupernet(*sizes, in_channels=in_channels, compares=pairs, memory=memory)
+        sizes = channels, classes, layers, criterion, self.primitives(nodes), nodes, self
+        return DenseSupernet(*sizes, in_channels=in_channels, memory=memory)
 
     def strongest(self, strengths: Sequence[Tensor], nodes: int) -> DenseGenotype:
         """For each node the strongest edges, stronger first; the first node of an upsampling cell keeps all four, in

@@ -35,8 +35,8 @@ class DenseSupernet(Supernet):
         tables: The candidates of every edge, by kind of cell.
         nodes: Nodes of each cell.
         space: The space, by whose rule an architecture is derived.
-        in_channels: Channels of the images; those of two views come one after the other.
-        compares: Whether the images are two views that are compared.
+        in_channels: Channels of the images. An even number is that of two views, one after the other, which are
+            compared.
         memory: See :class:`fastdarts.MixedOp`; "checkpoint" keeps only the outputs of the cells.
 
     Raises:
@@ -54,13 +54,12 @@ class DenseSupernet(Supernet):
         space: ImageSpace,
         *,
         in_channels: int = 6,
-        compares: bool = True,
         memory: str = "store",
     ):
         super().__init__()
         self._criterion, self._memory, self._space, self._nodes = criterion, memory, space, nodes
         self.primitives, self._in_channels = tables, in_channels
-        [plan] = frames_of(Variant(compares), in_channels, outputs, C, layers, nodes)
+        [plan] = frames_of(Variant(True), in_channels, outputs, C, layers, nodes)
         own = "recompute" if memory == "checkpoint" else memory
         self.frame = Frame(plan)
         self.cells = nn.ModuleList(SearchCell(place, tables[place.kind], nodes, own) for place in plan.places)

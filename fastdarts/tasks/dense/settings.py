@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fastdarts.errors import FastdartsError
-from fastdarts.runs.kinds import Count, NotNegative, Width
+from fastdarts.runs.kinds import Count, NotNegative, Positive, Width
 from fastdarts.spaces import Space
 from fastdarts.tasks.images.settings import (
     SEARCH_RECIPE,
@@ -70,8 +70,8 @@ class DisparityConfig(MapConfig):
     loss: str = "l1"
     """Loss of a pixel: l1 or huber, or one of a plug-in."""
     metric: str = "epe"
-    """Number by which networks are judged: epe (mean end-point error), bad3 (share of errors above 3 pixels) or d1
-    (above 3 pixels and 5 %), or one of a plug-in."""
+    """Number by which networks are judged: epe, bad3 or d1, or one of a plug-in. epe is the mean end-point error, and
+    bad3 the share of errors above 3 pixels. d1 counts those above 5 % of them."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class SegmentationConfig(MapConfig):
     loss: str = "cross-entropy"
     """Loss of a pixel: cross-entropy, or one of a plug-in."""
     metric: str = "iou"
-    """Number by which networks are judged: iou (shortfall of the mean intersection over union from 100 %) or
-    pixels (share of pixels that are taken for another class), or one of a plug-in."""
+    """Number by which networks are judged: iou or pixels, or one of a plug-in. iou is the shortfall of the mean
+    intersection over union from 100 %. pixels is the share of pixels that are taken for another class."""
 
 
 class _Search(ImageSearchConfig):
@@ -117,6 +117,10 @@ class SegmentationSearchConfig(SegmentationConfig, _Search):
 class _Evaluate(ImageEvaluateConfig):
     """Without what needs classes of whole images."""
 
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """Optimizer of the weights."""
+    learning_rate: Positive | None = None
+    """Learning rate at the start (1e-4)."""
     auxiliary: ClassVar[bool] = False
     auxiliary_weight: ClassVar[float] = 0.0
     label_smoothing: ClassVar[float] = 0.0

@@ -248,6 +248,7 @@ class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Course of the learning rate: along a cosine to 0, or times gamma after each epoch (imagenet)."""
     gamma: Factor = 0.97
     """Factor of the exponential schedule."""
+    optimizer: ClassVar[str] = "sgd"
     momentum: Portion = 0.9
     """SGD momentum."""
     weight_decay: NotNegative | None = None

@@ -153,7 +153,7 @@ def test_genotypes_survive_json_and_name_what_is_wrong():
         (lambda: supernet(layers=4), "--layers is 4 but a decoder has an upsampling cell for each reduction"),
         (lambda: supernet()(torch.zeros(1, 6, 12, 16).double()), "must be multiples of 8"),
         (lambda: supernet()(torch.zeros(1, 3, 16, 16).double()), "expected [N, 6, H, W]"),
-        (lambda: SPACE.network("autodispnet-c", 2, 1, 3, False, AUTODISPNET_CELLS, in_channels=3), "two views"),
+        (lambda: SPACE.network("autodispnet-css", 2, 1, 3, False, AUTODISPNET_CELLS, in_channels=3), "two views"),
         (lambda: SPACE.network("autodispnet-css", 2, 4, 3, False, AUTODISPNET_CELLS, in_channels=6), "got 4 outputs"),
         (lambda: SPACE.network("autodispnet-c", 2, 1, 3, True, AUTODISPNET_CELLS, in_channels=6), "no auxiliary head"),
     ],
