@@ -36,7 +36,7 @@ def unpack(packed: Tensor, channels: int, size: Sequence[int]) -> list[Tensor]:
         end = start + channels * height * width
         maps.append(packed[:, start:end])
         if end <= length:
-            maps[-1] = maps[-1].reshape(len(packed), channels, height, width)
+            maps[-1] = maps[-1].reshape(packed.shape[0], channels, height, width)
         start, height, width = end, height // 2, width // 2
     if start != length or not maps:
         raise FastdartsError(

@@ -148,7 +148,7 @@ def _maps(found: Sequence[Tested]) -> Iterator[Html]:
     )
     yield heading("h3", "Maps", about)
     yield element("p", about)
-    yield element("div", *figures, class_="pictures wide")
+    yield element("div", *figures, class_="pictures maps")
 
 
 def _labels(found: Sequence[Tested]) -> Iterator[Html]:

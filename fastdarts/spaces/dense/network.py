@@ -41,7 +41,7 @@ class Frame(nn.Module):
         self.predictions = nn.ModuleList(nn.Conv2d(C, plan.outputs, 3, padding=1) for C in plan.predictions)
 
     def forward(self, x: Tensor, cells: Sequence[RunCell], previous: Tensor | None = None) -> list[Tensor]:
-        count = len(cells) - self.plan.ups
+        count, images = len(cells) - self.plan.ups, x.shape[0]
         if self.plan.compares:
             x = torch.cat(x.chunk(2, 1))  # both views as one batch
         levels = [self.stem0(x)]
@@ -50,8 +50,8 @@ class Frame(nn.Module):
         for number, (cell, place) in enumerate(zip(cells[:count], self.plan.places, strict=False)):
             out = cell(s0, s1)
             if self.plan.compares and number == 0:
-                left, right = out.chunk(2)
-                levels = [*(level.chunk(2)[0] for level in levels), left]
+                left, right = out[:images], out[images:]
+                levels = [*(level[:images] for level in levels), left]
                 s0, s1 = torch.cat([left, right], 1), F.relu(correlation(left, right, REACH))
                 continue
             if place.kind == "reduce":

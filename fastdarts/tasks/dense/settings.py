@@ -90,6 +90,12 @@ class SegmentationConfig(MapConfig):
 class _Search(ImageSearchConfig):
     """Beside crops that fit, what all searches check."""
 
+    def left_out(self, space: Space) -> dict[str, Any]:
+        """Sizes are those of dense networks, also where a method has others for CIFAR-10."""
+        sizes = ("batch_size", "channels", "partial", "edge_normalisation")
+        own = {name: DENSE_RECIPE[name] for name in sizes} | {"layers": space.layers, "nodes": space.nodes}
+        return super().left_out(space) | own
+
     def check_task(self, space: Space) -> None:
         """See :func:`check_crop`."""
         super().check_task(space)

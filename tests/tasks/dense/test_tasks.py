@@ -1,5 +1,7 @@
 """Disparity and segmentation: whole runs, losses and metrics against loops, layouts of data, and what is refused."""
 
+import base64
+import io
 import json
 import warnings
 
@@ -7,22 +9,27 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch.autograd import gradcheck
 
+import fastdarts
 from fastdarts.cli.entry import main
+from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.maps import pack, warped
 from fastdarts.notices import Notice
 from fastdarts.policies.curvature import hessian_eigenvalues
 from fastdarts.spaces import find_space
+from fastdarts.spaces.dense.published import AUTODISPNET_CELLS
 from fastdarts.tasks.dense.crops import Augment, Normalise, Tiles
 from fastdarts.tasks.dense.labels import load_labels
 from fastdarts.tasks.dense.pairs import DEBIAN, load_pairs, read_pair, reduced
 from fastdarts.tasks.images.scores import find_score
-from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.tasks.task import find_task
 from fastdarts.testing import check_task
+from fastdarts.trained.export import export
 from tests.support.dense_data import write_image, write_label_maps, write_pairs, write_pfm
 
 INF = float("inf")
@@ -348,3 +355,31 @@ def test_real_pairs_of_debian_match_their_disparity():
         seen = warped(joint[None, 3:6], torch.where(known, joint[6], 0)[None, None])[0]
         wrong, unmoved = ((view - joint[:3]).abs().mean(0)[known].mean() for view in (seen, joint[3:6]))
         assert wrong < 0.4 * unmoved
+
+
+@pytest.mark.parametrize("method", ["gdas", "dr-nas", "darts"])
+def test_sizes_are_those_of_dense_networks_whatever_a_method_has_for_classes(method):
+    config = resolve(SearchConfig(method=method, space="autodispnet"))
+    sizes = config.batch_size, config.channels, config.layers, config.nodes, config.partial
+    assert sizes == (4, 24, 9, 3, 1)
+    assert resolve(SearchConfig(method=method, space="autodispnet", channels=6)).channels == 6
+
+
+def test_a_report_shows_what_was_said_beside_the_truth(tmp_path):
+    found = {"genotype": json.dumps(find_space("autodispnet").to_dict(AUTODISPNET_CELLS)), "task": "disparity"}
+    evaluate(EvaluateConfig(**found, **SMALL, **DRAWN, threads=1, device="cpu", run=tmp_path / "run"))
+    table = json.loads((tmp_path / "run" / "tested_seed_0.json").read_text(encoding="utf-8"))
+    assert table["kind"] == "maps" and 6 <= len(table["maps"]) <= 12
+    losses = [image["loss"] for image in table["maps"]]
+    assert losses[:6] == sorted(losses, reverse=True)[:6]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= len(losses) and "end-point error" in page
+    picture = Image.open(io.BytesIO(base64.b64decode(table["maps"][0]["picture"])))
+    assert picture.size == (3 * 32 + 2 * 2, 16)
+    model = fastdarts.load(tmp_path / "run")
+    maps = model(torch.zeros(2, 6, 16, 32))
+    assert maps.shape == (2, 1, 16, 32) and maps.min() >= 0
+    with pytest.raises(FastdartsError, match="says maps of images: call it"):
+        model.predict("left.png")
+    written = export(model, "pt2", tmp_path / "model.pt2")
+    assert written.difference < 1e-4
