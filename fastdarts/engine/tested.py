@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, rank, summed
-from fastdarts.report.tested import MAPS, MOST_CLASSES, POINTS, WORST, Mapped, Tested, Worst, tested_file
+from fastdarts.report.tested import MAPS, MOST_CLASSES, POINTS, ROW, WORST, Mapped, Tested, Worst, tested_file
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import atomic_write
 from fastdarts.tasks.images.data import ImageData
@@ -105,7 +105,7 @@ def described_maps(losses: Tensor, network: nn.Module, objective: Objective, dev
                 index=index,
                 loss=round(losses[index].item(), 4),
                 said="" if error != error else f"{objective.score.title} {error:.2f}{objective.score.unit}",
-                picture=_png(Image.fromarray(row.contiguous().numpy()), _ROW),
+                picture=row_of_pictures(row),
             )
         )
     return Tested(images=images, kind="maps", maps=found, worst=[])
@@ -171,6 +171,14 @@ def picture(images: Dataset, index: int) -> str:
     pixels, _ = images[index]
     array = pixels.permute(1, 2, 0).contiguous().numpy()
     return _png(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]), _SIDE)
+
+
+def row_of_pictures(pixels: Tensor) -> str:
+    """Pictures side by side, uint8 [H, W, 3], as a PNG in base64 that is as large as the report takes it."""
+    image, side = Image.fromarray(pixels.contiguous().numpy()), _ROW
+    while len(found := _png(image.copy(), side)) > ROW:
+        side = 4 * side // 5
+    return found
 
 
 def _png(image: Image.Image, side: int) -> str:

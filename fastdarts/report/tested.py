@@ -24,7 +24,8 @@ MAPS = 12
 POINTS = 400
 """Test images of which true and predicted numbers are kept, and drawn."""
 _IN_NUMBERS = 20  # classes of a matrix in numbers; one of more is a picture
-_BYTES = 30_000  # of a picture, in letters of base64
+PICTURE, ROW = 30_000, 60_000
+"""Letters of base64 of a picture, and of a row of pictures of maps, at most."""
 _PREFIX = "tested_seed_"
 
 _Index = Annotated[int, range(10**9)]
@@ -109,7 +110,7 @@ def _check(table: dict[str, Any], path: Path) -> None:
             data = base64.b64decode(image["picture"], validate=True)
         except (ValueError, binascii.Error):
             data = b""
-        if not data.startswith(b"\x89PNG") or len(image["picture"]) > _BYTES:
+        if not data.startswith(b"\x89PNG") or len(image["picture"]) > (ROW if name == "maps" else PICTURE):
             raise FastdartsError(
                 f"{path} is damaged ({name}[{place}].picture is no small PNG in base64): restore it or delete it"
             )

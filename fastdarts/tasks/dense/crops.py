@@ -29,9 +29,8 @@ def chosen_size(sizes: Mapping[str, Size], config: MapConfig) -> Size:
     counts = Counter(sizes.values())
     named = config.crop_height, config.crop_width
     if len(counts) > 1 and None in named:
-        (first, one), (second, other) = [(name, size) for size in counts for name in sizes if sizes[name] == size][:2]
-        if one == other:
-            second, other = next((name, size) for name, size in sizes.items() if size != one)
+        first, one = next(iter(sizes.items()))
+        second, other = next((name, size) for name, size in sizes.items() if size != one)
         raise FastdartsError(
             f"{shown(first)} is {one[0]}x{one[1]} and {shown(second)} {other[0]}x{other[1]}: give --crop-height and "
             "--crop-width, as images of different sizes are learned in parts of one size"

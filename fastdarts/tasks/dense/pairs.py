@@ -27,8 +27,8 @@ DRAWN: Size = (64, 128)
 """Of pairs that are drawn, if the settings name no other."""
 MOST = {"synthetic": 16, "debian-stereo": 32}
 """Pixels of the largest disparity, if the settings name no other."""
-TESTED = 64
-"""Pairs that are drawn for the test."""
+TESTED, TESTED_FROM = 64, 2**40
+"""Pairs that are drawn for the test, and the number of the first: however many are learned, they stay the same."""
 LAYOUTS = (
     Layout(
         "FlyingThings3D",
@@ -138,7 +138,7 @@ def load_pairs(config: DisparityConfig, side: int = 0) -> ImageData:
     size = config.crop_height or DRAWN[0], config.crop_width or DRAWN[1]
     if config.dataset == "synthetic":
         pictures = [] if config.data is None else read_photographs(_photographs(root))
-        test: Dataset = _drawn(config, TESTED, size, pictures, first=config.pairs)
+        test: Dataset = _drawn(config, TESTED, size, pictures, first=TESTED_FROM)
         about = f"{TESTED} drawn ones for the test"
     else:
         pictures = read_photographs(_known(root, PHOTOGRAPHS))

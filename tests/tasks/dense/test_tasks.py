@@ -383,3 +383,10 @@ def test_a_report_shows_what_was_said_beside_the_truth(tmp_path):
         model.predict("left.png")
     written = export(model, "pt2", tmp_path / "model.pt2")
     assert written.difference < 1e-4
+
+
+def test_pairs_of_the_test_stay_the_same_however_many_are_learned():
+    few, many = (load_pairs(config_of("disparity", **DRAWN | {"pairs": pairs})) for pairs in (4, 9))
+    assert (len(few.train), len(many.train), len(few.test)) == (4, 9, 64)
+    assert torch.equal(few.test[3][0], many.test[3][0]) and torch.equal(few.train[3][0], many.train[3][0])
+    assert not torch.equal(few.test[0][0], few.train[0][0])
