@@ -25,8 +25,8 @@ class Describe:
     network: str | None = None
     """Published network instead of a genotype, with its sizes: nasnet-a-large, nasnet-a-mobile, nasnet-a-cifar,
     amoebanet-a to amoebanet-d, enas-micro, proxyless-mobile, proxyless-cpu, proxyless-gpu, mnasnet-a1, mnasnet-b1,
-    efficientnet-b0 to efficientnet-b7, autodispnet-c, autodispnet-s, autodispnet-css, autodispnet-small-c,
-    autodispnet-small-css."""
+    efficientnet-b0 to efficientnet-b7. Networks of pairs are autodispnet-c, autodispnet-s, autodispnet-css,
+    autodispnet-small-c, autodispnet-small-css."""
     supernet: bool = False
     """Search network of DARTS instead of a genotype."""
     space: str | None = None
@@ -52,8 +52,8 @@ class Describe:
     ) = None
     """Stem and head of the genotype's network, or one of the networks of autodispnet."""
     channels: Width | None = None
-    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16), of the stem of a
-    chain, or of the finest cell of autodispnet (42; supernet 24)."""
+    """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16), or of the stem of a
+    chain. In autodispnet they are those of the finest cell (42; supernet 24)."""
     layers: Few | None = None
     """Cells (genotype: cifar 20, imagenet 14, nasbench201 17, autodispnet 11; supernet 8, nasbench201 17,
     autodispnet 9)."""
