@@ -14,7 +14,7 @@ from benchmarks import page
 from tests.support.paths import ROOT
 
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-TUTORIALS = ["black-box", "first-search", "fork", "own-method", "photos", "report", "tasks", "use"]
+TUTORIALS = ["black-box", "dense", "first-search", "fork", "own-method", "photos", "report", "tasks", "use"]
 
 
 def test_the_readme_is_short() -> None:

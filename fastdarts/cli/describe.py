@@ -25,7 +25,8 @@ class Describe:
     network: str | None = None
     """Published network instead of a genotype, with its sizes: nasnet-a-large, nasnet-a-mobile, nasnet-a-cifar,
     amoebanet-a to amoebanet-d, enas-micro, proxyless-mobile, proxyless-cpu, proxyless-gpu, mnasnet-a1, mnasnet-b1,
-    efficientnet-b0 to efficientnet-b7."""
+    efficientnet-b0 to efficientnet-b7. Networks of pairs are autodispnet-c, autodispnet-s, autodispnet-css,
+    autodispnet-small-c, autodispnet-small-css."""
     supernet: bool = False
     """Search network of DARTS instead of a genotype."""
     space: str | None = None
@@ -34,19 +35,34 @@ class Describe:
     """Method whose search network is described; that of pc-darts has partial channels."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """Beginning of the search network."""
-    variant: Literal["cifar", "imagenet", "imagenet-large", "nasbench201", "mbconv"] | None = None
-    """Stem and head of the genotype's network."""
+    variant: (
+        Literal[
+            "cifar",
+            "imagenet",
+            "imagenet-large",
+            "nasbench201",
+            "mbconv",
+            "autodispnet-c",
+            "autodispnet-s",
+            "autodispnet-css",
+            "autodispnet-small-c",
+            "autodispnet-small-css",
+        ]
+        | None
+    ) = None
+    """Stem and head of the genotype's network, or one of the networks of autodispnet."""
     channels: Width | None = None
     """Channels of the first cells (genotype: cifar 36, imagenet 48, nasbench201 16; supernet 16), or of the stem of a
-    chain."""
+    chain. In autodispnet they are those of the finest cell (42; supernet 24)."""
     layers: Few | None = None
-    """Cells (genotype: cifar 20, imagenet 14, nasbench201 17; supernet 8, nasbench201 17)."""
+    """Cells (genotype: cifar 20, imagenet 14, nasbench201 17, autodispnet 11; supernet 8, nasbench201 17,
+    autodispnet 9)."""
     classes: Width | None = None
-    """Classes (cifar 10, imagenet and mbconv 1000)."""
+    """Classes (cifar 10, imagenet and mbconv 1000), or the numbers said of a pixel (autodispnet 1)."""
     image_size: Width | None = None
-    """Pixels a side of the images (cifar 32, imagenet and mbconv 224)."""
-    in_channels: Width = 3
-    """Channels of the images."""
+    """Pixels a side of the images (cifar 32, imagenet and mbconv 224, autodispnet 384)."""
+    in_channels: Width | None = None
+    """Channels of the images (3; the two views of autodispnet 6)."""
     memory: bool = False
     """Estimate of what a first-order step of the supernet takes, for every value of the search's --memory."""
     batch: Width = 64
@@ -93,14 +109,15 @@ class Describe:
             space = find_image_space(settings.space)  # that of the method, if none is named
             validate(settings)
             settings = resolve(settings)
-            published = (settings.channels, settings.layers, *((1000, 224) if self.stem == "imagenet" else (10, 32)))
+            shown = (1000, 224) if self.stem == "imagenet" else space.example[:2]
+            published = (settings.channels, settings.layers, *shown, space.example[2])
         else:
             named = self.network is not None
             found = find_network(self.network) if named else network_of_genotype(self.genotype, self.variant)
             space, genotype = found.architecture
             variant = space.check_variant(self.variant or found.variant)
-            published = (found.channels, found.layers, found.classes, found.image_size)
-        asked = (self.channels, self.layers, self.classes, self.image_size)
+            published = (found.channels, found.layers, found.classes, found.image_size, found.in_channels)
+        asked = (self.channels, self.layers, self.classes, self.image_size, self.in_channels)
         shape = [a if a is not None else p for a, p in zip(asked, published, strict=True)]
         if self.memory and not whole:
             raise FastdartsError("--memory is for supernets: use it with --supernet or --space")
@@ -114,21 +131,23 @@ class Describe:
                     f"--method {self.method} trains single cells in space {space.name}, and there is no mixture to "
                     "describe: name a space such as darts, or a genotype"
                 )
-            facts = describe_supernet(*shape, self.in_channels, space, stages, **options)
+            facts = describe_supernet(*shape, space, stages, **options)
             if len(stages.all()) > 1:
-                facts["stages"] = describe_stages(stages.all(), *shape[:3], self.in_channels, **options)
+                facts["stages"] = describe_stages(stages.all(), *shape[:3], shape[4], **options)
             if self.memory:
                 config = replace(settings, channels=shape[0], layers=shape[1], batch_size=self.batch)
                 facts |= {"batch": self.batch, "memory": self._memory(config, *shape[2:])}
         else:
-            facts = describe_genotype(genotype, *shape, self.in_channels, variant, space=space)
-            facts["input_size"] = [self.in_channels, *facts["image_size"]]
+            facts = describe_genotype(genotype, *shape, variant, space=space)
+            facts["input_size"] = [shape[4], *facts["image_size"]]
             facts |= self._costs(found._replace(variant=variant), *shape)
             if self.network is not None:
                 facts = {"name": self.network} | facts
         print(json.dumps(facts, indent=2) if self.json else describe_text(facts))
 
-    def _costs(self, found: Published, channels: int, layers: int, classes: int, side: int) -> dict[str, float]:
+    def _costs(
+        self, found: Published, channels: int, layers: int, classes: int, side: int, in_channels: int
+    ) -> dict[str, float]:
         """``memory_bytes`` and ``latency_ms`` on this device, and ``table_latency_ms`` of the table."""
         from fastdarts.engine.costs import network_costs
         from fastdarts.policies.latency import chain_keys, read_table
@@ -137,9 +156,9 @@ class Describe:
         (space, genotype), costs = found.architecture, {}
         if self.measure:
             sizes = channels, classes, layers, False
-            options = {"in_channels": self.in_channels}
+            options = {"in_channels": in_channels}
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            shape = (self.in_channels, side, side)
+            shape = (in_channels, side, side)
             measured = network_costs(
                 lambda: space.network(found.variant, *sizes, genotype, **options), shape, device, ("memory", "latency")
             )
@@ -151,17 +170,15 @@ class Describe:
                 )
             chain = scaled(genotype, channels / genotype.stem)._replace(stem=channels)
             table = read_table(self.cost_table)
-            costs["table_latency_ms"] = sum(
-                table[key] for key in chain_keys(chain, (side, side), self.in_channels, classes)
-            )
+            costs["table_latency_ms"] = sum(table[key] for key in chain_keys(chain, (side, side), in_channels, classes))
         return costs
 
-    def _memory(self, config: SearchConfig, classes: int, size: int) -> dict[str, int]:
+    def _memory(self, config: SearchConfig, classes: int, size: int, in_channels: int) -> dict[str, int]:
         from fastdarts.engine.memory import MODES
         from fastdarts.engine.search import step_memory
         from fastdarts.tasks.images.task import ImageProblem
         from fastdarts.tasks.settings import resolve
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        images = ImageProblem.of_shape(classes, self.in_channels, (size, size))
+        images = ImageProblem.of_shape(classes, in_channels, (size, size))
         return {m: step_memory(resolve(replace(config, memory=m)), images, device).peak for m in MODES}

@@ -44,7 +44,9 @@ class Export:
         channels, height, width = facts.shape
         print(f"input   images [N, {channels}, {height}, {width}] float32, {pixels}, {facts.colours}")
         names = f", {', '.join(facts.classes)}" if facts.kind == "numbers" else ""
-        print(f"output  {'numbers' if names else 'logits'} [N, {len(facts.classes)}] float32{names}")
+        of_pixels = f", {height}, {width}" if facts.kind == "maps" else ""
+        what = "maps" if of_pixels else "numbers" if names else "logits"
+        print(f"output  {what} [N, {len(facts.classes)}{of_pixels}] float32{names}")
         if not self.normalise:
             print(f"mean    {', '.join(f'{number:.6g}' for number in facts.mean)}")
             print(f"std     {', '.join(f'{number:.6g}' for number in facts.std)}")

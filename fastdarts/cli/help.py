@@ -20,8 +20,9 @@ from fastdarts.spaces import DARTS
 from fastdarts.tasks.settings import SearchConfig, resolve
 
 GROUPS: dict[str, str] = {  # settings in the order in which people ask for them; what is not named here: see _group
-    "data": "task dataset data level vocabulary image_size samples test_samples test_portion split_seed train_portion "
-    "validation_portion augment cutout mixup cutmix label_smoothing",
+    "data": "task dataset data level vocabulary image_size crop_height crop_width pairs max_disparity samples "
+    "test_samples test_portion split_seed train_portion validation_portion augment augment_strength cutout mixup "
+    "cutmix label_smoothing",
     "network": "genotype space variant stem channels layers nodes hidden partial edge_normalisation auxiliary "
     "auxiliary_weight pretrained target_parameters target_macs target_latency",
     "search": "method epochs batch_size seed seeds",

@@ -34,7 +34,7 @@ class Scale:
     """Classes, by default the published ones."""
     image_size: Width | None = None
     """Pixels a side of the images, by default the published ones."""
-    in_channels: Width = 3
+    in_channels: Width | None = None
     """Channels of the images."""
     json: bool = False
     """JSON instead of text."""
@@ -66,10 +66,11 @@ class Scale:
 
         found = network_named(self.genotype)
         (space, genotype), variant = found.architecture, found.variant
-        channels, layers, classes, side = (
-            getattr(self, name) or getattr(found, name) for name in ("channels", "layers", "classes", "image_size")
+        channels, layers, classes, side, views = (
+            getattr(self, name) or getattr(found, name)
+            for name in ("channels", "layers", "classes", "image_size", "in_channels")
         )
-        base = self._network(space, variant, genotype, channels, layers, classes, side)
+        base = self._network(space, variant, genotype, channels, layers, classes, side, views)
         factors = [factor**self.phi for factor in (self.width, self.depth, self.resolution)]
         genotype, channels, layers = space.scaled(genotype, channels, layers, *factors[:2])
         side = max(2, 2 * round(side * factors[2] / 2))
@@ -78,7 +79,7 @@ class Scale:
                 f"--phi is {self.phi}, with which the network has {channels} channels, {layers} layers and images of "
                 f"{side} pixels a side: lower it"
             )
-        scaled = self._network(space, variant, genotype, channels, layers, classes, side)
+        scaled = self._network(space, variant, genotype, channels, layers, classes, side, views)
         rule = (self.depth * self.width**2 * self.resolution**2) ** self.phi
         return {
             "phi": self.phi,
@@ -89,7 +90,15 @@ class Scale:
         }
 
     def _network(
-        self, space: Any, variant: str, genotype: Any, channels: int, layers: int, classes: int, side: int
+        self,
+        space: Any,
+        variant: str,
+        genotype: Any,
+        channels: int,
+        layers: int,
+        classes: int,
+        side: int,
+        in_channels: int,
     ) -> dict[str, Any]:
         import torch
 
@@ -97,13 +106,13 @@ class Scale:
         from fastdarts.spaces.cells.network import count_parameters
 
         with torch.device("meta"):
-            network = space.network(variant, channels, classes, layers, False, genotype, in_channels=self.in_channels)
+            network = space.network(variant, channels, classes, layers, False, genotype, in_channels=in_channels)
         return {
             "channels": channels,
             "layers": layers,
             "image_size": side,
             "classes": classes,
             "parameters": count_parameters(network),
-            "macs": macs(network, (self.in_channels, side, side)),
+            "macs": macs(network, (in_channels, side, side)),
             "genotype": space.to_dict(genotype),
         }

@@ -1,5 +1,5 @@
 """What a trained network says of the test images, kept for the report: counts by class or label, numbers beside true
-ones, and the worst images."""
+ones, pictures of maps, and the worst images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from fastdarts.nn.random_state import same_random_numbers
 from fastdarts.ranks import counts, rank, summed
-from fastdarts.report.tested import MOST_CLASSES, POINTS, WORST, Tested, Worst, tested_file
+from fastdarts.report.tested import MAPS, MOST_CLASSES, POINTS, ROW, WORST, Mapped, Tested, Worst, tested_file
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import atomic_write
 from fastdarts.tasks.images.data import ImageData
@@ -24,6 +24,8 @@ from fastdarts.tasks.images.objective import Objective
 
 _SIDE = 64
 """Pixels of the longer side of a picture, at most."""
+_ROW = 300
+"""The same of a row of pictures."""
 
 
 def keep_tested(
@@ -32,13 +34,13 @@ def keep_tested(
     """Write what ``network`` says of the test images, of ``batches``, which have all of them in order, each rank its
     part. The network is left in training mode, and the random state as it was.
 
-    Of classes that is what images are taken for, of numbers and labels what is said of each. Of parts of images, and of
-    images that are learned from several times, nothing is kept.
+    Of classes that is what images are taken for, of numbers and labels what is said of each, of maps some pictures. Of
+    parts of images, and of images that are learned from several times, nothing is kept.
     """
     if objective.kind == "parts" or objective.per_image > 1:
         return
     device = next(network.parameters()).device
-    images, found = len(objective.data.test), _classes if objective.kind == "classes" else _targets
+    images, found = len(objective.data.test), {"classes": _classes, "maps": _losses}.get(objective.kind, _targets)
     columns, begin = None, 0
     network.eval()
     with torch.no_grad(), same_random_numbers(device):
@@ -52,11 +54,16 @@ def keep_tested(
             start = begin + sum(parts[: rank()])
             columns[:, start : start + len(y)] = seen
             begin += sum(parts)
-    network.train()
     (columns,) = summed([columns])
     if rank() == 0:
-        classes = objective.kind == "classes"
-        kept = described(columns, objective.data) if classes else described_targets(columns, objective)
+        if objective.kind == "maps":
+            with torch.no_grad(), same_random_numbers(device):
+                kept = described_maps(columns[0], network, objective, device)
+        else:
+            classes = objective.kind == "classes"
+            kept = described(columns, objective.data) if classes else described_targets(columns, objective)
+    network.train()
+    if rank() == 0:
         atomic_write(tested_file(run.folder, seed), (json.dumps(kept, allow_nan=False) + "\n").encode())
 
 
@@ -70,6 +77,38 @@ def _targets(outputs: Tensor, target: Tensor, objective: Objective) -> Tensor:
     """Loss, targets, and what was said [1 + 2 K, N]."""
     losses = torch.stack([objective.criterion(*(t[k : k + 1] for t in (outputs, target))) for k in range(len(target))])
     return torch.cat([losses[None], target.T, objective.answers(outputs).T])
+
+
+def _losses(outputs: Tensor, target: Tensor, objective: Objective) -> Tensor:
+    """Loss [1, N]."""
+    each = [objective.criterion(outputs[k : k + 1], target[k : k + 1]) for k in range(len(target))]
+    return torch.stack(each)[None]
+
+
+def described_maps(losses: Tensor, network: nn.Module, objective: Objective, device: torch.device) -> Tested:
+    """The content of the file of maps: pictures of some test images, of the worst and of others, with their error."""
+    data, images = objective.data.test, len(losses)
+    worst = losses.argsort(descending=True, stable=True)[: MAPS // 2].tolist()
+    spread = torch.linspace(0, images - 1, min(MAPS // 2, images)).long().tolist()
+    plain, found = objective.eval_transform(), []
+    for index in dict.fromkeys([*worst, *spread]):
+        item, label = data[index]
+        x, y = (part[None].to(device) for part in objective.pair(plain(item), label))
+        outputs = network(x)
+        outputs = (outputs[0] if isinstance(outputs, tuple) else outputs).float()
+        meter = objective.meter_type()
+        meter.add(0.0, objective.counted(outputs, y).tolist(), 1)
+        error = objective.score.result(torch.tensor(meter.seen, dtype=torch.float64), 1)["error"]
+        row = objective.picture(item, objective.answers(outputs)[0].cpu())
+        found.append(
+            Mapped(
+                index=index,
+                loss=round(losses[index].item(), 4),
+                said="" if error != error else f"{objective.score.title} {error:.2f}{objective.score.unit}",
+                picture=row_of_pictures(row),
+            )
+        )
+    return Tested(images=images, kind="maps", maps=found, worst=[])
 
 
 def described_targets(columns: Tensor, objective: Objective) -> Tested:
@@ -131,8 +170,20 @@ def picture(images: Dataset, index: int) -> str:
     """Image number ``index`` as a small PNG in base64."""
     pixels, _ = images[index]
     array = pixels.permute(1, 2, 0).contiguous().numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3])
-    image.thumbnail((_SIDE, _SIDE))
+    return _png(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]), _SIDE)
+
+
+def row_of_pictures(pixels: Tensor) -> str:
+    """Pictures side by side, uint8 [H, W, 3], as a PNG in base64 that is as large as the report takes it."""
+    image, side = Image.fromarray(pixels.contiguous().numpy()), _ROW
+    while len(found := _png(image.copy(), side)) > ROW:
+        side = 4 * side // 5
+    return found
+
+
+def _png(image: Image.Image, side: int) -> str:
+    """An image of at most so many pixels a side as PNG in base64."""
+    image.thumbnail((side, side))
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

@@ -19,7 +19,7 @@ from fastdarts.engine.loop import Loop, Row
 from fastdarts.engine.memory import Estimate, estimate, explaining
 from fastdarts.nn.finite import check_step
 from fastdarts.nn.fusion.recognise import may_draw
-from fastdarts.nn.optim import SGD
+from fastdarts.nn.optim import SGD, ClippedAdam
 from fastdarts.nn.sync_bn import synchronise
 from fastdarts.policies.base import Next
 from fastdarts.ranks import average, give, share, summed, weighed
@@ -75,6 +75,7 @@ class Recipe:
     label_smoothing: float
     sync_bn: bool
     precision: str
+    optimizer: str = "sgd"
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,14 @@ class Job:
     seed: int
     mark: dict[str, Any] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def optimizer_of(recipe: Recipe, model: nn.Module) -> SGD | ClippedAdam:
+    """The optimizer of the weights; ``momentum`` is that of SGD."""
+    rate, decay, clip = recipe.learning_rate, recipe.weight_decay, recipe.grad_clip
+    if recipe.optimizer == "adam":
+        return ClippedAdam(model.parameters(), rate, decay, clip)
+    return SGD(model.parameters(), rate, recipe.momentum, decay, clip)
 
 
 class Training:
@@ -109,9 +118,7 @@ class Training:
             synchronise(self.model)
         give([*self.model.parameters(), *self.model.buffers()])
         self._statistics = [] if recipe.sync_bn else statistics_of(self.model)
-        self.optimizer = SGD(
-            self.model.parameters(), recipe.learning_rate, recipe.momentum, recipe.weight_decay, recipe.grad_clip
-        )
+        self.optimizer = optimizer_of(recipe, self.model)
         if recipe.schedule == "cosine":
             self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
                 self.optimizer, recipe.epochs, eta_min=recipe.learning_rate_min
@@ -120,7 +127,7 @@ class Training:
             self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.gamma)
         self.model.train()
         graphs = Graphs("off", device) if graphs is None else graphs
-        self._pass = Captured("training steps", self._train, graphs, lambda: hooked(self.model, self.optimizer))
+        self._pass = Captured("training steps", self._train, graphs, self._why_not_trained)
         self._judged = Captured("measurements", self._infer, graphs, self._why_not_judged)
         self._seen = self._fresh = self._seen_judging = self._fresh_judging = None
 
@@ -136,6 +143,7 @@ class Training:
         """
         self.optimizer.prepare()
         (numbers,) = self._pass(self._key, x, y)
+        self.optimizer.count()
         value, norm, *counted = (number.item() for number in numbers.cpu().unbind())
         check_step(value, norm, self.model, self.optimizer, epoch, step)
         meter.add(value, counted, len(y))
@@ -160,6 +168,11 @@ class Training:
             same = self._seen_judging == self._fresh_judging
             self._seen_judging = self._seen_judging if same else self._fresh_judging
         return self._seen_judging
+
+    def _why_not_trained(self) -> str:
+        """Why a step cannot be recorded; "" for no reason."""
+        adam = "Adam makes the moments of the weights in its first step"
+        return hooked(self.model, self.optimizer) or adam * isinstance(self.optimizer, ClippedAdam)
 
     def _why_not_judged(self) -> str:
         """Why a measurement cannot be recorded; "" for no reason."""

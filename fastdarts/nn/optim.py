@@ -228,6 +228,9 @@ class SGD(torch.optim.SGD):
         same = len(flat.parameters) == len(parameters) and all(map(is_, flat.parameters, parameters))
         return flat if same else None
 
+    def count(self) -> None:
+        """Nothing: a step does not depend on its number. Of :class:`ClippedAdam` it does."""
+
     def buffers(self) -> tuple[Flat, ...]:
         """What holds the parameters; others once these were moved or loaded."""
         return tuple(self._flats)
@@ -334,3 +337,67 @@ class Adam(torch.optim.Adam):
         """Count a step of all that the last :meth:`update` has moved, in a replayed one too."""
         for p in self._moved:
             self.state[p]["step"] += 1
+
+
+class ClippedAdam(Adam):
+    """torch.optim.Adam after torch.nn.utils.clip_grad_norm_, for the weights of a network; of several ranks by the sum
+    of their gradients. It is used as :class:`SGD` is: :meth:`prepare`, :meth:`norm`, :meth:`step`, :meth:`count`.
+
+    Args:
+        params, lr, betas, weight_decay: as of torch.optim.Adam.
+        max_norm: largest norm of all gradients together; infinite clips nothing.
+
+    Examples:
+        >>> import torch
+        >>> from fastdarts.nn.optim import ClippedAdam
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> optimizer = ClippedAdam([weight], 0.1, max_norm=5.0)
+        >>> optimizer.prepare()
+        >>> weight.sum().backward()
+        >>> norm = optimizer.norm()
+        >>> optimizer.step(sound=norm.isfinite())
+        >>> optimizer.count()
+        >>> weight
+        tensor([0.9000, 0.9000], requires_grad=True)
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        weight_decay: float = 0.0,
+        max_norm: float = float("inf"),
+        betas: tuple[float, float] = (0.9, 0.999),
+    ):
+        super().__init__(params, lr, betas, weight_decay)
+        self.max_norm = max_norm
+        self._norm: Tensor | None = None
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """The norm of all gradients together, of all ranks; they are summed over these."""
+        moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        gradients = torch.cat([p.grad.reshape(-1) for p in moving])
+        add_up(gradients)
+        for p, part in zip(moving, gradients.split([p.numel() for p in moving]), strict=True):
+            p.grad = part.view(p.shape)
+        self._norm = flat_norm(gradients)
+        return self._norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None, sound: Tensor | None = None) -> Tensor | None:
+        """Update all parameters that have gradients, after :meth:`norm`; where ``sound``, a truth value on the device,
+        is false, nothing changes."""
+        if self.max_norm != float("inf"):
+            share = (self.max_norm / (self._norm + 1e-6)).clamp(max=1)
+            for p, gradient in self.gathered():
+                p.grad = gradient * share.to(gradient)
+        return super().step(closure, sound)
+
+    def gathered(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Every parameter with a gradient, and that of all ranks, as :meth:`norm` has seen it."""
+        yield from ((p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def buffers(self) -> tuple[Flat, ...]:
+        """None: weights stay where they are."""
+        return ()

@@ -24,8 +24,8 @@ def chosen_by(space: Space, genotype: Any, nodes: int) -> Chosen:
     on one edge.
     """
     chosen: dict[str, list[int | None]] = {}
-    cell = space.topology(nodes)
     for kind, taken in space.taken(genotype, nodes).items():
+        cell = space.topology_of(kind, nodes)
         chosen[kind] = [None] * (space.copies * len(cell.edges))
         for number, (row, column) in enumerate(taken):
             place = row + number % space.copies * len(cell.edges)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -49,9 +50,11 @@ class Ranking(ByStrength):
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] per kind of cell."""
-        cell, tables = space.topology(nodes), space.primitives(nodes).items()
-        pairs = zip(tables, strengths, strict=True)
-        cells = {kind: self.entries(cell, _candidates(table, names)) for (kind, names), table in pairs}
+        pairs = zip(space.primitives(nodes).items(), strengths, strict=True)
+        cells = {
+            kind: self.entries(space.topology_of(kind, nodes), _candidates(table, names))
+            for (kind, names), table in pairs
+        }
         return space.of_entries(cells, nodes)
 
     @abstractmethod
@@ -68,8 +71,8 @@ class StrongestPairs(Ranking):
 
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """Pairs (operation, source)."""
-        nodes = ([pair for row in cell.into(target) for pair in edges[row]] for target in cell.targets)
-        kept = (sorted(pairs, key=_weakness)[: cell.kept] for pairs in nodes)
+        nodes = ((t, [pair for row in cell.into(t) for pair in edges[row]]) for t in cell.targets)
+        kept = (sorted(pairs, key=_weakness)[: cell.keeps(target)] for target, pairs in nodes)
         return [(pair.op, cell.edges[pair.row].source) for pairs in kept for pair in pairs]
 
 
@@ -97,9 +100,9 @@ class Threshold(Ranking):
 
     def finish(self, search: Search, row: Row) -> tuple[Architecture, float]:
         """As of any selection; a cell that the threshold would have left empty is said."""
-        cell, strengths = search.space.topology(search.nodes), search.model.mixing_weights()
         tables = search.space.primitives(search.nodes).items()
-        for (kind, names), table in zip(tables, strengths, strict=True):
+        for (kind, names), table in zip(tables, search.model.mixing_weights(), strict=True):
+            cell = search.space.topology_of(kind, search.nodes)
             if not _begins(cell, self._reaching(cell, _candidates(table, names))):
                 title = search.space.kinds[kind]
                 search.say(f"no candidate on an input of the {title} reaches {self._threshold}: its strongest was kept")
@@ -111,8 +114,8 @@ class Threshold(Ranking):
             found = [pair for pairs in edges for pair in reversed(pairs[:2])]
         else:
             best = [pairs[0] for pairs in edges]
-            nodes = (sorted((best[row] for row in cell.into(target)), key=_weakness) for target in cell.targets)
-            found = [pair for pairs in nodes for pair in pairs[: cell.kept]]
+            nodes = ((t, sorted((best[row] for row in cell.into(t)), key=_weakness)) for t in cell.targets)
+            found = [pair for target, pairs in nodes for pair in pairs[: cell.keeps(target)]]
         return [pair for pair in found if pair.strength >= self._threshold]
 
 
@@ -149,8 +152,9 @@ class EveryEdge(ByStrength):
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] per kind of cell."""
-        cell, cells = space.topology(nodes), {}
+        cells = {}
         for (kind, names), table in zip(space.primitives(nodes).items(), strengths, strict=True):
+            cell = space.topology_of(kind, nodes)
             edges, best = _candidates(table, names), table.argmax(1).tolist()
             found = [pairs[0] for row, pairs in enumerate(edges) if pairs and names[row][best[row]] != "none"]
             if not _begins(cell, found):
@@ -170,6 +174,6 @@ class WeakerFirst(StrongestPairs):
 
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """Pairs (operation, source)."""
-        found = super().entries(cell, edges)
-        nodes = (found[first : first + cell.kept] for first in range(0, len(found), cell.kept))
-        return [pair for pairs in nodes for pair in reversed(pairs)]
+        pairs = iter(super().entries(cell, edges))
+        nodes = ([*itertools.islice(pairs, cell.keeps(target))] for target in cell.targets)
+        return [pair for node in nodes for pair in reversed(node)]

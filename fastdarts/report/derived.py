@@ -34,7 +34,7 @@ def cells(run: Records, colours: Colours) -> Html:
     if not run.genotype:
         return EMPTY
     drawings = (
-        draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.cell, colours)
+        draw_cell(*cell, run.space.kinds[kind].capitalize(), run.space.cell_of(kind), colours)
         for kind, cell in run.cells(run.genotype).items()
     )
     note = EMPTY if run.result or run.is_evaluation else element("p", "As they would be derived now.")
@@ -49,7 +49,7 @@ def candidates(run: Records) -> Html:
     trainings, ranking, lines = run.trainings(), run.ranking(), []
     for error, sample in ranking[:_LISTED]:
         found = run.cells(trainings[sample][-1].get("genotype"))
-        cells = [_formulas(found[kind][0], run.space.cell) if found else "" for kind in run.space.kinds]
+        cells = [_formulas(found[kind][0], run.space.cell_of(kind)) if found else "" for kind in run.space.kinds]
         lines.append((sample, f"{number(error)} %", *cells))
     left = len(ranking) - len(lines)
     note = element("p", f"The best {len(lines)} of {len(ranking)}.") if left > 0 else EMPTY
@@ -60,14 +60,14 @@ def candidates(run: Records) -> Html:
 def decisions(run: Records) -> Html:
     """What stayed: of a projection with the supernet's error and loss without each of those that could, of greedy
     decisions with the scores of the edge."""
-    lines, cell, events = [], run.space.cell, run.result.get("decisions", ())
+    lines, events = [], run.result.get("decisions", ())
     scored = any("scores" in event for event in events)
     for event in events:
-        kept = event["keeps"]
+        kept, cell = event["keeps"], run.space.cell_of(event["cell"])
         if "edge" in event:
             where, name = _edge_name(cell, event["edge"]), str
         else:
-            where, name = f"node {event['node']}", lambda source: subscripted(cell.name(source))
+            where, name = f"node {event['node']}", lambda source, cell=cell: subscripted(cell.name(source))
         if "scores" in event:
             about = [f"{name} {number(score)}" for name, score in event["scores"].items()]
             about += [f"prunes {_edge_name(cell, row)}" for row in event["prunes"]]
@@ -112,8 +112,9 @@ def player(run: Records, colours: Colours) -> Html:
 
 def history(run: Records, colours: Colours) -> Html:
     """What every edge of the derived cells was, epoch by epoch."""
-    rows, charts, cell = run.derived(), [], run.space.cell
+    rows, charts = run.derived(), []
     for kind, title in run.space.kinds.items() if rows else ():
+        cell = run.space.cell_of(kind)
         edges = defaultdict(lambda: [""] * len(rows))
         for column, row in enumerate(rows):
             for edge, op in by_edge(run.cells(row["genotype"])[kind][0], cell).items():

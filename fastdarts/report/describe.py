@@ -89,8 +89,8 @@ def describe_supernet(
         "partial": options.get("partial", 1),
         "primitives": {kind: [list(edge) for edge in table] for kind, table in tables.items()},
         "drawings": {
-            kind: draw_supernet_cell(table, f"{space.kinds[kind]} of the supernet", space.cell, kind == "reduce")
-            for kind, table in tables.items()
+            kind: draw_supernet_cell(table, f"{title} of the supernet", space.cell_of(kind), kind == "reduce")
+            for (kind, title), table in zip(space.kinds.items(), tables.values(), strict=True)
         },
         **added,
     }
@@ -134,7 +134,7 @@ def describe_text(description: dict[str, Any]) -> str:
     """What `describe_genotype` or `describe_supernet` found, as a table for people."""
     d = description
     height, width = d["image_size"]
-    row = "{:>4}  {:<9}  {:>8}  {:>11}  {:>10}  {:>13}".format
+    row = "{:>4}  {:<10}  {:>8}  {:>11}  {:>10}  {:>13}".format
     lines = [
         f"{d['network']}: {d['channels']} channels, {d['layers']} layers, {d['classes']} classes,"
         f" images {d['in_channels']}x{height}x{width}",
@@ -165,7 +165,7 @@ def describe_text(description: dict[str, Any]) -> str:
     else:
         space, genotype = architecture(d["genotype"])
         for kind, cell in space.cells(genotype).items():
-            lines.append(cell_text(*cell, space.kinds[kind], space.cell))
+            lines.append(cell_text(*cell, space.kinds[kind], space.cell_of(kind)))
     return "\n".join(lines) + "\n"
 
 
@@ -222,6 +222,11 @@ def _trace(
     return counts | {"": counter.get_total_flops() // 2}, shapes
 
 
+def _type(cell: nn.Module) -> str:
+    """What a cell does to height and width, in a word."""
+    return "reduction" if cell.reduction else "upsampling" if getattr(cell, "upsampling", False) else "normal"
+
+
 def _describe(
     network: nn.Module,
     channels: int,
@@ -244,7 +249,7 @@ def _describe(
         "cells": [
             {
                 "index": index,
-                "type": "reduction" if cell.reduction else "normal",
+                "type": _type(cell),
                 "channels": cell.channels,
                 "output": shapes[f"cells.{index}"],
                 "parameters": count_parameters(cell),

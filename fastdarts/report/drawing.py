@@ -75,7 +75,7 @@ def draw(architecture: Architecture, colours: Mapping[str, str] | None = None) -
     """An SVG of each kind of cell of ``architecture``."""
     space, genotype = architecture
     cells = space.cells(genotype).items()
-    return {kind: draw_cell(*cell, space.kinds[kind], space.cell, colours) for kind, cell in cells}
+    return {kind: draw_cell(*cell, space.kinds[kind], space.cell_of(kind), colours) for kind, cell in cells}
 
 
 def drawing(shapes: Iterable[Html], width: object, height: object, font: str) -> Html:

@@ -28,7 +28,7 @@ def mixing(run: Records, kind: str, colours: Mapping[str, str]) -> Html:
         return EMPTY
     epochs = [epoch for epoch, _ in weights]
     names = run.primitives(kind, weights[0][1])
-    cell = run.space.cell.holding(len(names))
+    cell = run.space.cell_of(kind).holding(len(names))
     every = [weight for _, table in weights for edge in table for weight in edge]
     lowest, highest = min(every), max(every)
     kept = by_edge(run.cells(run.genotype)[kind][0], cell) if run.genotype else {}

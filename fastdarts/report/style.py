@@ -119,6 +119,8 @@ i.patch { vertical-align: middle }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); gap: 12px }
 .pictures figure { padding: 8px; text-align: center }
 .pictures img { width: 96px; max-width: 100%; height: 96px; object-fit: contain; image-rendering: pixelated }
+.pictures.maps { grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)) }
+.pictures.maps img { width: 100%; height: auto }
 .pictures figcaption { font-size: 12px; color: var(--soft); overflow-wrap: anywhere }
 .pictures b { color: var(--ink) }
 

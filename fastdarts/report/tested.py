@@ -19,10 +19,13 @@ MOST_CLASSES = 100
 """Of which there are a confusion matrix and errors class by class."""
 WORST = 24
 """Images of the highest loss that are kept, and shown."""
+MAPS = 12
+"""Test images of which pictures of maps are kept, and shown."""
 POINTS = 400
 """Test images of which true and predicted numbers are kept, and drawn."""
 _IN_NUMBERS = 20  # classes of a matrix in numbers; one of more is a picture
-_BYTES = 30_000  # of a picture, in letters of base64
+PICTURE, ROW = 30_000, 60_000
+"""Letters of base64 of a picture, and of a row of pictures of maps, at most."""
 _PREFIX = "tested_seed_"
 
 _Index = Annotated[int, range(10**9)]
@@ -43,11 +46,21 @@ class Worst(_Sure):
     picture: str
 
 
+class Mapped(TypedDict):
+    """An image of which a network says a map: its place in the test set, its loss, its error in words, and a PNG of the
+    image, the truth and what was said."""
+
+    index: _Index
+    loss: float
+    said: str
+    picture: str
+
+
 class Tested(TypedDict, total=False):
     """What one network takes the test images for.
 
     counts: images by class (rows) and by what they were taken for (columns), of at most ``MOST_CLASSES`` classes.
-    kind: "numbers" or "labels"; without it there are classes.
+    kind: "numbers", "labels" or "maps"; without it there are classes.
     points: of each number up to ``POINTS`` pairs of what is true and what was said.
     labels: of each label the images that have it, those of which it was said, and those of which it was said rightly.
     """
@@ -56,6 +69,7 @@ class Tested(TypedDict, total=False):
     points: dict[str, Annotated[list[Annotated[list[float], range(2, 3)]], range(10**4)]]
     labels: dict[str, Annotated[list[_Index], range(3, 4)]]
 
+    maps: Annotated[list[Mapped], range(10 * MAPS)]
     class_count: Annotated[int, range(1, 10**9)]
     images: Annotated[int, range(1, 10**9)]
     classes: Annotated[list[str], range(MOST_CLASSES + 1)]
@@ -84,19 +98,21 @@ def read_tested(run: Path) -> list[Tested]:
 
 def _check(table: dict[str, Any], path: Path) -> None:
     classes, counts = table.get("classes", []), table.get("counts", [])
-    needed = {"images", "worst", {"numbers": "points", "labels": "labels"}.get(table.get("kind", ""), "class_count")}
+    of_kind = {"numbers": "points", "labels": "labels", "maps": "maps"}
+    needed = {"images", "worst", of_kind.get(table.get("kind", ""), "class_count")}
     if missing := needed - table.keys():
         raise FastdartsError(f"{path} is damaged (it has no {sorted(missing)[0]}): restore it or delete it")
     if any(len(row) != len(classes) for row in counts) or len(counts) != len(classes):
         raise FastdartsError(f"{path} is damaged (counts is not a table by class and class): restore it or delete it")
-    for place, image in enumerate(table["worst"]):
+    pictured = [(name, place, image) for name in ("worst", "maps") for place, image in enumerate(table.get(name, ()))]
+    for name, place, image in pictured:
         try:
             data = base64.b64decode(image["picture"], validate=True)
         except (ValueError, binascii.Error):
             data = b""
-        if not data.startswith(b"\x89PNG") or len(image["picture"]) > _BYTES:
+        if not data.startswith(b"\x89PNG") or len(image["picture"]) > (ROW if name == "maps" else PICTURE):
             raise FastdartsError(
-                f"{path} is damaged (worst[{place}].picture is no small PNG in base64): restore it or delete it"
+                f"{path} is damaged ({name}[{place}].picture is no small PNG in base64): restore it or delete it"
             )
 
 
@@ -104,7 +120,7 @@ def tested_section(found: Sequence[Tested]) -> Html:
     """Confusion matrix, errors class by class and the worst images, of all seeds together."""
     if not found:
         return EMPTY
-    parts = {"numbers": _numbers_beside, "labels": _labels}.get(found[0].get("kind", ""), _matrix)
+    parts = {"numbers": _numbers_beside, "labels": _labels, "maps": _maps}.get(found[0].get("kind", ""), _matrix)
     return joined((*parts(found), *_worst(found)))
 
 
@@ -118,6 +134,22 @@ def _numbers_beside(found: Sequence[Tested]) -> Iterator[Html]:
         pairs = [tuple(pair) for table in found for pair in table["points"].get(name, [])]
         charts.append(scatter(name, pairs))
     yield element("div", *charts, class_="charts")
+
+
+def _maps(found: Sequence[Tested]) -> Iterator[Html]:
+    """Pictures of what was said of pixels, of the first network."""
+    figures = []
+    for image in sorted(found[0]["maps"], key=lambda image: -image["loss"]):
+        about = f"image {image['index']}, {image['said'] or 'nothing known'}, loss {number(image['loss'])}"
+        picture = element("img", src=f"data:image/png;base64,{image['picture']}", alt=about)
+        figures.append(element("figure", picture, element("figcaption", about)))
+    about = (
+        "From left to right: the image (the left view), what is true, and what was said. Black is not known. The test "
+        "images with the highest loss come first, and others follow."
+    )
+    yield heading("h3", "Maps", about)
+    yield element("p", about)
+    yield element("div", *figures, class_="pictures maps")
 
 
 def _labels(found: Sequence[Tested]) -> Iterator[Html]:

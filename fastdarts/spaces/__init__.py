@@ -16,6 +16,7 @@ from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
 from fastdarts.spaces.cells.sharp import SHARP
 from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.chain.space import MBCONV, MBCONV_TINY, MNASNET
+from fastdarts.spaces.dense.space import AUTODISPNET
 from fastdarts.spaces.nasbench201 import NASBENCH201
 from fastdarts.spaces.recurrent.space import RECURRENT
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Space, Table
@@ -43,7 +44,7 @@ __all__ = [
 S = TypeVar("S", bound=Space)
 BUILT_IN = (
     *(DARTS, DARTS_7, S1, S2, S3, S4, TINY, SHARP, NASBENCH201),
-    *(NASNET, AMOEBANET, ENAS, MBCONV, MBCONV_TINY, MNASNET, RECURRENT),
+    *(NASNET, AMOEBANET, ENAS, MBCONV, MBCONV_TINY, MNASNET, AUTODISPNET, RECURRENT),
 )
 SPACES: dict[str, Space] = {space.name: space for space in BUILT_IN}
 _SPACES = Registry("space", SPACES, lambda name, thing: register_space(thing))
@@ -103,15 +104,13 @@ def register_space(space: S) -> S:
     for name, kind, expected in (*_DECLARED, *_OF_IMAGES * isinstance(space, ImageSpace)):
         if not isinstance(value := getattr(space, name, None), kind) or value in (0, {}, ()):
             raise FastdartsError(f"{at} has {name} {value!r}: expected {expected}")
-    tables, edges = space.primitives(space.nodes), len(space.topology(space.nodes).edges)
-    rows = {kind: [len(row) for row in table] for kind, table in tables.items()}
+    edges = {kind: len(space.topology_of(kind, space.nodes).edges) for kind in space.kinds}
+    rows = {kind: [len(row) for row in table] for kind, table in space.primitives(space.nodes).items()}
     free = isinstance(space, ImageSpace) and not space.has_supernet
-    fits = all(len(found) == edges and (free or len({*found}) == 1) for found in rows.values())
-    if [*rows] != [*space.kinds] or not fits:
-        raise FastdartsError(
-            f"{at} has tables of candidates for {rows}: expected {edges} rows of one length for each of "
-            f"{', '.join(space.kinds)}"
-        )
+    fits = [*rows] == [*edges] and all(free or len({*found}) == 1 for found in rows.values())
+    if not fits or [*map(len, rows.values())] != [*edges.values()]:
+        wanted = ", ".join(f"{count} rows of one length for {kind}" for kind, count in edges.items())
+        raise FastdartsError(f"{at} has tables of candidates for {rows}: expected {wanted}")
     _SPACES.add(space.name, space)
     return space
 

@@ -8,6 +8,7 @@ from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.spaces import Architecture, find_space
 from fastdarts.spaces.cells import nasnet
 from fastdarts.spaces.chain import published as chains
+from fastdarts.spaces.dense.published import AUTODISPNET_CELLS
 
 
 class Published(NamedTuple):
@@ -20,6 +21,7 @@ class Published(NamedTuple):
     layers: int
     image_size: int
     classes: int
+    in_channels: int = 3
 
     @property
     def architecture(self) -> Architecture:
@@ -29,6 +31,10 @@ class Published(NamedTuple):
 
 def _chain(space: str, genotype: Any, image_size: int = 224) -> Published:
     return Published(space, genotype, "mbconv", genotype.stem, len(genotype.blocks), image_size, 1000)
+
+
+def _dense(variant: str, channels: int, in_channels: int = 6) -> Published:
+    return Published("autodispnet", AUTODISPNET_CELLS, variant, channels, 11, 384, 1, in_channels)
 
 
 NETWORKS: dict[str, Published] = {
@@ -49,8 +55,14 @@ NETWORKS: dict[str, Published] = {
         f"efficientnet-{size}": _chain("mnasnet", chains.efficientnet(size), scale[2])
         for size, scale in chains.SCALES.items()
     },
+    "autodispnet-c": _dense("autodispnet-c", 42),
+    "autodispnet-s": _dense("autodispnet-s", 42, 10),  # of what a network of a stack takes
+    "autodispnet-css": _dense("autodispnet-css", 42),
+    "autodispnet-small-c": _dense("autodispnet-small-c", 18),
+    "autodispnet-small-css": _dense("autodispnet-small-css", 18),
 }
-"""The parameters of all of them are those of the papers, or of TensorFlow, torchvision and timm."""
+"""The parameters of all of them are those of the papers, or of TensorFlow, torchvision and timm. Of AutoDispNet the
+papers say them in millions."""
 
 
 def find_network(name: str) -> Published:

@@ -111,6 +111,14 @@ class Space(ABC):
         """The states and edges of cells for which ``--nodes`` is ``nodes``."""
         return self.cell.of(nodes)
 
+    def cell_of(self, kind: str) -> Topology:
+        """The states and edges of the published cell of this kind: ``cell``, where all kinds have the same."""
+        return self.cell
+
+    def topology_of(self, kind: str, nodes: int) -> Topology:
+        """The same of cells of this kind for which ``--nodes`` is ``nodes``: by default :meth:`topology`."""
+        return self.topology(nodes)
+
     @abstractmethod
     def fields(self, genotype: Any) -> dict[str, Any]:
         """``genotype`` as JSON-ready data."""
@@ -123,7 +131,7 @@ class Space(ABC):
         """The genotype of these operations by kind of cell, as :meth:`cells` gives them, all nodes in the output."""
         fields: dict[str, Any] = {}
         for kind, entries in cells.items():
-            fields |= {kind: entries, f"{kind}_concat": [*self.topology(nodes).outputs]}
+            fields |= {kind: entries, f"{kind}_concat": [*self.topology_of(kind, nodes).outputs]}
         return self.genotype(fields)
 
     @abstractmethod
@@ -135,10 +143,10 @@ class Space(ABC):
 
         Raises :class:`FastdartsError` for an operation that its edge does not offer.
         """
-        cell, cells = self.topology(nodes), self.cells(genotype)
+        cells = self.cells(genotype)
         found: dict[str, list[tuple[int, int]]] = {}
         for kind, table in self.primitives(nodes).items():
-            found[kind] = []
+            cell, found[kind] = self.topology_of(kind, nodes), []
             for op, source, target in cell.place(cells[kind][0]):
                 row = cell.row(target, source)
                 if op not in table[row]:
@@ -253,11 +261,13 @@ class ImageSpace(Space):
             default.
         fixed_depth: whether a genotype says how many layers its network has, in :meth:`recipe`.
         channels: those of the stem, where the depth is fixed.
+        example: outputs, pixels a side and channels of the images for which its networks are described.
     """
 
     variants: tuple[str, ...]
     fixed_depth: bool = False
     channels: int
+    example: tuple[int, int, int] = (10, 32, 3)
 
     @property
     def has_supernet(self) -> bool:

@@ -52,6 +52,7 @@ class Topology:
         made_of: what state 0 of a recurrent cell is made from.
         output: the name of the output.
         how: how the output is made of its states, "concat" or "mean".
+        first_kept: how many edges the first node of a derived cell keeps, if not as many as the others.
     """
 
     nodes: int
@@ -62,6 +63,7 @@ class Topology:
     made_of: tuple[str, ...] = ()
     output: str = "c_{k}"
     how: str = "concat"
+    first_kept: int | None = None
 
     @property
     def states(self) -> int:
@@ -103,6 +105,11 @@ class Topology:
         first = self.row(target, 0)
         return range(first, first + target)
 
+    def keeps(self, target: int) -> int | None:
+        """How many edges into ``target`` a derived cell keeps; None for all. There may be fewer."""
+        first = self.first_kept is not None and target == len(self.inputs)
+        return self.first_kept if first else self.kept
+
     def of(self, nodes: int) -> Topology:
         """The same kind of cell with so many nodes; raises :class:`FastdartsError` if that is no number of nodes."""
         if not isinstance(nodes, numbers.Integral) or nodes < 1:
@@ -125,8 +132,8 @@ class Topology:
     def place(self, entries: Sequence[Entry]) -> list[Placed]:
         """The operations of a derived cell with the states they lead into; the number of nodes does not matter.
 
-        Pairs lead into the nodes in turn, as many into each as are ``kept``. Raises :class:`FastdartsError` where pairs
-        fill no whole number of nodes or an operation takes a state that is not before its target.
+        Pairs lead into the nodes in turn, as many into each as it :meth:`keeps`. Raises :class:`FastdartsError` where
+        pairs fill no whole number of nodes or an operation takes a state that is not before its target.
         """
         if all(len(entry) == 2 for entry in entries):
             targets, whole = self._by_position(len(entries))
@@ -141,6 +148,7 @@ class Topology:
                 1: "an edge per node, from an earlier state",
                 2: "two edges per node, each from an earlier state",
             }.get(self.kept, f"{self.kept} edges per node, each from an earlier state")
+            fan += f", but {self.first_kept} into the first node" * (self.first_kept is not None)
             raise FastdartsError(f"a cell has {fan}, but this one has {strange}")
         return found
 
@@ -150,7 +158,9 @@ class Topology:
         if self.kept is None:
             edges = self.holding(count).edges
             return [edge.target for edge in edges[:count]], count == len(edges)
-        return [given + position // self.kept for position in range(count)], count > 0 and count % self.kept == 0
+        more = 0 if self.first_kept is None else self.first_kept - self.kept  # of the first node
+        targets = [given + max(0, position - more) // self.kept for position in range(count)]
+        return targets, count > more and (count - more) % self.kept == 0
 
 
 DARTS_CELL = Topology(4)

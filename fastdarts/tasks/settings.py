@@ -62,8 +62,8 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     space: str = "darts"
     """Space to search in; `fastdarts spaces` lists them. It decides what is learned from: images, or text (rnn)."""
     task: str = ""
-    """Task that is learned: images (classes), regression, multilabel, rotation, jigsaw, colourisation, or one of a
-    plug-in (that of the space)."""
+    """Task that is learned: images (classes), regression, multilabel, rotation, jigsaw, colourisation, disparity,
+    segmentation, or one of a plug-in (that of the space)."""
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     epochs: Epochs = 50
@@ -400,8 +400,8 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
     string of NAS-Bench-201."""
 
     task: str = ""
-    """Task that is learned: images (classes), regression, multilabel, rotation, jigsaw, colourisation, or one of a
-    plug-in (that of the genotype's space)."""
+    """Task that is learned: images (classes), regression, multilabel, rotation, jigsaw, colourisation, disparity,
+    segmentation, or one of a plug-in (that of the genotype's space)."""
 
     @classmethod
     def family(cls) -> type[EvaluateConfig]:

@@ -256,7 +256,7 @@ class Task(ABC):
 
 TASKS: dict[str, Task] = {}
 _TASKS = Registry("task", TASKS, lambda name, thing: register_task(thing), made_of=type)
-BUILT_IN = ("images", "language", "targets", "pretext")
+BUILT_IN = ("images", "language", "targets", "pretext", "dense")
 
 
 def register_task(task: Task) -> Task:

@@ -23,6 +23,7 @@ from fastdarts.spaces import (
     register_space,
 )
 from fastdarts.spaces.space import SETTINGS
+from fastdarts.tasks.task import find_task
 from fastdarts.testing.refusals import check_refused
 
 DRAWS = 5
@@ -45,7 +46,8 @@ def check_space(name: str, layers: int | None = None, channels: int = 4) -> None
       the space says it ``has``.
     - If the space has a rule to derive a genotype from strengths, it gives what its supernet derives. Strengths of
       other shapes are refused.
-    - The networks of all variants of that genotype, or of a sample, give logits, with finite gradients of all weights.
+    - The networks of all variants of that genotype, or of a sample, give logits, or maps of two images where their task
+      has no classes. All weights have finite gradients.
 
     Args:
         name: The space, registered or put into ``SPACES``.
@@ -133,12 +135,11 @@ def _check_written(space: Space, genotype: Any) -> None:
             check_refused(f"{strange} in {space.name}", lambda strange=strange: architecture(json.loads(strange)))
 
 
-def _supernet(space: Space, layers: int, channels: int, memory: str = "store", **options: Any) -> Supernet:
+def _supernet(space: ImageSpace, layers: int, channels: int, memory: str = "store", **options: Any) -> Supernet:
     torch.manual_seed(0)
-    criterion = nn.CrossEntropyLoss()
-    return space.supernet(
-        channels, 10, layers, criterion, space.nodes, in_channels=3, memory=memory, **options
-    ).double()
+    outputs, _, in_channels = space.example
+    sizes = channels, outputs, layers, nn.CrossEntropyLoss(), space.nodes
+    return space.supernet(*sizes, in_channels=in_channels, memory=memory, **options).double()
 
 
 def _check_no_supernet(space: ImageSpace, layers: int, channels: int) -> None:
@@ -147,21 +148,28 @@ def _check_no_supernet(space: ImageSpace, layers: int, channels: int) -> None:
     assert not space.has, f"space {space.name} has no supernet, but says that its supernets have {sorted(space.has)}"
 
 
-def _images(side: int) -> tuple[Tensor, Tensor]:
+def _images(space: ImageSpace, side: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, 3, side, side, dtype=torch.float64, generator=generator), torch.tensor([0, 1])
+    return torch.randn(2, space.example[2], side, side, dtype=torch.float64, generator=generator)
+
+
+def _loss(space: ImageSpace, found: Tensor) -> Tensor:
+    """Of the logits of two images; of maps, which have no classes, their mean squared difference from 1."""
+    if "class logits" in find_task(space.task).has:
+        return nn.functional.cross_entropy(found, torch.tensor([0, 1]))
+    return (found - 1).square().mean()
 
 
 def _check_supernet(space: Space, layers: int, channels: int) -> Any:
     """Returns what it derives."""
-    at, nodes, (x, y) = f"a supernet of space {space.name}", space.nodes, _images(16)
+    at, nodes, x = f"a supernet of space {space.name}", space.nodes, _images(space, 16)
     tables, results = space.primitives(nodes), {}
     for memory in (MEMORY[0], *MEMORY):  # the first twice: the same seed, the same weights
         model = _supernet(space, layers, channels, memory)
         alphas = model.arch_parameters()
         shapes = [torch.Size((len(table), len(table[0]))) for table in tables.values()]
         assert [alpha.shape for alpha in alphas] == shapes, f"the alphas of {at} do not fit its candidates"
-        loss = nn.functional.cross_entropy(model(x), y)
+        loss = _loss(space, model(x))
         gradients = torch.autograd.grad(loss, [*alphas, *model.parameters()], allow_unused=True)
         assert all(g.isfinite().all() for g in gradients if g is not None), f"a gradient of {at} is not finite"
         assert all(g is not None and g.any() for g in gradients[: len(alphas)]), f"the alphas of {at} have no gradient"
@@ -175,7 +183,7 @@ def _check_supernet(space: Space, layers: int, channels: int) -> Any:
         for exact, found in zip((results[MEMORY[0]][1], *results[MEMORY[0]][2]), (loss, *gradients), strict=True):
             assert (exact - found).abs().max() <= 1e-9 * exact.abs().max(), f"{at} differs with memory={memory}"
     for option in sorted(SETTINGS & space.has):
-        _supernet(space, layers, channels, **{option: OPTIONS[option]})(_images(32)[0])
+        _supernet(space, layers, channels, **{option: OPTIONS[option]})(_images(space, 32))
     assert ("cell weights" in space.has) == bool(model.cell_kinds()), f"{at} has cell weights if the space says so only"
     assert ("fixing" in space.has) == any(model.mixed_ops().values()), (
         f"{at} has edges to fix if the space says so only"
@@ -189,13 +197,15 @@ def _check_supernet(space: Space, layers: int, channels: int) -> Any:
 
 
 def _check_network(space: Space, variant: str, layers: int, channels: int, genotype: Any) -> None:
-    at, (x, y) = f"the network {variant} of space {space.name}", _images(32)
+    at, x = f"the network {variant} of space {space.name}", _images(space, 32)
     layers = space.recipe(variant, genotype)["layers"] if space.fixed_depth else layers
-    network = space.network(variant, channels, 10, layers, False, genotype, in_channels=3).double()
+    outputs, _, in_channels = space.example
+    network = space.network(variant, channels, outputs, layers, False, genotype, in_channels=in_channels).double()
     if hasattr(network, "drop_path_prob"):
         network.drop_path_prob = 0.0
     logits = network(x)[0]
-    assert logits.shape == (2, 10), f"{at} gives {[*logits.shape]}: expected logits [2, 10]"
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, y), [*network.parameters()], allow_unused=True)
+    wanted = (2, outputs) if "class logits" in find_task(space.task).has else (2, *logits.shape[1:])
+    assert logits.shape == wanted, f"{at} gives {[*logits.shape]}: expected {[*wanted]}"
+    gradients = torch.autograd.grad(_loss(space, logits), [*network.parameters()], allow_unused=True)
     assert all(g.isfinite().all() for g in gradients if g is not None), f"a gradient of {at} is not finite"
     assert any(g is not None and g.any() for g in gradients), f"the weights of {at} have no gradient"

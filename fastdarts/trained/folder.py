@@ -29,7 +29,7 @@ ENDING = ".safetensors"
 KEY = "fastdarts"
 """What model.json is called in the header of a single file, and the field that says that a table is a model.json."""
 VERSION = 1
-KINDS = ("classes", "numbers", "labels", "parts")
+KINDS = ("classes", "numbers", "labels", "parts", "maps")
 """What the outputs of a network may be."""
 REMEDY = "restore the file, or write it again with `fastdarts evaluate --resume RUN`"
 
@@ -70,7 +70,7 @@ class Facts:
     versions: the packages that have trained it.
     plugin: Python files that its operations or its space need.
     task, head: what it was trained for, and its head.
-    kind: what its outputs are: "classes", "numbers", "labels" or "parts" of an image.
+    kind: what its outputs are: "classes", "numbers", "labels", "parts" of an image, or "maps" of its pixels.
     scale: mean and std by which outputs become numbers in their own unit; empty for others.
     """
 
@@ -101,8 +101,8 @@ class Facts:
 
     @property
     def colours(self) -> str:
-        """The same in words."""
-        return "grey" if self.mode == "L" else "RGB"
+        """The same in words; images of six channels are two views."""
+        return "grey" if self.mode == "L" else "RGB, left and right view" if len(self.mean) == 6 else "RGB"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,6 +142,7 @@ class Facts:
             "scale: pixels / 255",
             "normalise: (x - mean) / std, per channel",
         ]
+        steps = steps if self.kind != "maps" else [f"colours: {self.colours}", *steps[2:]]
         return {KEY: "model", "version": VERSION} | dataclasses.asdict(self) | {"preprocessing": steps}
 
 
@@ -226,7 +227,8 @@ def _facts(table: Any, source: Path) -> Facts:
     known = {field.name for field in dataclasses.fields(Facts)}
     named = {name: value for name, value in table.items() if name in known}
     facts = Facts(**{name: tuple(value) if isinstance(value, list) else value for name, value in named.items()})
-    fits = len(facts.mean) == len(facts.std) in (1, 3) and len(facts.size) == 2 and facts.classes
+    channels = (1, 3, 6) if facts.kind == "maps" else (1, 3)
+    fits = len(facts.mean) == len(facts.std) in channels and len(facts.size) == 2 and facts.classes
     scale = facts.scale.get("mean", ()), facts.scale.get("std", ())
     fits = fits and (not facts.scale or [*map(len, scale)] == [len(facts.classes)] * 2)
     if facts.kind not in KINDS:

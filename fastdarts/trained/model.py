@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
+from fastdarts.nn.maps import finest
 from fastdarts.tasks.images.transforms import transform_of_any
 from fastdarts.trained.find import find_model
 from fastdarts.trained.folder import REMEDY, Facts, read_model
@@ -57,7 +58,7 @@ class Model(nn.Module):
     """A trained network with its classes and its preprocessing; :func:`load` makes it.
 
     ``model(images)`` takes normalised images [N, C, H, W] and gives logits [N, classes]. A network of task regression
-    gives numbers in the unit of its targets. The model can be given to
+    gives numbers in the unit of its targets, and one of pixels maps [N, K, H, W]. The model can be given to
     ``torch.export``, ``torch.jit.trace``, ``copy.deepcopy`` and ``pickle``. ``model.half()`` and ``model.bfloat16()``
     work, too.
 
@@ -74,7 +75,10 @@ class Model(nn.Module):
             self.register_buffer(f"_{name}", like.new_tensor(numbers), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.finish(self.network(images)[0])
+        outputs = self.network(images)[0]
+        if self.facts.kind == "maps":
+            return finest(outputs, len(self.facts.classes), images.shape[-2:])
+        return self.finish(outputs)
 
     def finish(self, outputs: Tensor) -> Tensor:
         """What the network gives, in the unit of the targets."""
@@ -134,6 +138,11 @@ class Model(nn.Module):
             [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
         """
         check_asked(self.facts)
+        if self.facts.kind == "maps":
+            raise FastdartsError(
+                f"the network was trained for task {self.facts.task}, which says maps of images: call it, as in "
+                "model(images), which gives maps [N, K, H, W]"
+            )
         known, kind = len(self.classes), self.facts.kind
         if kind == "numbers" and top is not None:
             raise FastdartsError(f"top is {top}, but the network gives numbers and names no classes: leave it out")

@@ -90,7 +90,7 @@ def test_evaluation_defaults_are_the_published_recipes(variant, published):
     config = EvaluateConfig(genotype="DARTS", variant=variant).resolved(space)
     assert {name: getattr(config, name) for name in published} == published
     assert EvaluateConfig(genotype="DARTS", variant=variant, epochs=3).resolved(space).epochs == 3
-    assert RECIPES.keys() == PUBLISHED_RECIPES.keys()
+    assert {name for name in RECIPES if not name.startswith("autodispnet")} == PUBLISHED_RECIPES.keys()
 
 
 def test_toml_round_trip(tmp_path):

@@ -9,7 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from fastdarts.errors import FastdartsError
-from fastdarts.nn.optim import ALIGNMENT, SGD, Adam, Flat
+from fastdarts.nn.optim import ALIGNMENT, SGD, Adam, ClippedAdam, Flat
 from fastdarts.testing.outcomes import difference
 
 OPTIONS = {"momentum": 0.9, "weight_decay": 3e-2}
@@ -216,3 +216,29 @@ def test_adam_leaves_a_step_out_where_something_is_not_sound():
     adam.prepare()
     adam.update(torch.tensor(False))
     assert not difference(before, [weights.detach(), adam.state_dict()])
+
+
+@pytest.mark.parametrize("max_norm", [5.0, 1e6, float("inf")])
+def test_clipped_adam_is_that_of_torch_after_clipping(max_norm: float) -> None:
+    mine, truth = network(), network()
+    own = ClippedAdam(mine.parameters(), 1e-2, 3e-2, max_norm)
+    theirs = torch.optim.Adam(truth.parameters(), 1e-2, weight_decay=3e-2)
+    for step in range(5):
+        for model in (mine, truth):
+            backward(model, step, ("4.bias",) if step == 2 else ())
+        own.prepare()
+        norm = own.norm()
+        expected = nn.utils.clip_grad_norm_(truth.parameters(), max_norm)
+        torch.testing.assert_close(norm.double(), expected, rtol=1e-12, atol=0)
+        own.step(sound=norm.isfinite())
+        own.count()
+        theirs.step()
+        agree(mine, truth)
+    before, state = [p.detach().clone() for p in mine.parameters()], copy.deepcopy(own.state_dict())
+    backward(mine, 9)
+    own.prepare()
+    own.norm()
+    own.step(sound=torch.tensor(False))
+    assert all(map(torch.equal, before, mine.parameters()))
+    moments = [entry["exp_avg"] for entry in state["state"].values()]
+    assert all(map(torch.equal, moments, (entry["exp_avg"] for entry in own.state_dict()["state"].values())))

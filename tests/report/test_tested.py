@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from fastdarts.engine.evaluation import evaluate
-from fastdarts.engine.tested import described, picture
+from fastdarts.engine.tested import described, picture, row_of_pictures
 from fastdarts.errors import FastdartsError
-from fastdarts.report.tested import MOST_CLASSES, WORST, tested_file, tested_section
+from fastdarts.report.tested import MOST_CLASSES, ROW, WORST, tested_file, tested_section
 from fastdarts.report.write import write_report
 from fastdarts.tasks.images.data import ImageData, load_data
 from fastdarts.tasks.settings import EvaluateConfig
@@ -111,3 +111,12 @@ def test_many_classes_have_no_matrix_and_the_report_says_so(classes, kept):
 def test_a_picture_is_small():
     shown = Image.open(io.BytesIO(base64.b64decode(picture(Images(9), 7))))
     assert shown.size == (21, 64) and shown.getpixel((0, 0)) == (7, 7, 7)
+
+
+@pytest.mark.parametrize("size", [(64, 388, 3), (384, 1156, 3), (300, 100, 3)])
+def test_a_row_of_pictures_is_as_large_as_a_report_takes_it(size):
+    """Noise is what PNG makes least of."""
+    row = row_of_pictures(torch.randint(0, 256, size, dtype=torch.uint8))
+    image = Image.open(io.BytesIO(base64.b64decode(row)))
+    assert len(row) <= ROW and 100 <= max(image.size) <= 300
+    assert image.size[0] / image.size[1] == pytest.approx(size[1] / size[0], rel=0.1)

@@ -45,6 +45,7 @@ def test_the_sizes_of_the_spaces() -> None:
         "mbconv": 6**6 * 7**15,
         "mbconv-tiny": 6**3 * 7**3,
         "mnasnet": 432**5 * 288**2,
+        "autodispnet": (3 * 6) * 7**6 * (3 * 6) * 5**6 * (10 * 15) * 7**8,
         "rnn": 40_320 * 4**8,
     }
     assert SPACES["darts"].size(1) == 7**4

@@ -20,23 +20,31 @@ from fastdarts.functional import MixedOpResult
 from fastdarts.nn.random_state import goes_back
 
 RELU = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+LEAKY = {F.leaky_relu}
+ABS = {torch.abs, torch.absolute, Tensor.abs, Tensor.absolute}
 MAX_POOL = {F.max_pool2d, F._max_pool2d, F.max_pool2d_with_indices, torch.max_pool2d}
 _MODULE = """
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d elu elu_ hardshrink hardsigmoid hardswish hardtanh
-    hardtanh_ huber_loss l1_loss leaky_relu leaky_relu_ max_pool1d max_pool3d prelu relu6 rrelu rrelu_ smooth_l1_loss
+    hardtanh_ huber_loss l1_loss leaky_relu_ max_pool1d max_pool3d prelu relu6 rrelu rrelu_ smooth_l1_loss
     softshrink threshold threshold_
 """
 _TENSOR = """
-    abs absolute amax amin clamp clamp_max clamp_min clip fmax fmin max maximum median min minimum sort topk
+    amax amin clamp clamp_max clamp_min clip fmax fmin max maximum median min minimum sort topk
 """
-OTHERS = {getattr(F, name) for name in _MODULE.split()} | {
-    getattr(module, name + end)
-    for module in (torch, Tensor)
-    for name in _TENSOR.split()
-    for end in ("", "_")
-    if hasattr(module, name + end)
-}
+OTHERS = (
+    {getattr(F, name) for name in _MODULE.split()}
+    | {torch.abs_, Tensor.abs_, Tensor.absolute_}
+    | {
+        getattr(module, name + end)
+        for module in (torch, Tensor)
+        for name in _TENSOR.split()
+        for end in ("", "_")
+        if hasattr(module, name + end)
+    }
+)
 """Functions with kinks of other kinds, as far as they are known."""
+UNKEPT = OTHERS | LEAKY | ABS
+"""What cannot be kept, or not as it is called: those that overwrite their input are not."""
 
 _active: list[Kinks] = []  # the innermost last
 
@@ -49,9 +57,9 @@ class Kinks(TorchFunctionMode):
     """Decisions of a pass, in the order in which they were made, and the random state before it.
 
     ``with kinks.note():`` around a forward pass notes its decisions. ``with kinks.keep():`` goes around another forward
-    pass, of the same network on inputs of the same shape. Inside, ReLUs and max pools repeat the decisions that were
-    noted, and the same random numbers are drawn. Backward passes need neither. This works fused and unfused, but not
-    when one pass is fused and the other is not.
+    pass, of the same network on inputs of the same shape. Inside, ReLUs, leaky ones too, absolute values and max pools
+    repeat the decisions that were noted, and the same random numbers are drawn. Backward passes need neither. This
+    works fused and unfused, but not when one pass is fused and the other is not.
 
     Both passes are computed in the types of the weights, whatever torch.autocast says.
 
@@ -114,9 +122,15 @@ class Kinks(TorchFunctionMode):
         if self._listens:
             if func in RELU:
                 return self._relu(func, *args, **kwargs)
+            if func in LEAKY and not _in_place(*args, **kwargs):
+                return self._leaky_relu(*args, **kwargs)
+            if func in ABS and "out" not in kwargs:
+                return self._abs(*args, **kwargs)
             if func in MAX_POOL:
                 return self._max_pool(func, *args, **kwargs)
-            if func in OTHERS and any(isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values())):
+            if func in OTHERS | LEAKY | ABS and any(
+                isinstance(a, Tensor) and a.requires_grad for a in (*args, *kwargs.values())
+            ):
                 raise Unkeepable(
                     f"{func.__name__} has kinks that cannot be kept: use ReLU and max_pool2d, or do not keep kinks"
                 )
@@ -127,6 +141,14 @@ class Kinks(TorchFunctionMode):
         if inplace or func.__name__ == "relu_":
             return input.masked_fill_(~passes, 0)
         return input.masked_fill(~passes, 0)
+
+    def _leaky_relu(self, input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+        passes = self._decide(lambda: ~(input.detach() <= 0))
+        return torch.where(passes, input, negative_slope * input)
+
+    def _abs(self, input: Tensor) -> Tensor:
+        negative = self._decide(lambda: input.detach() < 0)
+        return torch.where(negative, -input, input)
 
     def _max_pool(self, func: Callable, input: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
         both = kwargs.pop("return_indices", False) or args[5:] == (True,) or func is F.max_pool2d_with_indices
@@ -173,6 +195,11 @@ class Kinks(TorchFunctionMode):
                 yield
         finally:
             self._next = before
+
+
+def _in_place(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> bool:
+    """Whether a leaky ReLU with these arguments overwrites its input."""
+    return inplace
 
 
 def active() -> Kinks | None:

@@ -16,7 +16,23 @@ Primitives = Sequence[Sequence[str]]
 """The primitives of each edge: 2 + 3 + ... + (steps + 1) rows, node after node, sources ascending."""
 
 
-def _derive_cell(weights: Tensor, primitives: Primitives, cell: Topology) -> list[tuple[str, int]]:
+def derive_cell(weights: Tensor, primitives: Primitives, cell: Topology) -> list[tuple[str, int]]:
+    """The pairs (operation, source) of a cell, node after node, by the rule of :func:`derive_genotype`: of each node
+    the strongest edges, stronger first.
+
+    Args:
+        weights: [E, K], the strengths of the candidates of every edge, real numbers.
+        primitives: Their names, one list for each edge.
+        cell: The states, and how many edges each node keeps.
+
+    Raises:
+        FastdartsError: A shape does not fit, a weight is not finite, or an edge offers nothing but `none`.
+
+    Source: Liu et al. 2019 (DARTS), section 2.4.
+
+    >>> derive_cell(torch.tensor([[0.2, 0.8], [0.9, 0.1]]), [["none", "skip_connect"]] * 2, Topology(1))
+    [('skip_connect', 0), ('skip_connect', 1)]
+    """
     expected = (len(cell.edges), len(primitives[0]))
     if tuple(weights.shape) != expected or len(primitives) != expected[0]:
         raise FastdartsError(
@@ -36,7 +52,8 @@ def _derive_cell(weights: Tensor, primitives: Primitives, cell: Topology) -> lis
         weight, name = max(candidates, key=lambda candidate: candidate[0])  # the first of equals
         best.append(((-weight, not any(row)), name))
     # sorted() is stable, so equal edges keep their order; the two kept stay in ranking order
-    strongest = (sorted(cell.into(target), key=lambda row: best[row][0])[: cell.kept] for target in cell.targets)
+    ranked = ((target, sorted(cell.into(target), key=lambda row: best[row][0])) for target in cell.targets)
+    strongest = (rows[: cell.keeps(target)] for target, rows in ranked)
     return [(best[row][1], cell.edges[row].source) for rows in strongest for row in rows]
 
 
@@ -60,9 +77,9 @@ def derive_genotype(
     """
     cell = Topology(steps, multiplier=multiplier)
     return Genotype(
-        normal=_derive_cell(torch.as_tensor(weights_normal), primitives_normal, cell),
+        normal=derive_cell(torch.as_tensor(weights_normal), primitives_normal, cell),
         normal_concat=cell.outputs,
-        reduce=_derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, cell),
+        reduce=derive_cell(torch.as_tensor(weights_reduce), primitives_reduce, cell),
         reduce_concat=cell.outputs,
     )
 

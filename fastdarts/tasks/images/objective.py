@@ -40,7 +40,8 @@ class Objective:
         outputs: how many numbers the network gives for an image.
         channels, size: those of what the network takes.
         head: the name of the head.
-        kind: what the outputs are: "classes", "numbers", "labels" or "parts" of an image that nobody asks for.
+        kind: what the outputs are: "classes", "numbers", "labels", "parts" of an image that nobody asks for, or
+            "maps" of its pixels.
         per_image: how many examples are made of an image.
         tiles: of how many maps in turn an example is made.
         pair: makes what is learned of an image as transforms give it, and of its target; None leaves both.

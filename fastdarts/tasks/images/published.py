@@ -15,8 +15,10 @@ def network_of_genotype(text: str, variant: str | None = None) -> Published:
     space, genotype = parse_architecture(text)
     variant = space.check_variant(variant)
     recipe = RECIPES[variant] | dict(space.recipe(variant, genotype))
-    classes, side = (10, 32) if variant in ("cifar", "nasbench201") else (1000, 224)
-    return Published(space.name, genotype, variant, recipe["channels"], recipe["layers"], side, classes)
+    classes, side, channels = space.example
+    if variant in ("imagenet", "imagenet-large", "mbconv"):
+        classes, side = 1000, 224
+    return Published(space.name, genotype, variant, recipe["channels"], recipe["layers"], side, classes, channels)
 
 
 def network_named(text: str) -> Published:

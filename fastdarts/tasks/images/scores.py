@@ -136,6 +136,20 @@ class F1(Score):
         return {"error": 100 * (1 - share), "f1": 100 * share}
 
 
+class InUnits(Score):
+    """A score that sees what a network says in the unit of the targets, by ``answers``."""
+
+    def __init__(self, score: Score, answers: Callable[[Tensor], Tensor]):
+        self._score, self._answers = score, answers
+        self.title, self.unit, self.keeps = score.title, score.unit, score.keeps
+
+    def counted(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self._score.counted(self._answers(outputs.detach()), target)
+
+    def result(self, seen: Tensor, images: int) -> dict[str, float]:
+        return self._score.result(seen, images)
+
+
 SCORES: dict[str, Score] = {}
 """By task and name, such as regression/mae."""
 _SCORES = Registry("metric", SCORES, lambda name, thing: None)

@@ -249,6 +249,7 @@ class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Course of the learning rate: along a cosine to 0, or times gamma after each epoch (imagenet)."""
     gamma: Factor = 0.97
     """Factor of the exponential schedule."""
+    optimizer: ClassVar[str] = "sgd"
     momentum: Portion = 0.9
     """SGD momentum."""
     weight_decay: NotNegative | None = None
@@ -370,6 +371,20 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 RECIPES["imagenet-large"] = RECIPES["imagenet"]
+_DENSE = {
+    "batch_size": 4,
+    "epochs": 100,
+    "channels": 42,
+    "layers": 11,
+    "learning_rate": 1e-4,
+    "schedule": "cosine",
+    "weight_decay": 0.0,
+    "drop_path_prob": 0.0,
+    "label_smoothing": 0.0,
+    "cutout": 0.0,
+}
+RECIPES |= {f"autodispnet-{name}": _DENSE for name in ("c", "s", "css")}
+RECIPES |= {f"autodispnet-small-{name}": _DENSE | {"channels": 18} for name in ("c", "css")}
 
 
 def network_options(config: SupernetConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastdarts.tasks.images.data import ImageData, labels_of
 from fastdarts.tasks.images.losses import BINARY, FOCAL
 from fastdarts.tasks.images.objective import BALANCED, Objective, check_weighted, parse_weights
 from fastdarts.tasks.images.prepare import prepare_data
-from fastdarts.tasks.images.scores import Score, meter_of
+from fastdarts.tasks.images.scores import InUnits, meter_of
 from fastdarts.tasks.images.task import ImageTask
 from fastdarts.tasks.targets.settings import (
     MultilabelEvaluateConfig,
@@ -39,20 +39,6 @@ class TargetObjective(Objective):
 
     def rehearsal(self, images: int) -> tuple[Tensor, Tensor]:
         return super().rehearsal(images)[0], torch.zeros(images, self.outputs)
-
-
-class InUnits(Score):
-    """A score that sees what a network says in the unit of the targets, by ``answers``."""
-
-    def __init__(self, score: Score, answers: Callable[[Tensor], Tensor]):
-        self._score, self._answers = score, answers
-        self.title, self.unit, self.keeps = score.title, score.unit, score.keeps
-
-    def counted(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return self._score.counted(self._answers(outputs.detach()), target)
-
-    def result(self, seen: Tensor, images: int) -> dict[str, float]:
-        return self._score.result(seen, images)
 
 
 class Regression(TargetObjective):

@@ -254,7 +254,7 @@ class Own(nn.Module):
 
     def forward(self, x):
         y = self.relu(self.conv(x))
-        z = torch.relu(self.pool(x) - 0.1) + F.relu(y - 0.2).relu_()
+        z = torch.relu(self.pool(x) - 0.1) + F.relu(y - 0.2).relu_() + F.leaky_relu(x - y, 0.1) - (x + y).abs()
         return z + F.max_pool2d(y, 3, stride=1, padding=1, return_indices=True)[0]
 
 
@@ -282,14 +282,14 @@ def test_candidates_that_are_called_keep_theirs_too():
 @pytest.mark.parametrize(
     "activation",
     [
-        F.leaky_relu,
+        lambda x: F.leaky_relu(x * 1, inplace=True),
         partial(F.adaptive_max_pool2d, output_size=2),
         lambda x: torch.clamp(input=x, min=0.0),
         lambda x: x.clamp_min(0.1),
         lambda x: (x * 1).clamp_(-1.0, 1.0),
         lambda x: torch.minimum(x, torch.zeros(())),
         lambda x: x.amin(),
-        torch.abs,
+        lambda x: (x * 1).abs_(),
         lambda x: F.l1_loss(x, torch.zeros_like(x)),
         nn.Hardswish(),
     ],

@@ -1,0 +1,1 @@
+"""Encoders and decoders that say maps of images: three kinds of cells, as in AutoDispNet."""

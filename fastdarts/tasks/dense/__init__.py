@@ -1,0 +1,1 @@
+"""Tasks that say something of each pixel: disparity of two views, and semantic segmentation."""
