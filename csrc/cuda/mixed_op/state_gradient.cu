@@ -2,6 +2,7 @@
 // hands gradients to the state. t lies in shared memory with all that the windows over a tile meet.
 #include <limits>
 
+#include "cuda/mixed_op/noise.h"
 #include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/walk.h"
 
@@ -42,7 +43,7 @@ struct Read {
 
 struct Skip {
   const void* gradient;
-  int row;
+  int row, seed;  // seed: its place, or -1
 };
 
 struct StateArguments {
@@ -57,6 +58,7 @@ struct StateArguments {
   const void *x, *t;
   const float *dmax, *davg;
   const int8_t* which;
+  const int64_t* seeds;
   const uint8_t* bits;  // of the state's ReLUs if they are kept
   void* dx;
 };
@@ -211,6 +213,15 @@ __device__ void add_point(Four (&out)[kRows], const T* t, const Sizes& sizes, in
   }
 }
 
+// What a dropped skip keeps of its gradient.
+__device__ inline void keep(Four& gradient, const int64_t* seed, int64_t place, bool vector) {
+  a_branch();
+  const Four factors =
+      at_places(*seed, place, vector, [&](const Words& words) { return factors_of_words(words, seed[1]); });
+#pragma unroll
+  for (int i = 0; i < 4; ++i) gradient[i] *= factors[i];
+}
+
 // A warp has pixels that are next to each other or, of stride 2, two apart: then the windows that hold them are alike,
 // and the warps of a block have the four parities of one tile, [2 rows, 2 columns] of them.
 template <typename T, int S, bool vector>
@@ -276,7 +287,9 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
     for (int k = 0; k < 4; ++k) gain[k] = gains[vector ? min(own, channels - 4) + k : min(own + k, channels - 1)];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      add_product(out[r], gain, load4(gradient + pixels.at[r], vector ? 4 : count, vector));
+      Four value = load4(gradient + pixels.at[r], vector ? 4 : count, vector);
+      if (S == 1 && skip.seed >= 0) keep(value, arguments.seeds + skip.seed, pixels.base + pixels.at[r], vector);
+      add_product(out[r], gain, value);
     }
   }
   if (pixels.rows == 0) return;
@@ -317,7 +330,9 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
   }
   std::vector<Skip> skips;
   for (int i = 0; i < finals_count; ++i) {
-    if (finals[i].kind == FinalKind::kSkip) skips.push_back({operands.gradients[finals[i].edge], finals[i].row});
+    const bool drops = finals[i].kind == FinalKind::kDropped;
+    if (!drops && finals[i].kind != FinalKind::kSkip) continue;
+    skips.push_back({operands.gradients[finals[i].edge], finals[i].row, drops ? finals[i].source : -1});
   }
   const int skip_count = static_cast<int>(skips.size());
   for (int stage = 0, skip = 0; stage == 0 || stage < count || skip < skip_count;
@@ -334,6 +349,7 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       arguments.davg = davg;
       arguments.which = which;
     }
+    arguments.seeds = operands.seeds;
     arguments.bits = operands.kept.state;
     arguments.dx = dx;
     arguments.stages = std::clamp(count - stage, 0, kMaxStages);
