@@ -19,7 +19,7 @@ UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how ma
 SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
 CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1 gradient"]
 CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + [f"{k} eights" for k in (1, 2, 3)]
-NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "drawn", "dropped", *CASES), 0)
+NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "drawn", *CASES), 0)
 ALWAYS = dict.fromkeys(
     ("load_halo", "while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1
 )
@@ -252,7 +252,7 @@ class CudaCall(Tasks):
         }
         of_edges, offsets = ceil(self.edges * strips.quads, threads), finals / self.edges * self.offset / UNROLLED
         trips |= {"i": of_edges, "i/k": offsets, "i2": of_edges, "i2/k": offsets}
-        planes = 2 * bool(self.pools or draws) + bool(draws)
+        planes = 3 if draws else 2 * bool(self.pools)
         fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
         run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
         task = super().mix(bases)
@@ -354,9 +354,8 @@ class CudaCall(Tasks):
         stages = self.singles + self.firsts
         warps = tiling.warps * (4 if strided else 1)
         runs, windows = [], 0
-        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
         dropped = sum(kind == DROPPED_SKIP for _, _, kind, _ in self.skips)
-        trips |= {"dropped": dropped / max(1, len(self.skips))}
+        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips) - dropped, "d": dropped}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
         points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
         trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}

@@ -28,7 +28,6 @@ LABELS = {
     "units": r"\bfor_units\(",
     "pools": r"\bpool_into<|\bpool<(false|true)>",
     "drawn": r"\bdraw_into<",
-    "dropped": r"\bkeep\(value",
     "kept": r"keep_kinks\(|kept_maxima<|kept, own|state\.places|bits\[|if \(bits",
     "strided": r"pool_column<2, places>",
     "tables": r"\bload_tables\(|Slope\(a, ",

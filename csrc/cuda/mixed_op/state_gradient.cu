@@ -43,13 +43,13 @@ struct Read {
 
 struct Skip {
   const void* gradient;
-  int row, seed;  // seed: its place, or -1
+  int row, seed;  // seed: its place, if it drops elements
 };
 
 struct StateArguments {
   Read reads[kMaxStages];
-  Skip skips[kMaxTensors];
-  int stages, skip_rows;
+  Skip skips[kMaxTensors];  // those that drop elements behind the others
+  int stages, skip_rows, dropped_rows;
   Sizes sizes;
   Tiling tiling;
   bool adds;  // dx has a part already
@@ -278,8 +278,7 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
       for (int k = 0; k < 4; ++k) out[r][k] = value[k] <= 0 ? 0 : out[r][k];  // NaN passes
     }
   }
-  for (int i = 0; i < arguments.skip_rows; ++i) {
-    const Skip& skip = arguments.skips[i];
+  const auto add_skip = [&](const Skip& skip, auto drops) {
     const float* const gains = arguments.gain + int64_t{skip.row} * sizes.outputs;
     const T* const gradient = static_cast<const T*>(skip.gradient) + pixels.base;
     Four gain;
@@ -288,9 +287,15 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       Four value = load4(gradient + pixels.at[r], vector ? 4 : count, vector);
-      if (S == 1 && skip.seed >= 0) keep(value, arguments.seeds + skip.seed, pixels.base + pixels.at[r], vector);
+      if constexpr (decltype(drops)::value)
+        keep(value, arguments.seeds + skip.seed, pixels.base + pixels.at[r], vector);
       add_product(out[r], gain, value);
     }
+  };
+  for (int i = 0; i < arguments.skip_rows; ++i) add_skip(arguments.skips[i], std::false_type());
+  if constexpr (S == 1) {
+    const Skip* const dropped = arguments.skips + arguments.skip_rows;
+    for (int d = 0; d < arguments.dropped_rows; ++d) add_skip(dropped[d], std::true_type());
   }
   if (pixels.rows == 0) return;
   if (arguments.dmax) add_pools<S, vector>(out, arguments, n, row, column, down, right, own, count);
@@ -329,10 +334,13 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     tiling = {1, 2, 1, (columns + 7) / 8, (rows + 7) / 8, sizes.images, 0, 1};
   }
   std::vector<Skip> skips;
-  for (int i = 0; i < finals_count; ++i) {
-    const bool drops = finals[i].kind == FinalKind::kDropped;
-    if (!drops && finals[i].kind != FinalKind::kSkip) continue;
-    skips.push_back({operands.gradients[finals[i].edge], finals[i].row, drops ? finals[i].source : -1});
+  int plain = 0;
+  for (const FinalKind kind : {FinalKind::kSkip, FinalKind::kDropped}) {
+    for (int i = 0; i < finals_count; ++i) {
+      if (finals[i].kind == kind)
+        skips.push_back({operands.gradients[finals[i].edge], finals[i].row, finals[i].source});
+    }
+    if (kind == FinalKind::kSkip) plain = static_cast<int>(skips.size());
   }
   const int skip_count = static_cast<int>(skips.size());
   for (int stage = 0, skip = 0; stage == 0 || stage < count || skip < skip_count;
@@ -353,7 +361,9 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     arguments.bits = operands.kept.state;
     arguments.dx = dx;
     arguments.stages = std::clamp(count - stage, 0, kMaxStages);
-    arguments.skip_rows = std::clamp(skip_count - skip, 0, kMaxTensors);
+    const int here = std::clamp(skip_count - skip, 0, kMaxTensors);
+    arguments.skip_rows = std::clamp(plain - skip, 0, here);
+    arguments.dropped_rows = here - arguments.skip_rows;
     size_t window = 0, window_taps = 0;
     for (int i = 0; i < arguments.stages; ++i) {
       const Stage& of = stages[stage + i];
@@ -365,7 +375,7 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       window = std::max(window, sizeof(float) * kChannels * tiling.images * halo.rows * halo.columns);
       window_taps = std::max(window_taps, tap_bytes(of.kernel));
     }
-    std::copy_n(skips.begin() + std::min(skip, skip_count), arguments.skip_rows, arguments.skips);
+    std::copy_n(skips.begin() + std::min(skip, skip_count), here, arguments.skips);
     arguments.taps = static_cast<int>(window);
     const dim3 grid(static_cast<unsigned>(tiling.tiles()), static_cast<unsigned>(quotient(sizes.channels, kChannels)));
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {
