@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.eager import NOISE_SEEDS, EagerEdges
+from benchmarks.eager import EagerEdges, seeds_of
 from fastdarts.bench.recurrent import published_step
 from fastdarts.functional import (
     Candidate,
@@ -183,7 +183,8 @@ WIDE = dict.fromkeys((torch.bfloat16, torch.float16), torch.float32)  # the dtyp
 
 @dataclass(frozen=True)
 class MixedOpCase:
-    """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, noise, relu_conv_1x1, dil1_conv_kxk.
+    """x of `shape` [N, C, H, W] through edges with these candidates: names in OPS, noise, dropped_skip, relu_conv_1x1,
+    dil1_conv_kxk.
 
     The last is a dil_conv of dilation 1, which DARTS has not and the op knows.
     """
@@ -268,7 +269,9 @@ class MixedOpCase:
         candidates = []
         for edge, name in ((e, name) for e, names in enumerate(self.edges) for name in names):
             skip = "skip" if self.stride == 1 else "factorized_reduce"
-            kind = {"skip_connect": skip, "noise": name}.get(name, name[:-4].replace("dil1", "dil"))
+            kind = {"skip_connect": skip, "noise": name, "dropped_skip": name}.get(
+                name, name[:-4].replace("dil1", "dil")
+            )
             count = {"sep_conv": 4, "dil_conv": 2, "factorized_reduce": 2, "relu_conv": 1}.get(kind, 0)
             dilation = 2 if name.startswith("dil_") else 1
             candidates.append(Candidate(edge, kind, [next(weights) for _ in range(count)], dilation))
@@ -277,10 +280,9 @@ class MixedOpCase:
         running = self.running(x.dtype, x.device)
         if running is not None:  # column by column in memory: not every table is as a kernel would like it
             running = tuple(table.mT.contiguous().mT for table in running)
-        noises = sum(names.count("noise") for names in self.edges)
-        seeds = torch.tensor(NOISE_SEEDS[:noises], device=x.device) if noises else None
+        seeds = seeds_of(self.edges)
         options = {
-            "seeds": seeds,
+            "seeds": torch.tensor(seeds, device=x.device) if seeds else None,
             "edges": len(self.edges),
             "stride": self.stride,
             "eps": self.eps,
@@ -357,6 +359,18 @@ MIXED_OP_TEST_CASES = [
         base=True,
     ),
     MixedOpCase("noise-evaluation-stride2", (2, 16, 9, 6), (("noise", "sep_conv_3x3"),), stride=2, training=False),
+    MixedOpCase("dropped-skip", (3, 8, 5, 7), (("dropped_skip",),)),
+    MixedOpCase(
+        "dropped-skip-affine-base",
+        (3, 5, 7, 3),
+        (("dropped_skip", "sep_conv_3x3"), CHEAP, ("noise", "skip_connect", "dropped_skip")),
+        affine=True,
+        base=True,
+    ),
+    MixedOpCase("dropped-skip-evaluation", (2, 16, 9, 6), (("dropped_skip", "sep_conv_3x3"),), training=False),
+    MixedOpCase(
+        "partial-dropped-skip", (2, 16, 4, 6), (("dropped_skip", "dil_conv_3x3"), ("dropped_skip",)), partial=4
+    ),
     MixedOpCase("one-row", (2, 8, 1, 19)),
     MixedOpCase("one-column", (2, 8, 19, 1)),
     MixedOpCase("one-row-stride2", (2, 8, 1, 19), stride=2),

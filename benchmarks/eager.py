@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,14 +10,22 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from fastdarts.functional import MixedOpResult
-from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.noise import dropout_factors, limit_of, standard_normal
 from fastdarts.nn.operations import OPS, DilConv, FactorizedReduce, Identity, ReLUConvBN
 
 if TYPE_CHECKING:
     from benchmarks.cases import MixedOpCase
 
 
-NOISE_SEEDS = (0, -1, 0x123456789ABCDEF0)
+SEEDS = (0, -1, 0x123456789ABCDEF0)
+LIMITS = tuple(map(limit_of, (0.4, 0.7, 0.05)))
+
+
+def seeds_of(edges: Sequence[Sequence[str]]) -> list[int]:
+    """The seeds of all candidates that draw, each limit behind its own."""
+    drawing = [name for names in edges for name in names if name in ("noise", "dropped_skip")]
+    numbers = zip(drawing, SEEDS, LIMITS, strict=False)
+    return [number for name, *both in numbers for number in both[: 1 + (name == "dropped_skip")]]
 
 
 class EagerEdges(nn.Module):
@@ -30,8 +39,9 @@ class EagerEdges(nn.Module):
             nn.ModuleList(nn.ModuleList(self._layers(name, case)) for name in names) for names in case.edges
         )
         rows = [(row is branch[-1], row) for edge in self.branches for branch in edge for row in branch if _is_row(row)]
-        for noise, seed in zip([row for _, row in rows if isinstance(row, Noise)], NOISE_SEEDS, strict=False):
-            noise.seed = seed
+        drawing = [row for _, row in rows if isinstance(row, Noise | DroppedSkip)]
+        for row, seed, limit in zip(drawing, SEEDS, LIMITS, strict=False):
+            row.seed, row.limit = seed, limit
         self.middle = [not last for last, _ in rows]
         self.norms = [row for _, row in rows]
         for module in self.modules():
@@ -42,6 +52,8 @@ class EagerEdges(nn.Module):
         c_in, c_out, stride = case.shape[1] // case.partial, self.channels, case.stride
         if name == "noise":
             return [Noise(stride)]
+        if name == "dropped_skip":
+            return [DroppedSkip()]
         if name == "relu_conv_1x1":
             return [*ReLUConvBN(c_in, c_out, 1, 1, 0, affine=False).op]
         if name.startswith("dil"):
@@ -103,5 +115,17 @@ class Noise(nn.Module):
         return standard_normal(seed, (n, *size, channels), wide).permute(0, 3, 1, 2)
 
 
+class DroppedSkip(nn.Module):
+    """The state without the elements that a seed and a limit drop."""
+
+    seed = limit = 0
+
+    def forward(self, x):
+        n, channels, *size = x.shape
+        wide = torch.promote_types(x.dtype, torch.float32)
+        factors = dropout_factors(torch.tensor(self.seed, device=x.device), self.limit, (n, *size, channels), wide)
+        return (x * factors.permute(0, 3, 1, 2)).to(x.dtype)
+
+
 def _is_row(layer: nn.Module) -> bool:
-    return isinstance(layer, (nn.BatchNorm2d, Identity, Noise))
+    return isinstance(layer, (nn.BatchNorm2d, Identity, Noise, DroppedSkip))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,7 @@ from fastdarts.bench.recurrent import published_first_order
 from fastdarts.engine.projecting import Projecting
 from fastdarts.engine.step import SearchStep
 from fastdarts.nn.mixed_op import MixedOp
+from fastdarts.nn.operations import DroppingIdentity
 from fastdarts.policies.hypergradients import FirstOrder
 from fastdarts.registry import methods
 from fastdarts.spaces import DARTS as CELLS
@@ -80,7 +82,14 @@ class PlainNetwork(EagerNetwork):
         return self._stems(input)
 
 
-PLAIN = {MixedOp: PlainMixedOp, Cell: PlainCell, Network: PlainNetwork}
+class PlainDropping(DroppingIdentity):
+    """Dropout as PyTorch computes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.rate, self.training)
+
+
+PLAIN = {MixedOp: PlainMixedOp, Cell: PlainCell, Network: PlainNetwork, DroppingIdentity: PlainDropping}
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,11 @@ class MethodCase:
         values = [[of.order, of.weight_steps, own.partial] for of, own in ((recipe, config), (plain, base))]
         return kinds[0] != kinds[1] or values[0] != values[1]
 
+    @staticmethod
+    def epoch(step: SearchStep) -> int:
+        """The one that is timed."""
+        return max(step.recipe.warmup, 1)
+
     def step(self, side: str, dtype: torch.dtype = torch.float32) -> SearchStep:
         """The supernet in training; of the side of DARTS, that of DARTS in the same size."""
         case = replace(self, method="darts", settings={}) if side == DARTS else self
@@ -123,6 +137,7 @@ class MethodCase:
         step.model.to(dtype)
         if step.recipe.penalty is not None:
             step.recipe.penalty.attach(step.model, (self.size, self.size))  # again, in this type
+        step.recipe.stages.start_epoch(step.model, self.epoch(step))
         if side == MODULES:
             for module in step.model.modules():
                 module.__class__ = PLAIN.get(type(module), type(module))
@@ -133,12 +148,10 @@ class MethodCase:
     def run(self, side: str, dtype: torch.dtype = torch.float32) -> Callable[[], dict[str, Tensor]]:
         """What is timed: it returns the gradients of its step by name."""
         step = self.step(side, dtype)
-        recipe, config, model = step.recipe, step.config, step.model
-        epoch = max(recipe.warmup, 1)
+        recipe, config, model, epoch = step.recipe, step.config, step.model, self.epoch(step)
         for policy in (recipe.relaxation, recipe.perturbation):
             if policy is not None:
                 policy.start_epoch(epoch, config.epochs)
-        recipe.stages.start_epoch(model, epoch)
         torch.manual_seed(self.seed)
         batches = [
             (torch.randn(self.batch, 3, self.size, self.size).to(dtype), torch.randint(10, (self.batch,)))

@@ -189,7 +189,7 @@ def pending_shape(op: nn.Module, channels: int) -> tuple[int, int] | None:
     if is_none(op):
         return (channels, op.stride) if type(op.stride) is int and op.stride in (1, 2) else None
     known = fused_on(op, channels)
-    if known is None or known.kind == "noise":
+    if known is None or known.draws:
         return None
     return channels if known.kind == "skip" else known.norms[-1].num_features, known.stride
 

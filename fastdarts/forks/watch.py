@@ -98,7 +98,7 @@ def is_known(op: nn.Module, channels: int) -> bool:
     if shape_of(type(op)) == ZERO:
         return not watched(op)
     part = fused_on(op, channels)
-    return part is not None and part.kind != "noise"
+    return part is not None and not part.draws
 
 
 def _record(host: Host, _: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -39,7 +39,7 @@ from fastdarts.kernels import (
     world,
 )
 from fastdarts.kernels.mixed_op.call import Launch, Run
-from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.noise import dropout_factors, limit_of, standard_normal
 from fastdarts.kernels.mixed_op.traffic import TRAFFIC
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "add_up",
     "alone",
     "collective",
+    "dropout_factors",
     "flat_hypergradient",
     "flat_norm",
     "flat_perturb",
@@ -70,6 +71,7 @@ __all__ = [
     "implementations",
     "in_format",
     "joined",
+    "limit_of",
     "missing",
     "mixed_op",
     "mixed_sum",

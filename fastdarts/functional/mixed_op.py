@@ -26,6 +26,7 @@ class Candidate(NamedTuple):
     "sep_conv"           two such pairs, BatchNorm between; the stride is in the first
     "relu_conv"          [C', C, 1, 1], after a ReLU; stride 1
     "noise"              no weights; standard normal numbers, of its seed, in the shape of the output
+    "dropped_skip"       no weights; stride 1; elements are dropped by its seed and limit, the others scaled
 
     k is 3, 5 or 7. `dilation` is 1 or 2 in "dil_conv" and 1 in all others.
     """
@@ -69,9 +70,10 @@ def mixed_op(
 
     The output of edge e is ``out_e = base_e + Σ_r (gain_r (z_r − μ_r) / √(σ²_r + eps) + offset_r)`` over its rows r.
     z_r is the raw output of a candidate, and μ_r and σ²_r are its mean and variance. For "skip" a row is
-    ``gain_r x + offset_r``, for "noise" the same of random numbers. A "sep_conv" has two rows: its second half reads
-    the first one, its middle row. Gradients flow to x, gain, offset, base and all weights, twice if asked
-    (create_graph=True). The statistics get none.
+    ``gain_r x + offset_r``. For "noise" it is the same of random numbers. For "dropped_skip" it is the same of
+    ``x · m / (1 − p)``, where m is 1 with probability 1 − p, else 0, for every element by itself. A "sep_conv" has two
+    rows: its second half reads the first one, its middle row. Gradients flow to x, gain, offset, base and all weights,
+    twice if asked (create_graph=True). The statistics get none.
 
     All tensors are on the device of x and of its dtype. The tables [R, C'] and bypass are float32 if that is bfloat16
     or float16. Under torch.autocast x, base and weights are cast to its dtype, tables are not. No gradient changes its
@@ -88,9 +90,10 @@ def mixed_op(
         base: Of the first edges, of none or of all of them one [N, C', H', W'] each, to which its candidates are added.
         edges: Number of edges.
         stride: 1 or 2; H' = ⌈H/stride⌉.
-        seeds: None, or int64 [number of "noise" candidates], in their order. The same seed is the same noise.
+        seeds: None, or int64 in the order of the candidates: of every "noise" its seed, of every "dropped_skip" its
+            seed and its limit, p 2³² rounded. The same seed is the same noise, and drops the same elements.
         running: None normalises by the statistics of the batch (training). A pair (mean, var), each [R, C'], normalises
-            by these (evaluation). Rows of "skip" and "noise" are not read.
+            by these (evaluation). Rows of "skip", "noise" and "dropped_skip" are not read.
         eps: Added to the variances.
         memory: "store" keeps the raw outputs of the convolutions for backward, "recompute" computes them again.
         partial: K > 1 lets only the first C' = C/K channels of x into the candidates, which keep that number. The
@@ -108,8 +111,8 @@ def mixed_op(
 
     Returns:
         ``out``, ``mean``, ``var`` and ``kinks``. out has one [N, C', H', W'] per edge, in channels-last. mean and var
-            [R, C'] are the statistics of the batch, var unbiased, or a copy of ``running``. They are 0 and 1 for "skip"
-            and "noise". kinks is empty unless ``note`` asks for them.
+            [R, C'] are the statistics of the batch, var unbiased, or a copy of ``running``. They are 0 and 1 for
+            "skip", "noise" and "dropped_skip". kinks is empty unless ``note`` asks for them.
 
     Raises:
         FastdartsError: Arguments do not fit together.
@@ -160,7 +163,7 @@ def mixed_op(
     if synchronised and running is None and kernels.world() > 1:
         images = int(kernels.add_up(torch.tensor(n)))
         count = images * size[2] * size[3]
-    if running is None and count == 1 and any(c.kind not in ("skip", "noise") for c in candidates):
+    if running is None and count == 1 and not kernels.PLAIN.issuperset(table[1::4]):
         raise FastdartsError(
             f"Batch statistics need more than one value per channel, got x of shape {[*x.shape]} at stride {stride}: "
             "use a larger batch or pass running statistics."
@@ -191,9 +194,9 @@ def mixed_op(
             _check_like(x, f"weight {k}", w, w.shape)
     if kinks or note:
         _check_kinks(kinks, note, x, c_in, c_out, table, stride, partial)
-    noises = table[1::4].count(kernels.NOISE)
-    if seeds is not None or noises:
-        _check_seeds(seeds, noises, x)
+    numbers = sum(kernels.SEEDS[kind] for kind in table[1::4])
+    if seeds is not None or numbers:
+        _check_seeds(seeds, numbers, x)
     call = kernels.Call(tuple(table), edges, stride, eps, images, memory == "store", impl, c_out, len(weights))
     return run(call, x, base, gain, offset, weights, seeds, running, bypass, kinks, note)
 
@@ -302,13 +305,14 @@ def noise_seeds(count: int, device: torch.device) -> Tensor:
     return seeds + kernels.rank() if kernels.rank() else seeds
 
 
-def _check_seeds(seeds: Tensor | None, noises: int, x: Tensor) -> None:
+def _check_seeds(seeds: Tensor | None, numbers: int, x: Tensor) -> None:
     """Their values are nobody's business here: to look at them would make a GPU wait."""
+    each = "one per noise and two per dropped_skip"
     if not is_dense(seeds):
-        raise FastdartsError(f"seeds must be an int64 tensor [{noises}], one per noise, got {got(seeds)}.")
-    if seeds.shape != (noises,) or seeds.dtype is not torch.int64 or seeds.device != x.device or not noises:
+        raise FastdartsError(f"seeds must be an int64 tensor [{numbers}], {each}, got {got(seeds)}.")
+    if seeds.shape != (numbers,) or seeds.dtype is not torch.int64 or seeds.device != x.device or not numbers:
         raise FastdartsError(
-            f"seeds must be int64 [{noises}] on {x.device}, one per noise candidate and None without any, "
+            f"seeds must be int64 [{numbers}] on {x.device}, {each}, None without any, "
             f"got {seeds.dtype} {[*seeds.shape]} on {seeds.device}."
         )
 
@@ -404,7 +408,7 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
     """(number of the kind, kernel size, shapes of the weights), or the reason why there is no such candidate."""
     if kind not in kernels.KINDS:
         raise FastdartsError(f"A candidate is of kind {kind!r}: choose one of {', '.join(kernels.KINDS)}.")
-    needed = {"skip": 1, "relu_conv": 1, "factorized_reduce": 2}.get(kind, stride)
+    needed = {"skip": 1, "dropped_skip": 1, "relu_conv": 1, "factorized_reduce": 2}.get(kind, stride)
     if stride != needed:
         raise FastdartsError(f"{kind!r} exists at stride {needed} only, got stride {stride}.")
     if dilation not in (kernels.DILATIONS if kind == "dil_conv" else (1,)):
@@ -424,7 +428,8 @@ def _geometry(kind: str, kernel: int, dilation: int, stride: int, c_in: int, c_o
         return kernels.KINDS.index(kind), kernel, pair * (2 if kind == "sep_conv" else 1)
     if kind == "relu_conv":
         return kernels.KINDS.index(kind), 1, [(c_out, c_in, 1, 1)]
-    return kernels.KINDS.index(kind), 0 if kind in ("skip", "noise") else 3, []
+    number = kernels.KINDS.index(kind)
+    return number, 0 if number in kernels.PLAIN else 3, []
 
 
 def check_eps(eps: float) -> None:

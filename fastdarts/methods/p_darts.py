@@ -35,7 +35,7 @@ class PDARTS(AlphaConfig):
     kept_candidates: tuple[Few, ...] = (5, 3)
     """Candidates that every edge keeps for each stage after the first."""
     skip_dropout: tuple[Portion, ...] = (0.0, 0.4, 0.7)
-    """Highest rate at which the skip connections of each stage drop elements; 0 keeps them as fast as ever."""
+    """Highest rate at which the skip connections of each stage drop elements."""
     most_skips: NotNegativeInt = 2
     """Skip connections that the normal cell may have in the end, where its edges have other candidates left."""
 

@@ -182,7 +182,8 @@ class MixedOp(nn.Module):
         if not ops:
             return _none(self.stride)(x.to(dtype))
         known = fused_on(*ops, x.shape[1])
-        return x.to(dtype) * row[computed[0]] if known is not None and known.kind == "skip" else None
+        plain = known is not None and known.kind == "skip" and not known.draws
+        return x.to(dtype) * row[computed[0]] if plain else None
 
     def only(self, x: Tensor, k: int) -> Tensor:
         """The output with all weight on candidate ``k``, which alone is called."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdarts.errors import FastdartsError
-from fastdarts.functional import noise_seeds, standard_normal
+from fastdarts.functional import dropout_factors, limit_of, noise_seeds, standard_normal
 from fastdarts.ranks import own_generator
 from fastdarts.registry import Registry, check_call, origin
 
@@ -105,20 +105,29 @@ class DroppingIdentity(nn.Module):
     """A stride-1 skip connection that in training zeroes each element with probability `rate` = p and scales the
     others: x / (1 - p) * Bernoulli(1 - p) (P-DARTS, Chen et al. 2019, section 3.3).
 
-    No kernel knows it: an edge that has it calls it by itself, and keeps its mask and its output for backward. The
-    random numbers belong to places of `x` [N, C, H, W], whatever its memory format; of several ranks each draws its
-    own.
+    As of :class:`Noise`, only a seed is drawn. What is dropped follows from it, from `rate` and from the places of the
+    elements in [N, H, W, C], here and in the kernels, which store no mask. `rate` may change between passes; at 0 and
+    in evaluation nothing is drawn. p is rounded to a multiple of 2⁻³², and what is kept is scaled by that.
     """
 
     def __init__(self, rate: float):
         super().__init__()
         self.rate = rate
 
+    @property
+    def limit(self) -> int:
+        """How many of 2³² random numbers drop an element now."""
+        return limit_of(self.rate) if self.training else 0
+
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        limit = self.limit
+        if not limit:
             return x
         n, channels, height, width = x.shape
-        return _dropped(x, x.new_empty(n, height, width, channels).permute(0, 3, 1, 2), self.rate)
+        wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+        seed = noise_seeds(1, x.device)[0]
+        factors = dropout_factors(seed, limit, (n, height, width, channels), wide).permute(0, 3, 1, 2)
+        return (x * factors).to(x.dtype)
 
 
 class Zero(nn.Module):
@@ -269,7 +278,9 @@ def drop_path(x: Tensor, drop_prob: float) -> Tensor:
     x: [N, ...], any device and floating dtype; a new tensor is returned, where the public code overwrites
     `x`. Of several ranks each draws its own. Larsson et al. 2017, arXiv:1605.07648.
     """
-    return _dropped(x, x.new_empty([len(x)] + [1] * (x.dim() - 1)), drop_prob)
+    keep = 1.0 - drop_prob
+    kept = x.new_empty([len(x)] + [1] * (x.dim() - 1)).bernoulli_(keep, generator=own_generator(x.device))
+    return x.div(keep).mul_(kept)
 
 
 def drop_path_factors(x: Tensor, count: int, drop_prob: float) -> Tensor:
@@ -280,12 +291,6 @@ def drop_path_factors(x: Tensor, count: int, drop_prob: float) -> Tensor:
     for part in factors if x.device.type == "cpu" else [factors]:  # a launch each
         part.bernoulli_(keep, generator=generator)
     return factors.div_(keep)
-
-
-def _dropped(x: Tensor, mask: Tensor, drop_prob: float) -> Tensor:
-    """``x`` scaled, and zero where ``mask``, which is drawn here, says so."""
-    keep = 1.0 - drop_prob
-    return x.div(keep).mul_(mask.bernoulli_(keep, generator=own_generator(x.device)))
 
 
 def check_images(input: Tensor, in_channels: int, *, even: bool = True) -> None:

@@ -145,15 +145,16 @@ class Progressive(Pruning):
         return f"{self.layers[number]} cells"
 
     def start_epoch(self, model: Supernet, epoch: int) -> None:
-        """Set the rate of the skip connections; those of rate 0 stay what the kernels know."""
+        """Set the rate of the skip connections."""
         stage, within = divmod(epoch, self.epochs)
         rate = dropout_rate(self.dropout[stage], within, self.epochs, self.warmup)
         for cells in model.mixed_ops().values():
             for edge in (edge for edges in cells for edge in edges):
                 for k, op in enumerate(edge._ops):
-                    if isinstance(op, Identity | DroppingIdentity):
-                        skip = DroppingIdentity(rate) if rate else Identity()
-                        edge._ops[k] = skip.train(op.training)
+                    if isinstance(op, DroppingIdentity):
+                        op.rate = rate
+                    elif isinstance(op, Identity) and rate:
+                        edge._ops[k] = DroppingIdentity(rate).train(op.training)
 
 
 def _modules(table: Table) -> Tensor:

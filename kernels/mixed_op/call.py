@@ -20,10 +20,13 @@ from torch import Tensor
 from fastdarts.kernels.mixed_op.contract import (
     AVG_POOL,
     DIL_CONV,
+    DROPPED_SKIP,
     FACTORIZED_REDUCE,
     MAX_POOL,
     NOISE,
+    PLAIN,
     RELU_CONV,
+    SEEDS,
     SEP_CONV,
     SKIP,
     WEIGHTS,
@@ -136,8 +139,8 @@ class Call:
             raw, row = raw + bool(own), row + 1
         self.edges = candidates[-4] + 1
         self.pools = [final for final in self.finals if final[2] in (MAX_POOL, AVG_POOL)]
-        self.skips = [final for final in self.finals if final[2] == SKIP]
-        self.plain = [row for _, row, kind, _ in self.finals if kind in (SKIP, NOISE)]  # which nothing normalises
+        self.skips = [final for final in self.finals if final[2] in (SKIP, DROPPED_SKIP)]
+        self.plain = [row for _, row, kind, _ in self.finals if kind in PLAIN]
 
     # pieces
 
@@ -163,8 +166,12 @@ class Call:
     def values(self, row: int, kind: int, own: Sequence[Stage]) -> dict[Piece, int]:
         """What the raw values of a final row are made of."""
         if kind == NOISE:
-            return {("seeds", row): 8}
-        return union(map(self.z, own)) or self.x()
+            return self.seeds(row, kind)
+        return (union(map(self.z, own)) or self.x()) | self.seeds(row, kind)
+
+    def seeds(self, row: int, kind: int) -> dict[Piece, int]:
+        """What it draws by."""
+        return {("seeds", row): 8 * SEEDS[kind]} if SEEDS[kind] else {}
 
     def t(self, stage: Stage) -> dict[Piece, int]:
         return {("t", stage.raw, stage.half): self.P * self.channels * self.itemsize}

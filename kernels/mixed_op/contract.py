@@ -2,7 +2,8 @@
 
 Every candidate has one row of the tables `gain` and `offset`, a separable convolution two: its middle BatchNorm, then
 its final one. With z_r the raw output of row r, μ_r and σ²_r its batch statistics per channel (or the running ones),
-M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = z for skip and noise, which nothing normalises):
+M = N·H'·W', ρ_r = 1/√(σ²_r + eps) and ẑ_r = (z_r − μ_r) ρ_r (ẑ = z for both skips and noise, which nothing
+normalises):
 
     out_e = base_e + Σ over the final rows r of edge e of (gain_r ẑ_r + offset_r)     (base: of the first edges)
     the second half of a separable convolution reads max(0, gain_m ẑ_m + offset_m), m its middle row
@@ -24,11 +25,13 @@ normalisation, Ioffe and Szegedy 2015, section 3.
     5 sep_conv           the same and BatchNorm, twice; the first half strides    the same, twice
     6 relu_conv          ReLU, 1×1 (stride 1)                                     [C', C, 1, 1]
     7 noise              standard normal, of nothing but seed and place           no weights, kernel = dilation = 0
+    8 dropped_skip       x times a factor of nothing but seed, limit and place    no weights, kernel = dilation = 0
 
 Shapes: x [N, C, H, W], base_e and out_e [N, C', H', W'] with H' = ⌈H/stride⌉, all channels-last; gain, offset, mean
 and var [R, C'], in float32 where x is of half precision. `var` is the unbiased estimate, as running statistics want it.
-Stored for backward if `store`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs
-and noise are always computed again. `seeds`, int64, has one for every candidate that is noise.
+Stored for backward if `store`: z, the raw outputs of rows that end in a convolution; pools, ReLUs, depthwise outputs,
+noise and factors are always computed again. `seeds`, int64, has in the order of the candidates the seed of every noise,
+and seed and limit of every dropped_skip (noise.py).
 
 With `bypass` only the first C' of the K·C' channels of x come here; the op interleave takes the others past.
 
@@ -54,14 +57,18 @@ from torch import Tensor
 
 from fastdarts.kernels import process_group
 from fastdarts.kernels.mixed_op.kinks import NO_KINKS, Decisions
-from fastdarts.kernels.mixed_op.noise import standard_normal
+from fastdarts.kernels.mixed_op.noise import dropout_factors, standard_normal
 from fastdarts.kernels.mixed_op.ranks import register
 from fastdarts.kernels.registry import define, rounded
 
 LAST = torch.channels_last
-KINDS = ("skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise")
-SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE = range(len(KINDS))
-WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0)  # of one candidate, by kind
+KINDS = (
+    "skip", "max_pool", "avg_pool", "factorized_reduce", "dil_conv", "sep_conv", "relu_conv", "noise", "dropped_skip",
+)  # fmt: skip
+SKIP, MAX_POOL, AVG_POOL, FACTORIZED_REDUCE, DIL_CONV, SEP_CONV, RELU_CONV, NOISE, DROPPED_SKIP = range(len(KINDS))
+WEIGHTS = (0, 0, 0, 2, 2, 4, 1, 0, 0)  # of one candidate, by kind
+SEEDS = (0, 0, 0, 0, 0, 0, 0, 1, 2)  # the same of numbers in seeds
+PLAIN = {SKIP, NOISE, DROPPED_SKIP}  # nothing normalises them
 
 KERNELS, STRIDES, DILATIONS = (3, 5, 7), (1, 2), (1, 2)
 GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # sums and statistics in float32
@@ -116,7 +123,7 @@ def _forward(
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor, list[Tensor]]:
     training, decisions, seconds = running_mean is None, Decisions(kinks, note), 0
     out, z, means, variances, weights = [*base, *[None] * (edges - len(base))], [], [], [], iter(weights)
-    noises = iter(() if seeds is None else seeds.unbind())
+    drawn = iter(() if seeds is None else seeds.unbind())
     size = (len(x), *((side - 1) // stride + 1 for side in x.shape[2:]), gain.shape[1])
     for at in range(0, len(candidates), 4):
         edge, kind, kernel, dilation = candidates[at : at + 4]
@@ -126,7 +133,9 @@ def _forward(
         for half in halves:
             row, mean, var = len(means), gain.new_zeros(gain.shape[1]), gain.new_ones(gain.shape[1])
             if kind == NOISE:
-                y = standard_normal(next(noises), size, gain.dtype).permute(0, 3, 1, 2)
+                y = standard_normal(next(drawn), size, gain.dtype).permute(0, 3, 1, 2)
+            elif kind == DROPPED_SKIP:
+                y = y * dropout_factors(next(drawn), next(drawn), size, gain.dtype).permute(0, 3, 1, 2)
             elif kind != SKIP:
                 place = 0 if half is halves[0] else 1 + seconds
                 y = _raw(kind, y, half, kernel, dilation, step, decisions, place)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil, union
-from fastdarts.kernels.mixed_op.contract import NOISE
+from fastdarts.kernels.mixed_op.contract import DROPPED_SKIP, SEEDS
 from fastdarts.kernels.mixed_op.tasks import Tasks
 
 MAX_CHUNKS, MAX_WEIGHT_CHUNKS = 512, 128
@@ -19,7 +19,7 @@ UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how ma
 SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
 CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1 gradient"]
 CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + [f"{k} eights" for k in (1, 2, 3)]
-NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "noise", *CASES), 0)
+NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "drawn", *CASES), 0)
 ALWAYS = dict.fromkeys(
     ("load_halo", "while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1
 )
@@ -242,17 +242,17 @@ class CudaCall(Tasks):
 
     def mix(self, bases: int) -> Task:
         strips, finals = self.strips(), len(self.finals)
-        noises = sum(kind == NOISE for _, _, kind, _ in self.finals)
+        draws = sum(SEEDS[kind] > 0 for _, _, kind, _ in self.finals)
         threads = STRIP_WARPS * WARP
         trips = self.units(strips) | {"pools": bool(self.pools), "e": self.edges, "k": finals / self.edges}
         trips |= {
-            "noise": noises / finals,
+            "drawn": draws / finals,
             "plain rows": 1 / strips.chunks,
             "tables/i": ceil(finals * strips.quads, threads),
         }
         of_edges, offsets = ceil(self.edges * strips.quads, threads), finals / self.edges * self.offset / UNROLLED
         trips |= {"i": of_edges, "i/k": offsets, "i2": of_edges, "i2/k": offsets}
-        planes = 2 * bool(self.pools) + bool(noises)
+        planes = 3 if draws else 2 * bool(self.pools)
         fours = (2 * finals + self.edges) * strips.quads + planes * ROWS * threads
         run = self.run("mix_kernel", strips.chunks * strips.blocks, STRIP_WARPS, trips, fours * FOUR)
         task = super().mix(bases)
@@ -269,8 +269,12 @@ class CudaCall(Tasks):
         strips, rows = self.strips(chunks, passes), len(self.finals) / passes
         trips = self.units(strips) | {"pools": bool(self.pools), "k": 0, "i/unaligned": 1}
         trips |= {"i": 1, "i2": ceil(int(1 + rows) * 4 * strips.quads, threads)}
-        noises = max(kinds[i : i + PASS_ROWS].count(NOISE) for kinds in edges for i in range(0, len(kinds), PASS_ROWS))
-        planes = 2 + noises  # of maxima, of averages, and one for each noise of a pass
+        draws = max(
+            sum(SEEDS[kind] > 0 for kind in kinds[i : i + PASS_ROWS])
+            for kinds in edges
+            for i in range(0, len(kinds), PASS_ROWS)
+        )
+        planes = 2 + draws  # of maxima, of averages, and one for each row of a pass that draws
         fours = PASS_ROWS * strips.quads + max(1 + PASS_ROWS, ROWS * planes) * threads
         run = self.run("gradient_sums_kernel", chunks * strips.blocks * passes, STRIP_WARPS, trips, fours * FOUR)
         return super().sums()._replace(windows=passes * self.pooling(), runs=(run,))
@@ -350,7 +354,8 @@ class CudaCall(Tasks):
         stages = self.singles + self.firsts
         warps = tiling.warps * (4 if strided else 1)
         runs, windows = [], 0
-        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
+        dropped = sum(kind == DROPPED_SKIP for _, _, kind, _ in self.skips)
+        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips) - dropped, "d": dropped}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
         points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
         trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}

@@ -111,8 +111,8 @@ class Tasks(Call, ABC):
         stages = self.singles + self.firsts
         reads = [self.x(), self.pooled()] + [self.t(stage) for stage in stages]
         reads += [self.weights(*stage.weights[:-1]) for stage in stages]
-        for edge, row, _, _ in self.skips:
-            reads += [self.map("grad", edge), self.tables(row, "gain")]
+        for edge, row, kind, _ in self.skips:
+            reads += [self.map("grad", edge), self.tables(row, "gain"), self.seeds(row, kind)]
         vector = sum(2 * stage.kernel**2 * self.P * self.channels for stage in stages)
         return Task(union(reads), {("dx",): self.pixels * self.channels * self.itemsize}, 0, vector)
 

@@ -71,19 +71,19 @@ def kernels(dtype: str) -> Iterator[tuple[str, object, dict, dict]]:
             kernel = vars(module)[name]
             rows = "*i32" if name in ("statistics_kernel", "gradient_totals_kernel") else "i32"
             sums = "BLOCK_P" not in kernel.arg_names  # of partial results
-            for channels, noises in itertools.product((16, 64), (False, True)):
-                if noises <= ("NOISES" in kernel.arg_names) and not (sums and channels > 16):
+            for channels, draws in itertools.product((16, 64), (False, True)):
+                if draws <= ("DRAWS" in kernel.arg_names) and not (sums and channels > 16):
                     tiles = blocks(channels, channels, exact=False)
                     tile = {"BLOCK_C": 16} if sums else tiles.get(name.removesuffix("_kernel"), tiles["maps"])
-                    variant = f"C{channels}{' noise' * noises}"
+                    variant = f"C{channels}{' draws' * draws}"
                     arguments = ours | {"rows": rows}
                     if name == "stages_gradients_kernel":  # of edges, and of the middles of separable convolutions
                         arguments["grad"] = (pointer,) * (EDGES + 4)
                     products = "PRECISION" in kernel.arg_names
                     if dtype != "fp16" or products:
-                        yield f"{name}[{variant}]", kernel, arguments, flags | tile | {"NOISES": noises}
-                    if products or name == "state_gradient_kernel":
-                        strided = {"STRIDE": 2, "HAS_OFFSET": True}
+                        yield f"{name}[{variant}]", kernel, arguments, flags | tile | {"DRAWS": draws}
+                    if products or (name == "state_gradient_kernel" and not draws):
+                        strided = {"STRIDE": 2, "HAS_OFFSET": True, "DRAWS": False}
                         yield f"{name}[{variant} stride 2]", kernel, arguments, flags | tile | strided
                     if products and dtype == "fp32":
                         exact = blocks(channels, channels, exact=True)[name.removesuffix("_kernel")]

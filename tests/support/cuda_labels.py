@@ -27,7 +27,7 @@ LABELS = {
     r"|halo.left \+ j",
     "units": r"\bfor_units\(",
     "pools": r"\bpool_into<|\bpool<(false|true)>",
-    "noise": r"\bnoise_into\(",
+    "drawn": r"\bdraw_into<",
     "kept": r"keep_kinks\(|kept_maxima<|kept, own|state\.places|bits\[|if \(bits",
     "strided": r"pool_column<2, places>",
     "tables": r"\bload_tables\(|Slope\(a, ",

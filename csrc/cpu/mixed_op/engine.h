@@ -128,16 +128,26 @@ struct Engine {
     return program.kinks.places ? program.kinks.places + n * program.out_size() : nullptr;
   }
 
-  // What a final row adds up for sample n: given its raw output there, pools of the state, room for all noises.
+  // What a final row adds up for sample n: given its raw output there, pools of the state, room for all draws.
   template <typename M>
-  const M* term(const M* x, const Final& f, int64_t n, const M* raw, const M* max, const M* avg, M* noises) const {
+  const M* term(const M* x, const Final& f, int64_t n, const M* raw, const M* max, const M* avg, M* drawn) const {
     if (f.kind == kSkip) return x + n * program.in_size();
     if (f.kind == kMaxPool) return max;
     if (f.kind == kAvgPool) return avg;
+    if (f.kind == kDroppedSkip) return dropped(f.z, n, x + n * program.in_size(), drawn);
     if (f.kind != kNoise) return raw;
-    M* noise = noises + f.z * program.out_size();
-    Isa::call(StandardNormal<M>{program.seeds[f.z], n * program.out_size(), program.out_size(), noise});
+    M* noise = drawn + f.z * program.out_size();
+    Isa::call(
+        StandardNormal<M, Isa::kBytes>{program.draws[f.z].seed, n * program.out_size(), program.out_size(), noise});
     return noise;
+  }
+  // What is left of a map of sample n by draw i; a gradient goes the way of the state.
+  template <typename M>
+  const M* dropped(int64_t i, int64_t n, const M* map, M* drawn) const {
+    const Draw& draw = program.draws[i];
+    M* left = drawn + i * program.out_size();
+    Isa::call(Dropped<M, Isa::kBytes>{draw.seed, draw.limit, n * program.out_size(), program.out_size(), map, left});
+    return left;
   }
 
   // ReLU of a map, or of one normalised, to the canvas.

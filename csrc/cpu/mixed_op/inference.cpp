@@ -107,11 +107,11 @@ struct Inference : Engine<Isa, T, B> {
       M* max = program.max_pool ? own.take<M>(program.out_size()) : nullptr;
       M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      M* noises = own.take<M>(program.seeds.size() * program.out_size());
+      M* drawn = own.take<M>(program.draws.size() * program.out_size());
       return [=, this, &to, &plan](int64_t, int64_t n) {
         const int64_t at = n * program.out_size();
         if (max || avg) pools(to.x, n, max, avg, scratch);
-        for (int64_t e = 0; e < program.edges; ++e) start(to, plan, e, n, max, avg, noises);
+        for (int64_t e = 0; e < program.edges; ++e) start(to, plan, e, n, max, avg, drawn);
         if (!this->direct(program.first)) load(to.x, n, canvas);
         for (const Packed& p : plan.first) {
           M* out = to.out[p.stage.edge] + at;
@@ -136,7 +136,7 @@ struct Inference : Engine<Isa, T, B> {
     plan.zero = flat(memory, 0, [](int64_t) { return 0; });
     std::vector<bool> begun(program.edges);
     for (const Final& f : program.finals) {
-      if (f.z >= 0 && f.kind != kNoise) continue;  // a stage's
+      if (f.staged()) continue;
       begun[f.edge] = true;
       plan.terms.push_back({f, flat(memory, f.row, [&](int64_t i) { return t.scale(i); }),
                             flat(memory, f.row, [&](int64_t i) { return t.mean[i]; })});
@@ -184,15 +184,14 @@ struct Inference : Engine<Isa, T, B> {
 
   // What no stage gives: edge e of sample n, where it begins with that.
   void start(const InferenceOperands<M>& to, const Plan& plan, int64_t e, int64_t n, const M* max, const M* avg,
-             M* noises) const {
+             M* drawn) const {
     if (!plan.start[e]) return;
     const int64_t at = n * program.out_size();
     std::vector<Stream<M>> streams;
     if (const M* base = this->base(to, e)) streams.push_back({base + at, plan.one, plan.zero});
     for (const Term& term : plan.terms) {
       if (term.final.edge != e) continue;
-      streams.push_back(
-          {this->template term<M>(to.x, term.final, n, nullptr, max, avg, noises), term.scale, term.mean});
+      streams.push_back({this->template term<M>(to.x, term.final, n, nullptr, max, avg, drawn), term.scale, term.mean});
     }
     Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),
                                                       plan.start[e], width, program.out_size(), to.out[e] + at});

@@ -239,9 +239,7 @@ struct Forward : Engine<Isa, T, B> {
     std::vector<T*> start(program.edges);
     const Tables& t = to.tables;
     for (const Final& f : program.finals) {
-      terms.push_back({f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z],
-                       flat(
-                           memory, f.row, [&](int64_t i) { return t.scale(i); }),
+      terms.push_back({f.staged() ? to.raw[f.z] : nullptr, flat(memory, f.row, [&](int64_t i) { return t.scale(i); }),
                        flat(memory, f.row, [&](int64_t i) { return t.mean[i]; })});
     }
     for (int64_t e = 0; e < program.edges; ++e) {
@@ -257,7 +255,7 @@ struct Forward : Engine<Isa, T, B> {
       M* max = program.max_pool ? own.take<M>(program.out_size()) : nullptr;
       M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
-      M* noises = own.take<M>(program.seeds.size() * program.out_size());
+      M* drawn = own.take<M>(program.draws.size() * program.out_size());
       return [=, this, &to, &terms, &start](int64_t, int64_t n) {
         if (max || avg) pools(to.x, n, max, avg, scratch);
         const int64_t at = n * program.out_size();
@@ -268,7 +266,7 @@ struct Forward : Engine<Isa, T, B> {
           for (size_t i = 0; i < terms.size(); ++i) {
             const Final& f = program.finals[i];
             if (f.edge != e) continue;
-            const M* data = this->term(to.x, f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, noises);
+            const M* data = this->term(to.x, f, n, terms[i].data ? terms[i].data + at : nullptr, max, avg, drawn);
             streams.push_back({data, terms[i].scale, terms[i].mean});
           }
           Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T)>{streams.data(), static_cast<int64_t>(streams.size()),

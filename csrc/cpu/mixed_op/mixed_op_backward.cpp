@@ -83,7 +83,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
       M* avg = program.avg_pool ? own.take<M>(program.out_size()) : nullptr;
       T* scratch = own.take<T>(2 * program.width * program.inputs);
       T* table = own.take<T>(2 * width);
-      M* noises = own.take<M>(program.seeds.size() * program.out_size());
+      M* drawn = own.take<M>(program.draws.size() * program.out_size());
       return [=, this, &to, &means](int64_t chunk, int64_t n) {
         if (max || avg) pools(to.x, n, max, avg, scratch);
         const int64_t at = n * program.out_size();
@@ -93,8 +93,8 @@ struct Backward : BackwardEngine<Isa, T, B> {
           streams.clear();
           for (; i < finals && program.finals[i].edge == e; ++i) {
             const Final& f = program.finals[i];
-            const M* raw = f.z < 0 || f.kind == kNoise ? nullptr : to.raw[f.z] + at;
-            streams.push_back({this->term(to.x, f, n, raw, max, avg, noises), nullptr, means[i]});
+            const M* raw = f.staged() ? to.raw[f.z] + at : nullptr;
+            streams.push_back({this->term(to.x, f, n, raw, max, avg, drawn), nullptr, means[i]});
           }
           const int64_t count = streams.size();
           Isa::call(GradientSums<M, Isa::kBytes / sizeof(T)>{to.grad[e] + at, streams.data(), count, C, width,
@@ -200,6 +200,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
       for (M*& p : pool) p = own.take<M>(other ? program.out_size() : 0);
       for (T*& p : of_pool) p = own.take<T>(other ? program.out_size() : 0);
       T* scratch = own.take<T>(2 * program.width * program.inputs);
+      M* drawn = own.take<M>(other ? program.draws.size() * program.out_size() : 0);
       return [=, this, &to, &stages, &rest](int64_t chunk, int64_t n) {
         const int64_t at = n * program.out_size(), last = program.chunk(chunk + 1) - 1;
         if (n == program.chunk(chunk)) b.begin(chunk);
@@ -215,7 +216,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
           if (to.dx) add_data(p, b, dx);
         }
         if (!to.dx) return;
-        if (other) add_rest(to, rest, n, sum, pool, of_pool, scratch);
+        if (other) add_rest(to, rest, n, sum, pool, of_pool, scratch, drawn);
         Isa::call(Finish<M, E, B>{first_pixel(canvas), canvas.pitch, canvas.plane, dx.data, pitch, plane, sum,
                                   program.height, program.width, program.inputs, to.dx + n * program.in_size()});
       };
@@ -235,6 +236,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
   struct Rest {
     struct Term {
       int64_t edge;  // -1: the pool's own output
+      int64_t draw;  // that drops elements; -1: none
       const T *scale, *mean;
     };
     std::vector<Term> terms[3];  // by kind: skip, max, avg
@@ -248,23 +250,24 @@ struct Backward : BackwardEngine<Isa, T, B> {
       std::vector<double> slope(program.outputs);
       const T* mean = nullptr;
       for (const Final& f : program.finals) {
-        if (f.kind != kind) continue;
+        const bool drops = f.kind == kDroppedSkip;
+        if ((drops ? kSkip : f.kind) != kind) continue;
         const RawCoefficients& k = rows[f.row];
         result.terms[kind].push_back(
-            {f.edge, flat(memory, 0, [&](int64_t c) { return k.scale[c]; }),
+            {f.edge, drops ? f.z : -1, flat(memory, 0, [&](int64_t c) { return k.scale[c]; }),
              kind == kSkip ? result.zero : flat(memory, 0, [&](int64_t c) { return k.shift[c]; })});
         mean = flat(memory, f.row, [&](int64_t i) { return to.tables.mean[i]; });
         for (int64_t c = 0; c < program.outputs; ++c) slope[c] += k.slope[c];
       }
       if (mean && kind != kSkip && to.training) {
-        result.terms[kind].push_back({-1, flat(memory, 0, [&](int64_t c) { return slope[c]; }), mean});
+        result.terms[kind].push_back({-1, -1, flat(memory, 0, [&](int64_t c) { return slope[c]; }), mean});
       }
     }
     return result;
   }
 
   void add_rest(const BackwardOperands<M>& to, const Rest& rest, int64_t n, T* sum, M* const (&pool)[2],
-                T* const (&of_pool)[2], T* scratch) const {
+                T* const (&of_pool)[2], T* scratch, M* drawn) const {
     M* max = program.max_pool ? pool[0] : nullptr;
     M* avg = program.avg_pool ? pool[1] : nullptr;
     if (max || avg) pools(to.x, n, max, avg, scratch);
@@ -272,6 +275,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
       std::vector<Stream<M>> streams;
       for (const auto& term : rest.terms[kind]) {
         const M* data = term.edge < 0 ? own : to.grad[term.edge] + n * program.out_size();
+        if (term.draw >= 0) data = this->dropped(term.draw, n, data, drawn);
         streams.push_back({data, term.scale, term.mean});
       }
       Isa::call(WeightedSum<M, Isa::kBytes / sizeof(T), T>{streams.data(), static_cast<int64_t>(streams.size()),

@@ -1,6 +1,7 @@
-// Standard normal numbers of a seed and their place; the maths stands in kernels/mixed_op/noise.py.
+// Random numbers of a seed and their place; the maths stands in kernels/mixed_op/noise.py.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -9,38 +10,80 @@
 
 namespace fastdarts {
 
+constexpr int kCounters = 32;  // of which words are made at a time
+
+// Philox4x32-10 in registers of so many bytes. A number of 32 bits has a lane of 64: what is above it is not looked at.
+template <int bytes>
+struct Philox {
+  static constexpr int kLanes = bytes / 8;
+  using Lanes = typename Block<uint64_t, kLanes>::Aligned;
+  using Words = typename Block<uint32_t, kLanes>::Loose;
+
+  static FASTDARTS_INLINE Lanes product(Lanes a, Lanes b) {
+#if defined(__x86_64__)
+    // GCC would multiply all 64 bits, in three times as many instructions
+    if constexpr (bytes == 16) {
+      asm("pmuludq %1, %0" : "+x"(a) : "x"(b));
+    } else {
+      asm("vpmuludq %1, %0, %0" : "+v"(a) : "v"(b));
+    }
+    return a;
+#else
+    return (a & 0xFFFFFFFF) * (b & 0xFFFFFFFF);
+#endif
+  }
+
+  // words[k][i]: word 4 (counter + i) + k of the seed.
+  static FASTDARTS_INLINE void words(uint64_t seed, uint64_t counter, uint32_t (&words)[4][kCounters]) {
+    Lanes own;
+    for (int i = 0; i < kLanes; ++i) own[i] = counter + i;
+    const Lanes first = Lanes{} + 0xD2511F53, second = Lanes{} + 0xCD9E8D57;
+    for (int i = 0; i < kCounters; i += kLanes, own += kLanes) {
+      Lanes a = own, b = own >> 32, c = {}, d = {};
+      uint64_t left = seed, right = seed >> 32;
+#pragma GCC unroll 10
+      for (int round = 0; round < 10; ++round, left += 0x9E3779B9, right += 0xBB67AE85) {
+        const Lanes p = product(a, first), q = product(c, second);
+        a = q >> 32 ^ b ^ left, b = q;
+        c = p >> 32 ^ d ^ right, d = p;
+      }
+      const Lanes all[4] = {a, b, c, d};
+      for (int k = 0; k < 4; ++k) {
+        *reinterpret_cast<Words*>(words[k] + i) = __builtin_convertvector(all[k], Words);
+      }
+    }
+  }
+};
+
+// use(counter, begin, end) for all that numbers first to first + size need: of numbers 4 counter + begin to
+// 4 counter + end, not including the last.
+template <typename Use>
+FASTDARTS_INLINE void for_counters(int64_t first, int64_t size, const Use& use) {
+  for (int64_t counter = first / 4; counter * 4 < first + size; counter += kCounters) {
+    const int64_t at = counter * 4;
+    use(counter, at < first ? first - at : 0, std::min<int64_t>(kCounters * 4, first + size - at));
+  }
+}
+
 // out[j] = number first + j of the seed.
-template <typename M>
+template <typename M, int bytes>
 struct StandardNormal {
   using T = Wide<M>;
-  static constexpr int kCounters = 32;
   uint64_t seed;
   int64_t first, size;
   M* out;
 
   FASTDARTS_INLINE void operator()() const {
-    for (int64_t counter = first / 4; counter * 4 < first + size; counter += kCounters) {
+    for_counters(first, size, [&](int64_t counter, int64_t begin, int64_t end) __attribute__((always_inline)) {
       T block[kCounters * 4];
       numbers(static_cast<uint64_t>(counter), block);
-      const int64_t at = counter * 4, begin = at < first ? first - at : 0;
-      const int64_t end = at + kCounters * 4 < first + size ? kCounters * 4 : first + size - at;
-      for (int64_t j = begin; j < end; ++j) out[at + j - first] = stored<M>(block[j]);
-    }
+      for (int64_t j = begin; j < end; ++j) out[counter * 4 + j - first] = stored<M>(block[j]);
+    });
   }
 
   FASTDARTS_INLINE void numbers(uint64_t counter, T* block) const {
     uint32_t words[4][kCounters];
-#pragma omp simd
-    for (int i = 0; i < kCounters; ++i) {
-      uint32_t a = static_cast<uint32_t>(counter + i), b = static_cast<uint32_t>((counter + i) >> 32), c = 0, d = 0;
-      uint32_t left = static_cast<uint32_t>(seed), right = static_cast<uint32_t>(seed >> 32);
-      for (int round = 0; round < 10; ++round, left += 0x9E3779B9, right += 0xBB67AE85) {
-        const uint64_t p = uint64_t{a} * 0xD2511F53, q = uint64_t{c} * 0xCD9E8D57;
-        a = static_cast<uint32_t>(q >> 32) ^ b ^ left, b = static_cast<uint32_t>(q);
-        c = static_cast<uint32_t>(p >> 32) ^ d ^ right, d = static_cast<uint32_t>(p);
-      }
-      words[0][i] = a, words[1][i] = b, words[2][i] = c, words[3][i] = d;
-    }
+    Philox<bytes>::words(seed, counter, words);
     for (int pair = 0; pair < 4; pair += 2) {
 #pragma omp simd
       for (int i = 0; i < kCounters; ++i) {
@@ -88,6 +131,33 @@ struct StandardNormal {
     const T first = q & 1 ? c : s, second = q & 1 ? s : c;
     sine = q & 2 ? -first : first;
     cosine = (q + 1) & 2 ? -second : second;
+  }
+};
+
+// out[j] = in[j] times the factor of place first + j of the seed.
+template <typename M, int bytes>
+struct Dropped {
+  using T = Wide<M>;
+  uint64_t seed;
+  int64_t limit, first, size;
+  const M* in;
+  M* out;
+
+  FASTDARTS_INLINE void operator()() const {
+    constexpr int64_t kWords = int64_t{1} << 32;
+    const T scale = limit < kWords ? T(kWords) / static_cast<T>(kWords - limit) : T(0);
+    const uint32_t least = static_cast<uint32_t>(std::clamp<int64_t>(limit, 0, kWords - 1));
+    for_counters(first, size, [&](int64_t counter, int64_t begin, int64_t end) __attribute__((always_inline)) {
+      uint32_t words[4][kCounters];
+      Philox<bytes>::words(seed, static_cast<uint64_t>(counter), words);
+      T factors[kCounters * 4];
+#pragma omp simd
+      for (int i = 0; i < kCounters; ++i) {
+        for (int k = 0; k < 4; ++k) factors[4 * i + k] = words[k][i] < least ? T(0) : scale;
+      }
+      const int64_t at = counter * 4 - first;
+      for (int64_t j = begin; j < end; ++j) out[at + j] = stored<M>(value(in[at + j]) * factors[j]);
+    });
   }
 };
 

@@ -21,7 +21,17 @@ namespace fastdarts {
 
 using torch::stable::Tensor;
 
-enum Kind : int64_t { kSkip, kMaxPool, kAvgPool, kFactorizedReduce, kDilConv, kSepConv, kReLUConv, kNoise };
+enum Kind : int64_t {
+  kSkip,
+  kMaxPool,
+  kAvgPool,
+  kFactorizedReduce,
+  kDilConv,
+  kSepConv,
+  kReLUConv,
+  kNoise,
+  kDroppedSkip
+};
 
 struct Stage {
   int64_t edge, row;  // the row of its output
@@ -38,9 +48,16 @@ struct Stage {
 struct Final {  // one term of an edge's sum
   int64_t edge, row;
   Kind kind;
-  int64_t z;  // its raw output; of noise, its seed
+  int64_t z;  // its raw output; of what draws, its place among the draws; else -1
 
-  bool plain() const { return kind == kSkip || kind == kNoise; }  // nothing normalises it
+  bool draws() const { return kind == kNoise || kind == kDroppedSkip; }
+  bool plain() const { return kind == kSkip || draws(); }  // nothing normalises it
+  bool staged() const { return z >= 0 && !draws(); }
+};
+
+struct Draw {
+  uint64_t seed = 0;
+  int64_t limit = 0;  // of a dropped skip
 };
 
 struct Program {
@@ -48,7 +65,7 @@ struct Program {
   int64_t images = 0;  // of the whole batch, where other processes have the rest of it; else 0
   int64_t rows = 0, raw = 0, weights = 0;
   int64_t border = 1;  // of private buffers: a pair (pairs.h) may lie before the first pixel
-  std::vector<uint64_t> seeds;
+  std::vector<Draw> draws;
   bool max_pool = false, avg_pool = false, skip = false;
   std::vector<Stage> first, second;
   std::vector<Final> finals;
@@ -68,11 +85,15 @@ struct Program {
     for (size_t i = 0; i < candidates.size(); i += 4) {
       add(candidates[i], static_cast<Kind>(candidates[i + 1]), candidates[i + 2], candidates[i + 3], weight);
     }
-    CHECK_SIZE("number of seeds", seed ? seed->numel() : 0, noises);
+    CHECK_SIZE("number of seeds", seed ? seed->numel() : 0, numbers);
     if (seed) {
       STD_TORCH_CHECK(seed->is_contiguous(), "expected contiguous seeds");
       const int64_t* p = seed->const_data_ptr<int64_t>();
-      seeds.assign(p, p + noises);
+      for (const Final& f : finals) {
+        if (!f.draws()) continue;
+        draws[f.z].seed = static_cast<uint64_t>(*p++);
+        if (f.kind == kDroppedSkip) draws[f.z].limit = *p++;
+      }
     }
     CHECK_SIZE("number of weights", static_cast<int64_t>(weight.size()), weights);
   }
@@ -119,22 +140,25 @@ struct Program {
   }
 
  private:
-  int64_t noises = 0;
+  int64_t numbers = 0;  // in seeds
 
   void add(int64_t edge, Kind kind, int64_t kernel, int64_t dilation, const std::vector<Tensor>& weight) {
     STD_TORCH_CHECK(0 <= edge && edge < edges, "edge ", edge, " of ", edges);
     STD_TORCH_CHECK(finals.empty() || finals.back().edge <= edge, "expected candidates sorted by edge");
     const bool pool = kind == kMaxPool || kind == kAvgPool;
-    STD_TORCH_CHECK(inputs == outputs || !(pool || kind == kSkip || kind == kSepConv), "channels differ: ", inputs,
-                    " and ", outputs);
-    max_pool |= kind == kMaxPool, avg_pool |= kind == kAvgPool, skip |= kind == kSkip;
-    if (kind == kSkip) CHECK_SIZE("stride of a skip connection", stride, 1);
+    const bool passes = kind == kSkip || kind == kDroppedSkip;
+    STD_TORCH_CHECK(inputs == outputs || !(pool || passes || kind == kSepConv), "channels differ: ", inputs, " and ",
+                    outputs);
+    max_pool |= kind == kMaxPool, avg_pool |= kind == kAvgPool, skip |= passes;
+    if (passes) CHECK_SIZE("stride of a skip connection", stride, 1);
     if (pool || kind == kSkip) {
       finals.push_back({edge, rows++, kind, -1});
       return;
     }
-    if (kind == kNoise) {
-      finals.push_back({edge, rows++, kind, noises++});
+    if (kind == kNoise || kind == kDroppedSkip) {
+      finals.push_back({edge, rows++, kind, std::ssize(draws)});
+      draws.emplace_back();
+      numbers += kind == kNoise ? 1 : 2;
       return;
     }
     const auto take = [&](int64_t size, const char* what) {

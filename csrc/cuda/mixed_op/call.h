@@ -42,7 +42,12 @@ struct Stage {
   int middle() const { return row - 1; }  // the row of that middle
 };
 
-enum class FinalKind : int { kConv, kSkip, kMax, kAvg, kNoise };
+enum class FinalKind : int { kConv, kSkip, kMax, kAvg, kNoise, kDropped };
+
+// Nothing normalises them.
+inline bool is_plain(FinalKind kind) {
+  return kind == FinalKind::kNoise || kind == FinalKind::kSkip || kind == FinalKind::kDropped;
+}
 
 // A row whose normalised values are added to the output of its edge.
 struct Final {
@@ -131,7 +136,7 @@ struct Operands {
   std::vector<const void*> weights;
   std::vector<void*> raw;
   std::vector<const void*> gradients;  // backward: of the edges' outputs, then of the normalised middles
-  const int64_t* seeds;
+  const int64_t* seeds;                // behind that of a dropped skip its limit
   Kept kept;
 
   // What a stage reads; `i` is its place among the second halves if it is one.

@@ -164,7 +164,7 @@ struct Job {
                     "expected fewer than 2^31 values of one image");
     CHECK_SIZE("number of weights", static_cast<int64_t>(weights.size()), plan.weights);
     CHECK_SIZE("rows of gain", gain.size(0), plan.rows);
-    CHECK_SIZE("number of seeds", seeds ? seeds->numel() : 0, plan.noises);
+    CHECK_SIZE("number of seeds", seeds ? seeds->numel() : 0, plan.seeds);
     call.type = type_of(x);
     call.exact = exact;
     const size_t four = 4 * x.element_size();

@@ -8,7 +8,7 @@ namespace {
 struct MixRow {
   const void* map;  // its raw output, or the state of a skip connection; null for what the kernel computes
   int row, plane, seed;
-  bool plain;
+  bool plain, drops;
 };
 
 struct MixEdge {
@@ -112,7 +112,8 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 7 : 6) mix_kernel(cons
           for (int r = 0; r < kRows; ++r) add_normalised(sums[r], z[r], mean, scale);
         } else {
           if (row.plane == kNoisePlane) {
-            noise_into(planes, row.plane, a.seeds[row.seed], place, pitch, unit.rows, vector);
+            const T* const dropped = row.drops ? static_cast<const T*>(a.state.x) : nullptr;
+            draw_into<vector>(planes, row.plane, a.seeds + row.seed, dropped, place, pitch, unit.rows, count);
           }
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
@@ -168,7 +169,8 @@ cudaError_t mix(const Call& call, const Affine& affine, const Operands& operands
         const int plane = plane_of(final.kind);
         arguments.pools |= is_pool(final.kind);
         if (!map) arguments.planes = std::max(arguments.planes, plane < kNoisePlane ? kNoisePlane : plane + 1);
-        arguments.rows[arguments.count++] = {map, final.row, plane, final.source, is_plain(final.kind)};
+        arguments.rows[arguments.count++] = {
+            map, final.row, plane, final.source, is_plain(final.kind), final.kind == FinalKind::kDropped};
       }
       arguments.edges[arguments.edge_count++] = {before, out[e], first, arguments.count};
       before = out[e];

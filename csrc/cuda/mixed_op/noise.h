@@ -1,4 +1,4 @@
-// Standard normal numbers of a seed and their place, made in registers: the maths of kernels/mixed_op/noise.py.
+// Random numbers of a seed and their place, made in registers: the maths of kernels/mixed_op/noise.py.
 #pragma once
 
 #include <cmath>
@@ -54,12 +54,22 @@ __device__ inline Four normal_of_words(const Words& words) {
   return result;
 }
 
-// The numbers at places `place` to `place` + 3. `aligned`: place is a multiple of four.
-__device__ inline Four standard_normal(int64_t seed, int64_t place, bool aligned) {
-  const Four low = normal_of_words(philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(place >> 2)));
+// By what a dropped skip multiplies at the places of these words.
+__device__ inline Four factors_of_words(const Words& words, int64_t limit) {
+  const float scale = 4294967296.0f / static_cast<float>((int64_t{1} << 32) - limit);
+  Four result;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) result[i] = static_cast<int64_t>(words.v[i]) < limit ? 0.0f : scale;
+  return result;
+}
+
+// What make(words) says of the words at places `place` to `place` + 3. `aligned`: place is a multiple of four.
+template <typename Make>
+__device__ Four at_places(int64_t seed, int64_t place, bool aligned, const Make& make) {
+  const Four low = make(philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(place >> 2)));
   const int skip = static_cast<int>(place & 3);
   if (aligned || skip == 0) return low;
-  const Four high = normal_of_words(philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(place >> 2) + 1));
+  const Four high = make(philox(static_cast<uint64_t>(seed), static_cast<uint64_t>(place >> 2) + 1));
   Four result;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

@@ -16,7 +16,7 @@ struct Plan {
   std::vector<Final> finals;
   // Rows that statistics and totals are taken of; ~row where nothing normalises it.
   std::vector<int> first_rows, second_rows, final_rows, middle_rows;
-  int rows = 0, raws = 0, weights = 0, noises = 0;
+  int rows = 0, raws = 0, weights = 0, seeds = 0;
   bool pools = false;
 
   const Stage* firsts_begin() const { return stages.data() + seconds + singles; }
@@ -24,7 +24,7 @@ struct Plan {
 
   // Four integers a candidate: edge, kind, kernel, dilation; sorted by edge.
   Plan(std::span<const int64_t> candidates, int outputs) {
-    enum Kind { kSkip, kMaxPool, kAvgPool, kFactorizedReduce, kDilConv, kSepConv, kReLUConv, kNoise };
+    enum Kind { kSkip, kMaxPool, kAvgPool, kFactorizedReduce, kDilConv, kSepConv, kReLUConv, kNoise, kDroppedSkip };
     std::vector<Stage> single, first;
     const int edges = candidates.empty() ? 0 : static_cast<int>(candidates[candidates.size() - 4]) + 1;
     for (size_t at = 0; at + 4 <= candidates.size(); at += 4) {
@@ -38,7 +38,12 @@ struct Plan {
           break;
         case kNoise:
           kind = FinalKind::kNoise;
-          source = noises++;
+          source = seeds++;
+          break;
+        case kDroppedSkip:
+          kind = FinalKind::kDropped;
+          source = seeds;
+          seeds += 2;
           break;
         case kMaxPool:
         case kAvgPool:
@@ -70,7 +75,7 @@ struct Plan {
           own = 4;
           break;
       }
-      const bool nothing = kind == FinalKind::kSkip || kind == FinalKind::kNoise;
+      const bool nothing = is_plain(kind);
       finals.push_back({kind, rows, source, edge});
       final_rows.push_back(nothing ? ~rows : rows);
       if (candidates[at + 1] != kSepConv) first_rows.push_back(nothing ? ~rows : rows);

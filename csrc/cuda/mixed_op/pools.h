@@ -197,11 +197,23 @@ __device__ void pool_into(const Planes& planes, const State& state, const Strips
   }
 }
 
-// Noise of the pixels of a unit whose first is at `place`. Not unrolled: it is long.
-__device__ inline void noise_into(const Planes& planes, int plane, int64_t seed, int64_t place, int pitch, int rows,
-                                  bool vector) {
+// Noise of the pixels of a unit whose first is at `place`, or what is left of a `dropped` map. Not unrolled: it is
+// long.
+template <bool vector, typename T>
+__device__ void draw_into(const Planes& planes, int plane, const int64_t* seed, const T* dropped, int64_t place,
+                          int pitch, int rows, int count) {
 #pragma unroll 1
-  for (int r = 0; r < rows; ++r) planes.at(plane, r) = standard_normal(seed, place + int64_t{r} * pitch, vector);
+  for (int r = 0; r < rows; ++r, place += pitch) {
+    Four drawn = at_places(*seed, place, vector, [&](const Words& words) {
+      return dropped ? factors_of_words(words, seed[1]) : normal_of_words(words);
+    });
+    if (dropped) {
+      const Four map = load4(dropped + place, count, vector);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) drawn[i] *= map[i];
+    }
+    planes.at(plane, r) = drawn;
+  }
 }
 
 inline bool is_pool(FinalKind kind) { return kind == FinalKind::kMax || kind == FinalKind::kAvg; }
@@ -209,9 +221,6 @@ inline bool is_pool(FinalKind kind) { return kind == FinalKind::kMax || kind == 
 inline State state_of(const Call& call, const Operands& operands) {
   return {operands.x, call.sizes.height, call.sizes.width, call.sizes.stride, operands.kept.places};
 }
-
-// Nothing normalises them.
-inline bool is_plain(FinalKind kind) { return kind == FinalKind::kNoise || kind == FinalKind::kSkip; }
 
 // Where a row without a map is.
 inline int plane_of(FinalKind kind) {

@@ -2,6 +2,7 @@
 // hands gradients to the state. t lies in shared memory with all that the windows over a tile meet.
 #include <limits>
 
+#include "cuda/mixed_op/noise.h"
 #include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/walk.h"
 
@@ -42,13 +43,13 @@ struct Read {
 
 struct Skip {
   const void* gradient;
-  int row;
+  int row, seed;  // seed: its place, if it drops elements
 };
 
 struct StateArguments {
   Read reads[kMaxStages];
-  Skip skips[kMaxTensors];
-  int stages, skip_rows;
+  Skip skips[kMaxTensors];  // those that drop elements behind the others
+  int stages, skip_rows, dropped_rows;
   Sizes sizes;
   Tiling tiling;
   bool adds;  // dx has a part already
@@ -57,6 +58,7 @@ struct StateArguments {
   const void *x, *t;
   const float *dmax, *davg;
   const int8_t* which;
+  const int64_t* seeds;
   const uint8_t* bits;  // of the state's ReLUs if they are kept
   void* dx;
 };
@@ -211,6 +213,15 @@ __device__ void add_point(Four (&out)[kRows], const T* t, const Sizes& sizes, in
   }
 }
 
+// What a dropped skip keeps of its gradient.
+__device__ inline void keep(Four& gradient, const int64_t* seed, int64_t place, bool vector) {
+  a_branch();
+  const Four factors =
+      at_places(*seed, place, vector, [&](const Words& words) { return factors_of_words(words, seed[1]); });
+#pragma unroll
+  for (int i = 0; i < 4; ++i) gradient[i] *= factors[i];
+}
+
 // A warp has pixels that are next to each other or, of stride 2, two apart: then the windows that hold them are alike,
 // and the warps of a block have the four parities of one tile, [2 rows, 2 columns] of them.
 template <typename T, int S, bool vector>
@@ -267,8 +278,7 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
       for (int k = 0; k < 4; ++k) out[r][k] = value[k] <= 0 ? 0 : out[r][k];  // NaN passes
     }
   }
-  for (int i = 0; i < arguments.skip_rows; ++i) {
-    const Skip& skip = arguments.skips[i];
+  const auto add_skip = [&](const Skip& skip, auto drops) {
     const float* const gains = arguments.gain + int64_t{skip.row} * sizes.outputs;
     const T* const gradient = static_cast<const T*>(skip.gradient) + pixels.base;
     Four gain;
@@ -276,8 +286,16 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
     for (int k = 0; k < 4; ++k) gain[k] = gains[vector ? min(own, channels - 4) + k : min(own + k, channels - 1)];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      add_product(out[r], gain, load4(gradient + pixels.at[r], vector ? 4 : count, vector));
+      Four value = load4(gradient + pixels.at[r], vector ? 4 : count, vector);
+      if constexpr (decltype(drops)::value)
+        keep(value, arguments.seeds + skip.seed, pixels.base + pixels.at[r], vector);
+      add_product(out[r], gain, value);
     }
+  };
+  for (int i = 0; i < arguments.skip_rows; ++i) add_skip(arguments.skips[i], std::false_type());
+  if constexpr (S == 1) {
+    const Skip* const dropped = arguments.skips + arguments.skip_rows;
+    for (int d = 0; d < arguments.dropped_rows; ++d) add_skip(dropped[d], std::true_type());
   }
   if (pixels.rows == 0) return;
   if (arguments.dmax) add_pools<S, vector>(out, arguments, n, row, column, down, right, own, count);
@@ -316,8 +334,13 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     tiling = {1, 2, 1, (columns + 7) / 8, (rows + 7) / 8, sizes.images, 0, 1};
   }
   std::vector<Skip> skips;
-  for (int i = 0; i < finals_count; ++i) {
-    if (finals[i].kind == FinalKind::kSkip) skips.push_back({operands.gradients[finals[i].edge], finals[i].row});
+  int plain = 0;
+  for (const FinalKind kind : {FinalKind::kSkip, FinalKind::kDropped}) {
+    for (int i = 0; i < finals_count; ++i) {
+      if (finals[i].kind == kind)
+        skips.push_back({operands.gradients[finals[i].edge], finals[i].row, finals[i].source});
+    }
+    if (kind == FinalKind::kSkip) plain = static_cast<int>(skips.size());
   }
   const int skip_count = static_cast<int>(skips.size());
   for (int stage = 0, skip = 0; stage == 0 || stage < count || skip < skip_count;
@@ -334,10 +357,13 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       arguments.davg = davg;
       arguments.which = which;
     }
+    arguments.seeds = operands.seeds;
     arguments.bits = operands.kept.state;
     arguments.dx = dx;
     arguments.stages = std::clamp(count - stage, 0, kMaxStages);
-    arguments.skip_rows = std::clamp(skip_count - skip, 0, kMaxTensors);
+    const int here = std::clamp(skip_count - skip, 0, kMaxTensors);
+    arguments.skip_rows = std::clamp(plain - skip, 0, here);
+    arguments.dropped_rows = here - arguments.skip_rows;
     size_t window = 0, window_taps = 0;
     for (int i = 0; i < arguments.stages; ++i) {
       const Stage& of = stages[stage + i];
@@ -349,7 +375,7 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
       window = std::max(window, sizeof(float) * kChannels * tiling.images * halo.rows * halo.columns);
       window_taps = std::max(window_taps, tap_bytes(of.kernel));
     }
-    std::copy_n(skips.begin() + std::min(skip, skip_count), arguments.skip_rows, arguments.skips);
+    std::copy_n(skips.begin() + std::min(skip, skip_count), here, arguments.skips);
     arguments.taps = static_cast<int>(window);
     const dim3 grid(static_cast<unsigned>(tiling.tiles()), static_cast<unsigned>(quotient(sizes.channels, kChannels)));
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {

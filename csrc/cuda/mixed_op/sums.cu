@@ -13,14 +13,14 @@ constexpr int kPasses = 32;   // in one launch
 struct SumRow {
   const void* map;  // its raw output, or the state of a skip connection; null for what the kernel computes
   int row, plane, seed;
-  bool plain;
+  bool plain, drops;
 };
 
 // A pass reads the gradient of an edge once and does up to kPassRows of its rows. Passes are blocks of the grid: the
 // sums of all rows of all edges do not fit into registers, and what a pool costs a pass again is read out of L2.
 struct Pass {
   const void* gradient;
-  int count, planes;  // planes: of its pools and of every noise
+  int count, planes;  // planes: of its pools and of every row that draws
   bool pools;
   SumRow rows[kPassRows];
 };
@@ -62,7 +62,9 @@ __global__ void __launch_bounds__(kStripThreads, vector ? 5 - kFewerBlocks : 4)
     for (int k = 0; pass.planes > kNoisePlane && k < pass.count; ++k) {
       const SumRow& row = pass.rows[k];
       if (row.map || row.plane < kNoisePlane) continue;
-      noise_into(planes, row.plane, a.seeds[row.seed], place, pitch, unit.rows, vector);
+      const T* const dropped = row.drops ? static_cast<const T*>(a.state.x) : nullptr;
+      draw_into<vector>(planes, row.plane, a.seeds + row.seed, dropped, place, pitch, unit.rows,
+                        vector ? 4 : own.count);
     }
     const T* gradient = static_cast<const T*>(pass.gradient) + place;
     Four g[kRows];
@@ -200,8 +202,10 @@ cudaError_t gradient_sums(const Call& call, const Affine& affine, const Operands
     }
     edge = final->edge;
     Pass& pass = passes.back();
-    const int plane = final->kind == FinalKind::kNoise ? pass.planes++ : plane_of(final->kind);
-    pass.rows[pass.count++] = {map_of(operands, *final), final->row, plane, final->source, is_plain(final->kind)};
+    const bool drops = final->kind == FinalKind::kDropped;
+    const int plane = drops || final->kind == FinalKind::kNoise ? pass.planes++ : plane_of(final->kind);
+    pass.rows[pass.count++] = {map_of(operands, *final), final->row, plane, final->source,
+                               is_plain(final->kind),    drops};
     pass.pools |= is_pool(final->kind);
   }
   SumsArguments arguments = {};

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastdarts.functional import ChainPlan, Given, Pool, noise_seeds, world
+from fastdarts.functional import ChainPlan, Given, Pool, world
 from fastdarts.nn.fusion.kinks import active
 from fastdarts.nn.fusion.plan import Constants, Fused, lasting, stacked, wide
 from fastdarts.nn.fusion.recognise import STATISTICS, settled_things
@@ -111,7 +111,7 @@ class FusedChain:
             tables = [(gain, None) for gain in (*(f.ones(x) for f in self.plain), *table.split(self._rows))]
         factors = drop_path_factors(x, self._masks, drop_prob) if self._masks else None
         given = [
-            Given(gain, offset, noise_seeds(fused.noises, x.device) if fused.noises else None, running)
+            Given(gain, offset, fused.seeds(x), running)
             for fused, (gain, offset), running in zip(self.fused, tables, self._running(x), strict=True)
         ]
         if known and seen.hold() and self.fused[0].tracks():

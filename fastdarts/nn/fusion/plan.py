@@ -7,6 +7,7 @@ very attributes and children that it had. Weights and statistics are read at eve
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from itertools import chain
 from typing import Protocol
@@ -71,7 +72,15 @@ class Fused:
         self.training, self.eps, self.joined = (True, 1e-5, False) if first is None else mode_of(first)
         self.channels = channels // partial if first is None else first.num_features
         self.affine = any(bn.weight is not None for bn in used)
-        self.noises = sum(part.kind == "noise" for _, _, part in parts)
+        self._dropping = [(part.drops, part.drops.limit > 0) for _, _, part in parts if part.drops is not None]
+        self._kinds = [
+            "dropped_skip" if part.drops is not None and part.drops.limit else part.kind for _, _, part in parts
+        ]
+        drawing = [kind for kind in self._kinds if kind in ("noise", "dropped_skip")]
+        self._seeds = len(drawing)
+        # the seeds in their order, each limit behind its own; of what is drawn, then of the limits
+        limits = itertools.count(self._seeds)
+        self._order = [at for i, kind in enumerate(drawing) for at in ([i] if kind == "noise" else [i, next(limits)])]
         # of each row the place of its mixing weight; -1, the place of 1, in the middle of a separable convolution
         self.places = [place for _, k, part in parts for place in ([-1, k] if part.kind == "sep_conv" else [k])]
         self.plan = plan(self.candidates(), self.edges, stride, channels, self.channels, partial, self.eps, memory)
@@ -84,7 +93,23 @@ class Fused:
 
     def candidates(self) -> list[Candidate]:
         """What is computed, with the weights of now."""
-        return [Candidate(edge, part.kind, part.weights, part.dilation) for edge, _, part in self.parts]
+        kinds = zip(self._kinds, self.parts, strict=True)
+        return [Candidate(edge, kind, part.weights, part.dilation) for kind, (edge, _, part) in kinds]
+
+    def seeds(self, x: Tensor) -> Tensor | None:
+        """New seeds, and the limits of now, as the op takes them; None if nothing is drawn."""
+        if not self._seeds:
+            return None
+        drawn = noise_seeds(self._seeds, x.device)
+        limits = tuple(drops.limit for drops, on in self._dropping if on)
+        if not limits:
+            return drawn
+
+        def table(numbers: Sequence[int]) -> Callable[[], Tensor]:
+            return lambda: torch.tensor(numbers, device=x.device)
+
+        order = self._constants.get(x, "order", table(self._order))
+        return torch.cat([drawn, self._constants.get(x, limits, table(limits))]).index_select(0, order)
 
     def holds(self) -> bool:
         """Whether the layers have the parameters and buffers that they had, with whatever values."""
@@ -102,8 +127,9 @@ class Fused:
         return self._first is not None and self._first.training and self._first.track_running_stats
 
     def suits(self) -> bool:
-        """Whether the layers, which are what they were, normalise as they did."""
-        return self._first is None or mode_of(self._first) == (self.training, self.eps, self.joined)
+        """Whether the layers, which are what they were, normalise as they did, and drop elements where they did."""
+        alike = self._first is None or mode_of(self._first) == (self.training, self.eps, self.joined)
+        return alike and all((drops.limit > 0) is on for drops, on in self._dropping)
 
     def _missing(self) -> list[bool]:
         return [value is None for value in chain.from_iterable(map(dict.values, self._layers))]
@@ -115,7 +141,7 @@ class Fused:
         BatchNorms move their statistics."""
         gain, offset, places = self._tables(x, mixing)
         weights = [held["weight"] for held in self.convolutions]
-        seeds = noise_seeds(self.noises, x.device) if self.noises else None
+        seeds = self.seeds(x)
         bypass = None if bypass is None else bypass.to(gain.dtype)
         statistics, running = self.statistics(x), self.running(x)
         kinks, result = active(), None

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from fastdarts.nn.fusion.shapes import FACTORIZED, IDENTITY, NOISE, READS, inner_of, shape_of
-from fastdarts.nn.operations import Noise
+from fastdarts.nn.fusion.shapes import DROPPING, FACTORIZED, IDENTITY, NOISE, READS, inner_of, shape_of
+from fastdarts.nn.operations import DroppingIdentity, Noise
 from fastdarts.nn.sync_bn import SyncBatchNorm2d
 from fastdarts.notices import notice
 
@@ -38,11 +38,17 @@ class FusedCandidate(NamedTuple):
     dilation: int = 1
     convs: Sequence[nn.Conv2d] = ()
     norms: Sequence[nn.BatchNorm2d | None] = (None,)  # one per row, None for what is not normalised
+    drops: DroppingIdentity | None = None  # a skip connection that drops elements while its limit is not 0
 
     @property
     def weights(self) -> list[Tensor]:
         """Those of its convolutions, as they are now."""
         return [conv._parameters["weight"] for conv in self.convs]
+
+    @property
+    def draws(self) -> bool:
+        """Whether it may draw random numbers."""
+        return self.kind == "noise" or self.drops is not None
 
     @property
     def mode(self) -> tuple[bool, float, bool] | None:
@@ -96,6 +102,8 @@ def _fused_on(op: nn.Module, channels: int) -> FusedCandidate | None:
     shape = shape_of(type(op))
     if shape == IDENTITY:
         return None if watched(op) else FusedCandidate("skip")
+    if shape == DROPPING:
+        return None if watched(op) else FusedCandidate("skip", drops=op)
     if shape == NOISE:
         standard = (op.mean, op.std) == (0.0, 1.0)
         return FusedCandidate("noise", op.stride) if standard and not watched(op) else None

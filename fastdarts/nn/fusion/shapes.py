@@ -18,17 +18,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastdarts.nn.operations import DilConv, FactorizedReduce, Identity, Noise, ReLUConvBN, SepConv, Zero
+from fastdarts.nn.operations import (
+    DilConv,
+    DroppingIdentity,
+    FactorizedReduce,
+    Identity,
+    Noise,
+    ReLUConvBN,
+    SepConv,
+    Zero,
+)
 
-INNER, IDENTITY, ZERO, FACTORIZED, NOISE = "inner", "identity", "zero", "factorized", "noise"
-"""``forward`` is that of the attribute ``op``; of Identity; of Zero; of FactorizedReduce; of Noise."""
+INNER, IDENTITY, ZERO, FACTORIZED, NOISE, DROPPING = "inner", "identity", "zero", "factorized", "noise", "dropping"
+"""``forward`` is that of the attribute ``op``; of Identity, Zero, FactorizedReduce, Noise, DroppingIdentity."""
 
 OWN: dict[type[nn.Module], str | None] = {
-    Identity: IDENTITY, Zero: ZERO, FactorizedReduce: FACTORIZED, Noise: NOISE, SepConv: INNER, DilConv: INNER,
-    ReLUConvBN: INNER, nn.Sequential: None,
+    Identity: IDENTITY, Zero: ZERO, FactorizedReduce: FACTORIZED, Noise: NOISE, DroppingIdentity: DROPPING,
+    SepConv: INNER, DilConv: INNER, ReLUConvBN: INNER, nn.Sequential: None,
 }  # fmt: skip
 KNOWN: dict[Callable, str] = {
     Identity.forward: IDENTITY, Zero.forward: ZERO, FactorizedReduce.forward: FACTORIZED, Noise.forward: NOISE,
+    DroppingIdentity.forward: DROPPING,
 }  # fmt: skip
 READS = {INNER: ("op",), FACTORIZED: ("relu", "conv_1", "conv_2", "bn")}
 """Modules that a forward reads from its own."""

@@ -177,7 +177,7 @@ def forward(
         mix.mix_kernel[at.map_tiles(at.P)](
             x, raw, tuple(base) or (x,), tuple(out), *tables, table.finals if seeds is None else seeds,
             table.finals, table.starts, *at.sizes, at.outputs, at.P,
-            STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, NOISES=table.noises > 0,
+            STRIDE=stride, POOLS=len(table.pooled) > 0, SKIPS=len(table.skips) > 0, DRAWS=table.draws,
             BASES=len(base), **flags, **at.tile["maps"],
         )  # fmt: skip
     return out, z if store else [], mean, var, []
@@ -225,7 +225,7 @@ def backward(
         partial = at.partial(2, at.chunks)
         mix.gradient_sums_kernel[(at.chunks, at.blocks("maps"))](
             x, raw, tuple(grad), mean, table.finals if seeds is None else seeds, partial, table.finals, table.starts,
-            *at.sizes, at.outputs, at.P, at.step, STRIDE=stride, NOISES=table.noises > 0, **at.tile["maps"],
+            *at.sizes, at.outputs, at.P, at.step, STRIDE=stride, DRAWS=table.draws, **at.tile["maps"],
         )  # fmt: skip
 
         def totals(partial: Tensor, chunks: int, rows: Tensor, plain: Tensor) -> None:
@@ -269,7 +269,7 @@ def backward(
                 totals(partial, at.weight_chunks, table.middle_rows, table.middle_plain)
             if through:
                 stage_gradients(table.seconds + table.singles, table.firsts, TOTALS=not images)
-        dx = _state_gradient(at, grad, tables, dgain, doffset, t, flags) if need_x else x.new_empty(0)
+        dx = _state_gradient(at, grad, tables, seeds, dgain, doffset, t, flags) if need_x else x.new_empty(0)
         dweights = [torch.empty_like(w) for w in weights] if need_weights else []
         if dweights:
             largest = at.channels * max(at.outputs, TAPS)
@@ -280,7 +280,9 @@ def backward(
     return dx, dgain, doffset if offset is not None else gain.new_empty(0), dweights
 
 
-def _state_gradient(at: _Launch, grad, tables, dgain: Tensor, doffset: Tensor, t: Tensor, flags: dict) -> Tensor:
+def _state_gradient(
+    at: _Launch, grad, tables, seeds: Tensor | None, dgain: Tensor, doffset: Tensor, t: Tensor, flags: dict
+) -> Tensor:
     x, table = at.x, at.table
     gain, _, mean, var = tables
     dmax = davg = which = x
@@ -295,7 +297,7 @@ def _state_gradient(at: _Launch, grad, tables, dgain: Tensor, doffset: Tensor, t
     firsts = table.singles + table.firsts
     stages_backward.state_gradient_kernel[at.map_tiles(at.pixels)](
         x, at.weights, tuple(grad), gain, t[table.seconds :], dmax, davg, which, dx, table.stages[table.seconds :],
-        table.skips, *at.sizes, at.P, at.pixels, firsts, len(table.skips),
-        STRIDE=at.stride, POOLS=len(table.pooled) > 0, **at.tile["maps"],
+        table.skips, table.skips if seeds is None else seeds, *at.sizes, at.P, at.pixels, firsts, len(table.skips),
+        STRIDE=at.stride, POOLS=len(table.pooled) > 0, DRAWS=table.drops, **at.tile["maps"],
     )  # fmt: skip
     return dx

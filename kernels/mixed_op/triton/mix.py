@@ -4,13 +4,13 @@ import triton
 import triton.language as tl
 
 from fastdarts.kernels.interleave.triton import position
-from fastdarts.kernels.mixed_op.triton.noise import standard_normal
+from fastdarts.kernels.mixed_op.triton.noise import dropout_factors, standard_normal
 from fastdarts.kernels.mixed_op.triton.stages import add_moments, no_moments, store_moments
 from fastdarts.kernels.mixed_op.triton.tiles import entry, inverse, pick, pools, wide, window
 
 # of a final row, in the table of finals
 KIND, ROW, RAW, FIELDS = map(tl.constexpr, range(4))
-CONV, SKIP, MAX, AVG, NOISE = map(tl.constexpr, range(5))
+CONV, SKIP, MAX, AVG, NOISE, DROPPED = map(tl.constexpr, range(6))
 
 
 @triton.jit
@@ -45,7 +45,7 @@ def pool_moments_kernel(
 
 
 @triton.jit
-def final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES: tl.constexpr):
+def final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, DRAWS: tl.constexpr):
     """Raw values of the final row i."""
     kind = tl.load(finals + i * FIELDS + KIND)
     b_z = b_x
@@ -55,9 +55,11 @@ def final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES: tl.constexp
         b_z = b_max
     if kind == AVG:
         b_z = b_avg
-    if NOISES:  # noqa: SIM102 (one at compile time, one at run time)
+    if DRAWS:  # at compile time, what follows at run time
         if kind == NOISE:
             b_z = standard_normal(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
+        if kind == DROPPED:
+            b_z = b_x * dropout_factors(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
     return b_z, kind
 
 
@@ -80,7 +82,7 @@ def state_values(
 def mix_kernel(
     x, z, base, out, gain, offset, mean, var, seeds, finals, starts,
     height, width, channels, out_height, out_width, outputs, P,
-    STRIDE: tl.constexpr, POOLS: tl.constexpr, SKIPS: tl.constexpr, NOISES: tl.constexpr,
+    STRIDE: tl.constexpr, POOLS: tl.constexpr, SKIPS: tl.constexpr, DRAWS: tl.constexpr,
     BASES: tl.constexpr, HAS_OFFSET: tl.constexpr, TRAINING: tl.constexpr, EPS: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -97,10 +99,10 @@ def mix_kernel(
         if e < BASES:
             acc = tl.load(base[e] + o_z, mask=mask, other=0.0).to(tl.float32)
         for i in range(tl.load(starts + e), tl.load(starts + e + 1)):
-            b_z, kind = final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, NOISES)
+            b_z, kind = final(z, seeds, i, finals, b_max, b_avg, b_x, o_z, mask, DRAWS)
             row = tl.load(finals + i * FIELDS + ROW)
             scale = entry(gain, row, c, outputs)
-            if (kind != SKIP) & (kind != NOISE):
+            if (kind != SKIP) & (kind < NOISE):
                 scale *= inverse(var, row, c, outputs, P, EPS, TRAINING)
                 b_z -= entry(mean, row, c, outputs)[None, :]
             acc += scale[None, :] * b_z
@@ -113,7 +115,7 @@ def mix_kernel(
 def gradient_sums_kernel(
     x, z, grad, mean, seeds, partial, finals, starts,
     height, width, channels, out_height, out_width, outputs, P, step,
-    STRIDE: tl.constexpr, NOISES: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STRIDE: tl.constexpr, DRAWS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partial [R, 2, chunks, outputs]: Σ g and Σ g (z − μ) of every final row, per chunk of `step` pixels."""
     i_chunk = tl.program_id(0)
@@ -136,12 +138,15 @@ def gradient_sums_kernel(
                 if kind == CONV:
                     p_z = pick(z, tl.load(finals + i * FIELDS + RAW))
                     b_z = tl.load(p_z + o_z, mask=mask, other=0.0).to(tl.float32)
-                elif kind == SKIP:
+                elif (kind == SKIP) | (kind == DROPPED):
                     b_z, _inside = window(x, n, y, x_, c, height, width, channels, p < end)
+                    if DRAWS:  # noqa: SIM102 (one at compile time, one at run time)
+                        if kind == DROPPED:
+                            b_z *= dropout_factors(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
                 elif kind != NOISE:
                     b_max, b_avg, _which = pools(x, n, y, x_, c, height, width, channels, p < end, STRIDE)
                     b_z = tl.where(kind == MAX, b_max, b_avg)
-                elif NOISES:
+                elif DRAWS:
                     b_z = standard_normal(seeds, tl.load(finals + i * FIELDS + RAW), o_z)
                 b_g = tl.load(grad[e] + o_z, mask=mask, other=0.0).to(tl.float32)
                 first += b_g

@@ -1,4 +1,4 @@
-"""Standard normal numbers of a seed and their place, made in registers: the maths of kernels/mixed_op/noise.py."""
+"""Random numbers of a seed and their place, made in registers: the maths of kernels/mixed_op/noise.py."""
 
 import triton
 import triton.language as tl
@@ -8,13 +8,28 @@ import triton.language as tl
 def standard_normal(seeds, i, o):
     """The numbers at places o (int64) of the i-th seed, float32. Each makes the words of four and uses two: that is
     less than what storing them would take."""
-    place = o >> 2
-    low, high = place.to(tl.uint32), (place >> 32).to(tl.uint32)
-    zero = tl.zeros_like(low)
-    a, b, c, d = tl.philox(tl.load(seeds + i), low, high, zero, zero)
+    a, b, c, d = _words(seeds, i, o)
     later = (o & 2) != 0
     radius = tl.sqrt(-2.0 * tl.log(_unit(tl.where(later, c, a))))
     return radius * _cosine(4 * _unit(tl.where(later, d, b)), tl.where((o & 1) != 0, 1, 0))
+
+
+@triton.jit
+def dropout_factors(seeds, i, o):
+    """What is multiplied by at places o (int64), by the seed and the limit at i, float32."""
+    a, b, c, d = _words(seeds, i, o)
+    word = tl.where((o & 2) != 0, tl.where((o & 1) != 0, d, c), tl.where((o & 1) != 0, b, a))
+    limit = tl.load(seeds + i + 1)
+    return tl.where(word.to(tl.int64) >= limit, 4294967296.0 / (4294967296 - limit).to(tl.float32), 0.0)
+
+
+@triton.jit
+def _words(seeds, i, o):
+    """The four words of which those at places o (int64) are, of the i-th seed."""
+    place = o >> 2
+    low, high = place.to(tl.uint32), (place >> 32).to(tl.uint32)
+    zero = tl.zeros_like(low)
+    return tl.philox(tl.load(seeds + i), low, high, zero, zero)
 
 
 @triton.jit

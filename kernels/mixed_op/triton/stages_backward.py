@@ -8,6 +8,7 @@ import triton.language as tl
 
 from fastdarts.kernels.interleave.triton import position
 from fastdarts.kernels.mixed_op.triton.mix import row_totals
+from fastdarts.kernels.mixed_op.triton.noise import dropout_factors
 from fastdarts.kernels.mixed_op.triton.stages import product, read, source
 from fastdarts.kernels.mixed_op.triton.tiles import (
     COUNT,
@@ -245,9 +246,9 @@ def pool_gradients_kernel(
 
 @triton.jit
 def state_gradient_kernel(
-    x, weights, grad, gain, t, dmax, davg, which, dx, table, skips,
+    x, weights, grad, gain, t, dmax, davg, which, dx, table, skips, seeds,
     height, width, channels, out_height, out_width, P, pixels, stages, skip_rows,
-    STRIDE: tl.constexpr, POOLS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    STRIDE: tl.constexpr, POOLS: tl.constexpr, DRAWS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """dL/dx: through the ReLU of all first stages, the pools and the skip connections."""
     p = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
@@ -262,8 +263,12 @@ def state_gradient_kernel(
         acc += depthwise_data(stage, i_s, weights, t, n, y, x_, c, out_height, out_width, channels, STRIDE, P, ok)
     acc = tl.where(tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32) <= 0, 0.0, acc)  # NaN passes, as in PyTorch
     for i in range(skip_rows):
-        b_g = tl.load(pick(grad, tl.load(skips + 2 * i + 1)) + o_x, mask=mask, other=0.0).to(tl.float32)
-        acc += entry(gain, tl.load(skips + 2 * i), c, channels)[None, :] * b_g
+        b_g = tl.load(pick(grad, tl.load(skips + 3 * i + 1)) + o_x, mask=mask, other=0.0).to(tl.float32)
+        if DRAWS:
+            seed = tl.load(skips + 3 * i + 2)
+            if seed >= 0:
+                b_g *= dropout_factors(seeds, seed, o_x)
+        acc += entry(gain, tl.load(skips + 3 * i), c, channels)[None, :] * b_g
     if POOLS:
         for tap in range(9):
             row, column = y + 1 - tap // 3, x_ + 1 - tap % 3

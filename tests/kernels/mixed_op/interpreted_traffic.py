@@ -11,6 +11,7 @@ from fastdarts.kernels.mixed_op.triton import traffic as triton_traffic
 from fastdarts.kernels.registry import Op
 from tests.support.traced import trace
 
+DROPPED = (("dropped_skip", "sep_conv_3x3"), ("noise", "skip_connect", "dropped_skip"))
 TWO = (SEARCHED, ("sep_conv_3x3", "noise", "dil_conv_3x3", "avg_pool_3x3"))
 EVERYTHING = ("x", "gain", "offset", "base", "branches")
 
@@ -21,6 +22,7 @@ EVERYTHING = ("x", "gain", "offset", "base", "branches")
         (MixedOpCase("edge", (1, 16, 4, 5)), EVERYTHING, "store"),
         (MixedOpCase("state", (2, 4, 4, 4), TWO, base=True, affine=True), EVERYTHING, "store"),
         (MixedOpCase("state-stride2", (1, 4, 6, 8), TWO, 2), EVERYTHING, "store"),
+        (MixedOpCase("dropped", (2, 4, 4, 4), DROPPED), EVERYTHING, "store"),
         (MixedOpCase("alphas", (2, 4, 4, 3)), ("gain",), "store"),
         (MixedOpCase("alphas-and-x", (2, 4, 4, 3)), ("gain", "x"), "store"),
         (MixedOpCase("recompute", (2, 4, 4, 3)), EVERYTHING, "recompute"),

@@ -89,6 +89,7 @@ def test_too_many_channels_for_a_block_are_refused_in_a_sentence() -> None:
     assert torch.autograd.grad(small.out[0].sum(), x)[0].isfinite().all()  # the refusal leaves nothing behind
 
 
+DROPPED = (("dropped_skip", "sep_conv_3x3"), ("noise", "skip_connect", "dropped_skip"))
 TWO = (SEARCHED, ("sep_conv_3x3", "noise", "dil_conv_3x3", "avg_pool_3x3"))
 EVERYTHING = ("x", "gain", "offset", "base", "branches")
 
@@ -123,6 +124,7 @@ def noted_launches(library: str) -> list[list[int]]:
         (MixedOpCase("edge", (1, 16, 4, 5)), EVERYTHING, "store"),
         (MixedOpCase("state", (2, 4, 4, 4), TWO, base=True, affine=True), EVERYTHING, "store"),
         (MixedOpCase("state-stride2", (1, 4, 6, 8), TWO, 2), EVERYTHING, "store"),
+        (MixedOpCase("dropped", (2, 4, 4, 4), DROPPED), EVERYTHING, "store"),
         (MixedOpCase("alphas", (2, 4, 4, 3)), ("gain",), "store"),
         (MixedOpCase("alphas-and-x", (2, 4, 4, 3)), ("gain", "x"), "store"),
         (MixedOpCase("recompute", (2, 4, 4, 3)), EVERYTHING, "recompute"),

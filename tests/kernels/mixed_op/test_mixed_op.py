@@ -100,6 +100,7 @@ SMALL = [
         "plain": {},
     }.items()
 ] + [
+    MixedOpCase("dropped", (2, 2, 3, 4), (("dropped_skip", "sep_conv_3x3"), ("noise", "dropped_skip")), base=True),
     MixedOpCase("relu-conv", (2, 3, 3, 2), (("relu_conv_1x1",),), outputs=2),
     MixedOpCase("partial", (2, 4, 3, 4), (ALL_KINDS, ("sep_conv_3x3",)), base=True, partial=2),
     MixedOpCase("partial-stride2", (2, 6, 4, 4), (ALL_KINDS, ("sep_conv_3x3",)), 2, affine=True, partial=3),

@@ -64,7 +64,7 @@ def test_counters_and_keys_beyond_32_bits() -> None:
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [
-        (None, r"seeds must be an int64 tensor \[1\], one per noise, got NoneType"),
+        (None, r"seeds must be an int64 tensor \[1\], one per noise and two per dropped_skip, got NoneType"),
         (torch.zeros(2, dtype=torch.int64), r"seeds must be int64 \[1\] on cpu.* got torch.int64 \[2\]"),
         (torch.zeros(1), r"got torch.float32 \[1\]"),
     ],

@@ -17,6 +17,7 @@ from fastdarts.kernels.mixed_op import chain
 from fastdarts.nn.fusion.chain import one_by_one, one_pass
 from fastdarts.nn.fusion.recognise import settled
 from fastdarts.nn.fusion.tracking import standing_still
+from fastdarts.nn.operations import DroppingIdentity
 from fastdarts.nn.statistics import batch_statistics, running_statistics
 from fastdarts.spaces.cells.supernet import Cell, Network
 from fastdarts.tasks.images.measure import Meter
@@ -35,6 +36,7 @@ CELLS = {
     "partial": {"partial": 2, "C": 8},
     "partial reduction": {"partial": 2, "C": 8, "reduction": True},
     "noise": {"primitives": ["noise", "sep_conv_3x3", "skip_connect"]},
+    "dropout": {"primitives": [lambda *_: DroppingIdentity(0.4), "sep_conv_3x3", "noise"]},
 }
 
 
