@@ -1,12 +1,14 @@
 """Exported networks: what they compute, what is in the files, and that they run without fastdarts."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import fastdarts
@@ -17,6 +19,7 @@ from fastdarts.trained.export import export
 from fastdarts.trained.folder import Facts
 from fastdarts.trained.model import Model
 from tests.support.images import sentence
+from tests.support.paths import ROOT
 
 TINY = {
     "space": "darts",
@@ -145,6 +148,35 @@ def test_what_cannot_be_exported_is_one_sentence_before_any_work(run, tmp_path, 
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
     sentence(lambda: export(model, "onnx", tmp_path / "a"), "onnxscript", "pip install 'fastdarts[export]'")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(
+    not all(map(find_spec, ("onnx", "onnxscript", "onnxruntime"))),
+    reason="ONNX is not installed: pip install 'fastdarts[export]'",
+)
+@pytest.mark.parametrize("size", [32, 128])  # from 96 pixels on, the shorter side is resized to more than is kept
+def test_the_script_of_the_photos_page_prepares_a_photo_as_the_model_does(size, tmp_path, monkeypatch):
+    """Up to the rounding of pixels. The photo is oblong, no multiple of the size, and lies on its side by EXIF."""
+    torch.manual_seed(0)
+    model = model_of(TINY, "cifar", 3, size, classes=2)
+    export(model, "onnx", tmp_path / "photos.onnx", normalise=True)
+    pixels = torch.nn.functional.interpolate(torch.rand(1, 3, 25, 35), (150, 211), mode="bicubic").clamp(0, 1)[0]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo = tmp_path / "photos" / "flower" / "7.jpg"
+    photo.parent.mkdir(parents=True)
+    Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy()).save(photo, exif=turned)
+    page = (ROOT / "docs" / "photos.md").read_text(encoding="utf-8")
+    [script] = [text for text in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "onnxruntime" in text]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(script, names)
+    wanted = model.preprocess(photo)[0] * 0.25 + 0.4  # not normalised
+    difference = (torch.from_numpy(names["pixels"]) - wanted).abs().max()
+    assert difference * 255 < 1.5  # Pillow and PyTorch add in another order, and round to one of 256 values
+    found = dict(zip(names["facts"]["classes"], torch.from_numpy(names["logits"])[0].softmax(0).tolist(), strict=True))
+    [said] = model.predict(photo)
+    assert found == pytest.approx(dict(zip(said.classes, said.probabilities, strict=True)), abs=1e-4)
 
 
 def test_a_network_that_draws_random_numbers_is_refused(tmp_path):
