@@ -102,10 +102,10 @@ def sections(reports: dict[Machine, list[Row]]) -> str:
     """A section for every machine."""
     parts = []
     for (cpu, isa), found in reports.items():
-        parts.append(f"## {cpu}, {isa}")
-        for report in found:
-            if report["cases"]:
-                parts += [cases_table(report["cases"]), conditions(report["machine"])]
+        if timed := [report for report in found if report["cases"]]:
+            parts.append(f"## {cpu}, {isa}")
+        for report in timed:
+            parts += [cases_table(report["cases"]), conditions(report["machine"])]
     return "\n\n".join(parts)
 
 
@@ -123,7 +123,7 @@ def methods_table(reports: dict[Machine, list[Row]]) -> str:
 
 def summary(reports: dict[Machine, list[Row]]) -> str:
     """README's table: eager NCHW → fastdarts in ms and the speed-up over both memory formats, for each machine."""
-    machines = list(reports)
+    machines = [machine for machine, found in reports.items() if any(report["cases"] for report in found)]
     rows = []
     for label, case in SHOWN.items():
         line = [label]
