@@ -381,13 +381,13 @@ def test_a_space_of_ones_own_is_one_object(tmp_path, monkeypatch):
 def test_kinks_that_cannot_be_kept_are_refused_before_the_run(tmp_path, monkeypatch):
     """lambda-darts keeps them from its second epoch on only."""
 
-    def leaky(C, stride, affine):
-        return nn.Sequential(nn.LeakyReLU(), nn.Conv2d(C, C, 1, stride))
+    def clipped(C, stride, affine):
+        return nn.Sequential(nn.ReLU6(), nn.Conv2d(C, C, 1, stride))
 
-    monkeypatch.setitem(OPS, "leaky", leaky)
-    monkeypatch.setitem(SPACES, "mine", CellSpace("mine", ["skip_connect", "leaky"]))
+    monkeypatch.setitem(OPS, "clipped", clipped)
+    monkeypatch.setitem(SPACES, "mine", CellSpace("mine", ["skip_connect", "clipped"]))
     settings = {"space": "mine", "nodes": 1, "layers": 4, "method": "lambda-darts", "keep_kinks": True}
-    with pytest.raises(Unkeepable, match="leaky_relu has kinks that cannot be kept"):
+    with pytest.raises(Unkeepable, match="hardtanh has kinks that cannot be kept"):
         search(SearchConfig(**SMALL | {"epochs": 2}, **settings, run=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
