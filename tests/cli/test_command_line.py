@@ -163,7 +163,10 @@ def test_the_verdict_of_info_says_what_would_be_faster():
         (["serch"], ["unknown command 'serch'", "did you mean search?", "search, project, derive"]),
         ([], ["no command", "search, project"]),
         (["--epochs", "3", "search"], ["unknown command '--epochs'"]),
-        (["search", "--method", "drats"], ["--method is 'drats'", "pc-darts, ppo, proxyless, random", "did you mean darts?"]),
+        (
+            ["search", "--method", "drats"],
+            ["--method is 'drats'", "pc-darts, ppo, proxyless, random", "did you mean darts?"],
+        ),
         (["search", "--epochs", "three"], ["--epochs is 'three'", "a whole number"]),
         (["search", "--epochs", "9" * 5000], ["--epochs is '999", "...'", "a whole number"]),
         (["search", "--epochs=1.5"], ["--epochs is '1.5'", "a whole number"]),
