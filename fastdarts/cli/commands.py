@@ -65,7 +65,8 @@ def page(width: int = 100) -> str:
     lines += [
         "",
         "fastdarts COMMAND --help lists the flags of a command.",
-        "A first search, in seconds: fastdarts search --dataset digits --epochs 3",
+        "A first search, in about a minute:",
+        "  fastdarts search --dataset digits --epochs 3 --channels 8 --layers 5",
     ]
     return "\n".join(lines)
 

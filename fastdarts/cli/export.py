@@ -43,6 +43,9 @@ class Export:
         pixels = "pixels / 255" if self.normalise else "(pixels / 255 - mean) / std"
         channels, height, width = facts.shape
         print(f"input   images [N, {channels}, {height}, {width}] float32, {pixels}, {facts.colours}")
+        for step, _, what in (line.partition(": ") for line in facts.preprocessing):
+            if step in ("resize", "crop"):
+                print(f"{step:7} {what}")
         names = f", {', '.join(facts.classes)}" if facts.kind == "numbers" else ""
         print(f"output  {'numbers' if names else 'logits'} [N, {len(facts.classes)}] float32{names}")
         if not self.normalise:

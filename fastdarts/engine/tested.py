@@ -56,7 +56,8 @@ def keep_tested(
     (columns,) = summed([columns])
     if rank() == 0:
         classes = objective.kind == "classes"
-        kept = described(columns, objective.data) if classes else described_targets(columns, objective)
+        with same_random_numbers(device):  # datasets of one's own may draw
+            kept = described(columns, objective.data) if classes else described_targets(columns, objective)
         atomic_write(tested_file(run.folder, seed), (json.dumps(kept, allow_nan=False) + "\n").encode())
 
 
@@ -128,10 +129,13 @@ def described(columns: Tensor, data: ImageData) -> Tested:
 
 
 def picture(images: Dataset, index: int) -> str:
-    """Image number ``index`` as a small PNG in base64."""
+    """Image number ``index`` as a small PNG in base64; of floating point from its lowest value to its highest."""
     pixels, _ = images[index]
+    if pixels.is_floating_point():
+        low, high = pixels.aminmax()
+        pixels = ((pixels - low) * (255 / (high - low).clamp(min=1e-12))).to(torch.uint8)
     array = pixels.permute(1, 2, 0).contiguous().numpy()
-    image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3])
+    image = Image.fromarray(array[..., 0] if array.shape[2] < 3 else array[..., :3])
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "PNG")

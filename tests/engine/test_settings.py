@@ -11,7 +11,6 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts import DARTS
 from fastdarts.registry import methods
@@ -24,6 +23,7 @@ from fastdarts.study.config import StudyConfig, prepare
 from fastdarts.tasks.images.settings import RECIPES, ImageEvaluateConfig, network_options
 from fastdarts.tasks.language.settings import TextEvaluateConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 
 def test_search_defaults_are_the_published_ones():

@@ -126,7 +126,7 @@ def flags(name: str) -> list[str]:
         return ["`fastdarts search METHOD [FLAGS]`, by default DARTS. [Methods](methods.md) has the flags of each."]
     if name == "evaluate":
         settings = EvaluateConfig()
-        kind = by(kind, EvaluateConfig)
+        kind = by(kind, type(settings))
     groups: dict[str, list[list[str]]] = {}
     for entry in entries(kind, settings):
         missing = [choice for choice in entry.choices if choice not in entry.text]

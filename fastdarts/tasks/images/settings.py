@@ -52,8 +52,7 @@ class DataConfig(RunConfig):
     split_seed: Seed = 0
     """Seed that decides which images these are. Runs that are compared need the same."""
     image_size: Width | None = None
-    """Pixels a side to which images are resized, an even number; by default they keep their size. Images of different
-    sizes are read at a size that is chosen and said."""
+    """Pixels a side, an even number. By default images keep their size; if sizes differ, one is chosen and said."""
     samples: Count | None = None
     """Training images that are used, the first ones; by default all."""
     batch_size: Batch = 64
@@ -275,9 +274,9 @@ class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Alpha of CutMix: a part of each training image comes from another. 0 is without; 1 is usual. With mixup, each
     batch has one of both."""
     validation_portion: Portion = 0.0
-    """Share of the training images, the last ones, that chooses the best epoch and trains nothing. The test images are
-    then used once, with the weights of that epoch. With 0, as published, every epoch is tested and the last one
-    counts."""
+    """Share of the training images that chooses the best epoch and trains nothing. Of a folder, each class gives its
+    part. The test images are then used once, with the weights of that epoch. With 0, as published, every epoch is
+    tested and the last one counts."""
     pretrained: Path | None = None
     """Weights to start from: an evaluation, a model, its safetensors file or a .pt file. Genotype, variant, channels
     and layers are then those of the model. Another number of classes gets a new classifier."""
@@ -287,6 +286,8 @@ class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
 
     task: str = "images"
+
+    data_settings = ("dataset", "data", "test_portion", "split_seed")
 
     def check_task(self) -> None:
         """There are images of an even size on both sides, and the alphas are some that can be drawn with."""
