@@ -370,7 +370,11 @@ def test_the_images_of_a_search_are_those_of_its_evaluation_unless_others_are_na
     with pytest.warns(Notice, match=r"--task regression --data .*numbers.csv .*--split-seed 5 are taken over from"):
         config = EvaluateConfig(genotype=folder)
     assert {name: getattr(config, name) for name in where} == where and config.dataset == "folder"
+    (tmp_path / "found" / "model_seed_0").mkdir()  # of a run whose network is trained further
     assert EvaluateConfig(genotype=f"{folder}/genotype.json").data == table
+    assert EvaluateConfig(pretrained=tmp_path / "found" / "model_seed_0").data == table
+    assert EvaluateConfig(genotype="DARTS_V2", pretrained=tmp_path / "found").split_seed == 5
+    assert EvaluateConfig(genotype="DARTS_V2").dataset == "digits"
     named = EvaluateConfig(genotype=folder, dataset="digits")
     assert (named.task, named.dataset, named.data, named.split_seed) == ("images", "digits", None, 0)
     with pytest.raises(SystemExit):

@@ -150,7 +150,9 @@ def defaults(
     named |= {} if task is None else {"task": task}
     if command == "evaluate":
         kind, _ = EvaluateConfig.of({"space": space, "task": task})  # what the genotype says is not in the settings yet
-        for name in ("genotype", *kind.data_settings[:1]):
+        named |= {} if space is None else {"space": space}
+        known = {field.name for field in dataclasses.fields(kind)}
+        for name in known & {"genotype", "pretrained", "data", *kind.data_settings[:1]}:
             text = reading.value(f"--{name}")
             named |= {} if text is None or _is_pipe(text) else {name: text}
     elif space is not None:

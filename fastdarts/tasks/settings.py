@@ -10,6 +10,7 @@ import dataclasses
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -442,28 +443,35 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
 
 
 def _taken_over(values: Mapping[str, Any], space: str) -> dict[str, Any]:
-    """The task and the data of the run whose folder is the genotype among ``values``, if these name no data."""
-    if not isinstance(text := values.get("genotype"), str):
-        return {}
-    folder = text.removesuffix("genotype.json") or "."
-    if not os.path.isdir(folder):
-        return {}
-    try:
-        before = read_table(Path(folder) / "config.toml") or {}
-    except FastdartsError:  # damaged; the genotype may be whole
-        return {}
-    kind = task_of(space, values.get("task") or before.get("task")).evaluation
+    """The task and the data of the run whose folder, or a model in it, is the genotype or the pretrained network among
+    ``values``, if these name no data."""
+    kind = task_of(space, values.get("task")).evaluation
     if kind is None or {*kind.data_settings[:1]} <= values.keys():
+        return {}
+    folder, before = _run_named(values)
+    kind = task_of(space, values.get("task") or before.get("task")).evaluation
+    if not before or kind is None:
         return {}
     found = {name: before[name] for name in ("task", *kind.data_settings) if name in before and name not in values}
     found |= {"data": Path(found["data"])} if isinstance(found.get("data"), str) else {}
-    usual = {"task": task_of(space).name} | {field.name: field.default for field in dataclasses.fields(kind)}
+    usual = {field.name: field.default for field in dataclasses.fields(kind)} | {"task": task_of(space).name}
     if shown := [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value != usual[name]]:
         notice(
             f"{' '.join(shown)} {'are' if len(shown) > 1 else 'is'} taken over from the run in {folder}",
             f"give --{kind.data_settings[0]} to train on other data",
         )
     return found
+
+
+def _run_named(values: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run that an evaluation starts from, and its settings; none where it starts from no run."""
+    for text in (values.get("genotype"), values.get("pretrained")):
+        path = Path(str(text or "").removesuffix("genotype.json"))
+        for folder in (path, path.parent) if text and os.path.isdir(path) else ():
+            with suppress(FastdartsError):  # damaged; the genotype may be whole
+                if found := read_table(folder / "config.toml"):
+                    return folder, found
+    return Path(), {}
 
 
 def resolve(config: SearchConfig) -> SearchConfig:
