@@ -106,9 +106,9 @@ def test_toml_round_trip(tmp_path):
     [
         ("epochs = ", ["not valid TOML"]),
         ("epoch = 3", ["'epoch'", "epochs"]),
-        ('epochs = "3"', ["epochs", "'3'", "int"]),
-        ("unrolled = 1", ["unrolled", "bool"]),
-        ("epochs = true", ["epochs", "True", "int"]),
+        ('epochs = "3"', ["epochs", "'3'", "a whole number"]),
+        ("unrolled = 1", ["unrolled", "True or False"]),
+        ("epochs = true", ["epochs", "True", "a whole number"]),
     ],
 )
 def test_bad_toml_is_one_sentence(tmp_path, text, words):
