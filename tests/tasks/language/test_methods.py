@@ -8,7 +8,6 @@ import torch
 from fastdarts.engine.blackbox import BlackBoxConfig
 from fastdarts.engine.search import search, step_memory
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.registry import methods
@@ -17,6 +16,7 @@ from fastdarts.spaces.recurrent.genotype import from_dict
 from fastdarts.tasks.language.task import TextProblem
 from fastdarts.tasks.language.text import Corpus, load_corpus
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing import check_method
 from fastdarts.testing.methods import TINY_TEXT
 from tests.support.paths import DATA
