@@ -23,7 +23,7 @@ from fastdarts.policies.searchers.optuna_samplers import import_optuna
 BEAT, LEASE = 20.0, 120.0
 """Seconds between two beats, and without one until the process of another machine counts as gone."""
 GRACE = 10.0
-"""Seconds that a process has to say what a trial that it has taken is of, which takes it milliseconds."""
+"""Seconds that a process has to say that it has taken a trial, which takes it milliseconds."""
 LIVES = 3
 """Processes that may be lost with one trial before it counts as failed."""
 FACTS, DECIDED, OUTCOME, WORKER, BEATS = "fastdarts", "decided", "outcome", "worker", "beat"
@@ -144,15 +144,18 @@ class Queue:
         if (seen := self._seen.get(trial.number)) is None or seen[0] != mark:
             self._seen[trial.number] = mark, now
             return False
-        return now - seen[1] > (self._lease if DECIDED in trial.user_attrs else GRACE)
+        return now - seen[1] > (GRACE if worker is None else self._lease)
 
     def _take_over(self, trial: Any) -> Any | None:
         """The trial, if it is this process's now.
 
         One that is not decided ends without a result, and another takes its place: were its process alive after all,
-        both would decide it.
+        both would decide it. The trial is read again first: its process may have decided it, and died, since.
         """
         worker = trial.user_attrs.get(WORKER, {})
+        trial = self._storage.get_trial(trial._trial_id)
+        if trial.state.is_finished() or trial.user_attrs.get(WORKER, {}) != worker:
+            return None
         if DECIDED not in trial.user_attrs:
             self._end(trial, self._states.FAIL)
             return None

@@ -16,7 +16,7 @@ import torch
 
 import fastdarts
 from fastdarts.engine import queue
-from fastdarts.engine.storage import JOURNAL, Journal
+from fastdarts.engine.storage import JOURNAL, Journal, _blank_part
 from fastdarts.policies.searchers.optuna_samplers import import_optuna
 from fastdarts.study.worker import work
 from tests.support.kills import in_a_fork
@@ -34,7 +34,9 @@ def die_in_write(number: int, how: str) -> None:
         if left[0]:
             return real(journal, logs)
         if how in ("torn", "written"):
-            with open(journal._path, "ab") as file, journal._locked(file):
+            with open(journal._path, "r+b") as file, journal._locked(file):
+                _blank_part(file)
+                file.seek(0, os.SEEK_END)
                 if how == "written":
                     journal._file.append_logs(logs)
                 else:

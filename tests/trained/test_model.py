@@ -198,7 +198,7 @@ def test_what_is_no_image_is_one_sentence_that_names_it(photos, tmp_path, monkey
 def test_numbers_of_predictions_that_make_no_sense_are_refused(run):
     model, (images, _) = fastdarts.load(run), digits()
     sentence(lambda: model.predict(images, top=11), "top is 11", "from 1 to 10")
-    sentence(lambda: model.predict(images, batch_size=0), "batch_size is 0")
+    sentence(lambda: model.predict(images, batch_size=0), "batch-size is 0")
 
 
 @torch.no_grad()
