@@ -110,7 +110,7 @@ def test_random_search_with_shared_weights_runs_where_a_node_may_read_a_state_tw
     ("settings", "words"),
     [
         ({"space": "nasbench201", "nodes": None}, "needs two operations per node, which searches in space nasbench201"),
-        ({"space": "mbconv-tiny", "nodes": None}, "needs a supernet"),
+        ({"space": "mbconv-tiny", "nodes": None}, "needs two operations per node"),
         ({"space": "s1", "nodes": None}, "--space is s1, whose edges offer different operations"),
         ({"space": "darts", "drop_path_prob": 0.2}, "--drop-path-prob drops edges of a mixture, but method enas"),
         ({"alignment_every": 1}, "--alignment-every is 1 but method enas trains no mixture"),
