@@ -62,7 +62,7 @@ def test_the_others_are_refused_by_what_they_need(name):
 
 
 def test_darts_plus_needs_skip_connections_or_operations_with_weights():
-    for criterion, words in (("skips", "offers no skip connection"), ("ranking", "no candidate of space rnn")):
+    for criterion, words in (("skips", "offers no skip connection"), ("ranking", "no edge of space rnn")):
         with pytest.raises(FastdartsError, match=words):
             validate(small("darts-plus", stop_by=criterion))
 
