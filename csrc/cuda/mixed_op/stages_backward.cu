@@ -78,10 +78,6 @@ __device__ void load_pointwise(float* to, const T* weights, int outputs, int cou
   }
 }
 
-// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
-// turn, it would take a register.
-__device__ inline void forget(int& x) { asm volatile("" : "+r"(x)); }
-
 // Which inputs and outputs of its stage a block has, and its chunk begins.
 struct Part {
   int c, group;

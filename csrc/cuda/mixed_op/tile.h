@@ -116,6 +116,32 @@ __device__ inline Four rectified(const Four& x, float floor) {
   return result;
 }
 
+// The same of what shared memory holds, without a conversion.
+template <typename T>
+__device__ Held<T> rectified(const Held<T>& x, float floor) {
+  if constexpr (sizeof(T) == 4) {
+    return rectified(x, floor);
+  } else {
+    using Two = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+    const uint32_t floors = pack2<T>(floor, floor);
+    Two values[2], least;
+    memcpy(static_cast<void*>(values), &x, sizeof values);
+    memcpy(static_cast<void*>(&least), &floors, sizeof least);
+    values[0] = __hmax2_nan(values[0], least), values[1] = __hmax2_nan(values[1], least);
+    Pairs result;
+    memcpy(&result, values, sizeof result);
+    return result;
+  }
+}
+template <typename T>
+__device__ Held<T> normalised(const Held<T>& z, const Normal& normal, float floor) {
+  if constexpr (sizeof(T) == 4) {
+    return rectified(normal(z), floor);
+  } else {
+    return rectified<T>(pairs_of<T>(normal(four_of<T>(z))), floor);
+  }
+}
+
 // Whether gradients pass a ReLU, of four channels from c on: where its input is above 0 or NaN or, if bits are kept,
 // where they say so. `pixel` counts through the map.
 struct Passes {

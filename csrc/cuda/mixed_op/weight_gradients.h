@@ -91,10 +91,8 @@ __device__ void add_over_pixels(Four* to, const uint32_t* left, const uint32_t* 
         const uint32_t b[2] = {right[at + p], right[at + next]};
         if constexpr (std::is_same_v<T, float>) {
           mma_16x8x8_tf32(sums[j], a, b);
-        } else if constexpr (std::is_same_v<T, __half>) {
-          mma_16x8x16_f16(sums[j], a, b);
         } else {
-          mma_16x8x16_bf16(sums[j], a, b);
+          mma_16x8x16<T>(sums[j], a, b);
         }
       }
     }
