@@ -82,6 +82,18 @@ __device__ inline void load_matrices(uint32_t (&to)[4], const uint4* row) {
 #endif
 }
 
+// The same of transposed matrices: a lane gets elements 2q and 2q + 1 of column g.
+__device__ inline void load_transposed(uint32_t (&to)[4], const uint4* row) {
+#ifdef FASTDARTS_EMULATED
+  device::load_transposed(to, row);
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
+#endif
+}
+
 // Of either type of half precision.
 template <typename T>
 __device__ void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

@@ -98,39 +98,41 @@ struct DiagonalSums {
   }
 };
 
-// out += a K × K window. Rows of the thread are R lines apart, as are its columns, and rows of the window D. `tile`:
-// the first pixel of the warp's first row, half 0; `half`, `pitch`, `right`: from half to half, from line to line and
-// from one column of the window to the next.
-template <int K, int R, int D, typename T>
-__device__ void add_window(Four (&out)[kRows], const uint4* tile, int half, int pitch, int right,
-                           const Diagonals<T>* taps) {
-  constexpr int kApart = D == 1 ? 2 : 1, kColumnPairs = K / 2;
+// A window of K rows for products: rows of the thread are R lines apart, rows of the window D.
+template <int K, int R, int D>
+struct Lines {
+  static constexpr int kApart = D == 1 ? 2 : 1;  // of the rows of a product: with these, fewest lines are read
   using Sums = DiagonalSums<kApart>;
-  constexpr int kLines = Sums::first_row(1) * R + (K - 1) * D + 1;  // at which products may begin
-  // the row of the window that the m-th product has there, −1 for none
-  constexpr auto row_at = [](int line, int m) {
+  static constexpr int kCount = Sums::first_row(1) * R + (K - 1) * D + 1;  // at which products may begin
+
+  // The row of the window that the m-th product has at a line, −1 for none.
+  __device__ static constexpr int row(int line, int m) {
     const int under = line - Sums::first_row(m) * R;
     return under >= 0 && under % D == 0 && under / D < K ? under / D : -1;
-  };
-  Sums sums(out);
-  // where a lane finds its row of a matrix: matrices are of two rows of pixels, under two taps or of both halves
-  const int lane = threadIdx.x % kWarp, matrix = lane / 8;
-  const uint4* const own = tile + lane % 8 * R + (matrix & 1) * (kApart * R * pitch);
-  const uint4* const two = own + (matrix >> 1) * right;
-  const uint4* const last = own + (matrix >> 1) * half + (K - 1) * right;
-#pragma unroll
-  for (int pair = 0; pair < kColumnPairs; ++pair) {
+  }
+
+  // Where a lane finds its row of a matrix. Matrices are of two rows of pixels, at two places that are `apart` cells
+  // apart: under two taps, or of both halves.
+  __device__ static const uint4* of_lane(const uint4* tile, int pitch, int apart) {
+    const int lane = threadIdx.x % kWarp, matrix = lane / 8;
+    return tile + lane % 8 * R + (matrix & 1) * (kApart * R * pitch) + (matrix >> 1) * apart;
+  }
+
+  // sums += two columns of the window. `taps`: the first pair of rows; `step`: from pair to pair.
+  template <typename T>
+  __device__ static void add_two(Sums& sums, const uint4* of_lane, int half, int pitch, const Diagonals<T>* taps,
+                                 int step) {
     Diagonals<T> weights[K];
 #pragma unroll
-    for (int row = 0; row < K; ++row) weights[row] = taps[(pair * K + row) * kWarp];
+    for (int i = 0; i < K; ++i) weights[i] = taps[i * step];
 #pragma unroll
-    for (int line = 0; line < kLines; ++line) {
-      const int rows[kRows / 2] = {row_at(line, 0), row_at(line, 1)};
+    for (int line = 0; line < kCount; ++line) {
+      const int rows[kRows / 2] = {row(line, 0), row(line, 1)};
       if (rows[0] < 0 && rows[1] < 0) continue;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         uint32_t values[4];
-        load_matrices(values, two + line * pitch + h * half + 2 * pair * right);
+        load_matrices(values, of_lane + line * pitch + h * half);
 #pragma unroll
         for (int m = 0; m < kRows / 2; ++m) {
           if (rows[m] >= 0) mma_16x8x16<T>(sums.d[m][h], values, weights[rows[m]].v[h]);
@@ -138,24 +140,61 @@ __device__ void add_window(Four (&out)[kRows], const uint4* tile, int half, int 
       }
     }
   }
-  Diagonals<T> weights[(K + 1) / 2];
+
+  // sums += one column of the window, whose taps are paired by rows.
+  template <typename T>
+  __device__ static void add_one(Sums& sums, const uint4* of_lane, int pitch, const Diagonals<T>* taps) {
+    Diagonals<T> weights[(K + 1) / 2];
 #pragma unroll
-  for (int row = 0; row < (K + 1) / 2; ++row) weights[row] = taps[(kColumnPairs * K + row) * kWarp];
+    for (int i = 0; i < (K + 1) / 2; ++i) weights[i] = taps[i * kWarp];
 #pragma unroll
-  for (int line = 0; line < kLines; ++line) {
-    const int rows[kRows / 2] = {row_at(line, 0), row_at(line, 1)};
-    if (rows[0] < 0 && rows[1] < 0) continue;
-    uint32_t values[4];
-    load_matrices(values, last + line * pitch);
+    for (int line = 0; line < kCount; ++line) {
+      const int rows[kRows / 2] = {row(line, 0), row(line, 1)};
+      if (rows[0] < 0 && rows[1] < 0) continue;
+      uint32_t values[4];
+      load_matrices(values, of_lane + line * pitch);
 #pragma unroll
-    for (int m = 0; m < kRows / 2; ++m) {
+      for (int m = 0; m < kRows / 2; ++m) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        if (rows[m] < 0) continue;
-        const uint32_t a[2] = {values[2 * h], values[2 * h + 1]};
-        mma_16x8x8<T>(sums.d[m][h], a, weights[rows[m] / 2].v[h][rows[m] % 2]);
+        for (int h = 0; h < 2; ++h) {
+          if (rows[m] < 0) continue;
+          const uint32_t a[2] = {values[2 * h], values[2 * h + 1]};
+          mma_16x8x8<T>(sums.d[m][h], a, weights[rows[m] / 2].v[h][rows[m] % 2]);
+        }
       }
     }
+  }
+};
+
+// out += a K × K window, its taps in column pairs. `tile`: the first pixel of the warp's first row, half 0; `half`,
+// `pitch`, `right`: from half to half, from line to line and from one column of the window to the next.
+template <int K, int R, int D, typename T>
+__device__ void add_window(Four (&out)[kRows], const uint4* tile, int half, int pitch, int right,
+                           const Diagonals<T>* taps) {
+  using Own = Lines<K, R, D>;
+  typename Own::Sums sums(out);
+  const uint4* const two = Own::of_lane(tile, pitch, right);
+#pragma unroll
+  for (int pair = 0; pair < K / 2; ++pair) {
+    Own::add_two(sums, two + 2 * pair * right, half, pitch, taps + pair * K * kWarp, kWarp);
+  }
+  Own::add_one(sums, Own::of_lane(tile + (K - 1) * right, pitch, half), pitch, taps + K / 2 * K * kWarp);
+  sums.to(out);
+}
+
+// The same of K rows and `columns` columns, in pairs, of which the last may lack its second. `step`, `next`: from row
+// to row and from pair to pair of the taps.
+template <int K, typename T>
+__device__ void add_column_pairs(Four (&out)[kRows], const uint4* tile, int half, int pitch, int columns,
+                                 const Diagonals<T>* taps, int step, int next) {
+  using Own = Lines<K, 1, 1>;
+  typename Own::Sums sums(out);
+#pragma unroll 1
+  for (int column = 0; column < columns; column += 2) {
+    // what lies under the second tap that is not there is of the first: 0 times it is 0
+    const uint4* const two = Own::of_lane(tile + column, pitch, column + 1 < columns ? 1 : 0);
+    Own::add_two(sums, two, half, pitch, taps, step);
+    taps += next;
   }
   sums.to(out);
 }

@@ -10,17 +10,24 @@
 namespace fastdarts::cuda {
 
 struct Window {
+  static constexpr int extent(int pixels, int stride, int kernel, int dilation) {
+    return (pixels - 1) * stride + (kernel - 1) * dilation + 1;
+  }
+
   int rows, columns;  // of an image
   int before;         // it begins so many pixels above and left of the tile
   int stride;
 
   Window() = default;
   Window(const Tiling& tiling, int stride, int kernel, int dilation, int shift)
-      : rows(Halo::extent(kRows * tiling.down, stride, kernel, dilation)),
-        columns((Halo::extent(8 * tiling.across, stride, kernel, dilation) + 7) / 8 * 8),
+      : rows(extent(kRows * tiling.down, stride, kernel, dilation)),
+        columns((extent(8 * tiling.across, stride, kernel, dilation) + 7) / 8 * 8),
         before(kernel / 2 * dilation - shift),
         stride(stride) {
     if (columns > kAtOnce) columns = (columns + 15) / 16 * 16;
+  }
+  Window(int rows, int columns, int before) : rows(rows), columns((columns + 7) / 8 * 8), before(before), stride(1) {
+    if (this->columns > kAtOnce) this->columns = (this->columns + 15) / 16 * 16;
   }
 
   static constexpr int kAtOnce = 24;  // columns that are read at once; wider windows are read as two halves
@@ -100,7 +107,7 @@ struct Normalise {
 };
 
 // Columns [8 · first, 8 · (first + steps)) of the rows.
-template <bool vector, int steps, typename T, typename Transform>
+template <bool vector, int ahead, int steps, typename T, typename Transform>
 __device__ void fill_rows(Cell<T>* to, const Window& window, int first, const T* map, const Place& place,
                           const Share& share, int images, int height, int width, int channels, int c,
                           const Transform& transform) {
@@ -125,22 +132,26 @@ __device__ void fill_rows(Cell<T>* to, const Window& window, int first, const T*
   for (int row = warp; row < window.rows; row += warps) {
     const bool there = static_cast<unsigned>(top + row) < static_cast<unsigned>(height);
     const unsigned here = there ? inside : 0;
-    Held<T> values[steps];
 #pragma unroll
-    for (int j = 0; j < steps; ++j) {
-      values[j] = {};
-      if (here >> j & 1) values[j] = load_held(from + uint64_t{step} * j, count, vector);
-    }
+    for (int begin = 0; begin < steps; begin += ahead) {
+      Held<T> values[ahead];
 #pragma unroll
-    for (int j = 0; j < steps; ++j) {
-      const Held<T> value = transform(values[j]);
-      const Held<T> held = Transform::keeps_zero || here >> j & 1 ? value : Held<T>{};
-      if constexpr (sizeof(T) == 4) {
-        at[4 * 8 * j] = held;
-      } else {
-        at[4 * 8 * j] = held.v[0];
-        at[4 * (8 * j + window.columns)] = held.v[1];
+      for (int j = begin; j < min(begin + ahead, steps); ++j) {
+        values[j - begin] = {};
+        if (here >> j & 1) values[j - begin] = load_held(from + uint64_t{step} * j, count, vector);
       }
+#pragma unroll
+      for (int j = begin; j < min(begin + ahead, steps); ++j) {
+        const Held<T> value = transform(values[j - begin]);
+        const Held<T> held = Transform::keeps_zero || here >> j & 1 ? value : Held<T>{};
+        if constexpr (sizeof(T) == 4) {
+          at[4 * 8 * j] = held;
+        } else {
+          at[4 * 8 * j] = held.v[0];
+          at[4 * (8 * j + window.columns)] = held.v[1];
+        }
+      }
+      if (ahead < steps) __syncwarp();  // what is loaded is used before more is loaded
     }
     from += int64_t{warps} * pitch;
     at += warps * kHalves * window.columns * 4;
@@ -148,16 +159,16 @@ __device__ void fill_rows(Cell<T>* to, const Window& window, int first, const T*
 }
 
 // Reads channels [c, c + 16) under a tile: transform(four channels) inside of the map, 0 outside of it. Every warp
-// takes rows of its image, and starts all loads of a row before it uses the first. Nobody may read `to` before the next
+// takes rows of its image, and starts `ahead` loads before it uses the first. Nobody may read `to` before the next
 // barrier.
-template <bool vector, typename T, typename Transform>
+template <bool vector, int ahead = 3, typename T, typename Transform>
 __device__ void fill(Cell<T>* to, const Window& window, const T* map, const Place& place, const Share& share,
                      int images, int height, int width, int channels, int c, const Transform& transform) {
   const int halves = window.halves(), steps = window.columns >> (2 + halves);
   for (int half = 0; half < halves; ++half) {
     const auto rows = [&](auto count) {
-      fill_rows<vector, decltype(count)::value>(to, window, half * steps, map, place, share, images, height, width,
-                                                channels, c, transform);
+      fill_rows<vector, ahead, decltype(count)::value>(to, window, half * steps, map, place, share, images, height,
+                                                       width, channels, c, transform);
     };
     if (steps == 3) {
       rows(std::integral_constant<int, 3>());

@@ -116,6 +116,18 @@ void load_matrices(uint32_t (&to)[4], const Row* row) {
   }
 }
 
+template <typename Row>
+void load_transposed(uint32_t (&to)[4], const Row* row) {
+  static_assert(sizeof(Row) == 16);
+  for (int i = 0; i < 4; ++i) {
+    to[i] = 0;
+    for (int k = 0; k < 2; ++k) {
+      const uint64_t address = exchange(~0u, reinterpret_cast<uint64_t>(row), 8 * i + lane() % 4 * 2 + k);
+      to[i] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(address)[lane() / 4]) << 16 * k;
+    }
+  }
+}
+
 // cvt.rna.tf32.f32: 10 bits of mantissa, ties away from zero.
 inline uint32_t to_tf32(float x) {
   uint32_t bits;
