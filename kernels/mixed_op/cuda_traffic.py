@@ -233,7 +233,7 @@ class CudaCall(Tasks):
         trips |= {"c/load_taps": (stage.kernel > 1) * fresh, "load_taps/i": ceil(held * taps, 16 * threads)}
         own = self.taps(stage.kernel, threads)
         trips["c/load_taps/i"] = own["load_taps/i2" if self.halves else "load_taps/i"]
-        trips |= {"c/setup": fresh, "setup/i": ceil(4 * outputs, threads)}
+        trips |= {"c/setup": fresh, "setup/i": ceil(4 * outputs, threads), "c/i": fresh * ceil(4 * outputs, threads)}
         trips |= {"normal": stage.reads is not None, "plain": stage.reads is None}
         trips |= {"normal/c": ceil(self.channels, 4 * WARP) / tiling.warps}
         edge, one = self.edge(tiling), 1 / tiling.warps  # one: what only one warp does
@@ -397,7 +397,7 @@ class CudaCall(Tasks):
         stages = self.singles + self.firsts
         warps = tiling.warps * (4 if strided else 1)
         runs, windows = [], 0
-        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips)}
+        trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips), "column": 0, "row": 0}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
         points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
         trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}

@@ -294,7 +294,6 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
     move_to(place, arguments, first_tile + t);
     const int first_row = place.row(0, stage.dilation);
     const int pitch = kCells<T> * window.columns;
-    const Cell<T>* const own = first_pixel<T>(tile, window, place, first_row);
     auto* taps = first_taps;
     auto* pointwise = first_pointwise;
     Sums<N> sums;
@@ -319,6 +318,9 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
       }
       __syncthreads();
       Four out[kRows];
+      int first = static_cast<int>(first_pixel<T>(tile, window, place, first_row) - tile);
+      forget(first);  // else it is computed in every branch of what follows
+      const Cell<T>* const own = tile + first;
       if (stage.kernel > 1) {
         convolve<T>(out, own, pitch, stage.kernel, window.stride, stage.dilation, own_taps<T>(taps, place));
       } else {

@@ -107,7 +107,7 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   Four* const sums = all_sums + threadIdx.x / kWarp * (arguments.groups * kFragment) + threadIdx.x % kWarp;
   const int own_begin = group * arguments.groups;
   TapSums<T, exact, K> tap_sums;
-  tap_sums.clear(outputs);
+  if (weights) tap_sums.clear(outputs);
 
   const int height = stage.reads_middle ? sizes.out_height : sizes.height;
   const int width = stage.reads_middle ? sizes.out_width : sizes.width;
