@@ -14,11 +14,16 @@ from fastdarts.engine.evaluation import evaluate as run_evaluation
 from fastdarts.engine.search import search as run_search
 from fastdarts.engine.seeds import search_seeds
 from fastdarts.errors import FastdartsError
+from fastdarts.registry import methods
+from fastdarts.runs.checks import check_setting
+from fastdarts.runs.kinds import Seeds
 from fastdarts.runs.loggers import Logger
 from fastdarts.runs.run import can_go_on, stored_config
 from fastdarts.runs.settings import RunConfig, from_dict, from_toml
 from fastdarts.runs.watch import Epoch, Watch
-from fastdarts.tasks.images.own import OwnProblem, as_dataset
+from fastdarts.spaces import architecture_text, is_genotype
+from fastdarts.tasks.images.own import OwnProblem, as_dataset, own_objective
+from fastdarts.tasks.images.settings import DataConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
 OnEpoch = Callable[[Epoch], object]
@@ -71,22 +76,21 @@ def search(
     """
     settings, objects = _with_loggers(settings, loggers)
     watch = Watch(on_epoch, objects)
+    check_setting("seeds", seeds, Seeds)
     if train is None and valid is None:
         made = _settings(config, settings, SearchConfig, "search")
         if getattr(made, "dataset", "") == "own" and made.resume is not None:
             raise FastdartsError(f"the run in {made.resume} is on datasets of your own: give train and valid again")
-        if seeds > 1:
+        if seeds != 1:
             _refuse_watch(watch)
             return search_seeds(made, seeds)
         return run_search(made, watch)
     if train is None or valid is None:
         raise FastdartsError("got one of train and valid: give both, one for the weights and one for the alphas")
-    if seeds > 1:
+    if seeds != 1:
         raise FastdartsError("got seeds beside train and valid: call search() with each seed and a folder of its own")
     (train, found), (valid, _) = as_dataset(train, "train"), as_dataset(valid, "valid")
-    made = _settings(config, found | settings | {"dataset": "own"}, SearchConfig, "search")
-    if made.run is not None and can_go_on(made.run):
-        made = dataclasses.replace(made, run=None, resume=made.run)
+    made = _own_settings(config, found | settings, SearchConfig, "search")
     watch = dataclasses.replace(watch, how="go on by the same call of search()")
     return run_search(made, watch, lambda resolved, space: OwnProblem(resolved, train, valid, classes))
 
@@ -94,18 +98,29 @@ def search(
 def evaluate(
     config: EvaluateConfig | str | Path | None = None,
     *,
+    train: Images | None = None,
+    test: Images | None = None,
+    classes: int | Sequence[str] | None = None,
     on_epoch: OnEpoch | None = None,
     loggers: Sequence[str | Logger] | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train a genotype from scratch and test it, as ``fastdarts evaluate`` does.
 
+    With datasets of one's own, the same call goes on with the run in the folder ``run``. Their images are neither
+    augmented nor normalised here. The model of such a run takes files as pixels from 0 to 1.
+
     Args:
         config: Settings made before, or a TOML file of settings. ``settings`` come on top.
+        train: A dataset of one's own for the weights, as for :func:`fastdarts.search`.
+        test: Another one, for the test.
+        classes: How many classes the labels have, or their names, or those of the targets. By default they are
+            found.
         on_epoch: What is called after each epoch with a :class:`fastdarts.Epoch`. It cannot end a training, whose
             number of epochs is fixed.
         loggers: Names and objects, as for :func:`fastdarts.search`.
-        **settings: Flags of the command as keywords.
+        **settings: Flags of the command as keywords. ``genotype`` may also be what a search gives as
+            ``found["genotype"]``, or a ``Genotype``.
 
     Returns:
         What result.json holds, and ``run``, the folder.
@@ -121,7 +136,36 @@ def evaluate(
         1
     """
     settings, objects = _with_loggers(settings, loggers)
-    return run_evaluation(_settings(config, settings, EvaluateConfig, "evaluate"), Watch(on_epoch, objects))
+    watch = Watch(on_epoch, objects)
+    if train is None and test is None:
+        made = _settings(config, settings, EvaluateConfig, "evaluate")
+        if getattr(made, "dataset", "") == "own" and made.resume is not None:
+            raise FastdartsError(f"the run in {made.resume} is on datasets of your own: give train and test again")
+        return run_evaluation(made, watch)
+    if train is None or test is None:
+        raise FastdartsError("got one of train and test: give both, one for the weights and one for the test")
+    (train, found), (test, _) = as_dataset(train, "train"), as_dataset(test, "test")
+    made = _own_settings(config, found | settings, EvaluateConfig, "evaluate")
+    if made.cutout is None:  # the published one is for images that fastdarts augments
+        made = dataclasses.replace(made, cutout=0.0)
+    watch = dataclasses.replace(watch, how="go on by the same call of evaluate()")
+    return run_evaluation(made, watch, lambda resolved: own_objective(resolved, train, test, classes))
+
+
+def _own_settings(
+    config: RunConfig | str | Path | None, settings: dict[str, Any], kind: type[RunConfig], command: str
+) -> Any:
+    """The settings of a run on datasets of one's own, which goes on where its folder holds one."""
+    named = settings.get("dataset")
+    if named is None and config is not None:
+        found = getattr(_settings(config, settings, kind, command), "dataset", None)
+        named = None if found == DataConfig.dataset else found
+    if named not in (None, "own"):
+        raise FastdartsError(f"got dataset {named!r} beside datasets of your own: leave one of them out")
+    made = _settings(config, settings | {"dataset": "own"}, kind, command)
+    if made.run is not None and can_go_on(made.run):
+        made = dataclasses.replace(made, run=None, resume=made.run)
+    return made
 
 
 def _with_loggers(
@@ -138,9 +182,15 @@ def _settings(
     config: RunConfig | str | Path | None, settings: dict[str, Any], kind: type[RunConfig], command: str
 ) -> Any:
     values = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
+    if isinstance(several := values.get("genotypes"), list | tuple):
+        values["genotypes"] = tuple(map(architecture_text, several))
     if isinstance(config, RunConfig):
         stored = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
         return from_dict(_plain(stored) | values, kind, f"{command}()")
+    if isinstance(config, str) and not os.path.exists(config):
+        meant = {"method": config in methods(), "genotype": is_genotype(config)}
+        if name := next((name for name, holds in meant.items() if holds), None):
+            raise FastdartsError(f"{command}() got {config!r} for a settings file: give {name}={config!r}")
     if config is not None:
         return from_toml(Path(config), kind, **values)
     if values.get("resume") is not None:

@@ -17,13 +17,29 @@ def one_line(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], text)
 
 
+_ALIKE = 0.66
+"""Share of letters in common from which on a name may have been meant."""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-").removeprefix("--")
+
+
+def unknown_setting(name: str, value: object, known: Iterable[str]) -> str:
+    """A sentence about a setting that is none of ``known``: what was meant, or which there are."""
+    known = list(known)
+    if isinstance(value, dict):
+        return f"unknown setting {name!r}, a table: settings stand at the top of the file, so remove the line [{name}]"
+    return f"unknown setting {name!r}" + (did_you_mean(name, known) or f": expected some of {', '.join(known)}")
+
+
 def did_you_mean(got: object, known: Iterable[str]) -> str:
     """ " (did you mean NAME?)" with the name among ``known`` that is most like ``got``; "" if none is.
 
-    Capitals do not count, nor which of the signs - and _ stands between words.
+    Capitals do not count, nor which of the signs - and _ stands between words, nor the -- of flags.
     """
-    plain = {name.lower().replace("_", "-"): name for name in known}
-    near = get_close_matches(str(got)[:80].lower().replace("_", "-"), plain, n=1)
+    plain = {_plain(name): name for name in known}
+    near = get_close_matches(_plain(str(got)[:80]), plain, n=1, cutoff=_ALIKE)
     return f" (did you mean {plain[near[0]]}?)" if near else ""
 
 

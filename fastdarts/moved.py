@@ -83,7 +83,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "relaxed": ("nn.supernet",),
     "report": ("report.write",),
     "rnn.cells": ("spaces.recurrent.cell",),
-    "rnn.config": ("tasks.language.settings", "engine.validation"),
+    "rnn.config": ("tasks.language.settings", "tasks.validation"),
     "rnn.evaluation": ("engine.evaluation", "engine.language_evaluation"),
     "rnn.genotypes": ("spaces.recurrent.genotype",),
     "rnn.likelihood": ("spaces.recurrent.likelihood",),
@@ -111,7 +111,7 @@ PLACES: dict[str, tuple[str, ...]] = {  # the old module, and the new ones that 
     "tasks.images.data": ("tasks.images.data", "tasks.images.transforms"),
     "topology": ("spaces.topology",),
     "training": ("engine.training", "tasks.images.measure", "nn.finite"),
-    "validation": ("engine.validation", "runs.checks"),
+    "validation": ("tasks.validation", "runs.checks"),
     "weight_sharing": ("policies.samplers", "policies.evaluators"),
 }
 RENAMED = {  # of names that are others now

@@ -207,12 +207,12 @@ def methods() -> dict[str, Method]:
     return dict(sorted(METHODS.items()))
 
 
-def find_method(name: object) -> Method:
-    """The method of this name; raises :class:`FastdartsError` naming those there are."""
+def find_method(name: object, flag: str = "--method") -> Method:
+    """The method of this name; raises :class:`FastdartsError`, naming ``flag`` and those there are."""
     known = methods()
     if not isinstance(name, str) or name not in known:
         like = did_you_mean(name, known)
-        raise FastdartsError(f"--method is {str(name)[:80]!r}{like}: expected one of {', '.join(known)}")
+        raise FastdartsError(f"{flag} is {str(name)[:80]!r}{like}: expected one of {', '.join(known)}")
     return known[name]
 
 

@@ -12,12 +12,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, random_split
 
 import fastdarts
+from fastdarts.cli.choosing import defaults, read_line
+from fastdarts.cli.entry import main
 from fastdarts.errors import FastdartsError
+from fastdarts.notices import Notice
 from fastdarts.runs.checkpoint import NAME
 from fastdarts.runs.run import Run
 from fastdarts.runs.writer import read_metrics
-from fastdarts.tasks.settings import SearchConfig
+from fastdarts.spaces.cells.genotype import to_dict
+from fastdarts.spaces.cells.named import DARTS_V2
+from fastdarts.spaces.recurrent import genotype as recurrent
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
+from tests.support.target_tables import write_discs
 
 TINY = {"epochs": 3, "channels": 4, "layers": 3, "nodes": 1, "batch_size": 16, "gap_every": 0, "threads": 1,
         "device": "cpu"}  # fmt: skip
@@ -36,7 +43,7 @@ def test_keywords_are_flags_and_a_config_or_a_file_may_come_first(tmp_path):
     assert again["genotype"] == first["genotype"]
     for settings, words in (
         ({"epoch": 3}, r"unknown setting 'epoch' \(did you mean epochs\?\)"),
-        ({"epochs": "three"}, r"search\(\) sets epochs to 'three': expected int"),
+        ({"epochs": "three"}, r"search\(\) sets epochs to 'three': expected a whole number"),
         ({"method": "dart"}, r"did you mean darts\?"),
         ({"loggers": ["wandbb"]}, r"did you mean wandb\?"),
         ({"loggers": [object()]}, r"a logger is a object without begin\(\)"),
@@ -255,6 +262,15 @@ class Single(Shapes):
         (Shapes(8), Shapes(8), {"classes": 2}, "item 7 of train has the label 7|has the label 2: expected 0 to 1"),
         (Shapes(8), Shapes(8), {"classes": ["one"]}, "train has 1 class"),
         (Shapes(8), Shapes(8), {"samples": 4}, "got samples beside train and valid"),
+        (Shapes(8), Shapes(8), {"dataset": "digits"}, "got dataset 'digits' beside datasets of your own"),
+        (
+            TensorDataset(torch.rand(8, 1, 8, 8), torch.full((8,), 1.5)),
+            Shapes(8), {"classes": 3}, r"item 0 of train has the label tensor\(1.5000\): expected a whole number",
+        ),
+        (
+            TensorDataset(torch.rand(8, 1, 8, 8), torch.full((8,), float("inf"))),
+            Shapes(8), {"classes": 3}, "expected a whole number",
+        ),
         (Shapes(8), Shapes(8), {"seeds": 2}, "got seeds beside train and valid"),
         (
             DataLoader(Shapes(8), sampler=WeightedRandomSampler([1.0] * 8, 8)),
@@ -266,6 +282,132 @@ def test_data_that_does_not_fit_is_refused_in_one_sentence(tmp_path, train, vali
     with pytest.raises(FastdartsError, match=words) as refused:
         fastdarts.search(train=train, valid=valid, **TINY | more, run=tmp_path / "run")
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+SMALL = TINY | {"epochs": 1}
+NETWORK = {name: value for name, value in SMALL.items() if name not in ("nodes", "gap_every")} | {
+    "layers": 3, "auxiliary": False, "loggers": [],
+}  # fmt: skip
+
+
+def test_what_a_search_on_ones_own_datasets_found_is_trained_on_them(tmp_path, monkeypatch):
+    found = fastdarts.search(train=Shapes(24), valid=Shapes(12), **SMALL, run=tmp_path / "found")
+
+    def call(folder, **more):
+        settings = NETWORK | {"epochs": 6, "learning_rate": 0.1, "drop_path_prob": 0.0, "checkpoint_minutes": 0}
+        return fastdarts.evaluate(
+            genotype=found["genotype"], train=Shapes(96), test=Shapes(33), **settings | more, run=folder
+        )
+
+    whole = call(tmp_path / "whole")
+    assert whole["test_error"] < 40.0  # of three classes: by chance two thirds are wrong
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 4)
+        with pytest.raises(KeyboardInterrupt, match=r"go on by the same call of evaluate\(\)|^$"):
+            call(tmp_path / "stopped")
+    assert call(tmp_path / "stopped")["test_errors"] == whole["test_errors"]
+    model = fastdarts.load(tmp_path / "whole")
+    assert model.classes == ("a", "b", "c")
+    images = [Shapes(33, noise=0.0)[k][0].clamp(0, 1) for k in range(33)]
+    said = [prediction.label for prediction in model.predict(torch.stack(images), top=1)]
+    assert sum(label == "abc"[k % 3] for k, label in enumerate(said)) > 16
+    with pytest.raises(FastdartsError, match=r"image shape is \(1, 10, 10\), but the run in .* began with"):
+        fastdarts.evaluate(
+            genotype=found["genotype"], train=Shapes(96, (1, 10, 10)), test=Shapes(33, (1, 10, 10)),
+            **NETWORK | {"epochs": 6}, run=tmp_path / "whole",
+        )  # fmt: skip
+    with pytest.raises(FastdartsError, match="on datasets of your own: give train and test again"):
+        fastdarts.evaluate(resume=tmp_path / "whole")
+    with pytest.raises(FastdartsError, match=r"dataset own is given from Python: .* fastdarts.evaluate\(train="):
+        fastdarts.evaluate(genotype=found["run"], **NETWORK)  # and never digits
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"test": None}, "got one of train and test"),
+        ({"cutout": 0.5}, "got cutout beside train and test"),
+        ({"dataset": "digits"}, "got dataset 'digits' beside datasets of your own"),
+        ({"task": "jigsaw"}, "got train and test for task jigsaw"),
+        ({"test": Shapes(8, (3, 8, 8))}, r"item 7 of test has the shape \(3, 8, 8\), but item 0 of train \("),
+    ],
+)
+def test_an_evaluation_refuses_what_does_not_go_with_ones_own_datasets(tmp_path, more, words):
+    given = {"train": Shapes(8), "test": Shapes(8), "genotype": "DARTS_V2"} | NETWORK | more
+    if "task" in more:
+        del given["auxiliary"]
+    with pytest.raises(FastdartsError, match=words):
+        fastdarts.evaluate(**given, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_that_are_no_pixels_are_said_before_a_model_is_made_of_them(tmp_path):
+    images = TensorDataset(torch.randn(16, 2, 8, 8), torch.arange(16) % 2)
+    with pytest.warns(Notice, match="item 0 of train has values from -.* as pixels from 0 to 1"):
+        fastdarts.evaluate(genotype="DARTS_V2", train=images, test=images, **NETWORK, run=tmp_path / "run")
+
+
+def test_a_genotype_is_taken_as_a_search_gives_it_or_as_python_holds_it(tmp_path):
+    fields = to_dict(DARTS_V2)
+    found = {json.dumps(EvaluateConfig(genotype=given).genotype) for given in (DARTS_V2, fields, json.dumps(fields))}
+    assert len(found) == 2  # as Python and as JSON
+    result = fastdarts.evaluate(genotype=DARTS_V2, samples=32, **NETWORK, run=tmp_path / "run")
+    assert result["genotype"] == {"space": "darts", **fields}
+    with pytest.raises(FastdartsError, match=r"evaluate\(\) sets genotype to 3: expected text"):
+        fastdarts.evaluate(genotype=3)
+    cell = recurrent.Genotype([("tanh", 0)] * 8, range(1, 9))
+    assert EvaluateConfig(genotype=cell).task == "language"
+
+
+def test_the_images_of_a_search_are_those_of_its_evaluation_unless_others_are_named(tmp_path):
+    write_discs(tmp_path / "discs", count=20)
+    table = tmp_path / "discs" / "numbers.csv"
+    where = {"task": "regression", "data": table, "test_portion": 0.3, "split_seed": 5}
+    fastdarts.search(
+        **where, **{name: value for name, value in SMALL.items() if name != "gap_every"}, run=tmp_path / "found"
+    )
+    folder = str(tmp_path / "found")
+    with pytest.warns(Notice, match=r"--task regression --data .*numbers.csv .*--split-seed 5 are taken over from"):
+        config = EvaluateConfig(genotype=folder)
+    assert {name: getattr(config, name) for name in where} == where and config.dataset == "folder"
+    (tmp_path / "found" / "model_seed_0").mkdir()  # of a run whose network is trained further
+    assert EvaluateConfig(genotype=f"{folder}/genotype.json").data == table
+    assert EvaluateConfig(pretrained=tmp_path / "found" / "model_seed_0").data == table
+    assert EvaluateConfig(genotype="DARTS_V2", pretrained=tmp_path / "found").split_seed == 5
+    assert EvaluateConfig(genotype="DARTS_V2").dataset == "digits"
+    named = EvaluateConfig(genotype=folder, dataset="digits")
+    assert (named.task, named.dataset, named.data, named.split_seed) == ("images", "digits", None, 0)
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--genotype", folder, "--epochs", "1", "--device", "cuda:99"])
+    page = []
+    for flags in ([], ["--dataset", "digits"], ["--data", "other.csv"]):
+        settings = defaults(
+            read_line(["evaluate", "--genotype", folder, *flags]), "evaluate", EvaluateConfig, None, None
+        )
+        page.append((settings.task, settings.dataset, settings.data))
+    assert page == [
+        ("regression", "folder", table), ("images", "digits", None), ("regression", "folder", Path("other.csv"))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fastdarts.search("gdas"), "got 'gdas' for a settings file: give method='gdas'"),
+        (lambda: fastdarts.evaluate("DARTS_V2"), "got 'DARTS_V2' for a settings file: give genotype='DARTS_V2'"),
+        (lambda: fastdarts.search("none.toml"), "cannot read the settings file none.toml"),
+        (lambda: fastdarts.search(seeds=0), "--seeds is 0: expected a number above 0"),
+        (lambda: fastdarts.search(seeds=-1), "--seeds is -1: expected a number above 0"),
+        (lambda: fastdarts.search(seeds=1.5), r"--seeds is 1.5 \(float\): expected a whole number"),
+        (
+            lambda: fastdarts.search(SearchConfig(dataset="cifar10"), train=Shapes(8), valid=Shapes(8)),
+            "got dataset 'cifar10' beside datasets of your own",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_what_was_meant(call, words):
+    with pytest.raises(FastdartsError, match=words):
+        call()
 
 
 def test_a_bad_item_in_the_middle_ends_the_search_with_its_number(tmp_path):

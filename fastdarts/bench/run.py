@@ -70,6 +70,12 @@ def bench(
         )
     if "bf16" in precision and (others := [name for name in suite if name not in SUITES]):
         raise FastdartsError(f"--precision is bf16, but --suite {others[0]} has its own: leave one of them out")
+    if cases and not _named(suite, batch, precision, cases):
+        known = [*dict.fromkeys(word for name in _named(suite, batch, precision, ()) for word in name.split())]
+        raise FastdartsError(
+            f"--cases is {' '.join(cases)}, which no case of --suite {' '.join(suite)} has in its name: "
+            + (f"expected some of {', '.join(known)}" if known else "leave it out")
+        )
     if host:
         given = {"--traffic": traffic, "--batch": batch, "--compile": compile, "--device cuda": device == "cuda"}
         host_counts.validate(suite, [flag for flag, value in given.items() if value])
@@ -166,6 +172,12 @@ def _cases(
         for kind in precision
     )
     return [case for case in cases if _chosen(case, chosen) and (not traffic or counter.counts(case))]
+
+
+def _named(suite: Sequence[str], batch: Sequence[int], precision: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The names of the cases of the suites that have one of these words, or of all cases."""
+    found = [str(case) for name in suite for case in _cases(name, batch, precision, words)]
+    return found + [str(case) for case in methods.cases() if "methods" in suite and _chosen(case, words)]
 
 
 def _chosen(case: object, words: Sequence[str]) -> bool:

@@ -20,11 +20,10 @@ from tyro.conf import Positional
 
 from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.checks import check_text
-from fastdarts.runs.settings import choices_of
+from fastdarts.runs.settings import WORDS, choices_of
 from fastdarts.runs.stored import alternatives
 
 HELP = {"-h": "--help", "--help": "--help", "--help-all": "--help-all"}
-_READABLE = {int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a file or a folder"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Parameter:
         """What its values are, in words."""
         if choices := choices_of(self.one):
             return f"one of {', '.join(choices)}"
-        return " or ".join(_READABLE[kind] for kind in alternatives(self.one) if kind is not NoneType)
+        return " or ".join(WORDS[kind] for kind in alternatives(self.one) if kind is not NoneType)
 
 
 @cache

@@ -16,7 +16,7 @@ from fastdarts.cli.flags import BySettings
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.runs.checks import check_setting
-from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_toml
+from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_dict, from_toml
 from fastdarts.spaces import SPACES, find_space, space_named_in
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
@@ -150,6 +150,11 @@ def defaults(
     named |= {} if task is None else {"task": task}
     if command == "evaluate":
         kind, _ = EvaluateConfig.of({"space": space, "task": task})  # what the genotype says is not in the settings yet
+        named |= {} if space is None else {"space": space}
+        known = {field.name for field in dataclasses.fields(kind)}
+        for name in known & {"genotype", "pretrained", "data", *kind.data_settings[:1]}:
+            text = reading.value(f"--{name}")
+            named |= {} if text is None or _is_pipe(text) else {name: text}
     elif space is not None:
         named["space"] = space
     if resume is not None and kind is StudyConfig:
@@ -161,7 +166,7 @@ def defaults(
 
         found = replace(stored_config(Path(resume), command, kind), run=None)
     else:
-        found = kind(**named) if config is None else from_toml(Path(config), kind, **named)
+        found = from_dict(named, kind, command) if config is None else from_toml(Path(config), kind, **named)
     if method is not None and method != found.method:
         raise FastdartsError(f"--method is {method} but the run to resume is by {found.method}: leave it out")
     if task is not None and task != found.task:

@@ -79,7 +79,6 @@ class Describe:
 
     def run(self) -> None:
         """Print the description."""
-        from fastdarts.engine.validation import validate
         from fastdarts.registry import find_method
         from fastdarts.report.describe import describe_genotype, describe_stages, describe_supernet, describe_text
         from fastdarts.runs.checks import check_setting
@@ -88,6 +87,7 @@ class Describe:
         from fastdarts.tasks.images.published import network_of_genotype
         from fastdarts.tasks.images.settings import network_options
         from fastdarts.tasks.settings import SupernetConfig, resolve
+        from fastdarts.tasks.validation import validate
 
         given = self.supernet or self.space is not None, self.genotype is not None, self.network is not None
         if sum(given) != 1:

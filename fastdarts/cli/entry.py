@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from fastdarts import ranks
-from fastdarts.cli.arguments import check
+from fastdarts.cli.arguments import HELP, check
 from fastdarts.cli.choosing import (
     check_own,
     defaults,
@@ -97,6 +97,7 @@ SETTINGS = {"search": SearchConfig, "evaluate": EvaluateConfig, "study": StudyCo
 
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments give; --help and --help-all are printed and end the program."""
+    typed = [argument for argument in arguments if argument not in HELP]
     arguments = with_flag(arguments)
     plugins = load_plugins(arguments)
     reading = read_line(arguments)
@@ -115,7 +116,7 @@ def _parse(arguments: list[str]) -> Any:
         else:
             given["default"] = kind(settings)
     if reading.helps:
-        print(help_page(name, kind, settings, reading.helps == "--help-all"))
+        print(help_page(typed, kind, settings, reading.helps == "--help-all"))
         sys.exit(0)
     return _read(kind, f"fastdarts {name}", rest, **given)
 
@@ -138,6 +139,6 @@ def _check(arguments: list[str]) -> None:
     """Raise :class:`FastdartsError` with one sentence for the first mistake in them."""
     command = arguments[0] if arguments else ""
     if command not in COMMANDS:
-        got = f"unknown command {reprlib.repr(command)}{did_you_mean(command, COMMANDS)}"
+        got = f"unknown command {reprlib.repr(command)}{did_you_mean(command, (*COMMANDS, '--help', '--version'))}"
         raise FastdartsError(f"{got if command else 'no command given'}: expected one of {', '.join(COMMANDS)}")
     check(arguments[1:], flags_of(command), {})

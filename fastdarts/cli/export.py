@@ -43,6 +43,9 @@ class Export:
         pixels = "pixels / 255" if self.normalise else "(pixels / 255 - mean) / std"
         channels, height, width = facts.shape
         print(f"input   images [N, {channels}, {height}, {width}] float32, {pixels}, {facts.colours}")
+        for step, _, what in (line.partition(": ") for line in facts.preprocessing):
+            if step in ("resize", "crop"):
+                print(f"{step:7} {what}")
         names = f", {', '.join(facts.classes)}" if facts.kind == "numbers" else ""
         of_pixels = f", {height}, {width}" if facts.kind == "maps" else ""
         what = "maps" if of_pixels else "numbers" if names else "logits"

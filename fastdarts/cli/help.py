@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple, get_type_hints
@@ -35,13 +36,13 @@ GROUPS: dict[str, str] = {  # settings in the order in which people ask for them
 SHORT: dict[str, str] = {  # what most people need, by command
     "search": "task dataset data image_size space hidden channels layers epochs batch_size seed seeds queries table "
     "run resume device",
-    "evaluate": "genotype dataset data image_size validation_portion hidden channels layers epochs batch_size seeds "
-    "run resume device",
+    "evaluate": "genotype dataset data image_size validation_portion hidden channels layers target_parameters epochs "
+    "batch_size seeds pretrained run resume device",
     "study": "dataset data method epochs seeds search_epochs search_seeds run processes",
 }
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "search": (
-        "fastdarts search --dataset digits --epochs 3",
+        "fastdarts search --dataset digits --epochs 3 --channels 8 --layers 5",
         "fastdarts search pc-darts --dataset folder --data photos --image-size 32 --seeds 3",
     ),
     "evaluate": ("fastdarts evaluate --genotype runs/RUN --dataset digits --epochs 20",),
@@ -61,11 +62,13 @@ class Entry(NamedTuple):
     value: str
 
 
-def help_page(command: str, kind: type[Any], settings: RunConfig | None, everything: bool) -> str:
-    """The flags of ``command``, whose class is ``kind``; with ``settings``, those that it is made of.
+def help_page(typed: Sequence[str], kind: type[Any], settings: RunConfig | None, everything: bool) -> str:
+    """The flags of the command that ``typed`` begins with, whose class is ``kind``; with ``settings``, those that it is
+    made of. ``typed`` are all words of the command line but --help.
 
     Only what most people need is shown, unless ``everything`` is asked for or the command has few flags.
     """
+    command = typed[0]
     width = min(shutil.get_terminal_size().columns, 100)
     found = [*entries(kind, settings)]
     few = set() if everything else set(SHORT.get(command, "").split())
@@ -87,10 +90,8 @@ def help_page(command: str, kind: type[Any], settings: RunConfig | None, everyth
             lines += ["", f"{_title(group, command, settings)}:"]
             lines += [line for entry in own for line in _lines(entry, width)]
     if len(shown) < len(found):
-        lines += [
-            "",
-            f"`fastdarts {command} --help-all` lists all {sum(entry.group != 'arguments' for entry in found)} flags.",
-        ]
+        count = sum(entry.group != "arguments" for entry in found)
+        lines += ["", f"`fastdarts {shlex.join(typed)} --help-all` lists all {count} flags."]
     if examples := EXAMPLES.get(command):
         lines += ["", "examples:", *(f"  {example}" for example in examples)]
     return "\n".join(lines)
@@ -122,7 +123,7 @@ def entries(kind: type[Any], settings: RunConfig | None) -> Iterator[Entry]:
         if value is not None and plain.get(parameter.setting, value) is None:
             text = re.sub(r" ?\([^()]*\)\.?$", "", text).rstrip(".") + "."  # the published values: here is the one
         choices = choices_of(parameter.one)
-        found.append(Entry(group, parameter.setting, _typed(parameter), text, choices, _shown(value)))
+        found.append(Entry(group, parameter.setting, _typed(parameter), text, choices, shown(value)))
     return iter(sorted(found, key=lambda entry: order.get(entry.name, len(order))))
 
 
@@ -161,7 +162,8 @@ def _typed(parameter: Parameter) -> str:
     return word if parameter.place else f"{parameter.name} {word}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as it is typed, "" for none."""
     if value is None or value in ((), ""):
         return ""
     if isinstance(value, bool):

@@ -56,10 +56,8 @@ def verdict(facts: Mapping[str, Any], gpu: str) -> str:
             "Install a C++ compiler and install fastdarts again."
         )
     if not gpu:
-        return (
-            f"READY: searches run on the CPU, {threads} threads, by compiled kernels for {native['isa']}. No GPU was "
-            "found."
-        )
+        said = "1 thread" if threads == 1 else f"{threads} threads"
+        return f"READY: searches run on the CPU, {said}, by compiled kernels for {native['isa']}. No GPU was found."
     rows = [row for row in facts["implementations"] if row["device"] == "cuda"]
     having = {row["op"] for row in rows if row["available"]}
     if lacking := sorted({row["op"] for row in rows} - having):

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import tyro
 
 from fastdarts.cli.flags import texts_of
-from fastdarts.errors import FastdartsError
+from fastdarts.cli.help import shown
 from fastdarts.registry import Method, find_method, methods
 from fastdarts.runs.settings import RunConfig
 from fastdarts.spaces import SPACES, Space, add_installed
 from fastdarts.tasks.images.settings import SEARCH_RECIPE, DataConfig, ImageSupernetConfig
 from fastdarts.tasks.settings import resolve
+from fastdarts.tasks.validation import searches_in
 
 OURS = {field.name for kind in (RunConfig, DataConfig, ImageSupernetConfig) for field in dataclasses.fields(kind)} - {
     *SEARCH_RECIPE, "epochs", "nodes", "momentum", "weight_decay", "grad_clip", "stem",
@@ -56,15 +57,8 @@ def _spaces_of(method: Method) -> list[str]:
 
     A method that needs another search first refuses all of them; those that have what it needs stand for it.
     """
-    able = [space for space in _spaces() if not method.settings.lacking(space)]
-    taken = []
-    for space in able:
-        try:
-            resolve(method.settings(space=space.name)).check(space)
-        except FastdartsError:
-            continue
-        taken.append(space.name)
-    return taken or [space.name for space in able]
+    taken = [space.name for space in _spaces() if searches_in(method, space)]
+    return taken or [space.name for space in _spaces() if not method.settings.lacking(space)]
 
 
 def space_facts(space: Space) -> dict[str, Any]:
@@ -117,7 +111,7 @@ class Methods:
 
     def run(self) -> None:
         """Print the list."""
-        facts = all_methods() if self.name is None else [method_facts(find_method(self.name))]
+        facts = all_methods() if self.name is None else [method_facts(find_method(self.name, "name"))]
         if self.json:
             print(json.dumps(facts, indent=2, default=str))
         elif self.name is None:
@@ -130,7 +124,7 @@ class Methods:
                 print(f"needs a space with {', '.join(method['needs'])}")
             print(f"searches in {', '.join(method['spaces']) or 'no space of those there are'}")
             for name, values in method["settings"].items():
-                print(f"  {name:22} {values['default']}")
+                print(f"  --{name.replace('_', '-'):22} {shown(values['default']) or '–'}".rstrip())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import tyro
 from fastdarts import ranks
 from fastdarts.cli.flags import BySettings
 from fastdarts.errors import FastdartsError
+from fastdarts.runs.checks import check_setting
 from fastdarts.runs.kinds import Batch, Count, NotNegative, NotNegativeInt, Positive, Seed, Seeds, Workers
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import find_task
@@ -29,6 +30,7 @@ class Search(BySettings):
     def run(self) -> None:
         """Search and print the genotype, how good its supernet is, and the report's path."""
         settings = self.settings
+        check_setting("seeds", self.seeds, Seeds)
         if getattr(settings, "supernet", None) is not None and settings.resume is None:
             raise FastdartsError(
                 f"--supernet is {settings.supernet}: a supernet is projected by fastdarts project, with the settings "

@@ -169,7 +169,8 @@ def _difference(found: Difference | None, unit: str) -> str:
     if found is None:
         return "–"
     interval = "" if found.low is None else f" [{found.low:+.2f}, {found.high:+.2f}]"
-    return f"{found.mean:+.2f}{interval}{unit} (n={found.n})"
+    points = " points" if unit == " %" else unit  # of percent
+    return f"{found.mean:+.2f}{interval}{points} (n={found.n})"
 
 
 def _count(value: float) -> str:
@@ -248,18 +249,23 @@ def as_json(found: Comparison) -> dict[str, Any]:
 
 
 def best(found: Comparison) -> str:
-    """The comparison in one sentence: the lowest mean, and whether the interval to the baseline excludes 0."""
+    """The comparison in one sentence: the lowest mean, and whether the interval to the baseline excludes 0; that of the
+    next one, if the baseline is the lowest."""
     known = [group for group in found.groups if group.means[found.judged]]
     if not known:
         return ""
     least = min(known, key=lambda group: group.means[found.judged].mean)
     error = _error(least.means[found.judged], found.unit)
     text = f"The lowest mean {found.judged} {found.title} is that of {least.name}, {error}"
-    gap = least.difference
-    if len(known) < 2 or least.name == found.baseline:
+    if len(known) < 2:
         return text + "."
+    other, whose = least, "its difference"
+    if least.name == found.baseline:
+        other = min((group for group in known if group is not least), key=lambda group: group.means[found.judged].mean)
+        whose = f"the difference of the next, {other.name},"
+    gap = other.difference
     sure = gap is not None and gap.high is not None and (gap.high < 0 or gap.low > 0)
-    return f"{text}; its difference from {found.baseline} is {'beyond' if sure else 'within'} what seeds alone explain."
+    return f"{text}; {whose} from {found.baseline} is {'beyond' if sure else 'within'} what seeds alone explain."
 
 
 def spread(values: Sequence[float]) -> float:

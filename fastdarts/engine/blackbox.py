@@ -41,6 +41,8 @@ class BlackBoxConfig(SearchConfig):
 
     group: ClassVar[str] = "black-box search"
 
+    epochs: Epochs = 50
+    """Epochs of the training of each architecture."""
     queries: Count | None = None
     """Architectures to evaluate (1000)."""
     evaluator: Evaluator | None = None

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.functional.arguments import brief
 from fastdarts.policies.base import Selection
@@ -21,6 +20,7 @@ from fastdarts.runs.checkpoint import find_checkpoint
 from fastdarts.runs.settings import expanded
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve
+from fastdarts.tasks.validation import validate
 
 GIVEN = {
     "method": "is named already",

@@ -44,6 +44,8 @@ def named_device(name: str) -> torch.device:
         torch.empty(1, device=device).item()  # the meta device has no values
     except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without CUDA
         reason = str(error).splitlines()[0].partition(". ")[0]
+        if "device type at start of device string" in reason or "Invalid device string" in reason:
+            reason = "expected cpu, cuda, cuda:N or auto"
         raise FastdartsError(f"--device {given} cannot be used ({reason}): try --device cpu") from error
     return torch.device("cpu") if device.type == "cpu" else device  # there is one CPU, whatever its index
 

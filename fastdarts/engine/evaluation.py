@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from operator import itemgetter
@@ -24,7 +24,6 @@ from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.sizing import choose_size, targets_of
 from fastdarts.engine.tested import keep_tested
 from fastdarts.engine.training import Attended, Job, Recipe, train_all
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import agree, check_batch, fail_together, from_first, joined, refuse, settings_of, smallest_batch
 from fastdarts.report.describe import macs
@@ -33,13 +32,17 @@ from fastdarts.runs.watch import NOBODY, Watch
 from fastdarts.runs.writer import Progress
 from fastdarts.spaces import RECURRENT, find_space, parse_architecture, space_named_in
 from fastdarts.tasks.images.batches import Batches, Workers
+from fastdarts.tasks.images.objective import Objective
 from fastdarts.tasks.images.settings import ImageEvaluateConfig
 from fastdarts.tasks.images.transforms import Mixing
 from fastdarts.tasks.settings import EvaluateConfig
 from fastdarts.tasks.task import find_task
+from fastdarts.tasks.validation import validate
+
+ObjectiveOf = Callable[[ImageEvaluateConfig], tuple[Objective, range]]
 
 
-def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, watch: Watch = NOBODY, objective_of: ObjectiveOf | None = None) -> dict[str, Any]:
     r"""Train the network of ``config.genotype`` from scratch, test it, and leave the folder of the run behind.
 
     Of images, one network is trained for each of the seeds seed, ..., seed + seeds - 1. That of seed s starts from
@@ -60,6 +63,8 @@ def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
         config: The settings. ``EvaluateConfig(genotype=..., ...)`` makes them; what is left out is as published. A
             genotype is a name, a file, or the folder of a search.
         watch: Who watches the run from Python, see :mod:`fastdarts.runs.watch`.
+        objective_of: What gives the objective for resolved settings, and the training images in use, where these are
+            not those that settings name.
 
     Returns:
         What result.json holds. ``parameters`` are counted without the auxiliary head, and ``macs`` are the
@@ -93,7 +98,9 @@ def evaluate(config: EvaluateConfig, watch: Watch = NOBODY) -> dict[str, Any]:
                 config = as_pretrained(as_published(config))
             validate(config)
             _check_space(config)
-        return (_evaluate if isinstance(config, ImageEvaluateConfig) else evaluate_text)(config, watch)
+        if not isinstance(config, ImageEvaluateConfig):
+            return evaluate_text(config, watch)
+        return _evaluate(config, watch, objective_of or task.objective)
 
 
 def _check_space(config: EvaluateConfig) -> None:
@@ -109,7 +116,7 @@ def _check_space(config: EvaluateConfig) -> None:
         )
 
 
-def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
+def _evaluate(config: ImageEvaluateConfig, watch: Watch, objective_of: ObjectiveOf) -> dict[str, Any]:
     with fail_together():
         architecture = parse_architecture(config.genotype)
         space, genotype = architecture
@@ -119,7 +126,7 @@ def _evaluate(config: ImageEvaluateConfig, watch: Watch) -> dict[str, Any]:
         fixed = {"channels": config.channels, "layers": config.layers}
         # Spelled out, so that the run does not depend on a file or a name that may change before it is resumed.
         config = replace(config.resolved(space, genotype), genotype=json.dumps(architecture.to_dict()))
-        objective, indices = find_task(config.task).objective(config)
+        objective, indices = objective_of(config)
         data = objective.data
         if config.auxiliary and min(config.batch_size, len(indices)) == 1:
             raise FastdartsError("batches of one image have no batch statistics: use --batch-size 2 or --no-auxiliary")

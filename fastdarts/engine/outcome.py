@@ -36,21 +36,25 @@ class LiveReport:
     """The report of a run at work, written after an epoch.
 
     It takes little of the time: not before five seconds are over since the last one, and never more than a fiftieth of
-    all. A report that cannot be written does not end the run.
+    all. A run that a signal ends has one in any case. A report that cannot be written does not end the run.
     """
 
     def __init__(self, run: Run):
         self._run = run
         self._due = time.monotonic() + _PAUSE
+        run.before_leaving = self._write
 
     def after_epoch(self) -> None:
         """Write it if it is time."""
         begin = time.monotonic()
         if rank() or begin < self._due:
             return
+        self._write()
+        end = time.monotonic()
+        self._due = end + max(_PAUSE, _SHARE * (end - begin))
+
+    def _write(self) -> None:
         try:
             write_report(self._run.folder)
         except FastdartsError as error:
             notice(f"the report of the run at work is not written ({error})", "restore the file, or wait for its end")
-        end = time.monotonic()
-        self._due = end + max(_PAUSE, _SHARE * (end - begin))

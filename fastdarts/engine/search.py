@@ -20,7 +20,6 @@ from fastdarts.engine.memory import Estimate, estimate, explaining, fit, free_me
 from fastdarts.engine.outcome import finish, write_genotype
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import next_rate
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.alignment import aligned_cells
 from fastdarts.policies.base import Batch, Next, Row
@@ -42,6 +41,7 @@ from fastdarts.runs.writer import Progress
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import BilevelConfig, SearchConfig, SupernetConfig, resolve
 from fastdarts.tasks.task import Problem, find_task
+from fastdarts.tasks.validation import validate
 
 KEPT = "epochs"
 """The folder of the supernets that are kept to come back to."""

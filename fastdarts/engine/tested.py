@@ -56,15 +56,15 @@ def keep_tested(
             begin += sum(parts)
     (columns,) = summed([columns])
     if rank() == 0:
-        if objective.kind == "maps":
-            with torch.no_grad(), same_random_numbers(device):
-                kept = described_maps(columns[0], network, objective, device)
-        else:
-            classes = objective.kind == "classes"
-            kept = described(columns, objective.data) if classes else described_targets(columns, objective)
-    network.train()
-    if rank() == 0:
+        with same_random_numbers(device):  # datasets of one's own may draw
+            if objective.kind == "maps":
+                with torch.no_grad():
+                    kept = described_maps(columns[0], network, objective, device)
+            else:
+                classes = objective.kind == "classes"
+                kept = described(columns, objective.data) if classes else described_targets(columns, objective)
         atomic_write(tested_file(run.folder, seed), (json.dumps(kept, allow_nan=False) + "\n").encode())
+    network.train()
 
 
 def _classes(logits: Tensor, target: Tensor, objective: Objective) -> Tensor:
@@ -167,10 +167,13 @@ def described(columns: Tensor, data: ImageData) -> Tested:
 
 
 def picture(images: Dataset, index: int) -> str:
-    """Image number ``index`` as a small PNG in base64."""
+    """Image number ``index`` as a small PNG in base64; of floating point from its lowest value to its highest."""
     pixels, _ = images[index]
+    if pixels.is_floating_point():
+        low, high = pixels.aminmax()
+        pixels = ((pixels - low) * (255 / (high - low).clamp(min=1e-12))).to(torch.uint8)
     array = pixels.permute(1, 2, 0).contiguous().numpy()
-    return _png(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array[..., :3]), _SIDE)
+    return _png(Image.fromarray(array[..., 0] if array.shape[2] < 3 else array[..., :3]), _SIDE)
 
 
 def row_of_pictures(pixels: Tensor) -> str:

@@ -15,7 +15,7 @@ from fastdarts.policies.evaluators import BestOfMany, PathError
 from fastdarts.policies.samplers import UniformPath
 from fastdarts.policies.searchers.base import Drawn
 from fastdarts.registry import register
-from fastdarts.runs.kinds import Batch
+from fastdarts.runs.kinds import Batch, Count
 from fastdarts.spaces import Space
 from fastdarts.tasks.settings import SupernetConfig
 
@@ -27,7 +27,9 @@ class Random(BlackBoxConfig):
     """Random search: random architectures are judged one by one, and the best is kept."""
 
     candidates: Batch | None = None
-    """Architectures to compare, which --queries says for all methods (8)."""
+    """Architectures to compare; --queries is another name for it (8)."""
+    queries: Count | None = None
+    """Architectures to evaluate; --candidates is another name for it (8)."""
 
     published = {"cifar": {"candidates": 8}}
 

@@ -11,6 +11,7 @@ from fastdarts.engine.blackbox import BlackBox, BlackBoxConfig
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.searchers.base import Drawn
 from fastdarts.registry import register
+from fastdarts.runs.kinds import Count
 from fastdarts.spaces import Space, parse_architecture
 from fastdarts.tasks.settings import SearchConfig
 
@@ -21,6 +22,8 @@ class Select(BlackBoxConfig):
 
     genotypes: tuple[str, ...] = ()
     """Genotypes to compare, two or more of one space: folders of searches, or whatever evaluate takes."""
+    queries: Count | None = None
+    """Number of genotypes, which follows from --genotypes."""
 
     needs = frozenset({"training from scratch"})
 
@@ -51,7 +54,7 @@ class Select(BlackBoxConfig):
         return dataclasses.replace(super().prepared(), genotypes=texts, space=names[0])
 
     def left_out(self, space: Space) -> dict[str, Any]:
-        return super().left_out(space) | {"queries": len(self.genotypes)}
+        return super().left_out(space) | {"queries": len(self.genotypes) or None}
 
     def build(self, space: Space) -> BlackBox:
         given = Drawn(parse_architecture(text).genotype for text in self.genotypes)

@@ -5,18 +5,21 @@ compares, and with what, stands in the page too.
 """
 
 import math
-import shlex
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from fastdarts.nn.operations import SKIP_CONNECTIONS
+from fastdarts.registry import methods
 from fastdarts.report.charts import number
 from fastdarts.report.curves import guessing
 from fastdarts.report.markup import EMPTY, Html, element
 from fastdarts.report.page import help_mark
 from fastdarts.report.reader import Records, last, points
+from fastdarts.tasks.commands import OWN, command, evaluate_command, same_again
+from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
+from fastdarts.tasks.validation import searches_in
 
 FEW_SEARCH, FEW_TRAINING = 25, 100
 """Epochs of a search, and of a training from scratch on images: half and a sixth of the published 50 and 600."""
@@ -49,15 +52,24 @@ class Finding:
     command: str = ""
 
 
-def command(*words: object) -> str:
-    """A command line of fastdarts, quoted for a shell."""
-    return shlex.join(["fastdarts", *map(str, words)])
-
-
 def _again(run: Records, **changes: object) -> str:
-    """The command that does the same again with other settings."""
-    flags = [word for name, value in changes.items() for word in (f"--{name.replace('_', '-')}", value)]
-    return command("evaluate" if run.is_evaluation else "search", "--config", run.folder / "config.toml", *flags)
+    """The command that does the same again with other settings; "" if these would be refused."""
+    verb, kind = ("evaluate", EvaluateConfig) if run.is_evaluation else ("search", SearchConfig)
+    return same_again(verb, run.folder, run.config, kind, **changes)
+
+
+def _stopped_early(run: Records) -> str:
+    """The command for the same search that ends where the eigenvalue rises; "" for a method without such an end."""
+    return _again(run, eigenvalue_stop=True, eigenvalue_every=2)
+
+
+def _can_be_projected(run: Records) -> bool:
+    """Whether `fastdarts project` takes the supernet of the search."""
+    method = methods().get(str(run.config.get("method")))
+    partial = run.number("partial")
+    whole = partial in (None, 1) and not run.config.get("edge_normalisation") and run.config.get("dataset") != OWN
+    able = {"fixing", "class logits"} <= run.space.has | run.task.has
+    return able and whole and method is not None and bool(method.settings.projected_by)
 
 
 def _projection(run: Records) -> bool:
@@ -76,14 +88,16 @@ def unfinished(run: Records) -> Finding | None:
         return None
     done = max((row["epoch"] for row in run.rows), default=0)
     verb = "project" if _projection(run) else "evaluate" if run.is_evaluation else "search"
+    own = run.config.get("dataset") == OWN
+    how = f"the same call of fastdarts.{verb}()" if own else "it"
     return Finding(
         "warning",
         f"The run is unfinished: {done or 'no'} of {_epochs(run) or '?'} epochs are done."
         if not run.parts
         else "The run is unfinished.",
-        "While it runs, this page follows it. If it has stopped, go on with it.",
+        f"While it runs, this page follows it. If it has stopped, go on with {how}.",
         "There is no result.json.",
-        command(verb, "--resume", run.folder),
+        "" if own else command(verb, "--resume", run.folder),
     )
 
 
@@ -144,7 +158,7 @@ def nearly_uniform(run: Records) -> Finding | None:
         "The architecture rests on tiny differences.",
         "Search longer, or let the alphas learn faster.",
         f"The mean entropy of the edges is at least {UNIFORM:.0%} of that of equal weights, in every kind of cell.",
-        _again(run, epochs=max(_epochs(run), 50), arch_learning_rate=f"{10 * rate:.4g}"),
+        _again(run, epochs=max(_epochs(run), 50), arch_learning_rate=10 * rate),
     )
 
 
@@ -160,8 +174,7 @@ def large_gap(run: Records) -> Finding | None:
     gap = last(run.ending(), "discretisation_gap")
     if gap is None or gap < GAP:
         return None
-    partial = run.number("partial")
-    able = "fixing" in run.space.has and (partial is None or partial == 1) and not run.config.get("edge_normalisation")
+    able = _can_be_projected(run)
     does = "Train the architecture from scratch before you judge it."
     if able:
         does = (
@@ -173,7 +186,7 @@ def large_gap(run: Records) -> Finding | None:
         "more error than the supernet.",
         does,
         f"The gap after the last epoch is at least {GAP:g} points.",
-        command("project", run.folder) if able else command("evaluate", "--genotype", run.folder),
+        command("project", run.folder) if able else evaluate_command(run.folder, run.config),
     )
 
 
@@ -190,12 +203,21 @@ def many_skips(run: Records) -> Finding | None:
     rule = f"At least {SKIPS:.0%} of the operations of the {title} are skip connections."
     if run.is_evaluation:
         return Finding("note", f"{says}: the network has few weights.", "Compare it with another one.", rule)
+    stopped = _stopped_early(run)
+    limiting = [
+        f"--method {name}"
+        for name, method in methods().items()
+        if "most_skips" in {field.name for field in fields(method.settings)} and searches_in(method, run.space)
+    ]
+    ways = ["with early stopping"] * bool(stopped)
+    ways += [f"with a limit for skip connections ({' or '.join(limiting)})"] * bool(limiting)
+    learns = "arch_learning_rate" in run.config
     return Finding(
         "warning",
-        f"{says}. Searches that run too long often collapse like this.",
-        "Search with early stopping, or with a limit for skip connections (--method p-darts).",
+        f"{says}{'. Searches that run too long often collapse like this.' if learns else ': it has few weights.'}",
+        f"Search {', or '.join(ways)}." if learns and ways else "Compare it with another one.",
         rule,
-        f"{_again(run)} --method darts-es",
+        stopped,
     )
 
 
@@ -234,10 +256,11 @@ def rising_eigenvalue(run: Records) -> Finding | None:
         "warning",
         f"The largest eigenvalue rises: its mean is {means[-1] / means[lowest]:.2f} times that up to epoch {epoch}. "
         "Networks derived after such a rise generalise worse.",
-        f"Prefer the architecture of epoch {epoch}, which the player below shows, or search with early stopping.",
+        f"Prefer the architecture of epoch {epoch}, which the player below shows"
+        f"{', or search with early stopping' if (stopped := _stopped_early(run)) else ''}.",
         f"The mean of the last {WINDOW} of at least {2 * WINDOW} eigenvalues is at least {RISE:.3g} times the lowest "
         "such mean.",
-        f"{_again(run)} --method darts-es",
+        stopped,
     )
 
 
@@ -253,7 +276,7 @@ def lagging_statistics(run: Records) -> Finding | None:
         "batch: the running ones lag behind the weights.",
         "Judge the supernet by the curve “batch statistics”. The derived network is not affected: train it.",
         f"The two errors of the last epoch differ by at least {LAG:g} points.",
-        command("evaluate", "--genotype", run.folder),
+        evaluate_command(run.folder, run.config),
     )
 
 
@@ -273,7 +296,7 @@ def overfitted(run: Records) -> Finding | None:
         "heart.",
         "Use more images, or more L2 on the weights.",
         f"The two errors of the last epoch differ by at least {FAR:g} points.",
-        "" if not decay or _projection(run) else _again(run, weight_decay=f"{3 * decay:.4g}"),
+        "" if not decay or _projection(run) else _again(run, weight_decay=3 * decay),
     )
 
 
@@ -300,9 +323,19 @@ def next_step(run: Records) -> Finding | None:
             return None
         says = "The training is finished, and its networks can be used."
         return Finding("next", says, "Classify images of your own.", rule, command("predict", run.folder, "IMAGE"))
-    says = "The search is finished. Its errors are those of the supernet; the architecture itself is not trained yet."
     does = "Train the architecture from scratch."
-    return Finding("next", says, does, rule, command("evaluate", "--genotype", run.folder))
+    return Finding("next", _what_is_known(run), does, rule, evaluate_command(run.folder, run.config))
+
+
+def _what_is_known(run: Records) -> str:
+    """What the numbers of a finished search are about."""
+    if "queries" not in run.config:
+        known = "Its errors are those of the supernet; the architecture itself is not trained yet."
+    elif run.parts == "sample":
+        known = "Its errors are those of candidates that were trained for a short time."
+    else:
+        known = "No network was trained: its numbers are those by which candidates were judged."
+    return f"The search is finished. {known}"
 
 
 RULES = (

@@ -25,6 +25,7 @@ UNNAMED = 2
 """The last version whose searches do not keep the states of policies by name."""
 TEXT_APART = 3
 """The last version whose searches on text keep the streams with the supernet, and others keep none."""
+_RUNS = {"search": "a search", "evaluate": "an evaluation"}
 SEAL = b"fastdarts blake2b "
 _DIGITS = 64  # of the digest, in hexadecimal
 
@@ -106,6 +107,12 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             "loaded with Network.load_state_dict"
         )
     version = state.get("version")
+    if (other := state["fastdarts"]) != kind and {kind, other} <= _RUNS.keys():
+        run = path.parent if path.name == NAME else path
+        raise FastdartsError(
+            f"{run} is {_RUNS[other]}, and {_RUNS[kind]} is needed here: it goes on by `fastdarts {other} --resume "
+            f"{run}`"
+        )
     if state["fastdarts"] != kind or type(version) is not int or not UNSEALED <= version <= VERSION:
         raise FastdartsError(
             f"{path} is a version {version if isinstance(version, int) else '?'} checkpoint of "

@@ -13,7 +13,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.runs.kinds import MOST, Range
-from fastdarts.runs.settings import RunConfig, choices_of
+from fastdarts.runs.settings import WORDS, RunConfig, choices_of
 from fastdarts.runs.stored import alternatives
 
 
@@ -40,7 +40,7 @@ def check_setting(name: str, value: object, hint: object) -> None:
             raise FastdartsError(f"{flag} is {_shown(value)}{like}: expected one of {', '.join(choices)}")
         return
     if not any(_is(value, kind) for kind in kinds):
-        names = " or ".join(_KINDS.get(get_origin(kind) or kind, "None") for kind in kinds)
+        names = " or ".join(WORDS.get(get_origin(kind) or kind, "None") for kind in kinds)
         raise FastdartsError(f"{flag} is {_shown(value)} ({type(value).__name__}): expected {names}")
     if isinstance(value, tuple):
         one = next(get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple)
@@ -66,16 +66,6 @@ def check_text(flag: str, text: str) -> None:
         raise FastdartsError(
             f"{flag} is {text!r}: expected text in UTF-8; rename the file, or set PYTHONUTF8=1 if the name is in UTF-8"
         ) from None
-
-
-_KINDS = {
-    int: "a whole number",
-    float: "a number",
-    str: "a str",
-    bool: "True or False",
-    Path: "a Path",
-    tuple: "a tuple",
-}
 
 
 def _is(value: object, kind: object) -> bool:

@@ -98,7 +98,8 @@ class Run:
         label: part of the folder's default name.
         watch: who watches it from Python.
 
-    ``state`` is what the last checkpoint held, or None at the beginning. Raises :class:`FastdartsError` if the folder
+    ``state`` is what the last checkpoint held, or None at the beginning. ``before_leaving`` is called, on the first of
+    several ranks, once a run that a signal ends is saved. Raises :class:`FastdartsError` if the folder
     of a new run is not empty, or if the run to resume is missing, damaged or differs in a setting.
 
     Inside, SIGTERM or Ctrl-C make a checkpoint :meth:`due`; once it is saved, the run ends as :class:`Stop` says. A new
@@ -122,6 +123,7 @@ class Run:
         self._saved = time.monotonic()
         self._stop = Stop()
         self._device = torch.device("cpu")
+        self.before_leaving: Callable[[], object] | None = None
 
     def __enter__(self) -> Run:
         try:
@@ -240,6 +242,8 @@ class Run:
         self._saved = time.monotonic()
         if stopped is not None:
             self._worked = True  # what is saved stays
+            if self.before_leaving is not None and ranks.rank() == 0:
+                self.before_leaving()
             self._stop.signal = stopped
             self._stop.leave(self.how_to_go_on() if ranks.rank() == 0 else None)
 

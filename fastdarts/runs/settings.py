@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from fastdarts.errors import FastdartsError, did_you_mean
+from fastdarts.errors import FastdartsError, unknown_setting
 from fastdarts.runs.kinds import Count, NotNegative
 from fastdarts.runs.stored import alternatives
 
@@ -87,6 +87,11 @@ class RunConfig:
 
 
 C = TypeVar("C", bound=RunConfig)
+WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a file or a folder",
+    tuple: "a list",
+}  # fmt: skip
+"""What the values of a type are called in errors."""
 
 
 def choices_of(hint: Any) -> tuple[str, ...]:
@@ -135,11 +140,8 @@ def from_dict(values: dict[str, Any], kind: type[C], source: str, stored: bool =
         raise FastdartsError(f"{source} cannot be used: {error}") from error
     known, hints = {field.name for field in dataclasses.fields(kind)}, get_type_hints(kind)
     hints = {name: hint for name, hint in hints.items() if name in known}  # without constants of the class
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        like = did_you_mean(unknown[0], hints)
-        some = ", ".join(hints)
-        raise FastdartsError(f"{source} has the unknown setting {unknown[0]!r}{like}: expected some of {some}")
+    if unknown := sorted(set(values) - set(hints)):
+        raise FastdartsError(f"{source} has the {unknown_setting(unknown[0], values[unknown[0]], hints)}")
     return kind(**{name: _typed(name, value, hints[name], source) for name, value in values.items()})
 
 
@@ -152,12 +154,12 @@ def _typed(name: str, value: Any, hint: Any, source: str) -> Any:
     allowed = (float, int) if one is float else (one,)
     if one is not None and isinstance(value, list | tuple) and all(type(v) in allowed for v in value):
         return tuple(_typed(name, v, one, source) for v in value)
-    if Path in kinds and isinstance(value, str):
+    if Path in kinds and isinstance(value, str | Path):
         try:
             return expanded(value)
         except FastdartsError as error:
             raise FastdartsError(f"{source} sets {name}: {error}") from error
     if float in kinds and type(value) is int and abs(value) < 2**1000:
         return float(value)
-    names = " or ".join(sorted({Path: "str"}.get(k, getattr(k, "__name__", str(k))) for k in kinds - {type(None)}))
+    names = " or ".join(sorted(WORDS.get(get_origin(k) or k, str(k)) for k in kinds - {type(None)}))
     raise FastdartsError(f"{source} sets {name} to {value!r}: expected {names}")

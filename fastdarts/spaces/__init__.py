@@ -4,12 +4,14 @@ A new space is one file that registers an object of :class:`CellSpace`, or of a 
 :class:`Space` (examples/custom_space.py).
 """
 
+import json
 from typing import Any, NamedTuple, TypeVar
 
 from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.moved import names
 from fastdarts.registry import Registry
 from fastdarts.spaces.cells.darts import DARTS, DARTS_7
+from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.nasnet import AMOEBANET, ENAS, NASNET
 from fastdarts.spaces.cells.reading import read_fields
 from fastdarts.spaces.cells.robust import S1, S2, S3, S4, TINY
@@ -18,6 +20,7 @@ from fastdarts.spaces.cells.space import CellSpace
 from fastdarts.spaces.chain.space import MBCONV, MBCONV_TINY, MNASNET
 from fastdarts.spaces.dense.space import AUTODISPNET
 from fastdarts.spaces.nasbench201 import NASBENCH201
+from fastdarts.spaces.recurrent.genotype import Genotype as RecurrentGenotype
 from fastdarts.spaces.recurrent.space import RECURRENT
 from fastdarts.spaces.space import Cells, Decision, ImageSpace, Space, Table
 from fastdarts.spaces.topology import Topology
@@ -34,8 +37,10 @@ __all__ = [
     "Space",
     "Table",
     "architecture",
+    "architecture_text",
     "find_image_space",
     "find_space",
+    "is_genotype",
     "parse_architecture",
     "register_space",
     "space_named_in",
@@ -144,6 +149,25 @@ def parse_architecture(text: str) -> Architecture:
     if isinstance(fields, dict):
         find_image_space(str(fields.get("space", DARTS.name)))
     return architecture(fields)
+
+
+def architecture_text(given: object) -> object:
+    """``given`` as :func:`parse_architecture` reads it: what genotype.json holds, an :class:`Architecture` or a
+    Genotype as text. Anything else stays as it is."""
+    if isinstance(given, Architecture):
+        return json.dumps(given.to_dict())
+    if isinstance(given, dict):
+        return json.dumps(given, default=list)  # ranges
+    return repr(given) if isinstance(given, Genotype | RecurrentGenotype) else given
+
+
+def is_genotype(text: str) -> bool:
+    """Whether ``text`` names or spells an architecture for images."""
+    try:
+        parse_architecture(text)
+    except (FastdartsError, OSError, ValueError, RuntimeError):  # the last: no home for "~", or nesting too deep
+        return False
+    return True
 
 
 def space_named_in(text: object) -> str | None:

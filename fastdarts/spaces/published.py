@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from fastdarts.errors import FastdartsError, did_you_mean
 from fastdarts.spaces import Architecture, find_space
 from fastdarts.spaces.cells import nasnet
+from fastdarts.spaces.cells.named import NAMED
 from fastdarts.spaces.chain import published as chains
 from fastdarts.spaces.dense.published import AUTODISPNET_CELLS
 
@@ -69,5 +70,7 @@ def find_network(name: str) -> Published:
     """The network of this name; raises :class:`FastdartsError` naming those there are."""
     if name not in NETWORKS:
         known = ", ".join(NETWORKS)
+        if name in NAMED:
+            raise FastdartsError(f"--network is {name!r}, which is a genotype: give --genotype {name}")
         raise FastdartsError(f"--network is {name[:80]!r}{did_you_mean(name, NETWORKS)}: expected one of {known}")
     return NETWORKS[name]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method
 from fastdarts.runs.checks import check_fields
@@ -18,6 +17,7 @@ from fastdarts.spaces import DARTS, find_space
 from fastdarts.tasks.images.arrays import FASHION_MNIST
 from fastdarts.tasks.images.settings import DataConfig, Dataset
 from fastdarts.tasks.settings import AlphaConfig, EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from fastdarts.report.charts import Line, drawing_of_charts, line_chart
 from fastdarts.report.colours import BLUE, GREY, ORANGE
 from fastdarts.report.curves import mean_line
 from fastdarts.report.drawing import draw_cell, subscripted
-from fastdarts.report.findings import Finding, command, findings_block
+from fastdarts.report.findings import Finding, findings_block
 from fastdarts.report.markup import Html, element, joined
 from fastdarts.report.page import card, fact_tables, html_page, section, sortable_table
 from fastdarts.report.words import CARDS, CHARTS, SECTIONS
 from fastdarts.runs.stored import check, read_table
 from fastdarts.runs.writer import atomic_write
 from fastdarts.spaces.cells.robust import TINY
+from fastdarts.tasks.commands import command
 
 STUDY, FIGURE = "study.json", "regret.svg"
 FOLLOWS = 0.3

@@ -19,7 +19,6 @@ from fastdarts.engine.pool import Pool, Task, run_tasks
 from fastdarts.engine.queue import DECIDED, OUTCOME, Queue, create_study
 from fastdarts.engine.search import search
 from fastdarts.engine.storage import JOURNAL, open_storage, working
-from fastdarts.engine.validation import validate
 from fastdarts.engine.workers import HERE, Place, Worker
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.ranks import refuse
@@ -28,6 +27,7 @@ from fastdarts.runs.settings import expanded, from_dict, plain_values
 from fastdarts.runs.writer import Progress, atomic_write, is_leftover
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import find_task
+from fastdarts.tasks.validation import validate
 
 SETTINGS, RESULT, FOUND = "sweep.toml", "point.json", "sweep.json"
 

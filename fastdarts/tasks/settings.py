@@ -7,13 +7,16 @@ The settings of a search are those of its method and those of its task (images, 
 from __future__ import annotations
 
 import dataclasses
+import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from fastdarts.errors import FastdartsError, did_you_mean
+from fastdarts.errors import FastdartsError, unknown_setting
+from fastdarts.notices import notice
 from fastdarts.registry import Method, find_method, load_plugin, methods
 from fastdarts.runs.kinds import (
     Batch,
@@ -28,7 +31,8 @@ from fastdarts.runs.kinds import (
     Seed,
 )
 from fastdarts.runs.settings import RunConfig, expanded
-from fastdarts.spaces import DARTS, ImageSpace, Space, find_space, space_named_in
+from fastdarts.runs.stored import read_table
+from fastdarts.spaces import DARTS, ImageSpace, Space, architecture_text, find_space, space_named_in
 from fastdarts.tasks.composition import composed
 from fastdarts.tasks.task import Task, find_task, tasks
 
@@ -67,7 +71,7 @@ class SearchConfig(RunConfig, metaclass=_OfTask):
     batch_size: Batch | None = None
     """Images per step, of all ranks together (DARTS: 64)."""
     epochs: Epochs = 50
-    """Passes over the training half (of single-level methods over all images, of random search per candidate)."""
+    """Passes over the training half (of single-level methods over all images)."""
     nodes: Nodes | None = None
     """Intermediate nodes of a cell, all of them in its output (DARTS: 4)."""
     learning_rate: Positive | None = None
@@ -363,8 +367,7 @@ def _refuse_foreign(method: Method, settings: type[SearchConfig], name: str, val
     fields = {where: field for where, field in everywhere.items() if field is not None}
     if not fields:
         known = [field.name for field in dataclasses.fields(settings)]
-        like = did_you_mean(name, known)
-        raise FastdartsError(f"unknown setting {name!r}{like}: expected some of {', '.join(known)}")
+        raise FastdartsError(unknown_setting(name, value, known))
     near = {(m, t): field for (m, t), field in fields.items() if t == task} or fields
     usual = [None, *(field.default for field in near.values())]
     recipes = [find_task(t).recipe[name] for t in tasks() if name in find_task(t).recipe]
@@ -403,6 +406,9 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
     """Task that is learned: images (classes), regression, multilabel, rotation, jigsaw, colourisation, disparity,
     segmentation, or one of a plug-in (that of the genotype's space)."""
 
+    data_settings: ClassVar[tuple[str, ...]] = ()
+    """What says which data is learned from; without the first of them, those of the genotype's run count."""
+
     @classmethod
     def family(cls) -> type[EvaluateConfig]:
         """Any task's."""
@@ -415,9 +421,15 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
     def of(cls, values: Mapping[str, Any], stored: bool = False) -> tuple[type[RunConfig], dict[str, Any]]:
         """The settings for ``task``, or else for that of ``space`` or of the space of ``genotype``, among ``values``.
 
+        Where the genotype is the folder of a run and ``values`` do not say which data, those of that run count.
+
         Raises :class:`FastdartsError` if that task has no evaluations.
         """
+        if "genotype" in values:
+            values = {**values, "genotype": architecture_text(values["genotype"])}
         space = values.get("space") or space_named_in(values.get("genotype", "")) or DARTS.name
+        if not stored:
+            values = {**values, **_taken_over(values, space)}
         task = task_of(space, values.get("task"))
         if task.evaluation is None:
             raise FastdartsError(
@@ -427,9 +439,40 @@ class EvaluateConfig(RunConfig, metaclass=_OfTask):
         own = {field.name for field in dataclasses.fields(task.evaluation)}
         values = {name: value for name, value in values.items() if name in own or name != "space"}
         if unknown := sorted(values.keys() - own):
-            like = did_you_mean(unknown[0], own)
-            raise FastdartsError(f"unknown setting {unknown[0]!r}{like}: expected some of {', '.join(sorted(own))}")
+            raise FastdartsError(unknown_setting(unknown[0], values[unknown[0]], sorted(own)))
         return task.evaluation, values
+
+
+def _taken_over(values: Mapping[str, Any], space: str) -> dict[str, Any]:
+    """The task and the data of the run whose folder, or a model in it, is the genotype or the pretrained network among
+    ``values``, if these name no data."""
+    kind = task_of(space, values.get("task")).evaluation
+    if kind is None or {*kind.data_settings[:1]} <= values.keys():
+        return {}
+    folder, before = _run_named(values)
+    kind = task_of(space, values.get("task") or before.get("task")).evaluation
+    if not before or kind is None:
+        return {}
+    found = {name: before[name] for name in ("task", *kind.data_settings) if name in before and name not in values}
+    found |= {"data": Path(found["data"])} if isinstance(found.get("data"), str) else {}
+    usual = {field.name: field.default for field in dataclasses.fields(kind)} | {"task": task_of(space).name}
+    if shown := [f"--{name.replace('_', '-')} {value}" for name, value in found.items() if value != usual[name]]:
+        notice(
+            f"{' '.join(shown)} {'are' if len(shown) > 1 else 'is'} taken over from the run in {folder}",
+            f"give --{kind.data_settings[0]} to train on other data",
+        )
+    return found
+
+
+def _run_named(values: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run that an evaluation starts from, and its settings; none where it starts from no run."""
+    for text in (values.get("genotype"), values.get("pretrained")):
+        path = Path(str(text or "").removesuffix("genotype.json"))
+        for folder in (path, path.parent) if text and os.path.isdir(path) else ():
+            with suppress(FastdartsError):  # damaged; the genotype may be whole
+                if found := read_table(folder / "config.toml"):
+                    return folder, found
+    return Path(), {}
 
 
 def resolve(config: SearchConfig) -> SearchConfig:

@@ -17,7 +17,6 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import torch
 
 from fastdarts.engine.search import search
-from fastdarts.engine.validation import validate
 from fastdarts.policies.bilevel import Bilevel
 from fastdarts.report.charts import number
 from fastdarts.runs import run as runs
@@ -26,6 +25,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, find_space
 from fastdarts.spaces import architecture as architecture_of
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing.outcomes import difference, outcome
 from fastdarts.testing.ranks import check_ranks
 from fastdarts.testing.refusals import check_refused

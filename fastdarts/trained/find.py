@@ -10,6 +10,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.runs.run import CONFIG
 from fastdarts.runs.settings import expanded
 from fastdarts.runs.stored import is_number, read_table
+from fastdarts.tasks.commands import evaluate_command
 from fastdarts.trained.folder import ENDING, MODEL
 
 PREFIX = "model_seed_"
@@ -68,7 +69,7 @@ def _why_none(run: Path, config: Mapping[str, Any]) -> str:
     if "genotype" not in config:
         return (
             f"{run} is a search, which finds a genotype and trains no network of it: train one by "
-            f"`fastdarts evaluate --genotype {run / 'genotype.json'}`, and give the folder of that run"
+            f"`{evaluate_command(run, config) or 'fastdarts evaluate'}`, and give the folder of that run"
         )
     if "bptt" in config:
         return (

@@ -129,8 +129,9 @@ class Facts:
         sizes = variant, self.channels, outputs, self.layers, False, genotype
         return fit_head(space.network(*sizes, in_channels=len(self.mean)), self.head, outputs, self.size)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What model.json holds, but for the digest of the weights."""
+    @property
+    def preprocessing(self) -> list[str]:
+        """What becomes of an image before the network takes it, a step in each line."""
         height, width = self.size
         resized = [round(side * 256 / 224) for side in self.size] if is_big(self.size) else [height, width]
         steps = [
@@ -142,8 +143,12 @@ class Facts:
             "scale: pixels / 255",
             "normalise: (x - mean) / std, per channel",
         ]
-        steps = steps if self.kind != "maps" else [f"colours: {self.colours}", *steps[2:]]
-        return {KEY: "model", "version": VERSION} | dataclasses.asdict(self) | {"preprocessing": steps}
+        return steps if self.kind != "maps" else [f"colours: {self.colours}", *steps[2:]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What model.json holds, but for the digest of the weights."""
+        stored = {KEY: "model", "version": VERSION} | dataclasses.asdict(self)
+        return stored | {"preprocessing": self.preprocessing}
 
 
 def write_model(folder: Path, facts: Facts, weights: Mapping[str, Tensor]) -> None:

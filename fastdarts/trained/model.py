@@ -145,12 +145,12 @@ class Model(nn.Module):
             )
         known, kind = len(self.classes), self.facts.kind
         if kind == "numbers" and top is not None:
-            raise FastdartsError(f"top is {top}, but the network gives numbers and names no classes: leave it out")
+            raise FastdartsError(f"--top is {top}, but the network gives numbers and names no classes: leave it out")
         top = min(TOP, known) if top is None else top
         if not 1 <= top <= known:
-            raise FastdartsError(f"top is {top}: expected from 1 to {known}, the number of classes")
+            raise FastdartsError(f"--top is {top}: expected from 1 to {known}, the number of classes")
         if batch_size < 1:
-            raise FastdartsError(f"batch_size is {batch_size}: expected at least 1")
+            raise FastdartsError(f"--batch-size is {batch_size}: expected at least 1")
         asked = images_of(images, self.facts.mode)
         some, was_training = next(self.parameters()), self.training
         self.eval()

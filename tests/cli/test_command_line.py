@@ -15,11 +15,13 @@ import torch
 import tyro
 
 from fastdarts.cli.arguments import check, parameters, read
+from fastdarts.cli.choosing import flags_of
 from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.entry import main
 from fastdarts.cli.flags import by
 from fastdarts.cli.info import verdict
 from fastdarts.cli.search import Search
+from fastdarts.errors import did_you_mean, unknown_setting
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
@@ -156,6 +158,25 @@ def test_the_verdict_of_info_says_what_would_be_faster():
         (["search", "--data", "images"], ["images", "digits", "built in"]),
         (["search", "darts-pt", "--space", "rnn"], ["darts-pt needs class logits", "rnn", "choose another space"]),
         (["search", "--space=rnn", "--method=lambda-darts"], ["lambda-darts needs cell weights", "space rnn"]),
+        (["search", "--device", "gpu"], ["--device gpu cannot be used (expected cpu, cuda, cuda:N or auto)"]),
+        (["search", "--seeds", "0"], ["--seeds is 0: expected a number above 0"]),
+        (["search", "--seeds", "-2"], ["--seeds is -2: expected a number above 0"]),
+        (["search", "--dataset", "cifar10"], ["type --data", "CIFAR10('data', train=True, download=True)"]),
+        (["search", "--dataset", "svhn"], ["type --data", "SVHN('data', split='test', download=True)"]),
+        (["search", "--data", "missing", "--dataset", "cifar10"], ["--data is missing, and there is no such folder"]),
+        (["search", "--test-portion", "0.5"], ["--test-portion is 0.5 but digits has a test set"]),
+        (["search", "--config", "table.toml"], ["unknown setting 'search', a table", "remove the line [search]"]),
+        (["evaluate", "--config", "table.toml"], ["unknown setting 'search', a table", "remove the line [search]"]),
+        (["evaluate", "--network", "DARTS_V2"], ["--network is 'DARTS_V2', which is a genotype: give --genotype"]),
+        (["evaluate", "--genotype", "seeds"], ["seeds holds the searches seed_2, seed_10: name one", "seeds/seed_2"]),
+        (["evaluate", "--genotype", "begun"], ["the run in begun has found no genotype yet"]),
+        (["evaluate", "--genotype", "taken"], ["taken has no genotype.json: give the folder of a search"]),
+        (["methods", "dart"], ["name is 'dart' (did you mean darts?)"]),
+        (["help"], ["unknown command 'help' (did you mean --help?)"]),
+        (["help", "search"], ["unknown command 'help' (did you mean --help?)"]),
+        (["--verison"], ["unknown command '--verison' (did you mean --version?)"]),
+        (["bench", "--cases", "zzz"], ["--cases is zzz, which no case of --suite mixed-op step has", "C16"]),
+        (["bench", "--suite", "flat", "--cases", "gdas"], ["--cases is gdas, which no case of --suite flat", "leave"]),
         (["bench", "--threads", "0"], ["--threads is 0"]),
         (["bench", "--batch", "-1"], ["--batch is -1"]),
         (["bench", "--seconds", "nan"], ["--seconds is nan"]),
@@ -227,6 +248,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     (tmp_path / "resume.toml").write_text('resume = "taken"', encoding="utf-8")
     (tmp_path / "bogus.toml").write_text('method = "bogus"', encoding="utf-8")
     (tmp_path / "typo.toml").write_text("epoch = 3", encoding="utf-8")
+    (tmp_path / "table.toml").write_text("[search]\nepochs = 3", encoding="utf-8")
+    for seed in (2, 10):
+        (tmp_path / "seeds" / f"seed_{seed}").mkdir(parents=True)
+        (tmp_path / "seeds" / f"seed_{seed}" / "genotype.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "config.toml").write_text("", encoding="utf-8")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
@@ -237,6 +264,22 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
     assert stop.value.code == 2 and len(lines) == 1 and lines[0].startswith("fastdarts: "), lines
     assert all(word in lines[0] for word in words), lines[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("got", "meant"),
+    [
+        ("--optimizer", ""), ("--lr", ""), ("--gpu", ""), ("--batch", "--batch-size"), ("--layer", "--layers"),
+        ("--cut-out", "--cutout"), ("--weightdecay", "--weight-decay"), ("--datset", "--dataset"),
+    ],
+)  # fmt: skip
+def test_a_flag_is_suggested_only_where_it_is_alike(got, meant):
+    assert did_you_mean(got, flags_of("search")) == (f" (did you mean {meant}?)" if meant else "")
+
+
+def test_what_a_setting_is_called_is_said_without_all_others():
+    assert unknown_setting("epoch", 3, ["epochs", "seed"]) == "unknown setting 'epoch' (did you mean epochs?)"
+    assert unknown_setting("xyz", 3, ["epochs", "seed"]) == "unknown setting 'xyz': expected some of epochs, seed"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +314,7 @@ def test_the_help_of_a_search_has_the_flags_of_its_method_and_task(capsys):
     for space, own, foreign in (("rnn", "--hidden", "--channels"), ("darts", "--channels", "--hidden")):
         with pytest.raises(SystemExit) as stop:
             main(["search", "gdas", "--space", space, "--help"])
-        printed = capsys.readouterr().out
+        printed = capsys.readouterr().out.partition("examples:")[0]  # which are of images
         assert stop.value.code == 0 and own in printed and "--tau-start" in printed
         assert foreign not in printed and "--threshold" not in printed
 
@@ -386,7 +429,7 @@ def test_a_spread_is_printed_where_there_is_no_sign_for_it(tmp_path):
     flags = ["--epochs=1", "--channels=4", "--layers=3", "--samples=64", "--threads=1", "--batch-size=32"]
     done = fastdarts("evaluate", "--genotype=DARTS_V2", *flags, "--seeds=2", cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^test error \d+\.\d\d \+- \d+\.\d\d \(2 seeds\) %", done.stdout, re.M)
+    assert re.search(r"^test error \d+\.\d\d \+- \d+\.\d\d % \(2 seeds\)", done.stdout, re.M)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX only")

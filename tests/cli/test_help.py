@@ -10,9 +10,11 @@ from fastdarts.cli import help
 from fastdarts.cli.commands import COMMANDS, find_command
 from fastdarts.cli.entry import main
 from fastdarts.cli.flags import BySettings, texts_of
-from fastdarts.registry import methods
+from fastdarts.cli.listing import all_methods
+from fastdarts.registry import find_method, methods
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.task import tasks
+from tests.support.paths import ROOT
 
 NO_NOUNS = """
     a an the this these those their its it they he how what which where when why who whose whether of in on at by for
@@ -74,7 +76,7 @@ def flags_in(page):
     return re.findall(r"^  (--\S+)", page, re.M)
 
 
-@pytest.mark.parametrize(("command", "most"), [("search", 14), ("evaluate", 14), ("study", 10)])
+@pytest.mark.parametrize(("command", "most"), [("search", 14), ("evaluate", 16), ("study", 10)])
 def test_a_short_help_has_what_most_people_need_and_names_the_rest(capsys, monkeypatch, command, most):
     monkeypatch.setenv("COLUMNS", "100")
     short, full = printed(capsys, command, "--help"), printed(capsys, command, "--help-all")
@@ -82,6 +84,35 @@ def test_a_short_help_has_what_most_people_need_and_names_the_rest(capsys, monke
     assert set(flags_in(short)) < set(flags_in(full))
     assert f"`fastdarts {command} --help-all` lists all {len(flags_in(full))} flags." in short
     assert max(map(len, short.splitlines())) <= 100 and len(short.splitlines()) < 60
+
+
+@pytest.mark.parametrize(
+    "typed", ["search gdas", "search --method gdas", "search --space rnn", "search --config t.toml"]
+)
+def test_the_command_that_lists_all_flags_is_the_one_that_was_typed(capsys, monkeypatch, tmp_path, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.toml").write_text('method = "pc-darts"', encoding="utf-8")
+    short = printed(capsys, *typed.split(), "--help")
+    count = len(flags_in(printed(capsys, *typed.split(), "--help-all")))
+    assert f"`fastdarts {typed} --help-all` lists all {count} flags." in short
+
+
+def test_a_default_that_a_text_names_is_the_one_that_counts():
+    """It stands in parentheses at the end: (8). Where it has a word before it, as in (DARTS: 64), it is another's."""
+    for method in all_methods():
+        for name, setting in method["settings"].items():
+            said = re.search(r"\((-?[\d.]+(?:e-?\d+)?)\)\.$", setting["help"])
+            if said and setting["default"] is not None:
+                assert float(said[1]) == setting["default"], (method["name"], name)
+    assert not re.search("half|DARTS", texts_of(find_method("evolution").settings)["epochs"])
+
+
+@pytest.mark.parametrize("command", COMMANDS.keys() - {"search"})
+def test_the_page_of_commands_has_every_flag(capsys, command):
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    section = text.partition(f"### fastdarts {command}\n")[2].partition("### ")[0]
+    flags = flags_in(printed(capsys, command, "--help-all"))
+    assert flags and all(f"`{flag}" in section for flag in flags)
 
 
 def test_the_groups_come_in_order_and_hold_what_their_titles_say(capsys):

@@ -79,6 +79,7 @@ def test_predictions_come_as_a_table_as_json_and_as_csv(folder, typed, monkeypat
 def test_a_network_is_exported_and_a_safetensors_file_predicts(folder, typed):
     said = typed("export", "run", "--format", "safetensors", "--output", "network.safetensors")
     assert "[N, 1, 8, 8]" in said and "[N, 10]" in said and "grey" in said
+    assert "resize  shorter side to 8 pixels, antialiased\ncrop    the middle 8x8 pixels\n" in said
     args = ("photos/a.png", "--json")
     assert typed("predict", "network.safetensors", *args) == typed("predict", "run", *args)
     said = typed("export", "run/model_seed_0", "--format=pt2", "--output=network.pt2", "--normalise")

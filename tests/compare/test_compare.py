@@ -38,10 +38,12 @@ def test_methods_are_compared_seed_by_seed(runs):
     assert darts.means["memory"].mean == 100 * 2**20 and darts.means["seconds"].mean == 3.0
     assert darts.means["skips"].mean == str(genotype("DARTS_V1")).count("skip_connect")
     shown = text(found)
-    assert "12.00 ± 2.00 % (n=3)" in shown and "-2.00 [-4.48, +0.48] % (n=3)" in shown
+    assert "12.00 ± 2.00 % (n=3)" in shown and "-2.00 [-4.48, +0.48] points (n=3)" in shown
     assert "random (random baseline)" in shown and "No random search" not in shown
     assert "its difference from darts is within what seeds alone explain" in best(found)
     assert compare([runs], "random").baseline == "random"
+    said = "the difference of the next, darts, from gdas is within what seeds alone explain"
+    assert said in best(compare([runs], "gdas"))
     with pytest.raises(FastdartsError, match=r"--baseline is 'gdsa' \(did you mean gdas\?\): expected one of darts"):
         compare([runs], "gdsa")
 

@@ -13,7 +13,6 @@ from fastdarts.cli.entry import main
 from fastdarts.engine.memory import Estimate, estimate, fit, format_bytes
 from fastdarts.engine.search import search, step_memory
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.functional import native
 from fastdarts.policies.hypergradients import Descent, Exact, FirstOrder, Passes, Unrolled
@@ -24,6 +23,7 @@ from fastdarts.spaces.cells.supernet import Network
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -1,10 +1,12 @@
 """The report of a run at work: written after epochs, seldom, and never what ends the run."""
 
+import signal
 import types
 from itertools import pairwise
 
 import pytest
 
+import fastdarts
 from fastdarts.engine import outcome
 from fastdarts.engine.outcome import LiveReport
 from fastdarts.engine.search import search
@@ -66,3 +68,24 @@ def test_a_search_at_work_has_a_page_after_every_epoch_but_the_last(tmp_path, mo
     small = {"dataset": "digits", "samples": 32, "channels": 2, "layers": 2, "nodes": 1, "batch_size": 16}
     search(SearchConfig(**small, epochs=3, threads=1, gap_every=0, run=tmp_path / "run"))
     assert seen == [True, True, False]
+
+
+SMALL = {"samples": 32, "channels": 4, "layers": 3, "batch_size": 16, "threads": 1, "loggers": [], "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("call", "settings"),
+    [
+        (fastdarts.search, {"epochs": 3, "gap_every": 0}),
+        (fastdarts.search, {"method": "evolution", "evaluator": "parameters", "queries": 9}),
+        (fastdarts.evaluate, {"genotype": "DARTS_V2", "epochs": 3}),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_ends_leaves_a_report_that_says_how_to_go_on(tmp_path, call, settings, number):
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        call(**SMALL | settings, run=tmp_path / "run", on_epoch=lambda _: signal.raise_signal(number))
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    verb = call.__name__
+    assert "The run is unfinished" in page and f"fastdarts {verb} --resume {tmp_path / 'run'}" in page
+    assert call(resume=tmp_path / "run")["kind"] == verb

@@ -11,7 +11,6 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.methods.darts import DARTS
 from fastdarts.registry import methods
@@ -24,6 +23,7 @@ from fastdarts.study.config import StudyConfig, prepare
 from fastdarts.tasks.images.settings import RECIPES, ImageEvaluateConfig, network_options
 from fastdarts.tasks.language.settings import TextEvaluateConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 
 def test_search_defaults_are_the_published_ones():
@@ -106,9 +106,9 @@ def test_toml_round_trip(tmp_path):
     [
         ("epochs = ", ["not valid TOML"]),
         ("epoch = 3", ["'epoch'", "epochs"]),
-        ('epochs = "3"', ["epochs", "'3'", "int"]),
-        ("unrolled = 1", ["unrolled", "bool"]),
-        ("epochs = true", ["epochs", "True", "int"]),
+        ('epochs = "3"', ["epochs", "'3'", "a whole number"]),
+        ("unrolled = 1", ["unrolled", "True or False"]),
+        ("epochs = true", ["epochs", "True", "a whole number"]),
     ],
 )
 def test_bad_toml_is_one_sentence(tmp_path, text, words):

@@ -8,7 +8,6 @@ import torch
 from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.policies.rollback import Rollback
@@ -18,6 +17,7 @@ from fastdarts.spaces import find_space
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import BilevelConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from tests.support.tiny_searches import SETTINGS
 
 TINY = {"channels": 4, "layers": 3, "nodes": 1, "batch_size": 8, "device": "cpu", "threads": 1}

@@ -7,7 +7,6 @@ import torch
 
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import FactorizedReduce, Identity
 from fastdarts.policies.auxiliary import AuxiliarySkip, decayed
@@ -17,6 +16,7 @@ from fastdarts.spaces.topology import DARTS_CELL
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 TINY = {"method": "darts-minus", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}
 GOLDEN = {  # weights in epochs 0, 1, 10, 25, 40, 49 of 50

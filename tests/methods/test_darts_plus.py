@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fastdarts.engine.search import search
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.base import Next
 from fastdarts.policies.enough import ManySkips, SameRanking, ranking
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 TINY = {"method": "darts-plus", "channels": 4, "layers": 3, "samples": 32, "device": "cpu", "threads": 1}
 NAMES = SPACES["darts"].primitives(4)["normal"]

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.operations import FactorizedReduce
 from fastdarts.policies.penalties import DirichletKL
@@ -18,6 +17,7 @@ from fastdarts.spaces import SPACES, find_space
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from tests.support.probes import probe_alphas
 
 ROW = [1.64421769, 1.33498815, 0.37439173, 1.65698660, 1.31909836, 0.37561983, 1.66956976]

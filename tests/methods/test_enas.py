@@ -11,7 +11,6 @@ import torch
 import fastdarts
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search, step_memory
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.schedules import restarts
 from fastdarts.runs.run import Run
@@ -19,6 +18,7 @@ from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import SPACES, find_space
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing import TINY, check_method, check_ranks
 from fastdarts.testing.outcomes import difference, outcome
 

@@ -10,7 +10,6 @@ from fastdarts import FastdartsError
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.policies.penalties import ZeroOne
 from fastdarts.policies.selection import Strongest, Threshold
 from fastdarts.report.write import write_report
@@ -21,6 +20,7 @@ from fastdarts.spaces.cells.named import NAMED
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from tests.support.probes import SHORT, entries, probe_alphas
 
 TINY = {"method": "fair-darts", "channels": 4, "layers": 3, "device": "cpu", "threads": 1}

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.selection import WeakerFirst
 from fastdarts.policies.sparse import SPARSITY, Sparse, lasso
@@ -17,6 +16,7 @@ from fastdarts.spaces import SPACES
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from tests.support.probes import SHORT, entries
 
 TINY = {"method": "ista-nas", "channels": 4, "layers": 3, "batch_size": 8, "nodes": 2, "device": "cpu", "threads": 1}

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fastdarts.engine.search import search, step_memory
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.mixed_op import MixedOp
 from fastdarts.nn.operations import DroppingIdentity, Identity
@@ -22,6 +21,7 @@ from fastdarts.spaces.cells.supernet import Network
 from fastdarts.spaces.topology import DARTS_CELL
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.interrupted import interrupted
 

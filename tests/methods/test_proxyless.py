@@ -11,7 +11,6 @@ from fastdarts.engine.architect import Architect
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search, step_memory
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.gates import GatedOp
 from fastdarts.nn.operations import Zero
@@ -25,6 +24,7 @@ from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
 from fastdarts.tasks.task import find_task
+from fastdarts.tasks.validation import validate
 from fastdarts.testing import TINY, check_method, check_ranks
 
 CPU = torch.device("cpu")

@@ -9,13 +9,13 @@ from torch import Tensor
 from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.optim import SGD
 from fastdarts.policies.perturbation import Adversarial, RandomSmoothing, onto_shares
 from fastdarts.tasks.images.measure import Meter
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 
 TINY = {"channels": 4, "layers": 3, "batch_size": 8, "nodes": 1, "space": "tiny", "device": "cpu", "threads": 1}
 P = torch.tensor(

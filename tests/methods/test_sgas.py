@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fastdarts.engine.search import search
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.relaxation import SOFTMAX
 from fastdarts.policies.decisions import GreedyDecisions, scores
@@ -15,6 +14,7 @@ from fastdarts.runs.checkpoint import load_checkpoint
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import DARTS
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.interrupted import interrupted
 

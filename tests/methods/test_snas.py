@@ -11,7 +11,6 @@ from torch import Tensor
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.candidates import build_candidate
 from fastdarts.policies.costs import ResourceCost, cost
@@ -23,6 +22,7 @@ from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.network import NetworkCIFAR
 from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from tests.support.probes import entries, probe_alphas
 
 TINY = {"method": "snas", "channels": 4, "layers": 3, "batch_size": 8, "device": "cpu", "threads": 1}

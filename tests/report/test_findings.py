@@ -2,17 +2,23 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
+import fastdarts
 import fastdarts.report.findings as rules
+from fastdarts.cli.entry import main
 from fastdarts.report.findings import findings, findings_block
-from fastdarts.report.reader import Records
+from fastdarts.report.reader import Records, read_records
 from fastdarts.spaces import DARTS
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.named import DARTS_V1, DARTS_V2
 from tests.support.reports import Page, page_of, search, search_row
+from tests.support.target_tables import write_discs
 
 CONFIG = {"epochs": 50, "arch_learning_rate": 3e-4, "weight_decay": 3e-4, "method": "darts", "dataset": "cifar10"}
 DONE = {"kind": "search"}
@@ -94,7 +100,9 @@ def test_a_large_gap_is_projected_where_that_is_possible():
     row = [{"discretisation_gap": 9.0}]
     assert rules.large_gap(run(row)).command == "fastdarts project 'runs/a b'"
     partial = run(row, config=CONFIG | {"partial": 4})
-    assert rules.large_gap(partial).command == "fastdarts evaluate --genotype 'runs/a b'"
+    assert rules.large_gap(partial).command == "fastdarts evaluate --genotype 'runs/a b' --dataset cifar10"
+    joint = run(row, config=CONFIG | {"method": "joint"})  # which no method projects
+    assert rules.large_gap(joint).command.startswith("fastdarts evaluate")
 
 
 def skipping(count):
@@ -107,6 +115,11 @@ def test_many_skip_connections():
     assert "4 of the 8" in rules.many_skips(run(genotype=skipping(4))).says
     assert not holds(rules.many_skips, run(genotype=DARTS_V2))  # 5 of 8 in its reduction cell, as published
     assert rules.many_skips(evaluation(genotype=skipping(8))).level == "note"
+    found = rules.many_skips(run(genotype=skipping(4)))
+    assert found.command.endswith(STOPPED) and "(--method p-darts)" in found.does
+    random = {"method": "random", "queries": 8, "candidates": 8, "dataset": "digits"}  # nothing of it runs too long
+    found = rules.many_skips(run(config=random, genotype=skipping(4)))
+    assert not found.command and "too long" not in found.says and found.does == "Compare it with another one."
 
 
 def changing(last, epochs):
@@ -121,6 +134,9 @@ def test_a_genotype_that_still_changes(last, epochs, said):
     assert not holds(rules.still_changing, run(changing(last, epochs), config={"supernet": "x", "epochs": epochs}))
 
 
+STOPPED = "--eigenvalue-stop --eigenvalue-every 2"
+
+
 def eigenvalues(values):
     return [{"eigenvalue": value} for value in values]
 
@@ -128,7 +144,7 @@ def eigenvalues(values):
 def test_a_rising_eigenvalue():
     # the mean of five: 0.3 at first, and at the end 0.3 * 4 / 3 = 0.4
     found = rules.rising_eigenvalue(run(eigenvalues([0.3] * 5 + [0.4 + 1e-9] * 5)))
-    assert "1.33 times" in found.says and "epoch 5" in found.does and found.command.endswith("--method darts-es")
+    assert "1.33 times" in found.says and "epoch 5" in found.does and found.command.endswith(STOPPED)
     assert not holds(rules.rising_eigenvalue, run(eigenvalues([0.3] * 5 + [0.399] * 5)))
     assert not holds(rules.rising_eigenvalue, run(eigenvalues([0.1] * 4 + [0.9] * 5)))  # too few to tell
     assert not holds(rules.rising_eigenvalue, run(eigenvalues([0.9] * 5 + [0.1] * 5)))
@@ -155,7 +171,12 @@ def test_validation_far_from_training(error, said):
 def test_one_seed_and_what_comes_next():
     assert holds(rules.one_seed, evaluation(result={"test_errors": [3.0]}))
     assert not holds(rules.one_seed, evaluation(result={"test_errors": [3.0, 3.1]}))
-    assert rules.next_step(run()).command == "fastdarts evaluate --genotype 'runs/a b'"
+    assert rules.next_step(run()).command == "fastdarts evaluate --genotype 'runs/a b' --dataset cifar10"
+    config = CONFIG | {"dataset": "folder", "data": "my photos", "task": "regression", "split_seed": 3}
+    words = "--task regression --data 'my photos' --split-seed 3"  # a regression is of a folder by default
+    assert rules.next_step(run(config=config)).command == f"fastdarts evaluate --genotype 'runs/a b' {words}"
+    found = rules.next_step(run(config=CONFIG | {"dataset": "own"}))
+    assert found.command == "fastdarts.evaluate(genotype='runs/a b', train=..., test=...)"
     assert rules.next_step(evaluation()).command == "fastdarts predict 'runs/a b' IMAGE"
     assert not holds(rules.next_step, run(result={}))
 
@@ -187,17 +208,74 @@ def test_the_block_shows_sentence_rule_and_command(tmp_path):
     assert "This search has 6 epochs, and the published one 50." in page.text
 
 
-def test_every_command_is_one_that_the_command_line_has(capsys):
-    from fastdarts.cli.entry import main
+RUN = ("search", "regression", "random", "evaluation")
+"""Kinds of runs whose commands are typed; those of the others differ by what is looked at without."""
 
-    rows = [table(peaked(0.2)) | {"discretisation_gap": 9.0, "valid_error": 85.0, "train_error": 5.0}]
-    rows = [row | change for row, change in zip(rows * 10, changing(9, 10), strict=True)]
-    rows = [row | {"eigenvalue": 0.1 * epoch + 0.1} for epoch, row in enumerate(rows)]
-    runs = run(rows), run(rows, result={}, genotype=skipping(8)), evaluation(result={"test_errors": [3.0]})
-    said = {found.command for records in runs for found in findings(records) if found.command}
-    assert len(said) >= 8
-    for text in said:  # the folder is not there, which is the only complaint
-        _, *words = shlex.split(text)
-        with pytest.raises(SystemExit):
-            main(words)
-        assert "runs/a b" in capsys.readouterr().err, text
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The records of finished runs of several kinds, by what they are."""
+    above = tmp_path_factory.mktemp("runs")
+    write_discs(above / "my photos", count=20)
+    small = {"epochs": 1, "channels": 4, "layers": 3, "batch_size": 8, "threads": 1, "loggers": [], "device": "cpu"}
+    digits = small | {"samples": 32}
+    own = TensorDataset(torch.rand(16, 1, 8, 8), torch.arange(16) % 2)
+    made = {
+        "search": digits,
+        "tiny": digits | {"space": "tiny"},
+        "joint": digits | {"method": "joint"},
+        "regression": small | {"task": "regression", "data": above / "my photos" / "numbers.csv"},
+        "random": digits | {"method": "random", "queries": 2},
+        "counted": digits | {"method": "evolution", "evaluator": "parameters", "queries": 3, "population": 1,
+                             "tournament": 1},
+        "own": small | {"train": own, "valid": own},
+    }  # fmt: skip
+    for name, settings in made.items():
+        fastdarts.search(**settings, run=above / name)
+    fastdarts.evaluate(**digits, genotype="DARTS_V2", run=above / "evaluation")
+    return {name: read_records(above / name) for name in (*made, "evaluation")}
+
+
+def everything(records):
+    """The same run with numbers at which all rules hold, finished and not."""
+    table = {f"weights_{kind}": [peaked(0.2)] * 14 for kind in records.space.kinds}
+    wrong = {"train_error": 5.0, "valid_error": 95.0, "test_error": 95.0, "supernet_error_batch_stats": 60.0}
+    rows = [
+        row | table | wrong | {"epoch": epoch, "discretisation_gap": 9.0, "eigenvalue": 0.1 * epoch}
+        for epoch, row in enumerate([row | {"seed": 0} if records.is_evaluation else row for row in changing(9, 10)], 1)
+    ]
+    skips = {} if records.space.cell.made_of else {"genotype": skipping(8)}
+    result = records.result | {name: 95.0 for name in ("valid_error", "test_error") if name in records.result}
+    for change in ({}, {"rows": rows, "result": result}, {"rows": rows, "result": result} | skips, {"result": {}}):
+        yield replace(records, **change)
+
+
+def test_every_command_of_a_real_run_is_refused_for_nothing_but_a_device_that_is_not_there(real, capsys):
+    """It is looked for when all else is known to fit: settings, genotype, images and network."""
+    said = {}
+    for name, records in real.items():
+        said[name] = {one.command for made in everything(records) for one in findings(made) if one.command}
+    for name, commands in said.items():
+        if name == "own":
+            folder = str(real["own"].folder)
+            assert commands == {f"fastdarts.evaluate(genotype={folder!r}, train=..., test=...)"}
+            continue
+        for text in commands if name in RUN else ():
+            _, *words = shlex.split(text)
+            with pytest.raises(SystemExit):
+                main([*words, "--device", "cuda:99"])
+            assert "--device cuda:99 cannot be used" in capsys.readouterr().err, f"{name}: {text}"
+    verbs = {tuple(command.split()[1:2]) for commands in said.values() for command in commands if " " in command}
+    assert {("search",), ("evaluate",), ("project",), ("predict",)} <= verbs
+    assert sum(len(said[name]) for name in RUN) > 20 and len(said["joint"]) > 4
+    assert not any(" project " in command for name in ("joint", "regression", "random") for command in said[name])
+    assert any(STOPPED in command for command in said["search"])
+    assert not any(STOPPED in command for name in ("random", "counted", "joint") for command in said[name])
+    assert "p-darts" not in " ".join(one.does for made in everything(real["tiny"]) for one in findings(made))
+
+
+def test_what_is_known_after_a_search_follows_from_what_it_looked_at(real):
+    known = {name: rules.next_step(records).says for name, records in real.items()}
+    assert "those of the supernet" in known["search"] and "those of the supernet" in known["joint"]
+    assert "candidates that were trained for a short time" in known["random"]
+    assert "No network was trained" in known["counted"]

@@ -27,7 +27,8 @@ Defaults are the published ones. [Differences](differences.md) says where they a
 `python -m tests.support.reference_pages --write`."""
 COMMANDS = """# Commands
 
-`fastdarts COMMAND --help` says the same. This page is written by `python -m tests.support.reference_pages --write`."""
+`fastdarts COMMAND --help-all` says the same. This page is written by
+`python -m tests.support.reference_pages --write`."""
 
 
 def cell(text: Any) -> str:
@@ -121,18 +122,22 @@ def commands_page() -> str:
 
 def flags(name: str) -> list[str]:
     """Tables of the flags of a command, one for each group."""
-    kind, settings = find_command(name), None
+    kind, settings, parts = find_command(name), None, []
     if name == "search":
         return ["`fastdarts search METHOD [FLAGS]`, by default DARTS. [Methods](methods.md) has the flags of each."]
     if name == "evaluate":
         settings = EvaluateConfig()
-        kind = by(kind, EvaluateConfig)
+        kind = by(kind, type(settings))
+        parts.append(
+            "These are the flags for images. `fastdarts evaluate --space rnn --help-all` lists those for text, and "
+            "`fastdarts evaluate --task TASK --help-all` those of other tasks."
+        )
     groups: dict[str, list[list[str]]] = {}
     for entry in entries(kind, settings):
         missing = [choice for choice in entry.choices if choice not in entry.text]
         text = entry.text + f" One of {', '.join(entry.choices)}." * bool(missing)
         groups.setdefault(entry.group, []).append([f"`{entry.typed}`", entry.value or "–", cell(text)])
-    return [table([title, "default", "meaning"], rows) for title, rows in groups.items()]
+    return parts + [table([title, "default", "meaning"], rows) for title, rows in groups.items()]
 
 
 pages: dict[Path, Callable[[], str]] = {

@@ -131,7 +131,7 @@ def test_a_method_that_refuses_nothing_does_not_pass(registries, monkeypatch):
     with pytest.raises(FastdartsError, match="unknown space 'nowhere'"):
         check_settings("broken", space="nowhere")
     with monkeypatch.context() as patch:
-        patch.setattr("fastdarts.engine.validation.check_fields", lambda config: None)
+        patch.setattr("fastdarts.tasks.validation.check_fields", lambda config: None)
         with pytest.raises(AssertionError, match=r"\{'.*': .*\} of broken (is not refused|is refused by|ends in a)"):
             check_settings("broken", space="tiny")
     monkeypatch.setattr("fastdarts.testing.methods.validate", check_fields)

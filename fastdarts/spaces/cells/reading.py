@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -91,6 +92,17 @@ def _alike(text: str, names: Iterable[str]) -> list[str]:
     return get_close_matches(text[:60], names, 5, cutoff=0)
 
 
+def _why_no_genotype(folder: Path) -> str:
+    """Why a folder has no genotype.json, and what to do."""
+    found = [file.parent.name for file in folder.glob("*/genotype.json")]
+    if found:
+        names = sorted(found, key=lambda name: (len(name), name))  # seed_2 before seed_10
+        return f"{folder} holds the searches {', '.join(names)}: name one of them, as {folder / names[0]}"
+    if (folder / "config.toml").is_file():
+        return f"the run in {folder} has found no genotype yet: wait for it, or go on with it"
+    return f"{folder} has no genotype.json: give the folder of a search"
+
+
 def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -> object:
     """The fields of the architecture that `text` names or spells, not checked yet: see `parse_genotype`.
 
@@ -104,6 +116,8 @@ def read_fields(text: str, named: Mapping[str, dict[str, list]] | None = None) -
         path = Path(text)
         content = (path / "genotype.json" if path.is_dir() else path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
+        if os.path.isdir(text):
+            raise FastdartsError(_why_no_genotype(path)) from error
         raise FastdartsError(
             f"{_shorten(text)} is not a genotype: give a name such as {', '.join(_alike(text, named))}, a readable JSON"
             " file, or the JSON or Genotype(...) text itself"

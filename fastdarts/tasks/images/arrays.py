@@ -46,9 +46,9 @@ def ranks(labels: Sequence[int]) -> list[float]:
 def existing(name: str, path: Path | None, remedy: str) -> Path:
     """`path`; raises FastdartsError, with the `remedy`, if it is None or no folder."""
     if path is None:
-        raise FastdartsError(f"dataset {name} needs a path: {remedy}")
+        raise FastdartsError(f"dataset {name} needs a path: type --data and a folder; {remedy}")
     if not os.path.isdir(path):  # unlike Path.is_dir, says no of what must not be looked at
-        raise FastdartsError(f"there is no folder {path} to read {name} from: {remedy}")
+        raise FastdartsError(f"--data is {path}, and there is no such folder to read {name} from: {remedy}")
     return path
 
 
@@ -71,8 +71,8 @@ def _digits(path: Path | None) -> Arrays:
 def _fashion_mnist(path: Path | None) -> Arrays:
     if path is None and not FASHION_MNIST.is_dir():
         raise FastdartsError(
-            "fashion-mnist needs a path: give a folder with its four *-ubyte.gz files or torchvision's root, "
-            f"or install Debian's dataset-fashion-mnist, which is found in {FASHION_MNIST} without a path"
+            "fashion-mnist needs a path: type --data and a folder with its four *-ubyte.gz files or torchvision's "
+            f"root, or install Debian's dataset-fashion-mnist, which is found in {FASHION_MNIST} without a path"
         )
     path = path or FASHION_MNIST
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -124,9 +124,10 @@ def _torchvision(
 ) -> list[Any]:
     """torchvision's training and test set of this kind; `parts` names the constructor's argument and its value for
     either, and `root` is read in place of `path`."""
-    remedy = f"give the root where torchvision.datasets.{kind}(..., download=True) has put it"
-    path = existing(name, path, remedy)
     [(argument, values)] = parts.items()
+    download = "; ".join(f"{kind}('data', {argument}={value!r}, download=True)" for value in values)
+    remedy = f'after `python -c "from torchvision.datasets import {kind}; {download}"` it is --data data'
+    path = existing(name, path, remedy)
     try:
         return [getattr(vision.datasets, kind)(root or path, **{argument: value}) for value in values]
     except (RuntimeError, OSError, EOFError, AssertionError, TypeError, ValueError, KeyError) as error:

@@ -94,26 +94,29 @@ def load_data(
     """
     if dataset == "own":
         raise FastdartsError(
-            "dataset own is given from Python: fastdarts.search(train=..., valid=...), see docs/python.md"
+            "dataset own is given from Python: fastdarts.search(train=..., valid=...) or fastdarts.evaluate(train=..., "
+            "test=...), see docs/python.md"
         )
     if dataset not in DATASETS:
         like = did_you_mean(dataset, DATASETS)
         raise FastdartsError(f"unknown dataset {dataset!r}{like}: choose one of {', '.join(DATASETS)}")
     if image_size is not None:
-        _check_size((image_size, image_size), "image_size")
+        _check_size((image_size, image_size), "--image-size")
     path = None if path is None else expanded(path)
     if dataset == "folder":
         return _folder(path, image_size, test_portion, split_seed, side)
     for name, value in (("test_portion", test_portion), ("split_seed", split_seed)):
         if value != getattr(DataConfig, name):
-            raise FastdartsError(f"{name} is {value} but {dataset} has a test set of its own: leave it out")
+            raise FastdartsError(
+                f"--{name.replace('_', '-')} is {value} but {dataset} has a test set of its own: leave it out"
+            )
     return _in_memory(dataset, arrays.READERS[dataset](path), image_size)
 
 
 def _check_size(size: tuple[int, int], what: str) -> None:
     if any(side % 2 or side < 8 for side in size):
         raise FastdartsError(
-            f"{what} is {size[0]}x{size[1]} pixels: the networks halve images, so give an image_size that is "
+            f"{what} is {size[0]}x{size[1]} pixels: the networks halve images, so give an --image-size that is "
             "even and at least 8"
         )
 

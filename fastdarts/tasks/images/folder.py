@@ -156,9 +156,9 @@ def class_folders(path: Path) -> Classes:
     if not names:
         raise FastdartsError(f"{shown(path)} holds no class folders: put the images of each class into one")
     if len(names) < 2:
+        inside = "" if len(_folders(path / names[0])) < 2 else f"; if they lie in it, give {shown(path / names[0])}"
         raise FastdartsError(
-            f"{shown(path)} holds one class folder, {names[0]!r}: telling apart takes at least two; if they lie in it, "
-            f"give {shown(path / names[0])}"
+            f"{shown(path)} holds one class folder, {names[0]!r}: at least two classes are needed{inside}"
         )
     left_out = [entry.path for entry in _listed(path) if not entry.is_dir()]
     classes = {}

@@ -18,7 +18,7 @@ from fastdarts.tasks.images.losses import CROSS_ENTROPY, FOCAL, find_loss
 from fastdarts.tasks.images.measure import Meter, wrong
 from fastdarts.tasks.images.scores import Score, find_score, meter_of
 from fastdarts.tasks.images.settings import Augmentation
-from fastdarts.tasks.images.transforms import eval_transform, train_transform
+from fastdarts.tasks.images.transforms import as_it_is, eval_transform, train_transform
 from fastdarts.tasks.task import Metric
 
 KNOW_WEIGHTS = (CROSS_ENTROPY, FOCAL)
@@ -145,11 +145,13 @@ class Objective:
         self, length: int, *, share: float = 1.0, jitter: bool = False, augment: Augmentation = "standard"
     ) -> Callable[[Tensor], Tensor]:
         """What makes a training image of a sample: with a square of ``length`` blanked with probability ``share``."""
+        if self.data.name == "own":
+            return as_it_is
         return train_transform(self.data, length, cutout_prob=share, jitter=jitter, augment=augment)
 
     def eval_transform(self) -> Callable[[Tensor], Tensor]:
         """What makes an image of a sample without chance."""
-        return eval_transform(self.data)
+        return as_it_is if self.data.name == "own" else eval_transform(self.data)
 
     def rehearsal(self, images: int) -> tuple[Tensor, Tensor]:
         """A batch of so many images without content."""

@@ -1,9 +1,12 @@
-"""Searches on a Dataset or DataLoader of one's own: classes and sizes are found, and every item is checked."""
+"""Searches and evaluations on a Dataset or DataLoader of one's own: classes and sizes are found, and every item is
+checked."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +22,14 @@ from torch.utils.data import (
 )
 
 from fastdarts.errors import FastdartsError
+from fastdarts.notices import notice
+from fastdarts.runs.checkpoint import find_checkpoint
 from fastdarts.tasks.images.batches import Workers
 from fastdarts.tasks.images.data import ImageData
-from fastdarts.tasks.images.settings import SEARCH_RECIPE, ImageSearchConfig
+from fastdarts.tasks.images.objective import Objective
+from fastdarts.tasks.images.settings import SEARCH_RECIPE, ImageEvaluateConfig, ImageSearchConfig
 from fastdarts.tasks.images.task import ImageProblem
+from fastdarts.tasks.images.transforms import as_it_is
 from fastdarts.tasks.task import find_task
 
 FOREIGN = {  # settings of images that fastdarts reads, and their defaults: those of one's own are what a script makes
@@ -35,7 +42,7 @@ _HOW = "as v2.ToImage() and v2.ToDtype(torch.float32, scale=True) make it"
 def as_dataset(given: Dataset | DataLoader, name: str) -> tuple[Dataset, dict[str, Any]]:
     """The Dataset of ``given`` and what its DataLoader says of a run: ``batch_size`` and ``workers``.
 
-    A search shuffles by itself, so that it can go on from any step. Raises :class:`FastdartsError` for a DataLoader
+    A run shuffles by itself, so that it can go on from any step. Raises :class:`FastdartsError` for a DataLoader
     that does more than that, and for anything else that has no length or no items.
     """
     found: dict[str, Any] = {}
@@ -43,7 +50,7 @@ def as_dataset(given: Dataset | DataLoader, name: str) -> tuple[Dataset, dict[st
         own = type(given.sampler) not in (RandomSampler, SequentialSampler) if given.batch_sampler else True
         if given.batch_size is None or own or given.collate_fn is not default_collate:
             raise FastdartsError(
-                f"{name} is a DataLoader with a sampler or collate_fn of its own, but a search shuffles and collates "
+                f"{name} is a DataLoader with a sampler or collate_fn of its own, but a run shuffles and collates "
                 "by itself: give its Dataset"
             )
         found, given = {"batch_size": given.batch_size, "workers": given.num_workers}, given.dataset
@@ -93,7 +100,9 @@ class Checked(Dataset):
             return image.float(), self._targets(at, label)
         try:
             number = int(label)
-        except (TypeError, ValueError):
+            if isinstance(label, str) or number != label:
+                raise ValueError("a part of it would be lost")
+        except (TypeError, ValueError, OverflowError):
             raise FastdartsError(f"{at} has the label {label!r}: expected a whole number") from None
         if number < 0 or (self.classes is not None and number >= self.classes):
             expected = "0 or more" if self.classes is None else f"0 to {self.classes - 1}"
@@ -145,6 +154,76 @@ def find_classes(train: Dataset, classes: int | Sequence[str] | None) -> tuple[s
     return tuple(map(str, range(int(max(map(int, labels))) + 1)))
 
 
+def own_data(config: Any, parts: Mapping[str, Dataset], classes: int | Sequence[str] | None) -> ImageData:
+    """What networks need to know of ``parts``, "train" and another one, which counts as the test images.
+
+    Raises :class:`FastdartsError` for settings of images that fastdarts reads, and for a first or last item that does
+    not fit.
+    """
+    others = list(parts)[1]
+    if set_too := [name for name, usual in FOREIGN.items() if getattr(config, name, None) not in (None, usual)]:
+        raise FastdartsError(
+            f"got {set_too[0]} beside train and {others}: it is for the datasets that fastdarts reads, so leave it "
+            "out and change the images in your Dataset"
+        )
+    kind = find_task(config.task).objective_type.kind
+    kind = kind if kind in ("numbers", "labels") else "classes"
+    train = parts["train"]
+    names = find_classes(train, classes) if kind == "classes" else find_targets(train, classes, kind)
+    if len(names) < 2 and kind == "classes":
+        raise FastdartsError(f"train has {len(names)} class: expected two or more; name all with classes=")
+    shape = tuple(Checked(train, "train", kind=kind)[0][0].shape)
+    checked = [Checked(part, name, shape, len(names), kind) for name, part in parts.items()]
+    for part in checked:
+        part[len(part) - 1]  # the first and the last item of both are looked at before the run begins
+    channels, height, width = shape
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    return ImageData("own", *checked, names, channels, (height, width), mean, std, flip=False)
+
+
+def own_objective(
+    config: ImageEvaluateConfig, train: Dataset, test: Dataset, classes: int | Sequence[str] | None = None
+) -> tuple[Objective, range]:
+    """What an evaluation learns of ``train``, all of it, and is tested with.
+
+    A Notice says where images are not pixels from 0 to 1: the model does not know then how to make them of files.
+    """
+    if find_task(config.task).objective_type.kind == "parts":
+        raise FastdartsError(
+            f"got train and test for task {config.task}, whose networks are trained on images that fastdarts reads: "
+            "give dataset and data, or another task"
+        )
+    data = own_data(config, {"train": train, "test": test}, classes)
+    indices = range(len(train))
+    objective = find_task(config.task).objective_type(data, indices, config)
+    if config.resume is not None:
+        facts = {**objective.counts(), "images": len(indices), "image_shape": (data.channels, *data.size)}
+        check_began(find_checkpoint(config.resume).parent, facts)
+    low, high = (float(value) for value in data.train[0][0].aminmax())
+    if low < 0 or high > 1:
+        notice(
+            f"item 0 of train has values from {low:.3g} to {high:.3g}, and the model will take images of files as "
+            "pixels from 0 to 1",
+            "call model(images) with images that your Dataset has made, or leave its normalisation out",
+        )
+    return objective, indices
+
+
+def check_began(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise :class:`FastdartsError` if the run in ``folder`` began with other images, as far as ``facts`` say."""
+    try:
+        stored = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # stopped before it was written, or damaged, which others say
+    for name, value in facts.items():
+        began = stored.get(name, value)
+        if json.loads(json.dumps(value)) != began:
+            raise FastdartsError(
+                f"{name.replace('_', ' ')} is {value}, but the run in {folder} began with {began}: give the same "
+                "datasets, or name a new folder with run="
+            )
+
+
 class OwnProblem(ImageProblem):
     """``train`` for the weights, and ``valid`` for the alphas and measurements. Images stay as the datasets give them:
     they are neither augmented nor normalised here."""
@@ -156,30 +235,14 @@ class OwnProblem(ImageProblem):
         valid: Dataset,
         classes: int | Sequence[str] | None = None,
     ):
-        if set_too := [name for name, usual in FOREIGN.items() if getattr(config, name) not in (None, usual)]:
-            raise FastdartsError(
-                f"got {set_too[0]} beside train and valid: it is for the datasets that fastdarts reads, so leave it "
-                "out and change the images in your Dataset"
-            )
-        task = find_task(config.task)
-        kind = task.objective_type.kind if task.objective_type.kind in ("numbers", "labels") else "classes"
-        names = find_classes(train, classes) if kind == "classes" else find_targets(train, classes, kind)
-        if len(names) < 2 and kind == "classes":
-            raise FastdartsError(f"train has {len(names)} class: expected two or more; name all with classes=")
-        shape = tuple(Checked(train, "train", kind=kind)[0][0].shape)
-        parts = [Checked(part, name, shape, len(names), kind) for part, name in ((train, "train"), (valid, "valid"))]
-        for part in parts:
-            part[len(part) - 1]  # the first and the last item of both are looked at before the run begins
-        both = ConcatDataset(parts)
-        channels, height, width = shape
-        self.data = ImageData(
-            "own", both, parts[1], names, channels, (height, width), (0.0,) * channels, (1.0,) * channels, flip=False
-        )
+        data = own_data(config, {"train": train, "valid": valid}, classes)
+        both = ConcatDataset([data.train, data.test])
+        self.data = dataclasses.replace(data, train=both)
         self.indices, self.examples = range(len(both)), None
         self.halves = range(len(train)), range(len(train), len(both))
         self.label = f"own-{config.method}"
         self.workers = Workers(config.workers, both)
-        self.take(task.objective_type(self.data, self.halves[0], config))
+        self.take(find_task(config.task).objective_type(self.data, self.halves[0], config))
 
     def facts(self) -> dict[str, Any]:
         return {**self.data.facts(), "training images": len(self.halves[0]), "validation images": len(self.halves[1])}
@@ -189,28 +252,11 @@ class OwnProblem(ImageProblem):
 
     def check_resumed(self, state: Any, config: ImageSearchConfig) -> None:
         """Raise :class:`FastdartsError` if the run began with other images, as far as their numbers and shapes say."""
-        if config.resume is None:
-            return
-        folder = config.resume if config.resume.is_dir() else config.resume.parent
-        try:
-            stored = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return  # stopped before it was written, or damaged, which others say
-        for name, value in self.description().items():
-            began = stored.get(name, value)
-            if json.loads(json.dumps(value)) != began:
-                raise FastdartsError(
-                    f"{name.replace('_', ' ')} is {value}, but the run in {folder} began with {began}: give the same "
-                    "datasets, or name a new folder with run="
-                )
+        if config.resume is not None:
+            check_began(find_checkpoint(config.resume).parent, self.description())
 
     def train_transform(self, config: ImageSearchConfig, share: float = 1.0) -> Any:
         return as_it_is
 
     def eval_transform(self) -> Any:
         return as_it_is
-
-
-def as_it_is(image: Tensor) -> Tensor:
-    """The image; a function of a module, as it travels to the processes that prepare images."""
-    return image

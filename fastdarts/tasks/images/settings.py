@@ -52,7 +52,7 @@ class DataConfig(RunConfig):
     split_seed: Seed = 0
     """Seed that decides which images these are. Runs that are compared need the same."""
     image_size: Width | None = None
-    """Pixels a side, an even number; by default images keep their size, and if sizes differ, one is chosen and said."""
+    """Pixels a side, an even number. By default images keep their size; if sizes differ, one is chosen and said."""
     samples: Count | None = None
     """Training images that are used, the first ones; by default all."""
     batch_size: Batch = 64
@@ -288,6 +288,8 @@ class ImageEvaluateConfig(LearningConfig, DataConfig, EvaluateConfig):
     """Trainings with seeds seed, seed+1, ...; the result is their mean and standard deviation."""
 
     task: str = "images"
+
+    data_settings = ("dataset", "data", "test_portion", "split_seed")
 
     def check_task(self) -> None:
         """There are images of an even size on both sides, and the alphas are some that can be drawn with."""

@@ -81,7 +81,7 @@ def check_unused(portion: float, seed: int, why: str) -> None:
     """Raise :class:`FastdartsError` if the settings of a test set that is held out are given where there is one."""
     for name, value in (("test_portion", portion), ("split_seed", seed)):
         if value != getattr(DataConfig, name):
-            raise FastdartsError(f"{name} is {value} but {why}: leave it out")
+            raise FastdartsError(f"--{name.replace('_', '-')} is {value} but {why}: leave it out")
 
 
 def _say_neighbours(path: Path) -> None:

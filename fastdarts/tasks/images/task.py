@@ -236,7 +236,7 @@ class ImageTask(Task):
         title, error = metric.title.removeprefix("valid "), metric.number(result["test_error"])
         if std is not None:
             error = error.removesuffix(metric.unit)
-            error += f" ± {metric.number(std).removesuffix(metric.unit)} ({len(result['seeds'])} seeds){metric.unit}"
+            error += f" ± {metric.number(std)} ({len(result['seeds'])} seeds)"
         return f"test {title} {error}"
 
 

@@ -28,6 +28,11 @@ class Mirrored(Normalised, Protocol):
     flip: bool
 
 
+def as_it_is(image: Tensor) -> Tensor:
+    """The image; a function of a module, as it travels to the processes that prepare images."""
+    return image
+
+
 def is_big(size: tuple[int, int]) -> bool:
     """Whether images of `size` (height, width) take the ImageNet recipe and not that of CIFAR: from 96 on."""
     return max(size) >= 96

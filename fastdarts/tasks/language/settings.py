@@ -162,6 +162,8 @@ class TextEvaluateConfig(TextConfig, EvaluateConfig):
 
     task: str = "language"
 
+    data_settings = ("data", "level", "vocabulary")
+
     def check_task(self) -> None:
         """A segment has two time steps or more."""
         check_text(self)

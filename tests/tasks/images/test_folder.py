@@ -315,7 +315,7 @@ def test_one_folder_per_class_gives_a_share_of_each_class_to_the_test(tmp_path):
 
 def test_test_portion_is_refused_where_it_means_nothing(tmp_path):
     split = write_images(tmp_path / "split", lambda number: photo((8, 8), shift=number))
-    sentence(lambda: load_data("folder", split, test_portion=0.3), "test_portion is 0.3", "test set, test/")
+    sentence(lambda: load_data("folder", split, test_portion=0.3), "--test-portion is 0.3", "test set, test/")
     sentence(lambda: load_data("digits", test_portion=0.3), "digits has a test set of its own")
     lonely = write_classes(tmp_path / "lonely", cat=3, dog=1)
     sentence(lambda: load_data("folder", lonely), "'dog' has one image", lonely / "dog" / "000.png")

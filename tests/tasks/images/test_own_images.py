@@ -55,7 +55,7 @@ def test_a_seed_draws_the_test_set_whatever_the_order_of_the_files(tmp_path, mon
     listed = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: reversed([*listed(path)]))
     assert names(load_data("folder", root, split_seed=1).test, root) == other
-    sentence(lambda: load_data("digits", split_seed=1), "split_seed is 1", "digits has a test set of its own")
+    sentence(lambda: load_data("digits", split_seed=1), "--split-seed is 1", "digits has a test set of its own")
 
 
 def test_search_evaluation_and_resumed_run_have_the_same_test_set(tmp_path):
@@ -167,7 +167,7 @@ def test_a_table_of_paths_and_labels_is_read(tmp_path):
     without = table(root / "without.tsv", "path\tlabel\tsplit", *(row for row in rows if not row.endswith("test")))
     data = load_data("folder", without)
     assert {Path(name).stem for name in names(data.test, root)} == {"3"} and len(data.train) == 6
-    sentence(lambda: load_data("folder", without, test_portion=0.4), "test_portion is 0.4", "has a test set")
+    sentence(lambda: load_data("folder", without, test_portion=0.4), "--test-portion is 0.4", "has a test set")
     only = table(root / "only.tsv", "path\tlabel\tsplit", *(row for row in rows if row.endswith("train")))
     assert len(load_data("folder", only).test) == 2
 

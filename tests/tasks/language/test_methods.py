@@ -8,7 +8,6 @@ import torch
 from fastdarts.engine.blackbox import BlackBoxConfig
 from fastdarts.engine.search import search, step_memory
 from fastdarts.engine.step import SearchStep
-from fastdarts.engine.validation import validate
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.monitors import Eigenvalue
 from fastdarts.registry import methods
@@ -17,6 +16,7 @@ from fastdarts.spaces.recurrent.genotype import from_dict
 from fastdarts.tasks.language.task import TextProblem
 from fastdarts.tasks.language.text import Corpus, load_corpus
 from fastdarts.tasks.settings import SearchConfig, resolve
+from fastdarts.tasks.validation import validate
 from fastdarts.testing import check_method
 from fastdarts.testing.methods import TINY_TEXT
 from tests.support.paths import DATA
@@ -62,7 +62,7 @@ def test_the_others_are_refused_by_what_they_need(name):
 
 
 def test_darts_plus_needs_skip_connections_or_operations_with_weights():
-    for criterion, words in (("skips", "offers no skip_connect"), ("ranking", "no candidate of space rnn")):
+    for criterion, words in (("skips", "offers no skip connection"), ("ranking", "no candidate of space rnn")):
         with pytest.raises(FastdartsError, match=words):
             validate(small("darts-plus", stop_by=criterion))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastdarts.errors import FastdartsError
-from fastdarts.registry import load_plugin
+from fastdarts.registry import Method, load_plugin
 from fastdarts.runs.checks import check_fields
-from fastdarts.spaces import find_space
+from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import AlphaConfig, EvaluateConfig, SearchConfig, resolve
 from fastdarts.tasks.task import find_task
 
@@ -56,3 +56,14 @@ def _validate_search(config: SearchConfig) -> None:
             "warm-up or raise the epochs"
         )
     config.check(space)
+
+
+def searches_in(method: Method, space: Space) -> bool:
+    """Whether ``space`` has what the method needs, and its settings do not refuse it when all others are left out."""
+    if method.settings.lacking(space):
+        return False
+    try:
+        resolve(method.settings(space=space.name)).check(space)
+    except FastdartsError:
+        return False
+    return True
