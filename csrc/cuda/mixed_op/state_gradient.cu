@@ -244,13 +244,29 @@ __device__ void add_point(Four (&out)[kRows], const T* t, const Sizes& sizes, in
   }
 }
 
-// What a dropped skip keeps of its gradient.
+// Which places of these words a dropped skip keeps: a bit each.
+__device__ inline uint32_t kept(const Words& words, int64_t limit) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) bits |= static_cast<uint32_t>(static_cast<int64_t>(words.v[i]) >= limit) << i;
+  return bits;
+}
+
+// What a dropped skip keeps of its gradient. Bits in place of factors, and one block of words after the other, as
+// registers are scarce here.
 __device__ inline void keep(Four& gradient, const int64_t* seed, int64_t place, bool vector) {
   a_branch();
-  const Four factors =
-      at_places(*seed, place, vector, [&](const Words& words) { return factors_of_words(words, seed[1]); });
+  const auto of_block = [&](int64_t block) {
+    return kept(philox(static_cast<uint64_t>(*seed), static_cast<uint64_t>(block)), seed[1]);
+  };
+  uint32_t bits = of_block(place >> 2);
+  if (!vector && (place & 3)) {
+    a_branch();
+    bits = (bits | of_block((place >> 2) + 1) << 4) >> (place & 3);
+  }
+  const float scale = scale_of_kept(seed[1]);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) gradient[i] *= factors[i];
+  for (int i = 0; i < 4; ++i) gradient[i] *= bits >> i & 1 ? scale : 0.0f;
 }
 
 // A warp has pixels that are next to each other or, of stride 2, two apart: then the windows that hold them are alike,
