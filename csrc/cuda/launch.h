@@ -64,6 +64,13 @@ inline cudaError_t set_to_zero(void* memory, size_t bytes, cudaStream_t stream) 
   return cudaMemsetAsync(memory, 0, bytes, stream);
 }
 
+// A number that the compiler takes for another from here on. What comes of it is computed again, in every turn of a
+// loop: kept, it would take a register.
+template <typename Integer>
+__device__ void forget(Integer& x) {
+  asm volatile("" : "+r"(x));
+}
+
 #ifndef FASTDARTS_EMULATED
 __device__ inline void* dynamic_shared() {
   extern __shared__ uint4 bytes[];

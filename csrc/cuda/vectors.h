@@ -1,4 +1,5 @@
-// Four neighbouring channels at a time: how they are read in any type, computed with in float, and written.
+// Four neighbouring channels at a time: how they are read in any type, computed with in float, and written. Of half
+// precision they may stay as they are.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -40,6 +41,42 @@ struct alignas(4 * sizeof(T)) Packed {
   T v[4];
 };
 
+// Two numbers of half precision in one register.
+template <typename T>
+__device__ uint32_t pack2(float low, float high) {
+  uint16_t parts[2];
+  const T rounded[2] = {from_float<T>(low), from_float<T>(high)};
+  memcpy(parts, rounded, sizeof parts);
+  return parts[0] | static_cast<uint32_t>(parts[1]) << 16;
+}
+
+// Four neighbouring channels in half precision, as products take them.
+struct alignas(8) Pairs {
+  uint32_t v[2];
+};
+template <typename T>
+__device__ Pairs pairs_of(const Four& x) {
+  return {{pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3])}};
+}
+template <typename T>
+__device__ Pairs pairs_of(const Pairs& x) {
+  return x;
+}
+template <typename T>
+__device__ Four four_of(const Pairs& x) {
+  T parts[4];
+  memcpy(static_cast<void*>(parts), &x, sizeof parts);
+  return {{to_float(parts[0]), to_float(parts[1]), to_float(parts[2]), to_float(parts[3])}};
+}
+template <typename T>
+__device__ Four four_of(const Four& x) {
+  return x;
+}
+
+// How shared memory holds four channels of a map of type T.
+template <typename T>
+using Held = std::conditional_t<sizeof(T) == 4, Four, Pairs>;
+
 // p[0..3], of which `count` are there (others: 0). `vector`: p is aligned to four elements and count is 0 or 4.
 template <typename T>
 __device__ Four load4(const T* p, int count, bool vector) {
@@ -57,6 +94,17 @@ __device__ Four load4(const T* p, int count, bool vector) {
     }
   }
   return result;
+}
+
+// The same as shared memory holds them.
+template <typename T>
+__device__ Held<T> load_held(const T* p, int count, bool vector) {
+  if constexpr (sizeof(T) == 4) {
+    return load4(p, count, vector);
+  } else {
+    if (vector) return count > 0 ? *reinterpret_cast<const Pairs*>(p) : Pairs{};
+    return pairs_of<T>(load4(p, count, vector));
+  }
 }
 
 template <typename T>

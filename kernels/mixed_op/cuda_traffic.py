@@ -14,15 +14,16 @@ STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
 GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
 NORMALS = 3 * CHANNELS * 4  # bytes by which a tile's channels are normalised
-TAP_COLUMNS = {3: 8, 5: 4, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
+TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
+HELD = 80 << 10  # of call.h
+PRODUCT = 512  # bytes of a load for tensor cores, of a warp
+WASTE = 8  # operations of tensor cores for one of a window: of 8 × 8 weights those of a channel with itself count
 UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
 SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
-CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1 gradient"]
+CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1", "1×1 gradient"]
 CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + [f"{k} eights" for k in (1, 2, 3)]
 NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "drawn", *CASES), 0)
-ALWAYS = dict.fromkeys(
-    ("load_halo", "while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1
-)
+ALWAYS = dict.fromkeys(("while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1)
 
 
 class Tiling(NamedTuple):
@@ -44,11 +45,23 @@ class Tiling(NamedTuple):
         return self.tiles / self.chunks
 
     def halo(self, stride: int, kernel: int, dilation: int) -> tuple[int, int]:
-        """Rows, of all its images, and columns of the input under a tile."""
+        """Rows, of all its images, and columns of the input under a tile, as window.h has them."""
         rows, columns = (
             (pixels - 1) * stride + (kernel - 1) * dilation + 1 for pixels in (ROWS * self.down, 8 * self.across)
         )
-        return self.images * rows, columns
+        return self.images * rows, whole_columns(columns)
+
+
+def whole_columns(columns: int) -> int:
+    """Of a window: eights, of which a warp takes up to three at a time."""
+    eights = ceil(columns, 8)
+    return 8 * (eights + eights % 2 if eights > 3 else eights)
+
+
+def lines(kernel: int, apart: int, dilation: int) -> int:
+    """At how many lines products of diagonal.h begin: rows of a thread are `apart`, rows of a window `dilation`."""
+    second = 1 if dilation == 1 else 2  # the first row of the second product
+    return len({first * apart + row * dilation for first in (0, second) for row in range(kernel)})
 
 
 def tiling_of(images: int, height: int, width: int, stride: int, most: int) -> Tiling:
@@ -131,11 +144,23 @@ class CudaCall(Tasks):
     def run(self, code: str, programs: int, warps: int, trips: dict[str, float], shared: int = 0) -> Run:
         return Run("cuda", code, programs, warps, NEVER | ALWAYS | trips, shared)
 
-    def loading(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> dict[str, float]:
-        """Of load_halo and load_taps, for one warp and one tile."""
-        rows, columns = tiling.halo(stride, kernel, dilation)
-        taps = ceil(kernel**2 * CHANNELS, WARP * tiling.warps)
-        return {"row": rows / tiling.warps, "j": ceil(columns, 8), "load_taps/i": taps, "kx": kernel, "column": kernel}
+    @property
+    def halves(self) -> bool:
+        """Whether windows are products of diagonals."""
+        return self.itemsize == 2
+
+    def tap_bytes(self, kernel: int) -> int:
+        """Of 16 channels in shared memory."""
+        return ceil(kernel**2, 2) * PRODUCT if self.halves else kernel**2 * CHANNELS * 4
+
+    def taps(self, kernel: int, threads: int) -> dict[str, float]:
+        """Of load_weights, and of clearing diagonals before."""
+        if not self.halves:
+            return {"load_taps/i": ceil(kernel**2 * CHANNELS, threads)}
+        return {
+            "load_taps/i": ceil(self.tap_bytes(kernel), 16 * threads),
+            "load_taps/i2": ceil(ceil(kernel**2, 2) * 8, threads),
+        }
 
     def units(self, strips: Strips) -> dict[str, float]:
         """Of for_units, and of the pools in a unit."""
@@ -153,27 +178,31 @@ class CudaCall(Tasks):
     def windows_of(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
         """Bytes that all tiles load from a map, and write to and read from shared memory for their windows."""
         rows, columns = tiling.halo(stride, kernel, dilation)
-        reads = kernel * ((ROWS - 1) * stride + 2 * kernel) if kernel > 1 else ROWS  # fours of a thread
-        threads = tiling.tiles * tiling.warps * WARP * ceil(self.channels, CHANNELS)
-        return tiling.tiles * rows * columns * self.channels * (self.itemsize + 4) + threads * reads * FOUR
+        if not self.halves:
+            reads = kernel * ((ROWS - 1) * stride + 2 * kernel) * FOUR * WARP  # of a warp
+        else:
+            reads = (lines(kernel, stride, 1) * kernel + ceil(kernel**2, 2)) * PRODUCT
+        if kernel == 1:
+            reads = ROWS * 4 * self.itemsize * WARP
+        warps = tiling.tiles * tiling.warps * ceil(self.channels, CHANNELS)
+        return tiling.tiles * rows * columns * self.channels * 2 * self.itemsize + warps * reads
 
-    def halo_bytes(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
-        rows, columns = tiling.halo(stride, kernel, dilation)
-        return (rows * columns + kernel**2) * CHANNELS * 4
+    def window_bytes(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
+        return math.prod(tiling.halo(stride, kernel, dilation)) * CHANNELS * self.itemsize
+
+    def on_tensor_cores(self, task: Task, waste: float = WASTE) -> Task:
+        """A task whose windows are products of half precision, else as it is."""
+        return task._replace(vector=0, matrix=task.matrix + int(waste * task.vector)) if self.halves else task
 
     # tasks of forward
 
-    def filling(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> tuple[dict[str, float], int]:
-        """Of fill of window.h, for one warp and one tile; bytes of the window."""
-        rows, columns = tiling.halo(stride, kernel, dilation)
-        eights = ceil(columns, 8)
-        halves = 2 if eights > 3 else 1
-        steps = ceil(eights, halves)
-        return {
-            "half": halves,
-            f"{steps} eights": 1,
-            "row": rows / tiling.warps,
-        }, rows * 8 * steps * halves * CHANNELS * 4
+    def filling(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> dict[str, float]:
+        """Of fill of window.h, for one warp and one tile."""
+        return self.filling_of(*tiling.halo(stride, kernel, dilation), tiling.warps)
+
+    def filling_of(self, rows: int, columns: int, warps: int) -> dict[str, float]:
+        halves = 2 if columns > 24 else 1
+        return {"half": halves, f"{columns // 8 // halves} eights": 1, "row": rows / warps}
 
     def edge(self, tiling: Tiling, channels: int = CHANNELS) -> float:
         """The share of tiles that are not wholly in the map, 16 of these channels at a time."""
@@ -191,27 +220,34 @@ class CudaCall(Tasks):
         tiling, blocks = self.stage_tiling(stage) if moments else self.tiling(stride), ceil(stage.count, outputs)
         shape = (stride, stage.kernel, stage.dilation)
         case = f"{stage.kernel}×{stage.kernel}"
-        case += " stride 2" if stride == 2 else " dilated" if stage.dilation == 2 and stage.kernel < 7 else ""
-        filling, window = self.filling(tiling, *shape)
-        threads, fresh = WARP * tiling.warps, 1 if inputs > 1 else 1 / tiling.each  # weights are loaded again
-        trips = filling | {case: 1, "t": tiling.each, "c": inputs, "kx": stage.kernel}
-        trips |= {"load_taps": (stage.kernel > 1) * fresh, "load_taps/i": ceil(stage.kernel**2 * CHANNELS, threads)}
-        trips |= {"setup": fresh, "setup/i": ceil(4 * outputs, threads)}
+        if stage.kernel > 1:
+            case += " stride 2" if stride == 2 else " dilated" if stage.dilation == 2 and stage.kernel < 7 else ""
+        threads = WARP * tiling.warps
+        kernel = max(other.kernel for other in together)
+        windows = [self.window_bytes(tiling, stride, other.kernel, other.dilation) for other in together]
+        taps, products = self.tap_bytes(kernel), 4 * outputs * 4 * self.itemsize
+        rest = 4 * 12 * ceil(self.channels, 4) + 4 * outputs + outputs // 8 * threads * FOUR
+        holds = inputs == 1 or max(windows) + inputs * (taps + products) + rest <= HELD
+        held, fresh = (inputs if holds else 1), (1 / tiling.each if holds else 1)  # weights that are loaded again
+        trips = self.filling(tiling, *shape) | {case: 1, "t": tiling.each, "c": inputs, "kx": stage.kernel}
+        trips |= {"c/load_taps": (stage.kernel > 1) * fresh, "load_taps/i": ceil(held * taps, 16 * threads)}
+        own = self.taps(stage.kernel, threads)
+        trips["c/load_taps/i"] = own["load_taps/i2" if self.halves else "load_taps/i"]
+        trips |= {"c/setup": fresh, "setup/i": ceil(4 * outputs, threads), "c/i": fresh * ceil(4 * outputs, threads)}
         trips |= {"normal": stage.reads is not None, "plain": stage.reads is None}
         trips |= {"normal/c": ceil(self.channels, 4 * WARP) / tiling.warps}
         edge, one = self.edge(tiling), 1 / tiling.warps  # one: what only one warp does
         trips |= {"whole": 1 - edge, "edge": edge, "moments": moments, "first": moments * one / tiling.each}
         trips |= {"totals": moments, "write": one, "totals/write/t": tiling.each, "warp": tiling.warps}
         trips |= self.finishing(tiling.chunks, threads, outputs, 1)
-        shared = window + stage.kernel**2 * CHANNELS * 4 + 4 * outputs * 4 * self.itemsize
-        shared += 4 * 12 * ceil(self.channels, 4) + 4 * outputs + outputs // 8 * threads * FOUR
+        shared = max(windows) + held * (taps + products) + rest
         run = self.run(f"stages_kernel<{outputs // 8}>", tiling.chunks * blocks, tiling.warps, trips, shared)
         weights = tiling.tiles * tiling.warps * self.sizes[pointwise] * self.itemsize
         task = super().stage(stage, moments)
         if moments:
             task.writes.update(self.tables(stage.row, "mean", "var"))
-        windows = blocks * self.windows_of(tiling, *shape) + weights
-        return task._replace(windows=windows, vector=task.vector * blocks, runs=(run,))
+        loads = blocks * self.windows_of(tiling, *shape) + weights
+        return self.on_tensor_cores(task._replace(windows=loads, vector=task.vector * blocks, runs=(run,)))
 
     def finishing(self, chunks: int, threads: int, channels: int, rows: int) -> dict[str, float]:
         """Of finish_row of statistics.h, whose last block adds up the chunks."""
@@ -290,8 +326,11 @@ class CudaCall(Tasks):
         tiling, shape = self.tiling(stride, MAX_WEIGHT_CHUNKS), (stride, stage.kernel, stage.dilation)
         groups = ceil(stage.count, CHANNELS)
         more = ceil(groups, min(groups, GROUPS)) if need_weights else 1
-        trips = self.loading(tiling, *shape) | self.gradient_trips(stage, tiling, need_weights)
-        window = self.halo_bytes(tiling, *shape) if need_weights and stage.kernel > 1 else 0
+        trips = self.filling(tiling, *shape) | self.taps(stage.kernel, WARP * tiling.warps)
+        trips |= self.gradient_trips(stage, tiling, need_weights)
+        window = 0
+        if need_weights and stage.kernel > 1:
+            window = self.window_bytes(tiling, *shape) + self.tap_bytes(stage.kernel)
         areas = tiling.warps * (2 * WARP * CHANNELS * 4 + min(groups, GROUPS) * 2 * WARP * FOUR) * need_weights
         shared = (4 + CHANNELS) * groups * CHANNELS * 4 + NORMALS + window + areas
         programs = tiling.chunks * inputs * more
@@ -301,39 +340,47 @@ class CudaCall(Tasks):
             loads += 2 * self.windows_of(tiling, *shape)
         return self.data(stage)._replace(windows=loads, runs=(run,))
 
+    def weight_gradients(self, stage: Stage) -> Task:
+        pairs = (stage.kernel + 1) / stage.kernel  # taps that are added up over those that there are
+        return self.on_tensor_cores(super().weight_gradients(stage), WASTE * pairs)
+
     def gradient_trips(self, stage: Stage, tiling: Tiling, need_weights: bool) -> dict[str, float]:
         """Of the parts of stage_gradients, for one warp."""
         groups, added = ceil(stage.count, CHANNELS), need_weights and stage.kernel > 1
-        columns = TAP_COLUMNS.get(stage.kernel, 8)
-        if stage.kernel < 7 and self.itemsize == 4:
-            columns //= 2  # floats have fewer registers left
+        normalises = stage.reads is not None
         return {
             f"{stage.kernel}×{stage.kernel} gradient": 1,
             "left": tiling.each,
             "o": ceil(groups * CHANNELS, WARP) / tiling.warps,
             "setup/i": ceil(groups * CHANNELS**2, WARP * tiling.warps),
             "block": groups,
-            "load_halo": added,
+            "half": added * (2 if tiling.halo(self.stride_of(stage), stage.kernel, stage.dilation)[1] > 24 else 1),
+            "normal": added and normalises,
+            "plain": added and not normalises,
+            "load_taps": added,
             "kx": added * stage.kernel,
             "taps": added and stage.dilation == 1,
             "dilated taps": added and stage.dilation == 2,
-            "column": 8 // columns,
+            "column": 8 // TAP_COLUMNS.get(stage.kernel, 8),
             "end": need_weights,
             "part": tiling.warps / 2,
-            "store/i/part": tiling.warps,
+            "store/i/part": tiling.warps / (2 if self.halves else 1),
             "store": added,
-            "normals": 1 / tiling.warps,
+            "normals": added and normalises / tiling.warps,
             "edge": self.edge(tiling, self.channels if stage.count % CHANNELS == 0 else 0),
         } | dict.fromkeys(("i", "i2"), need_weights)
 
     def middle(self, stage: Stage) -> Task:
         tiling, shape = self.tiling(1), (1, stage.kernel, 1)
-        trips = self.loading(tiling, *shape) | {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each}
+        trips = self.filling(tiling, *shape) | self.taps(stage.kernel, WARP * tiling.warps)
+        trips |= {f"{stage.kernel}×{stage.kernel}": 1, "i": tiling.each, "kx": stage.kernel}
         trips |= {"warp": tiling.warps, "normals": 1 / tiling.warps, "edge": self.edge(tiling, self.outputs)}
-        shared = self.halo_bytes(tiling, *shape) + NORMALS + tiling.warps * 2 * CHANNELS * 4
+        shared = self.window_bytes(tiling, *shape) + self.tap_bytes(stage.kernel)
+        shared += NORMALS + tiling.warps * 2 * CHANNELS * 4
         programs = tiling.chunks * ceil(self.outputs, CHANNELS)
         run = self.run("middle_gradients_kernel", programs, tiling.warps, trips, shared)
-        return super().middle(stage)._replace(windows=self.windows_of(tiling, *shape), runs=(run,))
+        task = super().middle(stage)._replace(windows=self.windows_of(tiling, *shape), runs=(run,))
+        return self.on_tensor_cores(task)
 
     def pool_gradients(self) -> Task:
         strips, edges = self.strips(), len({edge for edge, *_ in self.pools})
@@ -356,32 +403,43 @@ class CudaCall(Tasks):
         runs, windows = [], 0
         dropped = sum(kind == DROPPED_SKIP for _, _, kind, _ in self.skips)
         trips: dict[str, float] = {"i": len(stages), "i2": len(self.skips) - dropped, "d": dropped}
+        trips |= {"column": 0, "row": 0}
         trips |= {"pool_gradients": bool(self.pools), "dx": 1.5 if strided else 3}
         points = sum(stage.kernel == 1 for stage in stages) / (4 if strided else 1)
         trips |= {"point": points / max(1, len(stages)), "edge": self.edge(tiling, self.channels)}
-        for name in ("row", "j", "load_taps/i", "column"):
-            trips[name] = 0.0
         windowed = [stage for stage in stages if stage.kernel > 1]
-        shared = 0
+        shared = [(0, 0)]
         for stage in windowed:
             size = ceil(stage.kernel, 2) if strided and stage.dilation == 1 else stage.kernel
-            halo = 1, size, 1 if strided else stage.dilation
-            own, window = self.loading(tiling, *halo), tiling.halo(*halo)
-            shared = max(shared, (math.prod(window) + stage.kernel**2) * CHANNELS * 4)
+            more = stage.kernel // 2 * stage.dilation if strided else 2 * (stage.kernel // 2) * stage.dilation
+            halo = tiling.images * (ROWS * tiling.down + more), whole_columns(8 * tiling.across + more)
+            pairs = ceil(stage.kernel, 2) * stage.kernel if strided else ceil(stage.kernel**2, 2)  # of taps
+            taps = pairs * PRODUCT if self.halves else self.tap_bytes(stage.kernel)
+            shared.append((math.prod(halo) * CHANNELS * self.itemsize, taps))
             share = 1 / len(windowed)
-            trips["row"] += share * own["row"] / (4 if strided else 1)
-            trips["j"] += share * own["j"]
-            trips["load_taps/i"] += share * ceil(stage.kernel**2 * CHANNELS, WARP * warps)
+            for name, often in self.filling_of(*halo, warps).items():
+                trips[name] = trips.get(name, 0.0) + share * often
+            own = ceil(pairs * 8 if self.halves else stage.kernel**2 * CHANNELS, WARP * warps)
+            trips["i/load_taps/i"] = trips.get("i/load_taps/i", 0.0) + share * own
             case = f"{size} rows" if strided else f"{size}×{size}{' dilated' * (stage.dilation == 2)} data"
             trips[f"i/{case}"] = trips.get(f"i/{case}", 0) + 1 / len(stages)
-            trips[f"{case}/column"] = size
-            windows += self.windows_of(tiling, 1, size, stage.dilation)
+            trips[f"{case}/column"] = ceil(size, 2) if strided and self.halves else size
+            if not self.halves:
+                reads = size * (ROWS + 2 * size) * FOUR * WARP
+            elif strided:
+                reads = ceil(size, 2) * (2 * lines(size, 1, 1) + size) * PRODUCT
+            else:
+                reads = (lines(size, 1, stage.dilation) * size + pairs) * PRODUCT
+            blocks = tiling.tiles * inputs
+            windows += blocks * (math.prod(halo) * CHANNELS * 2 * self.itemsize + warps * reads)
         share = len(windowed) / max(1, len(stages))
-        trips |= {"i/load_halo": share, "i/load_taps": share}
-        run = self.run(f"state_gradient_kernel<{self.stride}>", tiling.tiles * inputs, warps, trips, shared)
+        trips |= {"i/half": share * trips.pop("half", 0.0), "i/load_taps": share}
+        window, taps = (max(sizes) for sizes in zip(*shared, strict=True))
+        trips["load_taps/i"] = ceil(taps, 16 * WARP * warps)
+        run = self.run(f"state_gradient_kernel<{self.stride}>", tiling.tiles * inputs, warps, trips, window + taps)
         runs.append(run)
         windows += 3 * sum(self.pooled().values())
-        return super().state_gradient()._replace(windows=windows, runs=tuple(runs))
+        return self.on_tensor_cores(super().state_gradient()._replace(windows=windows, runs=tuple(runs)))
 
     def weight_totals(self, stages: Iterable[Stage]) -> Task:
         stages = [*stages]

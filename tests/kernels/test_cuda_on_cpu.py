@@ -80,15 +80,28 @@ def test_shuffles_and_votes(device: ctypes.CDLL) -> None:
     assert (out[25] == sum(1 << i for i in range(0, 32, 3))).all() and (out[26] == 5).all()
 
 
-@pytest.mark.parametrize(("dtype", "depth"), [(None, 8), (torch.bfloat16, 16), (torch.float16, 16)])
-def test_products_of_a_warp(dtype: torch.dtype | None, depth: int, device: ctypes.CDLL) -> None:
+PRODUCTS = [(torch.float32, 8), (torch.bfloat16, 16), (torch.float16, 16), (torch.bfloat16, 8), (torch.float16, 8)]
+
+
+@pytest.mark.parametrize(("dtype", "depth"), PRODUCTS)
+def test_products_of_a_warp(dtype: torch.dtype, depth: int, device: ctypes.CDLL) -> None:
     """Small whole numbers, all different: their products are exact, and every wrong place shows."""
     a = torch.randperm(16 * depth).view(16, depth) - 8.0 * depth
     b = torch.randperm(depth * 8).view(depth, 8) - 4.0 * depth
     d = torch.randn(16, 8).round()
     expected = d + a @ b
-    device.product([None, torch.bfloat16, torch.float16].index(dtype), pointer(a), pointer(b), pointer(d))
+    device.product(PRODUCTS.index((dtype, depth)), pointer(a), pointer(b), pointer(d))
     assert torch.equal(d, expected)
+
+
+def test_matrices_out_of_shared_memory(device: ctypes.CDLL) -> None:
+    """A lane gets two neighbours of a row, or of a column."""
+    matrices = torch.randperm(4 * 8 * 8).view(4, 8, 8).short()
+    out = torch.full((2, 32, 4), -1, dtype=torch.int32)
+    device.matrices(pointer(matrices), pointer(out))
+    pairs = out.view(torch.int16).view(2, 8, 4, 4, 2)  # ways, rows, pairs of a row, matrices, elements of a pair
+    assert torch.equal(pairs[0].permute(2, 0, 1, 3).reshape(4, 8, 8), matrices)
+    assert torch.equal(pairs[1].permute(2, 0, 1, 3).reshape(4, 8, 8), matrices.mT)
 
 
 def test_tf32_products_ignore_thirteen_bits_and_rounding_is_away_from_zero_at_ties(device: ctypes.CDLL) -> None:

@@ -7,9 +7,8 @@ from tests.support.sass import REST
 
 SIZES = (3, 5, 7)
 LABELS = {
-    "unaligned": r"load_halo<false>|if \(i < count\)",
-    "load_halo": r"\bload_halo\(",
-    "load_taps": r"\bload_(flipped_)?taps\(",
+    "unaligned": r"if \(i < count\)",
+    "load_taps": r"\bload_(flipped_)?taps\(|\b(load|clear)_diagonals\(",
     "product": r"\badd_product<T",
     "moments": r"\bmoments\.add\(",
     "totals": r"\bmoments\.store\(",
@@ -17,8 +16,8 @@ LABELS = {
     "whole": r"\bfinish\(All\(",
     "edge": r"\bfinish\(First\{|const int left = \(height|rows = n < images|if \(rows == 0\) base|if \(r >= rows\)"
     r"|if \(!there\(r\)",
-    "normal": r"normal_of\(|rectified\(normal|\bload\(Normalise\{",
-    "plain": r"\bload\(Rectify\{",
+    "normal": r"normal_of\(|rectified\(normal|\bload\(Normalise<T>\{",
+    "plain": r"\bload\(Rectify<T>\{",
     "write": r"\bwrite\(shared, warps",
     "plain rows": r"\bset_plain\(a, row",
     "last": r"\bfinish_row\(",
@@ -48,5 +47,6 @@ LABELS |= {f"{k}×{k} stride 2": rf"return depthwise<{k}, 2>" for k in SIZES}
 LABELS |= {f"{k}×{k} data": rf"return run\(std::integral_constant<int, {k}>\(\), One" for k in SIZES}
 LABELS |= {f"{k}×{k} dilated data": rf"return run\(std::integral_constant<int, {k}>\(\), Two" for k in SIZES}
 LABELS |= {f"{k} rows": rf"return run\(std::integral_constant<int, {k}>\(\)\);" for k in (1, 2, 3, 4, 5, 7)}
+LABELS |= {"1×1": r"\btake<T>\("}
 LABELS |= {f"{k}×{k} gradient": rf"return stage_gradients_of<T, exact, vector, {k}, S>" for k in (1, *SIZES)}
 ONCE = {"j": "shared"}  # a loop of which one run issues one instruction of that class

@@ -69,14 +69,16 @@ struct Tiling {
 constexpr int kMaxChunks = 512;        // of moments and sums
 constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
 #ifndef FASTDARTS_SMALL_DEVICE
-constexpr int kMaxStages = 32;     // in one launch; more are several launches
-constexpr int kMaxTensors = 64;    // the same of other rows
-constexpr int kManyTiles = 128;    // that fill a device
-constexpr int kTileChunks = 1024;  // at most, of tiles
-constexpr int kFewBlocks = 528;    // four a multiprocessor
-constexpr int kManyBlocks = 4096;  // of a map
+constexpr int kMaxStages = 32;           // in one launch; more are several launches
+constexpr int kMaxTensors = 64;          // the same of other rows
+constexpr int kManyTiles = 128;          // that fill a device
+constexpr int kTileChunks = 1024;        // at most, of tiles
+constexpr int kFewBlocks = 528;          // four a multiprocessor
+constexpr int kManyBlocks = 4096;        // of a map
+constexpr size_t kHeldBytes = 80 << 10;  // of shared memory of a block: two are on a multiprocessor
 #else  // as if the device were small: then the maps of tests are large, and have what large maps have
 constexpr int kMaxStages = 5, kMaxTensors = 9, kManyTiles = 8, kTileChunks = 3, kFewBlocks = 12, kManyBlocks = 6;
+constexpr size_t kHeldBytes = 20 << 10;
 #endif
 
 // Tiles of a map of this size, in as many chunks as there are tiles up to `most`. Small maps share a tile, unless there

@@ -2,6 +2,7 @@
 // through the ReLU, and its sums.
 #include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/walk.h"
+#include "cuda/mixed_op/window.h"
 
 namespace fastdarts::cuda {
 
@@ -12,6 +13,7 @@ struct Middle {
   void* gradient;
   const uint8_t* bits;  // of its ReLU if they are kept
   int kernel, row;
+  Window window;
 };
 
 struct MiddleArguments {
@@ -24,36 +26,44 @@ struct MiddleArguments {
   float* partial;
 };
 
+template <typename T>
+__device__ void convolve(Four (&out)[kRows], const Cell<T>* window, int pitch, int size, const Taps<T>* taps) {
+  if (size == 3) return depthwise<3, 1>(out, window, pitch, 1, taps);
+  if (size == 5) return depthwise<5, 1>(out, window, pitch, 1, taps);
+  return depthwise<7, 1>(out, window, pitch, 1, taps);
+}
+
 template <typename T, bool vector>
 __global__ __launch_bounds__(256, 2) void middle_gradients_kernel(const __grid_constant__ MiddleArguments arguments) {
   const Middle& middle = arguments.middles[blockIdx.z];
   const Sizes& sizes = arguments.sizes;
   const Tiling& tiling = arguments.tiling;
-  const int channels = sizes.outputs, height = sizes.out_height, width = sizes.out_width, kernel = middle.kernel;
+  const int channels = sizes.outputs, height = sizes.out_height, width = sizes.out_width;
   char* const shared = static_cast<char*>(dynamic_shared());
-  Four* const tile = reinterpret_cast<Four*>(shared);
-  Four* const taps = reinterpret_cast<Four*>(shared + arguments.taps);
+  auto* const tile = reinterpret_cast<Cell<T>*>(shared);
+  auto* const taps = reinterpret_cast<Taps<T>*>(shared + arguments.taps);
+  const Window& window = middle.window;
   Place place = place_of_thread(tiling);
   const int c = blockIdx.y * kChannels, own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
   const T* const t =
       static_cast<const T*>(arguments.t) + blockIdx.z * static_cast<int64_t>(sizes.images) * height * width * channels;
   Normal* const normals = reinterpret_cast<Normal*>(shared + arguments.normals);
   load_normals(normals, arguments.affine, middle.row, c, channels);
-  load_flipped_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(middle.depthwise), kernel * kernel, channels,
-                    c);
+  if constexpr (sizeof(T) == 2) {
+    clear_diagonals(taps, arguments.normals - arguments.taps);
+    __syncthreads();
+  }
+  load_weights<T, true>(taps, static_cast<const T*>(middle.depthwise), middle.kernel, channels, c);
   Four sum = splat(0), product = splat(0);
   move_to(place, tiling, static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk);
-  Halo halo = halo_of(place, tiling, 1, kernel, 1, 0);
-  const int row = place.row(0, 1), column = place.column(), pitch = halo.columns * 4;
-  const Four* const window = tile + (place.warp_image * halo.rows + row) * pitch + column * 4 + place.quad;
+  const int row = place.row(0, 1), column = place.column(), pitch = kCells<T> * window.columns;
+  const Cell<T>* const first = first_pixel<T>(tile, window, place, row);
   for (int i = tiles_of_chunk(tiling); i > 0; --i) {
-    halo = halo_of(place, tiling, 1, kernel, 1, 0);
     __syncthreads();  // nobody reads the last tile any more
-    load_halo<vector, 3>(tile, t, halo, place, tiling, sizes.images, height, width, channels, c,
-                         [](const Four& x) { return x; });
+    fill<vector>(tile, window, t, place, share_of(place, tiling), sizes.images, height, width, channels, c, Copy<T>());
     __syncthreads();
     Four g[kRows];
-    depthwise(g, window, pitch, kernel, 1, 1, taps + place.quad);
+    convolve<T>(g, first, pitch, middle.kernel, own_taps<T>(taps, place));
     const bool whole = is_whole(place, tiling, sizes.images, height, width, channels, c);
     const Pixels pixels(whole, place.image + place.warp_image, place.y + row, place.x + column, 1, sizes.images, height,
                         width, channels, own, count);
@@ -134,16 +144,18 @@ cudaError_t middle_gradients(const Call& call, const Affine& affine, const Opera
                               middle[begin + i],
                               operands.kept.any ? operands.kept.middles[begin + i] : nullptr,
                               stage.kernel,
-                              stage.middle()};
+                              stage.middle(),
+                              Window(tiling, 1, stage.kernel, 1, 0)};
       largest = std::max(largest, stage.kernel);
     }
-    arguments.taps = static_cast<int>(halo_bytes(tiling, 1, largest, 1));
-    arguments.normals = arguments.taps + static_cast<int>(tap_bytes(largest));
-    arguments.sums = arguments.normals + kChannels / 4 * static_cast<int>(sizeof(Normal));
-    const size_t shared = arguments.sums + tiling.warps() * kSums * kChannels * sizeof(float);
     const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(sizes.outputs, kChannels)), here);
     const unsigned threads = kWarp * tiling.warps();
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {
+      using T = decltype(type);
+      arguments.taps = static_cast<int>(Window(tiling, 1, largest, 1, 0).bytes(tiling, sizeof(T)));
+      arguments.normals = arguments.taps + static_cast<int>(taps_bytes<T>(largest));
+      arguments.sums = arguments.normals + kChannels / 4 * static_cast<int>(sizeof(Normal));
+      const size_t shared = arguments.sums + tiling.warps() * kSums * kChannels * sizeof(float);
       return launch<middle_gradients_kernel<decltype(type), decltype(vector)::value>>(grid, threads, shared,
                                                                                       call.stream, arguments);
     });

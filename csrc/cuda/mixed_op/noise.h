@@ -54,9 +54,14 @@ __device__ inline Four normal_of_words(const Words& words) {
   return result;
 }
 
+// By what a dropped skip multiplies what it keeps.
+__device__ inline float scale_of_kept(int64_t limit) {
+  return 4294967296.0f / static_cast<float>((int64_t{1} << 32) - limit);
+}
+
 // By what a dropped skip multiplies at the places of these words.
 __device__ inline Four factors_of_words(const Words& words, int64_t limit) {
-  const float scale = 4294967296.0f / static_cast<float>((int64_t{1} << 32) - limit);
+  const float scale = scale_of_kept(limit);
   Four result;
 #pragma unroll
   for (int i = 0; i < 4; ++i) result[i] = static_cast<int64_t>(words.v[i]) < limit ? 0.0f : scale;

@@ -41,19 +41,6 @@ struct Sums {
 __device__ inline int output_of_column(int j, int n) { return 16 * (j / 2) + 4 * (n / 2) + 2 * (j % 2) + n % 2; }
 __device__ inline int column_of_output(int o) { return 8 * (o / 16 * 2 + o / 2 % 2) + o % 16 / 4 * 2 + o % 2; }
 
-// Four neighbouring weights as products of half precision take them.
-struct alignas(8) Pairs {
-  uint32_t v[2];
-};
-template <typename T>
-__device__ Pairs pairs_of(const Four& x) {
-  return {{pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3])}};
-}
-template <typename T>
-__device__ Pairs pairs_of(const Pairs& x) {
-  return x;
-}
-
 // As to_tf32, but for the last 13 bits, which products do not look at: two instructions in place of four.
 template <bool rounded>
 __device__ uint32_t tf32(float x) {
@@ -137,13 +124,7 @@ __device__ void add_product(Sums<N>& sums, const Four (&values)[kRows], const Pl
       } else {
         const Pairs b = pairs_of<T>(w);
 #pragma unroll
-        for (int m = 0; m < kRows / 2; ++m) {
-          if constexpr (std::is_same_v<T, __half>) {
-            mma_16x8x16_f16(sums.d[m][j], a[m][0], b.v);
-          } else {
-            mma_16x8x16_bf16(sums.d[m][j], a[m][0], b.v);
-          }
-        }
+        for (int m = 0; m < kRows / 2; ++m) mma_16x8x16<T>(sums.d[m][j], a[m][0], b.v);
       }
     }
   }

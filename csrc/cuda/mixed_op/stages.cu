@@ -3,6 +3,7 @@
 //
 // A block has a chunk of tiles of one stage and a block of its outputs. Depthwise outputs live in registers only,
 // between a window in shared memory and the fragments of the product.
+#include "cuda/mixed_op/diagonal.h"
 #include "cuda/mixed_op/product.h"
 #include "cuda/mixed_op/statistics.h"
 #include "cuda/mixed_op/strips.h"
@@ -29,8 +30,10 @@ struct Arguments {
   Statistics statistics;
   bool normalises;  // the middles that stages read
   float floor;
-  int pointwise, normals, pivots;  // where these begin in shared memory, in bytes
-  Divisor by_columns, by_rows;     // of tiles
+  int taps, pointwise, normals, pivots;  // where these begin in shared memory, in bytes
+  int own_taps;                          // elements there, of 16 inputs
+  bool holds;                            // weights of all inputs lie there, not of 16
+  Divisor by_columns, by_rows;           // of tiles
 };
 
 __device__ inline void move_to(Place& place, const Arguments& a, int tile) {
@@ -225,8 +228,9 @@ __device__ void load_pointwise(Weights<T, exact>* to, const T* weights, int coun
 }
 
 // Depthwise outputs. Windows of the usual sizes are unrolled with their dilation known: no addresses are computed.
-__device__ inline void convolve(Four (&out)[kRows], const Four* window, int pitch, int size, int stride, int dilation,
-                                const Four* taps) {
+template <typename T>
+__device__ void convolve(Four (&out)[kRows], const Cell<T>* window, int pitch, int size, int stride, int dilation,
+                         const Taps<T>* taps) {
   if (stride == 1 && dilation == 1) {
     if (size == 3) return depthwise<3, 1>(out, window, pitch, 1, taps);
     if (size == 5) return depthwise<5, 1, 5>(out, window, pitch, 1, taps);
@@ -239,14 +243,24 @@ __device__ inline void convolve(Four (&out)[kRows], const Four* window, int pitc
     return depthwise<7, 2>(out, window, pitch, dilation, taps);
   }
   if (size == 3) return depthwise<3, 2>(out, window, pitch, dilation, taps);
-  if (size == 5) return depthwise<5, 2>(out, window, pitch, dilation, taps);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) out[r] = window[r * dilation * stride * pitch];
+  return depthwise<5, 2>(out, window, pitch, dilation, taps);
 }
 
-// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
-// turn, it would take a register.
-__device__ inline void forget(unsigned& x) { asm volatile("" : "+r"(x)); }
+// The same where there is no convolution, with rows `step` apart.
+template <typename T>
+__device__ void take(Four (&out)[kRows], const Cell<T>* from, int pitch, int step, const Window& window,
+                     const Place& place) {
+  if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) out[r] = from[r * step * pitch];
+  } else {
+    const auto* words = reinterpret_cast<const uint32_t*>(from + place.group * window.stride) + place.quad;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      out[r] = four_of<T>(Pairs{{words[4 * r * step * pitch], words[4 * (r * step * pitch + window.columns)]}});
+    }
+  }
+}
 
 template <typename T, bool exact, bool vector, int N>
 __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid_constant__ Arguments arguments) {
@@ -257,9 +271,9 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
   const Sizes& sizes = arguments.sizes;
   const Window& window = stage.window;
   char* const shared = static_cast<char*>(dynamic_shared());
-  Four* const tile = reinterpret_cast<Four*>(shared);
-  Four* const taps = tile + tiling.images * window.rows * window.columns * 4;
-  auto* const pointwise = reinterpret_cast<Weights<T, exact>*>(shared + arguments.pointwise);
+  auto* const tile = reinterpret_cast<Cell<T>*>(shared);
+  auto* const first_taps = reinterpret_cast<Taps<T>*>(shared + arguments.taps);
+  auto* const first_pointwise = reinterpret_cast<Weights<T, exact>*>(shared + arguments.pointwise);
   Normal* const normals =
       reinterpret_cast<Normal*>(shared + arguments.normals);  // of the middle, of four channels each
   Moments<N> moments(shared + arguments.pivots);
@@ -270,44 +284,50 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
       normals[c / 4] = normal;
     }
   }
+  if constexpr (sizeof(T) == 2) clear_diagonals(first_taps, arguments.pointwise - arguments.taps);
   const int first_tile = static_cast<int>(blockIdx.x) * tiling.tiles_a_chunk;
   const int tiles = min(static_cast<int>(tiling.tiles()) - first_tile, tiling.tiles_a_chunk);
   for (int t = 0; t < tiles; ++t) {
     unsigned thread = threadIdx.x;
-    forget(thread);
+    if constexpr (sizeof(T) == 4) forget(thread);
     Place place = place_of_thread(tiling, thread);
     move_to(place, arguments, first_tile + t);
     const int first_row = place.row(0, stage.dilation);
-    const Four* const own = tile +
-                            ((place.warp_image * window.rows + first_row * window.stride) * window.columns +
-                             place.column() * window.stride) *
-                                4 +
-                            place.quad;
+    const int pitch = kCells<T> * window.columns;
+    auto* taps = first_taps;
+    auto* pointwise = first_pointwise;
     Sums<N> sums;
     sums.clear();
     for (int c = 0; c < sizes.channels; c += kChannels) {
       __syncthreads();  // nobody reads the tile before this one any more
-      if (t == 0 || sizes.channels > kChannels) {
+      if (t == 0 || !arguments.holds) {
         if (stage.kernel > 1) {
-          load_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(stage.depthwise), stage.kernel * stage.kernel,
-                    sizes.channels, c);
+          load_weights<T>(taps, static_cast<const T*>(stage.depthwise), stage.kernel, sizes.channels, c);
         }
         load_pointwise<T, exact, vector, N>(pointwise, static_cast<const T*>(stage.pointwise), stage.count, o,
                                             sizes.channels, c);
       }
       const auto load = [&](const auto& transform) {
-        fill<vector>(tile, window, static_cast<const T*>(stage.in), place, tiling, sizes.images, stage.height,
-                     stage.width, sizes.channels, c, transform);
+        fill<vector>(tile, window, static_cast<const T*>(stage.in), place, share_of(place, tiling), sizes.images,
+                     stage.height, stage.width, sizes.channels, c, transform);
       };
       if (normalises) {
-        load(Normalise{normals[min(c / 4 + place.quad, (sizes.channels - 1) / 4)], arguments.floor});
+        load(Normalise<T>{normals[min(c / 4 + place.quad, (sizes.channels - 1) / 4)], arguments.floor});
       } else {
-        load(Rectify{arguments.floor});
+        load(Rectify<T>{arguments.floor});
       }
       __syncthreads();
       Four out[kRows];
-      convolve(out, own, 4 * window.columns, stage.kernel, window.stride, stage.dilation, taps + place.quad);
+      int first = static_cast<int>(first_pixel<T>(tile, window, place, first_row) - tile);
+      forget(first);  // else it is computed in every branch of what follows
+      const Cell<T>* const own = tile + first;
+      if (stage.kernel > 1) {
+        convolve<T>(out, own, pitch, stage.kernel, window.stride, stage.dilation, own_taps<T>(taps, place));
+      } else {
+        take<T>(out, own, pitch, stage.dilation * window.stride, window, place);
+      }
       add_product<T, exact, false, true>(sums, out, place, InColumns<Weights<T, exact>>{pointwise});
+      if (arguments.holds) taps += arguments.own_taps, pointwise += 8 * N * 4;
     }
     const int n = place.image + place.warp_image, x = place.x + place.column(), y = place.y + first_row;
     T* const to = static_cast<T*>(stage.raw) + (int64_t{n} * sizes.out_height + y) * (sizes.out_width * sizes.outputs) +
@@ -354,12 +374,21 @@ __global__ __launch_bounds__(256, exact ? 1 : 2) void stages_kernel(const __grid
 }
 
 template <typename T, bool exact, bool vector, int N>
-cudaError_t start(Arguments& arguments, int count, int widest, size_t window, cudaStream_t stream) {
+cudaError_t start(Arguments& arguments, int count, int widest, size_t window, int kernel, cudaStream_t stream) {
   const Tiling& tiling = arguments.tiling;
-  arguments.pointwise = static_cast<int>(window);
-  arguments.normals = arguments.pointwise + 8 * N * 4 * static_cast<int>(sizeof(Weights<T, exact>));
-  arguments.pivots = arguments.normals + (arguments.sizes.channels + 3) / 4 * static_cast<int>(sizeof(Normal));
-  const size_t shared = arguments.pivots + Moments<N>::fours(kWarp * tiling.warps()) * sizeof(Four);
+  const int64_t inputs = quotient(arguments.sizes.channels, kChannels);
+  const size_t taps = taps_bytes<T>(kernel);
+  const size_t pointwise = 8 * N * 4 * sizeof(Weights<T, exact>);
+  const size_t normals = quotient(arguments.sizes.channels, 4) * sizeof(Normal);
+  const size_t moments = Moments<N>::fours(kWarp * tiling.warps()) * sizeof(Four);
+  arguments.holds = inputs == 1 || window + inputs * (taps + pointwise) + normals + moments <= kHeldBytes;
+  const int64_t held = arguments.holds ? inputs : 1;
+  arguments.own_taps = static_cast<int>(taps / sizeof(Taps<T>));
+  arguments.taps = static_cast<int>(window);
+  arguments.pointwise = static_cast<int>(arguments.taps + held * taps);
+  arguments.normals = static_cast<int>(arguments.pointwise + held * pointwise);
+  arguments.pivots = static_cast<int>(arguments.normals + normals);
+  const size_t shared = arguments.pivots + moments;
   const dim3 grid(tiling.chunks, static_cast<unsigned>(quotient(widest, 8 * N)), count);
   return launch<stages_kernel<T, exact, vector, N>>(grid, kWarp * tiling.warps(), shared, stream, arguments);
 }
@@ -367,10 +396,10 @@ cudaError_t start(Arguments& arguments, int count, int widest, size_t window, cu
 // More than 32 outputs are several blocks, each with the depthwise convolution again: the registers of 64 sums would
 // leave one block on a multiprocessor, and maps with many channels are small, so that there would be few blocks.
 template <typename T>
-cudaError_t start(const Call& call, Arguments& arguments, int count, int widest, size_t window) {
-  if (!call.vector) return start<T, false, false, 2>(arguments, count, widest, window, call.stream);
-  return widest <= 16 ? start<T, false, true, 2>(arguments, count, widest, window, call.stream)
-                      : start<T, false, true, 4>(arguments, count, widest, window, call.stream);
+cudaError_t start(const Call& call, Arguments& arguments, int count, int widest, size_t window, int kernel) {
+  if (!call.vector) return start<T, false, false, 2>(arguments, count, widest, window, kernel, call.stream);
+  return widest <= 16 ? start<T, false, true, 2>(arguments, count, widest, window, kernel, call.stream)
+                      : start<T, false, true, 4>(arguments, count, widest, window, kernel, call.stream);
 }
 
 }  // namespace
@@ -388,7 +417,7 @@ cudaError_t run_stages(const Call& call, const Affine& affine, const Operands& o
     arguments.floor = operands.kept.floor();
     const int here = std::min(kMaxStages, count - begin);
     const int stride = stages[begin].reads < 0 ? call.sizes.stride : 1;
-    int widest = 0;
+    int widest = 0, kernel = 1;
     size_t window = 0;
     for (int i = 0; i < here; ++i) {
       const Stage& stage = stages[begin + i];
@@ -408,17 +437,18 @@ cudaError_t run_stages(const Call& call, const Affine& affine, const Operands& o
                              reads_middle ? call.sizes.out_width : call.sizes.width,
                              of};
       widest = std::max(widest, stage.count);
-      window = std::max(window, of.bytes(tiling) + tap_bytes(stage.kernel));
+      kernel = std::max(kernel, stage.kernel);
+      window = std::max(window, of.bytes(tiling, call.type == Type::kFloat32 ? 4 : 2));
     }
     const auto error = [&] {
       switch (call.type) {
         case Type::kFloat16:
-          return start<__half>(call, arguments, here, widest, window);
+          return start<__half>(call, arguments, here, widest, window, kernel);
         case Type::kBFloat16:
-          return start<__nv_bfloat16>(call, arguments, here, widest, window);
+          return start<__nv_bfloat16>(call, arguments, here, widest, window, kernel);
         default:
-          return call.exact ? start<float, true, false, 2>(arguments, here, widest, window, call.stream)
-                            : start<float>(call, arguments, here, widest, window);
+          return call.exact ? start<float, true, false, 2>(arguments, here, widest, window, kernel, call.stream)
+                            : start<float>(call, arguments, here, widest, window, kernel);
       }
     }();
     if (error) return error;

@@ -6,6 +6,7 @@
 #include "cuda/mixed_op/product.h"
 #include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/weight_gradients.h"
+#include "cuda/mixed_op/window.h"
 
 namespace fastdarts::cuda {
 
@@ -16,6 +17,7 @@ struct StageOperands {
   void* t;
   int kernel, dilation, shift, first, count, row;
   bool reads_middle;
+  Window window;
 };
 
 constexpr int kMostGroups = 4;
@@ -78,10 +80,6 @@ __device__ void load_pointwise(float* to, const T* weights, int outputs, int cou
   }
 }
 
-// A number that the compiler takes for another in every turn of a loop. What comes of it is computed again: kept over a
-// turn, it would take a register.
-__device__ inline void forget(int& x) { asm volatile("" : "+r"(x)); }
-
 // Which inputs and outputs of its stage a block has, and its chunk begins.
 struct Part {
   int c, group;
@@ -98,9 +96,9 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   char* const shared = static_cast<char*>(dynamic_shared());
   const Four* const constants = reinterpret_cast<const Four*>(shared);
   const float* const pointwise = reinterpret_cast<const float*>(shared + arguments.pointwise);
-  const Four* const taps = reinterpret_cast<const Four*>(shared + arguments.depthwise);
+  const auto* const taps = reinterpret_cast<const Taps<T>*>(shared + arguments.depthwise);
   const Normal* const normals = reinterpret_cast<const Normal*>(shared + arguments.normals);
-  Four* const tile = reinterpret_cast<Four*>(shared + arguments.window);
+  auto* const tile = reinterpret_cast<Cell<T>*>(shared + arguments.window);
   uint32_t* const areas = reinterpret_cast<uint32_t*>(shared + arguments.areas);
   uint32_t* const inputs = areas + threadIdx.x / kWarp * (2 * kArea);  // of this warp
   uint32_t* const outputs = inputs + kArea;
@@ -109,24 +107,32 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
   Four* const sums = all_sums + threadIdx.x / kWarp * (arguments.groups * kFragment) + threadIdx.x % kWarp;
   const int own_begin = group * arguments.groups;
   TapSums<T, exact, K> tap_sums;
-  tap_sums.clear();
+  if (weights) tap_sums.clear(outputs);
 
   const int height = stage.reads_middle ? sizes.out_height : sizes.height;
   const int width = stage.reads_middle ? sizes.out_width : sizes.width;
   const int blocks = (stage.count + kChannels - 1) / kChannels;
   const int own_end = min(own_begin + arguments.groups, blocks);
-  const int row = place.row(0, stage.dilation);
-  Halo halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
-  const int pitch = halo.columns * 4;
-  const Four* const corner = tile + (place.warp_image * halo.rows + row * S) * pitch + 8 * place.warp_column * S * 4;
+  const Window& window = stage.window;
   const T* const g_map = static_cast<const T*>(stage.gradient) + stage.first;
   // by running statistics the slope is 0, and anything will do
   const T* const z_map = static_cast<const T*>(arguments.training ? stage.raw : stage.gradient) + stage.first;
   T* const t_map = static_cast<T*>(stage.t) + c;
 
   for (int left = tiles_of_chunk(tiling); left > 0; --left, move_on(place, tiling)) {
-    forget(place.group);
-    forget(place.quad);
+    // computed again for every tile: registers are few
+    if constexpr (sizeof(T) == 4) {
+      unsigned thread = threadIdx.x;
+      forget(thread);
+      const Place again = place_of_thread(tiling, thread);
+      place = {place.image, place.y,          place.x,        again.group,
+               again.quad,  again.warp_image, again.warp_row, again.warp_column};
+    } else {
+      forget(place.group);
+      forget(place.quad);
+    }
+    const int row = place.row(0, stage.dilation), pitch = kCells<T> * window.columns;
+    const Cell<T>* const first_of_thread = first_pixel<T>(tile, window, place, row);
     const int own_count = min(max(sizes.channels - c - 4 * place.quad, 0), 4);
     const int n = place.image + place.warp_image, y = place.y + row, x = place.x + place.column();
     const bool whole = stage.count % kChannels == 0 &&
@@ -137,13 +143,18 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
       Four d[kRows];
       if constexpr (K > 1) {
         __syncthreads();  // nobody reads the last tile any more
-        const float floor = arguments.floor;
-        const Normal normal = normals[place.quad];
-        halo = halo_of(place, tiling, S, K, stage.dilation, stage.shift);
-        load_halo<vector, 3>(tile, in, halo, place, tiling, sizes.images, height, width, sizes.channels, c,
-                             [&](const Four& z) { return rectified(normal(z), floor); });
+        const auto load = [&](const auto& transform) {
+          constexpr int kAhead = sizeof(T) == 4 && K > 3 ? 1 : 3;  // registers are few
+          fill<vector, kAhead>(tile, window, in, place, share_of(place, tiling), sizes.images, height, width,
+                               sizes.channels, c, transform);
+        };
+        if (stage.reads_middle && arguments.normalises) {
+          load(Normalise<T>{normals[place.quad], arguments.floor});
+        } else {
+          load(Rectify<T>{arguments.floor});
+        }
         __syncthreads();
-        depthwise<K, S, 1>(d, corner + place.group * S * 4 + place.quad, pitch, stage.dilation, taps + place.quad);
+        depthwise<K, S, 1>(d, first_of_thread, pitch, stage.dilation, own_taps<T>(taps, place));
         pixels.clear(d, whole);
       } else {
         // of stride 2 an output may be in its map and what it reads not
@@ -222,11 +233,10 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
     }
     if constexpr (K > 1) {
       if (weights) {
-        const float* const window = reinterpret_cast<const float*>(corner);
         if (stage.dilation == 1) {
-          tap_sums.template add<S, 1>(dz, outputs, window, 4 * pitch, place);
+          tap_sums.template add<S, 1>(dz, outputs, first_of_thread, window.columns, place, tiling);
         } else {
-          tap_sums.template add<S, 2>(dz, outputs, window, 4 * pitch, place);
+          tap_sums.template add<S, 2>(dz, outputs, first_of_thread, window.columns, place, tiling);
         }
       }
     }
@@ -242,8 +252,8 @@ __device__ void stage_gradients_of(const Arguments& arguments, const StageOperan
                });
   if constexpr (K > 1) {
     if (first) {
-      tap_sums.store(reinterpret_cast<float*>(tile), arguments.taps + chunk * kTaps * sizes.channels, sizes.channels,
-                     c);
+      tap_sums.store(reinterpret_cast<float*>(tile), outputs, arguments.taps + chunk * kTaps * sizes.channels,
+                     sizes.channels, c);
     }
   }
 }
@@ -277,10 +287,16 @@ __global__ __launch_bounds__(256, resident<T, vector>) void stage_gradients_kern
   }
   if (arguments.products) {
     if (stage.kernel > 1) {
-      load_normals(reinterpret_cast<Normal*>(shared + arguments.normals), arguments.affine,
-                   stage.reads_middle && arguments.normalises ? stage.row - 1 : -1, part.c, sizes.channels);
-      load_taps(reinterpret_cast<float*>(shared + arguments.depthwise), static_cast<const T*>(stage.depthwise),
-                stage.kernel * stage.kernel, sizes.channels, part.c);
+      if (stage.reads_middle && arguments.normalises) {
+        load_normals(reinterpret_cast<Normal*>(shared + arguments.normals), arguments.affine, stage.row - 1, part.c,
+                     sizes.channels);
+      }
+      auto* const taps = reinterpret_cast<Taps<T>*>(shared + arguments.depthwise);
+      if constexpr (sizeof(T) == 2) {
+        clear_diagonals(taps, arguments.normals - arguments.depthwise);
+        __syncthreads();
+      }
+      load_weights<T>(taps, static_cast<const T*>(stage.depthwise), stage.kernel, sizes.channels, part.c);
     }
     Four* const sums = reinterpret_cast<Four*>(shared + arguments.sums);
     const int size = static_cast<int>(blockDim.x) / kWarp * arguments.groups * kFragment;
@@ -333,6 +349,7 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
       arguments.products = products + int64_t{begin} * tiling.chunks * sizes.outputs * sizes.channels;
     }
     const int here = std::min(kMaxStages, count - begin);
+    const size_t itemsize = call.type == Type::kFloat32 ? 4 : 2;
     size_t window = 0, window_taps = 0;
     for (int i = 0; i < here; ++i) {
       const Stage& stage = stages[begin + i];
@@ -349,11 +366,13 @@ cudaError_t stage_gradients(const Call& call, const Affine& affine, const Operan
                              stage.first,
                              stage.count,
                              stage.row,
-                             reads_middle};
+                             reads_middle,
+                             Window(tiling, arguments.sizes.stride, stage.kernel, stage.dilation, stage.shift)};
       arguments.padded = std::max(arguments.padded, static_cast<int>(quotient(stage.count, kChannels)) * kChannels);
       if (stage.kernel > 1 && products) {
-        window = std::max(window, halo_bytes(tiling, arguments.sizes.stride, stage.kernel, stage.dilation));
-        window_taps = std::max(window_taps, tap_bytes(stage.kernel));
+        window = std::max(window, arguments.stages[i].window.bytes(tiling, itemsize));
+        window_taps = std::max(window_taps,
+                               itemsize == 4 ? tap_bytes(stage.kernel) : diagonal_bytes(pairs_of_taps(stage.kernel)));
       }
     }
     arguments.pointwise = kConstants * arguments.padded * sizeof(float);

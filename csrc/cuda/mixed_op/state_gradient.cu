@@ -5,6 +5,7 @@
 #include "cuda/mixed_op/noise.h"
 #include "cuda/mixed_op/strips.h"
 #include "cuda/mixed_op/walk.h"
+#include "cuda/mixed_op/window.h"
 
 namespace fastdarts::cuda {
 
@@ -39,6 +40,7 @@ __device__ void correlate(Four (&out)[kRows], const Four* tile, int pitch, int r
 struct Read {
   const void* depthwise;
   int kernel, dilation, shift;
+  Window window;
 };
 
 struct Skip {
@@ -54,6 +56,7 @@ struct StateArguments {
   Tiling tiling;
   bool adds;  // dx has a part already
   int taps;   // where they begin in shared memory, in bytes
+  int taps_bytes;
   const float* gain;
   const void *x, *t;
   const float *dmax, *davg;
@@ -80,24 +83,45 @@ struct Windows {
   __host__ __device__ static int after(int kernel, int dilation) { return (kernel / 2 * dilation + 1) / 2; }
 };
 
-template <int S>
-__host__ __device__ Halo reads_of(const Tiling& tiling, int kernel, int dilation) {
-  const int half = kernel / 2 * dilation;
-  const int before = S == 1 ? half : Windows::before(kernel, dilation);
-  const int more = before + (S == 1 ? half : Windows::after(kernel, dilation));
-  return {kRows * tiling.down + more, 8 * tiling.across + more, -before, -before};
+// The outputs that hold pixels of a tile, at stride 1 or 2.
+inline Window reads_of(const Tiling& tiling, int stride, int kernel, int dilation) {
+  if (stride == 1) return Window(tiling, 1, kernel, dilation, 0);
+  const int before = Windows::before(kernel, dilation), more = before + Windows::after(kernel, dilation);
+  return Window(kRows * tiling.down + more, 8 * tiling.across + more, before);
 }
 
-// `tile` begins with the halo of the thread's image, at the thread's channels; row and column are the thread's first.
-template <int S>
-__device__ void gather(Four (&out)[kRows], const Four* tile, const Halo& halo, int row, int column, int down, int right,
-                       const Read& read, const Four* taps) {
-  const int size = read.kernel, pitch = halo.columns * 4;
+// The pairs of taps of half precision at stride 2, for all parities: of columns that are `step` apart all rows. The
+// windows of one parity have every second row of them, and the pairs of even or of odd columns.
+struct InParities {
+  int kernel, dilation;
+  __device__ static int even_pairs(int kernel) { return (kernel + 3) / 4; }
+  __host__ __device__ static int pairs(int kernel) { return (kernel + 1) / 2 * kernel; }
+  __device__ TapPair operator()(int i) const {
+    const int columns = i * (kernel == 3 ? 86 : kernel == 5 ? 52 : 37) >> 8;  // i / kernel
+    const int row = i - columns * kernel, even = even_pairs(kernel), step = dilation == 1 ? 2 : 1;
+    int column = 2 * columns;
+    if (dilation == 1) column = columns < even ? 4 * columns : 4 * (columns - even) + 1;
+    const int last = kernel * kernel - 1 - row * kernel - column;  // the last tap first
+    return {last, column + step < kernel ? last - step : -1};
+  }
+};
+
+// `tile` begins with the window of the thread's first pixel, as first_pixel says.
+template <typename T, int S>
+__device__ void gather(Four (&out)[kRows], const Cell<T>* tile, int down, int right, const Read& read,
+                       const Taps<T>* taps) {
+  const Window& window = read.window;
+  const int size = read.kernel;
+  int pitch = kCells<T> * window.columns;
   if constexpr (S == 1) {
-    tile += row * pitch + column * 4;
     const auto run = [&](auto k, auto d) {
       constexpr int kSize = decltype(k)::value, kApart = decltype(d)::value;
-      correlate<kSize, kApart>(out, tile, pitch, 4 * kApart, kSize, taps, 4 * kSize, 4);
+      if constexpr (sizeof(T) == 4) {
+        correlate<kSize, kApart>(out, tile, pitch, 4 * kApart, kSize, taps, 4 * kSize, 4);
+      } else {
+        forget(pitch);
+        add_window<kSize, 1, kApart>(out, tile, pitch / 2, pitch, kApart, taps);
+      }
     };
     using One = std::integral_constant<int, 1>;
     using Two = std::integral_constant<int, 2>;
@@ -117,11 +141,18 @@ __device__ void gather(Four (&out)[kRows], const Four* tile, const Halo& halo, i
     }
   } else {
     const Windows rows(size, read.dilation, down), columns(size, read.dilation, right);
-    tile += (row + rows.begin - halo.top) * pitch + (column + columns.begin - halo.left) * 4;
-    taps += (rows.first * size + columns.first) * 4;
+    tile += (rows.begin + window.before) * pitch + (columns.begin + window.before) * (sizeof(T) == 4 ? 4 : 1);
+    taps += sizeof(T) == 4 ? (rows.first * size + columns.first) * 4
+                           : (columns.first * InParities::even_pairs(size) * size + rows.first) * kWarp;
     const auto run = [&](auto k) {
-      correlate<decltype(k)::value, 1>(out, tile, pitch, 4, columns.count, taps, rows.step * size * 4,
-                                       columns.step * 4);
+      if constexpr (sizeof(T) == 4) {
+        correlate<decltype(k)::value, 1>(out, tile, pitch, 4, columns.count, taps, rows.step * size * 4,
+                                         columns.step * 4);
+      } else {
+        forget(pitch);
+        add_column_pairs<decltype(k)::value>(out, tile, pitch / 2, pitch, columns.count, taps, rows.step * kWarp,
+                                             size * kWarp);
+      }
     };
     switch (rows.count) {
       case 1:
@@ -213,13 +244,29 @@ __device__ void add_point(Four (&out)[kRows], const T* t, const Sizes& sizes, in
   }
 }
 
-// What a dropped skip keeps of its gradient.
+// Which places of these words a dropped skip keeps: a bit each.
+__device__ inline uint32_t kept(const Words& words, int64_t limit) {
+  uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) bits |= static_cast<uint32_t>(static_cast<int64_t>(words.v[i]) >= limit) << i;
+  return bits;
+}
+
+// What a dropped skip keeps of its gradient. Bits in place of factors, and one block of words after the other, as
+// registers are scarce here.
 __device__ inline void keep(Four& gradient, const int64_t* seed, int64_t place, bool vector) {
   a_branch();
-  const Four factors =
-      at_places(*seed, place, vector, [&](const Words& words) { return factors_of_words(words, seed[1]); });
+  const auto of_block = [&](int64_t block) {
+    return kept(philox(static_cast<uint64_t>(*seed), static_cast<uint64_t>(block)), seed[1]);
+  };
+  uint32_t bits = of_block(place >> 2);
+  if (!vector && (place & 3)) {
+    a_branch();
+    bits = (bits | of_block((place >> 2) + 1) << 4) >> (place & 3);
+  }
+  const float scale = scale_of_kept(seed[1]);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) gradient[i] *= factors[i];
+  for (int i = 0; i < 4; ++i) gradient[i] *= bits >> i & 1 ? scale : 0.0f;
 }
 
 // A warp has pixels that are next to each other or, of stride 2, two apart: then the windows that hold them are alike,
@@ -230,8 +277,9 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
   const Tiling& tiling = arguments.tiling;
   const int channels = sizes.channels;
   char* const shared = static_cast<char*>(dynamic_shared());
-  Four* const tile = reinterpret_cast<Four*>(shared);
-  Four* const taps = reinterpret_cast<Four*>(shared + arguments.taps);
+  auto* const tile = reinterpret_cast<Cell<T>*>(shared);
+  auto* const taps = reinterpret_cast<Taps<T>*>(shared + arguments.taps);
+  if constexpr (sizeof(T) == 2) clear_diagonals(taps, arguments.taps_bytes);
   Place place = place_of_thread(tiling);
   const int parity = place.warp_image / tiling.images, down = parity / 2, right = parity % 2;
   place.warp_image %= tiling.images;
@@ -250,19 +298,20 @@ __global__ __launch_bounds__(256, 2) void state_gradient_kernel(const __grid_con
       add_point<T, vector>(out, t, sizes, n, row, column, own, count);
       continue;
     }
-    Halo halo = reads_of<S>(tiling, read.kernel, read.dilation);
     __syncthreads();  // nobody reads the last tile any more
-    load_flipped_taps(reinterpret_cast<float*>(taps), static_cast<const T*>(read.depthwise), read.kernel * read.kernel,
-                      channels, c);
-    halo.top += place.y;
-    halo.left += place.x;
-    load_halo<vector, 3>(tile, t, halo, place, tiling, sizes.images, sizes.out_height, sizes.out_width, channels, c,
-                         [](const Four& x) { return x; });
+    const T* const weights = static_cast<const T*>(read.depthwise);
+    if constexpr (sizeof(T) == 2 && S == 2) {
+      load_diagonals(taps, InParities::pairs(read.kernel), weights, read.kernel * read.kernel, channels, c,
+                     InParities{read.kernel, read.dilation});
+    } else {
+      load_weights<T, true>(taps, weights, read.kernel, channels, c);
+    }
+    const Share share = S == 1 ? share_of(place, tiling) : Share{0, static_cast<int>(threadIdx.x) / kWarp, 8};
+    fill<vector>(tile, read.window, t, place, share, sizes.images, sizes.out_height, sizes.out_width, channels, c,
+                 Copy<T>());
     __syncthreads();
-    halo.top -= place.y;
-    halo.left -= place.x;
-    gather<S>(out, tile + place.warp_image * halo.rows * halo.columns * 4 + place.quad, halo, place.row(0, 1),
-              place.column(), down, right, read, taps + place.quad);
+    gather<T, S>(out, first_pixel<T>(tile, read.window, place, place.row(0, 1)), down, right, read,
+                 own_taps<T>(taps, place));
   }
   const bool whole = is_whole(place, tiling, sizes.images, sizes.height / S, sizes.width / S, channels, c);
   const Pixels pixels(whole, n, S * row + down, S * column + right, S, sizes.images, sizes.height, sizes.width,
@@ -364,19 +413,20 @@ cudaError_t state_gradient(const Call& call, const Affine& affine, const Operand
     const int here = std::clamp(skip_count - skip, 0, kMaxTensors);
     arguments.skip_rows = std::clamp(plain - skip, 0, here);
     arguments.dropped_rows = here - arguments.skip_rows;
+    const size_t itemsize = call.type == Type::kFloat32 ? 4 : 2;
     size_t window = 0, window_taps = 0;
     for (int i = 0; i < arguments.stages; ++i) {
       const Stage& of = stages[stage + i];
       arguments.reads[i] = {of.depthwise < 0 ? nullptr : operands.weights[of.depthwise], of.kernel, of.dilation,
-                            of.shift};
+                            of.shift, reads_of(tiling, sizes.stride, of.kernel, of.dilation)};
       if (of.kernel == 1) continue;
-      const Halo halo =
-          strided ? reads_of<2>(tiling, of.kernel, of.dilation) : reads_of<1>(tiling, of.kernel, of.dilation);
-      window = std::max(window, sizeof(float) * kChannels * tiling.images * halo.rows * halo.columns);
-      window_taps = std::max(window_taps, tap_bytes(of.kernel));
+      window = std::max(window, arguments.reads[i].window.bytes(tiling, itemsize));
+      const int pairs = strided ? InParities::pairs(of.kernel) : pairs_of_taps(of.kernel);
+      window_taps = std::max(window_taps, itemsize == 4 ? tap_bytes(of.kernel) : diagonal_bytes(pairs));
     }
     std::copy_n(skips.begin() + std::min(skip, skip_count), here, arguments.skips);
     arguments.taps = static_cast<int>(window);
+    arguments.taps_bytes = static_cast<int>(window_taps);
     const dim3 grid(static_cast<unsigned>(tiling.tiles()), static_cast<unsigned>(quotient(sizes.channels, kChannels)));
     const cudaError_t error = for_type(call, [&](auto type, auto vector) {
       return start<decltype(type), decltype(vector)::value>(call, arguments, grid, window + window_taps);

@@ -1,6 +1,6 @@
 // Tiles of maps on the device. A block has a rectangle of output pixels of a few images. It works on 16 channels at a
-// time: the input pixels of all windows lie in shared memory, normalised and rectified once, [images, rows, columns,
-// 16] floats. A thread has four rows and four channels; a quad of threads has all 16 channels of its pixels.
+// time: the input pixels of all windows lie in shared memory (window.h). A thread has four rows and four channels; a
+// quad of threads has all 16 channels of its pixels.
 //
 // The order of threads is that of the fragments of tensor-core products (cuda/mma.h): lane = 4 · group + quad, a group
 // has a column of pixels, quad q has channels 4q to 4q + 3. So depthwise outputs enter the 1×1 product out of
@@ -46,24 +46,6 @@ __device__ inline void move_to(Place& place, const Tiling& tiling, int tile) {
   place.x = (tile - row * tiling.columns) * 8 * tiling.across;
   place.y = (row - group * tiling.rows) * kRows * tiling.down;
   place.image = group * tiling.images;
-}
-
-// The rectangle of input pixels under a tile.
-struct Halo {
-  int rows, columns;  // of one image
-  int top, left;      // of the map, may be negative
-
-  __host__ __device__ static constexpr int extent(int pixels, int stride, int kernel, int dilation) {
-    return (pixels - 1) * stride + (kernel - 1) * dilation + 1;
-  }
-};
-
-__device__ inline Halo halo_of(const Place& place, const Tiling& tiling, int stride, int kernel, int dilation,
-                               int shift) {
-  const int before = kernel / 2 * dilation - shift;
-  return {Halo::extent(kRows * tiling.down, stride, kernel, dilation),
-          Halo::extent(8 * tiling.across, stride, kernel, dilation), place.y * stride - before,
-          place.x * stride - before};
 }
 
 // What is done to four channels of a map before a stage reads them: (z − mean) · scale + offset, or nothing.
@@ -116,6 +98,32 @@ __device__ inline Four rectified(const Four& x, float floor) {
   return result;
 }
 
+// The same of what shared memory holds, without a conversion.
+template <typename T>
+__device__ Held<T> rectified(const Held<T>& x, float floor) {
+  if constexpr (sizeof(T) == 4) {
+    return rectified(x, floor);
+  } else {
+    using Two = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+    const uint32_t floors = pack2<T>(floor, floor);
+    Two values[2], least;
+    memcpy(static_cast<void*>(values), &x, sizeof values);
+    memcpy(static_cast<void*>(&least), &floors, sizeof least);
+    values[0] = __hmax2_nan(values[0], least), values[1] = __hmax2_nan(values[1], least);
+    Pairs result;
+    memcpy(&result, values, sizeof result);
+    return result;
+  }
+}
+template <typename T>
+__device__ Held<T> normalised(const Held<T>& z, const Normal& normal, float floor) {
+  if constexpr (sizeof(T) == 4) {
+    return rectified(normal(z), floor);
+  } else {
+    return rectified<T>(pairs_of<T>(normal(four_of<T>(z))), floor);
+  }
+}
+
 // Whether gradients pass a ReLU, of four channels from c on: where its input is above 0 or NaN or, if bits are kept,
 // where they say so. `pixel` counts through the map.
 struct Passes {
@@ -127,46 +135,6 @@ struct Passes {
     for (int i = 0; i < 4; ++i) v[i] = bits ? four >> i & 1 : !(input[i] <= 0);
   }
 };
-
-// Reads channels [c, c + 16) of a halo into shared memory: transform(four channels) inside of the map, 0 outside of it.
-// Every warp takes rows, 8 pixels at a time, and `ahead` loads before it uses the first; nobody may read `tile` before
-// the next barrier.
-template <bool vector, int ahead, typename T, typename Transform>
-__device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
-                          int images, int height, int width, int channels, int c, const Transform& transform) {
-  const int own = c + 4 * place.quad, count = min(max(channels - own, 0), 4);
-  int image = 0, row = threadIdx.x / kWarp;
-  for (;;) {
-    while (row >= halo.rows) row -= halo.rows, ++image;  // no division
-    if (image >= tiling.images) return;
-    const int n = place.image + image, y = halo.top + row;
-    const bool there = n < images && static_cast<unsigned>(y) < static_cast<unsigned>(height) && count > 0;
-    const T* from = map + (int64_t{n} * height + y) * width * channels + (halo.left + place.group) * channels + own;
-    Four* to = tile + ((image * halo.rows + row) * halo.columns + place.group) * 4 + place.quad;
-#pragma unroll ahead
-    for (int j = place.group; j < halo.columns; j += 8) {
-      Four value = splat(0.0f);
-      if (there && static_cast<unsigned>(halo.left + j) < static_cast<unsigned>(width)) {
-        value = transform(load4(from, count, vector));
-      }
-      *to = value;
-      from += 8 * channels;
-      to += 8 * 4;
-    }
-    row += blockDim.x / kWarp;
-  }
-}
-
-template <int ahead = 3, typename T, typename Transform>
-__device__ void load_halo(Four* tile, const T* map, const Halo& halo, const Place& place, const Tiling& tiling,
-                          int images, int height, int width, int channels, int c, bool vector,
-                          const Transform& transform) {
-  if (vector) {
-    load_halo<true, ahead>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
-  } else {
-    load_halo<false, ahead>(tile, map, halo, place, tiling, images, height, width, channels, c, transform);
-  }
-}
 
 // Depthwise weights [C, 1, k, k] of channels [c, c + 16), as [k·k, 16] floats; channels that are not there are 0.
 template <typename T>
@@ -211,34 +179,6 @@ __device__ void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int d
   }
 }
 
-// The same for a kernel size and stride that are known at run time; size 1 is no convolution.
-__device__ inline void depthwise(Four (&out)[kRows], const Four* tile, int pitch, int size, int stride, int dilation,
-                                 const Four* taps) {
-  switch (stride == 1 ? size : -size) {
-    case 3:
-      return depthwise<3, 1>(out, tile, pitch, dilation, taps);
-    case 5:
-      return depthwise<5, 1>(out, tile, pitch, dilation, taps);
-    case 7:
-      return depthwise<7, 1>(out, tile, pitch, dilation, taps);
-    case -3:
-      return depthwise<3, 2>(out, tile, pitch, dilation, taps);
-    case -5:
-      return depthwise<5, 2>(out, tile, pitch, dilation, taps);
-    case -7:
-      return depthwise<7, 2>(out, tile, pitch, dilation, taps);
-    default:
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) out[r] = tile[r * dilation * stride * pitch];
-  }
-}
-
-// Bytes of shared memory that the halo of the largest stage and its taps take.
-inline size_t halo_bytes(const Tiling& tiling, int stride, int kernel, int dilation) {
-  const size_t rows = Halo::extent(kRows * tiling.down, stride, kernel, dilation);
-  const size_t columns = Halo::extent(8 * tiling.across, stride, kernel, dilation);
-  return tiling.images * rows * columns * kChannels * sizeof(float);
-}
 inline size_t tap_bytes(int kernel) { return size_t(kernel) * kernel * kChannels * sizeof(float); }
 
 }  // namespace fastdarts::cuda

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/mixed_op/walk.h"
+#include "cuda/mixed_op/window.h"
 #include "cuda/mma.h"
 
 namespace fastdarts::cuda {
@@ -91,10 +92,8 @@ __device__ void add_over_pixels(Four* to, const uint32_t* left, const uint32_t* 
         const uint32_t b[2] = {right[at + p], right[at + next]};
         if constexpr (std::is_same_v<T, float>) {
           mma_16x8x8_tf32(sums[j], a, b);
-        } else if constexpr (std::is_same_v<T, __half>) {
-          mma_16x8x16_f16(sums[j], a, b);
         } else {
-          mma_16x8x16_bf16(sums[j], a, b);
+          mma_16x8x16<T>(sums[j], a, b);
         }
       }
     }
@@ -128,15 +127,13 @@ struct alignas(N * sizeof(float)) Wide {
   float v[N];
 };
 
-// Σ t · x over pixels for every tap of a depthwise window. All taps stay in registers. Of a 3×3 window a thread has
-// them for the pixels and channels that are its own. Of larger ones it has fewer channels: the threads of a warp have
-// the 16 channels of kColumns columns of pixels at a time. Of a 7×7 window two threads share the taps.
+// Σ t · x over pixels for every tap of a depthwise window, in float. All taps stay in registers. The threads of a warp
+// have the 16 channels of kColumns columns of pixels at a time. Of a 7×7 window two threads share the taps.
 //
 // `few`: as few registers as can be, where products in full float32 need them.
-template <typename T, bool few, int K>
-struct TapSums {
-  static constexpr int kWidth = few || K > 5 ? 1 : (K == 3 ? 4 : 2) / (sizeof(T) == 2 ? 1 : 2);  // channels of a thread
-  static constexpr bool kOwnPixels = kWidth == 4;
+template <bool few, int K>
+struct FloatTapSums {
+  static constexpr int kWidth = K == 3 && !few ? 2 : 1;  // channels of a thread
   static constexpr int kThreads = kChannels / kWidth, kShares = K == 7 ? 2 : 1;
   static constexpr int kColumns = kWarp / kThreads / kShares;
   static constexpr int kOwn = (K + kShares - 1) / kShares;  // columns of the window
@@ -147,7 +144,7 @@ struct TapSums {
   __device__ static int slot() { return threadIdx.x % kWarp / kThreads; }
   __device__ static int tap_column(int k) { return k * kShares + slot() % kShares; }
 
-  __device__ void clear() {
+  __device__ void clear(uint32_t*) {
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
 #pragma unroll
@@ -179,31 +176,26 @@ struct TapSums {
     }
   }
 
-  // `t`: of this thread; `area`: of its warp, for nobody else. `window` is the first input pixel of the warp's first
-  // window.
+  // `t`: of this thread; `area`: of its warp, for nobody else. `first` is the first pixel of the thread's windows.
   template <int S, int D>
-  __device__ void add(const Four (&t)[kRows], uint32_t* area, const float* window, int pitch, const Place& place) {
+  __device__ void add(const Four (&t)[kRows], uint32_t* area, const Four* first, int columns, const Place& place,
+                      const Tiling&) {
+    const float* const window = reinterpret_cast<const float*>(first - place.quad - place.group * S * 4);
     Channels own[kRows];
-    if constexpr (kOwnPixels) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) own[r] = {{t[r][0], t[r][1], t[r][2], t[r][3]}};
-      add_column<S, D>(own, window + place.group * S * kChannels + channel(), pitch);
-    } else {
-      put<float>(area, t, place);
-      __syncwarp();
+    put<float>(area, t, place);
+    __syncwarp();
 #pragma unroll 1
-      for (int column = slot() / kShares; column < 8; column += kColumns) {
+    for (int column = slot() / kShares; column < 8; column += kColumns) {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          own[r] = *reinterpret_cast<const Channels*>(area + in_area(8 * r + column, channel()));
-        }
-        add_column<S, D>(own, window + column * S * kChannels + channel(), pitch);
+      for (int r = 0; r < kRows; ++r) {
+        own[r] = *reinterpret_cast<const Channels*>(area + in_area(8 * r + column, channel()));
       }
+      add_column<S, D>(own, window + column * S * kChannels + channel(), kChannels * columns);
     }
   }
 
   // Of all warps into taps [K · K, channels] from channel c on. `shared` is nobody's.
-  __device__ void store(float* shared, float* taps, int channels, int c) {
+  __device__ void store(float* shared, const uint32_t*, float* taps, int channels, int c) {
     const int part = threadIdx.x / kWarp * kColumns + slot() / kShares;
     float* const mine = shared + part * (K * K * kChannels) + channel();
 #pragma unroll
@@ -220,5 +212,124 @@ struct TapSums {
     });
   }
 };
+
+// The same of half precision, on tensor cores. A product adds over 16 pixels, two rows of eight: its left factor has
+// what lies there under two taps, one below the other, of the 8 channels of a half, its right factor has t of these
+// channels. Of 16 × 8 sums those of a channel with itself are wanted, which 8 lanes have. t is rounded, as it is
+// stored.
+//
+// Two neighbouring warps share their pixels: the first has half 0, the second half 1. So a thread has few sums.
+template <typename T, int K>
+struct DiagonalTapSums {
+  static constexpr int kPairs = (K + 1) / 2;  // of rows of the window
+  static constexpr bool kShared = K > 3;      // registers are few
+  float sums[kShared ? 1 : K][2 * kPairs];
+
+  __device__ static int half() { return threadIdx.x / kWarp % 2; }
+  __device__ static bool wants() { return threadIdx.x % kWarp / 8 == threadIdx.x % 4; }
+
+  // The sums of a column where they are in shared memory: in the upper halves of the warp's areas, which nothing else
+  // of half precision takes. `area`: the second one.
+  __device__ static float* kept(uint32_t* area, int column) {
+    const int place = kArea / 2 + (column % 4 * 8 + threadIdx.x % kWarp / 4) * 8;
+    return reinterpret_cast<float*>(column < 4 ? area - kArea : area) + place;
+  }
+
+  __device__ void clear(uint32_t* area) {
+#pragma unroll
+    for (int column = 0; column < K; ++column) {
+      float* const of = kShared ? kept(area, column) : sums[kShared ? 0 : column];
+#pragma unroll
+      for (int i = 0; i < 2 * kPairs; ++i) {
+        if (!kShared || wants()) of[i] = 0;
+      }
+    }
+  }
+
+  // As of FloatTapSums, but other warps read the area, until the next barrier of the block.
+  template <int S, int D>
+  __device__ void add(const Four (&t)[kRows], uint32_t* area, const uint4* first, int columns, const Place& place,
+                      const Tiling& tiling) {
+    // t of this warp, [halves, rows, 8 columns, 8 channels]
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const Pairs pairs = pairs_of<T>(t[r]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) area[((h * kRows + r) * 8 + place.group) * 4 + place.quad] = pairs.v[h];
+    }
+    __syncthreads();
+    int pitch = 2 * columns;
+    const int lane = threadIdx.x % kWarp, matrix = lane / 8, own = half();
+    const int apart = tiling.across == 2 ? 8 * S : (D == 1 ? kRows : 1) * S * pitch;  // from warp to warp
+    const uint4* const windows = first - own * apart + own * columns + lane % 8 * S;
+    const uint4* const t_of = reinterpret_cast<const uint4*>(area - own * 2 * kArea) + own * kRows * 8 + lane;
+    forget(pitch);
+    pitch *= D;
+    // matrices: two taps under the upper row of pixels, then under the lower; the last row of a window has no second
+    // tap
+    const uint4* const two = windows + (matrix % 2 + matrix / 2 * S) * pitch;
+    const uint4* const one = windows + matrix / 2 * S * pitch;
+#pragma unroll
+    for (int column = 0; column < K; ++column) {
+      float d[kPairs][4] = {};
+#pragma unroll
+      for (int warp = 0; warp < 2; ++warp) {
+        constexpr int kLast = S + kPairs - 1;  // lines are counted by twos
+        uint32_t right[4];
+        load_transposed(right, t_of + warp * (2 * kArea / 4));
+#pragma unroll
+        for (int line = 0; line <= kLast; ++line) {
+          uint32_t left[4];
+          load_transposed(left, (line < kLast ? two : one) + 2 * line * pitch + warp * apart + column * D);
+#pragma unroll
+          for (int m = 0; m < kRows / 2; ++m) {
+            const int pair = line - m * S;
+            if (pair < 0 || pair >= kPairs) continue;
+            const uint32_t b[2] = {right[2 * m], right[2 * m + 1]};
+            mma_16x8x16<T>(d[pair], left, b);
+          }
+        }
+      }
+      const bool odd = place.group % 2;
+      float own_sums[2 * kPairs];
+#pragma unroll
+      for (int i = 0; i < 2 * kPairs; ++i) own_sums[i] = odd ? d[i / 2][i % 2 * 2 + 1] : d[i / 2][i % 2 * 2];
+      if constexpr (!kShared) {
+#pragma unroll
+        for (int i = 0; i < 2 * kPairs; ++i) sums[column][i] += own_sums[i];
+      } else if (wants()) {
+        constexpr int kWide = kPairs % 2 == 0 ? 4 : 2;
+        auto* const to = reinterpret_cast<Wide<kWide>*>(kept(area, column));
+#pragma unroll
+        for (int i = 0; i < 2 * kPairs / kWide; ++i) {
+          Wide<kWide> before = to[i];
+#pragma unroll
+          for (int k = 0; k < kWide; ++k) before.v[k] += own_sums[kWide * i + k];
+          to[i] = before;
+        }
+      }
+    }
+  }
+
+  // As of FloatTapSums.
+  __device__ void store(float* shared, uint32_t* area, float* taps, int channels, int c) {
+    const int group = threadIdx.x % kWarp / 4, quad = threadIdx.x % 4;
+    float* const mine = shared + threadIdx.x / kWarp / 2 * (K * K * kChannels) + 4 * quad + 2 * half() + group % 2;
+    if (wants()) {
+#pragma unroll
+      for (int column = 0; column < K; ++column) {
+        const float* const of = kShared ? kept(area, column) : sums[kShared ? 0 : column];
+#pragma unroll
+        for (int row = 0; row < K; ++row) mine[(row * K + column) * kChannels] = of[row];
+      }
+    }
+    add_parts<1>(shared, K * K * kChannels, static_cast<int>(blockDim.x) / kWarp / 2, [&](int i, float sum) {
+      if (c + i % kChannels < channels) taps[int64_t{i / kChannels} * channels + c + i % kChannels] = sum;
+    });
+  }
+};
+
+template <typename T, bool few, int K>
+using TapSums = std::conditional_t<sizeof(T) == 4, FloatTapSums<few, K>, DiagonalTapSums<T, K>>;
 
 }  // namespace fastdarts::cuda

@@ -118,6 +118,7 @@ def noted_launches(library: str) -> list[list[int]]:
     return [list(buffer[3 * i : 3 * i + 3]) for i in range(count)]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=("fp32", "bf16"))
 @pytest.mark.parametrize(
     ("case", "wanted", "memory"),
     [
@@ -136,10 +137,10 @@ def noted_launches(library: str) -> list[list[int]]:
     ids=lambda value: value.id if isinstance(value, MixedOpCase) else None,
 )
 def test_every_launch_has_the_programs_that_the_counter_says(
-    case: MixedOpCase, wanted: tuple[str, ...], memory: str
+    case: MixedOpCase, wanted: tuple[str, ...], memory: str, dtype: torch.dtype
 ) -> None:
     """Programs, threads of each, and shared memory: what the predictions in docs/gpu.md take from a model."""
-    tensors, grads = case.inputs(torch.float32)
+    tensors, grads = case.inputs(dtype)
     tensors = {name: t.detach().requires_grad_(name.startswith(wanted)) for name, t in tensors.items()}
     library = str(mixed_op("-O0", ops=COUNTED))
     torch.ops.load_library(library)

@@ -100,18 +100,19 @@ struct F16 {
   }
 };
 
-template <typename Type>
+// A of `kRegisters` registers of a lane, B of half as many.
+template <typename Type, int kRegisters = 4>
 void multiply(Request* const* lanes, unsigned) {
-  constexpr int kDepth = 8 * Type::kCount;
+  constexpr int kDepth = 2 * kRegisters * Type::kCount;
   float a[16][kDepth], b[kDepth][8], d[16][8];
   for (int i = 0; i < kWarp; ++i) {
     const int group = i / 4, member = i % 4;
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < 4; ++r) d[group + r / 2 * 8][member * 2 + r % 2] = lanes[i]->d[r];
+    for (int r = 0; r < kRegisters; ++r) {
       const int k = (member + r / 2 * 4) * Type::kCount;
       for (int e = 0; e < Type::kCount; ++e) a[group + r % 2 * 8][k + e] = Type::element(lanes[i]->a[r], e);
-      d[group + r / 2 * 8][member * 2 + r % 2] = lanes[i]->d[r];
     }
-    for (int r = 0; r < 2; ++r) {
+    for (int r = 0; r < kRegisters / 2; ++r) {
       const int k = (member + r * 4) * Type::kCount;
       for (int e = 0; e < Type::kCount; ++e) b[k + e][group] = Type::element(lanes[i]->b[r], e);
     }
@@ -179,6 +180,12 @@ void mma_16x8x16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)
 }
 void mma_16x8x16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   worker->together({.operation = multiply<F16>, .mask = ~0u, .d = d, .a = a, .b = b});
+}
+void mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  worker->together({.operation = multiply<Bf16, 2>, .mask = ~0u, .d = d, .a = a, .b = &b});
+}
+void mma_16x8x8_f16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {
+  worker->together({.operation = multiply<F16, 2>, .mask = ~0u, .d = d, .a = a, .b = &b});
 }
 
 }  // namespace device

@@ -103,6 +103,30 @@ T shuffle(unsigned mask, T value, int from) {
 void mma_16x8x8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_16x8x16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void mma_16x8x16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void mma_16x8x8_bf16(float (&d)[4], const uint32_t (&a)[2], uint32_t b);
+void mma_16x8x8_f16(float (&d)[4], const uint32_t (&a)[2], uint32_t b);
+
+// ldmatrix.x4: every lane reads what it gets, so that sanitizers see who reads. Rows are aligned to their 16 bytes.
+template <typename Row>
+void load_matrices(uint32_t (&to)[4], const Row* row) {
+  static_assert(sizeof(Row) == 16);
+  for (int i = 0; i < 4; ++i) {
+    const uint64_t address = exchange(~0u, reinterpret_cast<uint64_t>(row), 8 * i + lane() / 4);
+    to[i] = reinterpret_cast<const uint32_t*>(address)[lane() % 4];
+  }
+}
+
+template <typename Row>
+void load_transposed(uint32_t (&to)[4], const Row* row) {
+  static_assert(sizeof(Row) == 16);
+  for (int i = 0; i < 4; ++i) {
+    to[i] = 0;
+    for (int k = 0; k < 2; ++k) {
+      const uint64_t address = exchange(~0u, reinterpret_cast<uint64_t>(row), 8 * i + lane() % 4 * 2 + k);
+      to[i] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(address)[lane() / 4]) << 16 * k;
+    }
+  }
+}
 
 // cvt.rna.tf32.f32: 10 bits of mantissa, ties away from zero.
 inline uint32_t to_tf32(float x) {

@@ -74,7 +74,8 @@ __global__ void shuffles_kernel(double* out) {
   out[832 + lane] = __any_sync(~0u, lane == 7) + 2 * __all_sync(~0u, lane < 31) + 4 * __all_sync(~0u, lane < 32);
 }
 
-// A [16, k], B [k, 8] and D [16, 8], as rows; the places of fragments are written as the PTX ISA has them (9.7.14.5).
+// A [16, k], B [k, 8] and D [16, 8], as rows; k is 8 of TF32 (type 0), 16 of bfloat16 and float16 (1 and 2), and 8 of
+// these (3 and 4). The places of fragments are written as the PTX ISA has them (9.7.14.5).
 __global__ void product_kernel(int type, const float* a, const float* b, float* d) {
   const int group = threadIdx.x >> 2, member = threadIdx.x % 4;
   uint32_t as[4], bs[2];
@@ -83,7 +84,7 @@ __global__ void product_kernel(int type, const float* a, const float* b, float* 
     const __half half = __float2half_rn(x);
     const __nv_bfloat16 brain = __float2bfloat16_rn(x);
     uint16_t bits;
-    std::memcpy(&bits, type == 1 ? static_cast<const void*>(&brain) : &half, sizeof bits);
+    std::memcpy(&bits, type % 2 == 1 ? static_cast<const void*>(&brain) : &half, sizeof bits);
     return bits;
   };
   for (int i = 0; i < 4; ++i) ds[i] = d[(i < 2 ? group : group + 8) * 8 + member * 2 + (i & 1)];
@@ -95,18 +96,36 @@ __global__ void product_kernel(int type, const float* a, const float* b, float* 
     for (int i = 0; i < 2; ++i) std::memcpy(&bs[i], &b[(i == 0 ? member : member + 4) * 8 + group], 4);
     device::mma_16x8x8_tf32(ds, as, bs);
   } else {
-    for (int i = 0; i < 8; ++i) {
+    const int depth = type > 2 ? 8 : 16;
+    for (int i = 0; i < depth / 2; ++i) {
       const int row = i < 2 || (4 <= i && i < 6) ? group : group + 8;
       const int column = i < 4 ? member * 2 + (i & 1) : member * 2 + (i & 1) + 8;
-      as[i / 2] = (i & 1 ? as[i / 2] : 0) | half_bits(a[row * 16 + column]) << 16 * (i & 1);
+      as[i / 2] = (i & 1 ? as[i / 2] : 0) | half_bits(a[row * depth + column]) << 16 * (i & 1);
     }
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < depth / 4; ++i) {
       const int row = i < 2 ? member * 2 + (i & 1) : member * 2 + (i & 1) + 8;
       bs[i / 2] = (i & 1 ? bs[i / 2] : 0) | half_bits(b[row * 8 + group]) << 16 * (i & 1);
     }
-    (type == 1 ? device::mma_16x8x16_bf16 : device::mma_16x8x16_f16)(ds, as, bs);
+    const uint32_t two[2] = {as[0], as[1]};
+    if (type < 3) {
+      (type == 1 ? device::mma_16x8x16_bf16 : device::mma_16x8x16_f16)(ds, as, bs);
+    } else {
+      (type == 3 ? device::mma_16x8x8_bf16 : device::mma_16x8x8_f16)(ds, two, bs[0]);
+    }
   }
   for (int i = 0; i < 4; ++i) d[(i < 2 ? group : group + 8) * 8 + member * 2 + (i & 1)] = ds[i];
+}
+
+// Four matrices of 8 × 8 numbers of 16 bits, and what every lane gets of them, as they are and transposed.
+__global__ void matrices_kernel(const uint4* rows, uint32_t* out) {
+  uint4* const shared = static_cast<uint4*>(device::dynamic_shared());
+  shared[threadIdx.x] = rows[threadIdx.x];
+  __syncwarp();
+  uint32_t values[4];
+  device::load_matrices(values, shared + threadIdx.x);
+  std::memcpy(out + 4 * threadIdx.x, values, sizeof values);
+  device::load_transposed(values, shared + threadIdx.x);
+  std::memcpy(out + 4 * (32 + threadIdx.x), values, sizeof values);
 }
 
 __global__ void barriers_kernel(int count) {
@@ -180,6 +199,7 @@ void turn(int blocks, int threads, const float* x, float* out) {
 }
 void poison(int blocks, float* out) { start(blocks, 32, 32 * sizeof(float), poison_kernel, out); }
 void shuffle(double* out) { start(1, 32, 0, shuffles_kernel, out); }
+void matrices(const uint4* rows, uint32_t* out) { start(1, 32, 32 * sizeof *rows, matrices_kernel, rows, out); }
 void product(int type, const float* a, const float* b, float* d) { start(1, 32, 0, product_kernel, type, a, b, d); }
 void barriers(int blocks, int threads, int count) { start(blocks, threads, 0, barriers_kernel, count); }
 uint32_t to_tf32(float x) { return device::to_tf32(x); }
