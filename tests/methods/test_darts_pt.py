@@ -290,7 +290,10 @@ def test_the_command_line_projects_and_goes_on(tmp_path, capsys):
 def test_what_cannot_be_projected_is_refused_by_name(tmp_path):
     search(SearchConfig(**SMALL, method="random", candidates=1, run=tmp_path / "random"))
     able = ".*blank, darts, darts-ada, darts-es, .*lambda-darts.* without --partial"
-    with pytest.raises(FastdartsError, match=f"random, which is not among those whose supernets are projected: project one by method {able}"):
+    with pytest.raises(
+        FastdartsError,
+        match=f"random, which is not among those whose supernets are projected: project one by method {able}",
+    ):
         projected(tmp_path / "random")
     for settings, words in (
         ({"method": "pc-darts", "warmup": 0}, r"pc-darts, which lets channels bypass the candidates \(--partial 4\)"),
