@@ -16,7 +16,7 @@ import pytest
 from benchmarks import gpu, gpu_parts
 from benchmarks.gpu import Part, Runner
 from benchmarks.gpu_tables import NOT_MEASURED, render
-from fastdarts.bench import warm
+from fastdarts.bench import timing, warm
 from fastdarts.bench.cases import EdgeCase, EvaluationCase, StepCase
 from fastdarts.bench.check import Wrong
 from fastdarts.bench.replay import replay_step
@@ -112,7 +112,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long and has tests of its own is left out: starts of processes, and the comparison with float64."""
     monkeypatch.setattr(gpu_parts, "check", lambda case, device: None)
     monkeypatch.setattr(gpu_parts, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr(gpu_parts.bench, "_memory", lambda *_: {"peak_mib": 1.0})
+    monkeypatch.setattr(timing, "_memory", lambda *_: {"peak_mib": 1.0})
     monkeypatch.setattr(gpu_parts.batches, "_peak", lambda case, side, device, n: (n + 2) * 2**20)
     monkeypatch.setattr(gpu_parts, "warm_up", lambda cases, device, processes: {"kernels": len(cases), "seconds": 1.0})
 
