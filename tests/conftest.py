@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, torch sees none"))
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A set has another order in every process, and processes that share the tests must agree on it."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        if len(marker.args) > 1 and isinstance(marker.args[1], set | frozenset):
+            raise pytest.UsageError(f"{metafunc.definition.nodeid} is parametrised over a set: sort it.")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

@@ -107,7 +107,7 @@ def test_a_default_that_a_text_names_is_the_one_that_counts():
     assert not re.search("half|DARTS", texts_of(find_method("evolution").settings)["epochs"])
 
 
-@pytest.mark.parametrize("command", COMMANDS.keys() - {"search"})
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"search"}))
 def test_the_page_of_commands_has_every_flag(capsys, command):
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     section = text.partition(f"### fastdarts {command}\n")[2].partition("### ")[0]
