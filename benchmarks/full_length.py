@@ -72,7 +72,8 @@ class Piece:
 def pieces() -> list[Piece]:
     """All of them, in the order of work."""
     variants = SETTINGS["variants"].items()
-    return [Piece(name, space, seed) for name, own in variants for seed in own["seeds"] for space in own["spaces"]]
+    made = [Piece(name, space, seed) for name, own in variants for seed in own["seeds"] for space in own["spaces"]]
+    return sorted(made, key=lambda piece: piece.seed)
 
 
 def stop_of(rows: list[Row]) -> tuple[int, int] | None:
@@ -141,11 +142,11 @@ def drawn(piece: Piece, runs: Path) -> dict[str, Any]:
 
 def work(piece: Piece, runs: Path) -> None:
     """Do a piece, or go on with it, and write its file."""
-    began = time.time()
+    began = time.process_time()
     found = searched(piece, runs) if "settings" in piece.own else drawn(piece, runs)
     facts = {name: value for name, value in machine(False).items() if name in ("cpu", "isa", "torch", "commit")}
     done = {"piece": piece.name, "variant": piece.variant, "space": piece.space, "seed": piece.seed}
-    text = json.dumps(done | {"machine": facts, "last_process_seconds": time.time() - began} | found)
+    text = json.dumps(done | {"machine": facts, "core_seconds_of_last_process": time.process_time() - began} | found)
     RESULTS.mkdir(parents=True, exist_ok=True)
     atomic_write(piece.path, text.encode())
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from fastdarts.endings import ENDING, follow_parent, is_asked_to_stop, leave_to_parent, signals_held
 from fastdarts.errors import FastdartsError
 from fastdarts.ranks import rank, world
+from fastdarts.tasks.images.transforms import as_it_is, shared_end
 
 Key = tuple[int, Tensor]  # (number of the pass, indices into the dataset) of one batch
 Transform = Callable[[Tensor], Tensor]
@@ -155,17 +156,18 @@ def _make(dataset: Dataset, request: Request) -> tuple[Tensor, Tensor]:
     """A whole batch."""
     (number, indices), seed, transform, mix, pair = request
     images, labels = [], []
+    alone, shared = (transform, as_it_is) if pair is not None else shared_end(transform)
     with torch.random.fork_rng(devices=[]):
         for index in indices.tolist():
             # Not torch.manual_seed, which would reseed the accelerators too.
             torch.default_generator.manual_seed(seed_from(seed, number, index))
             image, label = dataset[index]
-            image = transform(image)
+            image = alone(image)
             if pair is not None:
                 image, label = pair(image, label)
             images.append(image)
             labels.append(label)
-        x = torch.stack(images).contiguous()
+        x = shared(torch.stack(images)).contiguous()
         y = torch.stack(labels) if isinstance(labels[0], Tensor) else torch.tensor(labels, dtype=torch.int64)
         if mix is not None:
             torch.default_generator.manual_seed(seed_from(seed, number, "mix", int(indices[0])))

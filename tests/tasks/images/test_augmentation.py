@@ -12,10 +12,10 @@ from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.engine.step import SearchStep
 from fastdarts.engine.training import Training
-from fastdarts.tasks.images.batches import Batches, Workers
+from fastdarts.tasks.images.batches import Batches, Workers, seed_from
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.measure import wrong
-from fastdarts.tasks.images.transforms import Mixing, eval_transform, train_transform
+from fastdarts.tasks.images.transforms import Mixing, as_it_is, eval_transform, shared_end, train_transform
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 from fastdarts.testing.outcomes import difference, outcome
 from tests.support.images import photo, sentence
@@ -61,6 +61,25 @@ def test_what_is_asked_for_comes_between_cropping_and_normalisation(name, reques
         assert torch.equal(images, draws(data, augment))  # torch's generator decides
         new = [image for image in images if image.numpy().tobytes() not in cropped]
         assert len(new) > 15  # not crops and mirror images alone
+
+
+@pytest.mark.parametrize("name", ["eval", "standard", "trivial", "none", "cutout", "own"])
+def test_a_batch_normalised_at_once_has_the_bits_of_its_images_one_by_one(photos, name):
+    """Whatever the transform ends in, and so whether a part of it is shared or none."""
+    transform = {
+        "eval": lambda: eval_transform(photos),
+        "cutout": lambda: train_transform(photos, 8),
+        "own": lambda: lambda image: image.float() + torch.rand(()),
+    }.get(name, lambda: train_transform(photos, augment=name))()
+    indices = [3, 0, 5, 7]
+    x, _ = next(iter(Batches(photos.train, indices, 4, transform, 1).in_order()))
+    images = []
+    for index in indices:
+        torch.manual_seed(seed_from(1, 0, index))
+        images.append(transform(photos.train[index][0]))
+    assert x.dtype == torch.float32 and torch.equal(x, torch.stack(images))
+    alone, shared = shared_end(transform)
+    assert (shared is as_it_is) == (name in ("cutout", "own")) and (alone is as_it_is) == (name in ("eval", "none"))
 
 
 def test_mixup_and_cutmix_are_the_published_formulas():

@@ -180,11 +180,11 @@ def test_svhn_reads_ten_as_zero(tmp_path, monkeypatch):
 
 def test_bad_requests(tmp_path):
     sentence(lambda: load_data("mnist"), "'mnist'", "digits, fashion-mnist, cifar10, cifar100, svhn, folder")
-    sentence(lambda: load_data("digits", image_size=9), "image_size", "9x9", "even")
+    sentence(lambda: load_data("digits", image_size=9), "--image-size", "9x9", "even")
     sentence(lambda: load_data("digits", image_size=4), "4x4", "at least 8")
     for name in ("cifar10", "cifar100", "svhn", "folder"):
         sentence(lambda name=name: load_data(name), name, "needs a path")
-        sentence(lambda name=name: load_data(name, tmp_path / "none"), "no folder", tmp_path / "none")
+        sentence(lambda name=name: load_data(name, tmp_path / "none"), "there is no", "folder", tmp_path / "none")
         sentence(lambda name=name: load_data(name, tmp_path), tmp_path)
 
 
