@@ -1,8 +1,7 @@
 """What the trials of a search are of: processes that share them decide it one after another, each once.
 
 A searcher proposes what follows from what it was asked and told before, in that order. So every process has a searcher
-of its own, and all of them are asked and told the same. A trial that is decided says which results came before it. Who
-decides the next one waits until all before it are decided.
+of its own, and all of them are asked and told the same. A trial says which results came before it was decided.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from fastdarts.endings import Stop
 from fastdarts.engine.history import Asked, Entry, History
-from fastdarts.engine.queue import DECIDED, OUTCOME, Queue
+from fastdarts.engine.queue import DECIDED, Queue, counts, outcome_of
 from fastdarts.errors import FastdartsError
 from fastdarts.spaces import architecture
 
@@ -22,7 +21,7 @@ _PAUSE = 0.05
 
 def entry_of(trial: Any) -> Entry:
     """How good the architecture of a trial is that has ended."""
-    outcome = trial.user_attrs.get(OUTCOME, {"failed": "its process was lost"})
+    outcome = outcome_of(trial)
     return Entry(outcome.get("metric"), outcome.get("cost"), outcome.get("failed"))
 
 
@@ -46,23 +45,24 @@ class Asking:
         self._told: set[int] = set()
         self._seen = 0
 
-    def of(self, trial: Any, stop: Stop) -> Asked:
-        """What this process's trial is of, decided now if it was not.
+    def next(self, stop: Stop) -> Any | None:
+        """A trial that this process has decided; None if all are decided, or ``stop`` asks for an end.
 
-        Raises :class:`fastdarts.engine.queue.Lost` if another process has taken it meanwhile: this object has asked for
-        nothing then, and is of no use any more.
+        Raises :class:`fastdarts.engine.queue.Lost` if another process was faster. This object is of no use any more
+        then: its searcher was asked for a trial that does not count.
         """
-        decided = DECIDED in trial.user_attrs
-        while not self._replay(trials := self._queue.all(), trial.number + decided):
-            if stop:
-                raise SystemExit(0)
+        while True:
+            trials = self._queue.all()
+            self._replay(trials)
+            if stop or len(self._asked) >= self._queue.facts["trials"]:
+                return None
+            if self._queue.has_turn(len(trials)):
+                break
             time.sleep(_PAUSE)
-        if decided:
-            return self._asked[trial.number]
         ended = [number for number in self._asked if trials[number].state.is_finished() and number not in self._told]
         for number in ended:
             self._tell(trials[number])
-        asked = self._ask(trial.number)
+        asked = self._ask(len(trials))
         point = {
             "query": len(self._asked) - 1,
             "told": ended,
@@ -70,32 +70,32 @@ class Asking:
             "architecture": asked.text,
             "genotype": asked.architecture.to_dict(),
         }
-        self._queue.decide(trial, point, self._shown(asked))
-        self._seen = trial.number + 1
-        return asked
+        self._seen = len(trials) + 1
+        return self._queue.decide(len(trials), point, self._shown(asked))
+
+    def of(self, trial: Any) -> Asked:
+        """What a trial is of."""
+        if trial.number not in self._asked:
+            self._replay(self._queue.all()[: trial.number + 1])
+        return self._asked[trial.number]
 
     def query(self, trial: Any) -> int:
-        """The place of a decided trial among all that were asked for, from 0."""
+        """The place of a trial among all that were asked for, from 0."""
         return [*self._asked].index(trial.number)
 
-    def _replay(self, trials: list[Any], number: int) -> bool:
-        """Ask and tell what the trials before ``number`` say; whether all of these are decided."""
-        while self._seen < number:
-            trial = trials[self._seen]
-            if (decided := trial.user_attrs.get(DECIDED)) is not None:
-                for ended in decided["told"]:
-                    self._tell(trials[ended])
-                if self._ask(trial.number).text != decided["architecture"]:
-                    raise FastdartsError(
-                        f"the searcher asks for another architecture than trial {trial.number} of study "
-                        f"{self._queue.name}, which a worker with other versions has decided: run all workers with the "
-                        "same versions"
-                    )
-            elif not trial.state.is_finished():
-                self._queue.end_if_lost(trial)
-                return False
-            self._seen += 1
-        return True
+    def _replay(self, trials: list[Any]) -> None:
+        """Ask and tell what these trials say, as far as that was not done before."""
+        for trial in filter(counts, trials[self._seen :]):
+            decided = trial.user_attrs[DECIDED]
+            for ended in decided["told"]:
+                self._tell(trials[ended])
+            if self._ask(trial.number).text != decided["architecture"]:
+                raise FastdartsError(
+                    f"the searcher asks for another architecture than trial {trial.number} of study "
+                    f"{self._queue.name}, which a worker with other versions has decided: run all workers with the "
+                    "same versions"
+                )
+        self._seen = max(self._seen, len(trials))
 
     def _ask(self, number: int) -> Asked:
         self._asked[number] = found = self.history.ask()

@@ -13,15 +13,16 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from fastdarts.engine.children import train_children
+from fastdarts.engine.counted import costs_of
 from fastdarts.engine.following import follow
 from fastdarts.engine.history import History
-from fastdarts.engine.judges import Judge, costs_of, judge_of
+from fastdarts.engine.judges import Judge, judge_of
 from fastdarts.engine.queries import query
 from fastdarts.errors import FastdartsError
 from fastdarts.policies.searchers.base import Choice, Searcher
 from fastdarts.policies.searchers.objective import Objective
 from fastdarts.policies.searchers.optuna_samplers import import_optuna
-from fastdarts.runs.checks import parse_count
+from fastdarts.runs.checks import parse_count, parse_seconds
 from fastdarts.runs.kinds import Count, Epochs, Few, Workers
 from fastdarts.runs.run import Run
 from fastdarts.runs.settings import RunConfig
@@ -32,7 +33,7 @@ from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import Data, NoData, find_task
 
-Evaluator = Literal["training", "table", "supernet", "parameters", "macs"]
+Evaluator = Literal["training", "table", "supernet", "parameters", "macs", "latency"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class BlackBoxConfig(SearchConfig):
     """Architectures to evaluate (1000)."""
     evaluator: Evaluator | None = None
     """Measure of how good an architecture is. training: its network is trained from scratch. table: --table says it.
-    supernet: the weights of --shared-weights judge it. parameters and macs: the larger, the better. Left out, it
+    supernet: the weights of --shared-weights judge it. parameters, macs and latency: the more, the better. Left out, it
     follows from --table and --shared-weights; without both it is training."""
     table: Path | None = None
     """CSV or JSON file with a metric for each architecture, such as those of NAS-Bench-201."""
@@ -62,10 +63,14 @@ class BlackBoxConfig(SearchConfig):
     """Epochs after which a training ends early, unless its error is among the best of those that came so far."""
     reduction: Few = 3
     """Number of trainings at a rung of which one goes on (successive halving)."""
-    cost: Literal["parameters", "macs"] | None = None
-    """Cost of the networks that is counted; method nsga2 lowers it, and the report shows the Pareto front."""
+    cost: Literal["parameters", "macs", "latency"] | None = None
+    """Cost of the networks that is counted; method nsga2 lowers it, and the report shows the Pareto front. latency is
+    measured on this device, for one image."""
     target: str | None = None
-    """Cost to aim at, such as 500k: the reward is multiplied by (cost / target)^-0.07, as in MnasNet."""
+    """Cost to aim at, such as 500k or 5ms: the reward is multiplied by (cost / target)^-0.07, as in MnasNet."""
+    cost_table: Path | None = None
+    """Latencies in the key format of ProxylessNAS, JSON or YAML, or the latency.json of another run. A table of this
+    processor is measured further; in others a missing key is an error."""
     max_parameters: str | None = None
     """Most parameters of a network, such as 500k; a larger one counts as failed."""
     max_macs: str | None = None
@@ -91,7 +96,7 @@ class BlackBoxConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("table", "shared_weights"):
+        for name in ("table", "shared_weights", "cost_table"):
             if isinstance(path := getattr(self, name), Path):  # what it is else is said when the settings are checked
                 object.__setattr__(self, name, Path(os.path.abspath(path)))
 
@@ -129,8 +134,10 @@ class BlackBoxConfig(SearchConfig):
             )
         if self.target is not None and self.cost is None:
             raise FastdartsError(f"--target is {self.target} but no cost is counted: add --cost")
-        for name in ("target", "max_parameters", "max_macs"):
-            self._amount(name)
+        if self.cost_table is not None and "latency" not in (self.cost, by):
+            raise FastdartsError(f"--cost-table holds latencies, but --cost is {self.cost}: leave one of them out")
+        self.limits()
+        self._wanted()
         self._check_workers()
         if self.needs_network and space.task != "images":
             raise FastdartsError(f"costs are those of networks for images: space {space.name} has others")
@@ -141,6 +148,11 @@ class BlackBoxConfig(SearchConfig):
                 if (given := getattr(self, name)) is not None:
                     raise FastdartsError(f"--{name} is {given} but no worker uses it: add --processes, 0 for none here")
             return
+        if "latency" in (self.cost, self.judged_by) and self.cost_table is None:
+            raise FastdartsError(
+                "workers cannot measure latencies, as they disturb each other and machines differ: give a --cost-table "
+                "or leave --processes out"
+            )
         if self.run is None and self.resume is None and (self.storage or not self.processes):
             raise FastdartsError("workers elsewhere need to know the folder of the search: name it with --run")
         import_optuna()
@@ -149,20 +161,22 @@ class BlackBoxConfig(SearchConfig):
     def needs_network(self) -> bool:
         """Whether networks are counted, whose size depends on the images."""
         wanted = self.cost, self.max_parameters, self.max_macs
-        return self.judged_by in ("parameters", "macs") or any(value is not None for value in wanted)
+        return self.judged_by in ("parameters", "macs", "latency") or any(value is not None for value in wanted)
 
-    def _amount(self, name: str) -> float | None:
-        text = getattr(self, name)
-        return None if text is None else parse_count(text, f"--{name.replace('_', '-')}")
+    def _wanted(self) -> float | None:
+        """The target as a number, in milliseconds for latency."""
+        if self.target is None or self.cost != "latency":
+            return None if self.target is None else parse_count(self.target, "--target")
+        return 1e3 * parse_seconds(self.target, "--target")
 
     def limits(self) -> dict[str, float]:
         """The most that a network may cost, by kind of cost."""
-        found = {name: self._amount(f"max_{name}") for name in ("parameters", "macs")}
-        return {name: most for name, most in found.items() if most is not None}
+        given = {name: getattr(self, f"max_{name}") for name in ("parameters", "macs")}
+        return {name: parse_count(most, f"--max-{name}") for name, most in given.items() if most is not None}
 
     def objective(self, judge: Judge | None) -> Objective:
         """How the metric of the evaluator becomes a reward; without a judge it is the error of trained networks."""
-        target = self._amount("target")
+        target = self._wanted()
         if judge is None:
             return Objective("valid_error", "minimize", 100.0, target)
         return judge.objective(self.direction, target)
@@ -213,6 +227,7 @@ class BlackBox:
         """Ask, evaluate and tell until all queries are made; returns the best architecture and the history."""
         history = History(config.objective(self.judge), self.space, self.searcher, self.decode, self.costs)
         shared = config.processes is not None
+        self.costs.open(device, None if shared else run.folder)
         if run.state is not None and shared != ("study" in run.state):
             raise FastdartsError(
                 f"the run to resume was begun {'without' if shared else 'with'} --processes: "

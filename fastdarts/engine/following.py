@@ -16,7 +16,7 @@ from fastdarts.engine.history import Entry, History
 from fastdarts.engine.outcome import LiveReport
 from fastdarts.engine.pool import Pool
 from fastdarts.engine.queries import row_of
-from fastdarts.engine.queue import DECIDED, OUTCOME, Queue, create_study
+from fastdarts.engine.queue import DECIDED, Queue, create_study, outcome_of
 from fastdarts.engine.storage import JOURNAL, open_storage, working
 from fastdarts.engine.training import Job, weights_of
 from fastdarts.engine.workers import TRIALS, Place, check_alike, facts_of, judge_trials
@@ -88,7 +88,7 @@ def supervise(
 
 
 def _made(storage: str, study: str, method: Any, config: Any, problem: Data, run: Run, history: History) -> Queue:
-    """The study with a trial for each query; raises :class:`FastdartsError` if it is there with other settings."""
+    """The study, whose workers make the trials; raises :class:`FastdartsError` if it is there with other settings."""
     opened = open_storage(storage, create=True)
     settings = plain_values(replace(config, run=None, resume=None, processes=None, storage=None, study=None))
     facts = {
@@ -99,7 +99,7 @@ def _made(storage: str, study: str, method: Any, config: Any, problem: Data, run
         "trials": config.queries,
     }
     directions = [history.objective.direction, *(["minimize"] if config.cost else [])]
-    stored = create_study(opened, study, directions, facts, [{}] * config.queries)
+    stored = create_study(opened, study, directions, facts, [])
     there = from_dict(stored["settings"], SearchConfig, f"study {study}", stored=True)
     try:
         check_same(config.filled(), there.filled())
@@ -169,10 +169,10 @@ class _Recording:
 
     def _rows(self, trial: Any, entry: Entry) -> list[dict[str, Any]]:
         """Those of its training, or one of what was judged without."""
-        outcome = trial.user_attrs.get(OUTCOME, {"rows": [], "seconds": 0.0})
+        outcome = outcome_of(trial)
         if self._config.judged_by != "training":
-            return [row_of(self.history) | {"seconds": outcome["seconds"]}]
-        rows = outcome["rows"]
+            return [row_of(self.history) | {"seconds": outcome.get("seconds", 0.0)}]
+        rows = outcome.get("rows", [])
         if entry.failed is None:
             return rows
         sample = trial.user_attrs[DECIDED]["query"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastdarts.engine.counted import Counted
 from fastdarts.engine.history import Failed
 from fastdarts.engine.step import SearchStep
 from fastdarts.errors import FastdartsError
@@ -20,14 +21,10 @@ from fastdarts.policies.searchers.objective import Objective
 from fastdarts.runs.checkpoint import find_checkpoint, load_checkpoint, loading
 from fastdarts.runs.run import stored_config
 from fastdarts.spaces import Architecture, Space
-from fastdarts.spaces.cells.network import count_parameters
 from fastdarts.spaces.tabular import Direction, better, read_tabular
 from fastdarts.tasks.images.batches import Batches
-from fastdarts.tasks.images.task import ImageProblem
 from fastdarts.tasks.settings import SearchConfig, resolve
-from fastdarts.tasks.task import Data, find_task
-
-Costs = Callable[[Architecture], float | None]
+from fastdarts.tasks.task import find_task
 
 
 class Judge(ABC):
@@ -84,7 +81,7 @@ class TableJudge(Judge):
 
 
 class SizeJudge(Judge):
-    """How large a network is, as a guess of how good it is."""
+    """How large or how slow a network is, as a guess of how good it is."""
 
     def __init__(self, kind: str, count: Callable[[str, Architecture], float]):
         self.kind, self._count = kind, count
@@ -132,7 +129,7 @@ class SupernetJudge(Judge):
             return shared_error(logits, self.batches, self.device)
 
 
-def judge_of(config: Any, space: Space, costs: Costs) -> Judge | None:
+def judge_of(config: Any, space: Space, costs: Counted) -> Judge | None:
     """What judges with these settings; None if networks are trained."""
     by = config.judged_by
     if by == "table":
@@ -140,37 +137,3 @@ def judge_of(config: Any, space: Space, costs: Costs) -> Judge | None:
     if by == "supernet":
         return SupernetJudge(config, space)
     return None if by == "training" else SizeJudge(by, costs.count)
-
-
-class Counted:
-    """Counts what networks cost: a search's own settings say how large they are."""
-
-    def __init__(self, config: Any, space: Space, problem: Data):
-        self._config, self._space, self._problem = config, space, problem
-        self._limits = config.limits()
-
-    def count(self, kind: str, architecture: Architecture) -> float:
-        """The parameters or the multiply-accumulates of the network that a training would train."""
-        config, problem = self._config, self._problem
-        shape = config.channels, problem.outputs, config.layers, False, architecture.genotype
-        with torch.device("meta"):
-            network = self._space.network(self._space.variants[0], *shape, in_channels=problem.data.channels)
-        if kind == "parameters":
-            return float(count_parameters(network))
-        from fastdarts.report.describe import macs  # which loads what a search in a table needs not
-
-        return float(macs(network, (problem.data.channels, *problem.size)))
-
-    def __call__(self, architecture: Architecture) -> float | None:
-        """The cost that is asked for; raises :class:`Failed` for a network that is too large."""
-        for kind, most in self._limits.items():
-            if (found := self.count(kind, architecture)) > most:
-                raise Failed(f"it has {found:.0f} {kind}, more than {most:.0f}")
-        return None if self._config.cost is None else self.count(self._config.cost, architecture)
-
-
-def costs_of(config: Any, space: Space, problem: Data) -> Counted:
-    """What counts the networks of a search."""
-    if config.needs_network and not isinstance(problem, ImageProblem):
-        raise FastdartsError("costs are those of networks for images: leave --cost, --max-parameters, --max-macs out")
-    return Counted(config, space, problem)

@@ -80,9 +80,13 @@ class Worker(ABC):
 
     def _next(self, stop: Stop) -> Any | None:
         """A trial to work on; None if all have ended, or ``stop`` asks for an end."""
-        while (trial := self.queue.take()) is None and not self.queue.done() and not stop:
+        while (trial := self.take(stop)) is None and not self.queue.done() and not stop:
             time.sleep(_PAUSE)
         return trial
+
+    def take(self, stop: Stop) -> Any | None:
+        """A trial to work on; None if there is none now."""
+        return self.queue.take()
 
     def tell(self, trial: Any, values: Sequence[float] | None, outcome: Mapping[str, Any], said: str) -> bool:
         """Give a trial its result, and say so; whether it had none before."""
@@ -95,7 +99,7 @@ class Worker(ABC):
         return nullcontext()
 
     def lost(self) -> None:  # noqa: B027 - may stay as it is
-        """Another process has taken the trial at work."""
+        """Another process was faster, see :class:`Lost`."""
 
     @abstractmethod
     def do(self, trial: Any, stop: Stop) -> bool:
@@ -136,10 +140,18 @@ class SearchWorker(Worker):
         return run / TRIALS
 
     def lost(self) -> None:
-        """Ask from the beginning: the searcher was asked for a trial that another process decides."""
+        """Ask from the beginning: the searcher may have been asked for a trial that does not count."""
         config, fresh = self._config, self._config.build(self._space)
         history = History(config.objective(self._judge), self._space, fresh.searcher, fresh.decode, self._costs)
         self.asking = Asking(self.queue, history, config.nodes)
+
+    def take(self, stop: Stop) -> Any | None:
+        """One whose process is gone, or a new one."""
+        try:
+            return self.queue.take() or self.asking.next(stop)
+        except Lost:
+            self.lost()
+            return None
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -152,7 +164,7 @@ class SearchWorker(Worker):
     def do(self, trial: Any, stop: Stop) -> bool:
         """Judge the architecture of a trial."""
         begin = time.monotonic()
-        asked = self.asking.of(trial, stop)
+        asked = self.asking.of(trial)
         history, rows = self.asking.history, []
         known = history.known(asked) if history.learns or self._judge is not None else None
         if known is not None:
@@ -207,7 +219,7 @@ class SearchWorker(Worker):
 def facts_of(method: Any, problem: Data) -> dict[str, Any]:
     """What must be the same on all machines: the data and the table, but not where they lie."""
     digest = {} if method.judge is None else {"digest of the table": method.judge.digest}
-    return {name: str(value) for name, value in problem.facts().items()} | digest
+    return {name: str(value) for name, value in problem.facts().items()} | digest | method.costs.facts()
 
 
 def check_alike(queue: Queue, here: Mapping[str, Any]) -> None:

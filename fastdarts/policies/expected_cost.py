@@ -1,7 +1,7 @@
 """What the network of a search is expected to cost, and the losses in which that counts.
 
-ProxylessNAS (Cai et al. 2019, section 3.3) has made the latency a function of the alphas; MnasNet (Tan et al. 2019) has
-the reward for methods without a gradient.
+ProxylessNAS (Cai et al. 2019, section 3.3) has made the latency a function of the alphas. The reward for methods
+without a gradient is :func:`fastdarts.policies.searchers.objective.mnasnet_reward`.
 """
 
 from __future__ import annotations
@@ -56,17 +56,6 @@ def linear_loss(loss: Tensor, cost: Tensor, target: float, weight: float = 0.1) 
     return loss + weight * (cost - target) / target
 
 
-def mnasnet_reward(accuracy: float, cost: float, target: float, below: float = -0.07, above: float = -0.07) -> float:
-    r"""MnasNet's reward: :math:`A \, (E / T)^w` with w = ``below`` where :math:`E \le T`, else ``above``.
-
-    The defaults are the soft constraint; 0 and -1 are the hard one. ProxylessNAS has -0.1 for both.
-
-    >>> round(mnasnet_reward(0.75, 160.0, 80.0), 4)
-    0.7145
-    """
-    return accuracy * (cost / target) ** (below if cost <= target else above)
-
-
 def expected(weights: Sequence[Tensor], prices: Sequence[Tensor], fixed: float = 0.0) -> Tensor:
     r"""The mean cost where each edge has one candidate by chance:
     :math:`E = F + \sum_e \sum_k \frac{w_{ek}}{\sum_j w_{ej}} T_{ek}`.
@@ -100,6 +89,13 @@ class Setting(NamedTuple):
         """The network of a genotype."""
         sizes = self.channels, self.classes, self.layers, False
         return self.space.network(self.variant, *sizes, genotype, in_channels=self.shape[0])
+
+    def key(self, genotype: Any) -> str:
+        """The key of the whole network of a genotype in a table of latencies."""
+        text = json.dumps([self.variant, self.space.to_dict(genotype)])
+        facts = {"channels": self.channels, "layers": self.layers, "genotype": zlib.crc32(text.encode())}
+        channels, height, width = self.shape
+        return key_of("network", (height, width, channels), (self.classes,), **facts)
 
 
 class ExpectedCost(Policy):
@@ -137,8 +133,8 @@ class ExpectedCost(Policy):
         parts, builders = space.parts(model, setting.channels, setting.shape, setting.classes), {}
         keys: dict[str, list[list[list[list[str] | None]]]] = {kind: [] for kind in model.primitives}
         for kind, edges in parts.cells:
-            keys[kind].append([[None if own is None else _noted(own, builders) for own in edge] for edge in edges])
-        rest = _noted(parts.rest or (), builders)
+            keys[kind].append([[None if own is None else noted(own, builders) for own in edge] for edge in edges])
+        rest = noted(parts.rest or (), builders)
         whole = self._networks(builders) if self._measures(setting.device) or parts.rest is None else {}
         costs = self._costs(builders, setting.device)
         self._raw = []
@@ -161,26 +157,19 @@ class ExpectedCost(Policy):
 
     def _measures(self, device: torch.device) -> bool:
         """Whether latencies are those of ``device``: then whole networks can be measured too."""
-        return self.kind == "latency" and (self.table is None or self.table.processor == _name(device))
+        return self.kind == "latency" and (self.table is None or self.table.processor == measured_on(device))
 
     def _networks(self, builders: dict[str, Callable[[], Priced]]) -> dict[str, Any]:
         """Random genotypes by the keys of their networks, whose builders are noted."""
         setting, generator, whole = self._setting, torch.Generator().manual_seed(0), {}
         for _ in range(SAMPLES if self.kind == "latency" else 1):
             genotype = setting.space.sample(generator, setting.nodes)
-            key = self._whole_key(genotype)
+            key = setting.key(genotype)
             whole[key] = genotype
             builders[key] = lambda genotype=genotype: Priced(
                 setting.network(genotype), (1, *setting.shape), candidate=False
             )
         return whole
-
-    def _whole_key(self, genotype: Any) -> str:
-        setting = self._setting
-        text = json.dumps([setting.variant, setting.space.to_dict(genotype)])
-        facts = {"channels": setting.channels, "layers": setting.layers, "genotype": zlib.crc32(text.encode())}
-        channels, height, width = setting.shape
-        return key_of("network", (height, width, channels), (setting.classes,), **facts)
 
     def _costs(self, builders: dict[str, Callable[[], Priced]], device: torch.device) -> dict[str | None, float]:
         if self.kind != "latency":
@@ -188,9 +177,9 @@ class ExpectedCost(Policy):
                 return {key: float(counted(make(), self.kind)) for key, make in builders.items()}
 
         def completed() -> LatencyTable:
-            table = LatencyTable({}, _name(device)) if self.table is None else self.table
+            table = LatencyTable({}, measured_on(device)) if self.table is None else self.table
             with torch.random.fork_rng(devices=[]):
-                table.complete(builders, device, _name(device))
+                table.complete(builders, device, measured_on(device))
             return table
 
         self.table = from_first(completed)
@@ -224,12 +213,12 @@ class ExpectedCost(Policy):
             self.table = LatencyTable(state["latencies"], state["processor"])
 
 
-def _name(device: torch.device) -> str:
-    """What measures latencies here, in words."""
+def measured_on(device: torch.device) -> str:
+    """What measures latencies here, in words: the ``processor`` of a :class:`LatencyTable`."""
     return f"{processor(device)}, {torch.get_num_threads()} threads"
 
 
-def _noted(parts: Sequence[Part], builders: dict[str, Callable[[], Priced]]) -> list[str]:
+def noted(parts: Sequence[Part], builders: dict[str, Callable[[], Priced]]) -> list[str]:
     """The keys of parts, whose builders are noted."""
     keys = []
     for part in parts:

@@ -13,10 +13,11 @@ from torch._subclasses.fake_tensor import is_fake
 
 from fastdarts.nn.relaxation import Mixing, Relaxation
 from fastdarts.policies.base import Policy
-from fastdarts.policies.expected_cost import ExpectedCost, mnasnet_reward
+from fastdarts.policies.expected_cost import ExpectedCost
 from fastdarts.policies.hypergradients import Descent, Gradients
 from fastdarts.policies.noise import Drawing, Noise
 from fastdarts.policies.passes import Batch, Passes, microbatches
+from fastdarts.policies.searchers.objective import mnasnet_reward
 from fastdarts.ranks import summed, weighed
 
 OTHER, CHOSEN = 1.0, 2.0

@@ -8,6 +8,7 @@ cells have their own name as the type, and their stride.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import re
@@ -84,6 +85,11 @@ class LatencyTable:
             found = measure([make() for make in missing.values()], device)
             self.values |= dict(zip(missing, found, strict=True))
         return bool(missing)
+
+    @property
+    def digest(self) -> str:
+        """A name for all that it holds."""
+        return hashlib.blake2b(self.to_text().encode(), digest_size=8).hexdigest()
 
     def to_text(self) -> str:
         """The file: JSON with the processor and the values, by key in alphabetical order."""

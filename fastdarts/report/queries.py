@@ -99,9 +99,14 @@ def _table(run: Records, known: list[tuple[int, dict[str, Any]]], name: str) -> 
     costs = any("cost" in entry for _, entry in known)
     head = ("Query", name.capitalize(), *(["Cost"] * costs), "Architecture")
     lines = [
-        (query, number(entry["metric"]), *([f"{entry.get('cost', 0):,.0f}"] * costs), text)
+        (query, number(entry["metric"]), *([_cost(entry.get("cost", 0))] * costs), text)
         for text, (query, entry) in [*first.items()][:_LISTED]
     ]
     left = len(first) - len(lines)
     note = element("p", f"The best {len(lines)} of {len(first)}.") if left > 0 else EMPTY
     return joined((note, sortable_table(head, lines, "candidates")))
+
+
+def _cost(value: float) -> str:
+    """A count as a whole number, or milliseconds."""
+    return f"{value:,.0f}" if float(value).is_integer() else number(value)

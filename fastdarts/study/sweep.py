@@ -16,7 +16,7 @@ from fastdarts.endings import Stop
 from fastdarts.engine.device import named_device
 from fastdarts.engine.following import leave, place_of, supervise
 from fastdarts.engine.pool import Pool, Task, run_tasks
-from fastdarts.engine.queue import DECIDED, OUTCOME, Queue, create_study
+from fastdarts.engine.queue import DECIDED, Queue, create_study, outcome_of
 from fastdarts.engine.search import search
 from fastdarts.engine.storage import JOURNAL, open_storage, working
 from fastdarts.engine.workers import HERE, Place, Worker
@@ -201,7 +201,7 @@ def _on_storage(
 
         if not supervise(queue, look, start, progress, config.run):
             leave(f"{ended} of {len(points)} searches are done", storage, study)
-        return [trial.user_attrs[OUTCOME] for trial in queue.trials()]
+        return [outcome_of(trial) for trial in queue.trials()]
 
 
 def search_trials(storage: str, study: str, run: Path | None = None, place: Place = HERE) -> int:

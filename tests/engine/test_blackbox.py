@@ -16,8 +16,10 @@ from fastdarts.engine import blackbox, children, judges
 from fastdarts.engine.children import Rungs
 from fastdarts.engine.training import Training
 from fastdarts.errors import FastdartsError, NotFinite, OutOfMemory
-from fastdarts.runs.writer import read_metrics
-from fastdarts.spaces import find_space
+from fastdarts.policies import latency
+from fastdarts.runs.run import Run
+from fastdarts.runs.writer import processor, read_metrics
+from fastdarts.spaces import find_space, parse_architecture
 from fastdarts.testing import TINY
 from tests.support.tables import NB201, accuracy, write_table
 
@@ -170,6 +172,60 @@ def test_costs_make_a_front_and_a_limit(tmp_path, table):
     assert aimed["best"] == aimed["history"][rewards.index(max(rewards))]["metric"]
 
 
+def test_a_latency_is_measured_once_and_a_search_that_goes_on_counts_it_again(tmp_path, table, monkeypatch):
+    size = {"layers": 5, "channels": 4, "cost": "latency", "target": "100us", "samples": 32, "queries": 8}
+    measured, rows, folder = [], [], tmp_path / "run"
+    real_measure, real_record = latency.measure, Run.record
+
+    def measure(modules, device):
+        measured.extend(modules)
+        return real_measure(modules, device)
+
+    class Killed(BaseException):
+        pass
+
+    def record(*arguments):
+        rows.append(arguments)
+        if len(rows) == 6:
+            raise Killed
+        return real_record(*arguments)
+
+    monkeypatch.setattr(latency, "measure", measure)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Run, "record", record)
+        run(folder, table, method="random", **size)
+    before = read_metrics(folder)
+    found = run(folder, table, method="random", **size)
+    assert len(before) == 5 and [row["cost"] for row in read_metrics(folder)][:5] == [row["cost"] for row in before]
+    history = found["history"]
+    assert len(measured) == len({entry["architecture"] for entry in history})  # the sixth was measured before the kill
+    kept = latency.read_table(folder / "latency.json")
+    assert kept.processor.startswith(processor(torch.device("cpu")))
+    assert {entry["cost"] for entry in history} == {*kept.values.values()} and min(kept.values.values()) > 0
+    rewards = [entry["metric"] / 100 * (entry["cost"] / 0.1) ** -0.07 for entry in history]
+    assert found["best"] == history[rewards.index(max(rewards))]["metric"]
+    assert "front over latency" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_with_a_table_the_latency_of_a_chain_is_the_sum_of_its_layers(tmp_path):
+    """In the space of MnasNet, which has no supernet. The table is from elsewhere, in the published format."""
+    space, own = find_space("mnasnet"), tmp_path / "table.json"
+    shared = {"space": "mnasnet", "dataset": "digits", "samples": 32, "image_size": 32, "device": "cpu", "threads": 1}
+    shared |= {"method": "random", "evaluator": "parameters", "queries": 3, "seed": 1}
+    plain = fastdarts.search(**shared, run=tmp_path / "plain")["history"]
+    keys = [latency.chain_keys(parse_architecture(e["architecture"]).genotype, (32, 32), 1, 10) for e in plain]
+    values = {key: {"mean": float(2**number)} for number, key in enumerate(dict.fromkeys(itertools.chain(*keys)))}
+    own.write_text(json.dumps(values), encoding="utf-8")
+    cost = {"cost": "latency", "target": "5ms", "cost_table": own}
+    found = fastdarts.search(**shared, **cost, run=tmp_path / "run")["history"]
+    assert [entry["cost"] for entry in found] == [sum(values[key]["mean"] for key in some) for some in keys]
+    lacking = keys[2][-2]
+    own.write_text(json.dumps({key: mean for key, mean in values.items() if key != lacking}), encoding="utf-8")
+    with pytest.raises(FastdartsError, match=f"has no key {lacking}: add it"):
+        fastdarts.search(**shared, **cost, run=tmp_path / "lacking")
+    assert space.name == "mnasnet" and not space.has_supernet
+
+
 def test_runs_are_compared_with_random_search(tmp_path, table):
     for method in ("random", "evolution"):
         for seed in (1, 2):
@@ -294,6 +350,10 @@ def test_the_number_of_parameters_may_judge(tmp_path):
         ({"rungs": (3, 2)}, "--rungs is 3 2: expected ascending epochs below --epochs 50"),
         ({"rungs": (50,)}, "--rungs is 50: expected ascending"),
         ({"target": "5M"}, "--target is 5M but no cost is counted: add --cost"),
+        ({"cost": "macs", "target": "5ms"}, "--target is '5ms': expected a number above 0"),
+        ({"cost": "latency", "target": "5M"}, "--target is '5M': expected a time with its unit"),
+        ({"cost": "macs", "cost_table": "here.json"}, "--cost-table holds latencies, but --cost is macs: leave one of"),
+        ({"cost": "latency", "processes": 2}, "workers cannot measure latencies, .*: give a --cost-table or leave"),
         ({"cost": "macs", "target": "soon"}, "--target is 'soon': expected a number above 0"),
         ({"max_macs": "few"}, "--max-macs is 'few'"),
         ({"space": "rnn"}, "--method evolution needs training from scratch"),

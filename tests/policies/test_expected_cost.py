@@ -19,9 +19,9 @@ from fastdarts.policies.expected_cost import (
     expected,
     linear_loss,
     log_loss,
-    mnasnet_reward,
 )
 from fastdarts.policies.latency import LatencyTable, Priced, chain_keys, key_of, measure, read_table
+from fastdarts.policies.searchers.objective import mnasnet_reward
 from fastdarts.report.describe import macs
 from fastdarts.spaces import SPACES
 from fastdarts.spaces.chain.published import PROXYLESS_MOBILE
@@ -74,18 +74,6 @@ def test_both_losses_have_the_published_values_and_gradients(sampled, combine, l
     assert total.item() == pytest.approx(loss, abs=1e-11)
     factor, own = torch.autograd.grad(total, [leaf, alpha])
     close((factor * torch.tensor(gates, dtype=torch.float64) + own[0]).tolist(), gradient)
-
-
-@pytest.mark.parametrize(
-    ("accuracy", "latency", "soft", "hard"),
-    [
-        (0.75, 80, 0.75, 0.75), (0.75, 40, 0.787287512717, 0.75), (0.75, 160, 0.714478498533, 0.375),
-        (0.70, 40, 0.734801678536, 0.70), (0.752, 78, 0.753333911073, 0.752),
-    ],
-)  # fmt: skip
-def test_the_reward_of_mnasnet(accuracy, latency, soft, hard):
-    assert mnasnet_reward(accuracy, latency, 80) == pytest.approx(soft, abs=1e-12)
-    assert mnasnet_reward(accuracy, latency, 80, 0, -1) == pytest.approx(hard, abs=1e-12)
 
 
 def test_the_reward_of_proxylessnas():

@@ -73,7 +73,7 @@ def worker(storage: str, study: str, plan: tuple[int, str] | None, log: Path) ->
 
 
 def main(scratch: str, kills: str) -> None:
-    folder, left, killed = Path(scratch), int(kills), 0
+    folder, killed = Path(scratch), 0
     torch.set_num_threads(1)  # a pool of threads does not live through a fork
     journal = import_optuna().storages.journal
     # What a killed worker holds is free after a second instead of 30.
@@ -89,9 +89,10 @@ def main(scratch: str, kills: str) -> None:
     storage, running = str(folder / "run" / JOURNAL), set()
     done = False
     while running or not done:
-        while len(running) < 3 and not done:
-            plan = (draw.randrange(1, 30), draw.choice(HOW)) if left else None
-            left -= plan is not None
+        # A trial takes four writes, and no worker makes more than five before it is killed. Nobody else works until all
+        # are killed that shall be, so that the search is not over before.
+        while len(running) < 3 and not done and (killed == int(kills) or killed + len(running) < int(kills)):
+            plan = (draw.randrange(1, 6), draw.choice(HOW)) if killed < int(kills) else None
             running.add(worker(storage, "run", plan, folder / "workers.log"))
         pid, status = os.wait()
         running.discard(pid)

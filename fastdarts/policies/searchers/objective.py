@@ -15,7 +15,7 @@ def mnasnet_reward(accuracy: float, cost: float, target: float, below: float = -
     Args:
         accuracy, cost, target: a, c and T.
         below, above: w for a cost up to the target, and for one above. The defaults are the soft constraint: twice the
-            cost should buy 5 % of accuracy. 0 and -1 are the hard one.
+            cost should buy 5 % of accuracy. 0 and -1 are the hard one. ProxylessNAS has -0.1 for both.
 
     Example:
         >>> mnasnet_reward(0.75, 160, 80)
