@@ -1,8 +1,9 @@
-"""The table of docs/results.md on every method under one budget, from the CSV of ``fastdarts compare``:
+"""The tables of docs/results.md on methods under one budget, from CSV files of ``fastdarts compare``:
 
     fastdarts compare runs/every-method --csv benchmarks/results/every-method.csv
+    fastdarts compare runs/search-families --csv benchmarks/results/search-families.csv
 
-``python -m benchmarks.page --write`` fills it in.
+``python -m benchmarks.page --write`` fills them in.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from pathlib import Path
 from benchmarks.gpu_tables import table
 from fastdarts.compare.statistics import mean_of, paired
 
-RESULT = Path(__file__).resolve().parent / "results" / "every-method.csv"
-BASELINE = "darts (unrolled False)"
-HEADS = [
-    "method", "n", "test error, %", "beside DARTS, points", "skips", "parameters", "search, s", "peak MiB"
-]  # fmt: skip
+RESULTS = Path(__file__).resolve().parent / "results"
+RESULT, FAMILIES = RESULTS / "every-method.csv", RESULTS / "search-families.csv"
+HEADS = ["method", "n", "test error, %", "beside {}, points", "skips", "parameters", "search, s", "peak MiB"]
 
 Row = dict[str, str]
 
 
-def every_method(path: Path = RESULT) -> str:
-    """A line for each method: means over its searches, those that were evaluated, from few errors to many."""
+def every_method(path: Path = RESULT, baseline: str = "darts (unrolled False)", title: str = "DARTS") -> str:
+    """A line for each method: means over its searches, those that were evaluated, from few errors to many.
+
+    The differences are from the group ``baseline``, whose name is ``title``.
+    """
     if not path.exists():
         return "Not measured yet."
     groups: dict[str, list[Row]] = defaultdict(list)
@@ -33,9 +35,15 @@ def every_method(path: Path = RESULT) -> str:
         for row in csv.DictReader(file):
             if row["test"]:
                 groups[row["group"]].append(row)
-    base = _errors(groups[BASELINE])
+    base = _errors(groups[baseline])
     ordered = sorted(groups.items(), key=lambda pair: _mean(pair[1], "test"))
-    return table(HEADS, [_line(name, rows, base if name != BASELINE else None) for name, rows in ordered])
+    heads = [head.format(title) for head in HEADS]
+    return table(heads, [_line(name, rows, base if name != baseline else None) for name, rows in ordered])
+
+
+def families(path: Path = FAMILIES) -> str:
+    """The same of ``examples/search_families.py``, beside random search."""
+    return every_method(path, "random", "random search")
 
 
 def _line(name: str, rows: Sequence[Row], base: dict[int, float] | None) -> list[str]:

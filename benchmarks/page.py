@@ -2,7 +2,8 @@
 
 A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
 instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py),
-and pieces of searches in benchmarks/results/full_length (benchmarks/full_length.py).
+pieces of searches in benchmarks/results/full_length (benchmarks/full_length.py), and searches in a table in
+benchmarks/results/regret (examples/regret_over_queries.py).
 Without ``--write`` the command fails where a page and the results differ.
 """
 
@@ -15,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.every_method_page import every_method
+from benchmarks import regret_page
+from benchmarks.every_method_page import every_method, families
 from benchmarks.full_length_page import FIGURES, figures, finished, section
 from benchmarks.gpu_tables import table
 from fastdarts.bench import methods
@@ -204,7 +206,11 @@ def pages() -> Iterable[tuple[Path, str, str]]:
     for space, drawing in figures(searched).items():
         path = FIGURES / f"full-length-{space}.svg"
         yield path, path.read_text(encoding="utf-8") if path.exists() else "", drawing
+    if (regret := regret_page.finished()) is not None:
+        path = regret_page.FIGURE
+        yield path, path.read_text(encoding="utf-8") if path.exists() else "", regret_page.figure(regret)
     parts |= {"full-length": section(searched), "every-method": every_method()}
+    parts |= {"search-families": families(), "regret": regret_page.section(regret)}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)

@@ -1,6 +1,6 @@
 """The table of every method under one budget: means, differences by seed, and no line for what was not evaluated."""
 
-from benchmarks.every_method_page import every_method
+from benchmarks.every_method_page import every_method, families
 
 HEAD = "group,method,seed,test,valid,skips,parameters,macs,seconds,memory,evaluations,folder\n"
 
@@ -18,3 +18,15 @@ def test_lines_are_ordered_by_their_error_and_paired_by_seed(tmp_path):
 
 def test_nothing_is_shown_before_it_was_measured(tmp_path):
     assert every_method(tmp_path / "none.csv") == "Not measured yet."
+    assert families(tmp_path / "none.csv") == "Not measured yet."
+
+
+def test_families_are_beside_random_search(tmp_path):
+    rows = [(f"{name},{name},{seed},{error + seed},9,2,1000,5,10,1048576,1,a") for seed in (0, 1, 2)
+            for name, error in (("random", 20), ("darts", 21))]  # fmt: skip
+    path = tmp_path / "found.csv"
+    path.write_text(HEAD + "\n".join(rows), encoding="utf-8")
+    head, _, first, second = families(path).splitlines()
+    assert "| beside random search, points |" in head
+    assert first == "| random | 3 | 21.00 ± 1.00 | – | 2.0 | 1,000 | 10 | 1 |"
+    assert second == "| darts | 3 | 22.00 ± 1.00 | +1.00 [+1.00, +1.00] | 2.0 | 1,000 | 10 | 1 |"
