@@ -13,15 +13,16 @@ from fastdarts.runs.kinds import Count
 
 @dataclass(frozen=True)
 class Worker:
-    """Take up the trials of a search or a sweep that lies in a storage, one after another, until all have ended. Any
-    number of workers may do so, on any number of machines. Stopped or killed, its trial is taken up by another one."""
+    """Take up the trials of a search, a sweep or a study that lies in a storage, one after another, until all have
+    ended. Any number of workers may do so, on any number of machines. Stopped or killed, its trial is taken up by
+    another one."""
 
     storage: str
     """Storage of Optuna: a file on a shared disk, postgresql://..., or grpc://HOST:PORT."""
     study: str
-    """Title of the search or sweep in it."""
+    """Title of the search, sweep or study in it."""
     run_folder: Annotated[Path | None, tyro.conf.arg(name="run")] = None
-    """Folder for the trainings of this worker (that of the search or sweep). On a shared disk, one worker goes on with
+    """Folder for the trainings of this worker (that of the first command). On a shared disk, one worker goes on with
     what another one has begun."""
     device: str | None = None
     """Device: cpu, cuda, cuda:1, ... (that of the search)."""

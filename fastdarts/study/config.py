@@ -12,7 +12,7 @@ from typing import Any
 from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method
 from fastdarts.runs.checks import check_fields
-from fastdarts.runs.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width
+from fastdarts.runs.kinds import Count, Epochs, Few, NotNegative, Positive, Seed, Seeds, Width, Workers
 from fastdarts.spaces import DARTS, find_space
 from fastdarts.tasks.images.arrays import FASHION_MNIST
 from fastdarts.tasks.images.settings import DataConfig, Dataset
@@ -59,8 +59,14 @@ class StudyConfig(DataConfig):
     """Adam learning rate of the alphas: ten times the published one, as there are far fewer steps."""
     threads: Count | None = 1
     """CPU threads of each process; results are bit-identical only for the same number."""
-    processes: Few | None = None
-    """Trainings and searches at a time, each in a process of its own (one per CPU, on a GPU 1)."""
+    processes: Workers | None = None
+    """Trainings and searches at a time, each in a process of its own (one per CPU, on a GPU 1). 0 leaves all to
+    `fastdarts worker`."""
+    storage: str | None = None
+    """Storage of Optuna that workers share: a file on a shared disk, postgresql://..., or grpc://HOST:PORT. Left out,
+    all is done on this machine, or with --processes 0 by workers that find it in trials.journal in the folder."""
+    study: str | None = None
+    """Title of the study in that storage (the name of the folder)."""
     run: Path | None = None
     """Folder of the study (runs/study-tiny); what it holds of these settings already is not computed again."""
     resume: Path | None = None
@@ -86,6 +92,10 @@ def prepare(config: StudyConfig) -> StudyConfig:
     left_out = REDUCED.get(dataset, {}) | {"run": Path("runs") / "study-tiny"}
     left_out = {name: value for name, value in left_out.items() if getattr(config, name) is None}
     config = dataclasses.replace(config, dataset=dataset, **left_out)
+    if config.study is not None and config.storage is None and config.processes != 0:
+        raise FastdartsError(
+            f"--study is {config.study} but no worker elsewhere uses it: add --storage, or leave it out"
+        )
     if config.sync_bn:
         raise FastdartsError("--sync-bn is for several ranks, but a study runs every network in one: leave it out")
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastdarts.endings import Stop
-from fastdarts.engine.device import named_device
-from fastdarts.engine.following import leave, place_of, supervise
-from fastdarts.engine.pool import Pool, Task, run_tasks
-from fastdarts.engine.queue import DECIDED, Queue, create_study, outcome_of
+from fastdarts.engine.pool import Task, run_tasks
+from fastdarts.engine.queue import DECIDED, Queue
 from fastdarts.engine.search import search
-from fastdarts.engine.storage import JOURNAL, open_storage, working
-from fastdarts.engine.workers import HERE, Place, Worker
+from fastdarts.engine.storage import open_storage, working
+from fastdarts.engine.workers import HERE, Place
 from fastdarts.errors import FastdartsError, NotFinite
 from fastdarts.ranks import refuse
 from fastdarts.runs.run import InUse, alone_in, place_in
 from fastdarts.runs.settings import expanded, from_dict, plain_values
 from fastdarts.runs.writer import Progress, atomic_write, is_leftover
+from fastdarts.study.points import PointWorker, Shared, by_workers
 from fastdarts.tasks.settings import SearchConfig
 from fastdarts.tasks.task import find_task
 from fastdarts.tasks.validation import validate
@@ -172,36 +171,11 @@ def _on_storage(
     config: Sweep, varied: dict[str, list[Any]], points: list[Point], progress: Progress
 ) -> list[dict[str, Any]]:
     """The searches by workers here and elsewhere."""
-    storage, study = config.storage or str(config.run / JOURNAL), config.study or config.run.name
-    with working(storage):
-        opened = open_storage(storage, create=True)
-        made = [{"name": point.name, "settings": point.settings, "varied": point.varied} for point in points]
-        facts = {"kind": "sweep", "run": str(config.run.resolve()), "trials": len(points), "varied": varied}
-        stored = create_study(opened, study, ["minimize"], facts, made)
-        queue = Queue(opened, study)
-        if stored.get("varied") != varied or [trial.user_attrs[DECIDED] for trial in queue.trials()] != made:
-            raise FastdartsError(f"the storage has another study {study}: choose another --study")
-        progress.start("searches", len(points))
-        ended = 0
-
-        def look() -> bool:
-            nonlocal ended
-            now = sum(trial.state.is_finished() for trial in queue.trials())
-            if now > ended:
-                progress.advance(now - ended)
-            ended = now
-            return False
-
-        def start(pool: Pool) -> None:
-            for number in range(config.processes):
-                first = from_dict(points[0].settings, SearchConfig, study, stored=True)
-                place = place_of(first, number, config.processes, named_device(first.device))
-                log = config.run / f"worker_{number}.log"
-                pool.start(f"worker {number}", log, search_trials, storage, study, config.run, place)
-
-        if not supervise(queue, look, start, progress, config.run):
-            leave(f"{ended} of {len(points)} searches are done", storage, study)
-        return [outcome_of(trial) for trial in queue.trials()]
+    shared = Shared.of(config.run, config.processes, config.storage, config.study)
+    made = [{"name": point.name, "settings": point.settings, "varied": point.varied} for point in points]
+    first = from_dict(points[0].settings, SearchConfig, str(config.file), stored=True)
+    facts = {"kind": "sweep", "varied": varied}
+    return by_workers(shared, facts, made, search_trials, first, progress, "searches")
 
 
 def search_trials(storage: str, study: str, run: Path | None = None, place: Place = HERE) -> int:
@@ -210,17 +184,8 @@ def search_trials(storage: str, study: str, run: Path | None = None, place: Plac
         return SweepWorker(Queue(open_storage(storage), study), run, place).work()
 
 
-class SweepWorker(Worker):
-    """A worker that does the searches of a sweep.
-
-    run: the folder in which they lie; that of the sweep, if it is left out.
-    """
-
-    def __init__(self, queue: Queue, run: Path | None, place: Place):
-        super().__init__(queue)
-        self._run, self._place = Path(queue.facts["run"]) if run is None else run, place
-        if run is None and not self._run.is_dir():
-            raise FastdartsError(f"the folder of the sweep, {self._run}, is not on this machine: name one with --run")
+class SweepWorker(PointWorker):
+    """A worker that does the searches of a sweep."""
 
     def do(self, trial: Any, stop: Stop) -> bool:
         """Do a search."""
@@ -229,7 +194,7 @@ class SweepWorker(Worker):
             shown = {name: (varied[name].index(value), varied[name]) for name, value in point["varied"].items()}
             self.queue.show(trial, {name: pair for name, pair in shown.items() if _is_plain(pair[1])})
         try:
-            outcome = search_point(point["settings"], self._run / point["name"], self._place)
+            outcome = search_point(point["settings"], self.run / point["name"], self.place)
         except InUse:  # its process is alive after all
             return False
         values = None if "failed" in outcome else [outcome["metric"]]

@@ -16,26 +16,31 @@ from typing import Any
 import torch
 from scipy.stats import kendalltau
 
+from fastdarts.endings import Stop
 from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import check_precision, prepare_device
 from fastdarts.engine.evaluation import recipe
 from fastdarts.engine.isolation import isolated
 from fastdarts.engine.pool import Task, run_tasks
+from fastdarts.engine.queue import DECIDED, Queue
 from fastdarts.engine.search import check_network, search
 from fastdarts.engine.step import SearchStep
+from fastdarts.engine.storage import open_storage, working
 from fastdarts.engine.training import Job, train_all
+from fastdarts.engine.workers import HERE, Place, check_alike
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics
 from fastdarts.policies.samplers import chosen_by
 from fastdarts.ranks import refuse
 from fastdarts.runs.checkpoint import find_checkpoint, load_checkpoint, loading
-from fastdarts.runs.run import CONFIG, Run, alone_in, place_in
-from fastdarts.runs.settings import from_toml, to_toml
+from fastdarts.runs.run import CONFIG, InUse, Run, alone_in, place_in
+from fastdarts.runs.settings import from_dict, from_toml, plain_values, to_toml
 from fastdarts.runs.writer import Progress, atomic_write, environment, is_leftover, read_metrics, remove_leftovers
 from fastdarts.spaces import Architecture
 from fastdarts.spaces.cells.genotype import Genotype
 from fastdarts.spaces.cells.robust import TINY
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
+from fastdarts.study.points import PointWorker, Shared, by_workers
 from fastdarts.study.report import STUDY, write_study
 from fastdarts.tasks.images.batches import Batches, Kept, Workers, split
 from fastdarts.tasks.images.data import ImageData
@@ -85,7 +90,10 @@ def _study(config: StudyConfig) -> dict[str, Any]:
         progress.line(f"study {config.run}: {config.dataset}, {todo} of {len(tasks)} pieces to do, {count} at a time")
         for text in filter(None, (data.found, note)):
             progress.line(text)
-        run_tasks(tasks, count, progress, f"go on with fastdarts study tiny --resume {config.run}")
+        if config.storage is None and config.processes != 0:
+            run_tasks(tasks, count, progress, f"go on with fastdarts study tiny --resume {config.run}")
+        else:
+            _on_storage(config, problem, tasks, count, progress)
         found = _summary(config, tasks) | {"environment": environment(device)}
         atomic_write(config.run / STUDY, (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
         write_study(config.run)
@@ -94,7 +102,67 @@ def _study(config: StudyConfig) -> dict[str, Any]:
 
 def _processes(config: StudyConfig, device: torch.device) -> int:
     """How many trainings and searches run at a time."""
-    return config.processes or (1 if device.type == "cuda" else os.cpu_count() or 1)
+    if config.processes is not None:
+        return config.processes
+    return 1 if device.type == "cuda" else os.cpu_count() or 1
+
+
+def _on_storage(config: StudyConfig, problem: ImageProblem, tasks: list[Task], count: int, progress: Progress) -> None:
+    """The pieces by workers here and elsewhere, which leave them in the folder of the study."""
+    points = [
+        {
+            "name": task.title,
+            "search": task.work is search_once,
+            "seed": task.arguments[1],
+            "folder": task.result.parent.relative_to(config.run).as_posix(),
+        }
+        for task in tasks
+    ]
+    elsewhere = dict.fromkeys(("run", "resume", "storage", "study", "processes", "device", "threads", "data"))
+    settings = {name: value for name, value in plain_values(replace(config, **elsewhere)).items() if value is not None}
+    shared = Shared.of(config.run, count, config.storage, config.study)
+    facts = {"kind": "study", "settings": settings, "alike": _alike(problem)}
+    by_workers(shared, facts, points, do_pieces, config, progress, "pieces")
+    if lacking := [task.title for task in tasks if not task.done]:
+        raise FastdartsError(
+            f"{config.run} lacks what a worker has found ({lacking[0]}): give all workers this folder on a shared disk"
+        )
+
+
+def _alike(problem: ImageProblem) -> dict[str, str]:
+    """What must be the same on all machines."""
+    return {name: str(value) for name, value in problem.facts().items()}
+
+
+def do_pieces(storage: str, study: str, run: Path | None = None, place: Place = HERE) -> int:
+    """Do pieces of a study until all have ended, see :func:`fastdarts.study.worker.work`."""
+    with isolated(), working(storage):
+        return StudyWorker(Queue(open_storage(storage), study), run, place).work()
+
+
+class StudyWorker(PointWorker):
+    """A worker that trains all architectures with a seed, or searches with one."""
+
+    def __init__(self, queue: Queue, run: Path | None, place: Place):
+        super().__init__(queue, run, place)
+        stored = from_dict(queue.facts["settings"], StudyConfig, f"study {queue.name}", stored=True)
+        self._config = config = prepare(replace(place.of(stored), run=self.run))
+        check_alike(queue, _alike(ImageProblem(*prepare_data(config), searching(config, 0))))
+
+    def do(self, trial: Any, stop: Stop) -> bool:
+        """Do a piece."""
+        point = trial.user_attrs[DECIDED]
+        work, name = (search_once, ONE_SHOT) if point["search"] else (evaluate_all, RESULT)
+        folder = self.run / point["folder"]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if not (folder / name).exists():
+                work(self._config, point["seed"], folder)
+        except InUse:  # its process is alive after all
+            return False
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        error = statistics.fmean(found["valid_errors" if point["search"] else "test_errors"])
+        return self.tell(trial, [error], {"metric": error}, f"{point['name']}: mean error {error:.2f} %")
 
 
 def _check_folder(folder: Path) -> None:
@@ -150,7 +218,7 @@ def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:
     # All architectures pass the same batches. Small images are augmented once and kept; those of many large ones would
     # be more than the memory of the machine, and are made anew for each architecture, with the same bits.
     images = settings.epochs * len(indices) + len(test)
-    size = 4 * images * data.channels * math.prod(data.size) * min(_processes(config, device), config.seeds)
+    size = 4 * images * data.channels * math.prod(data.size) * min(max(1, _processes(config, device)), config.seeds)
     kind = Kept if size <= KEPT_BYTES else Batches
     workers = Workers(settings.workers, data.train, data.test)
     both = (
@@ -250,7 +318,9 @@ def _summary(config: StudyConfig, tasks: list[Task]) -> dict[str, Any]:
     return {
         "kind": "study",
         "space": TINY.name,
-        "settings": {k: v for k, v in settings.items() if v is not None and k not in ("run", "resume")},
+        "settings": {
+            k: v for k, v in settings.items() if v is not None and k not in ("run", "resume", "storage", "study")
+        },
         "architectures": architecture,
         "mean_regret": statistics.fmean(mean) - best,
         "seeds_tau": statistics.fmean(agreed) if agreed else None,

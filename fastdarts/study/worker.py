@@ -1,4 +1,4 @@
-"""A worker of any study that lies in a storage: of a search, or of a sweep."""
+"""A worker of any study that lies in a storage: of a search, of a sweep, or of the study of a space."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from fastdarts.engine.storage import open_storage, working
 from fastdarts.engine.workers import HERE, Place, judge_trials
 from fastdarts.ranks import refuse
 from fastdarts.study.sweep import search_trials
+from fastdarts.study.tiny import do_pieces
 
 
 def work(storage: str, study: str, run: Path | None = None, place: Place = HERE) -> int:
-    """Take one trial of a search or a sweep after another, until all have ended, see ``fastdarts worker``.
+    """Take one trial of a search, a sweep or a study after another, until all have ended, see ``fastdarts worker``.
 
     Args:
         storage: A file, or the URL of a database (``postgresql://...``) or of a server (``grpc://HOST:PORT``).
-        study: The name of the search or the sweep in it.
-        run: The folder in which trainings lie; that of the search or sweep, if it is left out.
+        study: The name of the search, the sweep or the study in it.
+        run: The folder in which trainings lie; that of the first command, if it is left out.
         place: Device, threads and data, where they differ from those of the search.
 
     Returns:
@@ -35,4 +36,4 @@ def work(storage: str, study: str, run: Path | None = None, place: Place = HERE)
     refuse("a worker")
     with working(storage):
         kind = Queue(open_storage(storage), study).facts["kind"]
-    return (search_trials if kind == "sweep" else judge_trials)(storage, study, run, place)
+    return {"search": judge_trials, "sweep": search_trials, "study": do_pieces}[kind](storage, study, run, place)

@@ -21,6 +21,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.nn.statistics import batch_statistics
 from fastdarts.policies.gap import DiscretisedNetwork
 from fastdarts.runs.checkpoint import load_checkpoint
+from fastdarts.runs.run import Run
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import CellSpace
 from fastdarts.spaces.cells.genotype import Genotype
@@ -28,6 +29,7 @@ from fastdarts.study import tiny
 from fastdarts.study.config import StudyConfig, evaluation, key, prepare, searching
 from fastdarts.study.report import spelled, study_text, write_study
 from fastdarts.study.tiny import architectures, kendall_tau, operations, study
+from fastdarts.study.worker import work
 from fastdarts.tasks.images.batches import Batches, Kept
 from fastdarts.tasks.images.data import load_data
 from fastdarts.tasks.images.settings import DataConfig
@@ -256,6 +258,41 @@ def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path, smaller):
     assert "report killed/report.html" in printed and "points at the end" in printed
     whole = study(StudyConfig(**settings, run=tmp_path / "whole"))
     assert outcome(json.loads((tmp_path / "killed" / "study.json").read_text(encoding="utf-8"))) == outcome(whole)
+
+
+def test_workers_find_what_a_study_on_one_machine_finds(tmp_path, smaller, monkeypatch, capsys):
+    """Two workers in turn, of which the first one is killed in a training."""
+    pytest.importorskip("optuna", reason="needs the extra blackbox")
+    own = SMALL | {"seeds": 1, "search_seeds": 1, "epochs": 1}
+    alone, shared = tmp_path / "alone" / "s", tmp_path / "shared" / "s"
+    expected = study(StudyConfig(**own, run=alone))
+    config = StudyConfig(**own | {"processes": 0, "storage": str(tmp_path / "s.journal")}, run=shared)
+    with pytest.raises(SystemExit):
+        study(config)
+    assert "0 of 2 pieces are done; start workers by fastdarts worker --storage" in capsys.readouterr().err
+    real, rows = Run.record, []
+
+    class Killed(BaseException):
+        pass
+
+    def record(*arguments, **named):
+        rows.append(arguments[1])
+        if len(rows) == 3:
+            raise Killed
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(Run, "record", record)
+    with pytest.raises(Killed):
+        work(config.storage, "s")
+    assert work(config.storage, "s") == 2
+    found = study(config)
+    assert [row.get("sample") for row in rows[:5]] == [0, 1, 2, 2, 3]  # the third was done twice, the first two once
+    same = [{k: v for k, v in outcome(one).items() if k != "settings"} for one in (found, expected)]
+    assert same[0] == same[1] and (shared / "report.html").exists()
+    with pytest.raises(FastdartsError, match="the storage has another study s: choose another --study"):
+        study(replace(config, epochs=2))
+    with pytest.raises(FastdartsError, match="--study is t but no worker elsewhere uses it: add --storage"):
+        study(StudyConfig(**own, study="t", run=tmp_path / "other"))
 
 
 def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller, capsys, monkeypatch):
