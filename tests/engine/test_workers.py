@@ -291,7 +291,7 @@ def test_no_trial_is_lost_or_found_twice_whoever_is_killed(tmp_path, table, meth
     more = settings(table, method, queries=20)
     (tmp_path / "settings.json").write_text(json.dumps(more, default=str), encoding="utf-8")
     command = [sys.executable, "-m", "tests.support.killed_workers", str(tmp_path), "9"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1]) == 9, done.stdout
     found = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))

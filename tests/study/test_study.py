@@ -317,7 +317,7 @@ def test_the_report_is_written_anew_and_damage_is_one_sentence(tmp_path, smaller
         (["--resume", "nowhere"], ["nowhere"]),
         (["--resume", "taken", "--run", "other"], ["taken"]),
         (["--seeds", "0"], ["--seeds is 0"]),
-        (["--processes", "0"], ["--processes is 0"]),
+        (["--processes", "-1"], ["--processes is -1"]),
         (["--search-epochs", "0"], ["--search-epochs is 0"]),
         (["--unrolled", "--method", "joint"], ["--unrolled", "joint"]),
         (["--dataset", "digits", "--samples", "99999"], ["99999"]),
