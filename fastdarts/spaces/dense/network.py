@@ -168,8 +168,13 @@ class DenseNetwork(nn.Module):
         self.cells = nn.ModuleList(DenseCell(place, pairs) for place, pairs in cells)
         initialise(self)
 
+    @property
+    def multiple(self) -> int:
+        """What height and width of the images must be a multiple of."""
+        return self.frames[0].plan.multiple
+
     def forward(self, input: Tensor) -> tuple[Tensor, None]:
-        check_maps(input, self._in_channels, self.frames[0].plan.multiple)
+        check_maps(input, self._in_channels, self.multiple)
         cells = iter([self._running(cell) for cell in self.cells])
         maps: list[Tensor] = []
         for frame in self.frames:

@@ -379,10 +379,35 @@ def test_a_report_shows_what_was_said_beside_the_truth(tmp_path):
     model = fastdarts.load(tmp_path / "run")
     maps = model(torch.zeros(2, 6, 16, 32))
     assert maps.shape == (2, 1, 16, 32) and maps.min() >= 0
-    with pytest.raises(FastdartsError, match="says maps of images: call it"):
-        model.predict("left.png")
     written = export(model, "pt2", tmp_path / "model.pt2")
     assert written.difference < 1e-4
+    _check_predicted(model, tmp_path)
+
+
+def _check_predicted(model, folder):
+    """Maps of whole images: what the model says of images of a size that fits it, and of the same ones cut smaller."""
+    views = torch.randint(256, (2, 3, 16, 40), dtype=torch.uint8)
+    for name, view in zip(("left", "right"), views, strict=True):
+        Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+    files = [str(folder / f"{name}.png") for name in ("left", "right")]
+    main(["predict", str(folder / "run"), *files, "--output", str(folder / "maps"), "--device", "cpu"])
+    found = np.load(folder / "maps" / "left.npy")
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (model.facts.mean, model.facts.std))
+    images = (views.reshape(6, 16, 40) / 255 - mean) / std
+    expected = model(images[None])[0, 0].detach().numpy()
+    assert found.dtype == np.float32 and found == pytest.approx(expected, abs=1e-5)
+    assert Image.open(folder / "maps" / "left.png").size == (40, 16)
+    [cut] = model.predict([view[:, :15, :33] for view in views])
+    assert cut.values.shape == (15, 33) and cut.names == ("disparity",)
+    assert cut.summary()["max"] == cut.values.max() and cut.image == "image 0"
+    for images, words in (
+        ([views[0]], "odd number of images"),
+        ([views[0], views[1][:, :8]], "image 0 is 16x40 and image 1 is 8x40"),
+    ):
+        with pytest.raises(FastdartsError, match=words):
+            model.predict(images)
+    with pytest.raises(FastdartsError, match="gives maps and names no classes"):
+        model.predict([*views], top=1)
 
 
 def test_pairs_of_the_test_stay_the_same_however_many_are_learned():
