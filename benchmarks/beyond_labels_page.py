@@ -87,10 +87,11 @@ def images_table(by: Cells) -> str:
                 if name == "labels"
                 else said(paired(means(mine, "test_error"), means(by.get("labels", {}), "test_error")))
             )
-            size = statistics.fmean(means(mine, "parameters").values())
+            sizes = [f"{statistics.fmean(means(mine, name).values()):,.0f}" for name in ("macs", "parameters")]
             cells = sum(map(len, mine.values()))
-            rows.append([title, str(cells), spread(mine, "test_error"), beside, f"{size:,.0f}"])
-    return table(["cells", "n", "test error, %", "beside those found by labels, points", "parameters"], rows)
+            rows.append([title, str(cells), spread(mine, "test_error"), beside, *sizes])
+    heads = ["cells", "n", "test error, %", "beside those found by labels, points", "MACs", "parameters"]
+    return table(heads, rows)
 
 
 def equal(found: Difference | None, margin: float) -> str:

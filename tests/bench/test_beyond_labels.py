@@ -12,7 +12,7 @@ from fastdarts.compare.statistics import Difference
 
 def cell(error, real=None):
     maps = {"real": {"epe": real, "bad3": 50.0}, "drawn": {"epe": error, "bad3": 50.0}} if real is not None else {}
-    return {"genotype": {}, "test_error": error, "parameters": 1000} | maps
+    return {"genotype": {}, "test_error": error, "parameters": 1000, "macs": 9000} | maps
 
 
 def piece(what, number, **cells):
@@ -81,6 +81,7 @@ def test_the_page_says_what_is_missing_and_shows_what_is_there():
     text = section(FOUND)
     assert f"{len(FOUND)} of {len(pieces())} pieces are finished" in text
     assert "DARTS-ES ends its search with seed 0: never; with seed 1: after epoch 7, back to epoch 5" in text
+    assert "| found by rotation | 3 | 21.00 ± 1.10 | +0.00 [-0.25, +0.25] | 9,000 | 1,000 |" in text
     assert "| random cells | 6 | 4.00 ± 0.55 | 7.00 ± 1.41 |" in text and "(pretext.svg)" in text
     assert figure(FOUND).count("<circle") == 10 and figure(FOUND[:3]) is None
 
