@@ -125,7 +125,9 @@ def searched(space: str, runs: Path, seed: int, store: Store) -> Iterator[tuple[
         except InUse:
             raise
         except FastdartsError as error:
-            store.found["refused"][name] = str(error)
+            if store.found["refused"].get(name) != str(error):
+                store.found["refused"][name] = str(error)
+                store.save()
 
 
 def found_in(space: str, folder: Path) -> tuple[str, Architecture]:
@@ -203,7 +205,7 @@ def take_study(store: Store, folder: Path) -> None:
 
     Raises :class:`FastdartsError` if it was made with other settings.
     """
-    if store.found["table"] or not (folder / STUDY).exists():
+    if "study_searches" in store.found or not (folder / STUDY).exists():
         return
     found, wanted = json.loads((folder / STUDY).read_text(encoding="utf-8")), SETTINGS["tiny"]["study"]
     if strange := [name for name, value in wanted.items() if found["settings"].get(name) != value]:
@@ -212,7 +214,9 @@ def take_study(store: Store, folder: Path) -> None:
         )
     for row in found["architectures"]:
         add(store, json.dumps(row["operations"]), row["test_errors"], True)
-    store.found["core_seconds_of_study"] = found["training_seconds"]
+    store.found["core_seconds_of_study"] = found["training_seconds"] + found["search_seconds"]
+    kept = "regrets", "valid_errors"
+    store.found["study_searches"] = [{name: one[name] for name in kept} for one in found["searches"]]
     store.save()
 
 
@@ -230,7 +234,7 @@ def work(space: str, runs: Path, folder: Path) -> None:
                 add(store, name, trained(runs / space, [architecture], 0), False)
             store.found["searches"].append({"method": method, "seed": seed, "architecture": name})
             store.save()
-    if space == "tiny" and not store.found["table"]:
+    if space == "tiny":
         if not (folder / STUDY).exists():
             study(StudyConfig(**SETTINGS["tiny"]["study"], processes=1, run=folder))
         take_study(store, folder)
