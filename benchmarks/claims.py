@@ -113,10 +113,11 @@ def compared(
     return Claim(claim, source, where, measured, found.n if found else 0, needed(found), *verdict(found, sign, margin))
 
 
-def counted(claim: str, source: str, where: str, what: str, hits: int, total: int) -> Claim:
-    """A claim about most searches: confirmed if more than half show it, refuted if none does."""
+def counted(claim: str, source: str, where: str, what: str, hits: int, total: int, without: str = NONE_YET) -> Claim:
+    """A claim about most searches: confirmed if more than half show it, refuted if none does. ``without`` says why
+    there may be none to count."""
     if not total:
-        return Claim(claim, source, where, "–", 0, "–", "undecided", NONE_YET)
+        return Claim(claim, source, where, "–", 0, "–", "undecided", without)
     state = "confirmed" if hits > total / 2 else "in part" if hits else "refuted"
     why = {"confirmed": "more than half", "refuted": "none"}.get(state, "at most half")
     return Claim(claim, source, where, f"{what}: {hits} of {total}", total, "–", state, why)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from benchmarks import every_method_page, full_length_page, regret_page, robustness_page, second_order_page
-from benchmarks.claims import Claim, claims_table
+from benchmarks.claims import NONE_YET, Claim, claims_table
 
 TINY = "*`fastdarts study tiny`; three searches on a shared AVX-512 EPYC; 0.4 hours of two cores.*"
 VERDICTS = "confirmed", "in part", "refuted", "undecided"
@@ -15,13 +15,13 @@ VERDICTS = "confirmed", "in part", "refuted", "undecided"
 def ordered(claims: list[Claim]) -> list[Claim]:
     """Claims that were measured, those about the same thing beside each other, in the order of their first mention."""
     names = list(dict.fromkeys(claim.claim for claim in claims))
-    return sorted((claim for claim in claims if claim.n), key=lambda claim: names.index(claim.claim))
+    return sorted((claim for claim in claims if claim.why != NONE_YET), key=lambda claim: names.index(claim.claim))
 
 
 def claims_section(claims: list[Claim]) -> str:
     """How many verdicts there are, the table of what was measured, and the names of what waits for searches."""
     shown = ordered(claims)
-    waiting = [claim for claim in claims if not claim.n]
+    waiting = [claim for claim in claims if claim.why == NONE_YET]
     parts = []
     if shown:
         counts = Counter(claim.verdict for claim in shown)

@@ -69,6 +69,8 @@ def test_a_rise_comes_before_the_next_derived_cell_after_the_best_one():
     better = piece("darts", 3, 2, [12.0, 11.0, 13.0, 10.0, 10.0], stop=[34, 24])
     never = {claim.claim: claim for claim in claims([better])}["It rises before the derived cell gets worse"]
     assert never.verdict == "refuted"  # the last cell is the best one
+    none = {claim.claim: claim for claim in claims(DARTS[1:])}["It rises before the derived cell gets worse"]
+    assert (none.n, none.why) == (0, "no rise detected")
 
 
 def test_chance_is_the_mean_of_the_random_cells_of_the_space():

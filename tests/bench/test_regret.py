@@ -67,7 +67,8 @@ def study(folder, error=lambda n: 20.0 + n, **other):
     rows = [{"operations": operations(g), "test_errors": [error(n)] * 3} for n, g in enumerate(architectures())]
     searches = [{"regrets": [3.0] * 10 + [4.0 + seed], "valid_errors": [50.0] * 10 + [20.0]} for seed in range(3)]
     found = {"settings": settings, "architectures": rows, "searches": searches}
-    (folder / "study.json").write_text(json.dumps(found | {"training_seconds": 60, "search_seconds": 30}))
+    text = json.dumps(found | {"training_seconds": 60, "search_seconds": 30})
+    (folder / "study.json").write_text(text, encoding="utf-8")
     return folder
 
 
