@@ -1,6 +1,9 @@
 """The page on collapse: its claims and tables say what the rows say."""
 
+import sys
+
 from benchmarks.robustness_page import claims, differences, read, section
+from tests.support.paths import ROOT
 
 
 def row(method, seed, weak, error, note="", space="s2"):
@@ -26,6 +29,24 @@ def test_claims_are_those_of_the_rows():
     assert (
         differences(ROWS, "published")["darts-es"].mean == -1 and found["DARTS-PT finds better cells than DARTS"].n == 0
     )
+
+
+def test_the_script_writes_what_the_page_reads(tmp_path):
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        import robustness
+    finally:
+        sys.path.remove(str(ROOT / "examples"))
+    facts = {"genotype": {}, "weak": 2, "valid_error": 35.25, "test_error": 24.966}
+    made = [
+        robustness.Row("published", "s2", "darts", 1, eigenvalue=0.41234, **facts),
+        robustness.Row("published", "s2", "darts-pt", 1, eigenvalue=None, note="a, b", **facts),
+    ]
+    path = tmp_path / "table.csv"
+    path.write_text(robustness.comma_separated(made), encoding="utf-8")
+    first, second = read(path)
+    assert first == row("darts", 1, 2, "24.97") | {"eigenvalue": "0.412", "valid_error": "35.2"}
+    assert (second["eigenvalue"], second["note"], first.keys()) == ("", "a, b", read()[0].keys())
 
 
 def test_published_numbers_are_those_of_the_file():
