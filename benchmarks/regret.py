@@ -220,8 +220,13 @@ def take_study(store: Store, folder: Path) -> None:
     store.save()
 
 
-def work(space: str, runs: Path, folder: Path) -> None:
-    """All that the results of ``space`` do not hold yet."""
+def work(space: str, runs: Path, given: Path | None = None) -> None:
+    """All that the results of ``space`` do not hold yet. ``given`` is the folder of a study of tiny that somebody else
+    makes; without it the study is made in the folder of the runs, after the searches.
+
+    Raises :class:`FastdartsError` in the end if that study is not finished.
+    """
+    folder = runs / "study-tiny" if given is None else given
     store = Store(space)
     if space == "nasbench201":
         fill_sample(store, runs)
@@ -235,6 +240,10 @@ def work(space: str, runs: Path, folder: Path) -> None:
             store.found["searches"].append({"method": method, "seed": seed, "architecture": name})
             store.save()
     if space == "tiny":
+        if given is not None and not (folder / STUDY).exists():
+            raise FastdartsError(
+                f"the study in {folder} is not finished: call this again when it is, or leave --study out"
+            )
         if not (folder / STUDY).exists():
             study(StudyConfig(**SETTINGS["tiny"]["study"], processes=1, run=folder))
         take_study(store, folder)
@@ -244,9 +253,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("space", choices=SPACES, help="space of the table")
     parser.add_argument("--runs", type=Path, default=Path("runs/regret"), help="folder of the runs")
-    parser.add_argument("--study", type=Path, help="folder of the study of tiny, made if missing (RUNS/study-tiny)")
+    parser.add_argument("--study", type=Path, help="folder of a study of tiny that is there (made in RUNS/study-tiny)")
     args = parser.parse_args()
-    work(args.space, args.runs, args.study or args.runs / "study-tiny")
+    work(args.space, args.runs, args.study)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_every_method_that_trains_a_supernet_is_asked():
 
 
 def test_the_sample_is_trained_once_and_what_is_found_alike(small):
-    work("nasbench201", small, small / "study")
+    work("nasbench201", small)
     store = Store("nasbench201")
     cells = [title(cell) for cell in sampled()]
     assert len({*cells}) == 3 and [row["architecture"] for row in store.found["table"]][:3] == cells
@@ -84,6 +84,13 @@ def test_what_is_found_in_tiny_is_looked_up_in_the_study(small):
     # 1, 2 and 3 points more: 4.303 / sqrt(3) is 2.48
     assert rows["The derived cell gets worse"].measured == "epoch 50 − 10: +2.00\u00a0[-0.48,\u00a0+4.48]"
     assert rows["The supernet's validation error falls meanwhile"].verdict == "confirmed"
+
+
+def test_a_study_that_somebody_else_makes_is_waited_for(small, monkeypatch):
+    monkeypatch.setattr(regret, "names", list)
+    with pytest.raises(FastdartsError, match="is not finished: call this again when it is, or leave --study out"):
+        work("tiny", small, small.parent / "study")
+    assert not (small.parent / "study").exists()
 
 
 def test_a_study_with_other_settings_is_refused(small):
