@@ -11,17 +11,16 @@ import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.beyond_labels import SETTINGS, TASKS, pieces
-from benchmarks.full_length_page import said, verdict
+from benchmarks.claims import NONE_YET, said, verdict
 from benchmarks.gpu_tables import table
 from fastdarts.compare.statistics import Difference, paired
 from fastdarts.report.charts import Line, drawing_of_charts
 from fastdarts.report.colours import BLUE, ORANGE
 
-FIGURE = Path(__file__).resolve().parent.parent / "docs" / "pretext.svg"
+FIGURE = "pretext"
 STEREO = {"darts": "DARTS", "darts-es": "DARTS-ES", "published": "published cells", "random": "random cells"}
 IMAGES = {"labels": "found by labels", "rotation": "found by rotation", "random": "random cells"}
 NORMAL = 1.959964
@@ -94,15 +93,13 @@ def images_table(by: Cells) -> str:
     return table(heads, rows)
 
 
-def equal(found: Difference | None, margin: float) -> str:
-    """Whether errors are equal: the 95 % interval of their difference is within the margin, or is beyond it."""
+def equal(found: Difference | None, margin: float) -> tuple[str, str]:
+    """Whether errors are equal, and why: the 95 % interval of their difference is within the margin, or is above it."""
     if found is None or found.low is None:
-        return "undecided: too few pieces are finished"
+        return "undecided", NONE_YET if found is None else "no interval"
     if -margin <= found.low and found.high <= margin:
-        return "confirmed"
-    if found.low > margin:
-        return "refuted"
-    return "undecided: the interval is wider than the margin"
+        return "confirmed", f"within {margin:g}"
+    return ("refuted", f"above {margin:g}") if found.low > margin else ("undecided", f"wider than {margin:g}")
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float] | None:
@@ -128,7 +125,7 @@ def errors_of(found: Sequence[Found]) -> dict[str, list[float]]:
 
 
 def claims(found: Sequence[Found]) -> Iterator[list[str]]:
-    """Rows of the table of claims: claim, source, what was measured, pairs, verdict."""
+    """Rows of the table of claims: claim, source, what was measured, pairs, verdict, why."""
     stereo, images = cells_of(found, "stereo-"), cells_of(found, "images-")
     for name, source in {
         "darts": "Saikia et al. 2019", "darts-es": "Zela et al. 2020", "published": "Saikia et al. 2019",
@@ -147,25 +144,25 @@ def claims(found: Sequence[Found]) -> Iterator[list[str]]:
     margin = SETTINGS["images"]["equal"]["margin"]
     yield [
         f"Cells found by rotation are as good as those found by labels, within {margin:g} point", "Liu et al. 2020",
-        f"difference of the test errors: {said(gap)} points", str(gap.n if gap else 0), equal(gap, margin),
+        f"difference of the test errors: {said(gap)} points", str(gap.n if gap else 0), *equal(gap, margin),
     ]  # fmt: skip
     errors = errors_of(found)
     for task in TASKS[1:]:
         measured = correlation(errors["images"], errors[task])
-        if measured is None:
-            state, text = "undecided: too few pieces are finished", "–"
-        else:
+        decided, text = ("undecided", NONE_YET), "–"
+        if measured is not None:
             r, low, high = measured
-            state = "confirmed" if low > 0 else "refuted" if high < 0 else "undecided: the interval holds 0"
+            sign = "confirmed" if low > 0 else "refuted" if high < 0 else "undecided"
+            decided = sign, "holds 0" if sign == "undecided" else "above 0" if low > 0 else "below 0"
             text = f"{r:+.2f} [{low:+.2f}, {high:+.2f}]"
         yield [
             f"Cells that learn {task} well learn labels well", "Liu et al. 2020",
-            f"rank correlation of the test errors: {text}", str(len(errors[task])), state,
+            f"rank correlation of the test errors: {text}", str(len(errors[task])), *decided,
         ]  # fmt: skip
 
 
 def _row(claim: str, source: str, gap: Difference | None, what: str, unit: str, sign: int) -> list[str]:
-    return [claim, source, f"{what}: {said(gap)} {unit}", str(gap.n if gap else 0), verdict(gap, sign)]
+    return [claim, source, f"{what}: {said(gap)} {unit}", str(gap.n if gap else 0), *verdict(gap, sign)]
 
 
 def section(found: Sequence[Found]) -> str:
@@ -176,7 +173,7 @@ def section(found: Sequence[Found]) -> str:
         return parts[0]
     machines = sorted({f"{piece['machine']['cpu']} ({piece['machine']['isa']})" for piece in found})
     parts.append(f"Measured on: {'; '.join(machines)}. Each piece names its commit.")
-    parts.append(table(["claim", "source", "measured", "pairs", "verdict"], list(claims(found))))
+    parts.append(table(["claim", "source", "measured", "pairs", "verdict", "why"], list(claims(found))))
     if by := cells_of(found, "stereo-"):
         parts += ["Disparity:", stereo_table(by)]
         medians = [piece["median"] for piece in found if "median" in piece]
@@ -195,7 +192,7 @@ def section(found: Sequence[Found]) -> str:
     if by := cells_of(found, "images-"):
         parts += ["Fashion-MNIST, cells trained with labels:", images_table(by)]
     if figure(found):
-        parts.append(f"![Errors without labels beside errors with labels]({FIGURE.name})")
+        parts.append(f"![Errors without labels beside errors with labels]({FIGURE}.svg)")
     return "\n\n".join(parts)
 
 
