@@ -1,4 +1,4 @@
-"""The part of docs/results.md on searchers in a table, and the table itself: searchers beat random search in it."""
+"""The parts of docs/results.md on searches without gradients, and the table: searchers beat random search in it."""
 
 import statistics
 from itertools import accumulate, islice
@@ -6,7 +6,7 @@ from itertools import accumulate, islice
 import pytest
 import torch
 
-from benchmarks.regret_page import RESULT, figure, section
+from benchmarks.searchers_page import RESULT, families, figure, section
 from fastdarts.policies.searchers.evolution import Evolution
 from fastdarts.policies.searchers.reinforce import Reinforce
 from fastdarts.spaces import SPACES
@@ -35,8 +35,20 @@ def test_a_line_for_each_searcher_is_paired_with_random_search():
     assert evolution == "| evolution | population 8 | 1.50 | 1.50 | 0.50 | -2.00 [-2.00, -2.00] | 0.2 |"
 
 
-def test_nothing_is_shown_before_it_was_measured():
-    assert section(None) == "Not measured yet."
+def test_nothing_is_shown_before_it_was_measured(tmp_path):
+    assert section(None) == families(tmp_path / "none.csv") == "Not measured yet."
+
+
+def test_families_are_beside_random_search(tmp_path):
+    names = "group,method,seed,test,valid,skips,parameters,macs,seconds,memory,evaluations,folder\n"
+    rows = [f"{name},{name},{seed},{error + seed},9,2,1000,5,10,1048576,1,a" for seed in (0, 1, 2)
+            for name, error in (("random", 20), ("darts", 21))]  # fmt: skip
+    path = tmp_path / "found.csv"
+    path.write_text(names + "\n".join(rows), encoding="utf-8")
+    head, _, first, second = families(path).splitlines()
+    assert "| beside random search, points |" in head
+    assert first.startswith("| random | 3 | 21.00 ± 1.00 | – |")
+    assert second.startswith("| darts | 3 | 22.00 ± 1.00 | +1.00 [+1.00, +1.00] |")
 
 
 def test_the_figure_has_a_mean_for_each_query():
