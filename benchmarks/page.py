@@ -1,8 +1,8 @@
 """Fills docs/benchmarks.md, docs/results.md and README.md from benchmarks/results: python -m benchmarks.page --write.
 
 A result is a file of ``fastdarts bench --json benchmarks/results/MACHINE-SUITES.json``. Files of one processor and
-instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py),
-and pieces of searches in benchmarks/results/full_length (benchmarks/full_length.py).
+instruction set make one section of the page. Shares of steps are in benchmarks/results/shares (benchmarks/shares.py).
+What docs/results.md shows comes from benchmarks/results_page.py.
 Without ``--write`` the command fails where a page and the results differ.
 """
 
@@ -15,8 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.every_method_page import every_method
-from benchmarks.full_length_page import FIGURES, figures, finished, section
+from benchmarks import results_page
 from benchmarks.gpu_tables import table
 from fastdarts.bench import methods
 from fastdarts.bench.cases import COMPILED, EAGER, LAST, OURS
@@ -200,11 +199,10 @@ def pages() -> Iterable[tuple[Path, str, str]]:
         "benchmarks": sections(reports), "methods": methods_table(reports), "summary": summary(reports),
         "shares": shares(),
     }  # fmt: skip
-    searched = finished()
-    for space, drawing in figures(searched).items():
-        path = FIGURES / f"full-length-{space}.svg"
+    for name, drawing in results_page.figures().items():
+        path = ROOT / "docs" / name
         yield path, path.read_text(encoding="utf-8") if path.exists() else "", drawing
-    parts |= {"full-length": section(searched), "every-method": every_method()}
+    parts |= results_page.parts()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         yield page, text, filled(text, parts)

@@ -13,7 +13,8 @@ make 120 steps of 0.05 and may move as far as there. That is not published.
 
 A run that has its result.json is not run again, and one that was killed goes on, so the command can be repeated until
 it is done, and commands for different seeds may run side by side. After each run the tables of all that is finished are
-written to table.md in the folder of the runs; --seeds without a number does no more than that. DARTS-ES returns to an
+written to table.md in the folder of the runs, and the rows to table.csv; --seeds without a number does no more than
+that. docs/results.md shows the rows of benchmarks/results/robustness.csv. DARTS-ES returns to an
 epoch of the search by DARTS, and where its criterion never detects, so that nothing differs from DARTS, neither it nor
 DARTS-ADA is a run of its own; a cell that several methods find is trained once per seed. Λ-DARTS runs as published and
 with --keep-kinks, without which the finite difference of its regulariser is mostly error.
@@ -22,7 +23,9 @@ with --keep-kinks, without which the finite difference of its regulariser is mos
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import io
 import itertools
 import json
 import statistics
@@ -173,6 +176,18 @@ def tables(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
+def comma_separated(rows: list[Row]) -> str:
+    """A line of CSV for each row, rounded as in the tables."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["setting", "space", "method", "seed", *COLUMNS, "note"])
+    for row in rows:
+        numbers = [_spread([getattr(row, column)], form) for column, form in COLUMNS.items()]
+        known = ["" if number == "–" else number for number in numbers]
+        writer.writerow([row.setting, row.space, row.method, row.seed, *known, row.note])
+    return text.getvalue()
+
+
 COLUMNS = {"weak": "{:g}", "eigenvalue": "{:.3f}", "valid_error": "{:.1f}", "test_error": "{:.2f}"}
 
 
@@ -185,6 +200,14 @@ def _spread(values: list[float | None], form: str) -> str:
     return f"{form.format(statistics.mean(values))} ± {form.format(statistics.stdev(values))}"
 
 
+def write(runs: Path) -> None:
+    """Write what is finished to table.md and table.csv."""
+    rows = finished(runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    atomic_write(runs / "table.md", tables(rows).encode())
+    atomic_write(runs / "table.csv", comma_separated(rows).encode())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/robustness"))
@@ -192,7 +215,8 @@ def main() -> None:
     args = parser.parse_args()
     for setting, seed, space in itertools.product(SETTINGS, args.seeds, SPACES):
         for _ in rows_of(once, args.runs, setting, space, seed):
-            atomic_write(args.runs / "table.md", tables(finished(args.runs)).encode())
+            write(args.runs)
+    write(args.runs)
     print(tables(finished(args.runs)))
 
 

@@ -453,7 +453,7 @@ def test_an_unwanted_resume_is_refused_in_a_sentence_and_changes_nothing(tmp_pat
     refused(["not a fastdarts checkpoint"], resume=tmp_path / "foreign.pt")
     (tmp_path / "cut.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:5000])
     refused(["cannot read", "damaged"], resume=tmp_path / "cut.pt")
-    with pytest.raises(FastdartsError, match="'search'"):
+    with pytest.raises(FastdartsError, match="is a search, and an evaluation is needed here"):
         evaluate(EvaluateConfig(genotype="DARTS", resume=run))
     assert {f: f.read_bytes() for f in run.iterdir()} == before
     assert {f.name for f in tmp_path.iterdir()} == {"run", "foreign.pt", "cut.pt"}

@@ -366,7 +366,7 @@ def test_a_json_file_that_holds_something_else_is_named(tmp_path):
     file.write_text("not json", encoding="utf-8")
     with pytest.raises(FastdartsError, match=f"{re.escape(str(file))} is not valid JSON"):
         parse_genotype(str(file))
-    with pytest.raises(FastdartsError, match="is not a genotype"):
+    with pytest.raises(FastdartsError, match=r"has no genotype\.json: give the folder of a search"):
         parse_genotype(str(tmp_path))
 
 

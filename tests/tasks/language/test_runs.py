@@ -291,9 +291,11 @@ def test_the_command_line_knows_recurrent_runs_by_space_genotype_and_folder(tmp_
     assert stored == {"space": "rnn"} | to_dict(DARTS_V1)
     main(["evaluate", f"--genotype={json.dumps(stored)}", text, f"--run={tmp_path / 'inline'}", *size])
     assert json.loads((tmp_path / "inline" / "genotype.json").read_text(encoding="utf-8")) == stored
+    alone = tmp_path / "alone.json"  # in the folder of no run, whose data would be taken over
+    alone.write_text(json.dumps(stored), encoding="utf-8")
     for arguments, word in (
         (["search", "--space=rnn", f"--data={tmp_path}"], "train.txt"),
-        (["evaluate", f"--genotype={run / 'genotype.json'}"], "--data"),
+        (["evaluate", f"--genotype={alone}"], "--data"),
         (["describe", f"--genotype={run}"], "rnn"),
     ):
         with pytest.raises(SystemExit) as exit:
