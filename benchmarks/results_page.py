@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from benchmarks import every_method_page, full_length_page, regret_page, robustness_page, second_order_page
+from benchmarks import (
+    beyond_labels,
+    beyond_labels_page,
+    every_method_page,
+    full_length_page,
+    regret_page,
+    robustness_page,
+    second_order_page,
+)
 from benchmarks.claims import NONE_YET, Claim, claims_table
 
 TINY = "*`fastdarts study tiny`; three searches on a shared AVX-512 EPYC; 0.4 hours of two cores.*"
@@ -55,6 +63,7 @@ def parts() -> dict[str, str]:
         "regret": regret_page.section(tables),
         "robustness": robustness_page.section(small),
         "every-method": every_method_page.section(groups),
+        "beyond-labels": beyond_labels_page.section([*beyond_labels.finished()]),
     }
 
 
@@ -65,6 +74,8 @@ def figures() -> dict[str, str]:
     made |= {f"second-order-{space}": drawing for space, drawing in second_order_page.figures(pieces).items()}
     made |= {f"regret-{space}": drawing for space, drawing in regret_page.figures(tables).items()}
     made |= {f"robustness-{name}": drawing for name, drawing in robustness_page.figures(robustness_page.read()).items()}
+    if drawing := beyond_labels_page.figure([*beyond_labels.finished()]):
+        made[beyond_labels_page.FIGURE] = drawing
     if groups:
         made["every-method"] = every_method_page.figure(groups)
     return {f"{name}.svg": drawing for name, drawing in made.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -15,20 +16,27 @@ import tyro
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.checks import check_setting
 from fastdarts.runs.kinds import Batch, Seed, Width
+from fastdarts.runs.settings import expanded
+from fastdarts.runs.writer import atomic_write
 
 if TYPE_CHECKING:
-    from fastdarts.trained.model import Numbers, Prediction
+    from fastdarts.trained.maps import Map
+    from fastdarts.trained.model import Model, Numbers, Prediction
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Say what is on images, or numbers of them, by the trained network of an evaluation."""
+    """Say what is on images, or numbers or maps of them, by the trained network of an evaluation."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of the evaluation or of its model, or a safetensors file of `fastdarts export`."""
     images: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Images, folders of images, and patterns such as 'photos/*.jpg'."""
+    """Images, folders of images, and patterns such as 'photos/*.jpg'. For disparity, all left views, then all right
+    ones in the same order."""
 
+    output: Path | None = None
+    """Folder for maps of tasks disparity and segmentation. Each image gets a .npy of its numbers and a .png to look
+    at."""
     top: Width | None = None
     """Classes that are named for each image (3, or all there are)."""
     batch_size: Batch = 64
@@ -55,13 +63,58 @@ class Predict:
             raise FastdartsError("got both --json and --csv: leave one of them out")
         device = named_device(self.device)
         model = load(self.folder, seed=self.seed).to(device)
+        folder = _folder_of_maps(model, self.output)
         found = model.predict(self.images, top=self.top, batch_size=self.batch_size)
+        if folder is not None:
+            found = _write_maps(found, folder)
         if self.json:
             print(json.dumps([asdict(one) for one in found], indent=2, ensure_ascii=False))
         elif self.csv:
             _write_csv(found)
         else:
             _print_table(found)
+
+
+def _folder_of_maps(model: Model, output: Path | None) -> Path | None:
+    """The folder for maps, None for a network that gives none.
+
+    Raises :class:`FastdartsError` if ``output`` does not go with the network.
+    """
+    task, maps = model.facts.task, model.facts.kind == "maps"
+    if maps and output is None:
+        raise FastdartsError(
+            f"the network was trained for task {task}, which says maps of images: give --output FOLDER"
+        )
+    if not maps and output is not None:
+        raise FastdartsError(
+            f"--output is {output}, but the network was trained for task {task}, which says no maps: leave it out"
+        )
+    if output is not None and (folder := expanded(output)).exists() and not folder.is_dir():
+        raise FastdartsError(f"--output is {output}, which is a file: expected a folder, which may be new")
+    return expanded(output) if output is not None else None
+
+
+def _write_maps(found: Sequence[Map], folder: Path) -> list[Numbers]:
+    """Write the maps, and give what is printed of each.
+
+    Raises :class:`FastdartsError`, before any file, for two images whose files would have the same name.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from fastdarts.trained.model import Numbers
+
+    names = [Path(one.image).stem for one in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise FastdartsError(f"two images are called {twice}, and both maps would be {twice}.npy: give one at a time")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in zip(names, found, strict=True):
+        numbers, picture = io.BytesIO(), io.BytesIO()
+        np.save(numbers, one.values.numpy())
+        Image.fromarray(one.picture().numpy()).save(picture, "PNG")
+        atomic_write(folder / f"{name}.npy", numbers.getvalue())
+        atomic_write(folder / f"{name}.png", picture.getvalue())
+    return [Numbers(one.image, tuple(one.summary()), tuple(one.summary().values())) for one in found]
 
 
 def _write_csv(found: Sequence[Prediction] | Sequence[Numbers]) -> None:

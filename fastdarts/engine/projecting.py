@@ -15,7 +15,7 @@ from fastdarts.runs.kinds import Batch
 from fastdarts.runs.run import stored_config
 from fastdarts.spaces import Space, find_space
 from fastdarts.tasks.settings import SearchConfig, SupernetConfig, resolve
-from fastdarts.tasks.task import find_task
+from fastdarts.tasks.task import find_task, tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,11 @@ def projected(folder: Path, decide_every: int = Projecting.decide_every) -> Any:
     partial, edge_normalisation = getattr(source, "partial", 1), getattr(source, "edge_normalisation", False)
     lacking = sorted(Projecting.needs - find_space(source.space).has - find_task(source.task).has)
     if lacking:
+        able = [name for name, task in tasks().items() if "class logits" in task.has]
+        remedy = f"for task {' or '.join(able)}" if "class logits" in lacking else "in another space"
         raise FastdartsError(
             f"{folder} is a search by method {source.method}, which has no {' and '.join(lacking)} in space "
-            f"{source.space}: project one in another space"
+            f"{source.space} for task {source.task}: project one {remedy}"
         )
     reasons = (
         (isinstance(source, Projecting), "is a projection itself"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fastdarts.nn.finite import check_step
 from fastdarts.nn.fusion.recognise import may_draw
 from fastdarts.nn.optim import SGD, ClippedAdam
 from fastdarts.nn.sync_bn import synchronise
+from fastdarts.nn.turns import parts_of, turn_of
 from fastdarts.policies.base import Next
 from fastdarts.ranks import average, give, share, summed, weighed
 from fastdarts.runs.run import Run
@@ -119,7 +121,9 @@ class Training:
         give([*self.model.parameters(), *self.model.buffers()])
         self._statistics = [] if recipe.sync_bn else statistics_of(self.model)
         self.optimizer = optimizer_of(recipe, self.model)
-        if recipe.schedule == "cosine":
+        if recipe.schedule == "cosine" and parts_of(self.model) > 1:
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._share_of_rate)
+        elif recipe.schedule == "cosine":
             self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
                 self.optimizer, recipe.epochs, eta_min=recipe.learning_rate_min
             )
@@ -135,6 +139,15 @@ class Training:
         """Set what depends on the epoch: drop path with probability drop_path_prob * epoch / epochs."""
         self._fresh = self._fresh_judging = None
         self.model.drop_path_prob = self.recipe.drop_path_prob * epoch / self.recipe.epochs
+        if (parts := parts_of(self.model)) > 1:
+            self.model.trained = turn_of(epoch, self.recipe.epochs, parts).part
+
+    def _share_of_rate(self, epoch: int) -> float:
+        """The learning rate of an epoch as a share of the first one: along a cosine for each part of the network."""
+        turn = turn_of(min(epoch, self.recipe.epochs - 1), self.recipe.epochs, parts_of(self.model))
+        least = self.recipe.learning_rate_min / self.recipe.learning_rate
+        done = (epoch - turn.first) / (turn.end - turn.first)
+        return least + (1 - least) * (1 + math.cos(math.pi * done)) / 2
 
     def step(self, x: Tensor, y: Tensor, meter: Meter, epoch: int, step: int) -> None:
         """One SGD step on a batch of images [N, C, H, W] and targets [N, ...], of this rank's part of it.

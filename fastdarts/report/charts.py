@@ -85,9 +85,11 @@ def patch(colour: str, dashed: bool = False) -> Html:
     return element("i", class_="patch", style=look)
 
 
-def drawing_of_charts(title: str, charts: Sequence[tuple[str, str, Sequence[Line]]]) -> Html:
-    """A self-contained SVG of charts over epochs side by side, (caption, unit, lines) each, for light and dark pages;
-    every line has a point."""
+def drawing_of_charts(title: str, charts: Sequence[tuple[str, str, Sequence[Line]]], axis: str = "epoch") -> Html:
+    """A self-contained SVG of charts side by side, (caption, unit, lines) each, for light and dark pages.
+
+    Every line has a point.
+    """
     head = 22 + 16 * max(sum(bool(line.name) for line in lines) for _, _, lines in charts)
     width, height = len(charts) * _FIGURE[0], head + _FIGURE[1]
     shapes = []
@@ -96,9 +98,9 @@ def drawing_of_charts(title: str, charts: Sequence[tuple[str, str, Sequence[Line
         for row, line in enumerate(line for line in lines if line.name):
             y = 34 + 16 * row
             texts.append(element("path", d=f"M{MARGINS[0]} {y - 4}h14", stroke=line.colour, stroke_width=3))
-            text = f"{line.name}: {number(line.points[-1][1])}{unit} at the end"
+            text = line.name if line.loose else f"{line.name}: {number(line.points[-1][1])}{unit} at the end"
             texts.append(element("text", text, class_="tick", x=MARGINS[0] + 20, y=y))
-        plot = element("g", _plot(lines, "epoch", _FIGURE, unit)[0], transform=f"translate(0 {head})")
+        plot = element("g", _plot(lines, axis, _FIGURE, unit)[0], transform=f"translate(0 {head})")
         shapes.append(element("g", *texts, plot, transform=f"translate({column * _FIGURE[0]} 0)"))
     heading = element("title", title), element("style", Html(_DRAWING_STYLE))
     return drawing((*heading, *shapes), width, height, "system-ui, 'DejaVu Sans', sans-serif")

@@ -16,6 +16,7 @@ from fastdarts.tasks.images.transforms import transform_of_any
 from fastdarts.trained.find import find_model
 from fastdarts.trained.folder import REMEDY, Facts, read_model
 from fastdarts.trained.inputs import Asked, images_of
+from fastdarts.trained.maps import Map, maps_of
 
 TOP = 3
 """Classes that are named for an image, if it is not said how many."""
@@ -114,21 +115,26 @@ class Model(nn.Module):
             yield transform(image.pixels())
 
     @torch.inference_mode()
-    def predict(self, images: Any, *, top: int | None = None, batch_size: int = 64) -> list[Prediction] | list[Numbers]:
+    def predict(
+        self, images: Any, *, top: int | None = None, batch_size: int = 64
+    ) -> list[Prediction] | list[Numbers] | list[Map]:
         """Say what is on images.
 
-        Images of any size are resized and cropped as the evaluation does it.
+        Images of any size are resized and cropped as the evaluation does it. A network of tasks disparity and
+        segmentation sees them whole, one after another.
 
         Args:
             images: One of these, or any number of them. A path, a folder (the images in it, at any depth) or a pattern
                 such as "photos/*.jpg". A Pillow image. An array [H, W], [H, W, C] or [N, H, W, C]. A tensor [C, H, W]
-                or [N, C, H, W]. Arrays and tensors are uint8 from 0 to 255, or floating point from 0 to 1.
+                or [N, C, H, W]. Arrays and tensors are uint8 from 0 to 255, or floating point from 0 to 1. For a
+                network that takes two views, all left views come first, then the right ones in the same order.
             top: Classes to name for each image, by default 3 or all there are.
             batch_size: Images that go through the network together.
 
         Returns:
             A :class:`Prediction` for each image, in their order. Labels of task multilabel each have a probability of
-                their own. Of task regression a :class:`Numbers` for each image.
+                their own. Of task regression a :class:`Numbers` for each image. Of tasks disparity and segmentation a
+                :class:`fastdarts.trained.maps.Map` for each image or pair.
 
         Raises:
             FastdartsError: An image cannot be read. The sentence names it.
@@ -138,14 +144,9 @@ class Model(nn.Module):
             [Prediction(image='five.png', classes=('5',), probabilities=(0.97,))]
         """
         check_asked(self.facts)
-        if self.facts.kind == "maps":
-            raise FastdartsError(
-                f"the network was trained for task {self.facts.task}, which says maps of images: call it, as in "
-                "model(images), which gives maps [N, K, H, W]"
-            )
         known, kind = len(self.classes), self.facts.kind
-        if kind == "numbers" and top is not None:
-            raise FastdartsError(f"--top is {top}, but the network gives numbers and names no classes: leave it out")
+        if kind in ("numbers", "maps") and top is not None:
+            raise FastdartsError(f"--top is {top}, but the network gives {kind} and names no classes: leave it out")
         top = min(TOP, known) if top is None else top
         if not 1 <= top <= known:
             raise FastdartsError(f"--top is {top}: expected from 1 to {known}, the number of classes")
@@ -156,6 +157,8 @@ class Model(nn.Module):
         self.eval()
         try:
             found: list[Any] = []
+            if kind == "maps":
+                return [*maps_of(self, self.facts, getattr(self.network, "multiple", 1), asked)]
             for start in range(0, len(asked), batch_size):
                 part = asked[start : start + batch_size]
                 x = torch.stack([*self._normalised(part)]).to(some.device, some.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -135,7 +136,8 @@ class DenseNetwork(nn.Module):
 
     The maps are those of several scales that :func:`fastdarts.nn.maps.unpack` takes apart, the finest of a quarter of
     the image. H and W are multiples of the factor by which the encoder reduces. ``drop_path_prob`` is an attribute to
-    set between epochs.
+    set between epochs. So is ``trained``, the number of a network of a stack: those before it are left as they are, and
+    those after it are not there. With None all of them are trained by what the last one says.
 
     Args:
         C: Channels of the finest upsampling cell.
@@ -163,24 +165,34 @@ class DenseNetwork(nn.Module):
             )
         plans = frames_of(VARIANTS[variant], in_channels, outputs, C, layers, genotype.nodes)
         self._in_channels, self.outputs, self.drop_path_prob = in_channels, outputs, 0.0
+        self.trained: int | None = None
         self.frames = nn.ModuleList(map(Frame, plans))
         cells = [(place, getattr(genotype, place.kind)) for plan in plans for place in plan.places]
         self.cells = nn.ModuleList(DenseCell(place, pairs) for place, pairs in cells)
         initialise(self)
 
+    @property
+    def multiple(self) -> int:
+        """What height and width of the images must be a multiple of."""
+        return self.frames[0].plan.multiple
+
     def forward(self, input: Tensor) -> tuple[Tensor, None]:
-        check_maps(input, self._in_channels, self.frames[0].plan.multiple)
+        check_maps(input, self._in_channels, self.multiple)
         cells = iter([self._running(cell) for cell in self.cells])
+        last = len(self.frames) - 1 if self.trained is None else self.trained
         maps: list[Tensor] = []
-        for frame in self.frames:
+        for number, frame in enumerate(self.frames[: last + 1]):
             own = [*itertools.islice(cells, len(frame.plan.places))]
-            if not maps:
-                maps = frame(input, own)
-                continue
-            left, right = input.chunk(2, 1)
-            previous = resized(maps[0], input.shape[-2:])
-            maps = frame(torch.cat([left, right, warped(right, previous), SCALE * previous], 1), own, previous)
+            with torch.no_grad() if number < (self.trained or 0) else nullcontext():
+                maps = self._refined(frame, own, input, maps[0]) if maps else frame(input, own)
         return outputs(pack(maps))
+
+    @staticmethod
+    def _refined(frame: nn.Module, cells: Sequence[RunCell], input: Tensor, previous: Tensor) -> list[Tensor]:
+        """What a network of a stack makes of two views and the disparity that the one before has said."""
+        left, right = input.chunk(2, 1)
+        previous = resized(previous, input.shape[-2:])
+        return frame(torch.cat([left, right, warped(right, previous), SCALE * previous], 1), cells, previous)
 
     def _running(self, cell: nn.Module) -> RunCell:
         return lambda *inputs: cell(self.drop_path_prob, *inputs)

@@ -93,6 +93,13 @@ class Disparity(MapObjective):
 
     task, views = "disparity", 2
 
+    def network(self, *args: Any) -> nn.Module:
+        """The network; a stack knows how many parts it is trained in."""
+        found = super().network(*args)
+        if getattr(self.config, "stack", None) == "in-turn":
+            found.parts_in_turn = len(found.frames)
+        return found
+
     def at_scale(self, target: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The mean of what is known in each block."""
         return blocks(target, target.isfinite(), size)

@@ -134,20 +134,37 @@ def load_pairs(config: DisparityConfig, side: int = 0) -> ImageData:
     """
     if config.dataset == "folder":
         return _of_folder(config)
-    root = Path("/") if config.data is None else config.data
-    size = config.crop_height or DRAWN[0], config.crop_width or DRAWN[1]
+    size, pictures = _drawn_size(config), _surfaces(config)
     if config.dataset == "synthetic":
-        pictures = [] if config.data is None else read_photographs(_photographs(root))
         test: Dataset = _drawn(config, TESTED, size, pictures, first=TESTED_FROM)
         about = f"{TESTED} drawn ones for the test"
     else:
-        pictures = read_photographs(_known(root, PHOTOGRAPHS))
-        test = real_pairs(root, _most(config), size)
+        test = real_pairs(_root(config), _most(config), size)
         about = f"{len(test)} parts of {' and '.join(REAL)} for the test"
     train = _drawn(config, config.pairs, size, pictures)
     surfaces = f"{len(pictures)} photographs" if pictures else "random dots"
     found = f"{config.pairs} pairs of {size[0]}x{size[1]} pixels with surfaces of {surfaces}, {about}"
     return _data(config, train, test, size, found)
+
+
+def tested_pairs(config: DisparityConfig) -> Dataset:
+    """The pairs that are drawn for the test, with the surfaces of the training pairs, of a dataset that is drawn."""
+    return _drawn(config, TESTED, _drawn_size(config), _surfaces(config), first=TESTED_FROM)
+
+
+def _root(config: DisparityConfig) -> Path:
+    return Path("/") if config.data is None else config.data
+
+
+def _drawn_size(config: DisparityConfig) -> Size:
+    return config.crop_height or DRAWN[0], config.crop_width or DRAWN[1]
+
+
+def _surfaces(config: DisparityConfig) -> list[np.ndarray]:
+    """The photographs on the planes; none for random dots."""
+    if config.dataset == "synthetic":
+        return [] if config.data is None else read_photographs(_photographs(config.data))
+    return read_photographs(_known(_root(config), PHOTOGRAPHS))
 
 
 def _drawn(config: DisparityConfig, count: int, size: Size, pictures: Sequence[np.ndarray], first: int = 0) -> Dataset:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from fastdarts.errors import FastdartsError
 from fastdarts.runs.kinds import Count, NotNegative, Positive, Width
 from fastdarts.spaces import Space
+from fastdarts.spaces.dense.network import VARIANTS
 from fastdarts.tasks.images.settings import (
     SEARCH_RECIPE,
     ImageEvaluateConfig,
@@ -156,6 +157,25 @@ class DisparityEvaluateConfig(DisparityConfig, _Evaluate):
     ) = None
     """Network: autodispnet-c (the default) compares both views; css stacks two more networks that refine its result.
     The small ones have a wider first convolution for their size."""
+    stack: Literal["in-turn", "together"] = "in-turn"
+    """Training of a stack, css. in-turn trains one network after another, as published: each has a third of the epochs,
+    and those before it stay as they are. together trains all of them by the loss of the last one."""
+
+    def check_task(self) -> None:
+        """A stack in turn has an epoch for each network, and nothing chooses among epochs of different networks."""
+        super().check_task()
+        known = VARIANTS.get(self.variant) if self.stack == "in-turn" else None
+        parts = 1 if known is None else 1 + known.refinements
+        if parts > 1 and self.epochs is not None and self.epochs < parts:
+            raise FastdartsError(
+                f"--epochs is {self.epochs}, but {self.variant} trains {parts} networks in turn: expected {parts} or "
+                "more, or --stack together"
+            )
+        if parts > 1 and self.validation_portion:
+            raise FastdartsError(
+                f"--validation-portion is {self.validation_portion}, but the epochs of {self.variant} train its "
+                "networks in turn, so the best one may lack some: leave it out, or use --stack together"
+            )
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,14 @@ def class_folders(path: Path) -> Classes:
     return classes
 
 
+def images_in(path: Path) -> list[str]:
+    """The image files in a folder that holds no folders, sorted; none for one that does."""
+    entries = _listed(path)
+    if any(entry.is_dir() for entry in entries):
+        return []
+    return [entry.path for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.is_file()]
+
+
 def hold_out(classes: Classes, portion: float, path: Path, seed: int = 0) -> tuple[Classes, Classes]:
     """Training and test images of every class: ``portion`` of its files, rounded, are for the test, at least one.
 

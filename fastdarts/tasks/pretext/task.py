@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from fastdarts.tasks.images.data import ImageData
+from fastdarts.tasks.images.prepare import prepare_data
 from fastdarts.tasks.images.task import ImageTask
+from fastdarts.tasks.pretext.images import load_images
 from fastdarts.tasks.pretext.objectives import Colourisation, Jigsaw, Rotation
 from fastdarts.tasks.pretext.settings import (
     PIXELS,
@@ -19,7 +24,15 @@ from fastdarts.tasks.pretext.settings import (
 from fastdarts.tasks.task import Metric, register_task
 
 
-class RotationTask(ImageTask):
+class PretextTask(ImageTask):
+    """What is learned of images themselves; nobody looks at their labels."""
+
+    def load(self, config: Any) -> tuple[ImageData, range]:
+        """The images, which need no class folders."""
+        return prepare_data(config, load_images)
+
+
+class RotationTask(PretextTask):
     """How far images are turned."""
 
     name, title = "rotation", "turned images"
@@ -28,7 +41,7 @@ class RotationTask(ImageTask):
     has = ImageTask.has | {"class logits"}
 
 
-class JigsawTask(ImageTask):
+class JigsawTask(PretextTask):
     """In which order tiles of images are."""
 
     name, title = "jigsaw", "tiles of images"
@@ -37,7 +50,7 @@ class JigsawTask(ImageTask):
     has = ImageTask.has | {"class logits"}
 
 
-class ColourisationTask(ImageTask):
+class ColourisationTask(PretextTask):
     """Which colours the pixels of grey images have."""
 
     name, title = "colourisation", "colours of images"

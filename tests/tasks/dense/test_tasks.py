@@ -1,6 +1,8 @@
 """Disparity and segmentation: whole runs, losses and metrics against loops, layouts of data, and what is refused."""
 
 import base64
+import copy
+import dataclasses
 import io
 import json
 import warnings
@@ -14,13 +16,14 @@ from torch.autograd import gradcheck
 
 import fastdarts
 from fastdarts.cli.entry import main
-from fastdarts.engine.evaluation import evaluate
+from fastdarts.engine.evaluation import evaluate, recipe
 from fastdarts.engine.search import search
+from fastdarts.engine.training import Job, Training, next_rate
 from fastdarts.errors import FastdartsError
 from fastdarts.nn.maps import pack, warped
 from fastdarts.notices import Notice
 from fastdarts.policies.curvature import hessian_eigenvalues
-from fastdarts.spaces import find_space
+from fastdarts.spaces import find_space, parse_architecture
 from fastdarts.spaces.dense.published import AUTODISPNET_CELLS
 from fastdarts.tasks.dense.crops import Augment, Normalise, Tiles
 from fastdarts.tasks.dense.labels import load_labels
@@ -342,6 +345,20 @@ def test_settings_that_do_not_fit_are_one_sentence(settings, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 2}, "trains 3 networks in turn: expected 3 or more"),
+        ({"validation_portion": 0.5}, "the best one may lack some"),
+    ],
+)
+def test_a_stack_in_turn_has_epochs_for_each_network_and_no_best_one(settings, words):
+    config = EvaluateConfig(task="disparity", variant="autodispnet-css", genotype="x", **settings)
+    with pytest.raises(FastdartsError, match=words):
+        config.check_task()
+    dataclasses.replace(config, stack="together").check_task()
+
+
 def test_real_pairs_of_debian_match_their_disparity():
     try:
         data = load_pairs(config_of("disparity", dataset="debian-stereo", pairs=4))
@@ -379,10 +396,69 @@ def test_a_report_shows_what_was_said_beside_the_truth(tmp_path):
     model = fastdarts.load(tmp_path / "run")
     maps = model(torch.zeros(2, 6, 16, 32))
     assert maps.shape == (2, 1, 16, 32) and maps.min() >= 0
-    with pytest.raises(FastdartsError, match="says maps of images: call it"):
-        model.predict("left.png")
     written = export(model, "pt2", tmp_path / "model.pt2")
     assert written.difference < 1e-4
+    _check_predicted(model, tmp_path)
+
+
+def _check_predicted(model, folder):
+    """Maps of whole images: what the model says of images of a size that fits it, and of the same ones cut smaller."""
+    views = torch.randint(256, (2, 3, 16, 40), dtype=torch.uint8)
+    for name, view in zip(("left", "right"), views, strict=True):
+        Image.fromarray(view.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+    files = [str(folder / f"{name}.png") for name in ("left", "right")]
+    main(["predict", str(folder / "run"), *files, "--output", str(folder / "maps"), "--device", "cpu"])
+    found = np.load(folder / "maps" / "left.npy")
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (model.facts.mean, model.facts.std))
+    images = (views.reshape(6, 16, 40) / 255 - mean) / std
+    expected = model(images[None])[0, 0].detach().numpy()
+    assert found.dtype == np.float32 and found == pytest.approx(expected, abs=1e-5)
+    assert Image.open(folder / "maps" / "left.png").size == (40, 16)
+    [cut] = model.predict([view[:, :15, :33] for view in views])
+    assert cut.values.shape == (15, 33) and cut.names == ("disparity",)
+    assert cut.summary()["max"] == cut.values.max() and cut.image == "image 0"
+    for images, words in (
+        ([views[0]], "odd number of images"),
+        ([views[0], views[1][:, :8]], "image 0 is 16x40 and image 1 is 8x40"),
+    ):
+        with pytest.raises(FastdartsError, match=words):
+            model.predict(images)
+    with pytest.raises(FastdartsError, match="gives maps and names no classes"):
+        model.predict([*views], top=1)
+
+
+def test_networks_of_a_stack_are_trained_one_after_another():
+    found = json.dumps(find_space("autodispnet").to_dict(AUTODISPNET_CELLS))
+    given = {"genotype": found, "task": "disparity", "variant": "autodispnet-css", "learning_rate": 0.01}
+    config = EvaluateConfig(**given, **SMALL | {"epochs": 5}, **DRAWN).resolved(find_space("autodispnet"))
+    objective, _ = find_task("disparity").objective(config)
+    job, device = Job(parse_architecture(found), 0), torch.device("cpu")
+    joint = torch.stack([objective.eval_transform()(objective.data.train[k][0]) for k in range(2)])
+    batch = joint[:, :6].contiguous(), joint[:, 6:].contiguous()
+    training, saved = Training(job, recipe(config), objective, device), None
+    for epoch, (part, share) in enumerate([(0, 1), (0, 0.5), (1, 1), (1, 0.5), (2, 1)]):
+        if epoch == 3:  # as after a kill
+            again = Training(job, recipe(config), objective, device)
+            again.load_state_dict(saved)
+            training = again
+        before = {name: value.clone() for name, value in training.model.state_dict().items()}
+        rate = training.optimizer.param_groups[0]["lr"]
+        assert rate == pytest.approx(0.01 * share)
+        training.begin_epoch(epoch)
+        training.step(*batch, objective.meter_type(), epoch, 0)
+        moved = {name for name, value in training.model.state_dict().items() if not torch.equal(value, before[name])}
+        cells = [len(frame.plan.places) for frame in training.model.frames]
+        first = sum(cells[:part])
+        ours = (f"frames.{part}.", *(f"cells.{k}." for k in range(first, first + cells[part])))
+        assert moved and all(name.startswith(ours) for name in moved)
+        next_rate(training.scheduler)
+        if epoch == 2:
+            saved = copy.deepcopy(training.state_dict())
+    whole = copy.deepcopy(training.model)
+    whole.trained = None  # as a network that is loaded
+    assert torch.equal(whole(batch[0])[0], training.model(batch[0])[0])
+    whole(batch[0])[0].sum().backward()
+    assert all(p.grad is not None for p in whole.frames[0].stem0.parameters())
 
 
 def test_pairs_of_the_test_stay_the_same_however_many_are_learned():

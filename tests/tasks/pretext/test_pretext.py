@@ -1,6 +1,8 @@
 """Rotation, jigsaw and colourisation: what they make of images, whole runs, a pretrained start, and what is refused."""
 
 import hashlib
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,6 +135,28 @@ def test_images_that_cannot_carry_it_are_one_sentence(task, given, words):
     with pytest.raises(FastdartsError) as error:
         find_task(task).problem(config, find_space("tiny"))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_needs_no_class_folders(photos, tmp_path):
+    files = sorted(photos.rglob("*.png"))[:12]
+    for part in ("flat", "parts/train", "parts/test"):
+        (tmp_path / part).mkdir(parents=True)
+    for number, file in enumerate(files):
+        shutil.copy(file, tmp_path / "flat" / f"{number}.png")
+        shutil.copy(file, tmp_path / "parts" / ("test" if number < 4 else "train") / f"{number}.png")
+    for name, counts in (("flat", (10, 2)), ("parts", (8, 4))):
+        config = resolve(SearchConfig(task="rotation", space="tiny", dataset="folder", data=tmp_path / name))
+        data = find_task("rotation").problem(config, find_space("tiny")).data
+        assert (len(data.train), len(data.test)) == counts and data.found.startswith(f"{tmp_path / name}: no labels")
+        names = [file for part in (data.train, data.test) for file, _ in part.samples]
+        assert len({Path(file).name for file in names}) == 12
+    config = resolve(SearchConfig(space="tiny", dataset="folder", data=tmp_path / "flat"))
+    with pytest.raises(FastdartsError, match="12 images and no folders"):
+        find_task("images").problem(config, find_space("tiny"))
+    given = {"dataset": "folder", "data": tmp_path / "parts", "test_portion": 0.5}
+    config = resolve(SearchConfig(task="rotation", space="tiny", **given))
+    with pytest.raises(FastdartsError, match="has a test set, test/: leave it out"):
+        find_task("rotation").problem(config, find_space("tiny"))
 
 
 def test_discs_and_strips_cannot_be_turned(tmp_path):

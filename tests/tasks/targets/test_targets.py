@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastdarts.cli.entry import main
+from fastdarts.engine.projecting import projected
 from fastdarts.errors import FastdartsError
 from fastdarts.spaces import find_space
 from fastdarts.tasks.images.objective import Objective
@@ -35,6 +36,8 @@ def test_it_searches_trains_repeats_and_goes_on_after_a_kill(task, discs, tmp_pa
     given = settings(task, discs)
     del given["task"]
     check_task(task, tmp_path, kills=2, ranks=(1, 2) if task == "multilabel" else (1,), **given)
+    with pytest.raises(FastdartsError, match=f"no class logits in space tiny for task {task}: project one for task"):
+        projected(tmp_path / "search" / "whole")
 
 
 def test_the_mean_of_the_targets_has_the_mean_absolute_deviation_as_its_error(discs):
