@@ -5,7 +5,9 @@ import torch
 
 def needs_grad(ctx, last: int, count: int) -> bool:
     """Whether this backward pass goes on to any of `count` inputs, the first of them the `last` from the end."""
-    return any(will_run(ctx, last, count))
+    if torch.compiler.is_compiling():
+        return count > 0
+    return any(map(_runs, ctx.next_functions[-last:][:count]))
 
 
 def will_run(ctx, last: int, count: int | None = None) -> list[bool]:
@@ -17,8 +19,12 @@ def will_run(ctx, last: int, count: int | None = None) -> list[bool]:
     count = last if count is None else count
     if torch.compiler.is_compiling():
         return [True] * count
-    nodes = [node for node, _ in ctx.next_functions[-last:][:count]]
+    return [*map(_runs, ctx.next_functions[-last:][:count])]
+
+
+def _runs(edge: tuple) -> bool:
+    node, _ = edge
     try:
-        return [node is not None and torch._C._will_engine_execute_node(node) for node in nodes]
+        return node is not None and torch._C._will_engine_execute_node(node)
     except RuntimeError:
-        return [True] * count
+        return True

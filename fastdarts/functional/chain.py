@@ -40,9 +40,9 @@ class ChainPlan:
         states = 1 + max(t for step in steps for t in step.targets)
         self._plans = [step[0] for step in calls if not isinstance(step, Pool)]
         self._shapes = [shape for plan in self._plans for shape in plan.shapes]
-        self._chain = Chain(tuple(steps), inputs, states, tuple(concat))
-        passing = (s if isinstance(s, Pool) else s._replace(call=s.call.without_gradients()) for s in steps)
-        self._passing = self._chain._replace(steps=tuple(passing))  # where nothing is kept for backward
+        self._chain = Chain(steps, inputs, states, concat)
+        passing = [s if isinstance(s, Pool) else s._replace(call=s.call.without_gradients()) for s in steps]
+        self._passing = Chain(passing, inputs, states, concat)  # where nothing is kept for backward
 
     def fitting(
         self, inputs: Sequence[Tensor], weights: Sequence[Tensor], known: bool = False

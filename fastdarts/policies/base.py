@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -120,7 +120,14 @@ class Stepping(Protocol):
 
 
 class Selection(Policy):
-    """How a supernet becomes an architecture: at the end, or by decisions between epochs."""
+    """How a supernet becomes an architecture: at the end, or by decisions between epochs.
+
+    Attributes:
+        keeps_edges: whether a node keeps as many edges as the space says, each with one operation. Other rules find
+            cells that a table of such cells does not hold.
+    """
+
+    keeps_edges: ClassVar[bool] = True
 
     @abstractmethod
     def architecture(self, search: Search) -> Architecture | None:

@@ -69,6 +69,8 @@ class StrongestPairs(Ranking):
     is no operation here. Ties keep the lower edge, then the lower operation.
     """
 
+    keeps_edges = False
+
     def entries(self, cell: Topology, edges: Sequence[Sequence[Candidate]]) -> list[Entry]:
         """Pairs (operation, source)."""
         nodes = ((t, [pair for row in cell.into(t) for pair in edges[row]]) for t in cell.targets)
@@ -87,6 +89,8 @@ class Threshold(Ranking):
     The cell needs an output. If no kept candidate is on an input of the cell, the strongest one there is kept too,
     whatever its strength.
     """
+
+    keeps_edges = False
 
     def __init__(self, threshold: float, *, per_edge: bool = False):
         self._threshold, self._per_edge = threshold, per_edge
@@ -149,6 +153,8 @@ class EveryEdge(ByStrength):
     A node that is left without any edge does not exist. The cell needs an output: if no edge from an input of the cell
     is left, the strongest operation there is kept. Ties keep the lower index.
     """
+
+    keeps_edges = False
 
     def derive(self, space: Space, nodes: int, strengths: Sequence[Tensor]) -> Any:
         """The genotype of these strengths, [E, K] per kind of cell."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastdarts.kernels.interleave import contract as interleave
 from fastdarts.kernels.mixed_op.autograd import Call, bypassing, head, mixed_op
 from fastdarts.kernels.mixed_op.contract import LAST, backward_op, forward_op, is_exact
-from fastdarts.kernels.needs_grad import will_run
+from fastdarts.kernels.needs_grad import needs_grad, will_run
 from fastdarts.kernels.registry import select
 
 
@@ -77,18 +77,18 @@ class Pool(NamedTuple):
         return torch.ops.aten.max_pool2d_with_indices_backward(grad, x, *sizes, [1, 1], False, places)
 
 
-class Chain(NamedTuple):
-    """Steps in their order; the first `inputs` states are given, and those of `concat` make the output."""
+class Chain:
+    """Steps in their order; the first `inputs` states are given, and those of `concat` make the output.
 
-    steps: tuple[Link | Pool, ...]
-    inputs: int
-    states: int
-    concat: tuple[int, ...]
+    `links` are the calls of mixed_op among the steps, `weights` is how many tensors they take, and `read` has the
+    states that a step reads.
+    """
 
-    @property
-    def links(self) -> list[Link]:
-        """The calls of mixed_op."""
-        return [step for step in self.steps if type(step) is Link]
+    def __init__(self, steps: Sequence[Link | Pool], inputs: int, states: int, concat: Sequence[int]):
+        self.steps, self.inputs, self.states, self.concat = tuple(steps), inputs, states, tuple(concat)
+        self.links = [step for step in self.steps if type(step) is Link]
+        self.weights = sum(link.call.weights for link in self.links)
+        self.read = {step.source for step in self.steps}
 
 
 class Given(NamedTuple):
@@ -102,12 +102,13 @@ class Given(NamedTuple):
 
 class _Pass(NamedTuple):
     """What a pass through a chain made: all states; of every step what its backward reads, and of every link how many
-    raw outputs that are; mean and var of every link."""
+    raw outputs that are; mean and var of every link; and whether its products were exact."""
 
     states: list[Tensor]
     reached: list[Tensor | None]
     stored: list[int]
     found: list[tuple[Tensor, Tensor]]
+    exact: bool
 
     def output(self, chain: Chain) -> Tensor:
         """The states that are concatenated."""
@@ -121,8 +122,9 @@ def _run(
     states = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
     weights, at, stored, reached, found = tensors[chain.inputs :], 0, [], [], []
     device, dtype = states[0].device.type, states[0].dtype
-    exact, links = is_exact(dtype), zip(chain.links, given, strict=True)
+    links = zip(chain.links, given, strict=True)
     run = select(forward_op, chain.links[0].call.impl, device, dtype)
+    exact = (device == "cpu" and run is forward_op.dispatch) or is_exact(dtype)  # which takes torch 25 us to say
     for step in chain.steps:
         if type(step) is Pool:
             made, places = step.forward(states[step.source])
@@ -154,7 +156,7 @@ def _run(
         found.append((mean, var))
         stored.append(len(z))
         reached += (None if part is x else part, mean, var, *z)
-    return _Pass(states, reached, stored, found)
+    return _Pass(states, reached, stored, found, exact)
 
 
 class _Chain(torch.autograd.Function):
@@ -162,10 +164,8 @@ class _Chain(torch.autograd.Function):
     def forward(ctx, chain, given, found, factors, gains, offsets, beta, *tensors):
         made = _run(chain, given, factors, beta, tensors)
         found += made.found
-        ctx.chain, ctx.given, ctx.stored, ctx.factors = chain, given, made.stored, factors
-        ctx.exact = is_exact(tensors[0].dtype)
-        read = {step.source for step in chain.steps}
-        kept = [x if number in read else None for number, x in enumerate(made.states)]
+        ctx.chain, ctx.given, ctx.stored, ctx.factors, ctx.exact = chain, given, made.stored, factors, made.exact
+        kept = [x if number in chain.read else None for number, x in enumerate(made.states)]
         ctx.save_for_backward(gains, offsets, beta, *kept, *tensors[chain.inputs :], *made.reached)
         return made.output(chain)
 
@@ -175,10 +175,10 @@ class _Chain(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             return *(None,) * 4, *_differentiable(ctx, gains, offsets, beta, saved, grad)
         states, saved = saved[: chain.states], saved[chain.states :]
-        count = sum(link.call.weights for link in chain.links)
+        count = chain.weights
         weights, reached = saved[:count], saved[count:]
-        (need_gains, need_offsets, need_beta), need, need_weights = _needs(ctx, (gains, offsets, beta), count)
-        need_weight, need_rows = any(need_weights), need_gains or need_offsets
+        (need_gains, need_offsets, need_beta), need, need_weight = _needs(ctx, (gains, offsets, beta), count)
+        need_rows = need_gains or need_offsets
         need += [False] * (chain.states - chain.inputs)  # by state
         passes = []
         for step in chain.steps:
@@ -240,7 +240,9 @@ class _Chain(torch.autograd.Function):
                 of_offsets.append(doffset)
             if dweights:
                 of_weights[at : at + call.weights] = dweights
-        of_weights = [g if want else None for g, want in zip(of_weights, ctx.needs_input_grad[-count:], strict=True)]
+        wanted = ctx.needs_input_grad[-count:]
+        if need_weight and not all(wanted):
+            of_weights = [g if want else None for g, want in zip(of_weights, wanted, strict=True)]
         dgains = torch.cat(of_gains[::-1]) if need_gains and of_gains else None
         dgains = dgains.sum(1) if dgains is not None and gains.dim() == 1 else dgains
         doffsets = torch.cat(of_offsets[::-1]) if need_offsets and of_offsets else None
@@ -249,16 +251,19 @@ class _Chain(torch.autograd.Function):
         return *(None,) * 4, dgains, doffsets, dbeta, *of_inputs, *of_weights
 
 
-def _needs(ctx, tables: Sequence[Tensor | None], count: int) -> tuple[list[bool], list[bool], list[bool]]:
-    """Which of the tables, the given states and the `count` weights this backward pass is for."""
+def _needs(ctx, tables: Sequence[Tensor | None], count: int) -> tuple[list[bool], list[bool], bool]:
+    """Which of the tables and of the given states this backward pass is for, and whether for any of the `count`
+    weights."""
     wanted = ctx.needs_input_grad[4:]
+    of_weights, wanted = wanted[len(wanted) - count :], wanted[: len(wanted) - count]
     missing = [number for number, table in enumerate(tables) if table is None]
-    runs = will_run(ctx, len(wanted) - len(missing))
+    others = len(wanted) - len(missing)
+    runs = will_run(ctx, others + count, others)
     for number in missing:  # the graph knows tensors only
         runs.insert(number, False)
     found = [want and on for want, on in zip(wanted, runs, strict=True)]
-    first, last = len(tables), len(found) - count
-    return found[:first], found[first:last], found[last:]
+    need_weight = any(of_weights) and needs_grad(ctx, count, count)
+    return found[: len(tables)], found[len(tables) :], need_weight
 
 
 def _apart(grad: Tensor, count: int) -> list[Tensor]:
@@ -277,7 +282,7 @@ def _differentiable(
     grad: Tensor,
 ) -> list[Tensor | None]:
     """The gradients with a graph of their own: the calls are made again, each as a node of the graph."""
-    chain, count = ctx.chain, sum(link.call.weights for link in ctx.chain.links)
+    chain, count = ctx.chain, ctx.chain.weights
     given = [gains, offsets, beta, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
     given = [None if t is None else t.view_as(t) if t.requires_grad else t for t in given]  # where differentiation ends
     gains, offsets, beta, *tensors = given

@@ -220,6 +220,13 @@ struct BackwardEngine : Engine<Isa, T, B> {
     spread(s, b.dt, p.turned, p.classes, dx);
   }
 
+  // Adds what lies behind `sums`, of every other chunk as many, to that of the first.
+  void join(double* sums, int64_t size) const {
+    for (int64_t chunk = 1; chunk < program.chunks(); ++chunk) {
+      Isa::call(AddTo<double>{sums + chunk * size, sums, size, false});
+    }
+  }
+
   // Adds the chunks of the weight gradients into the first and unpacks it.
   template <typename M>
   void reduce(const BackwardOperands<M>& to, const std::vector<Packed>& stages, double* partial, int64_t size) const {
@@ -233,9 +240,10 @@ struct BackwardEngine : Engine<Isa, T, B> {
         }
         const Stage& s = p.stage;
         const int64_t taps = s.taps(), padded = stage_blocks(s) * B;
-        for (int64_t j = 0; j < program.inputs * taps && !s.groups; ++j) {
-          const int64_t c = j / taps;
-          to.weights[s.weight][j] = static_cast<T>(sums[(c / B * taps + j % taps) * B + c % B]);
+        for (int64_t c = 0; c < program.inputs && !s.groups; ++c) {
+          const double* from = sums + c / B * taps * B + c % B;
+          T* w = to.weights[s.weight] + c * taps;
+          for (int64_t tap = 0; tap < taps; ++tap) w[tap] = static_cast<T>(from[tap * B]);
         }
         sums += p.depthwise_size;
         for (int64_t o = 0; o < program.outputs; ++o) {

@@ -206,13 +206,17 @@ struct Forward : Engine<Isa, T, B> {
       each([&](double n, double m, double s) { squares += s + n * (m - mean) * (m - mean); });
       return std::pair(mean, squares);
     };
-    std::vector<double> own{static_cast<double>(program.samples * program.pixels())};
+    std::vector<double> own{static_cast<double>(program.samples * program.pixels())}, values(program.chunks());
+    for (int64_t chunk = 0; chunk < program.chunks(); ++chunk) {
+      values[chunk] = static_cast<double>((program.chunk(chunk + 1) - program.chunk(chunk)) * program.pixels());
+    }
+    own.reserve(1 + 2 * program.rows * C);
     for (int64_t row = 0; row < program.rows; ++row) {
       for (int64_t c = 0; c < C && from[row] >= 0; ++c) {
         const auto [mean, squares] = joined(own[0], [&](const auto& body) {
           for (int64_t chunk = 0; chunk < program.chunks(); ++chunk) {
             const double* p = moments(partial, chunk, from[row]) + c;
-            const double n = static_cast<double>((program.chunk(chunk + 1) - program.chunk(chunk)) * program.pixels());
+            const double n = values[chunk];
             body(n, p[0] + p[C] / n, p[2 * C] - p[C] * p[C] / n);
           }
         });
@@ -309,10 +313,11 @@ std::tuple<std::vector<Tensor>, std::vector<Tensor>, Tensor, Tensor, std::vector
   for (int64_t e = 0; e < edges; ++e) out.push_back(map());
   const bool inference = running_mean && !store && kinks.empty() && !note;
   for (int64_t i = 0; i < program.raw && !inference; ++i) z.push_back(map());
-  Tensor mean = torch::stable::new_empty(gain, {program.rows, program.outputs}), var = torch::stable::empty_like(mean);
+  const auto table = [&] { return contiguous_result({program.rows, program.outputs}, gain.scalar_type()); };
+  Tensor mean = table(), var = table();
   std::vector<Tensor> noted;
   for (const std::vector<int64_t>& size : note ? program.kink_sizes() : std::vector<std::vector<int64_t>>{}) {
-    noted.push_back(torch::stable::new_empty(x, size, ScalarType::Byte));
+    noted.push_back(contiguous_result(size, ScalarType::Byte));
   }
   STD_TORCH_CHECK(!note || kinks.empty(), "expected kinks to be kept or noted, not both");
   program.set_kinks(note ? noted : kinks, !note);

@@ -103,7 +103,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
         }
       };
     });
-    for (int64_t i = size; i < program.chunks() * size; ++i) partial[i % size] += partial[i];
+    this->join(partial, size);
     const std::vector<double> totals = with_all(partial, size);
     const double* second = totals.data();
     for (int64_t e = 0, i = 0; e < program.edges; ++e) {
@@ -164,8 +164,7 @@ struct Backward : BackwardEngine<Isa, T, B> {
         }
       };
     });
-    for (int64_t i = count * 2 * C; i < program.chunks() * count * 2 * C; ++i)
-      partial[i % (count * 2 * C)] += partial[i];
+    this->join(partial, count * 2 * C);
     for (int64_t i = 0; i < count; ++i) {
       double* total = partial + i * 2 * C;
       for (int64_t c = 0; c < C && !means[i]; ++c) total[C + c] /= to.tables.scale(program.second[i].source * C + c);
@@ -337,12 +336,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   std::vector<Tensor> middle, dweights;
   for (size_t i = 0; i < program.second.size(); ++i) middle.push_back(map());
   for (size_t i = 0; i < weights.size() && need_weights; ++i) {
-    dweights.push_back(torch::stable::empty_like(weights[i]));
+    dweights.push_back(small_result(weights[i].sizes(), weights[i].strides(), weights[i].scalar_type()));
   }
-  Tensor dx = need_x ? new_map(x, program.inputs, program.height, program.width) : torch::stable::new_empty(x, {0});
+  Tensor dx =
+      need_x ? new_map(x, program.inputs, program.height, program.width) : contiguous_result({0}, x.scalar_type());
   const std::vector<int64_t> shape{program.rows, program.outputs};
-  Tensor dgain = torch::stable::new_empty(gain, shape);
-  Tensor doffset = torch::stable::new_empty(gain, offset ? shape : std::vector<int64_t>{0});
+  Tensor dgain = contiguous_result(shape, gain.scalar_type());
+  Tensor doffset = contiguous_result(offset ? shape : std::vector<int64_t>{0}, gain.scalar_type());
   const auto run = [&]<typename M>() {
     using T = Wide<M>;
     Tables t = tables<T>(program, gain, offset);

@@ -79,7 +79,8 @@ struct Program {
         height(x.size(2)),
         width(x.size(3)),
         stride(stride),
-        edges(edges) {
+        edges(edges),
+        pieces(std::min(samples, std::max<int64_t>(8, torch::stable::get_num_threads()))) {
     STD_TORCH_CHECK(stride == 1 || stride == 2, "stride is ", stride, ", expected 1 or 2");
     CHECK_SIZE("length of candidates modulo 4", candidates.size() % 4, size_t{0});
     for (size_t i = 0; i < candidates.size(); i += 4) {
@@ -110,8 +111,8 @@ struct Program {
     return std::any_of(first.begin(), first.end(), [](const Stage& s) { return s.groups == 2; }) ? 2 : 1;
   }
   // The pieces that sums are cut into; up to 8 threads they are the same, and so is every bit of the results.
-  int64_t chunks() const { return std::min(samples, std::max<int64_t>(8, torch::stable::get_num_threads())); }
-  int64_t chunk(int64_t i) const { return samples * i / chunks(); }  // its first sample
+  int64_t chunks() const { return pieces; }
+  int64_t chunk(int64_t i) const { return samples * i / pieces; }  // its first sample
 
   // What the tensors of a call hold, or are to hold: sizes of bytes, in their order.
   std::vector<std::vector<int64_t>> kink_sizes() const {
@@ -140,6 +141,7 @@ struct Program {
   }
 
  private:
+  int64_t pieces;
   int64_t numbers = 0;  // in seeds
 
   void add(int64_t edge, Kind kind, int64_t kernel, int64_t dilation, const std::vector<Tensor>& weight) {
@@ -204,10 +206,13 @@ struct Tables {
 
 template <typename T>
 std::vector<double> doubles(const Tensor& t) {  // of a matrix of any strides
+  // each of these is a call of torch
+  const int64_t rows = t.size(0), columns = t.size(1), row = t.stride(0), column = t.stride(1);
   std::vector<double> result;
+  result.reserve(rows * columns);
   const T* p = t.const_data_ptr<T>();
-  for (int64_t i = 0; i < t.size(0); ++i) {
-    for (int64_t j = 0; j < t.size(1); ++j) result.push_back(p[i * t.stride(0) + j * t.stride(1)]);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) result.push_back(p[i * row + j * column]);
   }
   return result;
 }

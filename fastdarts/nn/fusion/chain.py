@@ -63,6 +63,7 @@ class FusedChain:
         self._places = tuple(place for fused in self.mixing for place in fused.places)
         self._convolutions = [held for fused in self.fused for held in fused.convolutions]
         self._constants = Constants()
+        self._joined = any(fused.joined for fused in self.fused)
 
     @staticmethod
     def takes(steps: Sequence[Planned | Pool]) -> bool:
@@ -94,7 +95,7 @@ class FusedChain:
     ) -> Tensor | None:
         """The output; ``mixing`` [E, K] are the weights of the candidates, ``bypass`` those of what bypasses them, by
         edge in the order of the calls. None where the calls have to be made one by one."""
-        if _apart.get() or active() is not None or (any(fused.joined for fused in self.fused) and world() > 1):
+        if _apart.get() or active() is not None or (self._joined and world() > 1):
             return None
         weights, settled = [held["weight"] for held in self._convolutions], settled_things()
         seen = None if settled is None else settled.get(id(self))

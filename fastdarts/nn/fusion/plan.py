@@ -129,7 +129,7 @@ class Fused:
     def suits(self) -> bool:
         """Whether the layers, which are what they were, normalise as they did, and drop elements where they did."""
         alike = self._first is None or mode_of(self._first) == (self.training, self.eps, self.joined)
-        return alike and all((drops.limit > 0) is on for drops, on in self._dropping)
+        return alike and (not self._dropping or all((drops.limit > 0) is on for drops, on in self._dropping))
 
     def _missing(self) -> list[bool]:
         return [value is None for value in chain.from_iterable(map(dict.values, self._layers))]

@@ -42,20 +42,20 @@ class Moves:
     ) -> None:
         """Note that a running mean and variance move towards what was ``found``, and that their count grows by 1.
 
-        ``places`` says where the ``buffers`` of each layer lie: one call may not write to a place twice.
+        ``buffers`` are ``.data``: like BatchNorm itself, this must not outdate what a layer called before has kept for
+        its backward. ``places`` says where those of each layer lie: one call may not write to a place twice.
         """
         if not self._seen.isdisjoint(places):  # a second move begins where the first one ends
             self.make()
         self._seen |= places
-        # .data: like BatchNorm itself, this must not outdate what a layer called before has kept for its backward
-        mean, var, count = (buffer.data for buffer in buffers)
+        mean, var, count = buffers
         if momentum is None:  # the mean over all batches, which the count says
             count.add_(1)
             momentum = 1 / count.item()
         else:
             self._counts.append(count)
         self._running += mean, var
-        self._found += [t.to(mean.dtype) for t in found]
+        self._found += found if found[0].dtype is mean.dtype else [t.to(mean.dtype) for t in found]
         self._momenta += momentum, momentum
 
     def make(self) -> None:
@@ -122,7 +122,7 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     moves = Moves() if later is None else later
     for bn, *found in zip(norms, mean.unbind(0), var.unbind(0), strict=True):
         if bn is not None and bn.training and bn.track_running_stats:
-            buffers = [bn._buffers[name] for name in STATISTICS]
+            buffers = [bn._buffers[name].data for name in STATISTICS]
             moves.add(buffers, found, bn.momentum, {*map(place, buffers)})
     if later is None:
         moves.make()
@@ -154,6 +154,7 @@ class Statistics:
             for buffer, row in zip(buffers, rows, strict=True):
                 buffer.data = row
             _storages[table.untyped_storage().data_ptr()] = self
+        self._tables = tuple(table.data for table in (self.mean, self.var, self.count))
         self._addresses, self._first = self._now(), self._norms[0]["running_mean"]
         self._places = {place(held[name]) for held in self._norms for name in STATISTICS}
 
@@ -212,7 +213,7 @@ class Statistics:
         """What :func:`track` does."""
         later = _together.get()
         moves = Moves() if later is None else later
-        moves.add((self.mean, self.var, self.count), (mean, var), self.momentum, self._places)
+        moves.add(self._tables, (mean, var), self.momentum, self._places)
         if later is None:
             moves.make()
 

