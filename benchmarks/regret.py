@@ -121,6 +121,7 @@ def searched(space: str, runs: Path, seed: int, store: Store) -> Iterator[tuple[
             continue
         try:
             own = SETTINGS["projections"].get(name)
+            refuse_foreign_cells(space, name if own is None else own["of"])
             yield name, projection(name, **own) if own else run(name)
         except InUse:
             raise
@@ -128,6 +129,15 @@ def searched(space: str, runs: Path, seed: int, store: Store) -> Iterator[tuple[
             if store.found["refused"].get(name) != str(error):
                 store.found["refused"][name] = str(error)
                 store.save()
+
+
+def refuse_foreign_cells(space: str, name: str) -> None:
+    """Raise :class:`FastdartsError` if cells of the method called ``name`` may be none of the table of tiny."""
+    if (
+        space == "tiny"
+        and not resolve(SearchConfig(**settings_of(space, name))).build(find_space(space)).selection.keeps_edges
+    ):
+        raise FastdartsError("its cells may have other edges than the 81 architectures")
 
 
 def found_in(space: str, folder: Path) -> tuple[str, Architecture]:

@@ -79,5 +79,5 @@ class ENAS(SupernetConfig):
         rates = restarts(
             self.learning_rate, self.learning_rate_min, self.epochs, self.first_period, self.learning_rate_warmup
         )
-        selection = BestOfMany(self.candidates, path)
+        selection = BestOfMany(self.candidates, path, keeps_edges=False)  # a drawn node may read one state twice
         return single_path(self, path, selection, *monitors, learning_rates=rates, nesterov=self.momentum > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -127,7 +127,7 @@ class Selection(Policy):
             cells that a table of such cells does not hold.
     """
 
-    keeps_edges: ClassVar[bool] = True
+    keeps_edges: bool = True
 
     @abstractmethod
     def architecture(self, search: Search) -> Architecture | None:

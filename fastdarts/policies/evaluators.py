@@ -56,10 +56,8 @@ class BestOfMany(Selection):
     use the statistics of the batch: the running ones belong to all cells together.
     """
 
-    keeps_edges = False  # a drawn node may read one state twice
-
-    def __init__(self, candidates: int, path: DrawnPath):
-        self.candidates, self.path = candidates, path
+    def __init__(self, candidates: int, path: DrawnPath, *, keeps_edges: bool = True):
+        self.candidates, self.path, self.keeps_edges = candidates, path, keeps_edges
 
     def architecture(self, search: Search) -> None:
         """Known at the end only."""

@@ -101,7 +101,13 @@ def prepare(config: StudyConfig) -> StudyConfig:
     validate(dataclasses.replace(evaluation(config, config.seed), genotype="any"))
     if not issubclass(find_method(config.method).settings, AlphaConfig):
         raise FastdartsError(f"--method is {config.method}, which trains no alphas: a study follows those of a search")
-    validate(searching(config, config.seed))
+    settings = searching(config, config.seed)
+    validate(settings)
+    if not settings.build(find_space("tiny")).selection.keeps_edges:
+        raise FastdartsError(
+            f"--method is {config.method}, whose cells may have other edges than the 81 architectures that a study "
+            "trains: choose another method"
+        )
     return config
 
 

@@ -203,9 +203,19 @@ def architectures() -> list[Genotype]:
 
 
 def operations(genotype: Genotype) -> tuple[tuple[str, ...], ...]:
-    """The operations of normal and reduction cell, each by ascending source: what tells two architectures apart."""
-    cells = TINY.cells(genotype).values()
-    return tuple(tuple(op for op, _ in sorted(edges, key=lambda edge: edge[1])) for edges, _ in cells)
+    """The operations of normal and reduction cell, each by ascending source: what tells two architectures apart.
+
+    Raises :class:`FastdartsError` for a cell with other edges than one from each of both inputs.
+    """
+    found = []
+    for edges, _ in TINY.cells(genotype).values():
+        by_source = sorted((source, op) for op, source, *_ in edges)
+        if [source for source, _ in by_source] != [0, 1]:
+            raise FastdartsError(
+                f"the cell {[*map(tuple, edges)]} is none of the 81 architectures: expected an edge from each input"
+            )
+        found.append(tuple(op for _, op in by_source))
+    return tuple(found)
 
 
 def evaluate_all(config: StudyConfig, seed: int, folder: Path) -> None:

@@ -57,6 +57,21 @@ def outcome(found):
     return json.loads(json.dumps({k: v for k, v in found.items() if k not in CLOCKS} | {"searches": searches}))
 
 
+@pytest.mark.parametrize("method", ["gdas", "fair-darts", "snas", "ista-nas"])
+def test_a_method_whose_cells_are_not_in_the_table_is_refused_before_any_work(tmp_path, method):
+    with pytest.raises(FastdartsError, match=f"--method is {method}, whose cells may have other edges than the 81"):
+        study(StudyConfig(dataset="digits", method=method, run=tmp_path / "study"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_operations_are_those_of_cells_of_the_table():
+    (first, *_), edges = architectures(), [("sep_conv_3x3", 1, 2), ("max_pool_3x3", 0, 2)]
+    assert operations(first._replace(normal=edges))[0] == ("max_pool_3x3", "sep_conv_3x3")
+    for other in ([("sep_conv_3x3", 1, 2)], [("sep_conv_3x3", 0), ("max_pool_3x3", 0)], [*edges, edges[0]]):
+        with pytest.raises(FastdartsError, match="none of the 81 architectures: expected an edge from each input"):
+            operations(first._replace(normal=other))
+
+
 def test_all_81_architectures_are_told_apart_by_their_operations():
     found = architectures()
     assert len({operations(genotype) for genotype in found}) == len(found) == 81
