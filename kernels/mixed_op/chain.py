@@ -284,30 +284,34 @@ def _differentiable(
     """The gradients with a graph of their own: the calls are made again, each as a node of the graph."""
     chain, count = ctx.chain, ctx.chain.weights
     given = [gains, offsets, beta, *saved[: chain.inputs], *saved[chain.states : chain.states + count]]
+    reached, at = saved[chain.states + count :], 0
     given = [None if t is None else t.view_as(t) if t.requires_grad else t for t in given]  # where differentiation ends
     gains, offsets, beta, *tensors = given
     states: list[Tensor | None] = [*tensors[: chain.inputs], *[None] * (chain.states - chain.inputs)]
-    at = chain.inputs
-    links = zip(chain.links, ctx.given, strict=True)
+    first = chain.inputs  # of the weights that are left
+    links = zip(chain.links, ctx.given, ctx.stored, strict=True)
     for step in chain.steps:
         if type(step) is Pool:
+            at += 1
             x = states[step.source]
             made = F.max_pool2d(x, 3, step.stride, 1) if step.kind == "max_pool" else step.forward(x)[0]
             for t, number in zip(step.targets, step.drops, strict=True):
                 one = made if number is None else made * ctx.factors[number]
                 states[t] = one if states[t] is None else states[t] + one
             continue
-        link, own = next(links)
-        call = link.call
+        link, own, stored = next(links)
+        call, (_, mean, var) = link.call, reached[at : at + 3]
+        at += 3 + stored
+        running = None if own.running is None else (mean, var)  # those of now may have moved since
         gain, offset, past = own.gain, own.offset, None if link.edge is None else beta[link.edges]
         if link.first is not None:
             rows = slice(link.first, link.first + len(gain))
             gain = gains[rows] if gains.dim() == 2 else gains[rows, None].expand(-1, call.channels)
             offset = None if offsets is None else offsets[rows]
         base = [states[t] for t in link.kept if states[t] is not None]
-        own_weights = tensors[at : at + call.weights]
-        out, *_ = mixed_op(call, states[link.source], base, gain, offset, own_weights, own.seeds, own.running, past)
-        at += call.weights
+        own_weights = tensors[first : first + call.weights]
+        out, *_ = mixed_op(call, states[link.source], base, gain, offset, own_weights, own.seeds, running, past)
+        first += call.weights
         for t, made in zip(link.kept, out, strict=False):
             states[t] = made
         for t, number, made in zip(link.dropped, link.drops, out[len(link.kept) :], strict=True):

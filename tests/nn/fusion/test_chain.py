@@ -124,6 +124,21 @@ def test_a_cell_can_be_differentiated_twice(settings) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+def test_gradients_differentiated_again_are_those_at_the_statistics_of_the_pass() -> None:
+    """In evaluation, whoever moves running statistics between forward and backward."""
+    results = []
+    for moved in (False, True):
+        made, (s0, s1, weights) = cell(torch.float64)
+        made(s0, s1, weights)  # which makes tables of the statistics
+        out = made.eval()(s0, s1, weights)
+        for buffer in made.buffers() if moved else ():
+            buffer.add_(1)
+        first = torch.autograd.grad(out.square().sum(), [weights, s1], create_graph=True)
+        results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), [s0, weights])])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_only_what_is_asked_for_is_differentiated(monkeypatch) -> None:
     """Of a cell behind images that nobody differentiates: no gradients of weights, and none of its inputs."""
     asked, select = [], chain.select
