@@ -320,10 +320,26 @@ def working_memory(func: object, args: Sequence) -> tuple[list[int], int]:
         blocks.append(stages * pixels * channels * x.element_size())
         if need_x and (MAX_POOL in kinds or AVG_POOL in kinds):
             blocks.append(9 * pixels * channels)
-        if need_weights:  # a part for every chunk of 256 pixels, of 128 chunks at most
-            chunks = min(128, -(-pixels // 256))
-            blocks.append(4 * chunks * stages * channels * (49 + gain.shape[1]))
+        if need_weights:  # a part for every chunk of 256 pixels at least
+            most = WEIGHT_CHUNKS
+            if backward_op.best("cuda") == "cuda":
+                most = weight_chunks(stages, channels, gain.shape[1])
+            blocks.append(min(most, -(-pixels // 256)) * part_bytes(stages, channels, gain.shape[1]))
     return blocks, 0
+
+
+WEIGHT_CHUNKS, PART_BYTES = 128, 128 << 20
+"""Chunks of weight gradients on a GPU, and bytes of all their parts unless those of one chunk are more."""
+
+
+def part_bytes(stages: int, channels: int, outputs: int) -> int:
+    """Of the parts of the weight gradients of so many stages, in float32, for one chunk of pixels."""
+    return 4 * stages * channels * (max(KERNELS) ** 2 + outputs)
+
+
+def weight_chunks(stages: int, channels: int, outputs: int) -> int:
+    """How many there are at most in the CUDA kernels, as in csrc/cuda/mixed_op/call.h."""
+    return min(max(1, PART_BYTES // max(1, part_bytes(stages, channels, outputs))), WEIGHT_CHUNKS)
 
 
 def why_no_kernel(device: str, dtype: torch.dtype) -> str:

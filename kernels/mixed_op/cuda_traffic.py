@@ -2,215 +2,35 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from fastdarts.kernels.mixed_op.call import Run, Schedule, Stage, Task, ceil, union
 from fastdarts.kernels.mixed_op.contract import DROPPED_SKIP, SEEDS
-from fastdarts.kernels.mixed_op.tasks import Tasks
+from fastdarts.kernels.mixed_op.cuda_loops import PRODUCT, UNROLLED, WASTE, CudaLoops
+from fastdarts.kernels.mixed_op.cuda_tiles import (
+    CHANNELS,
+    FOUR,
+    ROWS,
+    STRIP_WARPS,
+    WARP,
+    Tiling,
+    lines,
+    tiling_of,
+    whole_columns,
+)
 
-MAX_CHUNKS, MAX_WEIGHT_CHUNKS = 512, 128
-CHANNELS, ROWS, FOUR, WARP = 16, 4, 16, 32  # of a tile; pixels of a thread; bytes of four floats; threads
-STRIP_WARPS, MAX_QUADS, FEW_BLOCKS, MANY_BLOCKS = 4, 12, 528, 4096  # of strips.h
 PASS_ROWS, TOTAL_WARPS, TOTALS_CHANNELS = 7, 16, 16  # of sums.cu
 GROUPS, WEIGHT_WARPS = 4, 8  # of stages_backward.cu
 NORMALS = 3 * CHANNELS * 4  # bytes by which a tile's channels are normalised
 TAP_COLUMNS = {3: 4, 5: 2, 7: 1}  # of weight_gradients.h: columns of pixels of a warp, by size of the window
 HELD = 80 << 10  # of call.h
-PRODUCT = 512  # bytes of a load for tensor cores, of a warp
-WASTE = 8  # operations of tensor cores for one of a window: of 8 × 8 weights those of a channel with itself count
-UNROLLED = 4  # runs of a loop that nvcc takes at once where nothing says how many
-SHAPES = ("", " dilated", " stride 2", " data", " dilated data", " gradient")
-CASES = [f"{k}×{k}{more}" for k in (3, 5, 7) for more in SHAPES] + ["1×1", "1×1 gradient"]
-CASES += [f"{k} rows" for k in (1, 2, 3, 4, 5, 7)] + [f"{k} eights" for k in (1, 2, 3)]
-NEVER = dict.fromkeys(("unaligned", "kept", "second", "row/rest", "drawn", *CASES), 0)
-ALWAYS = dict.fromkeys(("while", "rest", "product", "units", "tables", "end", "setup", "load_taps", "normal"), 1)
 
 
-class Tiling(NamedTuple):
-    """Warps of a block across, down and over images; tiles of the maps; their chunks."""
-
-    across: int
-    down: int
-    images: int
-    tiles: int
-    chunks: int
-
-    @property
-    def warps(self) -> int:
-        return self.across * self.down * self.images
-
-    @property
-    def each(self) -> float:
-        """Tiles of a chunk, on average."""
-        return self.tiles / self.chunks
-
-    def halo(self, stride: int, kernel: int, dilation: int) -> tuple[int, int]:
-        """Rows, of all its images, and columns of the input under a tile, as window.h has them."""
-        rows, columns = (
-            (pixels - 1) * stride + (kernel - 1) * dilation + 1 for pixels in (ROWS * self.down, 8 * self.across)
-        )
-        return self.images * rows, whole_columns(columns)
-
-
-def whole_columns(columns: int) -> int:
-    """Of a window: eights, of which a warp takes up to three at a time."""
-    eights = ceil(columns, 8)
-    return 8 * (eights + eights % 2 if eights > 3 else eights)
-
-
-def lines(kernel: int, apart: int, dilation: int) -> int:
-    """At how many lines products of diagonal.h begin: rows of a thread are `apart`, rows of a window `dilation`."""
-    second = 1 if dilation == 1 else 2  # the first row of the second product
-    return len({first * apart + row * dilation for first in (0, second) for row in range(kernel)})
-
-
-def tiling_of(images: int, height: int, width: int, stride: int, most: int) -> Tiling:
-    """As in call.h."""
-    narrow = width <= 8
-    across, down = 1 if narrow else 2, 2 if narrow or stride == 2 else 4
-    columns, rows = ceil(width, 8 * across), ceil(height, 4 * down)
-    own = (2 if stride == 2 else 4) if narrow else 1
-    while own > 1 and columns * rows * images < 128 * own:
-        own //= 2
-    tiles = columns * rows * ceil(images, own)
-    return Tiling(across, down, own, tiles, ceil(tiles, ceil(tiles, most)))
-
-
-class Strips(NamedTuple):
-    """Fours of channels of a block, units that it works on at a time, blocks of channels, chunks, units of a chunk."""
-
-    quads: int
-    lanes: int
-    blocks: int
-    chunks: int
-    units: float
-
-
-class CudaCall(Tasks):
+class CudaCall(CudaLoops):
     """The tasks of one call, forward and backward."""
 
     moment_sums = 4
 
-    @property
-    def wide(self) -> bool:
-        """Whether four channels are read and written at once."""
-        counts = [stage.count for stage in (*self.seconds, *self.singles, *self.firsts)]
-        return not any(number % 4 for number in (self.channels, self.outputs, *counts))
-
-    def tiling(self, stride: int, most: int = MAX_CHUNKS) -> Tiling:
-        return tiling_of(self.shape[0], *self.out_size, stride, most)
-
-    def strips(self, chunks: int = 0, others: int = 1) -> Strips:
-        """As in strips.h: of so many chunks with `others` such grids in a launch, or of a map."""
-        units = self.shape[0] * ceil(self.out_size[0], ROWS) * self.out_size[1]
-        quads, most = ceil(self.outputs, 4), MAX_QUADS
-        while True:
-            own = ceil(quads, ceil(quads, most))
-            blocks, lanes = ceil(quads, own), STRIP_WARPS * WARP // own
-            if not chunks or own <= 4 or chunks * others * blocks >= FEW_BLOCKS:
-                break
-            most = (own + 1) // 2
-        if not chunks:
-            rounds = ceil(units, max(1, MANY_BLOCKS // blocks) * lanes)
-            chunks = ceil(units, rounds * lanes)
-        return Strips(own, lanes, blocks, chunks, units / chunks)
-
-    def stride_of(self, stage: Stage) -> int:
-        return 1 if stage.reads else self.stride
-
-    def tiling_for(self, stride: int, stages: int) -> Tiling:
-        """As in job.h, for a launch of so many stages."""
-        most = self.tiling(stride)
-        enough = 8 * FEW_BLOCKS // (max(stages, 1) * ceil(self.outputs, 32) * most.warps)
-        return self.tiling(stride, min(max(enough, most.tiles // 8, 1), MAX_CHUNKS))
-
-    def stage_tiling(self, stage: Stage) -> Tiling:
-        """Of the launch of a stage."""
-        together = self.seconds if stage.reads else [*self.singles, *self.firsts]
-        return self.tiling_for(self.stride_of(stage), len(together))
-
-    def moment_chunks(self, row: int) -> int:
-        stages = [stage for stage in (*self.seconds, *self.singles, *self.firsts) if stage.row == row]
-        return (self.stage_tiling(stages[0]) if stages else self.tiling(self.stride)).chunks
-
-    def sum_chunks(self, row: int) -> int:
-        return self.tiling(1 if row in self.rows()[-1] else self.stride).chunks
-
-    def weight_chunks(self, stage: Stage) -> int:
-        return self.tiling(self.stride_of(stage), MAX_WEIGHT_CHUNKS).chunks
-
-    # how often the loops run that several kernels have
-
-    def run(self, code: str, programs: int, warps: int, trips: dict[str, float], shared: int = 0) -> Run:
-        return Run("cuda", code, programs, warps, NEVER | ALWAYS | trips, shared)
-
-    @property
-    def halves(self) -> bool:
-        """Whether windows are products of diagonals."""
-        return self.itemsize == 2
-
-    def tap_bytes(self, kernel: int) -> int:
-        """Of 16 channels in shared memory."""
-        return ceil(kernel**2, 2) * PRODUCT if self.halves else kernel**2 * CHANNELS * 4
-
-    def taps(self, kernel: int, threads: int) -> dict[str, float]:
-        """Of load_weights, and of clearing diagonals before."""
-        if not self.halves:
-            return {"load_taps/i": ceil(kernel**2 * CHANNELS, threads)}
-        return {
-            "load_taps/i": ceil(self.tap_bytes(kernel), 16 * threads),
-            "load_taps/i2": ceil(ceil(kernel**2, 2) * 8, threads),
-        }
-
-    def units(self, strips: Strips) -> dict[str, float]:
-        """Of for_units, and of the pools in a unit."""
-        strided = self.stride == 2
-        return {
-            "units/i": strips.units / strips.lanes,
-            "strided": strided,
-            "pools/r": 0 if strided else ROWS,
-            "strided/r": ROWS,
-            "r": ROWS,
-            "lane": strips.lanes / UNROLLED,
-            "lane2": strips.lanes / UNROLLED,
-        }
-
-    def windows_of(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
-        """Bytes that all tiles load from a map, and write to and read from shared memory for their windows."""
-        rows, columns = tiling.halo(stride, kernel, dilation)
-        if not self.halves:
-            reads = kernel * ((ROWS - 1) * stride + 2 * kernel) * FOUR * WARP  # of a warp
-        else:
-            reads = (lines(kernel, stride, 1) * kernel + ceil(kernel**2, 2)) * PRODUCT
-        if kernel == 1:
-            reads = ROWS * 4 * self.itemsize * WARP
-        warps = tiling.tiles * tiling.warps * ceil(self.channels, CHANNELS)
-        return tiling.tiles * rows * columns * self.channels * 2 * self.itemsize + warps * reads
-
-    def window_bytes(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> int:
-        return math.prod(tiling.halo(stride, kernel, dilation)) * CHANNELS * self.itemsize
-
-    def on_tensor_cores(self, task: Task, waste: float = WASTE) -> Task:
-        """A task whose windows are products of half precision, else as it is."""
-        return task._replace(vector=0, matrix=task.matrix + int(waste * task.vector)) if self.halves else task
-
     # tasks of forward
-
-    def filling(self, tiling: Tiling, stride: int, kernel: int, dilation: int) -> dict[str, float]:
-        """Of fill of window.h, for one warp and one tile."""
-        return self.filling_of(*tiling.halo(stride, kernel, dilation), tiling.warps)
-
-    def filling_of(self, rows: int, columns: int, warps: int) -> dict[str, float]:
-        halves = 2 if columns > 24 else 1
-        return {"half": halves, f"{columns // 8 // halves} eights": 1, "row": rows / warps}
-
-    def edge(self, tiling: Tiling, channels: int = CHANNELS) -> float:
-        """The share of tiles that are not wholly in the map, 16 of these channels at a time."""
-        if not channels:
-            return 1.0
-        height, width = self.out_size
-        whole = height // (ROWS * tiling.down) * (width // (8 * tiling.across)) * (self.shape[0] // tiling.images)
-        return 1 - whole / tiling.tiles * (channels // CHANNELS) / ceil(channels, CHANNELS)
 
     def stage(self, stage: Stage, moments: bool) -> Task:
         *_, pointwise = stage.weights
@@ -249,15 +69,6 @@ class CudaCall(Tasks):
         loads = blocks * self.windows_of(tiling, *shape) + weights
         return self.on_tensor_cores(task._replace(windows=loads, vector=task.vector * blocks, runs=(run,)))
 
-    def finishing(self, chunks: int, threads: int, channels: int, rows: int) -> dict[str, float]:
-        """Of finish_row of statistics.h, whose last block adds up the chunks."""
-        slices, begins = threads / 16, ceil(channels, 16)
-        trips: dict[str, float] = {"last": 1 / chunks, "arrive": chunks, "begin": begins}
-        trips |= {"chunk": chunks / slices, "chunk2": chunks / slices, "i2": ceil(rows, int(slices))}
-        for around in ("last", "last/begin"):
-            trips |= {f"{around}/i": 3 * slices}
-        return trips
-
     def pool_moments(self) -> Task:
         strips = self.strips(self.tiling(self.stride).chunks)
         trips = self.units(strips) | {"pools": 1, "i": 2 * strips.quads / WARP}  # one warp has 32 channels
@@ -267,11 +78,6 @@ class CudaCall(Tasks):
         writes = [self.moments(row) for row in first.values()]
         writes += [self.tables(row, "mean", "var") for _, row, _, _ in self.pools]
         return Task(self.x(), union(writes), self.pooling(), runs=(run,))
-
-    def pooling(self) -> int:
-        """Bytes that the columns of windows take: rows of three pixels, two more than a thread has."""
-        rows = (ROWS + 2) / ROWS if self.stride == 1 else (2 * ROWS + 1) / ROWS
-        return int(3 * rows * self.P * self.channels * self.itemsize) if self.pools else 0
 
     def run_rows(self, kernel: str, rows: int) -> tuple[Run]:
         return (self.run(kernel, rows * ceil(self.outputs, TOTALS_CHANNELS), TOTAL_WARPS, {}),)
@@ -323,7 +129,7 @@ class CudaCall(Tasks):
     def data_of(self, stage: Stage, need_weights: bool) -> Task:
         """With the programs that may add its weight gradients too."""
         stride, inputs = self.stride_of(stage), ceil(self.channels, CHANNELS)
-        tiling, shape = self.tiling(stride, MAX_WEIGHT_CHUNKS), (stride, stage.kernel, stage.dilation)
+        tiling, shape = self.weight_tiling(stride), (stride, stage.kernel, stage.dilation)
         groups = ceil(stage.count, CHANNELS)
         more = ceil(groups, min(groups, GROUPS)) if need_weights else 1
         trips = self.filling(tiling, *shape) | self.taps(stage.kernel, WARP * tiling.warps)

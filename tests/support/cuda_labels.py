@@ -3,8 +3,6 @@
 How often a program runs them is said in kernels/mixed_op/cuda_traffic.py, by the same names.
 """
 
-from tests.support.sass import REST
-
 SIZES = (3, 5, 7)
 LABELS = {
     "unaligned": r"if \(i < count\)",
@@ -22,8 +20,6 @@ LABELS = {
     "plain rows": r"\bset_plain\(a, row",
     "last": r"\bfinish_row\(",
     "arrive": r"!is_last\(",
-    REST: r"transform\(load4\(from|\*(to|at) = value|from \+= (8 \* ch|step)|(to|at) \+= 8 \* 4|Four value = splat"
-    r"|halo.left \+ j",
     "units": r"\bfor_units\(",
     "pools": r"\bpool_into<|\bpool<(false|true)>",
     "drawn": r"\bdraw_into<",
@@ -49,4 +45,3 @@ LABELS |= {f"{k}×{k} dilated data": rf"return run\(std::integral_constant<int, 
 LABELS |= {f"{k} rows": rf"return run\(std::integral_constant<int, {k}>\(\)\);" for k in (1, 2, 3, 4, 5, 7)}
 LABELS |= {"1×1": r"\btake<T>\("}
 LABELS |= {f"{k}×{k} gradient": rf"return stage_gradients_of<T, exact, vector, {k}, S>" for k in (1, *SIZES)}
-ONCE = {"j": "shared"}  # a loop of which one run issues one instruction of that class

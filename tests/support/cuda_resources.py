@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.cuda_labels import LABELS, ONCE
+from tests.support.cuda_labels import LABELS
 from tests.support.paths import DATA, ROOT
 from tests.support.records import INSTRUCTIONS, without_regions, write
 from tests.support.sass import disassemble, parse, regions, written
@@ -92,7 +92,7 @@ def counted(cubin: bytes) -> dict[str, dict]:
     """Instructions of the kernels that a record has."""
     found = parse(disassemble(cubin))
     names = dict(zip(found, map(short, demangled("\n".join(found)).splitlines()), strict=True))
-    return {names[name]: written(regions(code, LABELS, ONCE)) for name, code in found.items() if codes(names[name])}
+    return {names[name]: written(regions(code, LABELS)) for name, code in found.items() if codes(names[name])}
 
 
 def codes(name: str) -> list[str]:

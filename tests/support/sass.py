@@ -19,7 +19,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from tests.support.paths import ROOT
@@ -36,7 +35,6 @@ CLASSES = {  # what is counted beside all instructions
     "shared": r"LDS|STS|LDSM|STSM|ATOMS",
 }
 LOADS = r"LDG|LDS|LD\b"
-REST = "rest"  # label of the lines of an unrolled loop, to know the last runs that stand outside of it
 LOOP = r"\s*(?:for (\w+) in |for \((?:const )?[\w:]+ (\w+) = |(while)\b|(\w+) \+= [^=]*;$)"
 
 
@@ -126,18 +124,15 @@ def variable(place: Place) -> str | None:
     return found and next(name for name in found.groups() if name)
 
 
-def regions(
-    code: Sequence[Instruction], labels: Mapping[str, str], once: Mapping[str, str] = MappingProxyType({})
-) -> Region:
+def regions(code: Sequence[Instruction], labels: Mapping[str, str]) -> Region:
     """How many instructions of each class one run of a region issues, by its path of loops and labels.
 
-    `labels` are patterns by name: a region has the label if a source line that leads to it is such a line. `once` names
-    a class of which one run of a loop issues a single instruction: where the loop has several, it is unrolled.
+    `labels` are patterns by name: a region has the label if a source line that leads to it is such a line.
     """
     patterns = {name: re.compile(pattern) for name, pattern in labels.items()}
     labelled = [_labels(one.places, patterns) for one in code]
     found = [loop._replace(labels=_common(labelled[loop.first : loop.last + 1])) for loop in loops(code)]
-    root = _Node(None, once)
+    root = _Node(None)
     for i, (one, own) in enumerate(zip(code, labelled, strict=True)):
         root.add(one, own, [loop for loop in found if loop.first <= i <= loop.last])
     counts = dict(_merged([root], ()))
@@ -152,10 +147,10 @@ def _labels(places: Sequence[Place], patterns: Mapping[str, re.Pattern]) -> tupl
 
 
 def _common(labelled: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """The labels that nearly all instructions of a loop have, but for REST, which is of what is in it."""
+    """The labels that nearly all instructions of a loop have."""
     tally = Counter(name for names in labelled for name in dict.fromkeys(names))
     order = dict.fromkeys(name for names in labelled for name in names)
-    return tuple(name for name in order if name != REST and tally[name] >= 0.9 * len(labelled))
+    return tuple(name for name in order if tally[name] >= 0.9 * len(labelled))
 
 
 def _put_back(found: Region) -> None:
@@ -172,14 +167,14 @@ def _put_back(found: Region) -> None:
 class _Node:
     """One copy of a loop: its own instructions, by label, and the loops in it."""
 
-    def __init__(self, loop: _Loop | None, once: Mapping[str, str]):
-        self.loop, self.once = loop, once
+    def __init__(self, loop: _Loop | None):
+        self.loop = loop
         self.own: dict[tuple[str, ...], Counter] = {}
         self.children: dict[_Loop, _Node] = {}
 
     def add(self, one: Instruction, labels: tuple[str, ...], inside: Sequence[_Loop]) -> None:
         if inside:
-            self.children.setdefault(inside[0], _Node(inside[0], self.once)).add(one, labels, inside[1:])
+            self.children.setdefault(inside[0], _Node(inside[0])).add(one, labels, inside[1:])
         else:
             self.own.setdefault(labels, Counter()).update(_classes(one.text))
 
@@ -188,11 +183,6 @@ class _Node:
         inside = sum(child.total(kind) for child in self.children.values())
         return sum(counts[kind] for counts in self.own.values()) + inside
 
-    def unrolled(self) -> int:
-        """How many runs of the source's loop this is."""
-        kind = self.once.get(variable(self.loop.places[0])) if self.loop else None
-        return max(1, self.total(kind)) if kind else 1
-
 
 def _merged(nodes: Sequence[_Node], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Counter]]:
     """The regions of copies of one loop."""
@@ -200,7 +190,6 @@ def _merged(nodes: Sequence[_Node], path: tuple[str, ...]) -> Iterator[tuple[tup
     repeats = round(max(loads) / min(loads)) if min(loads) else 1
     if repeats > 1:
         nodes = [node for node in nodes if node.total("loads") == max(loads)]
-    repeats = max(repeats, nodes[0].unrolled())
     found: Region = {}
 
     def within(labels: Sequence[str]) -> tuple[str, ...]:

@@ -66,8 +66,9 @@ struct Tiling {
   __host__ __device__ int64_t tiles() const { return int64_t{columns} * rows * groups; }
 };
 
-constexpr int kMaxChunks = 512;        // of moments and sums
-constexpr int kMaxWeightChunks = 128;  // of weight gradients, whose parts are as large as the weights
+constexpr int kMaxChunks = 512;                     // of moments and sums
+constexpr int kMaxWeightChunks = 128;               // of weight gradients, whose parts are as large as the weights
+constexpr int64_t kPartBytes = int64_t{128} << 20;  // of these parts, unless one chunk takes more
 #ifndef FASTDARTS_SMALL_DEVICE
 constexpr int kMaxStages = 32;           // in one launch; more are several launches
 constexpr int kMaxTensors = 64;          // the same of other rows
@@ -108,6 +109,19 @@ inline int chunks_of(int64_t tiles, int64_t stages, int warps) {
 }
 
 constexpr int kTaps = 49;
+
+// Bytes of the parts of one chunk: taps and products of so many stages.
+inline int64_t part_bytes(int64_t stages, const Sizes& sizes) {
+  return stages * sizes.channels * (kTaps + sizes.outputs) * int64_t{sizeof(float)};
+}
+
+// Chunks at most of the weight gradients of so many stages. Where parts are large, blocks of channels are many, and a
+// few chunks fill a device.
+inline int weight_chunks(int64_t stages, const Sizes& sizes) {
+  const int64_t enough = kPartBytes / std::max<int64_t>(part_bytes(stages, sizes), 1);
+  return static_cast<int>(std::clamp<int64_t>(enough, 1, kMaxWeightChunks));
+}
+
 constexpr int kMoments = 4, kSums = 2;  // numbers of a channel in a chunk
 
 struct Call {

@@ -124,7 +124,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> mixed_op_backward(
   const int strides = static_cast<int>(stride), count = static_cast<int>(plan.stages.size());
   const int finals = static_cast<int>(plan.finals.size());
   const Tiling sums = job.tiling(strides, cuda::kMaxChunks), middle_sums = job.tiling(1, cuda::kMaxChunks);
-  const Tiling first = job.tiling(strides, cuda::kMaxWeightChunks), second = job.tiling(1, cuda::kMaxWeightChunks);
+  const int most = cuda::weight_chunks(count, sizes);
+  const Tiling first = job.tiling(strides, most), second = job.tiling(1, most);
   const bool through = need_x || need_weights;
   Workspace workspace;
   const int64_t pixels = job.call.pixels(), chunks = std::max(first.chunks, second.chunks);

@@ -154,6 +154,25 @@ def test_every_launch_has_the_programs_that_the_counter_says(
     assert [shared for *_, shared in found] == [max(run.shared for run in runs) for runs in counted_runs]
 
 
+def test_parts_of_weight_gradients_take_no_more_than_a_bounded_memory() -> None:
+    """Of 512 channels 128 chunks would take 840 MiB. Kernels are not started: only what is planned counts."""
+    case = MixedOpCase("parts", (512, 512, 1, 1), (("sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3", "dil_conv_5x5"),))
+    torch.ops.load_library(mixed_op("-O0", ops=COUNTED))
+    ops = torch.ops.fastdarts_counted
+    tensors, grads = case.inputs(torch.float32)
+    ops.dry_run(True)
+    try:
+        with registry.on_cpu(COUNTED):
+            out = case.ours(tensors, "cuda").out
+            with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
+                torch.autograd.grad(out, [*tensors.values()], grads)
+    finally:
+        ops.dry_run(False)
+    taken = max(e.nbytes() for e in prof.profiler.kineto_results.events() if e.name() == "[memory]")
+    maps = 6 * 512 * 512 * 4  # gradients of depthwise outputs
+    assert 100 << 20 < taken < (128 << 20) + maps + (8 << 20)  # most of what is allowed: a GPU has enough to do
+
+
 def results(case: MixedOpCase, impl: str, dtype: torch.dtype, **kinks) -> tuple[dict[str, Tensor], list[Tensor]]:
     tensors, grads = case.inputs(dtype)
     out, mean, var, noted = case.ours(tensors, impl, **kinks)
