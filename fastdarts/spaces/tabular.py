@@ -138,7 +138,9 @@ def _from_json(text: str, path: Path, space: Space) -> Iterable[tuple[Any, Mappi
     if isinstance(found, dict) and found.get("kind") == "study":
         if found.get("space") != space.name:
             raise FastdartsError(f"the table {path} is of space {found.get('space')}: expected one of {space.name}")
-        return [(_studied(row["operations"], space), row) for row in found["architectures"]]
+        # of the numbers of a row, "number" is only its place in the study
+        rows = ((row, {k: v for k, v in row.items() if k != "number"}) for row in found["architectures"])
+        return [(_studied(row["operations"], space), values) for row, values in rows]
     if isinstance(found, dict):
         return [(name, value if isinstance(value, dict) else {"metric": value}) for name, value in found.items()]
     if not all(isinstance(row, dict) and ARCHITECTURE in row for row in found):

@@ -50,11 +50,16 @@ def test_cells_of_other_spaces_are_found_in_any_order_of_their_sources(tmp_path)
     text = TINY.text(genotype)
     assert TINY.decode(TINY.encode(genotype), 1) == genotype
     operations = [["skip_connect", "sep_conv_3x3"], ["max_pool_3x3", "max_pool_3x3"]]
-    study = {"kind": "study", "space": "tiny", "architectures": [{"operations": operations, "test_error": 12.5}]}
+    study = {
+        "kind": "study",
+        "space": "tiny",
+        "architectures": [{"number": 7, "operations": operations, "test_error": 12.5}],
+    }
     tables = [{text: 12.5}, {json.dumps(swapped): 12.5}, {repr(genotype): 12.5}, study]
     for table in tables:
         (path := tmp_path / "table.json").write_text(json.dumps(table), encoding="utf-8")
-        found = read_tabular(path, TINY, "test_error" if table is study else None)
+        found = read_tabular(path, TINY)
+        assert found.metric == ("test_error" if table is study else "metric")
         assert found.values == {text: 12.5}
     assert better(found.metric) == "minimize"
 
