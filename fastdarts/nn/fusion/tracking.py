@@ -122,8 +122,8 @@ def track(norms: Sequence[nn.BatchNorm2d | None], mean: Tensor, var: Tensor) -> 
     moves = Moves() if later is None else later
     for bn, *found in zip(norms, mean.unbind(0), var.unbind(0), strict=True):
         if bn is not None and bn.training and bn.track_running_stats:
-            buffers = [bn._buffers[name].data for name in STATISTICS]
-            moves.add(buffers, found, bn.momentum, {*map(place, buffers)})
+            buffers = [bn._buffers[name] for name in STATISTICS]
+            moves.add([buffer.data for buffer in buffers], found, bn.momentum, {*map(place, buffers)})
     if later is None:
         moves.make()
 
