@@ -8,7 +8,8 @@ import stat
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_type_hints
 
 from fastdarts.cli.arguments import Parameter, Reading, check, parameters, read
 from fastdarts.cli.commands import COMMANDS, find_command
@@ -17,6 +18,7 @@ from fastdarts.errors import FastdartsError
 from fastdarts.registry import find_method, load_plugin, methods
 from fastdarts.runs.checks import check_setting
 from fastdarts.runs.settings import RunConfig, choices_of, expanded, from_dict, from_toml
+from fastdarts.runs.stored import alternatives
 from fastdarts.spaces import SPACES, find_space, space_named_in
 from fastdarts.study.config import StudyConfig
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
@@ -43,8 +45,18 @@ def flags_of(command: str, known_methods: bool = True) -> dict[str, Parameter]:
         hints = get_type_hints(owner)
         for name in (field.name for field in dataclasses.fields(owner)):
             flag = "--" + name.replace("_", "-")
-            found.setdefault(flag, Parameter(flag, hints[name], False, name))
+            hint = _either(found[flag].hint, hints[name]) if flag in found else hints[name]
+            found[flag] = Parameter(flag, hint, flag in found and found[flag].required, name)
     return found
+
+
+def _either(one: Any, other: Any) -> Any:
+    """A type for a flag that tasks give different words: any of these. Which task it is comes out later."""
+    words = choices_of(one), choices_of(other)
+    if not all(words):
+        return one
+    both = Literal[tuple(dict.fromkeys([*words[0], *words[1]]))]
+    return both | None if NoneType in (*alternatives(one), *alternatives(other)) else both
 
 
 def read_line(arguments: list[str], known_methods: bool = True) -> Reading:

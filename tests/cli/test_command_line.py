@@ -1,5 +1,6 @@
 """The command line as a user types it: real processes, exit codes, one sentence for each mistake."""
 
+import dataclasses
 import importlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -22,10 +24,12 @@ from fastdarts.cli.flags import by
 from fastdarts.cli.info import verdict
 from fastdarts.cli.search import Search
 from fastdarts.errors import did_you_mean, unknown_setting
+from fastdarts.runs.settings import choices_of
 from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces.cells.genotype import to_dict
 from fastdarts.spaces.cells.named import DARTS_V1
 from fastdarts.tasks.settings import SearchConfig
+from fastdarts.tasks.task import tasks
 from tests.support.paths import DATA
 
 SMALL = {"dataset": "digits", "epochs": 1, "channels": 4, "layers": 3, "nodes": 2, "samples": 128, "threads": 1}
@@ -275,6 +279,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(tmp_path, monkeypatch, capfd,
 )  # fmt: skip
 def test_a_flag_is_suggested_only_where_it_is_alike(got, meant):
     assert did_you_mean(got, flags_of("search")) == (f" (did you mean {meant}?)" if meant else "")
+
+
+@pytest.mark.parametrize("command", ["search", "evaluate"])
+def test_a_flag_takes_the_words_of_every_task(command):
+    known = flags_of(command)
+    for task in tasks().values():
+        for owner in (task.evaluation,) if command == "evaluate" else task.settings:
+            for name, hint in get_type_hints(owner).items() if owner else ():
+                if name in {field.name for field in dataclasses.fields(owner)}:
+                    flag = known["--" + name.replace("_", "-")]
+                    assert {*choices_of(hint)} <= {*choices_of(flag.one)}, (task.name, name)
+    assert {"digits", "debian-stereo", "synthetic"} <= {*choices_of(known["--dataset"].one)}
 
 
 def test_what_a_setting_is_called_is_said_without_all_others():

@@ -38,10 +38,11 @@ def chosen_size(sizes: Mapping[str, Size], config: MapConfig) -> Size:
     smallest = tuple(min(size[k] for size in counts) for k in (0, 1))
     height, width = (own or side // MULTIPLE * MULTIPLE for own, side in zip(named, smallest, strict=True))
     for name, size in sizes.items():
-        if size[0] < max(height, 1) or size[1] < max(width, 1):
+        wanted = height or MULTIPLE, width or MULTIPLE
+        if size[0] < wanted[0] or size[1] < wanted[1]:
             raise FastdartsError(
-                f"{shown(name)} is {size[0]}x{size[1]}: expected {height or MULTIPLE}x{width or MULTIPLE} pixels or "
-                "more; lower --crop-height and --crop-width, or remove it"
+                f"{shown(name)} is {size[0]}x{size[1]}: expected {wanted[0]}x{wanted[1]} pixels or more; "
+                f"{'give' if None in named else 'lower'} --crop-height and --crop-width, or remove it"
             )
     return height, width
 

@@ -22,12 +22,14 @@ class Layout(NamedTuple):
     folders: names of folders that the path of an image holds, from the root on.
     others: for each file that belongs to it, the names of folders that take the place of these.
     endings: those of the last file.
+    ends: what the names of images with a truth end in, before the ending of the file.
     """
 
     name: str
     folders: tuple[str, ...]
     others: tuple[Mapping[str, str], ...]
     endings: Sequence[str]
+    ends: str = ""
 
 
 class Example(NamedTuple):
@@ -70,7 +72,8 @@ def _files(root: Path) -> dict[str, str]:
 
 def _is_image(path: str, layout: Layout) -> bool:
     *folders, name = path.split("/")
-    return name.lower().endswith(ENDINGS) and all(folder in folders for folder in layout.folders)
+    known = name.lower().endswith(ENDINGS) and os.path.splitext(name)[0].endswith(layout.ends)
+    return known and all(folder in folders for folder in layout.folders)
 
 
 def _complete(root: Path, layout: Layout, images: Sequence[str], files: Mapping[str, str]) -> dict[str, list[Example]]:

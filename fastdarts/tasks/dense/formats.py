@@ -38,6 +38,8 @@ def read_disparity(path: Path) -> Tensor:
             f"cannot read the disparity {shown(path)} ({' '.join(str(error).split())[:120] or type(error).__name__}): "
             "replace it or remove the pair"
         ) from error
+    if found.dtype.kind not in "fiu":
+        raise FastdartsError(f"{shown(path)} holds {found.dtype}: expected numbers, one for each pixel")
     if found.ndim != 2 or not found.size:
         raise FastdartsError(
             f"{shown(path)} has the shape {[*found.shape]}: expected one number for each pixel, [H, W]"

@@ -43,8 +43,8 @@ LAYOUTS = (
         (".pfm",),
     ),
     Layout("Sintel", ("clean_left",), ({"clean_left": "clean_right"}, {"clean_left": "disparities"}), (".png",)),
-    Layout("KITTI 2015", ("image_2",), ({"image_2": "image_3"}, {"image_2": "disp_occ_0"}), (".png",)),
-    Layout("KITTI 2012", ("colored_0",), ({"colored_0": "colored_1"}, {"colored_0": "disp_occ"}), (".png",)),
+    Layout("KITTI 2015", ("image_2",), ({"image_2": "image_3"}, {"image_2": "disp_occ_0"}), (".png",), "_10"),
+    Layout("KITTI 2012", ("colored_0",), ({"colored_0": "colored_1"}, {"colored_0": "disp_occ"}), (".png",), "_10"),
     Layout("a folder of pairs", ("left",), ({"left": "right"}, {"left": "disparity"}), formats.ENDINGS),
 )
 WANTED = (

@@ -69,3 +69,9 @@ def test_a_map_of_three_channels_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 3), np.float32))
     with pytest.raises(FastdartsError, match=r"has the shape \[2, 3, 3\]: expected one number for each pixel"):
         read_disparity(tmp_path / "a.npy")
+
+
+def test_an_array_of_words_is_one_sentence(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([["a", "b"]]))
+    with pytest.raises(FastdartsError, match=r"a\.npy holds <U1: expected numbers, one for each pixel"):
+        read_disparity(tmp_path / "a.npy")

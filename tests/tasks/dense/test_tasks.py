@@ -225,7 +225,10 @@ def test_data_sets_are_read_as_they_are_stored(tmp_path, name):
     image, truth, sides = LAYOUTS[name]
     for scene in ("TRAIN", "TEST", "a") if name == "FlyingThings3D" else ("a", "b", "c"):
         for side in sides:
-            write_image(tmp_path / (image.format(scene, side) + ".png"), np.full((64, 64, 3), 0.5))
+            file = image.format(scene, side) + ".png"
+            write_image(tmp_path / file, np.full((64, 64, 3), 0.5))
+            if name.startswith("KITTI"):  # the frame after it has no truth
+                write_image(tmp_path / file.replace("_10.png", "_11.png"), np.zeros((64, 64, 3)))
         path = tmp_path / truth.format(scene)
         if path.suffix == ".pfm":
             write_pfm(path, np.full((64, 64), 3.0))
@@ -236,6 +239,12 @@ def test_data_sets_are_read_as_they_are_stored(tmp_path, name):
     data = load_pairs(config_of("disparity", dataset="folder", data=tmp_path))
     assert (len(data.train), len(data.test), data.size, data.channels) == (2, 1, (64, 64), 6)
     assert all((data.train[k][0][6] == 3).all() for k in range(2)) and (data.test[0][0][6] == 3).all()
+
+
+def test_images_that_are_too_small_for_the_usual_parts_ask_for_other_ones(tmp_path):
+    write_pairs(tmp_path, count=4)  # 16x32 pixels
+    with pytest.raises(FastdartsError, match="expected 64x64 pixels or more; give --crop-height and --crop-width"):
+        load_pairs(config_of("disparity", dataset="folder", data=tmp_path))
 
 
 def test_a_part_without_truth_is_left_out_and_said(tmp_path, pairs):
