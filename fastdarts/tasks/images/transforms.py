@@ -43,8 +43,8 @@ class CropAndFlip(nn.Module):
     """A random window of `size` (height, width) of an image [C, H, W] with black borders of `padding` (rows, columns),
     mirrored half of the time if `flip`.
 
-    Numbers drawn and bits are those of torchvision's RandomCrop and RandomHorizontalFlip, in a third of their time: a
-    step of a small search takes 33 us for each of its images by those.
+    Numbers drawn and bits are those of torchvision's RandomCrop and RandomHorizontalFlip, whose calls cost more than
+    the pixels: benchmarks/bench_images.py compares them.
     """
 
     def __init__(self, size: tuple[int, int], padding: tuple[int, int], flip: bool) -> None:
@@ -195,8 +195,8 @@ def shared_end(transform: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor]
     """A transform in two parts: what each image needs on its own, and what then does the same to a whole batch.
 
     The second part is the normalisation a transform ends in, which draws nothing and works pixel by pixel: a batch
-    gets the same bits as its images one by one. One call for each of 64 grey images of 16 pixels takes 3.6 ms, one for
-    all of them 0.1.
+    gets the same bits as its images one by one. For 64 small images that takes a tenth of the time, by
+    benchmarks/bench_images.py.
     """
     steps = list(transform.transforms) if type(transform) is vision.v2.Compose else [transform]
     end = len(steps)
