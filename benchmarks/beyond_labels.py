@@ -12,11 +12,8 @@ Several processes share the work: each takes a piece that no other one is at. ``
 
 from __future__ import annotations
 
-import argparse
-import fnmatch
 import hashlib
 import json
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,12 +23,11 @@ from typing import Any
 import torch
 
 import fastdarts
-from benchmarks.full_length import claimed, once
-from fastdarts.bench.machine import machine
+from benchmarks.pieces import leave, once, run_pieces
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.search import search
 from fastdarts.policies.stopping import early_stopping
-from fastdarts.runs.writer import atomic_write, read_metrics
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import find_space
 from fastdarts.spaces.dense.published import AUTODISPNET_CELLS
 from fastdarts.tasks.dense.crops import Normalise
@@ -205,31 +201,9 @@ def finished(folder: Path = RESULTS) -> Iterator[Row]:
 
 def work(piece: Piece, runs: Path) -> None:
     """Do a piece, or go on with it, and write its file."""
-    began = time.process_time()
-    found = WORK[piece.what](piece.number, runs / piece.name)
-    facts = {name: value for name, value in machine(False).items() if name in ("cpu", "isa", "torch", "commit")}
-    done = {"what": piece.what, "number": piece.number, "machine": facts}
-    text = json.dumps(done | {"core_seconds_of_last_process": time.process_time() - began} | found)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    atomic_write(piece.path, text.encode())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Searches for something else than classes.")
-    parser.add_argument("--runs", type=Path, default=Path("runs/beyond-labels"), help="folder of the runs")
-    parser.add_argument("--only", default="*", help="pieces whose names match, such as 'stereo-*'")
-    parser.add_argument("--list", action="store_true", help="list of the pieces, and no work")
-    args = parser.parse_args()
-    for piece in pieces():
-        if not fnmatch.fnmatch(piece.name, args.only):
-            continue
-        if args.list:
-            print(f"{piece.name}: {'done' if piece.path.exists() else 'to do'}")
-            continue
-        with claimed(args.runs, piece) as mine:
-            if mine and not piece.path.exists():
-                work(piece, args.runs)
+    about = {"what": piece.what, "number": piece.number}
+    leave(piece, about, lambda: WORK[piece.what](piece.number, runs / piece.name))
 
 
 if __name__ == "__main__":
-    main()
+    run_pieces("Searches for something else than classes.", Path("runs/beyond-labels"), pieces(), work)

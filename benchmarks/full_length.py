@@ -11,27 +11,21 @@ scratch. The result of DARTS-ES is read from the trajectory of DARTS, which is t
 
 from __future__ import annotations
 
-import argparse
-import fcntl
-import fnmatch
 import hashlib
 import json
-import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastdarts.bench.machine import machine
+from benchmarks.pieces import leave, once, run_pieces
 from fastdarts.engine.evaluation import evaluate
 from fastdarts.engine.projecting import projected
 from fastdarts.engine.search import search
 from fastdarts.policies.stopping import early_stopping
-from fastdarts.runs.writer import atomic_write, read_metrics
+from fastdarts.runs.writer import read_metrics
 from fastdarts.spaces import find_space
 from fastdarts.tasks.settings import EvaluateConfig, SearchConfig
 
@@ -84,14 +78,6 @@ def stop_of(rows: list[Row]) -> tuple[int, int] | None:
     return early_stopping(*zip(*measured, strict=True), **rule, total_epochs=SETTINGS["search"]["epochs"])
 
 
-def once(work: Any, config_type: Any, run: Path, **settings: Any) -> dict[str, Any]:
-    """The result in the folder ``run``: read if it is there, else worked out, going on if it was begun."""
-    if not (run / "result.json").exists():
-        begun = (run / "config.toml").exists()
-        work(config_type(**settings, **({"resume": run} if begun else {"run": run})))
-    return json.loads((run / "result.json").read_text(encoding="utf-8"))
-
-
 def trained(runs: Path, genotype: Row, seed: int) -> dict[str, Any]:
     """A cell, and what its network comes to when it is trained from scratch."""
     text = json.dumps(genotype, sort_keys=True)
@@ -142,13 +128,8 @@ def drawn(piece: Piece, runs: Path) -> dict[str, Any]:
 
 def work(piece: Piece, runs: Path) -> None:
     """Do a piece, or go on with it, and write its file."""
-    began = time.process_time()
-    found = searched(piece, runs) if "settings" in piece.own else drawn(piece, runs)
-    facts = {name: value for name, value in machine(False).items() if name in ("cpu", "isa", "torch", "commit")}
-    done = {"piece": piece.name, "variant": piece.variant, "space": piece.space, "seed": piece.seed}
-    text = json.dumps(done | {"machine": facts, "core_seconds_of_last_process": time.process_time() - began} | found)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    atomic_write(piece.path, text.encode())
+    about = {"piece": piece.name, "variant": piece.variant, "space": piece.space, "seed": piece.seed}
+    leave(piece, about, lambda: (searched if "settings" in piece.own else drawn)(piece, runs))
 
 
 def is_due(piece: Piece) -> bool:
@@ -161,36 +142,5 @@ def is_due(piece: Piece) -> bool:
     return before is not None and before["stop"] is not None
 
 
-@contextmanager
-def claimed(folder: Path, piece: Piece) -> Iterator[bool]:
-    """Whether the piece is this process's own inside; another process may be at it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{piece.name}.lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/full-length"), help="folder of the runs")
-    parser.add_argument("--only", default="*", help="pieces whose names match, such as 's2-darts-*'")
-    parser.add_argument("--list", action="store_true", help="list of the pieces, and no work")
-    args = parser.parse_args()
-    for piece in pieces():
-        if not fnmatch.fnmatch(piece.name, args.only):
-            continue
-        if args.list:
-            state = "done" if piece.path.exists() else "to do" if is_due(piece) else "waits, or is not needed"
-            print(f"{piece.name}: {state}")
-            continue
-        with claimed(args.runs, piece) as mine:
-            if mine and is_due(piece):
-                work(piece, args.runs)
-
-
 if __name__ == "__main__":
-    main()
+    run_pieces(__doc__.splitlines()[0], Path("runs/full-length"), pieces(), work, is_due)

@@ -23,8 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.full_length import once
-from fastdarts.bench.machine import machine
+from benchmarks.pieces import facts, once
 from fastdarts.engine.capture import Graphs
 from fastdarts.engine.device import prepare_device
 from fastdarts.engine.evaluation import recipe
@@ -63,9 +62,8 @@ class Store:
         known = self.path.exists()
         empty: Found = {"space": space, "machines": [], "core_seconds": 0.0, "refused": {}, "table": [], "searches": []}
         self.found: Found = json.loads(self.path.read_text(encoding="utf-8")) if known else empty
-        facts = {name: value for name, value in machine(False).items() if name in ("cpu", "isa", "torch", "commit")}
-        if facts not in self.found["machines"]:
-            self.found["machines"].append(facts)
+        if (here := facts()) not in self.found["machines"]:
+            self.found["machines"].append(here)
         self._before = time.process_time()
 
     def has(self, method: str, seed: int) -> bool:

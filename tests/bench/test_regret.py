@@ -30,7 +30,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(regret, "SETTINGS", settings)
     monkeypatch.setattr(regret, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(regret, "names", lambda: ["darts", "darts-pt", "sgas"])
-    monkeypatch.setattr(regret, "machine", lambda pinned: {"cpu": "x", "isa": "avx2"})
+    monkeypatch.setattr(regret, "facts", lambda: {"cpu": "x", "isa": "avx2"})
     monkeypatch.setattr(regret, "CHUNK", 2)
     return tmp_path / "runs"
 
